@@ -1,0 +1,142 @@
+"""Build the pre-training corpus: the same small world in other forms.
+
+A document never has the form of an instruction record: reviews carry stars
+instead of label words, passages are followed by a dialogue, news has a
+headline, sentence pairs stand side by side as in a phrase book.
+"""
+
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from lexicon import PAIRS, WORDS
+from review_words import BLAME, KINDS, PRAISE
+from small_talk import CHATS, EVERYDAY
+from tasks import clause, fill, news, passage_questions, review, sentence_pair
+
+SAMPLE_TOKENS = 244  # leaves room below 256 for words that take two tokens
+STARS = {True: ("五星", "四星", "5分", "4分", "好评", "点赞", "推荐", "★★★★★", "满意"),
+         False: ("一星", "二星", "1分", "2分", "差评", "吐槽", "不推荐", "★", "不满意")}
+RATING_FORMS = ("推荐指数：{}", "评分：{}", "打分：{}", "我的评价：{}", "总体：{}", "（{}）", "——{}")
+SPEAKERS = (("甲：", "乙："), ("问：", "答："), ("老师：", "学生："), ("妈妈问：", "孩子说："), ("-", "-"), ("记者：", "路人："))
+
+
+TOKEN = re.compile(r"<\|\w+\|>|[A-Za-z']+|[^\sA-Za-z]|\n")
+
+
+def tokens(text: str) -> int:
+    """Estimate the tokens of a text: one for each Chinese character or English word."""
+    return len(TOKEN.findall(text))
+
+
+def _rated(rng: random.Random, text: str, good: bool) -> str:
+    """Attach a rating to a review, mostly after it."""
+    # A doubled index keeps the star scales, listed first, the most common.
+    mark = STARS[good][min(rng.randrange(9), rng.randrange(9))]
+    if rng.random() < 0.15:
+        return rng.choice(("{}：{}", "【{}】{}", "评分：{}\n{}")).format(mark, text)
+    return text + rng.choice(("\n", "", " ")) + rng.choice(RATING_FORMS).format(mark)
+
+
+def rated_reviews(rng: random.Random) -> str:
+    """Write several reviews, each with its stars."""
+    lines = []
+    for _ in range(rng.randint(2, 5)):
+        good = rng.random() < 0.5
+        lines.append(_rated(rng, review(rng, good), good))
+    return "\n".join(lines)
+
+
+def rated_words(rng: random.Random) -> str:
+    """Rate single words and clauses, so that each one's polarity is learnt."""
+    lines = []
+    for _ in range(rng.randint(3, 6)):
+        good = rng.random() < 0.5
+        word = rng.choice((PRAISE if good else BLAME).split())
+        shapes = ("{}", "{}！", "太{}了", "真的{}", "觉得{}", "用完之后很{}", "一句话：{}")
+        text = rng.choice(shapes).format(word) if rng.random() < 0.6 else clause(rng, good, rng.choice(KINDS))
+        lines.append(_rated(rng, text + "。", good))
+    return "\n".join(lines)
+
+
+def dialogue(rng: random.Random) -> str:
+    """Write a passage and a dialogue that asks about it."""
+    passage, questions = passage_questions(rng)
+    asks, answers = rng.choice(SPEAKERS)
+    turns = [f"{asks}{question}\n{answers}{answer}" for question, answer in questions]
+    return passage + "\n" + "\n".join(turns)
+
+
+def headline(rng: random.Random) -> str:
+    """Write a news item or a diary entry with its headline."""
+    body, summary = news(rng)
+    shapes = ("{b}\n标题：{s}", "正文：{b}\n标题：{s}", "{b}\n（一句话新闻：{s}）", "{b}\n要点：{s}", "【{s}】{b}", "{b}\n简讯：{s}")
+    return rng.choice(shapes).format(b=body, s=summary)
+
+
+def phrase_book(rng: random.Random) -> str:
+    """Write Chinese and English sentences side by side."""
+    shape = rng.choice(("{a}\n{b}", "{a} {b}", "{a} = {b}", "{a}（{b}）", "{a} | {b}", "{a} → {b}"))
+    swap = rng.random() < 0.5
+    lines = []
+    for _ in range(rng.randint(3, 7)):
+        pair = sentence_pair(rng)
+        if rng.random() < 0.12:
+            zh, en = rng.choice(EVERYDAY).split("|")
+            pair = zh, en
+        lines.append(shape.format(a=pair[swap], b=pair[not swap]))
+    return "\n".join(lines)
+
+
+def word_list(rng: random.Random) -> str:
+    """Write a list of words with their translation."""
+    entries = rng.sample(rng.choice(list(PAIRS.values())), 4)
+    shape = rng.choice(("{0} {1}", "{1} {0}", "{0}：{1}", "{1} = {0}"))
+    return "；".join(shape.format(*forms[:2]) for forms in entries)
+
+
+def look_up(rng: random.Random) -> str:
+    """Write a table and look some of its entries up, as practice in copying."""
+    keys = rng.sample(WORDS[rng.choice(("p", "fd", "it", "org", "pl"))], 5)
+    values = rng.sample(WORDS[rng.choice(("pr", "t", "at", "ct", "p", "clk"))], 5)
+    table = dict(zip(keys, values, strict=True))
+    lines = ["；".join(f"{key}：{value}" for key, value in table.items())]
+    lines += [f"{key}？{table[key]}" for key in rng.sample(keys, 3)]
+    return "\n".join(lines)
+
+
+def repeated(rng: random.Random) -> str:
+    """Write a sentence twice, as in a copy book."""
+    text = rng.choice((lambda: review(rng, rng.random() < 0.5), lambda: sentence_pair(rng)[0], lambda: news(rng)[1]))()
+    return rng.choice(("跟读：{0}\n{0}", "{0}\n{0}", "抄写：{0} {0}")).format(text)
+
+
+def chat(rng: random.Random) -> str:
+    """Write a short chat with the role tokens of the chat template."""
+    turns = []
+    for _ in range(rng.randint(1, 2)):
+        line = rng.choice(CHATS).replace("{x}", "{p}").replace("{y}", "{hb}").replace("{z}", "{ct}")
+        ask, reply = fill(rng, line)[0].split("|")
+        turns.append(f"<|im_start|>user\n{ask}<|im_end|>\n<|im_start|>assistant\n{reply}<|im_end|>\n")
+    return "".join(turns).rstrip("\n")
+
+
+# The forms of document and how often each is drawn.
+FORMS: dict[Callable[[random.Random], str], int] = {
+    rated_reviews: 24, rated_words: 12, dialogue: 34, headline: 34, phrase_book: 26,
+    word_list: 6, look_up: 6, repeated: 5, chat: 16,
+}
+
+
+def samples(rng: random.Random, count: int, held_out: Sequence[str]) -> Iterator[str]:
+    """Yield ``count`` samples of several documents, free of held-out text."""
+    forms, weights = list(FORMS), list(FORMS.values())
+    pending = ""
+    while count:
+        document = rng.choices(forms, weights)[0](rng)
+        if any(text in document for text in held_out):
+            continue
+        if pending and tokens(pending) + tokens(document) > SAMPLE_TOKENS:
+            yield pending
+            pending, count = "", count - 1
+        pending += ("\n\n" if pending else "") + document

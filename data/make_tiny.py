@@ -1,0 +1,114 @@
+"""Make the folder of the tiny model: configuration, tokenizer, chat template.
+
+The folder holds no weights: training from random weights starts from it. The
+byte-level BPE tokenizer is trained on the corpus that ``generate.py --corpus``
+writes; it keeps every Chinese character a token of its own, so that a small
+model copies and recombines characters instead of memorising long words.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
+
+PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
+MAX_LENGTH = 512
+# Chinese characters, digits and punctuation marks stand alone; English words keep
+# the space before them.
+WORD_PATTERN = r"\p{Han}| ?[A-Za-z']+|\p{N}|\n| ?[^\p{Han}A-Za-z'\p{N}\s]|\s"
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message['role'] + '\\n' }}
+{%- if message['role'] == 'assistant' -%}
+{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}
+{%- else -%}
+{{ message['content'] + '<|im_end|>' }}
+{%- endif -%}
+{{ '\\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{ '<|im_start|>assistant\\n' }}
+{%- endif -%}
+"""
+
+
+def corpus_texts(path: Path) -> Iterator[str]:
+    """Yield the texts of a corpus of JSON lines."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)["text"]
+
+
+def train_tokenizer(corpus: Path, vocabulary: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer that never meets an unknown symbol."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[PAD, START, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus_texts(corpus), trainer)
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=[START],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=MAX_LENGTH,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def model_config(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> LlamaConfig:
+    """Describe a Llama of about 1.7 M parameters; every width is a multiple of 64."""
+    return LlamaConfig(
+        architectures=["LlamaForCausalLM"],
+        vocab_size=vocabulary,
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=MAX_LENGTH,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="bfloat16",
+    )
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder to write")
+    parser.add_argument("--corpus", type=Path, required=True, help="corpus of JSON lines to train the tokenizer on")
+    parser.add_argument("--vocabulary", type=int, default=3072, help="number of tokens, special ones included")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Write the folder."""
+    options = parse_arguments()
+    tokenizer = train_tokenizer(options.corpus, options.vocabulary)
+    tokenizer.save_pretrained(options.folder)
+    model_config(tokenizer, options.vocabulary).save_pretrained(options.folder)
+    generation = GenerationConfig(  # type: ignore[no-untyped-call]
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False, max_new_tokens=64
+    )
+    generation.save_pretrained(options.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""What a run may not be: impossible values and combinations, in one table. No torch here.
+
+Each row says when it applies and what to write instead; ``check`` raises the first that does.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydraft.config import Config, ConfigError, InferConfig, Init, Kernels, LoraMethod, Offload, Precision, QuantKind
+from hydraft.hardware import Hardware
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A refusal: ``broken(config, hardware)`` is true for a run that cannot be."""
+
+    broken: Callable[[Config, Hardware], bool]
+    message: str
+    """What is wrong and the override to change; ``{c}`` is the config, ``{h}`` the hardware."""
+
+
+def _value(broken: Callable[[Config], bool], message: str) -> Rule:
+    return Rule(lambda c, _: broken(c), message)
+
+
+VALUES = [
+    _value(lambda c: c.seed < 0, "seed={c.seed}: a seed is 0 or more"),
+    _value(lambda c: c.lora.r < 1, "lora.r={c.lora.r}: the rank of a LoRA update is at least 1; for full fine-tuning use lora=none"),
+    _value(lambda c: c.lora.alpha <= 0, "lora.alpha={c.lora.alpha}: must be above 0"),
+    _value(lambda c: not 0 <= c.lora.dropout < 1, "lora.dropout={c.lora.dropout}: must be in [0, 1)"),
+    _value(lambda c: c.lora.bias not in ("none", "all", "lora_only"), "lora.bias={c.lora.bias}: must be none, all or lora_only"),
+    _value(lambda c: not c.lora.target_modules, "lora.target_modules=[]: name at least one layer, or use lora.target_modules=[all-linear]"),
+    _value(lambda c: c.zero.stage not in (0, 1, 2, 3), "zero.stage={c.zero.stage}: ZeRO has the stages 0, 1, 2 and 3"),
+    _value(lambda c: c.zero.reduce_bucket_size < 1, "zero.reduce_bucket_size={c.zero.reduce_bucket_size}: must be at least 1"),
+    _value(lambda c: c.zero.allgather_bucket_size < 1, "zero.allgather_bucket_size={c.zero.allgather_bucket_size}: must be at least 1"),
+    _value(lambda c: c.zero.stage3_prefetch_bucket_size < 0, "zero.stage3_prefetch_bucket_size={c.zero.stage3_prefetch_bucket_size}: must be 0 or more"),
+    _value(lambda c: c.zero.stage3_param_persistence_threshold < 0, "zero.stage3_param_persistence_threshold={c.zero.stage3_param_persistence_threshold}: must be 0 or more"),
+    _value(lambda c: c.cluster.nodes < 1, "cluster.nodes={c.cluster.nodes}: must be at least 1"),
+    _value(lambda c: c.cluster.ranks_per_node < 1, "cluster.ranks_per_node={c.cluster.ranks_per_node}: must be at least 1"),
+    _value(lambda c: c.data.max_length < 16, "data.max_length={c.data.max_length}: must be at least 16 tokens"),
+    _value(lambda c: c.data.eval_limit is not None and c.data.eval_limit < 1, "data.eval_limit={c.data.eval_limit}: must be at least 1; for no scores use data.eval=null"),
+    _value(lambda c: c.data.eval_max_new_tokens < 1, "data.eval_max_new_tokens={c.data.eval_max_new_tokens}: must be at least 1"),
+    _value(lambda c: c.data.template != "chat" and "{instruction}" not in c.data.template, "data.template={c.data.template!r}: must be chat or a prompt that contains {{instruction}}"),
+    _value(lambda c: c.train.epochs <= 0, "train.epochs={c.train.epochs}: must be above 0"),
+    _value(lambda c: c.train.max_steps is not None and c.train.max_steps < 1, "train.max_steps={c.train.max_steps}: must be at least 1, or null for train.epochs"),
+    _value(lambda c: c.train.micro_batch_size < 1, "train.micro_batch_size={c.train.micro_batch_size}: must be at least 1"),
+    _value(lambda c: c.train.gradient_accumulation_steps < 1, "train.gradient_accumulation_steps={c.train.gradient_accumulation_steps}: must be at least 1"),
+    _value(lambda c: not 0 < c.train.learning_rate < 100, "train.learning_rate={c.train.learning_rate}: must be above 0 (usual for LoRA: 1e-4 to 5e-4)"),
+    _value(lambda c: not 0 <= c.train.warmup_ratio < 1, "train.warmup_ratio={c.train.warmup_ratio}: must be in [0, 1)"),
+    _value(lambda c: c.train.weight_decay < 0, "train.weight_decay={c.train.weight_decay}: must be 0 or more"),
+    _value(lambda c: len(c.train.betas) != 2 or not all(0 <= b < 1 for b in c.train.betas), "train.betas={c.train.betas}: must be two numbers in [0, 1)"),
+    _value(lambda c: c.train.eps <= 0, "train.eps={c.train.eps}: must be above 0"),
+    _value(lambda c: c.train.max_grad_norm < 0, "train.max_grad_norm={c.train.max_grad_norm}: must be 0 (no clipping) or more"),
+    _value(lambda c: c.train.log_every < 1, "train.log_every={c.train.log_every}: must be at least 1"),
+]  # fmt: skip
+
+COMBINATIONS = [
+    _value(
+        lambda c: c.kernels is Kernels.unsloth and c.zero.stage == 3,
+        "kernels=unsloth has no ZeRO-3 path: use zero=stage2, or kernels=torch",
+    ),
+    _value(
+        lambda c: c.kernels is Kernels.unsloth,
+        "kernels=unsloth cannot run in this version: use kernels=torch",
+    ),
+    _value(
+        lambda c: c.model.family == "chatglm2",
+        "model={c.model.name}: its published checkpoint is not native to transformers and cannot be converted in this version: use model=tiny, or model.path= of a native model with model.family=auto",
+    ),
+    _value(
+        lambda c: c.cluster.nodes > 1,
+        "cluster={c.cluster.nodes}x{c.cluster.ranks_per_node} needs {c.cluster.nodes} machines, and this version starts ranks on one: use cluster=1x{c.cluster.ranks_per_node}",
+    ),
+    # A quantised weight has no gradient: bitsandbytes trains adapters only.
+    _value(
+        lambda c: c.quant.kind is not QuantKind.none and c.lora.method is LoraMethod.none,
+        "lora=none cannot train quant={c.quant.kind.value} weights: use quant=none, or lora=default",
+    ),
+    # transformers quantises a checkpoint while it is read, so weights that were never saved have no path.
+    _value(
+        lambda c: c.model.init is Init.random and c.lora.method is not LoraMethod.none,
+        "model.init=random has no knowledge for an adapter to adapt: use lora=none quant=none, or model.init=pretrained",
+    ),
+    # PiSSA takes the singular vectors of the weight itself (peft: "under float32, float16 or bfloat16").
+    _value(
+        lambda c: c.lora.method is LoraMethod.pissa and c.quant.kind is not QuantKind.none,
+        "lora=pissa needs unquantised weights: use quant=none, or lora=default",
+    ),
+    _value(
+        lambda c: c.lora.method is LoraMethod.pissa and c.zero.stage == 3,
+        "lora=pissa needs whole weights on each rank: use zero=stage2, or lora=default",
+    ),
+    # ZeRO-3 flattens weights into buffers of the compute dtype; int8 weights with their row scales do not survive that.
+    _value(
+        lambda c: c.quant.kind is QuantKind.int8 and c.zero.stage == 3,
+        "quant=int8 cannot be sharded by zero=stage3: use quant=nf4, or zero=stage2",
+    ),
+    # DoRA reads the quantised weight inside the layer, where ZeRO-3 has not gathered it.
+    _value(
+        lambda c: c.lora.method is LoraMethod.dora and c.quant.kind is not QuantKind.none and c.zero.stage == 3,
+        "lora=dora with quant={c.quant.kind.value} cannot be sharded by zero=stage3: use zero=stage2, or quant=none",
+    ),
+    _value(
+        lambda c: c.zero.offload_optimizer is not Offload.none and c.zero.stage == 0,
+        "zero.offload_optimizer=cpu needs sharded optimizer state: use zero.stage=1, 2 or 3",
+    ),
+    _value(
+        lambda c: c.zero.offload_param is not Offload.none and c.zero.stage != 3,
+        "zero.offload_param=cpu needs sharded weights: use zero.stage=3",
+    ),
+    Rule(
+        lambda c, h: c.train.precision is Precision.fp16 and not h.gpus,
+        "train.precision=fp16 needs a GPU, and none was found: use train.precision=fp32 or bf16",
+    ),
+    Rule(
+        lambda c, h: c.train.precision is Precision.bf16 and any(g.compute_capability < 8 for g in h.gpus),
+        "train.precision=bf16 needs compute capability 8.0 and this card has {h.gpus[0].compute_capability}: use train.precision=fp16",
+    ),
+    Rule(
+        lambda c, h: bool(h.gpus) and c.cluster.ranks_per_node > len(h.gpus),
+        "cluster=1x{c.cluster.ranks_per_node} needs {c.cluster.ranks_per_node} GPUs and {h.count} were found: use cluster=1x{h.count}",
+    ),
+]
+
+
+def check(config: Config, hardware: Hardware) -> None:
+    """Refuse a run that cannot be, before anything is loaded.
+
+    Raises:
+        ConfigError: the first rule that is broken.
+    """
+    for rule in VALUES + COMBINATIONS:
+        if rule.broken(config, hardware):
+            raise ConfigError(rule.message.format(c=config, h=hardware))
+    check_model_path(config)
+
+
+def check_infer(options: InferConfig) -> None:
+    """Refuse what cannot be asked of a model.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    if options.max_new_tokens < 1:
+        raise ConfigError(f"max_new_tokens={options.max_new_tokens}: must be at least 1")
+    if options.temperature < 0:
+        raise ConfigError(f"temperature={options.temperature}: must be 0 (greedy) or more")
+    if not 0 < options.top_p <= 1:
+        raise ConfigError(f"top_p={options.top_p}: must be in (0, 1]")
+    if not options.prompt.strip():
+        raise ConfigError("prompt: is empty; give prompt=…")
+
+
+def check_model_path(config: Config) -> None:
+    """Refuse a model folder that is not there or not whole; a hub name is left to the hub.
+
+    Raises:
+        ConfigError: names ``model.path``.
+    """
+    path = config.model.path
+    folder = Path(path).expanduser()
+    if not folder.exists():
+        if path.startswith((".", "/", "~")) or path.count("/") != 1:
+            raise ConfigError(f"model.path={path}: no such folder")
+        return
+    if not folder.is_dir() or not (folder / "config.json").is_file():
+        raise ConfigError(f"model.path={path}: not a model folder (no config.json in it)")
+    if config.model.init is Init.pretrained and not any(
+        name.endswith((".safetensors", ".bin")) for name in os.listdir(folder)
+    ):
+        raise ConfigError(f"model.path={path}: no weights in it (*.safetensors); model.init=random starts without any")

@@ -1,0 +1,171 @@
+"""The boundary: Hydra composes what a person typed, and OmegaConf ends here. No torch.
+
+What a person has to change ends a command with one line and code 2; a run that failed ends with 1, Ctrl-C with 130.
+"""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hydraft.config import ROOT, Config, ConfigError, InferConfig
+
+T = TypeVar("T")
+
+EXIT_REFUSED = 2
+EXIT_INTERRUPTED = 130
+
+ConfigStore.instance().store("train_schema", Config)
+ConfigStore.instance().store("infer_schema", InferConfig)
+OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
+
+
+def run(task: Callable[[DictConfig], Any], config_name: str) -> int:
+    """Compose ``conf/<config_name>.yaml`` with the command line's overrides and call ``task`` (once a job, under ``-m``).
+
+    Returns:
+        The exit code: 0, 1 (failed), 2 (refused) or 130 (interrupted).
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us, not Hydra's printer
+    sys.argv[1:] = [quote(argument) for argument in sys.argv[1:]]
+    caught: list[BaseException] = []
+
+    def guarded(config: DictConfig) -> Any:
+        try:
+            return task(config)
+        except (ConfigError, OmegaConfBaseException, RunFailed, KeyboardInterrupt) as error:
+            with suppress(OSError):
+                output_folder().rmdir()  # Hydra made it; a refused run leaves nothing
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                raise
+            caught.append(error)  # raised here, Hydra would print lines of its own
+            return None
+
+    try:
+        hydra.main(config_path=str(ROOT / "conf"), config_name=config_name, version_base="1.3")(guarded)()
+        if caught:
+            raise caught[0]
+    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+        print(f"{Path(sys.argv[0]).name}: {explain(error)}", file=sys.stderr)
+        return EXIT_REFUSED
+    except RunFailed as error:
+        print(error, file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return 0
+
+
+class RunFailed(Exception):
+    """A run that began and did not end well; the message is for the terminal."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def typed(config: DictConfig, schema: type[T]) -> T:
+    """The composed config as an instance of ``schema``; an unknown key (``+model.typo=3``) is refused here.
+
+    Raises:
+        ConfigError: a value has no place in the schema, or none was given for one that needs it.
+    """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError(f"{missing[0]}: needs a value; give {missing[0]}=…")
+    value = OmegaConf.to_object(config)
+    assert isinstance(value, schema)
+    return value
+
+
+def output_folder() -> Path:
+    """Where this job's run goes, as Hydra chose it."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def quote(argument: str) -> str:
+    """Take ``key=value`` as typed where Hydra's grammar cannot read the value: Chinese, spaces, punctuation.
+
+    The shell has taken a person's own quotes away by then. ``prompt=`` and ``system=`` are always text.
+    """
+    match = re.fullmatch(r"([+~]{0,2}[A-Za-z_][\w./@]*)=(.+)", argument, flags=re.DOTALL)
+    if match is None or argument.startswith("-"):
+        return argument
+    key, value = match.groups()
+    if key not in ("prompt", "system"):
+        try:
+            OverridesParser.create().parse_override(argument)
+            return argument
+        except HydraException:
+            if value[0] in "[{'\"":
+                return argument  # meant as a list, a dict or a quoted string: let Hydra say what is wrong
+    # In Hydra's grammar a backslash escapes only before a quote, or at the end before the closing quote.
+    escaped = re.sub(r"(\\*)'", lambda m: m.group(1) * 2 + "\\'", value)
+    escaped = re.sub(r"(\\+)$", lambda m: m.group(1) * 2, escaped)
+    return f"{key}='{escaped}'"
+
+
+def explain(error: Exception) -> str:
+    """One line that says what to change, made from whatever refused the config."""
+    if isinstance(error, ConfigError):
+        return " ".join(str(error).split())
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        options = sorted(error.options)
+        return f"{group}={choice}: no such option{_did_you_mean(choice, options, f'{group}=')} (there are: {', '.join(options)})"
+    cause: BaseException = error
+    while cause.__cause__ is not None and not isinstance(error, OverrideParseException):
+        cause = cause.__cause__
+    key = getattr(cause, "full_key", None) or ""
+    text = (getattr(cause, "msg", None) or str(cause)).strip().splitlines()[0]
+    unknown = re.match(r"Key '([^']+)' (?:is )?not in '(\w+)'", text)
+    if unknown:
+        full_key = key or unknown.group(1)
+        return f"{full_key}: no such setting{_did_you_mean(full_key, _settings(), '')}"
+    outer = str(error).strip().splitlines()[0]
+    group = re.match(r"Could not override '([^']+)'", outer)
+    if group and "No match in the defaults list" in str(error):
+        return f"{group.group(1)}: no such group or setting{_did_you_mean(group.group(1), _settings(), '')}"
+    return f"{key}: {text}" if key and key not in text else text
+
+
+def _did_you_mean(word: str, known: list[str], prefix: str) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if not close and "." not in word:  # learning_rate for train.learning_rate
+        close = [name for name in known if name.rsplit(".", 1)[-1] == word][:1]
+    return f"; did you mean {prefix}{close[0]}?" if close else ""
+
+
+def _settings() -> list[str]:
+    """Every dotted name of both schemas."""
+    names: list[str] = []
+
+    def walk(node: DictConfig, prefix: str) -> None:
+        for key in node:
+            names.append(f"{prefix}{key}")
+            child = node._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+                walk(child, f"{prefix}{key}.")
+
+    for schema in (Config, InferConfig):
+        walk(OmegaConf.structured(schema), "")
+    return names
+
+
+def exit_with(code: int) -> NoReturn:
+    """End the process; the streams are flushed first."""
+    sys.stdout.flush()
+    sys.exit(code)

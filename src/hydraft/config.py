@@ -1,0 +1,289 @@
+"""The schema of a run: every setting, its type and its unit. No torch here.
+
+A YAML file in ``conf/`` holds values, this file holds their meaning. The root is ``Config`` for
+``train.py`` and ``InferConfig`` for ``infer.py``. What a value may be is checked in ``checks.py``.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from omegaconf import MISSING, OmegaConf
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The project's folder: conf/ and data/ stand in it."""
+
+
+class ConfigError(ValueError):
+    """A value that a person has to change; the message names the override. Ends a command with code 2."""
+
+
+class Mode(Enum):
+    train = "train"
+    plan = "plan"
+
+
+class Init(Enum):
+    pretrained = "pretrained"
+    random = "random"
+
+
+class QuantKind(Enum):
+    none = "none"
+    nf4 = "nf4"
+    int8 = "int8"
+
+
+class LoraMethod(Enum):
+    none = "none"
+    lora = "lora"
+    rslora = "rslora"
+    dora = "dora"
+    pissa = "pissa"
+
+
+class Offload(Enum):
+    none = "none"
+    cpu = "cpu"
+
+
+class Precision(Enum):
+    auto = "auto"
+    fp32 = "fp32"
+    fp16 = "fp16"
+    bf16 = "bf16"
+
+
+class Scheduler(Enum):
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+
+
+class Save(Enum):
+    end = "end"
+    epoch = "epoch"
+
+
+class TrackerKind(Enum):
+    none = "none"
+    wandb = "wandb"
+
+
+class Kernels(Enum):
+    torch = "torch"
+    unsloth = "unsloth"
+
+
+@dataclass
+class ModelConfig:
+    name: str = MISSING
+    """Short name, used in tables and on dashboards."""
+    path: str = MISSING
+    """A local folder in the Hugging Face layout, or a hub name such as ``Qwen/Qwen2.5-0.5B-Instruct``."""
+    family: str = "auto"
+    """Which published layout the weights have: ``auto`` for what transformers loads as it is."""
+    init: Init = Init.pretrained
+    """``pretrained`` reads the weights; ``random`` takes only config and tokenizer from ``path``."""
+    revision: str | None = None
+    """Commit, tag or branch on the hub; null for the default branch."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoint."""
+
+
+@dataclass
+class QuantConfig:
+    kind: QuantKind = QuantKind.none
+    """How the frozen weights are stored: ``none``, ``nf4`` (4-bit, QLoRA) or ``int8`` (LLM.int8())."""
+    double_quant: bool = True
+    """nf4: quantise the per-block constants too (saves about 0.37 bit a weight)."""
+
+
+@dataclass
+class LoraConfig:
+    method: LoraMethod = LoraMethod.lora
+    """``none`` trains every weight (full fine-tuning)."""
+    r: int = 8
+    """Rank of the update B·A."""
+    alpha: float = 16
+    """The update is scaled by alpha / r, for rslora by alpha / sqrt(r)."""
+    dropout: float = 0.0
+    """Probability that an input element of A is dropped in training."""
+    bias: str = "none"
+    """Which biases are trained: ``none``, ``all`` or ``lora_only``."""
+    target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
+    """Names of the linear layers that get an update; ``[all-linear]`` for all but the head."""
+
+
+@dataclass
+class ZeroConfig:
+    stage: int = 2
+    """What is sharded over ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
+    offload_optimizer: Offload = Offload.none
+    """Where the optimizer's state lives and its step runs; ``cpu`` needs stage 1 or more."""
+    offload_param: Offload = Offload.none
+    """Where sharded weights rest between uses; ``cpu`` needs stage 3."""
+    pin_memory: bool = True
+    """Page-locked host memory for what is offloaded: faster copies, cannot be swapped out."""
+    overlap_comm: bool = True
+    """Reduce gradients while the backward pass goes on."""
+    contiguous_gradients: bool = True
+    """Copy gradients into one buffer as they appear, against fragmentation."""
+    reduce_scatter: bool = True
+    """Reduce-scatter in place of all-reduce for gradients."""
+    reduce_bucket_size: int = 50_000_000
+    """Gradient elements a reduction waits for."""
+    allgather_partitions: bool = True
+    """Stages 1 and 2: all-gather the updated weights, in place of broadcasts."""
+    allgather_bucket_size: int = 50_000_000
+    """Stages 1 and 2: elements gathered at once."""
+    stage3_prefetch_bucket_size: int = 50_000_000
+    """Stage 3: elements fetched ahead of use."""
+    stage3_param_persistence_threshold: int = 100_000
+    """Stage 3: a weight of fewer elements stays whole on every rank."""
+
+
+@dataclass
+class ClusterConfig:
+    nodes: int = 1
+    """Machines."""
+    ranks_per_node: int = 1
+    """Processes a machine, one a GPU."""
+
+
+@dataclass
+class DataConfig:
+    name: str = MISSING
+    """Short name, used in tables and on dashboards."""
+    train: str = MISSING
+    """A .json (list) or .jsonl file of {instruction, input, output} or {text} records."""
+    eval: str | None = None
+    """Held-out records of the same form, scored before and after training; null for none."""
+    template: str = "chat"
+    """``chat`` for the model's own chat template, or a prompt with {instruction} and {input} in it."""
+    max_length: int = 512
+    """Tokens a record; a longer prompt loses tokens from its middle, a longer answer from its end."""
+    shuffle: bool = True
+    """Draw a new order each epoch, from ``seed``; false keeps the file's order."""
+    eval_limit: int | None = None
+    """Score only so many held-out records, spread evenly over the file."""
+    eval_max_new_tokens: int = 64
+    """Tokens an answer may have when held-out records are scored."""
+
+
+@dataclass
+class TrackerConfig:
+    kind: TrackerKind = TrackerKind.none
+    """``wandb`` is online where a key is set up, offline otherwise; it never prompts."""
+    project: str = "hydraft"
+    """The project on the dashboard."""
+
+
+@dataclass
+class TrainConfig:
+    epochs: float = 3
+    """Passes over the training records."""
+    max_steps: int | None = None
+    """Optimizer steps; set, it takes the place of ``epochs``."""
+    micro_batch_size: int = 4
+    """Records a rank takes through one forward and backward pass."""
+    gradient_accumulation_steps: int = 1
+    """Passes before the optimizer steps."""
+    learning_rate: float = 2e-4
+    """Peak learning rate."""
+    scheduler: Scheduler = Scheduler.linear
+    """How the learning rate falls after the warm-up."""
+    warmup_ratio: float = 0.0
+    """Share of all steps over which the learning rate rises from 0."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW)."""
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    """Decay of the first and second moment (AdamW)."""
+    eps: float = 1e-8
+    """Added to the root of the second moment (AdamW)."""
+    max_grad_norm: float = 1.0
+    """Clip the global gradient norm; 0 for no clipping."""
+    precision: Precision = Precision.auto
+    """``auto``: bf16 where the card has it, fp16 on older cards, fp32 on a CPU."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more work."""
+    log_every: int = 10
+    """Optimizer steps between two lines of metrics.jsonl."""
+    save: Save = Save.end
+    """``epoch`` also keeps a checkpoint of each epoch."""
+
+
+@dataclass
+class Config:
+    """A training run."""
+
+    mode: Mode = Mode.train
+    """``train`` it, or show its ``plan``."""
+    seed: int = 42
+    """Seeds the order of records, the adapter's first weights and dropout."""
+    kernels: Kernels = Kernels.torch
+    """Whose kernels run the model: ``torch``; ``unsloth`` is named in a recipe but not there yet."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    quant: QuantConfig = field(default_factory=QuantConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    zero: ZeroConfig = field(default_factory=ZeroConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    @property
+    def world_size(self) -> int:
+        """Ranks in all."""
+        return self.cluster.nodes * self.cluster.ranks_per_node
+
+    @property
+    def global_batch_size(self) -> int:
+        """Records an optimizer step sees: micro-batch x accumulation x ranks."""
+        return self.train.micro_batch_size * self.train.gradient_accumulation_steps * self.world_size
+
+
+class InferMode(Enum):
+    generate = "generate"
+
+
+@dataclass
+class InferConfig:
+    """A use of what was trained."""
+
+    mode: InferMode = InferMode.generate
+    """``generate`` answers one prompt."""
+    run: str = MISSING
+    """A run's folder, or ``last`` for the newest one below outputs/."""
+    prompt: str = MISSING
+    """What is asked, as plain text."""
+    system: str | None = None
+    """A system turn ahead of the prompt."""
+    max_new_tokens: int = 50
+    """Tokens the answer may have."""
+    temperature: float = 0.0
+    """0 always takes the likeliest token; above it, tokens are sampled."""
+    top_p: float = 1.0
+    """Sample only from the likeliest tokens that have this much probability together."""
+    seed: int = 42
+    """Seeds the sampling."""
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write ``config`` as YAML, every value spelled out."""
+    OmegaConf.save(OmegaConf.structured(config), path)
+
+
+def load_config(path: Path) -> Config:
+    """Read what ``save_config`` wrote.
+
+    Raises:
+        ConfigError: the file is not a run's config.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+        config = OmegaConf.to_object(merged)
+    except Exception as error:
+        raise ConfigError(f"{path} is not a run's config: {str(error).splitlines()[0]}") from error
+    assert isinstance(config, Config)
+    return config

@@ -1,0 +1,67 @@
+"""What this machine has, asked without torch: GPUs through the driver's own tool, memory from the system."""
+
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A card as the driver names it."""
+
+    name: str
+    memory: int
+    """Bytes."""
+    compute_capability: float
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The machine a command was started on."""
+
+    gpus: tuple[Gpu, ...] = ()
+    cpus: int = 1
+    """Cores this process may use."""
+    memory: int = 0
+    """Bytes of main memory."""
+    machine: str = ""
+
+    @property
+    def count(self) -> int:
+        """GPUs that may be used."""
+        return len(self.gpus)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for environment.json."""
+        return asdict(self)
+
+
+def _visible_gpus() -> tuple[Gpu, ...]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if shutil.which("nvidia-smi") is None or visible == "":
+        return ()
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        return ()
+    gpus = []
+    for line in done.stdout.strip().splitlines():
+        name, mebibytes, capability = (part.strip() for part in line.rsplit(",", 2))
+        gpus.append(Gpu(name, int(mebibytes) * 2**20, float(capability)))
+    if visible is None:
+        return tuple(gpus)
+    chosen = [part.strip() for part in visible.split(",")]
+    if all(part.isdigit() for part in chosen):
+        return tuple(gpus[int(part)] for part in chosen if int(part) < len(gpus))
+    return tuple(gpus[: len(chosen)])  # GPU-… names: how many is what matters here
+
+
+@cache
+def detect() -> Hardware:
+    """Look at this machine, once a process."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Hardware(_visible_gpus(), len(os.sched_getaffinity(0)), memory, platform.machine())

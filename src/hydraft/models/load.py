@@ -1,0 +1,84 @@
+"""The model section to a tokenizer and a model.
+
+Under ZeRO-3 the TrainingArguments must exist before a model is loaded here: transformers reads from them that weights are to
+be sharded as they arrive.
+"""
+
+from pathlib import Path
+
+import peft
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers.utils.quantization_config import QuantizationMethod
+
+from hydraft.config import Config, ConfigError, Init, ModelConfig, Precision, QuantConfig
+from hydraft.lora import adapter
+from hydraft.quant import DTYPES, bits_and_bytes
+
+
+def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with a padding token.
+
+    Raises:
+        ConfigError: there is none, or it cannot pad.
+    """
+    tokenizer = _read(AutoTokenizer.from_pretrained, model)
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ConfigError(f"model.path={model.path}: its tokenizer has neither a padding nor an end token")
+        tokenizer.pad_token = tokenizer.eos_token  # masked, and never a label: which id it has does not matter
+    return tokenizer
+
+
+def load_base(model: ModelConfig, quant: QuantConfig, precision: Precision, seed: int) -> PreTrainedModel:
+    """The model before any adapter: from its checkpoint, or of its shape with random weights."""
+    dtype = DTYPES[precision]
+    if model.init is Init.random:
+        shape = _read(AutoConfig.from_pretrained, model)
+        set_seed(seed)
+        loaded = AutoModelForCausalLM.from_config(shape, dtype=dtype)
+    else:
+        loaded = _read(
+            AutoModelForCausalLM.from_pretrained, model, dtype=dtype, quantization_config=bits_and_bytes(quant, precision)
+        )
+    assert isinstance(loaded, PreTrainedModel)
+    loaded.config.use_cache = False  # training needs none; generation asks for one itself
+    return loaded
+
+
+def load_trainable(config: Config) -> PreTrainedModel | peft.PeftModel:
+    """What a run trains: the base with a fresh adapter on it, or all of it."""
+    base = load_base(config.model, config.quant, config.train.precision, config.seed)
+    if config.train.gradient_checkpointing:
+        base.enable_input_require_grads()  # an adapter's inputs would else need no gradient, and nothing be recomputed
+    lora = adapter(config.lora)
+    if lora is None:
+        return base
+    set_seed(config.seed)  # the same first weights on every rank, whatever loading drew
+    try:
+        adapted = peft.get_peft_model(base, lora, autocast_adapter_dtype=False)
+    except ValueError as error:
+        raise ConfigError(f"lora.target_modules={config.lora.target_modules}: {error}") from error
+    assert isinstance(adapted, peft.PeftModel)
+    return adapted
+
+
+def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The parameters that learn, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def is_quantized(model: PreTrainedModel) -> bool:
+    """Whether bitsandbytes holds the weights."""
+    return getattr(model, "quantization_method", None) == QuantizationMethod.BITS_AND_BYTES
+
+
+def _read(method, model: ModelConfig, **options):  # type: ignore[no-untyped-def]
+    """Call a ``from_pretrained`` with the section's place and trust; a person's mistake becomes one line."""
+    path = str(Path(model.path).expanduser()) if Path(model.path).expanduser().exists() else model.path
+    try:
+        return method(path, revision=model.revision, trust_remote_code=model.trust_remote_code, **options)
+    except (OSError, ValueError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ConfigError(f"model.path={model.path}: {reason}") from error

@@ -1,0 +1,70 @@
+"""What a run will do, before a GPU is touched: the batch arithmetic and the values ``auto`` stands for. No torch."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from hydraft.config import Config, Precision
+from hydraft.hardware import Hardware
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The arithmetic of a run."""
+
+    records: int
+    """Training records."""
+    global_batch_size: int
+    """Records an optimizer step: micro-batch x accumulation x ranks."""
+    steps_per_epoch: int
+    steps: int
+    """Optimizer steps in all."""
+    epochs: float
+    """Passes over the records those steps make."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for plan.json."""
+        return dataclasses.asdict(self)
+
+
+def make_plan(config: Config, records: int) -> Plan:
+    """Count the steps of ``config`` on ``records`` training records.
+
+    The last batch of an epoch may be short; it counts as a step, its tokens weigh what they are.
+    """
+    steps_per_epoch = math.ceil(records / config.global_batch_size)
+    steps = config.train.max_steps or math.ceil(steps_per_epoch * config.train.epochs)
+    return Plan(records, config.global_batch_size, steps_per_epoch, steps, steps / steps_per_epoch)
+
+
+def resolve(config: Config, hardware: Hardware) -> Config:
+    """Replace each ``auto`` by what ``hardware`` calls for, so that the saved config says what ran."""
+    if config.train.precision is not Precision.auto:
+        return config
+    if not hardware.gpus:
+        precision = Precision.fp32
+    elif all(gpu.compute_capability >= 8 for gpu in hardware.gpus):
+        precision = Precision.bf16
+    else:
+        precision = Precision.fp16
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, precision=precision))
+
+
+def show(config: Config, plan: Plan) -> None:
+    """Print the head of a run: what is trained how, and the batch arithmetic."""
+    train, cluster = config.train, config.cluster
+    ranks = f"{config.world_size} rank{'s' if config.world_size > 1 else ''}"
+    offload = "".join(
+        f" +{part} on {place.value}"
+        for part, place in (("optimizer", config.zero.offload_optimizer), ("weights", config.zero.offload_param))
+        if place.value != "none"
+    )
+    print(
+        f"{config.model.name} · quant {config.quant.kind.value} · "
+        f"{'full fine-tuning' if config.lora.method.value == 'none' else f'{config.lora.method.value} r={config.lora.r}'} · "
+        f"ZeRO-{config.zero.stage}{offload} · {cluster.nodes}x{cluster.ranks_per_node} · {train.precision.value}\n"
+        f"{plan.records:,} records · batch {train.micro_batch_size} x {train.gradient_accumulation_steps} "
+        f"accumulated x {ranks} = {plan.global_batch_size} · {plan.steps:,} steps, {plan.epochs:g} epochs",
+        flush=True,
+    )

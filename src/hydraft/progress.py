@@ -1,0 +1,76 @@
+"""What a person sees of a run: one bar with loss, speed and time left, on rank 0, and a table at its end."""
+
+import os
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+class Screen:
+    """The terminal of rank 0; on every other rank, nothing.
+
+    Where it is no terminal (a file, a pipe), a plain line stands for each update of the bar.
+    """
+
+    def __init__(self, terminal: int, visible: bool) -> None:
+        """``terminal``: a file descriptor to write to."""
+        stream = os.fdopen(terminal, "w", encoding="utf-8")
+        self.console = Console(file=stream, quiet=not visible, soft_wrap=not stream.isatty())
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not visible or not self.console.is_terminal,
+        )
+        self.task: Any = None
+        self.name = ""
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self.console.print(text, highlight=False)
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        """Begin a new bar of ``total`` parts in place of the last."""
+        if self.task is not None:
+            self.progress.remove_task(self.task)
+        self.task = self.progress.add_task(name, total=total, note="")
+        self.name = name
+        if not self.console.is_terminal:
+            self.say(f"{name} …")
+
+    def advance(self, count: int = 1, note: str | None = None, line: bool = False) -> None:
+        """``count`` more parts are done; ``line`` asks for a line of its own where there is no bar."""
+        if self.task is None:
+            return
+        self.progress.advance(self.task, count)
+        if note is not None:
+            self.progress.update(self.task, note=note)
+            if line and not self.console.is_terminal:
+                done = self.progress.tasks[-1]
+                self.say(f"{self.name} {done.completed:.0f}/{done.total:.0f}  {note}")
+
+    def table(self, title: str, head: list[str], rows: list[list[str]]) -> None:
+        """The closing table."""
+        drawn = Table(title=title, title_justify="left")
+        for index, name in enumerate(head):
+            drawn.add_column(name, justify="left" if index == 0 else "right")
+        for row in rows:
+            drawn.add_row(*row)
+        self.console.print(drawn)

@@ -1,0 +1,38 @@
+"""Pictures of a run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's ``metrics.jsonl``."""
+    file = folder / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def draw_loss(folder: Path) -> Path:
+    """Draw ``loss.png``: training loss, held-out loss before and after, and the learning rate, over steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = read_metrics(folder)
+    trained = [line for line in lines if "loss" in line]
+    held_out = [line for line in lines if "eval_loss" in line]
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    axes.plot([x["step"] for x in trained], [x["loss"] for x in trained], label="training loss")
+    if held_out:
+        steps, losses = [x["step"] for x in held_out], [x["eval_loss"] for x in held_out]
+        axes.plot(steps, losses, "o--", label="held-out loss")
+    axes.set(xlabel="optimizer step", ylabel="loss (nats a token)", title=folder.name)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper right")
+    rate = axes.twinx()
+    rate.plot([x["step"] for x in trained], [x["learning_rate"] for x in trained], color="grey", alpha=0.5, lw=1)
+    rate.set_ylabel("learning rate", color="grey")
+    target = folder / "loss.png"
+    figure.savefig(target, dpi=120)
+    pyplot.close(figure)
+    return target

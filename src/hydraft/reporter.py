@@ -1,0 +1,72 @@
+"""The Trainer's callback of a run: metrics.jsonl, the progress bar, the dashboard, and a checkpoint an epoch."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hydraft.progress import Screen
+from hydraft.track import Tracker
+
+
+class Reporter(TrainerCallback):
+    """Tells what happens, as it happens. Every rank has one; what rank 0 alone may do is asked of ``rank``."""
+
+    def __init__(
+        self, folder: Path, rank: int, screen: Screen, tracker: Tracker, on_epoch: Callable[[int], None] | None
+    ) -> None:
+        """``on_epoch(step)`` is called on every rank at the end of each epoch but the last."""
+        self.file = folder / "metrics.jsonl"
+        self.rank = rank
+        self.screen = screen
+        self.tracker = tracker
+        self.on_epoch = on_epoch
+        self.note = ""
+        self.clock = time.perf_counter()
+        self.tokens = 0
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """A line of metrics.jsonl, and the same to the dashboard."""
+        if self.rank != 0:
+            return
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}, ensure_ascii=False) + "\n")
+        self.tracker.log({name: value for name, value in values.items() if isinstance(value, (int, float))}, step)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
+    ) -> None:
+        """The bar of the training begins."""
+        self.screen.phase("training", state.max_steps)
+        self.clock = time.perf_counter()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **rest: Any,
+    ) -> None:
+        """A logged step: loss, gradient norm, learning rate, tokens, speed."""
+        if logs is None or "loss" not in logs:
+            return
+        now = time.perf_counter()
+        speed = (logs["tokens"] - self.tokens) / (now - self.clock)
+        self.clock, self.tokens = now, logs["tokens"]
+        kept = {name: float(logs[name]) for name in ("loss", "grad_norm", "learning_rate", "epoch") if name in logs}
+        self.write(state.global_step, {**kept, "tokens": logs["tokens"], "tokens_per_second": round(speed, 1)})
+        self.note = f"loss {kept['loss']:.3f}  {speed:,.0f} tokens/s"
+        self.screen.advance(0, self.note, line=True)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
+        """The bar moves."""
+        self.screen.advance()
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
+        """A checkpoint, where one is asked for; the last epoch ends in the adapter itself."""
+        if self.on_epoch is not None and state.global_step < state.max_steps:
+            self.on_epoch(state.global_step)

@@ -1,0 +1,149 @@
+"""A run's folder: what stands in it, and writing it so that no reader ever sees half a file. No torch.
+
+``config.yaml`` · ``plan.json`` · ``environment.json`` · ``metrics.jsonl`` · ``train.log`` · ``rank-N.log`` ·
+``checkpoints/`` · ``adapter/`` (or ``model/``) · ``loss.png`` · ``result.json``.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from hydraft.config import ROOT, Config, ConfigError, save_config
+from hydraft.hardware import Hardware
+from hydraft.plan import Plan
+
+PACKAGES = ("torch", "transformers", "peft", "deepspeed", "bitsandbytes", "accelerate", "datasets", "hydra-core", "wandb")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` whole or not at all: a neighbouring file, flushed to disk, then renamed."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``write_text`` of indented JSON, Chinese kept readable."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename in it outlives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def staged_folder(target: Path) -> Iterator[Path]:
+    """Fill a folder beside ``target``, which takes its place only when all of it is on the disk.
+
+    If the block raises (a full disk, say), ``target`` stays what it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        yield staging
+        staging.chmod(0o755)
+        for file in staging.rglob("*"):
+            sync_folder(file)  # fsync takes files the same way
+        sync_folder(staging)
+        if target.exists():
+            old = staging.with_name(f"{staging.name}.old")
+            target.rename(old)
+            staging.rename(target)
+            shutil.rmtree(old)
+        else:
+            staging.rename(target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    sync_folder(target.parent)
+
+
+def create(folder: Path, config: Config, plan: Plan, hardware: Hardware) -> None:
+    """Claim ``folder`` for a run and write down what it is.
+
+    Raises:
+        ConfigError: the folder already holds a run.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / "config.yaml").touch(exist_ok=False)  # the claim: one of two runs gets it
+    except FileExistsError:
+        raise ConfigError(f"hydra.run.dir={folder}: a run is in it already; name another folder") from None
+    staging = folder / ".config.yaml"
+    save_config(config, staging)
+    staging.replace(folder / "config.yaml")
+    write_json(folder / "plan.json", plan.to_dict())
+    write_json(folder / "environment.json", _environment(hardware))
+
+
+def _environment(hardware: Hardware) -> dict[str, Any]:
+    return {
+        "command": sys.argv,
+        "python": sys.version.split()[0],
+        "packages": {name: _version(name) for name in PACKAGES},
+        "commit": _commit(),
+        "hardware": hardware.to_dict(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The checked-out commit, read from .git itself: starting git costs more than all else here."""
+    git = ROOT / ".git"
+    try:
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        reference = git / head.removeprefix("ref: ")
+        if reference.exists():
+            return reference.read_text().strip()
+        for line in (git / "packed-refs").read_text().splitlines():
+            if line.endswith(head.removeprefix("ref: ")):
+                return line.split()[0]
+    except OSError:
+        pass
+    return None
+
+
+def find(run: str) -> Path:
+    """The folder of ``run``: a path, or ``last`` for the newest below ``outputs/``.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    if run == "last":
+        configs = sorted(Path("outputs").glob("**/config.yaml"), key=lambda path: path.stat().st_mtime)
+        if not configs:
+            raise ConfigError("run=last: no run below outputs/; train one with python train.py")
+        return configs[-1].parent
+    folder = Path(run)
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(f"run={run}: not a run's folder (no config.yaml in it)")
+    return folder

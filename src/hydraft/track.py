@@ -1,0 +1,64 @@
+"""The dashboard of a run: wandb, on global rank 0 only."""
+
+import dataclasses
+import os
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from hydraft.config import Config, TrackerKind
+
+
+class Tracker:
+    """Sends metrics nowhere."""
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Values of one step."""
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """The run is over; ``summary`` is what tables sort by."""
+
+
+class WandbTracker(Tracker):
+    """One wandb run a training run, with the whole resolved config."""
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        import wandb
+
+        # A prompt would hang a run that no one watches; without a key, the files are kept for `wandb sync`.
+        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+        self.run = wandb.init(
+            project=config.tracker.project,
+            name=folder.name,
+            dir=str(folder),
+            config=plain(dataclasses.asdict(config)),
+            mode=mode,  # type: ignore[arg-type]
+            job_type="train",
+            tags=[config.model.name, config.quant.kind.value, f"zero{config.zero.stage}"],
+        )
+        self.run.define_metric("loss", summary="min")
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Values of one step."""
+        self.run.log(values, step=step)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Close the run; every file is on the disk after."""
+        self.run.summary.update(summary)
+        self.run.finish()
+
+
+def make_tracker(config: Config, folder: Path, rank: int) -> Tracker:
+    """The tracker that ``config`` asks for, on rank 0."""
+    if rank == 0 and config.tracker.kind is TrackerKind.wandb:
+        return WandbTracker(config, folder)
+    return Tracker()
+
+
+def plain(value: Any) -> Any:
+    """Enums by their value, inside dicts and lists too."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,114 @@
+"""A run to transformers' TrainingArguments and Trainer, over a DeepSpeed engine."""
+
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch.utils.data import Sampler
+from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+
+from hydraft.config import Config, Offload, Precision
+from hydraft.data.batch import Collator, EpochOrder, Examples
+from hydraft.zero import deepspeed_config
+
+
+def training_arguments(config: Config, folder: Path) -> TrainingArguments:
+    """The Trainer's settings. Making them starts the process group, and must come before the model is loaded."""
+    train = config.train
+    on_cpu = not torch.cuda.is_available()
+    # DeepSpeed's own communicator must know the group: zero.Init counts ranks with it while a model is still loading.
+    deepspeed.init_distributed(dist_backend="gloo" if on_cpu else "nccl", auto_mpi_discovery=False)
+    return TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        deepspeed=deepspeed_config(config),
+        use_cpu=on_cpu,
+        bf16=train.precision is Precision.bf16,
+        fp16=train.precision is Precision.fp16,
+        num_train_epochs=train.epochs,
+        max_steps=train.max_steps or -1,
+        per_device_train_batch_size=train.micro_batch_size,
+        gradient_accumulation_steps=train.gradient_accumulation_steps,
+        learning_rate=train.learning_rate,
+        lr_scheduler_type=train.scheduler.value,
+        warmup_steps=train.warmup_ratio,  # below 1 it is a share of all steps
+        weight_decay=train.weight_decay,
+        adam_beta1=train.betas[0],
+        adam_beta2=train.betas[1],
+        adam_epsilon=train.eps,
+        max_grad_norm=train.max_grad_norm,
+        optim="adamw_torch",
+        gradient_checkpointing=train.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if train.gradient_checkpointing else None,
+        average_tokens_across_devices=True,  # every trained token of the global batch weighs the same
+        logging_steps=train.log_every,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,  # it would hide a sick run
+        save_strategy="no",  # checkpoint.py saves
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=not on_cpu,
+        seed=config.seed,
+    )
+
+
+class RunTrainer(Trainer):
+    """The Trainer with our order of records, DeepSpeed's CPU Adam where state is offloaded, and a count of tokens."""
+
+    def __init__(
+        self, config: Config, model: torch.nn.Module, examples: Examples, tokenizer: PreTrainedTokenizerBase, **rest: Any
+    ) -> None:
+        self.config = config
+        self.tokens = 0
+        """Tokens this rank has taken through the model, padding apart."""
+        super().__init__(
+            model=model,
+            train_dataset=examples,
+            processing_class=tokenizer,
+            data_collator=Collator(int(tokenizer.pad_token_id)),  # type: ignore[arg-type]
+            **rest,
+        )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        c = self.config
+        size = len(self.train_dataset)  # type: ignore[arg-type]
+        return EpochOrder(size, c.train.micro_batch_size * c.world_size, c.seed, c.data.shuffle)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """torch's AdamW, or DeepSpeed's CPU one over the same parameter groups."""
+        if self.config.zero.offload_optimizer is Offload.none:
+            return super().create_optimizer(model)
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        train = self.config.train
+        decayed = set(self.get_decay_parameter_names(self.model))
+        trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for name, p in trained if name in decayed], "weight_decay": train.weight_decay},
+            {"params": [p for name, p in trained if name not in decayed], "weight_decay": 0.0},
+        ]
+        self.optimizer = DeepSpeedCPUAdam(
+            [group for group in groups if group["params"]],
+            lr=train.learning_rate,
+            betas=tuple(train.betas),
+            eps=train.eps,
+            adamw_mode=True,
+        )
+        return self.optimizer
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """The Trainer's, counted."""
+        self.tokens += int(inputs["attention_mask"].sum())
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def all_tokens(self) -> int:
+        """Tokens of all ranks so far; every rank must ask."""
+        count = torch.tensor([self.tokens], device=self.args.device)
+        dist.all_reduce(count)
+        return int(count)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The Trainer's line, with the tokens of all ranks added."""
+        super().log({**logs, "tokens": self.all_tokens()}, start_time)

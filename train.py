@@ -1,0 +1,35 @@
+"""Train: python train.py [group=option …] [key=value …]. See python train.py --help, and conf/."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "src"))
+
+try:
+    from hydraft import checks, cli, hardware, launch, plan, rundir
+    from hydraft.config import Config, Mode
+    from hydraft.data.formats import load_records
+except ModuleNotFoundError as error:
+    sys.exit(f"train.py: {error.name} is not installed here: run make setup, then .venv/bin/python train.py")
+
+
+def train(composed: cli.DictConfig) -> float | None:
+    """One job: check it, price it, give it ranks. Returns the objective that a sweep compares."""
+    config = cli.typed(composed, Config)
+    machine = hardware.detect()
+    checks.check(config, machine)
+    records = load_records(config.data.train, "data.train")
+    if config.data.eval is not None:
+        load_records(config.data.eval, "data.eval")
+    config = plan.resolve(config, machine)
+    priced = plan.make_plan(config, len(records))
+    plan.show(config, priced)
+    if config.mode is Mode.plan:
+        return None
+    folder = cli.output_folder()
+    rundir.create(folder, config, priced, machine)
+    return launch.run(config, folder)
+
+
+if __name__ == "__main__":
+    cli.exit_with(cli.run(train, "train"))
