@@ -23,11 +23,12 @@ def train(composed: cli.DictConfig) -> float | None:
         load_records(config.data.eval, "data.eval")
     config = plan.resolve(config, machine)
     priced = plan.make_plan(config, len(records))
-    plan.show(config, priced)
     if config.mode is Mode.plan:
+        plan.show(config, priced)
         return None
     folder = cli.output_folder()
     rundir.create(folder, config, priced, machine)
+    plan.show(config, priced)
     return launch.run(config, folder)
 
 

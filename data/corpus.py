@@ -21,6 +21,12 @@ RATING_FORMS = ("推荐指数：{}", "评分：{}", "打分：{}", "我的评价
 SPEAKERS = (("甲：", "乙："), ("问：", "答："), ("老师：", "学生："), ("妈妈问：", "孩子说："), ("-", "-"), ("记者：", "路人："))
 
 
+# The 3,755 most common characters, in the order of the GB 2312 standard.
+CHARACTERS = "".join(
+    bytes((row, cell)).decode("gb2312", "ignore") for row in range(0xB0, 0xD8) for cell in range(0xA1, 0xFF)
+)
+# Characters of the word lists: the tokenizer knows each as one token.
+FREQUENT = sorted({char for words in WORDS.values() for word in words for char in word})
 TOKEN = re.compile(r"<\|\w+\|>|[A-Za-z']+|[^\sA-Za-z]|\n")
 
 
@@ -59,12 +65,19 @@ def rated_words(rng: random.Random) -> str:
     return "\n".join(lines)
 
 
+def rare_word(rng: random.Random) -> str:
+    """Make up a word, which can only be copied."""
+    return "".join(rng.choices(CHARACTERS if rng.random() < 0.2 else FREQUENT, k=rng.randint(2, 4)))
+
+
 def dialogue(rng: random.Random) -> str:
     """Write a passage and a dialogue that asks about it."""
     passage, questions = passage_questions(rng)
     asks, answers = rng.choice(SPEAKERS)
-    turns = [f"{asks}{question}\n{answers}{answer}" for question, answer in questions]
-    return passage + "\n" + "\n".join(turns)
+    text = "\n".join([passage, *(f"{asks}{question}\n{answers}{answer}" for question, answer in questions)])
+    if rng.random() < 0.2:
+        text = text.replace(rng.choice(questions)[1], rare_word(rng))
+    return text
 
 
 def headline(rng: random.Random) -> str:
@@ -98,17 +111,22 @@ def word_list(rng: random.Random) -> str:
 def look_up(rng: random.Random) -> str:
     """Write a table and look some of its entries up, as practice in copying."""
     keys = rng.sample(WORDS[rng.choice(("p", "fd", "it", "org", "pl"))], 5)
+    if rng.random() < 0.3:
+        keys = [rare_word(rng) for _ in keys]
     values = rng.sample(WORDS[rng.choice(("pr", "t", "at", "ct", "p", "clk"))], 5)
     table = dict(zip(keys, values, strict=True))
     lines = ["；".join(f"{key}：{value}" for key, value in table.items())]
-    lines += [f"{key}？{table[key]}" for key in rng.sample(keys, 3)]
+    lines += [f"{key}？{table[key]}" for key in rng.sample(keys, 4)]
     return "\n".join(lines)
 
 
 def repeated(rng: random.Random) -> str:
-    """Write a sentence twice, as in a copy book."""
-    text = rng.choice((lambda: review(rng, rng.random() < 0.5), lambda: sentence_pair(rng)[0], lambda: news(rng)[1]))()
-    return rng.choice(("跟读：{0}\n{0}", "{0}\n{0}", "抄写：{0} {0}")).format(text)
+    """Write a line several times, as in a copy book."""
+    if rng.random() < 0.6:
+        text = "".join(rare_word(rng) for _ in range(rng.randint(2, 4)))
+    else:
+        text = rng.choice((news(rng)[1], sentence_pair(rng)[0], sentence_pair(rng)[1]))
+    return "\n".join([text] * rng.randint(2, 4))
 
 
 def chat(rng: random.Random) -> str:
@@ -124,7 +142,7 @@ def chat(rng: random.Random) -> str:
 # The forms of document and how often each is drawn.
 FORMS: dict[Callable[[random.Random], str], int] = {
     rated_reviews: 24, rated_words: 12, dialogue: 34, headline: 34, phrase_book: 26,
-    word_list: 6, look_up: 6, repeated: 5, chat: 16,
+    word_list: 6, look_up: 12, repeated: 24, chat: 16,
 }
 
 

@@ -17,7 +17,6 @@ VERY = ["很", "非常", "特别", "真", "挺", "相当", "十分", "比较", "
 # Clauses of the same polarity are joined by these (mostly by a comma).
 JOINTS = ["，"] * 9 + ["，而且", "，再说", "；"]
 
-
 Row = tuple[list[str], list[str], list[str]]
 
 

@@ -47,12 +47,14 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> int:
         try:
             return task(config)
         except (ConfigError, OmegaConfBaseException, RunFailed, KeyboardInterrupt) as error:
-            with suppress(OSError):
-                output_folder().rmdir()  # Hydra made it; a refused run leaves nothing
             if HydraConfig.get().mode is RunMode.MULTIRUN:
                 raise
             caught.append(error)  # raised here, Hydra would print lines of its own
             return None
+        finally:
+            with suppress(OSError):  # Hydra made these; a refused run and a plan leave nothing behind
+                output_folder().rmdir()
+                output_folder().parent.rmdir()
 
     try:
         hydra.main(config_path=str(ROOT / "conf"), config_name=config_name, version_base="1.3")(guarded)()
@@ -86,7 +88,8 @@ def typed(config: DictConfig, schema: type[T]) -> T:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ConfigError(f"{missing[0]}: needs a value; give {missing[0]}=…")
-    value = OmegaConf.to_object(config)
+    plain = OmegaConf.to_container(config, resolve=True)
+    value = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))  # + may have added keys
     assert isinstance(value, schema)
     return value
 
@@ -125,28 +128,37 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         options = sorted(error.options)
-        return f"{group}={choice}: no such option{_did_you_mean(choice, options, f'{group}=')} (there are: {', '.join(options)})"
+        meant = difflib.get_close_matches(choice, options, n=1, cutoff=0.5)
+        hint = f"; did you mean {group}={meant[0]}?" if meant else ""
+        return f"{group}={choice}: no such option{hint} (there are: {', '.join(options)})"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read ({str(error).splitlines()[0]})"
     cause: BaseException = error
-    while cause.__cause__ is not None and not isinstance(error, OverrideParseException):
+    while cause.__cause__ is not None:
         cause = cause.__cause__
     key = getattr(cause, "full_key", None) or ""
     text = (getattr(cause, "msg", None) or str(cause)).strip().splitlines()[0]
     unknown = re.match(r"Key '([^']+)' (?:is )?not in '(\w+)'", text)
-    if unknown:
-        full_key = key or unknown.group(1)
-        return f"{full_key}: no such setting{_did_you_mean(full_key, _settings(), '')}"
-    outer = str(error).strip().splitlines()[0]
-    group = re.match(r"Could not override '([^']+)'", outer)
-    if group and "No match in the defaults list" in str(error):
-        return f"{group.group(1)}: no such group or setting{_did_you_mean(group.group(1), _settings(), '')}"
+    group = re.match(r"Could not override '([^']+)'", str(error))
+    if unknown or (group and "No match in the defaults list" in str(error)):
+        name = (key or unknown.group(1)) if unknown else group.group(1) if group else ""
+        return f"{name}: no such setting{_did_you_mean(name)}"
     return f"{key}: {text}" if key and key not in text else text
 
 
-def _did_you_mean(word: str, known: list[str], prefix: str) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    if not close and "." not in word:  # learning_rate for train.learning_rate
-        close = [name for name in known if name.rsplit(".", 1)[-1] == word][:1]
-    return f"; did you mean {prefix}{close[0]}?" if close else ""
+def _did_you_mean(name: str) -> str:
+    """The setting that was meant: one with that last part, those initials, or nearly that name."""
+    known = _settings()
+    parent, _, leaf = name.rpartition(".")
+    siblings = [other for other in known if other.rpartition(".")[0] == parent]
+    initials = {other: "".join(word[0] for word in other.rpartition(".")[2].split("_")) for other in known}
+    close = (
+        [other for other in known if other.rpartition(".")[2] == leaf]
+        or [other for other in siblings if initials[other] == leaf]
+        or difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)
+        or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    )
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _settings() -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.runtime.utils import clip_grad_norm_
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
@@ -97,6 +98,16 @@ class RunTrainer(Trainer):
             adamw_mode=True,
         )
         return self.optimizer
+
+    def _prepare_for_training(self, *args: Any) -> Any:
+        engine, loader = super()._prepare_for_training(*args)
+
+        def clip() -> None:  # DeepSpeed clips here at stage 0 in fp32, and forgets the norm that it found
+            norm = clip_grad_norm_(engine.module.parameters(), engine.gradient_clipping(), mpu=engine.mpu)
+            engine.optimizer._global_grad_norm = float(norm)
+
+        engine.clip_fp32_gradients = clip
+        return engine, loader
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """The Trainer's, counted."""

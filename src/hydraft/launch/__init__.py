@@ -12,6 +12,7 @@ from typing import Any
 from hydraft import hardware, ops, rundir
 from hydraft.cli import RunFailed
 from hydraft.config import Config, ConfigError
+from hydraft.launch.local import RankFailed, Stopped, start
 
 logger = logging.getLogger(__name__)
 logger.setLevel(logging.INFO)
@@ -19,12 +20,10 @@ logger.setLevel(logging.INFO)
 EXIT_TERMINATED = 143
 
 
-class _Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
-def run(config: Config, folder: Path) -> float | None:
+def run(config: Config, folder: Path, quiet: bool = False) -> float | None:
     """Run ``config``, already saved in ``folder``, on its ranks, and write how it ended to ``result.json``.
+
+    ``quiet`` keeps the bar and the table off the screen.
 
     Returns:
         The run's objective (held-out loss, else training loss), or None.
@@ -33,8 +32,6 @@ def run(config: Config, folder: Path) -> float | None:
         RunFailed: a rank failed; the message names rank and cause.
         ConfigError: a rank found a value that a person has to change.
     """
-    from hydraft.launch.local import RankFailed, start
-
     machine = hardware.detect()
     started = time.time()
 
@@ -45,11 +42,11 @@ def run(config: Config, folder: Path) -> float | None:
         rundir.write_json(result_file, {**known, "status": status, "started": started, "ended": time.time(), **more})
 
     def terminate(*_: object) -> None:
-        raise _Terminated
+        raise Stopped
 
     log = logging.FileHandler(folder / "train.log", encoding="utf-8")
     log.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    logging.getLogger().addHandler(log)
+    logging.getLogger("hydraft").addHandler(log)
     logger.info("command: %s", sys.argv)
     before = signal.signal(signal.SIGTERM, terminate)
     try:
@@ -57,7 +54,9 @@ def run(config: Config, folder: Path) -> float | None:
             print(line, file=sys.stderr)
             logger.info(line)
         os.environ.update(ops.environment(machine))
-        start(folder, config.world_size, machine)
+        # Beside another busy process, threads that spin while they wait slow a run on a CPU a hundredfold.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        start(folder, config.world_size, machine, quiet)
     except RankFailed as error:
         end("failed", error={"rank": error.rank, "cause": error.cause, "log": error.log.name})
         if error.cause.startswith("ConfigError: "):
@@ -66,7 +65,7 @@ def run(config: Config, folder: Path) -> float | None:
     except KeyboardInterrupt:
         end("interrupted")
         raise
-    except _Terminated:
+    except Stopped:
         end("interrupted")
         raise RunFailed(f"stopped by SIGTERM; what was saved is in {folder}", EXIT_TERMINATED) from None
     except BaseException as error:
@@ -74,7 +73,7 @@ def run(config: Config, folder: Path) -> float | None:
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
-        logging.getLogger().removeHandler(log)
+        logging.getLogger("hydraft").removeHandler(log)
         log.close()
     end("completed")
     objective = json.loads((folder / "result.json").read_text()).get("objective")

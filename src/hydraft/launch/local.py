@@ -4,7 +4,6 @@ On a CPU they are forked from a server that has imported the stack once. With CU
 touched the driver while it was imported would break every fork.
 """
 
-import json
 import logging
 import shutil
 import signal
@@ -14,13 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydraft.hardware import Hardware
-from hydraft.launch.rank import enter, error_file
+from hydraft.launch.rank import enter, read_failures
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 SHUTDOWN_SECONDS = 10
 """From SIGTERM to SIGKILL, for a rank."""
+
+
+class Stopped(BaseException):
+    """SIGTERM or SIGHUP arrived; the ranks have been ended."""
 
 
 class RankFailed(Exception):
@@ -33,12 +36,13 @@ class RankFailed(Exception):
         self.log = log
 
 
-def start(folder: Path, ranks: int, hardware: Hardware) -> None:
+def start(folder: Path, ranks: int, hardware: Hardware, quiet: bool) -> None:
     """Run ``ranks`` ranks of the run in ``folder`` and wait for all of them.
 
     Raises:
         RankFailed: the first rank that failed; the others have been ended.
         KeyboardInterrupt: Ctrl-C; the ranks have been ended.
+        Stopped: another signal.
     """
     method = "spawn" if hardware.gpus else "forkserver"
     if method == "forkserver":
@@ -52,7 +56,7 @@ def start(folder: Path, ranks: int, hardware: Hardware) -> None:
     for name in logging.root.manager.loggerDict:  # failures are told by us, once; the traceback is in the rank's log
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    errors = tempfile.mkdtemp(prefix="hydraft-")
+    notes = tempfile.mkdtemp(prefix="hydraft-")
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -63,37 +67,36 @@ def start(folder: Path, ranks: int, hardware: Hardware) -> None:
         local_addr="localhost",
         max_restarts=0,
         start_method=method,
-        logs_specs=DefaultLogsSpecs(log_dir=errors),
+        logs_specs=DefaultLogsSpecs(log_dir=notes),
         shutdown_timeout=SHUTDOWN_SECONDS,
         signals_to_handle="SIGTERM,SIGINT,SIGHUP",
     )
     try:
-        elastic_launch(config, enter)(str(folder.resolve()))
+        elastic_launch(config, enter)(str(folder.resolve()), notes, quiet)
     except ChildFailedError as error:
-        raise _first(error.failures, folder) from None
+        raise _first(error.failures, Path(notes), folder) from None
     except SignalException as error:
         if error.sigval is signal.SIGINT:
             raise KeyboardInterrupt from None
-        signal.raise_signal(error.sigval)
-        raise
+        raise Stopped from None
     finally:
-        shutil.rmtree(errors, ignore_errors=True)
+        shutil.rmtree(notes, ignore_errors=True)
 
 
-def _first(failures: "dict[int, ProcessFailure]", folder: Path) -> RankFailed:
-    """The cause among the failures: a rank that was killed outright, else the one that raised first."""
-    told = {}
-    for rank in failures:
-        file = error_file(folder, rank)
-        if file.exists():
-            told[rank] = json.loads(file.read_text())
-            file.unlink()
-    killed = [rank for rank, f in failures.items() if f.exitcode < 0 and f.exitcode != -signal.SIGTERM]
-    if told and not killed:
-        rank = min(told, key=lambda rank: told[rank]["time"])
-        return RankFailed(rank, told[rank]["cause"], folder / f"rank-{rank}.log")
+def _first(failures: "dict[int, ProcessFailure]", notes: Path, folder: Path) -> RankFailed:
+    """The cause among the failures: a rank that was killed outright, else the one that raised first.
+
+    The agent names one rank, and where one is killed its peers' broken connections may come first; so the ranks' own
+    notes are asked too.
+    """
+    raised = read_failures(notes)
+    killed = {rank for note in raised.values() for rank in note["gone"]} - raised.keys()
+    killed |= {rank for rank, failure in failures.items() if failure.exitcode < 0}
+    if raised and not killed:
+        rank = min(raised, key=lambda rank: raised[rank]["time"])
+        return RankFailed(rank, raised[rank]["cause"], folder / f"rank-{rank}.log")
     rank = min(killed or failures)
-    code = failures[rank].exitcode
+    code = failures[rank].exitcode if rank in failures else -signal.SIGKILL
     cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     if code == -signal.SIGKILL:
         cause += " (out of memory, if no one sent it)"

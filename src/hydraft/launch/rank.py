@@ -1,43 +1,67 @@
 """Where a rank begins: its output goes to its log, its end is tied to its parent's, then the worker runs."""
 
 import importlib
+import json
 import os
 import signal
 import sys
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 from hydraft import rundir
 from hydraft.launch.lifeline import die_with_parent
 
 
-def error_file(folder: Path, rank: int) -> Path:
-    """Where a rank that raised says when and why."""
-    return folder / f".rank-{rank}-error.json"
+def enter(folder: str, notes: str, quiet: bool) -> None:
+    """Run this rank of the run in ``folder``; what libraries print lands in ``rank-N.log``.
 
-
-def enter(folder: str) -> None:
-    """Run this rank of the run in ``folder``; what libraries print lands in ``rank-N.log``."""
+    ``notes`` is a folder where the ranks leave their process ids, and why they failed, for the launcher.
+    """
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which ends the ranks
     rank = int(os.environ["RANK"])
-    terminal = os.dup(1)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    log = os.open(Path(folder) / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    worker = importlib.import_module("hydraft.worker")
+    rundir.write_text(Path(notes) / f"{rank}.pid", str(os.getpid()))
+    terminal = os.open(os.devnull, os.O_WRONLY) if quiet else os.dup(1)
     try:
-        worker.main(Path(folder), terminal)
+        _redirect(Path(folder) / f"rank-{rank}.log")
+        importlib.import_module("hydraft.worker").main(Path(folder), terminal)
     except BaseException as error:
         traceback.print_exc()  # into the log; the launcher tells the terminal
-        cause = {"time": time.time(), "cause": " ".join(f"{type(error).__name__}: {error}".split())}
-        rundir.write_json(error_file(Path(folder), rank), cause)
+        _note_failure(Path(notes), rank, error)
         raise
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def _note_failure(notes: Path, rank: int, error: BaseException) -> None:
+    """Leave when and why this rank failed, and which ranks were gone by then: theirs is the cause, ours the effect."""
+    gone = [
+        int(file.stem)
+        for file in notes.glob("*.pid")
+        if not Path(f"/proc/{file.read_text()}").exists() and not (notes / f"{file.stem}.json").exists()
+    ]
+    cause = " ".join(f"{type(error).__name__}: {error}".split())
+    rundir.write_json(notes / f"{rank}.json", {"time": time.time(), "cause": cause, "gone": gone})
+
+
+def read_failures(notes: Path) -> dict[int, dict[str, Any]]:
+    """What the ranks that raised left behind, by rank."""
+    return {int(file.stem): json.loads(file.read_text()) for file in notes.glob("[0-9]*.json")}
+
+
+def _redirect(log: Path) -> None:
+    """Send what this process prints, compiled code included, to ``log``."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)  # whatever comes of the log, the terminal is the launcher's
+    os.dup2(nowhere, 2)
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+    os.close(nowhere)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]

@@ -1,0 +1,62 @@
+# Each target is one line a person would type. `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test test-fast test-gpu check sweep bench equivalence tiny data
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(READY) ## Virtual environment, pinned packages, compiled DeepSpeed ops (skips what is done)
+	@$(PY) -m hydraft.ops
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"make: Python 3.11 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.12 …")'
+	@command -v $${CXX:-c++} >/dev/null || { echo "make: a C++ compiler is needed (Debian: apt-get install g++)"; exit 1; }
+	@echo "[1/3] virtual environment in $(VENV)"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "[2/3] pinned packages (some 3 minutes; with CUDA, a few GB)"
+	@$(PY) -m pip install --disable-pip-version-check --progress-bar on -q -r requirements.txt
+	@$(PY) -m pip install --disable-pip-version-check -q --no-deps -e .
+	@echo "[3/3] DeepSpeed's ops (some 1 to 3 minutes)"
+	@$(PY) -m hydraft.ops
+	@touch $@
+
+train: setup ## Fine-tune the embedded model with NF4 QLoRA; more with ARGS="lora.r=16 …"
+	@$(PY) train.py $(ARGS)
+
+test: setup ## Every test
+	@$(PY) -m pytest $(ARGS)
+
+test-fast: setup ## The tests that take no more than half a minute each
+	@$(PY) -m pytest -m "not slow" $(ARGS)
+
+test-gpu: setup ## The tests that need a CUDA device
+	@$(PY) -m pytest -m gpu $(ARGS)
+
+check: setup ## ruff, mypy, import layers
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+sweep: setup ## A small multirun: three ranks of LoRA by two learning rates
+	@$(PY) train.py -m lora.r=4,8,16 train.learning_rate=2e-3,4e-3 $(ARGS)
+
+equivalence: setup ## Train the same data in every topology and print how far the results lie apart
+	@$(PY) bench/equivalence.py $(ARGS)
+
+bench: setup ## How fast --help and a refusal answer
+	@$(PY) bench/startup.py
+
+data: setup ## Write the instruction set again from its generator
+	@$(PY) data/generate.py
+
+tiny: setup ## Train the embedded model again from random weights (some 15 minutes)
+	@$(PY) data/generate.py --corpus data/tiny_corpus.jsonl
+	@$(PY) data/make_tiny.py --corpus data/tiny_corpus.jsonl outputs/tiny/start
+	@$(PY) train.py experiment=tiny_pretrain $(ARGS)

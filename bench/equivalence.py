@@ -1,0 +1,136 @@
+"""Train the same records with the same global batch in every topology, and print how far the results lie apart.
+
+    python bench/equivalence.py                    # fp32: ZeRO stage x ranks x quant, against stage 0 on one rank
+    python bench/equivalence.py --precision bf16
+
+Loss and gradient norm are the largest relative differences over all steps; the adapter's is the largest absolute
+difference of any of its elements after the last step (AdamW at this learning rate moves an element by up to 8e-3).
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy
+from hydra import compose, initialize_config_dir
+from safetensors.numpy import load_file
+
+from hydraft import checks, cli, hardware, launch, plan, rundir
+from hydraft.config import ROOT, Config
+
+STAGES = ("stage0", "stage1", "stage2", "stage3", "stage2_offload", "stage3_offload")
+RANKS = (1, 2)
+QUANTS = ("none", "nf4")
+STEPS = 8
+TOLERANCE = {"fp32": 1e-5, "bf16": 5e-2}
+"""For each of the three."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """What one run came to."""
+
+    losses: list[float]
+    grad_norms: list[float]
+    adapter: dict[str, numpy.ndarray]
+
+
+def compose_run(overrides: list[str]) -> Config:
+    """The config that ``python train.py <overrides>`` would run."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = cli.typed(compose("train", overrides), Config)
+    checks.check(config, hardware.detect())
+    return plan.resolve(config, hardware.detect())
+
+
+def train(overrides: list[str], folder: Path) -> Curve:
+    """Run ``overrides`` in ``folder`` and read back what it wrote."""
+    config = compose_run(overrides)
+    records = len(json.loads(Path(config.data.train).read_text()))
+    rundir.create(folder, config, plan.make_plan(config, records), hardware.detect())
+    launch.run(config, folder, quiet=True)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return Curve(
+        [line["loss"] for line in lines],
+        [line["grad_norm"] for line in lines],
+        dict(load_file(folder / "adapter" / "adapter_model.safetensors")),
+    )
+
+
+def overrides_for(stage: str, ranks: int, quant: str, precision: str, data: Path) -> list[str]:
+    """The same 64 records in global batches of 8, whatever the topology."""
+    return [
+        f"zero={stage}",
+        f"cluster=1x{ranks}",
+        f"quant={quant}",
+        f"train.precision={precision}",
+        f"data.train={data}",
+        "data.eval=null",
+        "train.micro_batch_size=2",
+        f"train.gradient_accumulation_steps={4 // ranks}",
+        f"train.max_steps={STEPS}",
+        "train.learning_rate=1e-3",
+        "train.log_every=1",
+        "lora.dropout=0",
+    ]
+
+
+def apart(curve: Curve, reference: Curve) -> tuple[float, float, float]:
+    """Relative differences of loss and gradient norm, and the absolute one of the adapter."""
+    def worst(ours: list[float], theirs: list[float]) -> float:
+        assert len(ours) == len(theirs) == STEPS
+        return max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))
+
+    assert curve.adapter.keys() == reference.adapter.keys()
+    difference = max(
+        float(numpy.abs(curve.adapter[name] - tensor).max()) for name, tensor in reference.adapter.items()
+    )
+    return (
+        worst(curve.losses, reference.losses),
+        worst(curve.grad_norms, reference.grad_norms),
+        difference,
+    )
+
+
+def write_data(folder: Path) -> Path:
+    """The first 64 records that ship with the project."""
+    records = json.loads((ROOT / "data" / "zh_tasks.train.json").read_text())[: 8 * STEPS]
+    file = folder / "records.json"
+    file.write_text(json.dumps(records, ensure_ascii=False))
+    return file
+
+
+def main() -> int:
+    """Run the matrix and print it as a Markdown table; 1 if a cell is out of tolerance."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("overrides", nargs="*", help="for every run, such as model.path=…")
+    arguments = parser.parse_args()
+    precision = arguments.precision
+    tolerance = TOLERANCE[precision]
+    good = True
+    print(f"| quant | zero | ranks | loss | gradient norm | adapter | within {tolerance:g} |\n|---|---|---|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = write_data(folder)
+        for quant in QUANTS:
+            reference = None
+            for stage in STAGES:
+                for ranks in RANKS:
+                    run = folder / f"{quant}-{stage}-{ranks}"
+                    curve = train([*overrides_for(stage, ranks, quant, precision, data), *arguments.overrides], run)
+                    reference = reference or curve
+                    cells = apart(curve, reference)
+                    held = max(cells) <= tolerance
+                    good &= held
+                    shown = " | ".join(f"{cell:.1e}" for cell in cells)
+                    mark = "reference" if curve is reference else "yes" if held else "NO"
+                    print(f"| {quant} | {stage} | {ranks} | {shown} | {mark} |", flush=True)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

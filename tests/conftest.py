@@ -1,0 +1,75 @@
+"""What the tests share: composing a config, running train.py as a person does, and a model folder to train."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in a run: threads that spin starve the ranks beside them
+
+import torch  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # bench/ is no package of the environment
+
+from bench.equivalence import compose_run  # noqa: E402
+from hydraft.config import Config  # noqa: E402
+
+RECORDS = [
+    {"instruction": f"第{i}题：{i}加一等于几？", "input": "", "output": f"等于{i + 1}。"} for i in range(24)
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked gpu need one."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> Path:
+    """24 short records of different lengths in a .json file."""
+    file = tmp_path / "records.json"
+    file.write_text(json.dumps(RECORDS, ensure_ascii=False), encoding="utf-8")
+    return file
+
+
+def config_of(*overrides: str) -> Config:
+    """The checked config of ``python train.py <overrides>``."""
+    return compose_run(list(overrides))
+
+
+def run_script(script: str, *arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run ``script`` as a person would, and wait."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """A process and all below it."""
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+@pytest.fixture
+def survivors() -> Iterator[list[psutil.Process]]:
+    """A list to put processes in; any of them still there after the test is ended."""
+    processes: list[psutil.Process] = []
+    yield processes
+    for process in processes:
+        if process.is_running():
+            process.kill()

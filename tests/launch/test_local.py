@@ -1,0 +1,131 @@
+"""Real ranks: a failure is told once with its rank and cause, and no way of ending a run leaves a process behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from conftest import ROOT, family, run_script
+
+pytestmark = pytest.mark.slow
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> float:
+    """Seconds until ``condition`` held."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < seconds, f"{what}: not within {seconds} s"
+        time.sleep(0.05)
+    return time.monotonic() - start
+
+
+class Run:
+    """A train.py that would go on for hours."""
+
+    def __init__(self, folder: Path, records: Path) -> None:
+        self.folder = folder
+        command = [
+            sys.executable, str(ROOT / "train.py"), f"data.train={records}", "data.eval=null", "train.epochs=100000",
+            "train.log_every=1", "cluster=1x2", f"hydra.run.dir={folder}",
+        ]  # fmt: skip
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, cwd=ROOT
+        )
+        wait_for(lambda: (folder / "metrics.jsonl").exists() or self.process.poll() is not None, 120, "the first step")
+        self.family = family(self.process.pid)
+        assert len(self.family) >= 4  # train.py, the server that ranks are forked from, two ranks
+
+    def rank(self, number: int) -> psutil.Process:
+        """The process whose output is that rank's log."""
+        log = str(self.folder / f"rank-{number}.log")
+        return next(process for process in self.family if os.readlink(f"/proc/{process.pid}/fd/1") == log)
+
+    def all_gone(self) -> bool:
+        """Whether nothing of the family runs any more."""
+        return not any(
+            process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in self.family[1:]
+        ) and self.process.poll() is not None
+
+    def result(self) -> dict[str, object]:
+        """result.json."""
+        return json.loads((self.folder / "result.json").read_text())  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def run(tmp_path: Path, records: Path, survivors: list[psutil.Process]) -> Run:
+    started = Run(tmp_path / "run", records)
+    survivors += started.family
+    return started
+
+
+def test_ctrl_c_leaves_no_process(run: Run) -> None:
+    os.killpg(run.process.pid, signal.SIGINT)  # what a terminal sends
+    wait_for(run.all_gone, 15, "the end")
+    assert run.process.returncode == 130
+    assert run.result()["status"] == "interrupted"
+
+
+def test_sigterm_leaves_no_process(run: Run) -> None:
+    run.process.terminate()
+    wait_for(run.all_gone, 15, "the end")
+    assert run.process.returncode == 143
+    assert run.result()["status"] == "interrupted"
+
+
+def test_sigkill_of_the_parent_leaves_no_process(run: Run) -> None:
+    run.process.kill()
+    wait_for(run.all_gone, 5, "the end")
+
+
+def test_a_killed_rank_ends_the_run_with_its_name(run: Run) -> None:
+    run.rank(1).kill()
+    wait_for(run.all_gone, 5, "the end")
+    assert run.process.returncode == 1
+    assert run.process.stdout is not None
+    said = run.process.stdout.read()
+    assert said.count("rank 1 failed: killed by SIGKILL") == 1
+    assert "rank 0 failed" not in said
+    assert "Traceback" not in said
+    assert run.result()["error"] == {
+        "rank": 1,
+        "cause": "killed by SIGKILL (out of memory, if no one sent it)",
+        "log": "rank-1.log",
+    }
+
+
+def test_a_ranks_error_is_told_once_with_rank_and_cause(tmp_path: Path, records: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "rank-1.log").mkdir(parents=True)  # rank 1 cannot open its log
+    done = run_script(
+        "train.py", f"data.train={records}", "data.eval=null", "cluster=1x2", f"hydra.run.dir={folder}", timeout=120
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("failed: ") == 1
+    assert "rank 1 failed: IsADirectoryError" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_a_rank_finds_wrong_in_the_config_is_one_line(tmp_path: Path, records: Path) -> None:
+    done = run_script(
+        "train.py", f"data.train={records}", "data.eval=null", "lora.target_modules=[no_such_layer]",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("train.py: lora.target_modules=['no_such_layer']")
+    assert done.stderr.count("\n") == 1
+
+
+def test_two_runs_side_by_side_take_different_ports(tmp_path: Path, records: Path) -> None:
+    command = [sys.executable, "train.py", f"data.train={records}", "data.eval=null", "train.max_steps=3", "cluster=1x2"]
+    runs = [
+        subprocess.Popen([*command, f"hydra.run.dir={tmp_path / name}"], cwd=ROOT, stdout=subprocess.DEVNULL)
+        for name in ("a", "b")
+    ]
+    assert [run.wait(timeout=240) for run in runs] == [0, 0]

@@ -1,0 +1,62 @@
+"""Each rule of the table refuses a config that breaks it, and only names settings that exist."""
+
+import re
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from conftest import ROOT
+from hydraft import cli
+from hydraft.checks import COMBINATIONS, VALUES, check
+from hydraft.config import Config, ConfigError
+from hydraft.hardware import Gpu, Hardware
+
+CPU = Hardware(cpus=2)
+T4 = Hardware(gpus=(Gpu("Tesla T4", 16 * 2**30, 7.5),), cpus=8)
+
+BREAKS = [  # overrides, hardware, and the rule (counted over both tables) that refuses them
+    "seed=-1", "lora.r=0", "lora.alpha=0", "lora.dropout=1", "lora.bias=some", "lora.target_modules=[]", "zero.stage=4",
+    "zero.reduce_bucket_size=0", "zero.allgather_bucket_size=0", "zero.stage3_prefetch_bucket_size=-1",
+    "zero.stage3_param_persistence_threshold=-1", "cluster.nodes=0", "cluster.ranks_per_node=0", "data.max_length=8",
+    "data.eval_limit=0", "data.eval_max_new_tokens=0", "data.template=question", "train.epochs=0", "train.max_steps=0",
+    "train.micro_batch_size=0", "train.gradient_accumulation_steps=0", "train.learning_rate=0", "train.warmup_ratio=1",
+    "train.weight_decay=-1", "train.betas=[0.9]", "train.eps=0", "train.max_grad_norm=-1", "train.log_every=0",
+    "kernels=unsloth zero=stage3", "kernels=unsloth", "model=chatglm2", "cluster=2x4", "lora=none", "model.init=random",
+    "lora=pissa", "lora=pissa quant=none zero=stage3", "quant=int8 zero=stage3", "zero.stage=0 zero.offload_optimizer=cpu",
+    "lora=dora zero=stage3", "zero.offload_param=cpu", "train.precision=fp16", "train.precision=bf16", "cluster=1x2",
+]  # fmt: skip
+ON_A_CARD = {"train.precision=bf16", "cluster=1x2"}
+
+
+def compose_unchecked(overrides: str) -> Config:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return cli.typed(compose("train", overrides.split()), Config)
+
+
+@pytest.mark.parametrize("overrides", BREAKS)
+def test_a_broken_rule_is_told_with_the_override(overrides: str) -> None:
+    config = compose_unchecked(overrides)
+    hardware = T4 if overrides in ON_A_CARD else CPU
+    with pytest.raises(ConfigError) as refusal:
+        check(config, hardware)
+    message = str(refusal.value)
+    assert "\n" not in message
+    assert overrides.split("=")[0].split(".")[0] in message
+    assert re.search(r"(must|use|is|has) ", message)
+
+
+def test_every_rule_of_the_table_is_broken_by_one_of_the_cases() -> None:
+    hit = set()
+    for overrides in BREAKS:
+        config = compose_unchecked(overrides)
+        hardware = T4 if overrides in ON_A_CARD else CPU
+        hit |= {index for index, rule in enumerate(VALUES + COMBINATIONS) if rule.broken(config, hardware)}
+    assert hit == set(range(len(VALUES + COMBINATIONS)))
+
+
+def test_precision_auto_is_what_the_card_has() -> None:
+    from hydraft.plan import resolve
+
+    config = compose_unchecked("train.precision=auto")
+    a100 = Hardware(gpus=(Gpu("A100", 80 * 2**30, 8.0),))
+    assert [resolve(config, machine).train.precision.value for machine in (CPU, T4, a100)] == ["fp32", "fp16", "bf16"]

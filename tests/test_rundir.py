@@ -1,0 +1,72 @@
+"""A reader never meets half a file, and a full disk leaves the last good state."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import config_of
+from hydraft import rundir
+from hydraft.config import ConfigError
+from hydraft.hardware import Hardware
+from hydraft.plan import make_plan
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_the_last_good_folder(small_disk: Path) -> None:
+    with rundir.staged_folder(small_disk / "adapter") as staging:
+        (staging / "weights").write_bytes(b"good" * 1000)
+    with pytest.raises(OSError, match="No space left"), rundir.staged_folder(small_disk / "adapter") as staging:
+        (staging / "weights").write_bytes(b"more" * 500_000)
+    assert (small_disk / "adapter" / "weights").read_bytes() == b"good" * 1000
+    assert [entry.name for entry in small_disk.iterdir()] == ["adapter"]
+
+
+def test_a_full_disk_leaves_the_last_good_file(small_disk: Path) -> None:
+    file = small_disk / "result.json"
+    rundir.write_json(file, {"status": "completed"})
+    with pytest.raises(OSError, match="No space left"):
+        rundir.write_text(file, "x" * 2_000_000)
+    assert json.loads(file.read_text()) == {"status": "completed"}
+    assert [entry.name for entry in small_disk.iterdir()] == ["result.json"]
+
+
+def test_a_folder_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    for content in ("one", "two"):
+        with rundir.staged_folder(tmp_path / "adapter") as staging:
+            (staging / content).write_text(content)
+    assert [entry.name for entry in (tmp_path / "adapter").iterdir()] == ["two"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["adapter"]
+
+
+def test_a_second_run_never_takes_a_folder(tmp_path: Path) -> None:
+    config = config_of()
+    rundir.create(tmp_path / "run", config, make_plan(config, 8), Hardware())
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    with pytest.raises(ConfigError, match=r"hydra\.run\.dir=.*a run is in it already"):
+        rundir.create(tmp_path / "run", config_of("lora.r=4"), make_plan(config, 8), Hardware())
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+
+
+def test_a_run_is_found_by_its_folder_and_as_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="run=last: no run"):
+        rundir.find("last")
+    for name in ("one", "two"):
+        (tmp_path / "outputs" / name).mkdir(parents=True)
+        (tmp_path / "outputs" / name / "config.yaml").touch()
+    assert rundir.find("last") == Path("outputs/two")
+    assert rundir.find("outputs/one") == Path("outputs/one")
