@@ -6,6 +6,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "src"))
 
 try:
+    from omegaconf import DictConfig
+
     from hydraft import cli, rundir
     from hydraft.checks import check_infer
     from hydraft.config import InferConfig
@@ -13,7 +15,7 @@ except ModuleNotFoundError as error:
     sys.exit(f"infer.py: {error.name} is not installed here: run make setup, then .venv/bin/python infer.py")
 
 
-def infer(composed: cli.DictConfig) -> None:
+def infer(composed: DictConfig) -> None:
     """Answer one prompt with one run's model."""
     options = cli.typed(composed, InferConfig)
     check_infer(options)

@@ -6,6 +6,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "src"))
 
 try:
+    from omegaconf import DictConfig
+
     from hydraft import checks, cli, hardware, launch, plan, rundir
     from hydraft.config import Config, Mode
     from hydraft.data.formats import load_records
@@ -13,7 +15,7 @@ except ModuleNotFoundError as error:
     sys.exit(f"train.py: {error.name} is not installed here: run make setup, then .venv/bin/python train.py")
 
 
-def train(composed: cli.DictConfig) -> float | None:
+def train(composed: DictConfig) -> float | None:
     """One job: check it, price it, give it ranks. Returns the objective that a sweep compares."""
     config = cli.typed(composed, Config)
     machine = hardware.detect()

@@ -80,14 +80,13 @@ def overrides_for(stage: str, ranks: int, quant: str, precision: str, data: Path
 
 def apart(curve: Curve, reference: Curve) -> tuple[float, float, float]:
     """Relative differences of loss and gradient norm, and the absolute one of the adapter."""
+
     def worst(ours: list[float], theirs: list[float]) -> float:
         assert len(ours) == len(theirs) == STEPS
         return max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))
 
     assert curve.adapter.keys() == reference.adapter.keys()
-    difference = max(
-        float(numpy.abs(curve.adapter[name] - tensor).max()) for name, tensor in reference.adapter.items()
-    )
+    difference = max(float(numpy.abs(curve.adapter[name] - tensor).max()) for name, tensor in reference.adapter.items())
     return (
         worst(curve.losses, reference.losses),
         worst(curve.grad_norms, reference.grad_norms),
@@ -112,7 +111,10 @@ def main() -> int:
     precision = arguments.precision
     tolerance = TOLERANCE[precision]
     good = True
-    print(f"| quant | zero | ranks | loss | gradient norm | adapter | within {tolerance:g} |\n|---|---|---|---|---|---|---|", flush=True)
+    print(
+        f"| quant | zero | ranks | loss | gradient norm | adapter | within {tolerance:g} |\n|---|---|---|---|---|---|---|",
+        flush=True,
+    )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = write_data(folder)

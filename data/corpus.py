@@ -15,10 +15,19 @@ from small_talk import CHATS, EVERYDAY
 from tasks import clause, fill, news, passage_questions, review, sentence_pair
 
 SAMPLE_TOKENS = 244  # leaves room below 256 for words that take two tokens
-STARS = {True: ("五星", "四星", "5分", "4分", "好评", "点赞", "推荐", "★★★★★", "满意"),
-         False: ("一星", "二星", "1分", "2分", "差评", "吐槽", "不推荐", "★", "不满意")}
+STARS = {
+    True: ("五星", "四星", "5分", "4分", "好评", "点赞", "推荐", "★★★★★", "满意"),
+    False: ("一星", "二星", "1分", "2分", "差评", "吐槽", "不推荐", "★", "不满意"),
+}
 RATING_FORMS = ("推荐指数：{}", "评分：{}", "打分：{}", "我的评价：{}", "总体：{}", "（{}）", "——{}")
-SPEAKERS = (("甲：", "乙："), ("问：", "答："), ("老师：", "学生："), ("妈妈问：", "孩子说："), ("-", "-"), ("记者：", "路人："))
+SPEAKERS = (
+    ("甲：", "乙："),
+    ("问：", "答："),
+    ("老师：", "学生："),
+    ("妈妈问：", "孩子说："),
+    ("-", "-"),
+    ("记者：", "路人："),
+)
 
 
 # The 3,755 most common characters, in the order of the GB 2312 standard.
@@ -83,7 +92,14 @@ def dialogue(rng: random.Random) -> str:
 def headline(rng: random.Random) -> str:
     """Write a news item or a diary entry with its headline."""
     body, summary = news(rng)
-    shapes = ("{b}\n标题：{s}", "正文：{b}\n标题：{s}", "{b}\n（一句话新闻：{s}）", "{b}\n要点：{s}", "【{s}】{b}", "{b}\n简讯：{s}")
+    shapes = (
+        "{b}\n标题：{s}",
+        "正文：{b}\n标题：{s}",
+        "{b}\n（一句话新闻：{s}）",
+        "{b}\n要点：{s}",
+        "【{s}】{b}",
+        "{b}\n简讯：{s}",
+    )
     return rng.choice(shapes).format(b=body, s=summary)
 
 
@@ -141,8 +157,15 @@ def chat(rng: random.Random) -> str:
 
 # The forms of document and how often each is drawn.
 FORMS: dict[Callable[[random.Random], str], int] = {
-    rated_reviews: 24, rated_words: 12, dialogue: 34, headline: 34, phrase_book: 26,
-    word_list: 6, look_up: 12, repeated: 24, chat: 16,
+    rated_reviews: 24,
+    rated_words: 12,
+    dialogue: 34,
+    headline: 34,
+    phrase_book: 26,
+    word_list: 6,
+    look_up: 12,
+    repeated: 24,
+    chat: 16,
 }
 
 

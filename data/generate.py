@@ -22,8 +22,20 @@ TASKS = ("sentiment", "qa", "summary", "translation")
 # Hand-written records kept for the test split, per task.
 HELD_OUT = {"sentiment": 16, "qa": 12, "summary": 12, "translation": 12}
 LABELS = {True: "正面", False: "负面"}
-TO_ENGLISH: tuple[str, ...] = ("把下面的句子翻译成英文：", "请将这句话译成英语。", "用英语怎么说？", "翻译成英文。", "中译英：")
-TO_CHINESE: tuple[str, ...] = ("把下面的句子翻译成中文：", "请将这句话译成汉语。", "用中文怎么说？", "翻译成中文。", "英译中：")
+TO_ENGLISH: tuple[str, ...] = (
+    "把下面的句子翻译成英文：",
+    "请将这句话译成英语。",
+    "用英语怎么说？",
+    "翻译成英文。",
+    "中译英：",
+)
+TO_CHINESE: tuple[str, ...] = (
+    "把下面的句子翻译成中文：",
+    "请将这句话译成汉语。",
+    "用中文怎么说？",
+    "翻译成中文。",
+    "英译中：",
+)
 INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     "sentiment": (
         "判断这条评论的情感：",

@@ -111,9 +111,11 @@ def _plural(noun: str) -> str:
 PAIRS["sp"] = _pairs("""我/I/I am;你/you/you are;我们/we/we are;他们/they/they are;孩子们/the children/the children are;
 学生们/the students/the students are;我的朋友们/my friends/my friends are;我父母/my parents/my parents are;
 她们/they/they are;老师们/the teachers/the teachers are""")
-PAIRS["st"] = _pairs("""他/he;她/she;我妈妈/my mother;我爸爸/my father;我哥哥/my brother;我姐姐/my sister;老师/the teacher;
+PAIRS["st"] = (
+    _pairs("""他/he;她/she;我妈妈/my mother;我爸爸/my father;我哥哥/my brother;我姐姐/my sister;老师/the teacher;
 那个男孩/the boy;那个女孩/the girl;医生/the doctor;王先生/Mr. Wang;李小姐/Miss Li;我的朋友/my friend;她妹妹/her sister;
 他弟弟/his brother;我爷爷/my grandfather;我奶奶/my grandmother;汤姆/Tom;玛丽/Mary;我儿子/my son;我女儿/my daughter""")
+)
 PAIRS["st"] = [(zh, en, f"{en} is") for zh, en in PAIRS["st"]]
 PAIRS["s"] = PAIRS["sp"] + PAIRS["st"]
 PAIRS["food"] = _pairs("""苹果/apples;面条/noodles;米饭/rice;鱼/fish;鸡蛋/eggs;面包/bread;饺子/dumplings;蛋糕/cake;
@@ -125,31 +127,45 @@ PAIRS["thing"] = _pairs("""书/book/本;手机/phone/部;衬衫/shirt/件;帽子
 外套/coat/件;花瓶/vase/个;报纸/newspaper/份;词典/dictionary/本;玩具/toy/个;瓶子/bottle/个;橘子/orange/个""")
 PAIRS["thing"] = [(*forms, _plural(forms[1])) for forms in PAIRS["thing"]]
 PAIRS["small"] = [forms for forms in PAIRS["thing"] if forms[1] not in ("chair", "table", "bike", "box")]
-PAIRS["animal"] = _pairs("""猫/cat/只;狗/dog/只;鸟/bird/只;马/horse/匹;鱼/fish/条;兔子/rabbit/只;老虎/tiger/只;熊猫/panda/只;
+PAIRS["animal"] = (
+    _pairs("""猫/cat/只;狗/dog/只;鸟/bird/只;马/horse/匹;鱼/fish/条;兔子/rabbit/只;老虎/tiger/只;熊猫/panda/只;
 猴子/monkey/只;鸭子/duck/只;孩子/child/个;男孩/boy/个;女孩/girl/个""")
-PAIRS["place"] = _pairs("""学校/school;医院/hospital;公园/park;图书馆/library;银行/bank;超市/supermarket;火车站/train station;
+)
+PAIRS["place"] = (
+    _pairs("""学校/school;医院/hospital;公园/park;图书馆/library;银行/bank;超市/supermarket;火车站/train station;
 机场/airport;博物馆/museum;动物园/zoo;餐厅/restaurant;商店/shop;邮局/post office;电影院/cinema;酒店/hotel;办公室/office;
 市场/market;书店/bookstore;工厂/factory;教室/classroom;厨房/kitchen;花园/garden;咖啡馆/cafe""")
+)
 PAIRS["city"] = _pairs("""北京/Beijing;上海/Shanghai;广州/Guangzhou;杭州/Hangzhou;南京/Nanjing;伦敦/London;巴黎/Paris;
 东京/Tokyo;纽约/New York;西安/Xi'an;成都/Chengdu;中国/China;英国/England;美国/America;日本/Japan;法国/France""")
-PAIRS["job"] = _pairs("""医生/a doctor;老师/a teacher;护士/a nurse;司机/a driver;学生/a student;厨师/a cook;警察/a police officer;
+PAIRS["job"] = (
+    _pairs("""医生/a doctor;老师/a teacher;护士/a nurse;司机/a driver;学生/a student;厨师/a cook;警察/a police officer;
 工程师/an engineer;歌手/a singer;农民/a farmer;律师/a lawyer;演员/an actor;作家/a writer;科学家/a scientist""")
+)
 PAIRS["mood"] = _pairs("""高兴/happy;累/tired;忙/busy;饿/hungry;生气/angry;难过/sad;渴/thirsty;紧张/nervous;
 害怕/afraid;困/sleepy;冷/cold;安静/quiet""")
 PAIRS["trait"] = _pairs("年轻/young;聪明/smart;高/tall;善良/kind;漂亮/beautiful;强壮/strong;友好/friendly;有名/famous")
-PAIRS["adj"] = _pairs("""新/new;旧/old;贵/expensive;便宜/cheap;大/big;小/small;漂亮/beautiful;有用/useful;重/heavy;轻/light;
+PAIRS["adj"] = (
+    _pairs("""新/new;旧/old;贵/expensive;便宜/cheap;大/big;小/small;漂亮/beautiful;有用/useful;重/heavy;轻/light;
 干净/clean;脏/dirty;好/good;重要/important;有趣/interesting;特别/special""")
+)
 PAIRS["comp"] = _pairs("""高/taller;矮/shorter;快/faster;慢/slower;漂亮/more beautiful;聪明/smarter;年轻/younger;
 强壮/stronger;忙/busier;安静/quieter;高兴/happier;老/older""")
 PAIRS["size"] = _pairs("""大/bigger;小/smaller;贵/more expensive;便宜/cheaper;重/heavier;轻/lighter;新/newer;好/better;
 旧/older;干净/cleaner;有用/more useful""")
 PAIRS["wea"] = _pairs("冷/cold;热/hot;暖和/warm;凉快/cool;晴朗/sunny;多云/cloudy;潮湿/wet;干燥/dry")
 PAIRS["sea"] = _pairs("春天/spring;夏天/summer;秋天/autumn;冬天/winter")
-PAIRS["past"] = _pairs("""昨天/yesterday;上周/last week;昨天晚上/last night;上个月/last month;去年/last year;今天早上/this morning;
+PAIRS["past"] = (
+    _pairs("""昨天/yesterday;上周/last week;昨天晚上/last night;上个月/last month;去年/last year;今天早上/this morning;
 上个星期天/last Sunday;两天前/two days ago;上星期六/last Saturday""")
-PAIRS["fut"] = _pairs("""明天/tomorrow;下周/next week;今晚/tonight;下个月/next month;明年/next year;明天早上/tomorrow morning;
+)
+PAIRS["fut"] = (
+    _pairs("""明天/tomorrow;下周/next week;今晚/tonight;下个月/next month;明年/next year;明天早上/tomorrow morning;
 这个周末/this weekend;下星期一/next Monday;后天/the day after tomorrow""")
-PAIRS["freq"] = _pairs("每天/every day;每天早上/every morning;每天晚上/every evening;每个周末/every weekend;每年/every year")
+)
+PAIRS["freq"] = _pairs(
+    "每天/every day;每天早上/every morning;每天晚上/every evening;每个周末/every weekend;每年/every year"
+)
 PAIRS["day"] = _pairs("""星期一/Monday;星期二/Tuesday;星期三/Wednesday;星期四/Thursday;星期五/Friday;星期六/Saturday;
 星期天/Sunday""")
 PAIRS["num"] = _pairs("两/two;三/three;四/four;五/five;六/six;七/seven;八/eight;九/nine;十/ten")
@@ -159,9 +175,11 @@ PAIRS["col"] = _pairs("红色/red;蓝色/blue;白色/white;黑色/black;绿色/g
 PAIRS["own"] = _pairs("我/my;你/your;他/his;她/her;我们/our;他们/their")
 PAIRS["lang"] = _pairs("英语/English;汉语/Chinese;法语/French;日语/Japanese;数学/math;历史/history;音乐/music")
 PAIRS["veh"] = _pairs("公交车/by bus;火车/by train;飞机/by plane;地铁/by subway;出租车/by taxi;船/by ship")
-PAIRS["loc"] = _pairs("""桌子上/on the table;桌子下面/under the table;盒子里/in the box;椅子上/on the chair;床上/on the bed;
+PAIRS["loc"] = (
+    _pairs("""桌子上/on the table;桌子下面/under the table;盒子里/in the box;椅子上/on the chair;床上/on the bed;
 包里/in the bag;床下面/under the bed;教室里/in the classroom;房间里/in the room;厨房里/in the kitchen;花园里/in the garden;
 树下/under the tree;门后面/behind the door;车里/in the car;窗户旁边/by the window;公园里/in the park;书架上/on the shelf""")
+)
 
 # verb: Chinese/base/third person/-ing/past, and the class of its objects.
 _VERBS = """吃/eat/eats/eating/ate:food;喝/drink/drinks/drinking/drank:drink;做/make/makes/making/made:food;

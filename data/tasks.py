@@ -133,4 +133,3 @@ def sentence_pair(rng: random.Random) -> tuple[str, str]:
     chinese, english = SLOT.sub(form, chinese), SLOT.sub(form, english)
     english = re.sub(r"\ba(?= [aeiouAEIOU])", "an", english)
     return chinese, english[0].upper() + english[1:]
-

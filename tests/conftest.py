@@ -12,17 +12,16 @@ import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in a run: threads that spin starve the ranks beside them
 
-import torch  # noqa: E402
+import torch
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # bench/ is no package of the environment
 
 from bench.equivalence import compose_run  # noqa: E402
+
 from hydraft.config import Config  # noqa: E402
 
-RECORDS = [
-    {"instruction": f"第{i}题：{i}加一等于几？", "input": "", "output": f"等于{i + 1}。"} for i in range(24)
-]
+RECORDS = [{"instruction": f"第{i}题：{i}加一等于几？", "input": "", "output": f"等于{i + 1}。"} for i in range(24)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -46,7 +45,9 @@ def config_of(*overrides: str) -> Config:
     return compose_run(list(overrides))
 
 
-def run_script(script: str, *arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_script(
+    script: str, *arguments: str, timeout: float = 300, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run ``script`` as a person would, and wait."""
     return subprocess.run(
         [sys.executable, str(ROOT / script), *arguments],

@@ -3,9 +3,9 @@
 import re
 
 import pytest
+from conftest import ROOT
 from hydra import compose, initialize_config_dir
 
-from conftest import ROOT
 from hydraft import cli
 from hydraft.checks import COMBINATIONS, VALUES, check
 from hydraft.config import Config, ConfigError

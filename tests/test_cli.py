@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT, run_script
+
 from hydraft.cli import quote
 
 REFUSED = {
@@ -72,7 +72,9 @@ def test_a_prompt_arrives_as_it_was_typed(text: str) -> None:
     assert OverridesParser.create().parse_override(quote(f"prompt={text}")).value() == text
 
 
-@pytest.mark.parametrize("argument", ["lora.r=8,16", "train.betas=[0.9,0.95]", "--help", "-m", "+x.y=1", "data.eval=null"])
+@pytest.mark.parametrize(
+    "argument", ["lora.r=8,16", "train.betas=[0.9,0.95]", "--help", "-m", "+x.y=1", "data.eval=null"]
+)
 def test_what_hydra_understands_is_left_alone(argument: str) -> None:
     assert quote(argument) == argument
 

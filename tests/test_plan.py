@@ -1,8 +1,8 @@
 """The batch arithmetic, against counts made by hand and by the Trainer."""
 
 import pytest
-
 from conftest import config_of
+
 from hydraft.plan import make_plan
 
 
@@ -11,7 +11,11 @@ from hydraft.plan import make_plan
     [
         (["train.micro_batch_size=2", "train.gradient_accumulation_steps=4", "train.epochs=3"], 64, (8, 8, 24)),
         (["train.micro_batch_size=2", "train.gradient_accumulation_steps=4", "train.epochs=3"], 65, (8, 9, 27)),
-        (["train.micro_batch_size=2", "train.gradient_accumulation_steps=1", "cluster=1x4", "train.epochs=0.5"], 64, (8, 8, 4)),
+        (
+            ["train.micro_batch_size=2", "train.gradient_accumulation_steps=1", "cluster=1x4", "train.epochs=0.5"],
+            64,
+            (8, 8, 4),
+        ),
         (["train.micro_batch_size=1", "train.gradient_accumulation_steps=1", "train.max_steps=5"], 3, (1, 3, 5)),
     ],
 )

@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from hydra import compose, initialize_config_dir
 
-from conftest import ROOT
 from hydraft import cli
 from hydraft.config import Config
 from hydraft.hardware import Gpu, Hardware
@@ -115,7 +115,10 @@ def test_the_second_recipes_dtype_follows_the_card() -> None:
     for capability, key in ((7.5, "fp16"), (8.6, "bf16")):
         card = Hardware(gpus=(Gpu("card", 24 * 2**30, capability),))
         made = deepspeed_config(resolve(config, card))
-        assert {name: made[name]["enabled"] for name in ("fp16", "bf16")} == {"fp16": key == "fp16", "bf16": key == "bf16"}
+        assert {name: made[name]["enabled"] for name in ("fp16", "bf16")} == {
+            "fp16": key == "fp16",
+            "bf16": key == "bf16",
+        }
 
 
 @pytest.mark.parametrize(

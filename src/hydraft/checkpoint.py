@@ -30,7 +30,9 @@ def gather(model: torch.nn.Module, parameters: dict[str, torch.nn.Parameter]) ->
     return whole
 
 
-def save(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, target: Path, first: Tensors | None = None) -> None:
+def save(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, target: Path, first: Tensors | None = None
+) -> None:
     """Write the adapter (PEFT format) or, in full fine-tuning, the model to ``target``, with tokenizer and template.
 
     Every rank must call it; rank 0 writes. ``first`` holds a PiSSA adapter's initial weights.

@@ -16,8 +16,8 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import RunMode
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -167,10 +167,10 @@ def _settings() -> list[str]:
 
     def walk(node: DictConfig, prefix: str) -> None:
         for key in node:
-            names.append(f"{prefix}{key}")
+            names.append(f"{prefix}{key!s}")
             child = node._get_node(key)
             if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
-                walk(child, f"{prefix}{key}.")
+                walk(child, f"{prefix}{key!s}.")
 
     for schema in (Config, InferConfig):
         walk(OmegaConf.structured(schema), "")

@@ -66,7 +66,7 @@ def generate(folder: Path, options: InferConfig, out: TextIO = sys.stdout) -> st
     set_seed(options.seed)
     streamer = _Stream(tokenizer, out)
     with torch.inference_mode():
-        answer = model.generate(
+        answer = model.generate(  # type: ignore[operator]
             input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=settings, streamer=streamer
         )
     return str(tokenizer.decode(answer[0, ids.shape[1] :], skip_special_tokens=True))
@@ -76,7 +76,7 @@ class _Stream(TextStreamer):
     """transformers' streamer, to a stream of our choice; it holds back half characters."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, out: TextIO) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)  # type: ignore[arg-type]
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.out = out
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:

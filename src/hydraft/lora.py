@@ -17,9 +17,9 @@ def adapter(lora: LoraConfig) -> peft.LoraConfig | None:
     return peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # peft takes a float, its annotation says int
+        lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        bias=lora.bias,  # type: ignore[arg-type]
+        bias=lora.bias,
         target_modules="all-linear" if targets == ["all-linear"] else list(targets),
         use_rslora=lora.method is LoraMethod.rslora,
         use_dora=lora.method is LoraMethod.dora,

@@ -84,7 +84,7 @@ def _generate(
     model: Any, tokenizer: PreTrainedTokenizerBase, batch: Batch, limit: int, device: torch.device, synced: bool
 ) -> dict[int, str]:
     length = max(len(ids) for _, ids in batch)
-    pad = int(tokenizer.pad_token_id)  # type: ignore[arg-type]
+    pad = int(tokenizer.pad_token_id)
     ids = torch.tensor([[pad] * (length - len(row)) + row for _, row in batch], device=device)  # (B, T)
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for _, row in batch], device=device)  # (B, T)
     settings = GenerationConfig(

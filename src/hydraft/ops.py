@@ -102,10 +102,10 @@ def clear_locks() -> list[Path]:
 
 def _is_open(file: Path) -> bool:
     """Whether a process of this machine has ``file`` open (torch keeps the descriptor while it builds)."""
-    target = str(file.resolve())
+    target = file.resolve()
     for process in Path("/proc").glob("[0-9]*/fd"):
         try:
-            if any(os.readlink(entry.path) == target for entry in os.scandir(process)):
+            if any(Path(entry.path).readlink() == target for entry in os.scandir(process)):
                 return True
         except OSError:
             continue  # it ended, or it is another user's

@@ -57,7 +57,9 @@ class Reporter(TrainerCallback):
         now = time.perf_counter()
         speed = (logs["tokens"] - self.tokens) / (now - self.clock)
         self.clock, self.tokens = now, logs["tokens"]
-        kept = {name: float(logs[name]) for name in ("loss", "grad_norm", "learning_rate", "epoch") if name in logs}
+        kept: dict[str, Any] = {
+            name: float(logs[name]) for name in ("loss", "grad_norm", "learning_rate", "epoch") if name in logs
+        }
         self.write(state.global_step, {**kept, "tokens": logs["tokens"], "tokens_per_second": round(speed, 1)})
         self.note = f"loss {kept['loss']:.3f}  {speed:,.0f} tokens/s"
         self.screen.advance(0, self.note, line=True)

@@ -19,7 +19,17 @@ from hydraft.config import ROOT, Config, ConfigError, save_config
 from hydraft.hardware import Hardware
 from hydraft.plan import Plan
 
-PACKAGES = ("torch", "transformers", "peft", "deepspeed", "bitsandbytes", "accelerate", "datasets", "hydra-core", "wandb")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "deepspeed",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+    "hydra-core",
+    "wandb",
+)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -30,8 +40,8 @@ def write_text(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

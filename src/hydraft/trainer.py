@@ -59,7 +59,12 @@ class RunTrainer(Trainer):
     """The Trainer with our order of records, DeepSpeed's CPU Adam where state is offloaded, and a count of tokens."""
 
     def __init__(
-        self, config: Config, model: torch.nn.Module, examples: Examples, tokenizer: PreTrainedTokenizerBase, **rest: Any
+        self,
+        config: Config,
+        model: torch.nn.Module,
+        examples: Examples,
+        tokenizer: PreTrainedTokenizerBase,
+        **rest: Any,
     ) -> None:
         self.config = config
         self.tokens = 0
@@ -68,7 +73,7 @@ class RunTrainer(Trainer):
             model=model,
             train_dataset=examples,
             processing_class=tokenizer,
-            data_collator=Collator(int(tokenizer.pad_token_id)),  # type: ignore[arg-type]
+            data_collator=Collator(int(tokenizer.pad_token_id)),
             **rest,
         )
 
@@ -84,6 +89,7 @@ class RunTrainer(Trainer):
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         train = self.config.train
+        assert self.model is not None
         decayed = set(self.get_decay_parameter_names(self.model))
         trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         groups = [
@@ -100,7 +106,7 @@ class RunTrainer(Trainer):
         return self.optimizer
 
     def _prepare_for_training(self, *args: Any) -> Any:
-        engine, loader = super()._prepare_for_training(*args)
+        engine, loader = super()._prepare_for_training(*args)  # type: ignore[no-untyped-call]
 
         def clip() -> None:  # DeepSpeed clips here at stage 0 in fp32, and forgets the norm that it found
             norm = clip_grad_norm_(engine.module.parameters(), engine.gradient_clipping(), mpu=engine.mpu)

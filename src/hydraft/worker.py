@@ -61,7 +61,9 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
     first = checkpoint.gather(model, trained) if config.lora.method.value == "pissa" else None
     tracker = make_tracker(config, folder, rank)
 
-    held_out = metrics.spread(load_records(config.data.eval, "data.eval"), config.data.eval_limit) if config.data.eval else []
+    held_out = (
+        metrics.spread(load_records(config.data.eval, "data.eval"), config.data.eval_limit) if config.data.eval else []
+    )
     held_out_examples, _ = encode(held_out, tokenizer, config.data)
 
     def save_epoch(step: int) -> None:
@@ -77,7 +79,7 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
 
     before = _ScoreFirst(score)
     trainer = RunTrainer(
-        config, model, Examples(examples, int(tokenizer.pad_token_id)), tokenizer, args=arguments,  # type: ignore[arg-type]
+        config, model, Examples(examples, int(tokenizer.pad_token_id)), tokenizer, args=arguments,
         callbacks=[before, reporter],
     )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)

@@ -40,7 +40,7 @@ def test_a_missing_file_a_folder_and_other_bytes_are_refused(tmp_path: Path) -> 
         load_records("/nowhere.json", "data.eval")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_records(str(tmp_path), "data.train")
-    (tmp_path / "gbk.json").write_bytes("[\"中文\"]".encode("gbk"))
+    (tmp_path / "gbk.json").write_bytes('["中文"]'.encode("gbk"))
     with pytest.raises(ConfigError, match="not UTF-8 text"):
         load_records(str(tmp_path / "gbk.json"), "data.train")
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-
 from conftest import ROOT, family, run_script
 
 pytestmark = pytest.mark.slow
@@ -45,13 +44,14 @@ class Run:
     def rank(self, number: int) -> psutil.Process:
         """The process whose output is that rank's log."""
         log = str(self.folder / f"rank-{number}.log")
-        return next(process for process in self.family if os.readlink(f"/proc/{process.pid}/fd/1") == log)
+        return next(process for process in self.family if str(Path(f"/proc/{process.pid}/fd/1").readlink()) == log)
 
     def all_gone(self) -> bool:
         """Whether nothing of the family runs any more."""
-        return not any(
-            process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in self.family[1:]
-        ) and self.process.poll() is not None
+        return (
+            not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in self.family[1:])
+            and self.process.poll() is not None
+        )
 
     def result(self) -> dict[str, object]:
         """result.json."""
@@ -123,7 +123,14 @@ def test_what_a_rank_finds_wrong_in_the_config_is_one_line(tmp_path: Path, recor
 
 
 def test_two_runs_side_by_side_take_different_ports(tmp_path: Path, records: Path) -> None:
-    command = [sys.executable, "train.py", f"data.train={records}", "data.eval=null", "train.max_steps=3", "cluster=1x2"]
+    command = [
+        sys.executable,
+        "train.py",
+        f"data.train={records}",
+        "data.eval=null",
+        "train.max_steps=3",
+        "cluster=1x2",
+    ]
     runs = [
         subprocess.Popen([*command, f"hydra.run.dir={tmp_path / name}"], cwd=ROOT, stdout=subprocess.DEVNULL)
         for name in ("a", "b")

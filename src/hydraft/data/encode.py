@@ -63,7 +63,7 @@ def encode(
 
 def split(record: Record, tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[list[int], list[int]]:
     """The ids of a record's prompt and of what is trained: its answer and the end-of-sequence token."""
-    eos = int(tokenizer.eos_token_id)  # type: ignore[arg-type]
+    eos = int(tokenizer.eos_token_id)
     if "text" in record:
         return [], [*_ids(tokenizer, record["text"]), eos]
     return encode_prompt(record, tokenizer, template), [*_ids(tokenizer, record["output"]), eos]
@@ -96,7 +96,7 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, user: str, system: str | Non
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": user})
     ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
-    return list(ids)  # type: ignore[arg-type]
+    return list(ids)
 
 
 def truncate(prompt: list[int], answer: list[int], max_length: int) -> tuple[list[int], list[int]]:

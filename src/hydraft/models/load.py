@@ -8,7 +8,14 @@ from pathlib import Path
 
 import peft
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
 from transformers.utils.quantization_config import QuantizationMethod
 
 from hydraft.config import Config, ConfigError, Init, ModelConfig, Precision, QuantConfig
@@ -40,7 +47,10 @@ def load_base(model: ModelConfig, quant: QuantConfig, precision: Precision, seed
         loaded = AutoModelForCausalLM.from_config(shape, dtype=dtype)
     else:
         loaded = _read(
-            AutoModelForCausalLM.from_pretrained, model, dtype=dtype, quantization_config=bits_and_bytes(quant, precision)
+            AutoModelForCausalLM.from_pretrained,
+            model,
+            dtype=dtype,
+            quantization_config=bits_and_bytes(quant, precision),
         )
     assert isinstance(loaded, PreTrainedModel)
     loaded.config.use_cache = False  # training needs none; generation asks for one itself
