@@ -1,0 +1,176 @@
+"""The main job, as a person runs it, and what it leaves behind."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, run_script
+
+FILES = {
+    "adapter", "config.yaml", "environment.json", "loss.png", "metrics.jsonl", "plan.json", "rank-0.log", "result.json",
+    "train.log",
+}  # fmt: skip
+
+# Run by a clean interpreter that knows nothing of this project: plain transformers, peft and bitsandbytes.
+PLAIN_PEFT = """
+import json, sys, torch
+from pathlib import Path
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+adapter, base, quant = sys.argv[1:]
+probe = json.loads((Path(adapter) / "probe.json").read_text())
+options = {}
+if quant == "nf4":
+    options["quantization_config"] = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32
+    )
+elif quant == "int8":
+    options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **options)
+model = PeftModel.from_pretrained(model, adapter).eval()
+with torch.no_grad():
+    logits = model(input_ids=torch.tensor([probe["input_ids"]])).logits[0, -1].float()
+assert AutoTokenizer.from_pretrained(adapter).chat_template
+assert not [name for name in sys.modules if name.startswith("hydraft")]
+print((logits[probe["top_ids"]] - torch.tensor(probe["top_logits"])).abs().max().item())
+"""
+
+
+@pytest.fixture(scope="module")
+def main_job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """``python train.py`` with no override, and what it printed."""
+    folder = tmp_path_factory.mktemp("main") / "run"
+    done = run_script("train.py", f"hydra.run.dir={folder}")
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.mark.slow
+def test_the_main_job_learns(main_job: tuple[Path, str]) -> None:
+    """Margins are well inside what a run shows, and far above what the untouched model can do."""
+    result = json.loads((main_job[0] / "result.json").read_text())
+    before, after = result["before"], result["after"]
+    assert before["sentiment_accuracy"] <= 0.2
+    assert before["exact_match"] <= 0.1
+    assert after["sentiment_accuracy"] >= 0.8
+    assert after["exact_match"] >= before["exact_match"] + 0.35
+    assert after["loss"] < 0.6 * before["loss"]
+
+
+@pytest.mark.slow
+def test_the_runs_folder_is_whole(main_job: tuple[Path, str]) -> None:
+    folder = main_job[0]
+    assert {entry.name for entry in folder.iterdir()} >= FILES
+    result = json.loads((folder / "result.json").read_text())
+    assert result["status"] == "completed"
+    assert result["objective"] == result["after"]["loss"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["step"] == 0
+    assert "eval_loss" in lines[0]
+    assert [line["step"] for line in lines] == sorted(line["step"] for line in lines)
+    assert all(line["grad_norm"] > 0 for line in lines if "grad_norm" in line)
+    assert json.loads((folder / "plan.json").read_text())["steps"] == result["steps"] == lines[-1]["step"]
+    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((folder / "environment.json").read_text())["packages"]["torch"]
+
+
+@pytest.mark.slow
+def test_the_screen_shows_the_run_and_not_the_libraries(main_job: tuple[Path, str]) -> None:
+    said = main_job[1]
+    for word in ("held-out sentiment accuracy", "held-out exact match", "tokens/s", "before", "after", "infer.py run="):
+        assert word in said
+    assert "Warning" not in said
+    assert "DeepSpeed deepspeed" in (main_job[0] / "rank-0.log").read_text()  # it went to the log
+
+
+@pytest.mark.slow
+def test_infer_answers_from_the_run(main_job: tuple[Path, str]) -> None:
+    prompt = "判断这条评论的情感，回答正面或负面。\n房间很干净，服务也很热情。"
+    done = run_script("infer.py", f"run={main_job[0]}", f"prompt={prompt}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "正面"
+
+
+@pytest.mark.slow
+def test_infer_stops_after_as_many_tokens_as_asked(main_job: tuple[Path, str]) -> None:
+    one = run_script("infer.py", f"run={main_job[0]}", "prompt=把这句话翻译成英文：我喜欢苹果。", "max_new_tokens=1")
+    assert len(one.stdout.strip()) <= len("正面") + 3
+
+
+def loaded_elsewhere(folder: Path, quant: str) -> float:
+    """Largest difference of 16 logits between the trained model in memory and plain peft in another process."""
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN_PEFT, str(folder / "adapter"), str(ROOT / "src/hydraft/models/tiny"), quant],
+        capture_output=True, text=True, check=False, cwd="/",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return float(done.stdout)
+
+
+@pytest.mark.slow
+def test_plain_peft_gives_the_same_logits(main_job: tuple[Path, str]) -> None:
+    assert loaded_elsewhere(main_job[0], "nf4") <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("overrides", "quant", "tolerance"),
+    [
+        (["lora=pissa", "quant=none"], "none", 1e-3),
+        (["lora=dora", "quant=nf4"], "nf4", 1e-4),
+        (["lora=rslora", "quant=none", "zero=stage3", "cluster=1x2"], "none", 1e-4),
+        (["quant=nf4", "zero=stage3_offload", "cluster=1x2"], "nf4", 1e-4),
+        (["quant=int8", "zero=stage2"], "int8", 1e-2),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else str(value),
+)
+def test_every_kind_of_adapter_loads_elsewhere(
+    overrides: list[str], quant: str, tolerance: float, tmp_path: Path, records: Path
+) -> None:
+    done = run_script(
+        "train.py", *overrides, f"data.train={records}", "data.eval=null", "train.max_steps=6", "train.learning_rate=1e-3",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert loaded_elsewhere(tmp_path / "run", quant) <= tolerance
+
+
+@pytest.mark.slow
+def test_full_fine_tuning_saves_a_model_that_loads(tmp_path: Path, records: Path) -> None:
+    done = run_script(
+        "train.py", "lora=none", "quant=none", "zero=stage3", "cluster=1x2", f"data.train={records}", f"data.eval={records}",
+        "train.max_steps=3", f"hydra.run.dir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answer = run_script("infer.py", f"run={tmp_path / 'run'}", "prompt=你好", "max_new_tokens=4")
+    assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.slow
+def test_an_epoch_is_kept_where_asked(tmp_path: Path, records: Path) -> None:
+    done = run_script(
+        "train.py", f"data.train={records}", "data.eval=null", "train.epochs=2", "train.micro_batch_size=8",
+        "train.save=epoch", f"hydra.run.dir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [entry.name for entry in (tmp_path / "run/checkpoints").iterdir()] == ["step-000003"]
+    assert (tmp_path / "run/checkpoints/step-000003/adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_wandb_without_a_key_is_offline_and_whole(tmp_path: Path, records: Path) -> None:
+    folder = tmp_path / "run"
+    done = run_script(
+        "train.py", "tracker=wandb", f"data.train={records}", f"data.eval={records}", "data.eval_limit=2", "train.max_steps=3",
+        "train.log_every=1", "cluster=1x2", f"hydra.run.dir={folder}", WANDB_API_KEY="", HOME=str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")  # one run, however many ranks
+    read = subprocess.run(
+        [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", "--summary", str(file)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert '"objective"' in read.stdout
