@@ -51,19 +51,27 @@ def resolve(config: Config, hardware: Hardware) -> Config:
     return dataclasses.replace(config, train=dataclasses.replace(config.train, precision=precision))
 
 
-def show(config: Config, plan: Plan) -> None:
-    """Print the head of a run: what is trained how, and the batch arithmetic."""
-    train, cluster = config.train, config.cluster
-    ranks = f"{config.world_size} rank{'s' if config.world_size > 1 else ''}"
+def headline(config: Config) -> str:
+    """A run in one line: what is trained how, where."""
     offload = "".join(
         f" +{part} on {place.value}"
         for part, place in (("optimizer", config.zero.offload_optimizer), ("weights", config.zero.offload_param))
         if place.value != "none"
     )
+    method = config.lora.method.value
+    trained = "full fine-tuning" if method == "none" else f"{method} r={config.lora.r}"
+    return (
+        f"{config.model.name} · quant {config.quant.kind.value} · {trained} · ZeRO-{config.zero.stage}{offload} · "
+        f"{config.cluster.nodes}x{config.cluster.ranks_per_node} · {config.train.precision.value}"
+    )
+
+
+def show(config: Config, plan: Plan) -> None:
+    """Print the head of a run: its line, and the batch arithmetic."""
+    train = config.train
+    ranks = f"{config.world_size} rank{'s' if config.world_size > 1 else ''}"
+    print(headline(config))
     print(
-        f"{config.model.name} · quant {config.quant.kind.value} · "
-        f"{'full fine-tuning' if config.lora.method.value == 'none' else f'{config.lora.method.value} r={config.lora.r}'} · "
-        f"ZeRO-{config.zero.stage}{offload} · {cluster.nodes}x{cluster.ranks_per_node} · {train.precision.value}\n"
         f"{plan.records:,} records · batch {train.micro_batch_size} x {train.gradient_accumulation_steps} "
         f"accumulated x {ranks} = {plan.global_batch_size} · {plan.steps:,} steps, {plan.epochs:g} epochs",
         flush=True,

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 
@@ -22,10 +22,10 @@ class Screen:
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}"),
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
+            TextColumn("{task.fields[left]}"),
             TimeRemainingColumn(),
             console=self.console,
             disable=not visible or not self.console.is_terminal,
@@ -50,7 +50,7 @@ class Screen:
         """Begin a new bar of ``total`` parts in place of the last."""
         if self.task is not None:
             self.progress.remove_task(self.task)
-        self.task = self.progress.add_task(name, total=total, note="")
+        self.task = self.progress.add_task(name, total=total, note="", count="", left="left" if total else "")
         self.name = name
         if not self.console.is_terminal:
             self.say(f"{name} …")
@@ -60,11 +60,12 @@ class Screen:
         if self.task is None:
             return
         self.progress.advance(self.task, count)
+        bar = self.progress.tasks[-1]
+        self.progress.update(self.task, count=f"{bar.completed:.0f}/{bar.total:.0f}")
         if note is not None:
             self.progress.update(self.task, note=note)
             if line and not self.console.is_terminal:
-                done = self.progress.tasks[-1]
-                self.say(f"{self.name} {done.completed:.0f}/{done.total:.0f}  {note}")
+                self.say(f"{self.name} {bar.fields['count']}  {note}")
 
     def table(self, title: str, head: list[str], rows: list[list[str]]) -> None:
         """The closing table."""

@@ -11,7 +11,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def draw_loss(folder: Path) -> Path:
+def draw_loss(folder: Path, title: str) -> Path:
     """Draw ``loss.png``: training loss, held-out loss before and after, and the learning rate, over steps."""
     import matplotlib
 
@@ -26,7 +26,7 @@ def draw_loss(folder: Path) -> Path:
     if held_out:
         steps, losses = [x["step"] for x in held_out], [x["eval_loss"] for x in held_out]
         axes.plot(steps, losses, "o--", label="held-out loss")
-    axes.set(xlabel="optimizer step", ylabel="loss (nats a token)", title=folder.name)
+    axes.set(xlabel="optimizer step", ylabel="loss (nats a token)", title=title)
     axes.grid(alpha=0.3)
     axes.legend(loc="upper right")
     rate = axes.twinx()

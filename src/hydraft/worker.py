@@ -12,7 +12,7 @@ import torch.distributed as dist
 import transformers
 from transformers import TrainerCallback
 
-from hydraft import checkpoint, metrics, report, rundir
+from hydraft import checkpoint, metrics, plan, report, rundir
 from hydraft.config import Config, Save, load_config
 from hydraft.data.batch import Examples
 from hydraft.data.encode import Example, encode
@@ -109,7 +109,7 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
         "truncated": {"records": cut.records, "prompt_tokens": cut.prompt_tokens, "answer_tokens": cut.answer_tokens},
     }
     rundir.write_json(folder / "result.json", result)
-    report.draw_loss(folder)
+    report.draw_loss(folder, plan.headline(config))
     tracker.finish({"objective": result["objective"], **{f"after/{k}": v for k, v in after.items()}})
     _close(screen, folder, result, seconds)
 
