@@ -17,8 +17,8 @@ from tasks import clause, fill, news, passage_questions, review, sentence_pair
 # Short samples: attention finds what to copy sooner among few unrelated documents.
 SAMPLE_TOKENS = 64
 STARS = {
-    True: ("五星", "四星", "5分", "4分", "好评", "点赞", "推荐", "★★★★★", "满意"),
-    False: ("一星", "二星", "1分", "2分", "差评", "吐槽", "不推荐", "★", "不满意"),
+    True: ("五星", "好评", "5分", "赞", "四星", "4分", "推荐"),
+    False: ("一星", "差评", "1分", "踩", "二星", "2分", "不推荐"),
 }
 RATING_FORMS = ("推荐指数：{}", "评分：{}", "打分：{}", "我的评价：{}", "总体：{}", "（{}）", "——{}")
 SPEAKERS = (
@@ -47,8 +47,8 @@ def tokens(text: str) -> int:
 
 def _rated(rng: random.Random, text: str, good: bool) -> str:
     """Attach a rating to a review, mostly after it."""
-    # A doubled index keeps the star scales, listed first, the most common.
-    mark = STARS[good][min(rng.randrange(9), rng.randrange(9))]
+    # A doubled index keeps the plainest marks, listed first, the most common.
+    mark = STARS[good][min(rng.randrange(7), rng.randrange(7))]
     if rng.random() < 0.15:
         return rng.choice(("{}：{}", "【{}】{}", "评分：{}\n{}")).format(mark, text)
     return text + rng.choice(("\n", "", " ")) + rng.choice(RATING_FORMS).format(mark)
@@ -78,6 +78,17 @@ def rated_words(rng: random.Random) -> str:
 def rare_word(rng: random.Random) -> str:
     """Make up a word, which can only be copied."""
     return "".join(rng.choices(CHARACTERS if rng.random() < 0.2 else FREQUENT, k=rng.randint(2, 4)))
+
+
+def marked_clauses(rng: random.Random) -> str:
+    """Write clauses of mixed polarity about one kind of thing, each with a mark."""
+    kind = rng.choice(KINDS)
+    good, bad = rng.choice((("（赞）", "（踩）"), ("（五星）", "（一星）"), ("：好评", "：差评"), (" 赞", " 踩")))
+    parts = []
+    for _ in range(rng.randint(3, 5)):
+        praised = rng.random() < 0.5
+        parts.append(clause(rng, praised, kind) + (good if praised else bad))
+    return rng.choice(("，", "\n", "；")).join(parts)
 
 
 def dialogue(rng: random.Random) -> str:
@@ -158,15 +169,16 @@ def chat(rng: random.Random) -> str:
 
 # The forms of document and how often each is drawn.
 FORMS: dict[Callable[[random.Random], str], int] = {
-    rated_reviews: 24,
-    rated_words: 12,
-    dialogue: 34,
+    rated_reviews: 34,
+    rated_words: 20,
+    marked_clauses: 26,
+    dialogue: 36,
     headline: 34,
-    phrase_book: 26,
-    word_list: 6,
+    phrase_book: 40,
+    word_list: 10,
     look_up: 12,
-    repeated: 24,
-    chat: 16,
+    repeated: 20,
+    chat: 14,
 }
 
 

@@ -180,7 +180,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--test-size", type=int, default=200, help="records of the held-out split")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the two splits")
     parser.add_argument("--corpus", type=Path, metavar="PATH", help="write the pre-training corpus to PATH instead")
-    parser.add_argument("--corpus-size", type=int, default=40000, help="samples of the corpus")
+    parser.add_argument("--corpus-size", type=int, default=50000, help="samples of the corpus")
     return parser.parse_args()
 
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import config_of
+from conftest import config_of, run_script
+from safetensors.torch import load_file
 
 from hydraft import rundir
-from hydraft.config import ConfigError
+from hydraft.config import ConfigError, load_config
 from hydraft.hardware import Hardware
 from hydraft.plan import make_plan
 
@@ -17,10 +18,20 @@ from hydraft.plan import make_plan
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB."""
-    folder = tmp_path / "disk"
+    yield from mount(tmp_path / "disk", "1m")
+
+
+@pytest.fixture
+def disk_for_a_run(tmp_path: Path) -> Iterator[Path]:
+    """A file system that a few checkpoints of the tiny model fill."""
+    yield from mount(tmp_path / "disk", "3m")
+
+
+def mount(folder: Path, size: str) -> Iterator[Path]:
+    """A small file system in main memory, taken down after."""
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, check=False
     )
     if mounted.returncode != 0:
         pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.decode().strip()}")
@@ -72,3 +83,27 @@ def test_a_run_is_found_by_its_folder_and_as_the_last(tmp_path: Path, monkeypatc
         (tmp_path / "outputs" / name / "config.yaml").touch()
     assert rundir.find("last") == Path("outputs/two")
     assert rundir.find("outputs/one") == Path("outputs/one")
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_during_a_run_leaves_each_saved_checkpoint_readable(
+    disk_for_a_run: Path, tmp_path: Path, records: Path
+) -> None:
+    folder = disk_for_a_run / "run"
+    done = run_script(
+        "train.py", f"data.train={records}", "data.eval=null", "train.epochs=30", "train.micro_batch_size=24",
+        "train.save=epoch", f"hydra.run.dir={folder}",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.count("rank 0 failed: ") == 1
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    saved = sorted((folder / "checkpoints").glob("step-*"))
+    assert len(saved) >= 1
+    for checkpoint in saved:
+        tensors = load_file(checkpoint / "adapter_model.safetensors")
+        assert any(tensor.any() for name, tensor in tensors.items() if "lora_B" in name)
+        assert (checkpoint / "tokenizer.json").is_file()
+    assert load_config(folder / "config.yaml")
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        json.loads(line)

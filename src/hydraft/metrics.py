@@ -30,14 +30,19 @@ def spread(records: list[Record], limit: int | None) -> list[Record]:
 
 
 @torch.no_grad()
-def held_out_loss(model: torch.nn.Module, examples: list[Example], pad_id: int, device: torch.device) -> float:
-    """Mean cross-entropy of the trained tokens of ``examples``, each token weighing the same, in nats."""
+def held_out_loss(
+    model: torch.nn.Module, examples: list[Example], pad_id: int, device: torch.device, batch_size: int
+) -> float:
+    """Mean cross-entropy of the trained tokens of ``examples``, each token weighing the same, in nats.
+
+    ``batch_size`` records at a time on each rank: what training fits, this fits.
+    """
     collate = Collator(pad_id)
     rank, world = dist.get_rank(), dist.get_world_size()
     total = torch.zeros(2, dtype=torch.float64, device=device)
     blank: Example = {"input_ids": [pad_id], "labels": [IGNORE]}
-    for start in range(0, len(examples), BATCH_SIZE * world):
-        mine = examples[start + rank : start + BATCH_SIZE * world : world] or [blank]
+    for start in range(0, len(examples), batch_size * world):
+        mine = examples[start + rank : start + batch_size * world : world] or [blank]
         batch = {key: value.to(device) for key, value in collate(mine).items()}
         labels = batch.pop("labels")[:, 1:]  # (B, T - 1)
         logits = model(**batch).logits[:, :-1].float()  # (B, T - 1, V)

@@ -130,7 +130,8 @@ def _score(
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     asked = [record for record in records if "text" not in record]
     screen.phase(name, len(asked))
-    scores = {"loss": metrics.held_out_loss(model, examples, tokenizer.pad_token_id, device)}
+    size = config.train.micro_batch_size
+    scores = {"loss": metrics.held_out_loss(model, examples, tokenizer.pad_token_id, device, size)}
     if asked:
         predictions = metrics.answers(model, tokenizer, asked, config.data, device, screen.advance)
         scores |= metrics.score(asked, predictions)

@@ -39,7 +39,11 @@ def run(config: Config, folder: Path, quiet: bool = False) -> float | None:
         result_file = folder / "result.json"
         known = json.loads(result_file.read_text()) if result_file.exists() else {}
         logger.info("%s %s", status, more)
-        rundir.write_json(result_file, {**known, "status": status, "started": started, "ended": time.time(), **more})
+        result = {**known, "status": status, "started": started, "ended": time.time(), **more}
+        try:
+            rundir.write_json(result_file, result)
+        except OSError as error:  # a full disk must not hide why the run ended
+            print(f"result.json could not be written: {error.strerror}", file=sys.stderr)
 
     def terminate(*_: object) -> None:
         raise Stopped
