@@ -1,11 +1,12 @@
 """Each rule of the table refuses a config that breaks it, and only names settings that exist."""
 
 import re
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from hydra import compose, initialize_config_dir
 
+from conftest import ROOT
 from hydraft import cli
 from hydraft.checks import COMBINATIONS, VALUES, check
 from hydraft.config import Config, ConfigError
@@ -60,3 +61,16 @@ def test_precision_auto_is_what_the_card_has() -> None:
     config = compose_unchecked("train.precision=auto")
     a100 = Hardware(gpus=(Gpu("A100", 80 * 2**30, 8.0),))
     assert [resolve(config, machine).train.precision.value for machine in (CPU, T4, a100)] == ["fp32", "fp16", "bf16"]
+
+
+def test_a_model_folder_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+    override = f"model.path={tmp_path}"
+    with pytest.raises(ConfigError, match=r"no config\.json in it"):
+        check(compose_unchecked(override), CPU)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"no weights in it .*model\.init=random"):
+        check(compose_unchecked(override), CPU)
+    check(compose_unchecked(f"{override} model.init=random lora=none quant=none"), CPU)
+    (tmp_path / "model.safetensors").touch()
+    check(compose_unchecked(override), CPU)
+    check(compose_unchecked("model.path=owner/name"), CPU)  # the hub's to answer

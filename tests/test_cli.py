@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run_script
 
+from conftest import ROOT, run_script
 from hydraft.cli import quote
 
 REFUSED = {

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, config_of
 
+from conftest import ROOT, config_of
 from hydraft.config import Config, ConfigError, load_config, save_config
 
 OPTIONS = sorted(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from bench.equivalence import QUANTS, RANKS, STAGES, TOLERANCE, Curve, apart, overrides_for, train, write_data
 
 _references: dict[str, Curve] = {}

@@ -6,11 +6,11 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from bench.equivalence import train as run_hydraft
-from conftest import ROOT, config_of
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from bench.equivalence import train as run_hydraft
+from conftest import ROOT, config_of
 from hydraft.config import Config
 
 STEPS, GLOBAL_BATCH, RATE = 10, 8, 2e-4

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import config_of, run_script
 
+from conftest import config_of, run_script
 from hydraft import ops
 from hydraft.hardware import Gpu, Hardware
 

@@ -1,8 +1,8 @@
 """The batch arithmetic, against counts made by hand and by the Trainer."""
 
 import pytest
-from conftest import config_of
 
+from conftest import config_of
 from hydraft.plan import make_plan
 
 

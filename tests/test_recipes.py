@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from conftest import ROOT
 from hydra import compose, initialize_config_dir
 
+from conftest import ROOT
 from hydraft import cli
 from hydraft.config import Config
 from hydraft.hardware import Gpu, Hardware

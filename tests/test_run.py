@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
 from conftest import ROOT, run_script
+from hydraft.generate import load_run
 
 FILES = {
     "adapter", "config.yaml", "environment.json", "loss.png", "metrics.jsonl", "plan.json", "rank-0.log", "result.json",
@@ -112,6 +115,15 @@ def loaded_elsewhere(folder: Path, quant: str) -> float:
 @pytest.mark.slow
 def test_plain_peft_gives_the_same_logits(main_job: tuple[Path, str]) -> None:
     assert loaded_elsewhere(main_job[0], "nf4") <= 1e-4
+
+
+@pytest.mark.slow
+def test_infer_loads_the_model_that_was_in_memory(main_job: tuple[Path, str]) -> None:
+    model, _, _ = load_run(main_job[0])
+    probe = json.loads((main_job[0] / "adapter/probe.json").read_text())
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([probe["input_ids"]])).logits[0, -1]
+    assert (logits[probe["top_ids"]] - torch.tensor(probe["top_logits"])).abs().max() <= 1e-4
 
 
 @pytest.mark.slow

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import config_of, run_script
 from safetensors.torch import load_file
 
+from conftest import config_of, run_script
 from hydraft import rundir
 from hydraft.config import ConfigError, load_config
 from hydraft.hardware import Hardware

@@ -1,9 +1,9 @@
 """The DeepSpeed dict: what DeepSpeed itself makes of it, and nothing that it would not read."""
 
 import pytest
-from conftest import config_of
 from deepspeed.runtime.config import DeepSpeedConfig
 
+from conftest import config_of
 from hydraft.zero import deepspeed_config
 
 

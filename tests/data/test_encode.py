@@ -1,9 +1,9 @@
 """The right labels: the answer and its end are trained, prompt and padding never, and what is cut is counted."""
 
 import pytest
-from conftest import ROOT, config_of
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from conftest import ROOT, config_of
 from hydraft.config import ConfigError
 from hydraft.data.encode import IGNORE, encode, truncate
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from conftest import ROOT, family, run_script
 
 pytestmark = pytest.mark.slow
