@@ -10,7 +10,7 @@ try:
 
     from hydraft import checks, cli, hardware, launch, plan, rundir
     from hydraft.config import Config, Mode
-    from hydraft.data.formats import load_records
+    from hydraft.data import sources
 except ModuleNotFoundError as error:
     sys.exit(f"train.py: {error.name} is not installed here: run make setup, then .venv/bin/python train.py")
 
@@ -20,11 +20,10 @@ def train(composed: DictConfig) -> float | None:
     config = cli.typed(composed, Config)
     machine = hardware.detect()
     checks.check(config, machine)
-    records = load_records(config.data.train, "data.train")
-    if config.data.eval is not None:
-        load_records(config.data.eval, "data.eval")
+    records = len(sources.training(config.data, config.seed))
+    sources.held_out(config.data)
     config = plan.resolve(config, machine)
-    priced = plan.make_plan(config, len(records))
+    priced = plan.make_plan(config, records)
     if config.mode is Mode.plan:
         plan.show(config, priced)
         return None

@@ -65,6 +65,32 @@ class Save(Enum):
     epoch = "epoch"
 
 
+class Format(Enum):
+    auto = "auto"
+    alpaca = "alpaca"
+    messages = "messages"
+    sharegpt = "sharegpt"
+    text = "text"
+
+
+class TrainOn(Enum):
+    all = "all"
+    last = "last"
+
+
+class Batching(Enum):
+    padding_free = "padding_free"
+    padded = "padded"
+
+
+class Task(Enum):
+    auto = "auto"
+    sentiment = "sentiment"
+    qa = "qa"
+    summary = "summary"
+    general = "general"
+
+
 class TrackerKind(Enum):
     none = "none"
     wandb = "wandb"
@@ -156,17 +182,31 @@ class DataConfig:
     name: str = MISSING
     """Short name, used in tables and on dashboards."""
     train: str = MISSING
-    """A .json (list) or .jsonl file of {instruction, input, output} or {text} records."""
+    """A .json (list), .jsonl or .parquet file, or a data set on the hub (``owner/name`` or ``owner/name:split``)."""
+    mix: dict[str, float] = field(default_factory=dict)
+    """More sources, each with its weight: 0.5 takes half of its records an epoch, 2 takes each twice."""
+    format: Format = Format.auto
+    """The records' form: alpaca, messages, sharegpt or text; ``auto`` sees it from their keys."""
+    train_on: TrainOn = TrainOn.all
+    """Which of the assistant's turns are trained: ``all`` or the ``last``."""
     eval: str | None = None
     """Held-out records of the same form, scored before and after training; null for none."""
     template: str = "chat"
     """``chat`` for the model's own chat template, or a prompt with {instruction} and {input} in it."""
     max_length: int = 512
     """Tokens a record; a longer prompt loses tokens from its middle, a longer answer from its end."""
+    batching: Batching = Batching.padding_free
+    """``padding_free`` lays a micro-batch's documents end to end; ``padded`` fills each up to the longest."""
+    packing: bool = False
+    """Fill bins of ``max_length`` tokens with whole records; a micro-batch then counts bins."""
+    group_by_length: bool = False
+    """Records of like length come together: less padding where batches are padded, and ranks that wait less."""
     shuffle: bool = True
     """Draw a new order each epoch, from ``seed``; false keeps the file's order."""
     eval_limit: int | None = None
     """Score only so many held-out records, spread evenly over the file."""
+    task: Task = Task.auto
+    """Which scores the answers get; ``auto`` goes by each record's ``task``."""
     eval_max_new_tokens: int = 64
     """Tokens an answer may have when held-out records are scored."""
 

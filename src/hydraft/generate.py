@@ -10,8 +10,8 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer, logging, set_seed
 
 from hydraft.config import Config, ConfigError, InferConfig, Init, load_config
-from hydraft.data.encode import encode_prompt
-from hydraft.data.formats import Record
+from hydraft.data.encode import prompt_ids
+from hydraft.data.formats import ask
 from hydraft.models.load import load_base, load_tokenizer
 
 
@@ -51,8 +51,8 @@ def _status(folder: Path) -> str:
 def generate(folder: Path, options: InferConfig, out: TextIO = sys.stdout) -> str:
     """Answer ``options.prompt``, streaming to ``out`` as tokens come. Greedy unless ``temperature`` is above 0."""
     model, tokenizer, config = load_run(folder)
-    record: Record = {"instruction": options.prompt, "input": "", "system": options.system}
-    ids = torch.tensor([encode_prompt(record, tokenizer, config.data.template)], device=model.device)  # (1, T)
+    question = ask(options.prompt, options.system)
+    ids = torch.tensor([prompt_ids(question, tokenizer, config.data)], device=model.device)  # (1, T)
     sampled = options.temperature > 0
     settings = GenerationConfig(
         max_new_tokens=options.max_new_tokens,

@@ -1,19 +1,21 @@
-"""Scores on held-out records: loss, exact match, accuracy. Every rank scores its share.
+"""Scores on held-out records: loss, and answers held against their references. Every rank scores its share.
 
 Shapes: B records of a batch, T tokens, V vocabulary.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from hydraft.config import DataConfig
-from hydraft.data.batch import Collator
-from hydraft.data.encode import IGNORE, Example, encode_prompt
-from hydraft.data.formats import Record
+from hydraft.config import DataConfig, Task
+from hydraft.data.batch import Padded
+from hydraft.data.encode import IGNORE, Example, encode, prompt_ids
+from hydraft.data.formats import Conversation
 
 Scores = dict[str, float]
 Batch = list[tuple[int, list[int]]]
@@ -22,28 +24,48 @@ Batch = list[tuple[int, list[int]]]
 BATCH_SIZE = 32
 
 
-def spread(records: list[Record], limit: int | None) -> list[Record]:
-    """``limit`` of the records, evenly over the file; all of them for None."""
-    if limit is None or limit >= len(records):
-        return records
-    return [records[index * len(records) // limit] for index in range(limit)]
+@dataclass
+class HeldOut:
+    """Records to score a model on, before, during and after training."""
+
+    conversations: list[Conversation]
+    tokenizer: PreTrainedTokenizerBase
+    data: DataConfig
+    device: torch.device
+    micro_batch_size: int
+    """Records at a time when the loss is taken: what training fits, this fits."""
+
+    def __post_init__(self) -> None:
+        self.examples, _ = encode(self.conversations, self.tokenizer, self.data)
+        self.asked = [conversation for conversation in self.conversations if conversation.plain is None]
+        """Those that ask something."""
+
+    def score(self, model: torch.nn.Module, done: Callable[[int], None] = lambda count: None) -> Scores:
+        """Held-out loss of all records and scores of the answers; every rank must ask, and all get the same."""
+        if not self.conversations:
+            return {}
+        model.eval()
+        pad = int(self.tokenizer.pad_token_id)
+        scores = {"loss": held_out_loss(model, self.examples, pad, self.device, self.micro_batch_size)}
+        if self.asked:
+            predictions = answers(model, self.tokenizer, self.asked, self.data, self.device, done)
+            scores |= score(self.asked, predictions, self.data.task)
+        model.train()
+        return scores
 
 
 @torch.no_grad()
 def held_out_loss(
     model: torch.nn.Module, examples: list[Example], pad_id: int, device: torch.device, batch_size: int
 ) -> float:
-    """Mean cross-entropy of the trained tokens of ``examples``, each token weighing the same, in nats.
-
-    ``batch_size`` records at a time on each rank: what training fits, this fits.
-    """
-    collate = Collator(pad_id)
+    """Mean cross-entropy of the trained tokens of ``examples``, each token weighing the same, in nats."""
+    collate = Padded(pad_id)
     rank, world = dist.get_rank(), dist.get_world_size()
     total = torch.zeros(2, dtype=torch.float64, device=device)
     blank: Example = {"input_ids": [pad_id], "labels": [IGNORE]}
     for start in range(0, len(examples), batch_size * world):
         mine = examples[start + rank : start + batch_size * world : world] or [blank]
-        batch = {key: value.to(device) for key, value in collate(mine).items()}
+        batch = {key: value.to(device) for key, value in collate([mine]).items()}
         labels = batch.pop("labels")[:, 1:]  # (B, T - 1)
         logits = model(**batch).logits[:, :-1].float()  # (B, T - 1, V)
         loss = torch.nn.functional.cross_entropy(
@@ -58,18 +80,18 @@ def held_out_loss(
 def answers(
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    records: list[Record],
+    conversations: list[Conversation],
     data: DataConfig,
     device: torch.device,
     done: Callable[[int], None] = lambda count: None,
 ) -> list[str]:
-    """Greedy answers to every record, gathered over the ranks; ``done(n)`` is told as n more are ready.
+    """Greedy answers to every conversation's last question, gathered over the ranks; ``done(n)`` as n more are ready.
 
     ZeRO-3 gathers weights in every forward pass, so all ranks make the same number of ``generate`` calls.
     """
     world = dist.get_world_size()
-    prompts = [encode_prompt(record, tokenizer, data.template)[-data.max_length :] for record in records]
-    by_length = sorted(range(len(records)), key=lambda index: len(prompts[index]))
+    prompts = [prompt_ids(conversation, tokenizer, data)[-data.max_length :] for conversation in conversations]
+    by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     chunks = [by_length[start : start + BATCH_SIZE] for start in range(0, len(by_length), BATCH_SIZE)]
     chunks += [chunks[-1]] * (-len(chunks) % world)  # the same again, where ranks would run out
     found: dict[int, str] = {}
@@ -82,7 +104,7 @@ def answers(
     merged: dict[int, str] = {}
     for share in shares:
         merged |= share
-    return [merged[index] for index in range(len(records))]
+    return [merged[index] for index in range(len(conversations))]
 
 
 def _generate(
@@ -100,26 +122,72 @@ def _generate(
     return {index: text for (index, _), text in zip(batch, texts, strict=True)}
 
 
-def score(records: list[Record], predictions: list[str]) -> Scores:
-    """Exact match over all records and for each ``task``; accuracy for the classification task ``sentiment``.
+def score(conversations: list[Conversation], predictions: list[str], task: Task = Task.auto) -> Scores:
+    """Scores of the answers, over all and for each task.
 
-    Exact match compares the stripped texts. A prediction is a class if it names that class and no other; an answer that
-    names none is wrong.
+    * all: exact match of the stripped texts
+    * sentiment: accuracy; an answer is a class if it names that class and no other
+    * summary and general: character BLEU-4 and ROUGE-1/2/L over jieba's words (F-measure)
+    * any other task: exact match
+
+    An empty answer is wrong in every score. ``task`` other than ``auto`` stands for every record's own.
     """
-    pairs = list(zip(records, predictions, strict=True))
-    scores = {"exact_match": _share([_matches(record, text) for record, text in pairs])}
-    for task in sorted({record["task"] for record in records if "task" in record}):
-        of_task = [(record, text) for record, text in pairs if record.get("task") == task]
-        scores[f"{task}_exact_match"] = _share([_matches(record, text) for record, text in of_task])
-        if task == "sentiment":
-            classes = {record["output"] for record, _ in of_task}
-            named = [{name for name in classes if name in text} == {record["output"]} for record, text in of_task]
-            scores["sentiment_accuracy"] = _share(named)
+    pairs = list(zip(conversations, predictions, strict=True))
+    scores = {"exact_match": _share([_matches(asked, text) for asked, text in pairs])}
+    tasks: dict[str, list[tuple[Conversation, str]]] = {}
+    for asked, text in pairs:
+        name = asked.task if task is Task.auto else task.value
+        if name:
+            tasks.setdefault(name, []).append((asked, text))
+    for name, members in sorted(tasks.items()):
+        references, texts = [asked.reference for asked, _ in members], [text for _, text in members]
+        if name == "sentiment":
+            scores["sentiment_accuracy"] = accuracy(references, texts)
+        else:
+            scores[f"{name}_exact_match"] = _share([_matches(asked, text) for asked, text in members])
+        if name in ("summary", "general"):
+            scores[f"{name}_bleu4"] = character_bleu(references, texts)
+            scores |= {f"{name}_{kind}": value for kind, value in rouge(references, texts).items()}
     return scores
 
 
-def _matches(record: Record, text: str) -> bool:
-    return text.strip() == str(record["output"]).strip()
+def accuracy(references: list[str], predictions: list[str]) -> float:
+    """Share of predictions that name their reference's class and no other class of the references."""
+    classes = set(references)
+    return _share([{c for c in classes if c in text} == {right} for right, text in zip(references, predictions, strict=True)])
+
+
+def character_bleu(references: list[str], predictions: list[str]) -> float:
+    """Corpus BLEU-4 over characters (Papineni et al. 2002), as sacrebleu computes it, from 0 to 1."""
+    from sacrebleu.metrics import BLEU
+
+    bleu = BLEU(tokenize="char", force=True)
+    return float(bleu.corpus_score([text.strip() for text in predictions], [references]).score) / 100
+
+
+def rouge(references: list[str], predictions: list[str]) -> Scores:
+    """Mean F-measure of ROUGE-1, -2 and -L (Lin 2004) over the words jieba cuts, as rouge-score computes it."""
+    scorer = _rouge_scorer()
+    rows = [scorer.score(right, text) for right, text in zip(references, predictions, strict=True)]
+    return {kind.lower(): sum(row[kind].fmeasure for row in rows) / len(rows) for kind in ("rouge1", "rouge2", "rougeL")}
+
+
+@cache
+def _rouge_scorer() -> Any:
+    import jieba
+    from rouge_score.rouge_scorer import RougeScorer
+
+    jieba.setLogLevel(60)  # it announces that it reads its dictionary
+
+    class Words:
+        def tokenize(self, text: str) -> list[str]:
+            return [word for word in jieba.cut(text) if word.strip()]
+
+    return RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=Words())
+
+
+def _matches(asked: Conversation, text: str) -> bool:
+    return text.strip() == asked.reference.strip()
 
 
 def _share(hits: list[bool]) -> float:

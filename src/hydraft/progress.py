@@ -67,6 +67,11 @@ class Screen:
             if line and not self.console.is_terminal:
                 self.say(f"{self.name} {bar.fields['count']}  {note}")
 
+    @property
+    def completed(self) -> int:
+        """Parts of this phase that are done."""
+        return int(self.progress.tasks[-1].completed)
+
     def table(self, title: str, head: list[str], rows: list[list[str]]) -> None:
         """The closing table."""
         drawn = Table(title=title, title_justify="left")

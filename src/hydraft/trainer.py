@@ -11,8 +11,12 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from hydraft.config import Config, Offload, Precision
-from hydraft.data.batch import Collator, EpochOrder, Examples
+from hydraft.data.batch import EpochOrder, Examples, collator
 from hydraft.zero import deepspeed_config
+
+
+WINDOW = 16
+"""Global batches over which records of like length are brought together."""
 
 
 def training_arguments(config: Config, folder: Path) -> TrainingArguments:
@@ -63,24 +67,28 @@ class RunTrainer(Trainer):
         config: Config,
         model: torch.nn.Module,
         examples: Examples,
+        lengths: list[int],
         tokenizer: PreTrainedTokenizerBase,
         **rest: Any,
     ) -> None:
+        """``lengths``: tokens of each item of ``examples``."""
         self.config = config
+        self.lengths = lengths
         self.tokens = 0
         """Tokens this rank has taken through the model, padding apart."""
         super().__init__(
             model=model,
             train_dataset=examples,
             processing_class=tokenizer,
-            data_collator=Collator(int(tokenizer.pad_token_id)),
+            data_collator=collator(config.data, int(tokenizer.pad_token_id)),
             **rest,
         )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         c = self.config
-        size = len(self.train_dataset)  # type: ignore[arg-type]
-        return EpochOrder(size, c.train.micro_batch_size * c.world_size, c.seed, c.data.shuffle)
+        lengths = self.lengths if c.data.group_by_length else None
+        multiple, window = c.train.micro_batch_size * c.world_size, WINDOW * c.global_batch_size
+        return EpochOrder(len(self.lengths), multiple, c.seed, c.data.shuffle, lengths, window)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """torch's AdamW, or DeepSpeed's CPU one over the same parameter groups."""
@@ -117,7 +125,8 @@ class RunTrainer(Trainer):
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """The Trainer's, counted."""
-        self.tokens += int(inputs["attention_mask"].sum())
+        mask = inputs.get("attention_mask")
+        self.tokens += inputs["input_ids"].numel() if mask is None else int(mask.sum())
         return super().training_step(model, inputs, num_items_in_batch)
 
     def all_tokens(self) -> int:

@@ -13,10 +13,9 @@ import transformers
 from transformers import TrainerCallback
 
 from hydraft import checkpoint, metrics, plan, report, rundir
-from hydraft.config import Config, Save, load_config
-from hydraft.data.batch import Examples
-from hydraft.data.encode import Example, encode
-from hydraft.data.formats import Record, load_records
+from hydraft.config import Config, LoraMethod, Save, load_config
+from hydraft.data import cache, sources
+from hydraft.data.batch import Examples, pack
 from hydraft.models.load import load_tokenizer, load_trainable, trainable
 from hydraft.progress import Screen
 from hydraft.reporter import Reporter
@@ -47,103 +46,87 @@ class _ScoreFirst(TrainerCallback):
 
 
 def _train(config: Config, folder: Path, screen: Screen) -> None:
-    started = time.perf_counter()
     screen.phase("starting")
     arguments = training_arguments(config, folder)  # before the model: ZeRO-3 shards it as it loads
     rank = dist.get_rank()
     tokenizer = load_tokenizer(config.model)
-    examples, cut = encode(load_records(config.data.train, "data.train"), tokenizer, config.data)
-    if cut.records:
-        screen.say(f"data.max_length={config.data.max_length}: {cut}")
+    examples, lengths, encoded = _examples(config, tokenizer, screen)
     screen.phase("loading the model")
     model = load_trainable(config)
-    trained = trainable(model)
-    first = checkpoint.gather(model, trained) if config.lora.method.value == "pissa" else None
+    first = checkpoint.gather(model, trainable(model)) if config.lora.method is LoraMethod.pissa else None
     tracker = make_tracker(config, folder, rank)
-
-    held_out = (
-        metrics.spread(load_records(config.data.eval, "data.eval"), config.data.eval_limit) if config.data.eval else []
+    held_out = metrics.HeldOut(
+        sources.held_out(config.data), tokenizer, config.data, arguments.device, config.train.micro_batch_size
     )
-    held_out_examples, _ = encode(held_out, tokenizer, config.data)
 
     def save_epoch(step: int) -> None:
         checkpoint.save(model, tokenizer, folder / "checkpoints" / f"step-{step:06d}", first)
 
-    reporter = Reporter(folder, rank, screen, tracker, save_epoch if config.train.save is Save.epoch else None)
-
     def score(when: str, step: int) -> metrics.Scores:
-        scores = _score(model, tokenizer, held_out, held_out_examples, config, screen, f"scoring {when}")
+        screen.phase(f"scoring {when}", len(held_out.asked))
+        scores = held_out.score(model, screen.advance)
         if scores:
             reporter.write(step, {f"eval_{name}": value for name, value in scores.items()})
         return scores
 
+    reporter = Reporter(folder, rank, screen, tracker, save_epoch if config.train.save is Save.epoch else None)
     before = _ScoreFirst(score)
-    trainer = RunTrainer(
-        config, model, Examples(examples, int(tokenizer.pad_token_id)), tokenizer, args=arguments,
-        callbacks=[before, reporter],
-    )  # fmt: skip
+    trainer = RunTrainer(config, model, examples, lengths, tokenizer, args=arguments, callbacks=[before, reporter])
     trainer.remove_callback(transformers.PrinterCallback)
+    started = time.perf_counter()
     output = trainer.train()
-    seconds = time.perf_counter() - started
     after = score("after training", trainer.state.global_step)
+    seconds = time.perf_counter() - started
     screen.phase("saving")
-    adapted = config.lora.method.value != "none"
-    target = folder / ("adapter" if adapted else "model")
+    target = folder / ("model" if config.lora.method is LoraMethod.none else "adapter")
     checkpoint.save(model, tokenizer, target, first)
-    checkpoint.write_probe(model, tokenizer, examples[0]["input_ids"][:64], target)
-    tokens = trainer.all_tokens()
-    peak = torch.tensor([_peak_memory()], device=arguments.device)
-    dist.all_reduce(peak, op=dist.ReduceOp.MAX)
-    if rank != 0:
-        return
+    checkpoint.write_probe(model, tokenizer, encoded[0]["input_ids"][:64], target)
     result = {
         "objective": after.get("loss", output.training_loss),
         "train_loss": output.training_loss,
         "before": before.scores,
         "after": after,
         "steps": trainer.state.global_step,
-        "tokens": tokens,
+        "tokens": trainer.all_tokens(),
         "train_seconds": output.metrics["train_runtime"],
-        "peak_memory_bytes": int(peak),
-        "trained_parameters": sum(getattr(p, "ds_numel", p.numel()) for p in trained.values()),
-        "truncated": {"records": cut.records, "prompt_tokens": cut.prompt_tokens, "answer_tokens": cut.answer_tokens},
+        "peak_memory_bytes": _peak_memory(arguments.device),
+        "trained_parameters": sum(getattr(p, "ds_numel", p.numel()) for p in trainable(model).values()),
+        "truncated": vars(encoded.truncation),
     }
-    rundir.write_json(folder / "result.json", result)
-    report.draw_loss(folder, plan.headline(config))
-    tracker.finish({"objective": result["objective"], **{f"after/{k}": v for k, v in after.items()}})
-    _close(screen, folder, result, seconds)
+    if rank == 0:
+        rundir.write_json(folder / "result.json", result)
+        report.draw_loss(folder, plan.headline(config))
+        tracker.finish({"objective": result["objective"], **{f"after/{k}": v for k, v in after.items()}})
+        _close(screen, folder, result, seconds)
 
 
-def _score(
-    model: Any,
-    tokenizer: Any,
-    records: list[Record],
-    examples: list[Example],
-    config: Config,
-    screen: Screen,
-    name: str,
-) -> metrics.Scores:
-    """Held-out loss of all records, and scores of the answers to those that ask something."""
-    if not records:
-        return {}
-    model.eval()
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    asked = [record for record in records if "text" not in record]
-    screen.phase(name, len(asked))
-    size = config.train.micro_batch_size
-    scores = {"loss": metrics.held_out_loss(model, examples, tokenizer.pad_token_id, device, size)}
-    if asked:
-        predictions = metrics.answers(model, tokenizer, asked, config.data, device, screen.advance)
-        scores |= metrics.score(asked, predictions)
-    model.train()
-    return scores
+def _examples(config: Config, tokenizer: Any, screen: Screen) -> tuple[Examples, list[int], cache.Encoded]:
+    """The run's training items, the tokens of each, and the encoded records behind them."""
+
+    def encoding(done: int, total: int) -> None:
+        if screen.name != "encoding":
+            screen.phase("encoding", total)
+        screen.advance(done - screen.completed)
+
+    first_here = int(os.environ["LOCAL_RANK"]) == 0
+    encoded = cache.training(config.data, config.seed, tokenizer, first_here, encoding)
+    if encoded.truncation.records:
+        screen.say(f"data.max_length={config.data.max_length}: {encoded.truncation}")
+    pad = int(tokenizer.pad_token_id)
+    if not config.data.packing:
+        return Examples(encoded, pad), encoded.lengths, encoded
+    bins = pack(encoded.lengths, config.data.max_length)
+    full = sum(encoded.lengths) / (len(bins) * config.data.max_length)
+    screen.say(f"data.packing: {len(encoded):,} records in {len(bins):,} bins, {full:.0%} full")
+    return Examples(encoded, pad, bins), [sum(encoded.lengths[i] for i in members) for members in bins], encoded
 
 
-def _peak_memory() -> int:
-    """Bytes: the card's peak with CUDA, otherwise this process's resident peak."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return int(psutil.Process().memory_info().rss)
+def _peak_memory(device: torch.device) -> int:
+    """Bytes, of the rank that has most: the card's peak with CUDA, otherwise the process's resident memory."""
+    mine = torch.cuda.max_memory_allocated() if device.type == "cuda" else psutil.Process().memory_info().rss
+    peak = torch.tensor([mine], device=device)
+    dist.all_reduce(peak, op=dist.ReduceOp.MAX)
+    return int(peak)
 
 
 def _close(screen: Screen, folder: Path, result: dict[str, Any], seconds: float) -> None:

@@ -1,15 +1,20 @@
-"""Records to tokens and labels. Only what the model is to say is trained: the answer and its end, never the prompt.
+"""Conversations to tokens and labels. Only what the model is to say is trained: answers and their end, never a prompt.
+
+A conversation is rendered as pieces of text, each trained or not. The pieces are joined and tokenised as one string where that keeps every
+boundary between them, as generation would see it; where a merge crosses a boundary they are tokenised one by one. (A mask over
+the characters of one string is wrong for tokenizers with byte fallback, whose tokens may be parts of a character.)
 
 Shapes: T tokens of one record.
 """
 
 from dataclasses import dataclass
-from typing import TypedDict
+from itertools import accumulate
+from typing import NamedTuple, TypedDict
 
 from transformers import PreTrainedTokenizerBase
 
-from hydraft.config import ConfigError, DataConfig
-from hydraft.data.formats import Record
+from hydraft.config import ConfigError, DataConfig, TrainOn
+from hydraft.data.formats import Conversation, Turn
 
 IGNORE = -100
 """A label that torch's cross-entropy passes over."""
@@ -22,6 +27,13 @@ class Example(TypedDict):
     labels: list[int]  # (T,): the same ids where trained, IGNORE elsewhere
 
 
+class Piece(NamedTuple):
+    """A part of a rendered conversation."""
+
+    text: str
+    trained: bool
+
+
 @dataclass(frozen=True)
 class Truncation:
     """What ``data.max_length`` cut away, over all records."""
@@ -29,96 +41,182 @@ class Truncation:
     records: int = 0
     """Records that were longer."""
     prompt_tokens: int = 0
-    """Tokens cut from the middle of prompts."""
+    """Untrained tokens cut, from the middle of what leads to the last answer."""
     answer_tokens: int = 0
-    """Tokens cut from the end of answers (the end-of-sequence token with them)."""
+    """Trained tokens cut, from the end of the last answer (the end-of-sequence token with them)."""
+
+    def __add__(self, other: "Truncation") -> "Truncation":
+        return Truncation(
+            self.records + other.records,
+            self.prompt_tokens + other.prompt_tokens,
+            self.answer_tokens + other.answer_tokens,
+        )
 
     def __str__(self) -> str:
         return f"{self.records} records cut: {self.prompt_tokens} prompt and {self.answer_tokens} answer tokens"
 
 
 def encode(
-    records: list[Record], tokenizer: PreTrainedTokenizerBase, data: DataConfig
+    conversations: list[Conversation], tokenizer: PreTrainedTokenizerBase, data: DataConfig
 ) -> tuple[list[Example], Truncation]:
-    """Tokens and labels of every record.
-
-    Prompt and answer are tokenised apart, so that the boundary is the one generation sees.
+    """Tokens and labels of every conversation.
 
     Raises:
         ConfigError: the tokenizer has no end-of-sequence token, or no chat template where one is asked for.
     """
     if tokenizer.eos_token_id is None:
         raise ConfigError("model.path: its tokenizer has no end-of-sequence token, so no answer could learn to end")
-    examples = []
-    records_cut = prompt_cut = answer_cut = 0
-    for record in records:
-        prompt, answer = split(record, tokenizer, data.template)
-        kept_prompt, kept_answer = truncate(prompt, answer, data.max_length)
-        examples.append(_example(kept_prompt, kept_answer))
-        records_cut += len(kept_prompt) + len(kept_answer) < len(prompt) + len(answer)
-        prompt_cut += len(prompt) - len(kept_prompt)
-        answer_cut += len(answer) - len(kept_answer)
-    return examples, Truncation(records_cut, prompt_cut, answer_cut)
+    examples, cut = [], Truncation()
+    for conversation in conversations:
+        for example in encode_one(conversation, tokenizer, data):
+            kept, lost = truncate(example, data.max_length)
+            examples.append(kept)
+            cut += lost
+    return examples, cut
 
 
-def split(record: Record, tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[list[int], list[int]]:
-    """The ids of a record's prompt and of what is trained: its answer and the end-of-sequence token."""
-    eos = int(tokenizer.eos_token_id)
-    if "text" in record:
-        return [], [*_ids(tokenizer, record["text"]), eos]
-    return encode_prompt(record, tokenizer, template), [*_ids(tokenizer, record["output"]), eos]
+def encode_one(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> list[Example]:
+    """The examples of one conversation: one, or one an answer where the template shows earlier answers in another way.
 
-
-def encode_prompt(record: Record, tokenizer: PreTrainedTokenizerBase, template: str) -> list[int]:
-    """The ids that ask for an answer: the chat template's, up to where the assistant speaks, or the plain prompt's."""
-    if template == "chat":
-        return chat_prompt(tokenizer, user_text(record), record.get("system"))
-    prompt = template.format(instruction=record["instruction"], input=record.get("input", ""))
-    return list(tokenizer(prompt)["input_ids"])
-
-
-def user_text(record: Record) -> str:
-    """Instruction and input as one turn, a line each; without input, the instruction alone."""
-    return "\n".join(part for part in (record["instruction"], record.get("input", "")) if part)
-
-
-def chat_prompt(tokenizer: PreTrainedTokenizerBase, user: str, system: str | None = None) -> list[int]:
-    """The ids of a chat's first turn, ending where the answer begins.
-
-    Raises:
-        ConfigError: the tokenizer has no chat template.
+    Qwen3's template is of that kind: it takes the thinking out of every answer but the last.
     """
+    if conversation.plain is not None:
+        text = _begin(tokenizer) + conversation.plain + str(tokenizer.eos_token)
+        return [tokens([Piece(text, True)], tokenizer)]
+    whole = render(conversation.turns, tokenizer, data)
+    if whole is not None:
+        return [tokens(whole, tokenizer)]
+    ends = [index for index, turn in enumerate(conversation.turns, 1) if turn.role == "assistant"]
+    examples = []
+    for end in ends if data.train_on is TrainOn.all else ends[-1:]:
+        pieces = _last_answer(conversation.turns[:end], tokenizer, data)
+        examples.append(tokens(pieces, tokenizer))
+    return examples
+
+
+def prompt_ids(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> list[int]:
+    """The ids that ask for the last answer, ending where it begins."""
+    return _ids(tokenizer, _prompt(conversation.asked, tokenizer, data.template))
+
+
+def render(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> list[Piece] | None:
+    """The pieces of a conversation; None if its rendering does not grow turn by turn."""
+    pieces: list[Piece] = []
+    text = ""
+    for index, turn in enumerate(turns):
+        if turn.role != "assistant":
+            continue
+        asked = _prompt(turns[:index], tokenizer, data.template)
+        answered = _answered(turns[: index + 1], asked, tokenizer, data.template)
+        if not asked.startswith(text) or not answered.startswith(asked):
+            return None
+        pieces.append(Piece(asked[len(text) :], False))
+        pieces.append(Piece(answered[len(asked) :], data.train_on is TrainOn.all or index == len(turns) - 1))
+        text = answered
+    return pieces
+
+
+def _last_answer(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> list[Piece]:
+    asked = _prompt(turns[:-1], tokenizer, data.template)
+    answered = _answered(turns, asked, tokenizer, data.template)
+    if not answered.startswith(asked):
+        raise ConfigError(
+            "data.template=chat: this model's chat template does not continue its own prompt with the answer; "
+            'give a plain one: data.template="{instruction}\\n{input}\\n"'
+        )
+    return [Piece(asked, False), Piece(answered[len(asked) :], True)]
+
+
+def _prompt(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    """The text up to where the assistant speaks next."""
+    if template == "chat":
+        return _chat(turns, tokenizer, ask=True)
+    eos = str(tokenizer.eos_token)
+    text = _begin(tokenizer)
+    for turn in turns:
+        if turn.role == "user":
+            text += template.format(instruction=turn.content, input=turn.input)
+        else:
+            text += turn.content + ("\n" if turn.role == "system" else eos)
+    return text
+
+
+def _answered(turns: tuple[Turn, ...], asked: str, tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    """``asked`` and the answer, up to and with the end-of-sequence token."""
+    eos = str(tokenizer.eos_token)
+    if template != "chat":
+        return asked + turns[-1].content + eos
+    text = _chat(turns, tokenizer, ask=False)
+    end = text.rfind(eos)
+    if end >= len(asked):
+        return text[: end + len(eos)]  # some templates go on with a line break, which no one needs to learn
+    return text.rstrip("\n") + eos
+
+
+def _chat(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, ask: bool) -> str:
     if not tokenizer.chat_template:
         raise ConfigError(
             "data.template=chat: this model's tokenizer has no chat template; "
             'give a plain one: data.template="{instruction}\\n{input}\\n"'
         )
-    messages = [{"role": "system", "content": system}] if system else []
-    messages.append({"role": "user", "content": user})
-    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
-    return list(ids)
+    messages = [{"role": turn.role, "content": turn.text} for turn in turns]
+    try:
+        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=ask, tokenize=False))
+    except Exception as error:  # jinja raises what the template's author wrote
+        raise ConfigError(f"data.template=chat: this model's chat template refuses a record: {error}") from error
 
 
-def truncate(prompt: list[int], answer: list[int], max_length: int) -> tuple[list[int], list[int]]:
-    """Fit a record into ``max_length`` tokens without losing its answer.
-
-    The prompt gives way first, from its middle (its ends hold the instruction and the turn markers), down to a quarter
-    of the length; only then does the answer lose its end.
-    """
-    excess = len(prompt) + len(answer) - max_length
-    if excess <= 0:
-        return prompt, answer
-    keep = max(len(prompt) - excess, min(len(prompt), max_length // 4))
-    head = (keep + 1) // 2
-    prompt = prompt if keep == len(prompt) else prompt[:head] + prompt[len(prompt) - (keep - head) :]
-    return prompt, answer[: max_length - len(prompt)]
-
-
-def _example(prompt: list[int], answer: list[int]) -> Example:
-    labels = [IGNORE] * len(prompt) + answer
+def tokens(pieces: list[Piece], tokenizer: PreTrainedTokenizerBase) -> Example:
+    """Tokens and labels of rendered pieces."""
+    together = _ids(tokenizer, "".join(piece.text for piece in pieces))
+    heads, text = [], ""
+    for piece in pieces[:-1]:
+        text += piece.text
+        heads.append(_ids(tokenizer, text))
+    if all(together[: len(head)] == head for head in heads):
+        ends = [*map(len, heads), len(together)]
+    else:
+        parts = [_ids(tokenizer, piece.text) for piece in pieces]
+        together = [token for part in parts for token in part]
+        ends = list(accumulate(map(len, parts)))
+    labels, start = list(together), 0
+    for piece, end in zip(pieces, ends, strict=True):
+        if not piece.trained:
+            labels[start:end] = [IGNORE] * (end - start)
+        start = end
     if labels:
         labels[0] = IGNORE  # nothing comes before the first token, so nothing predicts it
-    return {"input_ids": prompt + answer, "labels": labels}
+    return {"input_ids": together, "labels": labels}
+
+
+def truncate(example: Example, max_length: int) -> tuple[Example, Truncation]:
+    """Fit an example into ``max_length`` tokens without losing its last answer.
+
+    What leads to the last answer gives way first, from its middle (its ends hold the instruction and the turn markers),
+    down to a quarter of the length; only then does the answer lose its end.
+    """
+    ids, labels = example["input_ids"], example["labels"]
+    excess = len(ids) - max_length
+    if excess <= 0:
+        return example, Truncation()
+    start = len(labels)  # where the last answer begins
+    while start > 0 and labels[start - 1] != IGNORE:
+        start -= 1
+    keep = max(start - excess, min(start, max_length // 4))
+    head = (keep + 1) // 2
+    kept = [*range(head), *range(start - (keep - head), start), *range(start, len(ids))][:max_length]
+    chosen = set(kept)
+    lost = [label for index, label in enumerate(labels) if index not in chosen]
+    trained = sum(label != IGNORE for label in lost)
+    shorter: Example = {"input_ids": [ids[i] for i in kept], "labels": [labels[i] for i in kept]}
+    shorter["labels"][0] = IGNORE
+    return shorter, Truncation(1, len(lost) - trained, trained)
+
+
+def _begin(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The token that this tokenizer puts ahead of plain text, if it does; a chat template has its own."""
+    ahead = tokenizer("")["input_ids"]
+    return str(tokenizer.bos_token) if ahead and ahead[0] == tokenizer.bos_token_id else ""
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -20,6 +20,7 @@ from transformers.utils.quantization_config import QuantizationMethod
 
 from hydraft.config import Config, ConfigError, Init, ModelConfig, Precision, QuantConfig
 from hydraft.lora import adapter
+from hydraft.models import attention
 from hydraft.quant import DTYPES, bits_and_bytes
 
 
@@ -53,6 +54,8 @@ def load_base(model: ModelConfig, quant: QuantConfig, precision: Precision, seed
             quantization_config=bits_and_bytes(quant, precision),
         )
     assert isinstance(loaded, PreTrainedModel)
+    attention.register()
+    loaded.set_attn_implementation(attention.NAME)
     loaded.config.use_cache = False  # training needs none; generation asks for one itself
     return loaded
 

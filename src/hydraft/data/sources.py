@@ -1,0 +1,31 @@
+"""The data section to conversations: one source or several mixed by weight."""
+
+import random
+
+from hydraft.config import DataConfig
+from hydraft.data.formats import Conversation, load
+
+
+def training(data: DataConfig, seed: int) -> list[Conversation]:
+    """All training conversations of a run: ``data.train`` whole, and of each source of ``data.mix`` as its weight says.
+
+    A weight's whole part repeats every record, its fraction draws that share of them, from ``seed``.
+    """
+    conversations = load(data.train, "data.train", data.format)
+    for source, weight in data.mix.items():
+        more = load(source, "data.mix", data.format)
+        whole, part = divmod(weight, 1)
+        drawn = random.Random(f"{seed} {source}").sample(range(len(more)), round(part * len(more)))
+        conversations += more * int(whole) + [more[index] for index in sorted(drawn)]
+    return conversations
+
+
+def held_out(data: DataConfig) -> list[Conversation]:
+    """The conversations that are scored and never trained on; none without ``data.eval``."""
+    if data.eval is None:
+        return []
+    conversations = load(data.eval, "data.eval", data.format)
+    limit = data.eval_limit
+    if limit is None or limit >= len(conversations):
+        return conversations
+    return [conversations[index * len(conversations) // limit] for index in range(limit)]
