@@ -103,7 +103,7 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
         "after": after,
         "steps": trainer.state.global_step,
         "tokens": tokens,
-        "train_seconds": output.metrics["train_runtime"],
+        "train_seconds": reporter.seconds,
         "peak_memory_bytes": int(peak),
         "trained_parameters": sum(getattr(p, "ds_numel", p.numel()) for p in trained.values()),
         "truncated": {"records": cut.records, "prompt_tokens": cut.prompt_tokens, "answer_tokens": cut.answer_tokens},
