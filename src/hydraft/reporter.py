@@ -25,7 +25,9 @@ class Reporter(TrainerCallback):
         self.tracker = tracker
         self.on_epoch = on_epoch
         self.note = ""
-        self.clock = time.perf_counter()
+        self.clock = self.started = time.perf_counter()
+        self.seconds = 0.0
+        """What the optimizer steps took, scoring and saving at the end apart."""
         self.tokens = 0
 
     def write(self, step: int, values: dict[str, Any]) -> None:
@@ -41,7 +43,7 @@ class Reporter(TrainerCallback):
     ) -> None:
         """The bar of the training begins."""
         self.screen.phase("training", state.max_steps)
-        self.clock = time.perf_counter()
+        self.clock = self.started = time.perf_counter()
 
     def on_log(
         self,
@@ -67,6 +69,7 @@ class Reporter(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
         """The bar moves."""
         self.screen.advance()
+        self.seconds = time.perf_counter() - self.started
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
         """A checkpoint, where one is asked for; the last epoch ends in the adapter itself."""

@@ -88,7 +88,7 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
         "after": after,
         "steps": trainer.state.global_step,
         "tokens": trainer.all_tokens(),
-        "train_seconds": output.metrics["train_runtime"],
+        "train_seconds": reporter.seconds,
         "peak_memory_bytes": _peak_memory(arguments.device),
         "trained_parameters": sum(getattr(p, "ds_numel", p.numel()) for p in trainable(model).values()),
         "truncated": vars(encoded.truncation),
