@@ -8,6 +8,7 @@ from pathlib import Path
 
 import peft
 import torch
+from bitsandbytes.nn import Linear4bit
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -53,8 +54,20 @@ def load_base(model: ModelConfig, quant: QuantConfig, precision: Precision, seed
             quantization_config=bits_and_bytes(quant, precision),
         )
     assert isinstance(loaded, PreTrainedModel)
+    _keep_gradients(loaded)
     loaded.config.use_cache = False  # training needs none; generation asks for one itself
     return loaded
+
+
+def _keep_gradients(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights for inference on CPUs with AVX512-BF16.
+
+    One forward pass in eval mode (scoring before training, say) repacks them for good: their scales are rounded to bf16,
+    and no gradient passes through them any more, so that all adapters below the last layer would train on nothing.
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def load_trainable(config: Config) -> PreTrainedModel | peft.PeftModel:
