@@ -74,6 +74,7 @@ def overrides_for(stage: str, ranks: int, quant: str, precision: str, data: Path
         f"train.max_steps={STEPS}",
         "train.learning_rate=1e-3",
         "train.log_every=1",
+        "train.warmup_ratio=0",
         "lora.dropout=0",
     ]
 

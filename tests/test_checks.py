@@ -23,7 +23,7 @@ BREAKS = [  # overrides, hardware, and the rule (counted over both tables) that 
     "train.micro_batch_size=0", "train.gradient_accumulation_steps=0", "train.learning_rate=0", "train.warmup_ratio=1",
     "train.weight_decay=-1", "train.betas=[0.9]", "train.eps=0", "train.max_grad_norm=-1", "train.log_every=0",
     "kernels=unsloth zero=stage3", "kernels=unsloth", "model=chatglm2", "cluster=2x4", "lora=none", "model.init=random",
-    "lora=pissa", "lora=pissa quant=none zero=stage3", "quant=int8 zero=stage3", "zero.stage=0 zero.offload_optimizer=cpu",
+    "model.path=owner/name", "lora=pissa", "lora=pissa quant=none zero=stage3", "quant=int8 zero=stage3", "zero.stage=0 zero.offload_optimizer=cpu",
     "lora=dora zero=stage3", "zero.offload_param=cpu", "train.precision=fp16", "train.precision=bf16", "cluster=1x2",
 ]  # fmt: skip
 ON_A_CARD = {"train.precision=bf16", "cluster=1x2"}
@@ -64,7 +64,7 @@ def test_precision_auto_is_what_the_card_has() -> None:
 
 
 def test_a_model_folder_that_is_not_whole_is_refused(tmp_path: Path) -> None:
-    override = f"model.path={tmp_path}"
+    override = f"model=auto model.path={tmp_path}"
     with pytest.raises(ConfigError, match=r"no config\.json in it"):
         check(compose_unchecked(override), CPU)
     (tmp_path / "config.json").write_text("{}")
@@ -73,4 +73,4 @@ def test_a_model_folder_that_is_not_whole_is_refused(tmp_path: Path) -> None:
     check(compose_unchecked(f"{override} model.init=random lora=none quant=none"), CPU)
     (tmp_path / "model.safetensors").touch()
     check(compose_unchecked(override), CPU)
-    check(compose_unchecked("model.path=owner/name"), CPU)  # the hub's to answer
+    check(compose_unchecked("model=auto model.path=owner/name"), CPU)  # the hub's to answer

@@ -16,7 +16,7 @@ OPTIONS = sorted(
 NEEDS = {  # what an option cannot be without
     "lora=pissa": ["quant=none"],
     "lora=none": ["quant=none"],
-    "model=llama3": [],
+    "model=auto": ["model.path=owner/name"],
 }
 NOT_YET = {"model=chatglm2", "cluster=2x4", "cluster=2x8"}
 

@@ -32,6 +32,8 @@ if quant == "nf4":
 elif quant == "int8":
     options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
 model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **options)
+for module in model.modules():  # bitsandbytes' inference kernel for AVX512-BF16 computes in bf16
+    module.support_avx512bf16_for_cpu = False
 model = PeftModel.from_pretrained(model, adapter).eval()
 with torch.no_grad():
     logits = model(input_ids=torch.tensor([probe["input_ids"]])).logits[0, -1].float()
@@ -185,3 +187,21 @@ def test_wandb_without_a_key_is_offline_and_whole(tmp_path: Path, records: Path)
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert '"objective"' in read.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", ["stage2", "stage3"])
+def test_scoring_before_training_changes_nothing_of_the_training(zero: str, tmp_path: Path, records: Path) -> None:
+    """bitsandbytes repacks 4-bit weights in eval mode on some CPUs, and their gradients are lost from then on."""
+    curves = []
+    for held_out in (str(records), "null"):
+        folder = tmp_path / Path(held_out).stem
+        done = run_script(
+            "train.py", "quant=nf4", f"zero={zero}", f"data.train={records}", f"data.eval={held_out}", "train.max_steps=4",
+            "train.log_every=1", "data.eval_limit=4", "data.eval_max_new_tokens=4", f"hydra.run.dir={folder}",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        curves.append([(line["loss"], line["grad_norm"]) for line in lines if "grad_norm" in line])
+    for scored, plain in zip(*curves, strict=True):
+        assert scored == pytest.approx(plain, rel=1e-5)

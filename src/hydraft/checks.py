@@ -8,8 +8,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydraft.config import Config, ConfigError, InferConfig, Init, Kernels, LoraMethod, Offload, Precision, QuantKind
+from hydraft.config import (
+    ROOT,
+    Config,
+    ConfigError,
+    InferConfig,
+    Init,
+    Kernels,
+    LoraMethod,
+    Offload,
+    Precision,
+    QuantKind,
+)
 from hydraft.hardware import Hardware
+
+TINY = str(ROOT / "src" / "hydraft" / "models" / "tiny")
 
 
 @dataclass(frozen=True)
@@ -72,6 +85,10 @@ COMBINATIONS = [
     _value(
         lambda c: c.cluster.nodes > 1,
         "cluster={c.cluster.nodes}x{c.cluster.ranks_per_node} needs {c.cluster.nodes} machines, and this version starts ranks on one: use cluster=1x{c.cluster.ranks_per_node}",
+    ),
+    _value(
+        lambda c: c.model.name == "tiny" and c.model.init is Init.pretrained and c.model.path != TINY,
+        "model.path={c.model.path}: model=tiny brings training settings that are too hot for any other model: use model=auto model.path={c.model.path}",
     ),
     # A quantised weight has no gradient: bitsandbytes trains adapters only.
     _value(

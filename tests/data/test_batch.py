@@ -1,16 +1,39 @@
-"""An epoch sees every record once, whatever the number of ranks; padding is never trained."""
+"""An epoch sees every record once, whatever the number of ranks; padding is never trained; documents never meet."""
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from hydraft.data.batch import Collator, EpochOrder, Examples
-from hydraft.data.encode import IGNORE
+from hydraft.data.batch import EpochOrder, Examples, Padded, PaddingFree, pack
+from hydraft.data.encode import IGNORE, Example
+from hydraft.models import attention
+
+DOCUMENTS: list[Example] = [
+    {"input_ids": [5, 6, 7, 8], "labels": [IGNORE, IGNORE, 7, 8]},
+    {"input_ids": [9, 10], "labels": [IGNORE, 10]},
+    {"input_ids": [11, 12, 13], "labels": [IGNORE, 12, 13]},
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
+    )
+    loaded = LlamaForCausalLM(shape).eval()
+    attention.register()
+    loaded.set_attn_implementation(attention.NAME)
+    loaded.config.use_cache = False
+    return loaded
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 23])
 @pytest.mark.parametrize(("micro", "ranks"), [(1, 1), (2, 1), (2, 2), (4, 3)])
-def test_an_epoch_is_each_record_once_and_blanks_at_its_end(size: int, micro: int, ranks: int) -> None:
-    order = list(EpochOrder(size, micro * ranks, seed=3, shuffle=True))
+@pytest.mark.parametrize("grouped", [False, True])
+def test_an_epoch_is_each_record_once_and_blanks_at_its_end(size: int, micro: int, ranks: int, grouped: bool) -> None:
+    lengths = [index * 7 % 5 for index in range(size)] if grouped else None
+    order = list(EpochOrder(size, micro * ranks, seed=3, shuffle=True, lengths=lengths, window=8))
     assert sorted(order[:size]) == list(range(size))
     assert all(index >= size for index in order[size:])
     assert len(order) % (micro * ranks) == 0
@@ -25,10 +48,79 @@ def test_the_order_is_that_of_the_seed_and_the_epoch_and_not_of_the_ranks() -> N
     assert list(EpochOrder(5, 2, seed=1, shuffle=False)) == [0, 1, 2, 3, 4, 5]
 
 
+def test_like_lengths_come_together_and_stay_in_their_window() -> None:
+    lengths = [index % 4 for index in range(16)]
+    plain = list(EpochOrder(16, 1, seed=1, shuffle=True))
+    grouped = list(EpochOrder(16, 1, seed=1, shuffle=True, lengths=lengths, window=8))
+    for start in (0, 8):
+        assert sorted(grouped[start : start + 8]) == sorted(plain[start : start + 8])
+        found = [lengths[index] for index in grouped[start : start + 8]]
+        assert found == sorted(found, reverse=True)
+
+
+def test_bins_hold_each_record_once_and_never_too_much() -> None:
+    lengths = [(index * 37) % 90 + 10 for index in range(200)]
+    bins = pack(lengths, 100)
+    assert sorted(index for members in bins for index in members) == list(range(200))
+    assert all(sum(lengths[index] for index in members) <= 100 for members in bins)
+    assert len(bins) <= -(-sum(lengths) // 100) * 11 / 9 + 1  # the bound of the published proof
+    assert pack([60, 50, 40, 30, 20], 100) == [[0, 2], [1, 3, 4]]  # worked out by hand
+
+
 def test_a_batch_is_padded_on_the_right_and_padding_is_masked() -> None:
     examples = Examples([{"input_ids": [5, 6, 7], "labels": [IGNORE, 6, 7]}], pad_id=0)
-    batch = Collator(0)([examples[0], examples[1]])  # the second is a blank
+    batch = Padded(0)([examples[0], examples[1]])  # the second is a blank
     assert batch["input_ids"].tolist() == [[5, 6, 7], [0, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch["labels"].tolist() == [[IGNORE, 6, 7], [IGNORE] * 3]
-    assert batch["labels"].dtype == torch.long
+
+
+def test_a_padding_free_batch_says_where_documents_begin_and_what_is_to_be_said() -> None:
+    batch = PaddingFree()([DOCUMENTS[:2], DOCUMENTS[2:]])
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9, 10, 11, 12, 13]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 0, 1, 0, 1, 2]]
+    assert batch["cu_seq_lens_q"].tolist() == [0, 4, 6, 9]
+    assert batch["logits_to_keep"].tolist() == [1, 2, 4, 6, 7]
+    assert batch["shift_labels"].tolist() == [7, 8, 10, 12, 13]
+
+
+def test_the_loss_without_padding_is_the_loss_with_it(model: LlamaForCausalLM) -> None:
+    """The same to 1e-6, and its gradients to 1e-6 of their norm."""
+    items = [[document] for document in DOCUMENTS]
+    found = []
+    for collate in (Padded(0), PaddingFree()):
+        model.zero_grad()
+        loss = model(**collate(items), num_items_in_batch=torch.tensor(5)).loss
+        loss.backward()
+        found.append((loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
+    (padded, gradient), (free, free_gradient) = found
+    assert free == pytest.approx(float(padded), rel=1e-6)
+    assert (free_gradient - gradient).norm() <= 1e-6 * gradient.norm()
+
+
+def test_no_document_sees_another(model: LlamaForCausalLM) -> None:
+    """With another first document, the logits of the others are the same bits."""
+    other: Example = {"input_ids": [30, 29, 28, 27], "labels": [IGNORE, IGNORE, 28, 27]}
+    with torch.no_grad():
+        before = model(**PaddingFree()([DOCUMENTS])).logits[0]
+        after = model(**PaddingFree()([[other, *DOCUMENTS[1:]]])).logits[0]
+    assert not torch.equal(before[:2], after[:2])
+    assert torch.equal(before[2:], after[2:])
+
+
+def test_a_blank_trains_nothing(model: LlamaForCausalLM) -> None:
+    blank = Examples([], pad_id=0)[0]
+    loss = model(**PaddingFree()([blank]), num_items_in_batch=torch.tensor(5)).loss
+    loss.backward()
+    assert float(loss) == 0
+
+
+def test_a_padded_batch_is_masked_as_ever(model: LlamaForCausalLM) -> None:
+    """Generation pads on the left; the attention for documents must leave that alone."""
+    ids, mask = torch.tensor([[0, 0, 5, 6], [5, 6, 7, 8]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    with torch.no_grad():
+        ours = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=4, do_sample=False, pad_token_id=0)
+        model.set_attn_implementation("sdpa")
+        theirs = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=4, do_sample=False, pad_token_id=0)
+        model.set_attn_implementation(attention.NAME)
+    assert torch.equal(ours, theirs)
