@@ -59,4 +59,6 @@ data: setup ## Write the instruction set again from its generator
 tiny: setup ## Train the embedded model again from random weights (some 15 minutes)
 	@$(PY) data/generate.py --corpus data/tiny_corpus.jsonl
 	@$(PY) data/make_tiny.py --corpus data/tiny_corpus.jsonl outputs/tiny/start
-	@$(PY) train.py experiment=tiny_pretrain $(ARGS)
+	@rm -rf outputs/tiny/run
+	@$(PY) train.py experiment=tiny_pretrain hydra.run.dir=outputs/tiny/run $(ARGS)
+	@$(PY) data/make_tiny.py --publish outputs/tiny/run/model src/hydraft/models/tiny

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 MAX_LENGTH = 512
@@ -59,7 +59,7 @@ def train_tokenizer(corpus: Path, vocabulary: int) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus_texts(corpus), trainer)
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
         eos_token=END,
@@ -95,11 +95,22 @@ def model_config(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> LlamaCo
     )
 
 
+def publish(trained: Path, folder: Path) -> None:
+    """Copy a trained model to where it ships from, its weights rounded to bf16 (4,000,000 bytes at the most)."""
+    model = AutoModelForCausalLM.from_pretrained(trained, dtype="bfloat16")
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(trained).save_pretrained(folder)
+    size = (folder / "model.safetensors").stat().st_size
+    assert size <= 4_000_000, f"{size:,} bytes"
+    print(f"{folder}: {model.num_parameters():,} parameters, {size:,} bytes")
+
+
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder to write")
-    parser.add_argument("--corpus", type=Path, required=True, help="corpus of JSON lines to train the tokenizer on")
+    parser.add_argument("--corpus", type=Path, help="corpus of JSON lines to train the tokenizer on")
+    parser.add_argument("--publish", type=Path, help="write this trained model there in bf16, and nothing else")
     parser.add_argument("--vocabulary", type=int, default=3072, help="number of tokens, special ones included")
     return parser.parse_args()
 
@@ -107,10 +118,13 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Write the folder."""
     options = parse_arguments()
+    if options.publish:
+        publish(options.publish, options.folder)
+        return
     tokenizer = train_tokenizer(options.corpus, options.vocabulary)
     tokenizer.save_pretrained(options.folder)
     model_config(tokenizer, options.vocabulary).save_pretrained(options.folder)
-    generation = GenerationConfig(  # type: ignore[no-untyped-call]
+    generation = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False, max_new_tokens=64
     )
     generation.save_pretrained(options.folder)

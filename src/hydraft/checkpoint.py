@@ -50,7 +50,9 @@ def save(
                 _write_adapter(model, tensors, staging, first)
             else:
                 assert isinstance(model, PreTrainedModel)
+                model.config.use_cache = True  # off in training alone
                 model.save_pretrained(staging, state_dict=tensors)
+                model.config.use_cache = False
             tokenizer.save_pretrained(staging)
     dist.barrier()
 
