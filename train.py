@@ -1,5 +1,6 @@
 """Train: python train.py [group=option …] [key=value …]. See python train.py --help, and conf/."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -26,6 +27,9 @@ def train(composed: DictConfig) -> float | None:
     priced = plan.make_plan(config, records)
     if config.mode is Mode.plan:
         plan.show(config, priced)
+        return None
+    if config.mode is Mode.preview:
+        importlib.import_module("hydraft.preview").show(config)  # torch, only here
         return None
     folder = cli.output_folder()
     rundir.create(folder, config, priced, machine)

@@ -21,6 +21,7 @@ class ConfigError(ValueError):
 class Mode(Enum):
     train = "train"
     plan = "plan"
+    preview = "preview"
 
 
 class Init(Enum):
@@ -258,7 +259,7 @@ class Config:
     """A training run."""
 
     mode: Mode = Mode.train
-    """``train`` it, or show its ``plan``."""
+    """``train`` it, show its ``plan``, or ``preview`` its data as the model would see it."""
     seed: int = 42
     """Seeds the order of records, the adapter's first weights and dropout."""
     kernels: Kernels = Kernels.torch

@@ -1,0 +1,169 @@
+"""Samples a second of a training step, against transformers' Trainer as it comes, on the same records in the same run.
+
+    python bench/throughput.py [--records FILE] [--steps 60] [--rounds 3]
+
+A Llama of 31 M parameters with random weights, LoRA r 8 on q, k, v, o, batch 4, at most 512 tokens. Each variant is a process of
+its own; the variants take turns (A B C A B C …) and the medians are printed.
+
+* recipe: transformers' Trainer, every record padded to 512 tokens
+* trainer: transformers' Trainer, dynamic padding (the baseline)
+* hydraft: padding-free batches, logits only where a label is
+* hydraft-bf16: the same with the frozen base in bf16 and the adapter in fp32
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+VARIANTS = ("recipe", "trainer", "hydraft", "hydraft-bf16")
+BATCH, LENGTH = 4, 512
+
+
+def build(folder: Path) -> None:
+    """The model of every variant, once."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "src/hydraft/models/tiny")
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=8192, hidden_size=512, intermediate_size=1408, num_hidden_layers=8, num_attention_heads=8,
+        num_key_value_heads=8, max_position_embeddings=2048, tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(shape).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def measure(variant: str, model_folder: Path, records: Path, steps: int) -> dict[str, Any]:
+    """Train ``steps`` steps in this process; samples and tokens a second, the losses, and peak memory in bytes."""
+    import resource
+
+    import peft
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainerCallback, TrainingArguments
+
+    sys.path.insert(0, str(ROOT))
+    from bench.equivalence import compose_run
+    from hydraft.data.batch import Examples, Padded, PaddingFree
+    from hydraft.data.encode import encode
+    from hydraft.data.formats import load
+    from hydraft.models import attention
+
+    config = compose_run([f"data.max_length={LENGTH}"])
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    examples, _ = encode(load(str(records), "records")[:1000], tokenizer, config.data)
+    ours = variant.startswith("hydraft")
+    dtype = torch.bfloat16 if variant.endswith("bf16") else torch.float32
+    base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=dtype)
+    base.config.use_cache = False
+    pad = int(tokenizer.pad_token_id)
+    collate: Any = Padded(pad)
+    if ours:
+        attention.register()
+        base.set_attn_implementation(attention.NAME)
+        collate = PaddingFree()
+    elif variant == "recipe":
+        collate = _padded_to(LENGTH, pad)
+    torch.manual_seed(0)
+    lora = peft.LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], task_type="CAUSAL_LM")
+    model = peft.get_peft_model(base, lora)  # the adapter stays fp32 over a bf16 base
+    clock: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            clock.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = TrainingArguments(
+            output_dir=scratch, use_cpu=True, per_device_train_batch_size=BATCH, max_steps=steps, learning_rate=1e-4,
+            lr_scheduler_type="constant", logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True,
+            remove_unused_columns=False, dataloader_pin_memory=False, seed=0,
+        )  # fmt: skip
+        trainer = Trainer(
+            model=model, args=arguments, train_dataset=Examples(examples, pad), data_collator=collate, callbacks=[Clock()]
+        )
+        trainer.train()
+    seconds = clock[-1] - clock[4]  # the first steps warm up
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {
+        "samples": BATCH * (steps - 5) / seconds,
+        "losses": losses,
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "tokens": statistics.mean(len(example["input_ids"]) for example in examples),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def _padded_to(length: int, pad: int) -> Any:
+    from hydraft.data.batch import Padded
+    from hydraft.data.encode import IGNORE, Example
+
+    def collate(items: list[list[Example]]) -> Any:
+        ruler: Example = {"input_ids": [pad] * length, "labels": [IGNORE] * length}
+        return {key: value[:-1] for key, value in Padded(pad)([*items, [ruler]]).items()}
+
+    return collate
+
+
+def matmul_rate() -> float:
+    """FLOP/s of a 1024 x 1024 fp32 matrix product here: the best of several."""
+    import torch
+
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    best = float("inf")
+    for _ in range(20):
+        start = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - start)
+    return 2 * 1024**3 / best
+
+
+def main() -> None:
+    """Take turns and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=Path, default=ROOT / "data/zh_tasks.train.json")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.variant:
+        print(json.dumps(measure(options.variant, options.model, options.records, options.steps)))
+        return
+    found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in VARIANTS}
+    with tempfile.TemporaryDirectory() as name:
+        build(Path(name))
+        for _ in range(options.rounds):
+            for variant in VARIANTS:
+                command = [
+                    sys.executable, __file__, "--variant", variant, "--model", name, "--records", str(options.records),
+                    "--steps", str(options.steps),
+                ]  # fmt: skip
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                found[variant].append(json.loads(done.stdout.splitlines()[-1]))
+    rate = matmul_rate()
+    median = {v: statistics.median(run["samples"] for run in runs) for v, runs in found.items()}
+    print("| variant | samples/s | against trainer | against recipe | tokens/s | of matmul rate | peak memory | loss apart |")
+    print("|---|---|---|---|---|---|---|---|")
+    reference = found["trainer"][0]["losses"]
+    for variant, runs in found.items():
+        first = runs[0]
+        tokens = median[variant] * first["tokens"]
+        share = 4 * first["parameters"] * tokens / rate  # frozen base: 2N forward, 2N for the gradient of activations
+        apart = max(abs(a - b) / b for a, b in zip(first["losses"], reference, strict=True))
+        print(
+            f"| {variant} | {median[variant]:.2f} | {median[variant] / median['trainer']:.2f} "
+            f"| {median[variant] / median['recipe']:.2f} | {tokens:,.0f} | {share:.0%} | {first['memory'] / 2**30:.2f} GiB | {apart:.1e} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
