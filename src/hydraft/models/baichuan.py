@@ -2,7 +2,7 @@
 
 Both (``baichuan-inc/Baichuan-7B`` and ``Baichuan2-7B-Base``/``-Chat``: config.json, modeling_baichuan.py,
 generation_utils.py; Yang et al. 2023, arXiv:2309.10305) are Llama's decoder with query, key and value in one matrix.
-Baichuan2 also scales each row of its head to length 1 (NormHead, section 2.4 of the paper); here the rows are scaled
+Baichuan2 also scales each row of its head to length 1 (NormHead); here the rows are scaled
 once, which changes nothing for as long as the head is not trained.
 
 Shapes: V vocabulary, H hidden size, F feed-forward size.

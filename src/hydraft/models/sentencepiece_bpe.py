@@ -76,6 +76,9 @@ def build(model: Any) -> Tokenizer:
     Pieces that the model's makers defined are found before anything is joined. SentencePiece looks for them in the text
     with its spaces rewritten, hence ``normalized=True``.
 
+    Decoding gives back what SentencePiece gives for whatever it encoded; bytes that are no UTF-8 (from a model that broke
+    off inside a character, say) may come out as one more or one fewer replacement character.
+
     One text comes out otherwise: where a space is put ahead (``add_dummy_prefix``), one that is nothing but a defined
     piece goes without it, since the library passes those pieces themselves through the same normalizer.
     """
