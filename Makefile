@@ -19,10 +19,10 @@ $(READY): requirements.txt pyproject.toml
 	@command -v $${CXX:-c++} >/dev/null || { echo "make: a C++ compiler is needed (Debian: apt-get install g++)"; exit 1; }
 	@echo "[1/3] virtual environment in $(VENV)"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	@echo "[2/3] pinned packages (some 3 minutes; with CUDA, a few GB)"
-	@$(PY) -m pip install --disable-pip-version-check --progress-bar on -q -r requirements.txt
+	@echo "[2/3] pinned packages (one to three minutes; with CUDA, a few GB)"
+	@$(PY) -m pip install --disable-pip-version-check --progress-bar on -r requirements.txt
 	@$(PY) -m pip install --disable-pip-version-check -q --no-deps -e .
-	@echo "[3/3] DeepSpeed's ops (some 1 to 3 minutes)"
+	@echo "[3/3] DeepSpeed's ops (one to three minutes)"
 	@$(PY) -m hydraft.ops
 	@touch $@
 
