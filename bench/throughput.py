@@ -73,7 +73,9 @@ def measure(variant: str, model_folder: Path, records: Path, steps: int) -> dict
     elif variant == "recipe":
         collate = _padded_to(LENGTH, pad)
     torch.manual_seed(0)
-    lora = peft.LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], task_type="CAUSAL_LM")
+    lora = peft.LoraConfig(
+        r=8, lora_alpha=16, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], task_type="CAUSAL_LM"
+    )
     model = peft.get_peft_model(base, lora)  # the adapter stays fp32 over a bf16 base
     clock: list[float] = []
 
@@ -88,7 +90,11 @@ def measure(variant: str, model_folder: Path, records: Path, steps: int) -> dict
             remove_unused_columns=False, dataloader_pin_memory=False, seed=0,
         )  # fmt: skip
         trainer = Trainer(
-            model=model, args=arguments, train_dataset=Examples(examples, pad), data_collator=collate, callbacks=[Clock()]
+            model=model,
+            args=arguments,
+            train_dataset=Examples(examples, pad),
+            data_collator=collate,
+            callbacks=[Clock()],
         )
         trainer.train()
     seconds = clock[-1] - clock[4]  # the first steps warm up
@@ -151,7 +157,9 @@ def main() -> None:
                 found[variant].append(json.loads(done.stdout.splitlines()[-1]))
     rate = matmul_rate()
     median = {v: statistics.median(run["samples"] for run in runs) for v, runs in found.items()}
-    print("| variant | samples/s | against trainer | against recipe | tokens/s | of matmul rate | peak memory | loss apart |")
+    print(
+        "| variant | samples/s | against trainer | against recipe | tokens/s | of matmul rate | peak memory | loss apart |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     reference = found["trainer"][0]["losses"]
     for variant, runs in found.items():

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
 from filelock import FileLock
 from published import (
     BAICHUAN2,
@@ -30,6 +29,7 @@ from published import (
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from conftest import ROOT
 from hydraft import convert as conversion
 from hydraft.config import ConfigError
 from hydraft.convert import convert, main

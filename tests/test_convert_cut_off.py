@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
 from published import CHATGLM2, chatglm2_tensors, contents, interrupt, leftovers, save, sentencepiece_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from conftest import ROOT
 from hydraft import convert as conversion
 from hydraft.config import ConfigError
 from hydraft.convert import convert

@@ -274,7 +274,7 @@ def main(arguments: list[str] | None = None) -> int:
         description="Turn a published checkpoint of ChatGLM2-6B, Baichuan-7B or Baichuan2-7B into one that transformers "
         "loads without remote code, with a fast tokenizer and its chat template.",
         epilog="Takes DST's room on the disk and the memory of about one shard. Cut off, it goes on where it was when it is "
-        "run again. Then train on it: python train.py model.path=DST",
+        "run again. Then train on it: python train.py model=auto model.path=DST",
     )
     parser.add_argument("source", metavar="SRC", type=Path, help="the published checkpoint's folder")
     parser.add_argument("target", metavar="DST", type=Path, help="a folder that does not exist yet")

@@ -154,7 +154,9 @@ def score(conversations: list[Conversation], predictions: list[str], task: Task 
 def accuracy(references: list[str], predictions: list[str]) -> float:
     """Share of predictions that name their reference's class and no other class of the references."""
     classes = set(references)
-    return _share([{c for c in classes if c in text} == {right} for right, text in zip(references, predictions, strict=True)])
+    return _share(
+        [{c for c in classes if c in text} == {right} for right, text in zip(references, predictions, strict=True)]
+    )
 
 
 def character_bleu(references: list[str], predictions: list[str]) -> float:
@@ -169,7 +171,9 @@ def rouge(references: list[str], predictions: list[str]) -> Scores:
     """Mean F-measure of ROUGE-1, -2 and -L (Lin 2004) over the words jieba cuts, as rouge-score computes it."""
     scorer = _rouge_scorer()
     rows = [scorer.score(right, text) for right, text in zip(references, predictions, strict=True)]
-    return {kind.lower(): sum(row[kind].fmeasure for row in rows) / len(rows) for kind in ("rouge1", "rouge2", "rougeL")}
+    return {
+        kind.lower(): sum(row[kind].fmeasure for row in rows) / len(rows) for kind in ("rouge1", "rouge2", "rougeL")
+    }
 
 
 @cache

@@ -50,7 +50,7 @@ def coloured(example: Example, tokenizer: PreTrainedTokenizerBase, number: int) 
         end = start
         while end < len(ids) and (labels[end] != IGNORE) == trained:
             end += 1
-        text.append(tokenizer.decode(ids[start:end]), style="green underline" if trained else "dim")
+        text.append(str(tokenizer.decode(ids[start:end])), style="green underline" if trained else "dim")
         start = end
     return text
 

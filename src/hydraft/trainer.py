@@ -14,7 +14,6 @@ from hydraft.config import Config, Offload, Precision
 from hydraft.data.batch import EpochOrder, Examples, collator
 from hydraft.zero import deepspeed_config
 
-
 WINDOW = 16
 """Global batches over which records of like length are brought together."""
 

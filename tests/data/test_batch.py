@@ -19,7 +19,12 @@ DOCUMENTS: list[Example] = [
 def model() -> LlamaForCausalLM:
     torch.manual_seed(0)
     shape = LlamaConfig(
-        vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
+        vocab_size=32,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
     )
     loaded = LlamaForCausalLM(shape).eval()
     attention.register()

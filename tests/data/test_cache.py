@@ -48,7 +48,9 @@ def test_what_is_cached_is_what_encoding_gives(tmp_path: Path, tokenizer: PreTra
     cache.training(config.data, 0, tokenizer, True, lambda *_: pytest.fail("encoded again"))
 
 
-def test_another_template_data_or_tokenizer_is_another_entry(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_another_template_data_or_tokenizer_is_another_entry(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
     config = written(tmp_path)
     keys = {cache.key(config.data, 0, tokenizer)}
     for override in ("data.template='{instruction}'", "data.max_length=32", "data.train_on=last"):
@@ -61,7 +63,9 @@ def test_another_template_data_or_tokenizer_is_another_entry(tmp_path: Path, tok
     assert len(keys) == 6
 
 
-def test_a_rank_that_does_not_encode_waits_for_the_one_that_does(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_rank_that_does_not_encode_waits_for_the_one_that_does(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
     config = written(tmp_path)
     code = (
         "import sys; sys.path.insert(0, 'tests'); from conftest import config_of, ROOT; from hydraft.data import cache\n"

@@ -131,9 +131,10 @@ def test_truncation_takes_the_prompts_middle_first_and_never_the_whole_answer() 
 def test_what_was_cut_is_counted(tokenizer: PreTrainedTokenizerBase) -> None:
     long = Conversation((Turn("user", "问" * 100), Turn("assistant", "答" * 100)))
     (whole,), _ = encode([long], tokenizer, data("data.max_length=512"))
-    (example,), cut = encode([long, ONE], tokenizer, data("data.max_length=64"))[0][:1], encode(
-        [long, ONE], tokenizer, data("data.max_length=64")
-    )[1]
+    (example,), cut = (
+        encode([long, ONE], tokenizer, data("data.max_length=64"))[0][:1],
+        encode([long, ONE], tokenizer, data("data.max_length=64"))[1],
+    )
     assert len(example["input_ids"]) == 64
     assert cut.records == 1
     assert cut.prompt_tokens + cut.answer_tokens == len(whole["input_ids"]) - 64

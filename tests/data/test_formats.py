@@ -81,7 +81,9 @@ def test_every_form_is_read_alike_from_every_kind_of_file(tmp_path: Path, record
 
 def test_system_history_and_plain_text(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
-    file.write_text(json.dumps([{**GOOD, "input": "入", "system": "你是助手", "history": [["甲", "乙"]]}]), encoding="utf-8")
+    file.write_text(
+        json.dumps([{**GOOD, "input": "入", "system": "你是助手", "history": [["甲", "乙"]]}]), encoding="utf-8"
+    )
     (told,) = load(str(file), "data.train")
     assert [turn.role for turn in told.turns] == ["system", "user", "assistant", "user", "assistant"]
     assert told.asked[-1].text == "问\n入"

@@ -97,7 +97,8 @@ class EpochOrder(Sampler[int]):
         if self.lengths is not None:
             for start in range(0, self.size, self.window):
                 order[start : start + self.window] = sorted(
-                    order[start : start + self.window], key=lambda index: -self.lengths[index]  # type: ignore[index]
+                    order[start : start + self.window],
+                    key=lambda index: -self.lengths[index],  # type: ignore[index]
                 )
         yield from order
         yield from range(self.size, self.padded)

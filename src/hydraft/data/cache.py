@@ -98,15 +98,15 @@ def _write(
     progress: Callable[[int, int], None],
 ) -> None:
     lengths, cut = [], Truncation()
-    with ArrowWriter(path=str(staging / "data.arrow"), features=FEATURES) as writer:  # type: ignore[no-untyped-call]
+    with ArrowWriter(path=str(staging / "data.arrow"), features=FEATURES) as writer:
         for number, conversation in enumerate(conversations, 1):
             for whole in encode_one(conversation, tokenizer, data):
                 example, lost = truncate(whole, data.max_length)
-                writer.write(example)  # type: ignore[no-untyped-call]
+                writer.write(example)
                 lengths.append(len(example["input_ids"]))
                 cut += lost
             if number % 100 == 0 or number == len(conversations):
                 progress(number, len(conversations))
-        writer.finalize()  # type: ignore[no-untyped-call]
+        writer.finalize()
     about = {"lengths": lengths, "truncation": vars(cut)}
     rundir.write_json(staging / "about.json", about)

@@ -111,7 +111,9 @@ def load(source: str, setting: str, form: Format = Format.auto) -> list[Conversa
         forms.setdefault(known, number)
         if len(forms) > 1:
             (first, at), (second, then) = forms.items()
-            raise ConfigError(f"{name}: record {at} is {first.value} and record {then} is {second.value}; one form a file")
+            raise ConfigError(
+                f"{name}: record {at} is {first.value} and record {then} is {second.value}; one form a file"
+            )
         identity = record.get("id")
         if identity is not None and seen.setdefault(str(identity), number) != number:
             raise ConfigError(f"{place}: has the id of record {seen[str(identity)]} ({identity})")

@@ -45,7 +45,8 @@ def documents_mask(*args: Any, attention_mask: torch.Tensor | None = None, **res
     """No mask where boundaries do its work (a batch without ``attention_mask``); sdpa's for a padded batch."""
     if attention_mask is None:
         return None
-    return sdpa_mask(*args, attention_mask=attention_mask, **rest)
+    mask: torch.Tensor | None = sdpa_mask(*args, attention_mask=attention_mask, **rest)
+    return mask
 
 
 def register() -> None:
