@@ -66,8 +66,12 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
     )
     held_out_examples, _ = encode(held_out, tokenizer, config.data)
 
+    def save(target: Path, step: int) -> None:
+        moved = step > 1 or config.train.warmup_ratio == 0
+        checkpoint.save(model, tokenizer, target, moved, first)
+
     def save_epoch(step: int) -> None:
-        checkpoint.save(model, tokenizer, folder / "checkpoints" / f"step-{step:06d}", first)
+        save(folder / "checkpoints" / f"step-{step:06d}", step)
 
     reporter = Reporter(folder, rank, screen, tracker, save_epoch if config.train.save is Save.epoch else None)
 
@@ -89,7 +93,7 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
     screen.phase("saving")
     adapted = config.lora.method.value != "none"
     target = folder / ("adapter" if adapted else "model")
-    checkpoint.save(model, tokenizer, target, first)
+    save(target, trainer.state.global_step)
     checkpoint.write_probe(model, tokenizer, examples[0]["input_ids"][:64], target)
     tokens = trainer.all_tokens()
     peak = torch.tensor([_peak_memory()], device=arguments.device)
