@@ -31,11 +31,12 @@ def gather(model: torch.nn.Module, parameters: dict[str, torch.nn.Parameter]) ->
 
 
 def save(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, target: Path, first: Tensors | None = None
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, target: Path, moved: bool, first: Tensors | None = None
 ) -> None:
     """Write the adapter (PEFT format) or, in full fine-tuning, the model to ``target``, with tokenizer and template.
 
-    Every rank must call it; rank 0 writes. ``first`` holds a PiSSA adapter's initial weights.
+    Every rank must call it; rank 0 writes. ``moved``: whether a step has changed the weights by now (the first one of a
+    warm-up has a learning rate of 0). ``first`` holds a PiSSA adapter's initial weights.
 
     Raises:
         RuntimeError: what was written is not what was trained (a tensor missing, not finite, or all zero).
@@ -47,7 +48,7 @@ def save(
         with rundir.staged_folder(target) as staging:
             if adapted:
                 assert isinstance(model, peft.PeftModel)
-                _write_adapter(model, tensors, staging, first)
+                _write_adapter(model, tensors, staging, moved, first)
             else:
                 assert isinstance(model, PreTrainedModel)
                 model.config.use_cache = True  # off in training alone
@@ -57,7 +58,7 @@ def save(
     dist.barrier()
 
 
-def _write_adapter(model: peft.PeftModel, tensors: Tensors, folder: Path, first: Tensors | None) -> None:
+def _write_adapter(model: peft.PeftModel, tensors: Tensors, folder: Path, moved: bool, first: Tensors | None) -> None:
     settings = model.peft_config["default"]
     state: Tensors = peft.get_peft_model_state_dict(model, state_dict=tensors)
     changes: dict[str, Any] = {"inference_mode": True}
@@ -73,7 +74,7 @@ def _write_adapter(model: peft.PeftModel, tensors: Tensors, folder: Path, first:
     finally:
         for name, value in kept.items():
             setattr(settings, name, value)
-    verify_adapter(folder / ADAPTER_FILE, {name: tuple(tensor.shape) for name, tensor in state.items()})
+    verify_adapter(folder / ADAPTER_FILE, {name: tuple(tensor.shape) for name, tensor in state.items()}, moved)
 
 
 def _plain_lora(trained: Tensors, first: Tensors) -> Tensors:
@@ -90,7 +91,7 @@ def _plain_lora(trained: Tensors, first: Tensors) -> Tensors:
     return state
 
 
-def verify_adapter(file: Path, expected: dict[str, tuple[int, ...]]) -> None:
+def verify_adapter(file: Path, expected: dict[str, tuple[int, ...]], moved: bool) -> None:
     """Reopen an adapter and hold it against what was trained. ZeRO-3 has been seen to save empty ones elsewhere.
 
     Raises:
@@ -104,7 +105,7 @@ def verify_adapter(file: Path, expected: dict[str, tuple[int, ...]]) -> None:
             raise RuntimeError(f"{file.name}: {name} has shape {tuple(tensor.shape)}, trained was {expected[name]}")
         if not torch.isfinite(tensor).all():
             raise RuntimeError(f"{file.name}: {name} is not finite")
-    if not any(tensor.any() for name, tensor in found.items() if "lora_B" in name):
+    if moved and not any(tensor.any() for name, tensor in found.items() if "lora_B" in name):
         raise RuntimeError(f"{file.name}: every B is zero, so the adapter would change nothing")
 
 

@@ -59,8 +59,12 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
         sources.held_out(config.data), tokenizer, config.data, arguments.device, config.train.micro_batch_size
     )
 
+    def save(target: Path, step: int) -> None:
+        moved = step > 1 or config.train.warmup_ratio == 0
+        checkpoint.save(model, tokenizer, target, moved, first)
+
     def save_epoch(step: int) -> None:
-        checkpoint.save(model, tokenizer, folder / "checkpoints" / f"step-{step:06d}", first)
+        save(folder / "checkpoints" / f"step-{step:06d}", step)
 
     def score(when: str, step: int) -> metrics.Scores:
         screen.phase(f"scoring {when}", len(held_out.asked))
@@ -79,7 +83,7 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
     seconds = time.perf_counter() - started
     screen.phase("saving")
     target = folder / ("model" if config.lora.method is LoraMethod.none else "adapter")
-    checkpoint.save(model, tokenizer, target, first)
+    save(target, trainer.state.global_step)
     checkpoint.write_probe(model, tokenizer, encoded[0]["input_ids"][:64], target)
     result = {
         "objective": after.get("loss", output.training_loss),
