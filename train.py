@@ -10,7 +10,8 @@ try:
     from omegaconf import DictConfig
 
     from hydraft import checks, cli, hardware, launch, plan, rundir
-    from hydraft.config import Config, Mode
+    from hydraft.choices import Mode
+    from hydraft.config import Config
     from hydraft.data import sources
 except ModuleNotFoundError as error:
     sys.exit(f"train.py: {error.name} is not installed here: run make setup, then .venv/bin/python train.py")

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from hydraft.config import Task
+from hydraft.choices import Task
 from hydraft.data.formats import Conversation, Turn
 from hydraft.metrics import accuracy, character_bleu, rouge, score
 

@@ -8,18 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydraft.config import (
-    ROOT,
-    Config,
-    ConfigError,
-    InferConfig,
-    Init,
-    Kernels,
-    LoraMethod,
-    Offload,
-    Precision,
-    QuantKind,
-)
+from hydraft.choices import Init, Kernels, LoraMethod, Offload, Precision, QuantKind
+from hydraft.config import ROOT, Config, ConfigError, InferConfig
 from hydraft.hardware import Hardware
 
 TINY = str(ROOT / "src" / "hydraft" / "models" / "tiny")

@@ -5,10 +5,27 @@ A YAML file in ``conf/`` holds values, this file holds their meaning. The root i
 """
 
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 
 from omegaconf import MISSING, OmegaConf
+
+from hydraft.choices import (
+    Batching,
+    Format,
+    InferMode,
+    Init,
+    Kernels,
+    LoraMethod,
+    Mode,
+    Offload,
+    Precision,
+    QuantKind,
+    Save,
+    Scheduler,
+    Task,
+    TrackerKind,
+    TrainOn,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 """The project's folder: conf/ and data/ stand in it."""
@@ -16,90 +33,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 class ConfigError(ValueError):
     """A value that a person has to change; the message names the override. Ends a command with code 2."""
-
-
-class Mode(Enum):
-    train = "train"
-    plan = "plan"
-    preview = "preview"
-
-
-class Init(Enum):
-    pretrained = "pretrained"
-    random = "random"
-
-
-class QuantKind(Enum):
-    none = "none"
-    nf4 = "nf4"
-    int8 = "int8"
-
-
-class LoraMethod(Enum):
-    none = "none"
-    lora = "lora"
-    rslora = "rslora"
-    dora = "dora"
-    pissa = "pissa"
-
-
-class Offload(Enum):
-    none = "none"
-    cpu = "cpu"
-
-
-class Precision(Enum):
-    auto = "auto"
-    fp32 = "fp32"
-    fp16 = "fp16"
-    bf16 = "bf16"
-
-
-class Scheduler(Enum):
-    constant = "constant"
-    linear = "linear"
-    cosine = "cosine"
-
-
-class Save(Enum):
-    end = "end"
-    epoch = "epoch"
-
-
-class Format(Enum):
-    auto = "auto"
-    alpaca = "alpaca"
-    messages = "messages"
-    sharegpt = "sharegpt"
-    text = "text"
-
-
-class TrainOn(Enum):
-    all = "all"
-    last = "last"
-
-
-class Batching(Enum):
-    padding_free = "padding_free"
-    padded = "padded"
-
-
-class Task(Enum):
-    auto = "auto"
-    sentiment = "sentiment"
-    qa = "qa"
-    summary = "summary"
-    general = "general"
-
-
-class TrackerKind(Enum):
-    none = "none"
-    wandb = "wandb"
-
-
-class Kernels(Enum):
-    torch = "torch"
-    unsloth = "unsloth"
 
 
 @dataclass
@@ -282,10 +215,6 @@ class Config:
     def global_batch_size(self) -> int:
         """Records an optimizer step sees: micro-batch x accumulation x ranks."""
         return self.train.micro_batch_size * self.train.gradient_accumulation_steps * self.world_size
-
-
-class InferMode(Enum):
-    generate = "generate"
 
 
 @dataclass

@@ -9,7 +9,8 @@ import peft
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer, logging, set_seed
 
-from hydraft.config import Config, ConfigError, InferConfig, Init, load_config
+from hydraft.choices import Init
+from hydraft.config import Config, ConfigError, InferConfig, load_config
 from hydraft.data.encode import prompt_ids
 from hydraft.data.formats import ask
 from hydraft.models.load import load_base, load_tokenizer

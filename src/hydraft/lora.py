@@ -2,7 +2,8 @@
 
 import peft
 
-from hydraft.config import LoraConfig, LoraMethod
+from hydraft.choices import LoraMethod
+from hydraft.config import LoraConfig
 
 
 def adapter(lora: LoraConfig) -> peft.LoraConfig | None:

@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from hydraft.config import DataConfig, Task
+from hydraft.choices import Task
+from hydraft.config import DataConfig
 from hydraft.data.batch import Padded
 from hydraft.data.encode import IGNORE, Example, encode, prompt_ids
 from hydraft.data.formats import Conversation

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from hydraft.config import Config, ConfigError, Offload
+from hydraft.choices import Offload
+from hydraft.config import Config, ConfigError
 from hydraft.hardware import Hardware
 
 SHARED_MEMORY = "deepspeed_shm_comm"

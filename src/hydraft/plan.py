@@ -5,7 +5,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from hydraft.config import Config, Precision
+from hydraft.choices import Precision
+from hydraft.config import Config
 from hydraft.hardware import Hardware
 
 

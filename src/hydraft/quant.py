@@ -3,7 +3,8 @@
 import torch
 from transformers import BitsAndBytesConfig
 
-from hydraft.config import Precision, QuantConfig, QuantKind
+from hydraft.choices import Precision, QuantKind
+from hydraft.config import QuantConfig
 
 DTYPES = {Precision.fp32: torch.float32, Precision.fp16: torch.float16, Precision.bf16: torch.bfloat16}
 """What each resolved precision computes in."""

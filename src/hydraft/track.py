@@ -6,7 +6,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from hydraft.config import Config, TrackerKind
+from hydraft.choices import TrackerKind
+from hydraft.config import Config
 
 
 class Tracker:

@@ -10,7 +10,8 @@ from deepspeed.runtime.utils import clip_grad_norm_
 from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
-from hydraft.config import Config, Offload, Precision
+from hydraft.choices import Offload, Precision
+from hydraft.config import Config
 from hydraft.data.batch import EpochOrder, Examples, collator
 from hydraft.zero import deepspeed_config
 

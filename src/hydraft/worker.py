@@ -13,7 +13,8 @@ import transformers
 from transformers import TrainerCallback
 
 from hydraft import checkpoint, metrics, plan, report, rundir
-from hydraft.config import Config, LoraMethod, Save, load_config
+from hydraft.choices import LoraMethod, Save
+from hydraft.config import Config, load_config
 from hydraft.data import cache, sources
 from hydraft.data.batch import Examples, pack
 from hydraft.models.load import load_tokenizer, load_trainable, trainable

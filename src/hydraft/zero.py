@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from hydraft.config import Config, Offload, Precision, ZeroConfig
+from hydraft.choices import Offload, Precision
+from hydraft.config import Config, ZeroConfig
 
 
 def deepspeed_config(config: Config) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from hydraft.config import ConfigError, Format
+from hydraft.choices import Format
+from hydraft.config import ConfigError
 from hydraft.data.formats import Conversation, Turn, load
 
 GOOD = {"instruction": "问", "input": "", "output": "答"}

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from hydraft.config import Batching, DataConfig
+from hydraft.choices import Batching
+from hydraft.config import DataConfig
 from hydraft.data.encode import IGNORE, Example
 
 Item = list[Example]

@@ -13,7 +13,8 @@ from typing import NamedTuple, TypedDict
 
 from transformers import PreTrainedTokenizerBase
 
-from hydraft.config import ConfigError, DataConfig, TrainOn
+from hydraft.choices import TrainOn
+from hydraft.config import ConfigError, DataConfig
 from hydraft.data.formats import Conversation, Turn
 
 IGNORE = -100

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydraft.config import ConfigError, Format
+from hydraft.choices import Format
+from hydraft.config import ConfigError
 
 KEYS = {
     Format.alpaca: ("instruction", "output"),

@@ -19,7 +19,8 @@ from transformers import (
 )
 from transformers.utils.quantization_config import QuantizationMethod
 
-from hydraft.config import Config, ConfigError, Init, ModelConfig, Precision, QuantConfig
+from hydraft.choices import Init, Precision
+from hydraft.config import Config, ConfigError, ModelConfig, QuantConfig
 from hydraft.lora import adapter
 from hydraft.models import attention
 from hydraft.quant import DTYPES, bits_and_bytes

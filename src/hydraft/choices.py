@@ -1,0 +1,91 @@
+"""The words a setting may be: each enumeration of the schema, as YAML and the command line spell it. No torch."""
+
+from enum import Enum
+
+
+class Mode(Enum):
+    train = "train"
+    plan = "plan"
+    preview = "preview"
+
+
+class Init(Enum):
+    pretrained = "pretrained"
+    random = "random"
+
+
+class QuantKind(Enum):
+    none = "none"
+    nf4 = "nf4"
+    int8 = "int8"
+
+
+class LoraMethod(Enum):
+    none = "none"
+    lora = "lora"
+    rslora = "rslora"
+    dora = "dora"
+    pissa = "pissa"
+
+
+class Offload(Enum):
+    none = "none"
+    cpu = "cpu"
+
+
+class Precision(Enum):
+    auto = "auto"
+    fp32 = "fp32"
+    fp16 = "fp16"
+    bf16 = "bf16"
+
+
+class Scheduler(Enum):
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+
+
+class Save(Enum):
+    end = "end"
+    epoch = "epoch"
+
+
+class Format(Enum):
+    auto = "auto"
+    alpaca = "alpaca"
+    messages = "messages"
+    sharegpt = "sharegpt"
+    text = "text"
+
+
+class TrainOn(Enum):
+    all = "all"
+    last = "last"
+
+
+class Batching(Enum):
+    padding_free = "padding_free"
+    padded = "padded"
+
+
+class Task(Enum):
+    auto = "auto"
+    sentiment = "sentiment"
+    qa = "qa"
+    summary = "summary"
+    general = "general"
+
+
+class TrackerKind(Enum):
+    none = "none"
+    wandb = "wandb"
+
+
+class Kernels(Enum):
+    torch = "torch"
+    unsloth = "unsloth"
+
+
+class InferMode(Enum):
+    generate = "generate"
