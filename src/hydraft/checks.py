@@ -42,7 +42,6 @@ VALUES = [
     _value(lambda c: c.zero.stage3_param_persistence_threshold < 0, "zero.stage3_param_persistence_threshold={c.zero.stage3_param_persistence_threshold}: must be 0 or more"),
     _value(lambda c: c.cluster.nodes < 1, "cluster.nodes={c.cluster.nodes}: must be at least 1"),
     _value(lambda c: c.cluster.ranks_per_node < 1, "cluster.ranks_per_node={c.cluster.ranks_per_node}: must be at least 1"),
-    _value(lambda c: any(not 0 < weight <= 1000 for weight in c.data.mix.values()), "data.mix={c.data.mix}: each weight must be above 0 (1 takes a source once)"),
     _value(lambda c: c.data.max_length < 16, "data.max_length={c.data.max_length}: must be at least 16 tokens"),
     _value(lambda c: c.data.eval_limit is not None and c.data.eval_limit < 1, "data.eval_limit={c.data.eval_limit}: must be at least 1; for no scores use data.eval=null"),
     _value(lambda c: c.data.eval_max_new_tokens < 1, "data.eval_max_new_tokens={c.data.eval_max_new_tokens}: must be at least 1"),

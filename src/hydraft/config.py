@@ -117,8 +117,8 @@ class DataConfig:
     """Short name, used in tables and on dashboards."""
     train: str = MISSING
     """A .json (list), .jsonl or .parquet file, or a data set on the hub (``owner/name`` or ``owner/name:split``)."""
-    mix: dict[str, float] = field(default_factory=dict)
-    """More sources, each with its weight: 0.5 takes half of its records an epoch, 2 takes each twice."""
+    mix: list[str] = field(default_factory=list)
+    """More sources, each ``source*weight``: 0.5 takes half of its records an epoch, 2 takes each twice."""
     format: Format = Format.auto
     """The records' form: alpaca, messages, sharegpt or text; ``auto`` sees it from their keys."""
     train_on: TrainOn = TrainOn.all

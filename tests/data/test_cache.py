@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from conftest import ROOT, config_of
-from hydraft.config import Config
+from hydraft.config import Config, ConfigError
 from hydraft.data import cache, sources
 from hydraft.data.encode import encode
 
@@ -88,10 +88,17 @@ def test_a_mix_repeats_and_draws_by_weight(tmp_path: Path) -> None:
     more = tmp_path / "more.json"
     more.write_text(json.dumps([{"instruction": f"多{i}", "output": "答"} for i in range(10)]), encoding="utf-8")
     config = written(tmp_path)
-    config.data.mix = {str(more): 2.3}
+    config.data.mix = [f"{more}*2.3"]
     mixed = sources.training(config.data, seed=1)
     questions = [conversation.turns[0].content for conversation in mixed]
     assert len(mixed) == 20 + 23
     assert sorted(questions.count(f"多{i}") for i in range(10)) == [2] * 7 + [3] * 3
     assert mixed == sources.training(config.data, seed=1)
     assert mixed != sources.training(config.data, seed=2)
+
+
+@pytest.mark.parametrize("entry", ["more.json", "more.json*", "*2", "more.json*0", "more.json*-1", "more.json*many"])
+def test_a_mix_without_a_weight_is_refused(entry: str, tmp_path: Path) -> None:
+    config = written(tmp_path, f"data.mix=[{entry}]")
+    with pytest.raises(ConfigError, match=r"data\.mix: .* must be source\*weight"):
+        sources.training(config.data, 0)

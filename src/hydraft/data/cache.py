@@ -61,7 +61,7 @@ def key(data: DataConfig, seed: int, tokenizer: PreTrainedTokenizerBase) -> str:
         backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items()),
         tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token,
     ]  # fmt: skip
-    for source in (data.train, *data.mix):
+    for source in (data.train, *(source for source, _ in sources.mix(data))):
         file = Path(source).expanduser()
         parts.append(hashlib.sha256(file.read_bytes()).hexdigest() if is_file(source) else source)
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:32]

@@ -2,7 +2,7 @@
 
 import random
 
-from hydraft.config import DataConfig
+from hydraft.config import ConfigError, DataConfig
 from hydraft.data.formats import Conversation, load
 
 
@@ -12,12 +12,30 @@ def training(data: DataConfig, seed: int) -> list[Conversation]:
     A weight's whole part repeats every record, its fraction draws that share of them, from ``seed``.
     """
     conversations = load(data.train, "data.train", data.format)
-    for source, weight in data.mix.items():
+    for source, weight in mix(data):
         more = load(source, "data.mix", data.format)
         whole, part = divmod(weight, 1)
         drawn = random.Random(f"{seed} {source}").sample(range(len(more)), round(part * len(more)))
         conversations += more * int(whole) + [more[index] for index in sorted(drawn)]
     return conversations
+
+
+def mix(data: DataConfig) -> list[tuple[str, float]]:
+    """The sources of ``data.mix`` and their weights.
+
+    Raises:
+        ConfigError: an entry is not ``source*weight`` with a weight above 0.
+    """
+    pairs = []
+    for entry in data.mix:
+        source, _, weight = entry.rpartition("*")
+        try:
+            pairs.append((source, float(weight)))
+        except ValueError:
+            source = ""
+        if not source or not 0 < pairs[-1][1] <= 1000:
+            raise ConfigError(f"data.mix: {entry!r} must be source*weight, such as more.json*0.5")
+    return pairs
 
 
 def held_out(data: DataConfig) -> list[Conversation]:
