@@ -74,6 +74,6 @@ def show(config: Config, plan: Plan) -> None:
     print(headline(config))
     print(
         f"{plan.records:,} records · batch {train.micro_batch_size} x {train.gradient_accumulation_steps} "
-        f"accumulated x {ranks} = {plan.global_batch_size} · {plan.steps:,} steps, {plan.epochs:g} epochs",
+        f"accumulated x {ranks} = {plan.global_batch_size} · {plan.steps:,} steps, {plan.epochs:.3g} epochs",
         flush=True,
     )

@@ -68,10 +68,11 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
         save(folder / "checkpoints" / f"step-{step:06d}", step)
 
     def score(when: str, step: int) -> metrics.Scores:
+        if not held_out.conversations:
+            return {}
         screen.phase(f"scoring {when}", len(held_out.asked))
         scores = held_out.score(model, screen.advance)
-        if scores:
-            reporter.write(step, {f"eval_{name}": value for name, value in scores.items()})
+        reporter.write(step, {f"eval_{name}": value for name, value in scores.items()})
         return scores
 
     reporter = Reporter(folder, rank, screen, tracker, save_epoch if config.train.save is Save.epoch else None)
