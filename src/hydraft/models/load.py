@@ -17,7 +17,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     set_seed,
 )
-from transformers.utils.quantization_config import QuantizationMethod
 
 from hydraft.choices import Init, Precision
 from hydraft.config import Config, ConfigError, ModelConfig, QuantConfig
@@ -94,11 +93,6 @@ def load_trainable(config: Config) -> PreTrainedModel | peft.PeftModel:
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """The parameters that learn, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def is_quantized(model: PreTrainedModel) -> bool:
-    """Whether bitsandbytes holds the weights."""
-    return getattr(model, "quantization_method", None) == QuantizationMethod.BITS_AND_BYTES
 
 
 def _read(method, model: ModelConfig, **options):  # type: ignore[no-untyped-def]
