@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent / "src"))
 try:
     from omegaconf import DictConfig
 
-    from hydraft import checks, cli, hardware, launch, plan, rundir
+    from hydraft import checks, cli, hardware, launch, plan, prepare, rundir
     from hydraft.choices import Mode
     from hydraft.config import Config
     from hydraft.data import sources
@@ -22,6 +22,7 @@ def train(composed: DictConfig) -> float | None:
     config = cli.typed(composed, Config)
     machine = hardware.detect()
     checks.check(config, machine)
+    prepare.check(config.model)
     records = len(sources.training(config.data, config.seed))
     sources.held_out(config.data)
     config = plan.resolve(config, machine)
@@ -33,6 +34,8 @@ def train(composed: DictConfig) -> float | None:
         importlib.import_module("hydraft.preview").show(config)  # torch, only here
         return None
     folder = cli.output_folder()
+    rundir.check_free(folder)
+    prepare.native(config.model, config.seed)  # the ranks find it done
     rundir.create(folder, config, priced, machine)
     plan.show(config, priced)
     return launch.run(config, folder)

@@ -18,7 +18,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
-from hydraft import checks, cli, hardware, launch, plan, rundir
+from hydraft import checks, cli, hardware, launch, plan, prepare, rundir
 from hydraft.config import ROOT, Config
 
 STAGES = ("stage0", "stage1", "stage2", "stage3", "stage2_offload", "stage3_offload")
@@ -43,6 +43,7 @@ def compose_run(overrides: list[str]) -> Config:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = cli.typed(compose("train", overrides), Config)
     checks.check(config, hardware.detect())
+    prepare.check(config.model)
     return plan.resolve(config, hardware.detect())
 
 

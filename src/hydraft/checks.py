@@ -3,16 +3,12 @@
 Each row says when it applies and what to write instead; ``check`` raises the first that does.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from hydraft.choices import Init, Kernels, LoraMethod, Offload, Precision, QuantKind
-from hydraft.config import ROOT, Config, ConfigError, InferConfig
+from hydraft.choices import Init, Kernels, LoraMethod, Offload, Precision, QuantKind, Scale
+from hydraft.config import TINY, Config, ConfigError, InferConfig
 from hydraft.hardware import Hardware
-
-TINY = str(ROOT / "src" / "hydraft" / "models" / "tiny")
 
 
 @dataclass(frozen=True)
@@ -69,15 +65,11 @@ COMBINATIONS = [
         "kernels=unsloth cannot run in this version: use kernels=torch",
     ),
     _value(
-        lambda c: c.model.family == "chatglm2",
-        "model={c.model.name}: its published checkpoint is not native to transformers: convert its folder once, python -m hydraft.convert SRC DST, then use model=auto model.path=DST",
-    ),
-    _value(
         lambda c: c.cluster.nodes > 1,
         "cluster={c.cluster.nodes}x{c.cluster.ranks_per_node} needs {c.cluster.nodes} machines, and this version starts ranks on one: use cluster=1x{c.cluster.ranks_per_node}",
     ),
     _value(
-        lambda c: c.model.name == "tiny" and c.model.init is Init.pretrained and c.model.path != TINY,
+        lambda c: c.model.name == "tiny" and c.model.init is Init.pretrained and c.model.path != str(TINY),
         "model.path={c.model.path}: model=tiny brings training settings that are too hot for any other model: use model=auto model.path={c.model.path}",
     ),
     # A quantised weight has no gradient: bitsandbytes trains adapters only.
@@ -85,10 +77,13 @@ COMBINATIONS = [
         lambda c: c.quant.kind is not QuantKind.none and c.lora.method is LoraMethod.none,
         "lora=none cannot train quant={c.quant.kind.value} weights: use quant=none, or lora=default",
     ),
-    # transformers quantises a checkpoint while it is read, so weights that were never saved have no path.
     _value(
-        lambda c: c.model.init is Init.random and c.lora.method is not LoraMethod.none,
-        "model.init=random has no knowledge for an adapter to adapt: use lora=none quant=none, or model.init=pretrained",
+        lambda c: c.model.scale is Scale.tiny and c.model.init is Init.pretrained,
+        "model.scale=tiny shrinks a shape, which published weights do not fit: use model.init=random too",
+    ),
+    _value(
+        lambda c: c.model.dtype not in (Precision.auto, c.train.precision) and c.lora.method is LoraMethod.none,
+        "model.dtype={c.model.dtype.value} is for weights that are frozen, and lora=none trains them: use model.dtype=auto",
     ),
     # PiSSA takes the singular vectors of the weight itself (peft: "under float32, float16 or bfloat16").
     _value(
@@ -141,7 +136,6 @@ def check(config: Config, hardware: Hardware) -> None:
     for rule in VALUES + COMBINATIONS:
         if rule.broken(config, hardware):
             raise ConfigError(rule.message.format(c=config, h=hardware))
-    check_model_path(config)
 
 
 def check_infer(options: InferConfig) -> None:
@@ -158,23 +152,3 @@ def check_infer(options: InferConfig) -> None:
         raise ConfigError(f"top_p={options.top_p}: must be in (0, 1]")
     if not options.prompt.strip():
         raise ConfigError("prompt: is empty; give prompt=…")
-
-
-def check_model_path(config: Config) -> None:
-    """Refuse a model folder that is not there or not whole; a hub name is left to the hub.
-
-    Raises:
-        ConfigError: names ``model.path``.
-    """
-    path = config.model.path
-    folder = Path(path).expanduser()
-    if not folder.exists():
-        if path.startswith((".", "/", "~")) or path.count("/") != 1:
-            raise ConfigError(f"model.path={path}: no such folder")
-        return
-    if not folder.is_dir() or not (folder / "config.json").is_file():
-        raise ConfigError(f"model.path={path}: not a model folder (no config.json in it)")
-    if config.model.init is Init.pretrained and not any(
-        name.endswith((".safetensors", ".bin")) for name in os.listdir(folder)
-    ):
-        raise ConfigError(f"model.path={path}: no weights in it (*.safetensors); model.init=random starts without any")

@@ -14,6 +14,11 @@ class Init(Enum):
     random = "random"
 
 
+class Scale(Enum):
+    full = "full"
+    tiny = "tiny"
+
+
 class QuantKind(Enum):
     none = "none"
     nf4 = "nf4"

@@ -19,7 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from hydraft.config import ROOT, Config, ConfigError, InferConfig
 
@@ -136,6 +136,8 @@ def explain(error: Exception) -> str:
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
+    if isinstance(cause, InterpolationKeyError) and (size := re.search(r"sizes\[(.*?)\]", str(cause))):
+        return f"model.size={size[1]}: no such size (there are: {', '.join(cause.parent_node.sizes)})"
     key = getattr(cause, "full_key", None) or ""
     text = (getattr(cause, "msg", None) or str(cause)).strip().splitlines()[0]
     unknown = re.match(r"Key '([^']+)' (?:is )?not in '(\w+)'", text)

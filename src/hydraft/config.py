@@ -21,6 +21,7 @@ from hydraft.choices import (
     Precision,
     QuantKind,
     Save,
+    Scale,
     Scheduler,
     Task,
     TrackerKind,
@@ -30,9 +31,38 @@ from hydraft.choices import (
 ROOT = Path(__file__).resolve().parents[2]
 """The project's folder: conf/ and data/ stand in it."""
 
+TINY = ROOT / "src" / "hydraft" / "models" / "tiny"
+"""The embedded model."""
+
 
 class ConfigError(ValueError):
     """A value that a person has to change; the message names the override. Ends a command with code 2."""
+
+
+@dataclass
+class ShapeConfig:
+    """A published size of a family, in the words of its config.json."""
+
+    path: str = MISSING
+    """Its name on the hub."""
+    architecture: str = MISSING
+    """Whose constants (rotary positions, epsilon, …) it has: a name in ``models/shapes.py``."""
+    vocab_size: int = MISSING
+    """Rows of the embedding."""
+    hidden_size: int = MISSING
+    """Features of a token between layers."""
+    intermediate_size: int = MISSING
+    """Features inside the feed-forward block."""
+    num_hidden_layers: int = MISSING
+    """Decoder layers."""
+    num_attention_heads: int = MISSING
+    """Query heads a layer."""
+    num_key_value_heads: int = MISSING
+    """Key and value heads a layer."""
+    head_dim: int = MISSING
+    """Features of a head."""
+    tie_word_embeddings: bool = False
+    """Whether the head is the embedding."""
 
 
 @dataclass
@@ -41,14 +71,25 @@ class ModelConfig:
     """Short name, used in tables and on dashboards."""
     path: str = MISSING
     """A local folder in the Hugging Face layout, or a hub name such as ``Qwen/Qwen2.5-0.5B-Instruct``."""
-    family: str = "auto"
-    """Which published layout the weights have: ``auto`` for what transformers loads as it is."""
+    size: str | None = None
+    """Which of ``sizes``."""
+    sizes: dict[str, ShapeConfig] = field(default_factory=dict)
+    """What the family is published in."""
     init: Init = Init.pretrained
-    """``pretrained`` reads the weights; ``random`` takes only config and tokenizer from ``path``."""
+    """``pretrained`` reads the weights; ``random`` draws them (from ``seed``, kept in the cache) in the true shape."""
+    scale: Scale = Scale.full
+    """``tiny`` shrinks the shape of ``init=random`` to about a million parameters, for tests on any machine."""
+    dtype: Precision = Precision.auto
+    """What frozen weights are kept in; ``auto`` is train.precision. bf16 under fp32 halves them and keeps the adapter exact."""
     revision: str | None = None
     """Commit, tag or branch on the hub; null for the default branch."""
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint."""
+
+    @property
+    def shape(self) -> ShapeConfig | None:
+        """The chosen size; None where the model says of itself what it is."""
+        return self.sizes.get(self.size or "")
 
 
 @dataclass

@@ -17,44 +17,18 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from hydraft import __version__
 from hydraft.config import ConfigError
 from hydraft.models import shards
 from hydraft.models.mapping import Output, Plan, make_plan, take
+from hydraft.progress import Bytes
 from hydraft.rundir import sync_folder, write_json
 
 MANIFEST = "conversion.json"
 PROGRESS = "progress.json"
 INDEX = "model.safetensors.index.json"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class Bar:
-    """Bytes read and written, speed and time left; where there is no terminal, a line a shard."""
-
-    def __init__(self, console: Console, total: int) -> None:
-        self.console = console
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self.task = self.progress.add_task("converting", total=total)
-
-    def advance(self, count: int) -> None:
-        self.progress.advance(self.task, count)
-
-    def say(self, text: str) -> None:
-        self.progress.update(self.task, description=text)
-        if not self.console.is_terminal:
-            self.console.print(text, highlight=False, soft_wrap=True)
 
 
 def convert(source: Path, target: Path, console: Console | None = None) -> dict[str, Any]:
@@ -148,7 +122,7 @@ def _convert(plan: Plan, staging: Path, target: Path, console: Console) -> dict[
             f"{target}: {left / 2**30:.1f} GiB are still to be written, and {free / 2**30:.1f} GiB are free"
         )
     _write_small_files(plan, staging)  # before the shards: a tokenizer that cannot be converted is known at once
-    bar = Bar(console, sum(sizes.values()) + sum(output.bytes for output in plan.outputs))
+    bar = Bytes(console, "converting", sum(sizes.values()) + sum(output.bytes for output in plan.outputs))
     with bar.progress:
         hashes = {name: shards.sha256(plan.source / name, bar.advance) for name in plan.inputs if _small(plan, name)}
         for number, output in enumerate(plan.outputs, 1):

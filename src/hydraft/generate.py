@@ -9,11 +9,12 @@ import peft
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer, logging, set_seed
 
+from hydraft import prepare
 from hydraft.choices import Init
 from hydraft.config import Config, ConfigError, InferConfig, load_config
 from hydraft.data.encode import prompt_ids
 from hydraft.data.formats import ask
-from hydraft.models.load import load_base, load_tokenizer
+from hydraft.models.load import adapter_in_fp32, load_base, load_tokenizer
 
 
 def load_run(folder: Path) -> tuple[PreTrainedModel | peft.PeftModel, PreTrainedTokenizerBase, Config]:
@@ -24,6 +25,7 @@ def load_run(folder: Path) -> tuple[PreTrainedModel | peft.PeftModel, PreTrained
     """
     config = load_config(folder / "config.yaml")
     section = config.model
+    fp32 = adapter_in_fp32(config)
     whole, adapter = folder / "model", folder / "adapter"
     if whole.is_dir():
         section.path, section.init = str(whole), Init.pretrained
@@ -31,12 +33,13 @@ def load_run(folder: Path) -> tuple[PreTrainedModel | peft.PeftModel, PreTrained
         raise ConfigError(f"run={folder}: it saved no adapter ({_status(folder)})")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    base = load_base(section, config.quant, config.train.precision, config.seed)
+    section = prepare.native(section, config.seed)
+    base = load_base(section, config.quant, config.train.precision)
     if config.quant.kind.value == "none" and torch.cuda.is_available():
         base.to("cuda")  # type: ignore[arg-type]
     model: PreTrainedModel | peft.PeftModel = base
     if not whole.is_dir():
-        model = peft.PeftModel.from_pretrained(base, str(adapter), autocast_adapter_dtype=False)
+        model = peft.PeftModel.from_pretrained(base, str(adapter), autocast_adapter_dtype=fp32)
         section.path = str(adapter)  # the tokenizer and template were saved with it
     return model.eval(), load_tokenizer(section), config
 

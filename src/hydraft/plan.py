@@ -40,16 +40,21 @@ def make_plan(config: Config, records: int) -> Plan:
 
 
 def resolve(config: Config, hardware: Hardware) -> Config:
-    """Replace each ``auto`` by what ``hardware`` calls for, so that the saved config says what ran."""
-    if config.train.precision is not Precision.auto:
-        return config
+    """Replace each ``auto`` by what ``hardware`` calls for, so that the saved config says what ran; sizes that were not chosen go."""
+    sizes = {size: shape for size, shape in config.model.sizes.items() if size == config.model.size}
+    precision = _precision(hardware) if config.train.precision is Precision.auto else config.train.precision
+    dtype = precision if config.model.dtype is Precision.auto else config.model.dtype
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, sizes=sizes, dtype=dtype),
+        train=dataclasses.replace(config.train, precision=precision),
+    )
+
+
+def _precision(hardware: Hardware) -> Precision:
     if not hardware.gpus:
-        precision = Precision.fp32
-    elif all(gpu.compute_capability >= 8 for gpu in hardware.gpus):
-        precision = Precision.bf16
-    else:
-        precision = Precision.fp16
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, precision=precision))
+        return Precision.fp32
+    return Precision.bf16 if all(gpu.compute_capability >= 8 for gpu in hardware.gpus) else Precision.fp16
 
 
 def headline(config: Config) -> str:

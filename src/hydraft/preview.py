@@ -7,10 +7,10 @@ from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase, logging
 
+from hydraft import prepare
 from hydraft.config import Config
 from hydraft.data import sources
 from hydraft.data.encode import IGNORE, Example, Truncation, encode_one, truncate
-from hydraft.models.load import load_tokenizer
 
 EXAMPLES = 3
 BARS = 12
@@ -21,7 +21,7 @@ def show(config: Config, console: Console | None = None) -> None:
     """Print the preview of a run's training data."""
     console = console or Console(file=sys.stdout)
     logging.set_verbosity_error()
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = prepare.tokenizer(config.model)
     conversations = sources.training(config.data, config.seed)
     whole = [example for conversation in conversations for example in encode_one(conversation, tokenizer, config.data)]
     cut = Truncation()

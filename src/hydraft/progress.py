@@ -1,11 +1,19 @@
-"""What a person sees of a run: one bar with loss, speed and time left, on rank 0, and a table at its end."""
+"""What a person sees of a run: one bar with loss, speed and time left, on rank 0, a table at its end, and a bar of bytes."""
 
 import os
 from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 
@@ -80,3 +88,29 @@ class Screen:
         for row in rows:
             drawn.add_row(*row)
         self.console.print(drawn)
+
+
+class Bytes:
+    """Bytes read and written, speed and time left; where there is no terminal, a line a shard."""
+
+    def __init__(self, console: Console, name: str, total: int) -> None:
+        self.console = console
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.progress.add_task(name, total=total)
+
+    def advance(self, count: int) -> None:
+        self.progress.advance(self.task, count)
+
+    def say(self, text: str) -> None:
+        self.progress.update(self.task, description=text)
+        if not self.console.is_terminal:
+            self.console.print(text, highlight=False, soft_wrap=True)

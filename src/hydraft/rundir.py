@@ -89,17 +89,34 @@ def staged_folder(target: Path) -> Iterator[Path]:
     sync_folder(target.parent)
 
 
+def cache_folder(kind: str) -> Path:
+    """Where what can be made again is kept, ``kind`` by kind: ``$HYDRAFT_CACHE`` or the user's cache folder."""
+    base = os.environ.get("HYDRAFT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hydraft"
+    return Path(base) / kind
+
+
+def check_free(folder: Path) -> None:
+    """Refuse a folder that holds a run.
+
+    Raises:
+        ConfigError: names the override.
+    """
+    if (folder / "config.yaml").exists():
+        raise ConfigError(f"hydra.run.dir={folder}: a run is in it already; name another folder")
+
+
 def create(folder: Path, config: Config, plan: Plan, hardware: Hardware) -> None:
     """Claim ``folder`` for a run and write down what it is.
 
     Raises:
         ConfigError: the folder already holds a run.
     """
+    check_free(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         (folder / "config.yaml").touch(exist_ok=False)  # the claim: one of two runs gets it
     except FileExistsError:
-        raise ConfigError(f"hydra.run.dir={folder}: a run is in it already; name another folder") from None
+        check_free(folder)
     staging = folder / ".config.yaml"
     save_config(config, staging)
     staging.replace(folder / "config.yaml")

@@ -1,18 +1,20 @@
 """A rank: reads the run's config.yaml, trains, and (rank 0) writes what came of it."""
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import psutil
 import torch
 import torch.distributed as dist
 import transformers
 from transformers import TrainerCallback
 
-from hydraft import checkpoint, metrics, plan, report, rundir
+from hydraft import checkpoint, metrics, plan, prepare, report, rundir
 from hydraft.choices import LoraMethod, Save
 from hydraft.config import Config, load_config
 from hydraft.data import cache, sources
@@ -50,10 +52,12 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
     screen.phase("starting")
     arguments = training_arguments(config, folder)  # before the model: ZeRO-3 shards it as it loads
     rank = dist.get_rank()
+    config = dataclasses.replace(config, model=prepare.native(config.model, config.seed, screen.console))
     tokenizer = load_tokenizer(config.model)
     examples, lengths, encoded = _examples(config, tokenizer, screen)
     screen.phase("loading the model")
     model = load_trainable(config)
+    _say_targets(model, config, screen)
     first = checkpoint.gather(model, trainable(model)) if config.lora.method is LoraMethod.pissa else None
     tracker = make_tracker(config, folder, rank)
     held_out = metrics.HeldOut(
@@ -125,6 +129,16 @@ def _examples(config: Config, tokenizer: Any, screen: Screen) -> tuple[Examples,
     full = sum(encoded.lengths) / (len(bins) * config.data.max_length)
     screen.say(f"data.packing: {len(encoded):,} records in {len(bins):,} bins, {full:.0%} full")
     return Examples(encoded, pad, bins), [sum(encoded.lengths[i] for i in members) for members in bins], encoded
+
+
+def _say_targets(model: Any, config: Config, screen: Screen) -> None:
+    """Say which layers were meant, where ``lora.target_modules`` has the names of the published layout."""
+    if not isinstance(model, peft.PeftModel) or config.lora.target_modules == ["all-linear"]:
+        return
+    native, asked = set(model.peft_config["default"].target_modules), set(config.lora.target_modules)
+    if native != asked:
+        renamed, found = ", ".join(sorted(asked - native)), ", ".join(sorted(native - asked))
+        screen.say(f"lora.target_modules: {renamed} of the published layout is {found} here")
 
 
 def _peak_memory(device: torch.device) -> int:

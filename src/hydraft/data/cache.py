@@ -6,7 +6,6 @@ so that no timeout limits how long encoding may take.
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,12 +46,6 @@ class Encoded(Sequence[Example]):
         return self.rows[index]
 
 
-def folder() -> Path:
-    """Where encoded records are kept: ``$HYDRAFT_CACHE`` or the user's cache folder."""
-    base = os.environ.get("HYDRAFT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hydraft"
-    return Path(base) / "encoded"
-
-
 def key(data: DataConfig, seed: int, tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash of all that the encoded training records depend on."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -76,12 +69,12 @@ def training(
         encodes: whether this process encodes what is not there (one a machine); the others wait for it.
         progress: told ``(done, total)`` records now and then.
     """
-    target = folder() / key(data, seed, tokenizer)
+    target = rundir.cache_folder("encoded") / key(data, seed, tokenizer)
     if not encodes:
         while not target.is_dir():  # the launcher ends this process if the one that encodes fails
             time.sleep(0.05)
         return Encoded(target)
-    folder().mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):  # another run may be at the same records
         if not target.is_dir():
             conversations = sources.training(data, seed)

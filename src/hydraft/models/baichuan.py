@@ -30,6 +30,24 @@ USER, ASSISTANT = 195, 196
 VOCABULARIES = {64000: False, 125696: True}
 """The published vocabulary sizes, and whether they are Baichuan2's."""
 
+LORA_NAMES: dict[str, tuple[str, ...]] = {"W_pack": ("q_proj", "k_proj", "v_proj")}
+"""Published layers that an adapter may be asked for, and the native ones that hold their weights."""
+
+CONSTANTS: dict[str, Any] = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "mlp_bias": False,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+"""What is the same in every native config."""
+
 CHAT_TEMPLATE = """\
 {#- build_chat_input of generation_utils.py: the system's text bare, then a token ahead of each turn. Nothing closes a
 turn but the next one's token; the published training ends a whole chat with </s>. -#}
@@ -108,9 +126,7 @@ def native_config(config: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: a size is missing.
     """
     heads = integer(config, "num_attention_heads")
-    return {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
+    return CONSTANTS | {
         "vocab_size": integer(config, "vocab_size"),
         "hidden_size": integer(config, "hidden_size"),
         "intermediate_size": integer(config, "intermediate_size"),
@@ -120,15 +136,6 @@ def native_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "head_dim": integer(config, "hidden_size") // heads,
         "max_position_embeddings": integer(config, "max_position_embeddings"),
         "rms_norm_eps": epsilon(config, "rms_norm_eps"),
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "mlp_bias": False,
-        "tie_word_embeddings": False,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
     }
 
 

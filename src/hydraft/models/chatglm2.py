@@ -26,6 +26,26 @@ SPECIALS = ("[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>")
 """The ids after SentencePiece's own, in this order. The last two are published as ``sop`` and ``eop``; bare, they would
 be found inside words such as "philosophy" and "people"."""
 
+LORA_NAMES: dict[str, tuple[str, ...]] = {
+    "query_key_value": ("q_proj", "k_proj", "v_proj"),
+    "dense": ("o_proj",),
+    "dense_h_to_4h": ("gate_up_proj",),
+    "dense_4h_to_h": ("down_proj",),
+}
+"""Published layers that an adapter may be asked for, and the native ones that hold their weights."""
+
+CONSTANTS: dict[str, Any] = {
+    "model_type": "glm",
+    "architectures": ["GlmForCausalLM"],
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "bos_token_id": None,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+"""What is the same in every native config; what GlmConfig would else take as a default belongs to GLM-4."""
+
 CHAT_TEMPLATE = """\
 {#- build_prompt of tokenization_chatglm.py: rounds are counted from 1. The last answer begins with a space because the
 published training encodes it apart from the prompt, and SentencePiece puts a space ahead of whatever it encodes; only it
@@ -93,14 +113,12 @@ def refuse(config: Mapping[str, Any], folder: Path) -> None:
 
 
 def native_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of ``GlmConfig``; what it would else take as a default belongs to GLM-4.
+    """The arguments of ``GlmConfig``.
 
     Raises:
         ConfigError: a size is missing.
     """
-    return {
-        "model_type": "glm",
-        "architectures": ["GlmForCausalLM"],
+    return CONSTANTS | {
         "vocab_size": integer(config, "padded_vocab_size"),
         "hidden_size": integer(config, "hidden_size"),
         "intermediate_size": integer(config, "ffn_hidden_size"),
@@ -112,12 +130,6 @@ def native_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "rms_norm_eps": epsilon(config, "layernorm_epsilon"),
         "attention_bias": bool(config.get("add_qkv_bias", False)),
         "attention_dropout": float(config.get("attention_dropout", 0.0)),
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
-        "hidden_act": "silu",
-        "tie_word_embeddings": False,
-        "bos_token_id": None,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
     }
 
 

@@ -10,7 +10,6 @@ import peft
 import torch
 from bitsandbytes.nn import Linear4bit
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -18,10 +17,11 @@ from transformers import (
     set_seed,
 )
 
-from hydraft.choices import Init, Precision
+from hydraft.choices import Precision
 from hydraft.config import Config, ConfigError, ModelConfig, QuantConfig
 from hydraft.lora import adapter
 from hydraft.models import attention
+from hydraft.models.families import native_targets
 from hydraft.quant import DTYPES, bits_and_bytes
 
 
@@ -40,26 +40,26 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_base(model: ModelConfig, quant: QuantConfig, precision: Precision, seed: int) -> PreTrainedModel:
-    """The model before any adapter: from its checkpoint, or of its shape with random weights."""
-    dtype = DTYPES[precision]
-    if model.init is Init.random:
-        shape = _read(AutoConfig.from_pretrained, model)
-        set_seed(seed)
-        loaded = AutoModelForCausalLM.from_config(shape, dtype=dtype)
-    else:
-        loaded = _read(
-            AutoModelForCausalLM.from_pretrained,
-            model,
-            dtype=dtype,
-            quantization_config=bits_and_bytes(quant, precision),
-        )
+def load_base(model: ModelConfig, quant: QuantConfig, precision: Precision) -> PreTrainedModel:
+    """The prepared model before any adapter, its weights in ``model.dtype``."""
+    kept = precision if model.dtype is Precision.auto else model.dtype
+    loaded = _read(
+        AutoModelForCausalLM.from_pretrained,
+        model,
+        dtype=DTYPES[kept],
+        quantization_config=bits_and_bytes(quant, kept),
+    )
     assert isinstance(loaded, PreTrainedModel)
     _keep_gradients(loaded)
     attention.register()
     loaded.set_attn_implementation(attention.NAME)
     loaded.config.use_cache = False  # training needs none; generation asks for one itself
     return loaded
+
+
+def adapter_in_fp32(config: Config) -> bool:
+    """Whether the adapter keeps fp32 over a base of fewer bits."""
+    return config.train.precision is Precision.fp32 and config.model.dtype not in (Precision.auto, Precision.fp32)
 
 
 def _keep_gradients(model: PreTrainedModel) -> None:
@@ -75,15 +75,16 @@ def _keep_gradients(model: PreTrainedModel) -> None:
 
 def load_trainable(config: Config) -> PreTrainedModel | peft.PeftModel:
     """What a run trains: the base with a fresh adapter on it, or all of it."""
-    base = load_base(config.model, config.quant, config.train.precision, config.seed)
+    base = load_base(config.model, config.quant, config.train.precision)
     if config.train.gradient_checkpointing:
         base.enable_input_require_grads()  # an adapter's inputs would else need no gradient, and nothing be recomputed
-    lora = adapter(config.lora)
+    there = {name.rpartition(".")[2] for name, _ in base.named_modules()}
+    lora = adapter(config.lora, native_targets(config.lora.target_modules, there))
     if lora is None:
         return base
     set_seed(config.seed)  # the same first weights on every rank, whatever loading drew
     try:
-        adapted = peft.get_peft_model(base, lora, autocast_adapter_dtype=False)
+        adapted = peft.get_peft_model(base, lora, autocast_adapter_dtype=adapter_in_fp32(config))
     except ValueError as error:
         raise ConfigError(f"lora.target_modules={config.lora.target_modules}: {error}") from error
     assert isinstance(adapted, peft.PeftModel)

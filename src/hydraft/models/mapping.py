@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from hydraft import __version__
 from hydraft.config import ConfigError
-from hydraft.models import baichuan, chatglm2, shards
+from hydraft.models import shards
+from hydraft.models.families import FAMILIES, family_of, published_config
 from hydraft.models.published import Part, Rule, assign
 
 if TYPE_CHECKING:
     import torch
-
-FAMILIES: tuple[ModuleType, ...] = (chatglm2, baichuan)
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,8 @@ def make_plan(source: Path) -> Plan:
     Raises:
         ConfigError: the source is of no known family, an unsupported variant, or not whole.
     """
-    published = _published_config(source)
-    family = next((family for family in FAMILIES if family.recognises(published)), None)
+    published = published_config(source)
+    family = family_of(published)
     if family is None:
         raise ConfigError(
             f"{source}: model_type={published.get('model_type')} is none of {', '.join(f.NAME for f in FAMILIES)}; "
@@ -88,21 +87,6 @@ def make_plan(source: Path) -> Plan:
     outputs = [_output(file, used[file], rules, headers[file], place, len(used)) for place, file in enumerate(used, 1)]
     inputs = [*names, "config.json", "tokenizer.model"]
     return Plan(source, family, published, family.native_config(published), outputs, dropped, inputs)
-
-
-def _published_config(source: Path) -> dict[str, Any]:
-    path = source / "config.json"
-    if not path.is_file():
-        raise ConfigError(
-            f"{source}: no folder with a config.json; download the checkpoint first (hf download NAME --local-dir {source})"
-        )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON ({error})") from None
-    if not isinstance(config, dict):
-        raise ConfigError(f"{path}: not a config")
-    return config
 
 
 def _output(

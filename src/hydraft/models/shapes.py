@@ -1,0 +1,111 @@
+"""The shape of a model before there is one: native configs from ``conf/model`` or from a folder's config.json. No torch."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydraft.config import ConfigError, ModelConfig, ShapeConfig
+from hydraft.models import baichuan, chatglm2
+from hydraft.models.families import family_of, published_config
+
+Native = dict[str, Any]
+"""The arguments of ``AutoConfig.for_model``."""
+
+SIZES = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+)  # fmt: skip
+"""What makes a size; a vocabulary may have been extended."""
+
+
+def _llama(factor: float) -> Native:
+    """Llama 3.1 and 3.2 stretch the rotary positions of Llama 3 (arXiv:2407.21783; ``rope_scaling`` of their config.json)."""
+    stretched = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    return {
+        "model_type": "llama",
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 131072,
+        "rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": factor, **stretched},
+    }
+
+
+def _qwen(model_type: str, positions: int) -> Native:
+    """Qwen2.5 (arXiv:2412.15115) and Qwen3 (arXiv:2505.09388), by their config.json."""
+    return {
+        "model_type": model_type,
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": positions,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+    }
+
+
+CONSTANTS: dict[str, Native] = {
+    "llama3.1": _llama(8.0),
+    "llama3.2": _llama(32.0),
+    "qwen2.5": _qwen("qwen2", 32768),
+    "qwen3": _qwen("qwen3", 40960),
+    "chatglm2": chatglm2.CONSTANTS | {"max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "attention_bias": True},
+    "baichuan2": baichuan.CONSTANTS | {"max_position_embeddings": 4096, "rms_norm_eps": 1e-6},
+}
+"""What all sizes of an architecture share."""
+
+
+def native_config(shape: ShapeConfig) -> Native:
+    """The native config of a published size."""
+    sizes = {name: value for name, value in dataclasses.asdict(shape).items() if name not in ("path", "architecture")}
+    return CONSTANTS[shape.architecture] | sizes
+
+
+def tiny(shape: Native, vocabulary: int) -> Native:
+    """The same architecture with two small layers; several heads share keys and values where they did before."""
+    shared = shape["num_key_value_heads"] < shape["num_attention_heads"]
+    small = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "head_dim": 16,
+    }
+    return shape | small | {"num_key_value_heads": 2 if shared else 4, "vocab_size": vocabulary}
+
+
+def local_config(model: ModelConfig) -> Native | None:
+    """The native config of a model's local folder, published layouts translated; None where there is no folder.
+
+    Raises:
+        ConfigError: the folder has no config.json, or is an unsupported variant of its family.
+    """
+    folder = Path(model.path).expanduser()
+    if not folder.is_dir():
+        return None
+    config = published_config(folder)
+    family = family_of(config)
+    if family is None:
+        return config
+    family.refuse(config, folder)
+    return dict(family.native_config(config))
+
+
+def check_size(model: ModelConfig) -> None:
+    """Hold a local folder's own config against the chosen size.
+
+    Raises:
+        ConfigError: they differ; the message names the size that fits, if there is one.
+    """
+    config = local_config(model)
+    if config is None or model.shape is None:
+        return
+    different = _different(config, model.shape)
+    if not different:
+        return
+    fitting = [size for size, shape in model.sizes.items() if not _different(config, shape)]
+    hint = f"use model.size={fitting[0]}" if fitting else f"use model=auto model.path={model.path}"
+    raise ConfigError(
+        f"model.path={model.path}: its config.json has {different}={config[different]}, where model.size={model.size} has "
+        f"{getattr(model.shape, different)}: {hint}"
+    )
+
+
+def _different(config: Mapping[str, Any], shape: ShapeConfig) -> str | None:
+    """The first size that a config has otherwise; what it leaves out is no difference."""
+    return next((name for name in SIZES if name in config and config[name] != getattr(shape, name)), None)
