@@ -13,14 +13,16 @@ try:
     from hydraft.choices import Mode
     from hydraft.config import Config
     from hydraft.data import sources
+    from hydraft.launch.join import enter
+    from hydraft.launch.world import find, place
 except ModuleNotFoundError as error:
     sys.exit(f"train.py: {error.name} is not installed here: run make setup, then .venv/bin/python train.py")
 
 
 def train(composed: DictConfig) -> float | None:
     """One job: check it, price it, give it ranks. Returns the objective that a sweep compares."""
-    config = cli.typed(composed, Config)
     machine = hardware.detect()
+    config = place(cli.typed(composed, Config), find(), cli.names("cluster"), machine)
     checks.check(config, machine)
     prepare.check(config.model)
     records = len(sources.training(config.data, config.seed))
@@ -42,4 +44,4 @@ def train(composed: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    cli.exit_with(cli.run(train, "train"))
+    cli.exit_with(enter(lambda: cli.run(train, "train")))

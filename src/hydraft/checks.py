@@ -6,7 +6,7 @@ Each row says when it applies and what to write instead; ``check`` raises the fi
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hydraft.choices import Init, Kernels, LoraMethod, Offload, Precision, QuantKind, Scale
+from hydraft.choices import Init, Kernels, Launcher, LoraMethod, Offload, Precision, QuantKind, Scale
 from hydraft.config import TINY, Config, ConfigError, InferConfig
 from hydraft.hardware import Hardware
 
@@ -65,7 +65,7 @@ COMBINATIONS = [
         "kernels=unsloth cannot run in this version: use kernels=torch",
     ),
     _value(
-        lambda c: c.cluster.nodes > 1,
+        lambda c: c.cluster.nodes > 1 and c.cluster.launcher is not Launcher.joined,
         "cluster={c.cluster.nodes}x{c.cluster.ranks_per_node} needs {c.cluster.nodes} machines, and this version starts ranks on one: use cluster=1x{c.cluster.ranks_per_node}",
     ),
     _value(

@@ -82,6 +82,11 @@ class Task(Enum):
     general = "general"
 
 
+class Launcher(Enum):
+    local = "local"
+    joined = "joined"
+
+
 class TrackerKind(Enum):
     none = "none"
     wandb = "wandb"

@@ -99,6 +99,11 @@ def output_folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
+def names(group: str) -> bool:
+    """Whether the command line itself says something about ``group``."""
+    return any(re.match(rf"\W*{group}\b", override) for override in HydraConfig.get().overrides.task)
+
+
 def quote(argument: str) -> str:
     """Take ``key=value`` as typed where Hydra's grammar cannot read the value: Chinese, spaces, punctuation.
 

@@ -15,6 +15,7 @@ from hydraft.choices import (
     InferMode,
     Init,
     Kernels,
+    Launcher,
     LoraMethod,
     Mode,
     Offload,
@@ -150,6 +151,8 @@ class ClusterConfig:
     """Machines."""
     ranks_per_node: int = 1
     """Processes a machine, one a GPU."""
+    launcher: Launcher = Launcher.local
+    """Who starts them: ``local``, or ``joined`` where torchrun, deepspeed, accelerate or srun has done it (set by itself)."""
 
 
 @dataclass

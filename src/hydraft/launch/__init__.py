@@ -12,7 +12,8 @@ from typing import Any
 from hydraft import hardware, ops, rundir
 from hydraft.cli import RunFailed
 from hydraft.config import Config, ConfigError
-from hydraft.launch.local import RankFailed, Stopped, start
+from hydraft.launch import join, local
+from hydraft.launch.local import RankFailed, Stopped
 
 logger = logging.getLogger(__name__)
 logger.setLevel(logging.INFO)
@@ -60,7 +61,8 @@ def run(config: Config, folder: Path, quiet: bool = False) -> float | None:
         os.environ.update(ops.environment(machine))
         # Beside another busy process, threads that spin while they wait slow a run on a CPU a hundredfold.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        start(folder, config.world_size, machine, quiet)
+        if not join.start(folder):
+            local.start(folder, config.world_size, machine, quiet)
     except RankFailed as error:
         end("failed", error={"rank": error.rank, "cause": error.cause, "log": error.log.name})
         if error.cause.startswith("ConfigError: "):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydraft.hardware import Hardware
-from hydraft.launch.rank import enter, read_failures
+from hydraft.launch.rank import ended_by, enter, read_failures
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -97,7 +97,4 @@ def _first(failures: "dict[int, ProcessFailure]", notes: Path, folder: Path) -> 
         return RankFailed(rank, raised[rank]["cause"], folder / f"rank-{rank}.log")
     rank = min(killed or failures)
     code = failures[rank].exitcode if rank in failures else -signal.SIGKILL
-    cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-    if code == -signal.SIGKILL:
-        cause += " (out of memory, if no one sent it)"
-    return RankFailed(rank, cause, folder / f"rank-{rank}.log")
+    return RankFailed(rank, ended_by(code), folder / f"rank-{rank}.log")

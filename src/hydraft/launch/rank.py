@@ -52,6 +52,12 @@ def read_failures(notes: Path) -> dict[int, dict[str, Any]]:
     return {int(file.stem): json.loads(file.read_text()) for file in notes.glob("[0-9]*.json")}
 
 
+def ended_by(code: int) -> str:
+    """A process's exit code (negative: the signal) as the cause of a rank that left no note."""
+    cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    return f"{cause} (out of memory, if no one sent it)" if code == -signal.SIGKILL else cause
+
+
 def _redirect(log: Path) -> None:
     """Send what this process prints, compiled code included, to ``log``."""
     sys.stdout.flush()
