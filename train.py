@@ -22,6 +22,8 @@ def train(composed: DictConfig) -> float | None:
     config = cli.typed(composed, Config)
     machine = hardware.detect()
     checks.check(config, machine)
+    if config.mode is Mode.train:
+        launch.check(config)
     prepare.check(config.model)
     records = len(sources.training(config.data, config.seed))
     sources.held_out(config.data)
