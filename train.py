@@ -24,6 +24,8 @@ def train(composed: DictConfig) -> float | None:
     machine = hardware.detect()
     config = place(cli.typed(composed, Config), find(), cli.names("cluster"), machine)
     checks.check(config, machine)
+    if config.mode is Mode.train:
+        launch.check(config)
     prepare.check(config.model)
     records = len(sources.training(config.data, config.seed))
     sources.held_out(config.data)

@@ -24,6 +24,16 @@ def _value(broken: Callable[[Config], bool], message: str) -> Rule:
     return Rule(lambda c, _: broken(c), message)
 
 
+def _elsewhere(config: Config) -> bool:
+    """Whether ranks run on machines other than this one, which are asked when they are reached."""
+    cluster = config.cluster
+    if cluster.launcher is Launcher.joined:
+        return False
+    return (
+        cluster.launcher is Launcher.slurm or cluster.nodes > 1 or bool(cluster.hosts) or cluster.hostfile is not None
+    )
+
+
 VALUES = [
     _value(lambda c: c.seed < 0, "seed={c.seed}: a seed is 0 or more"),
     _value(lambda c: c.lora.r < 1, "lora.r={c.lora.r}: the rank of a LoRA update is at least 1; for full fine-tuning use lora=none"),
@@ -38,6 +48,9 @@ VALUES = [
     _value(lambda c: c.zero.stage3_param_persistence_threshold < 0, "zero.stage3_param_persistence_threshold={c.zero.stage3_param_persistence_threshold}: must be 0 or more"),
     _value(lambda c: c.cluster.nodes < 1, "cluster.nodes={c.cluster.nodes}: must be at least 1"),
     _value(lambda c: c.cluster.ranks_per_node < 1, "cluster.ranks_per_node={c.cluster.ranks_per_node}: must be at least 1"),
+    _value(lambda c: c.cluster.port is not None and not 0 < c.cluster.port < 65536, "cluster.port={c.cluster.port}: must be from 1 to 65535, or null for any that is free"),
+    _value(lambda c: c.cluster.link_timeout < 3, "cluster.link_timeout={c.cluster.link_timeout}: must be at least 3 seconds; hosts speak every second"),
+    _value(lambda c: c.cluster.hang_timeout <= 0, "cluster.hang_timeout={c.cluster.hang_timeout}: must be above 0 seconds, and above the longest step"),
     _value(lambda c: c.data.max_length < 16, "data.max_length={c.data.max_length}: must be at least 16 tokens"),
     _value(lambda c: c.data.eval_limit is not None and c.data.eval_limit < 1, "data.eval_limit={c.data.eval_limit}: must be at least 1; for no scores use data.eval=null"),
     _value(lambda c: c.data.eval_max_new_tokens < 1, "data.eval_max_new_tokens={c.data.eval_max_new_tokens}: must be at least 1"),
@@ -63,10 +76,6 @@ COMBINATIONS = [
     _value(
         lambda c: c.kernels is Kernels.unsloth,
         "kernels=unsloth cannot run in this version: use kernels=torch",
-    ),
-    _value(
-        lambda c: c.cluster.nodes > 1 and c.cluster.launcher is not Launcher.joined,
-        "cluster={c.cluster.nodes}x{c.cluster.ranks_per_node} needs {c.cluster.nodes} machines, and this version starts ranks on one: use cluster=1x{c.cluster.ranks_per_node}",
     ),
     _value(
         lambda c: c.model.name == "tiny" and c.model.init is Init.pretrained and c.model.path != str(TINY),
@@ -121,7 +130,7 @@ COMBINATIONS = [
         "train.precision=bf16 needs compute capability 8.0 and this card has {h.gpus[0].compute_capability}: use train.precision=fp16",
     ),
     Rule(
-        lambda c, h: bool(h.gpus) and c.cluster.ranks_per_node > len(h.gpus),
+        lambda c, h: bool(h.gpus) and not _elsewhere(c) and c.cluster.ranks_per_node > len(h.gpus),
         "cluster=1x{c.cluster.ranks_per_node} needs {c.cluster.ranks_per_node} GPUs and {h.count} were found: use cluster=1x{h.count}",
     ),
 ]

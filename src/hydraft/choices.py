@@ -83,7 +83,8 @@ class Task(Enum):
 
 
 class Launcher(Enum):
-    local = "local"
+    auto = "auto"
+    slurm = "slurm"
     joined = "joined"
 
 

@@ -15,7 +15,6 @@ from hydraft.choices import (
     InferMode,
     Init,
     Kernels,
-    Launcher,
     LoraMethod,
     Mode,
     Offload,
@@ -28,6 +27,7 @@ from hydraft.choices import (
     TrackerKind,
     TrainOn,
 )
+from hydraft.cluster import ClusterConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 """The project's folder: conf/ and data/ stand in it."""
@@ -143,16 +143,6 @@ class ZeroConfig:
     """Stage 3: elements fetched ahead of use."""
     stage3_param_persistence_threshold: int = 100_000
     """Stage 3: a weight of fewer elements stays whole on every rank."""
-
-
-@dataclass
-class ClusterConfig:
-    nodes: int = 1
-    """Machines."""
-    ranks_per_node: int = 1
-    """Processes a machine, one a GPU."""
-    launcher: Launcher = Launcher.local
-    """Who starts them: ``local``, or ``joined`` where torchrun, deepspeed, accelerate or srun has done it (set by itself)."""
 
 
 @dataclass
@@ -286,6 +276,11 @@ class InferConfig:
 def save_config(config: Config, path: Path) -> None:
     """Write ``config`` as YAML, every value spelled out."""
     OmegaConf.save(OmegaConf.structured(config), path)
+
+
+def canonical(config: Config) -> str:
+    """``config`` as the text that ``save_config`` writes: two that are equal have the same."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
 def load_config(path: Path) -> Config:

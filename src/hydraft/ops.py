@@ -61,13 +61,11 @@ def prepare(names: list[str], hardware: Hardware) -> list[str]:
         ConfigError: an op cannot be compiled here.
     """
     folder().mkdir(parents=True, exist_ok=True)
-    said = [f"cleared a lock left by a killed build: {lock}" for lock in clear_locks()]
-    missing = [name for name in names if not is_built(name)]
-    if not missing:
-        return said
-    with FileLock(folder() / ".build"):  # the kernel frees this one when its holder dies
-        clear_locks()
-        for name in missing:
+    if all(is_built(name) for name in names) and not any(folder().glob("*/lock")):
+        return []
+    with FileLock(folder() / ".build"):  # the kernel frees this one when its holder dies, on whatever host that is
+        said = [f"cleared a lock left by a killed build: {lock}" for lock in clear_locks()]
+        for name in names:
             if not is_built(name):
                 print(f"building DeepSpeed's {name}, once, some 20 to 150 seconds …", file=sys.stderr, flush=True)
                 _build(name, hardware)

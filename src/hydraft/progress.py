@@ -16,6 +16,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from hydraft import heartbeat
+
 
 class Screen:
     """The terminal of rank 0; on every other rank, nothing.
@@ -56,6 +58,7 @@ class Screen:
 
     def phase(self, name: str, total: int | None = None) -> None:
         """Begin a new bar of ``total`` parts in place of the last."""
+        heartbeat.beat()
         if self.task is not None:
             self.progress.remove_task(self.task)
         self.task = self.progress.add_task(name, total=total, note="", count="", left="left" if total else "")
@@ -65,6 +68,7 @@ class Screen:
 
     def advance(self, count: int = 1, note: str | None = None, line: bool = False) -> None:
         """``count`` more parts are done; ``line`` asks for a line of its own where there is no bar."""
+        heartbeat.beat()
         if self.task is None:
             return
         self.progress.advance(self.task, count)

@@ -128,13 +128,14 @@ def _environment(hardware: Hardware) -> dict[str, Any]:
     return {
         "command": sys.argv,
         "python": sys.version.split()[0],
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version_of(name) for name in PACKAGES},
         "commit": _commit(),
         "hardware": hardware.to_dict(),
     }
 
 
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
+    """Of an installed package; None where it is not there."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 import transformers
 from transformers import TrainerCallback
 
-from hydraft import checkpoint, metrics, plan, prepare, report, rundir
+from hydraft import agree, checkpoint, heartbeat, metrics, plan, prepare, report, rundir
 from hydraft.choices import LoraMethod, Save
 from hydraft.config import Config, load_config
 from hydraft.data import cache, sources
@@ -52,11 +52,14 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
     screen.phase("starting")
     arguments = training_arguments(config, folder)  # before the model: ZeRO-3 shards it as it loads
     rank = dist.get_rank()
+    _compare_hosts(config)
     config = dataclasses.replace(config, model=prepare.native(config.model, config.seed, screen.console))
     tokenizer = load_tokenizer(config.model)
     examples, lengths, encoded = _examples(config, tokenizer, screen)
     screen.phase("loading the model")
-    model = load_trainable(config)
+    with heartbeat.while_working():
+        model = load_trainable(config)
+    _beat_at_each_pass(model)
     _say_targets(model, config, screen)
     first = checkpoint.gather(model, trainable(model)) if config.lora.method is LoraMethod.pissa else None
     tracker = make_tracker(config, folder, rank)
@@ -66,7 +69,8 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
 
     def save(target: Path, step: int) -> None:
         moved = step > 1 or config.train.warmup_ratio == 0
-        checkpoint.save(model, tokenizer, target, moved, first)
+        with heartbeat.while_working():
+            checkpoint.save(model, tokenizer, target, moved, first)
 
     def save_epoch(step: int) -> None:
         save(folder / "checkpoints" / f"step-{step:06d}", step)
@@ -129,6 +133,19 @@ def _examples(config: Config, tokenizer: Any, screen: Screen) -> tuple[Examples,
     full = sum(encoded.lengths) / (len(bins) * config.data.max_length)
     screen.say(f"data.packing: {len(encoded):,} records in {len(bins):,} bins, {full:.0%} full")
     return Examples(encoded, pad, bins), [sum(encoded.lengths[i] for i in members) for members in bins], encoded
+
+
+def _compare_hosts(config: Config) -> None:
+    """Refuse to train where a rank has another config, or other code, than rank 0."""
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, (f"rank {dist.get_rank()} ({agree.host()})", agree.of_run(config)))
+    agree.check(found)
+
+
+def _beat_at_each_pass(model: torch.nn.Module) -> None:
+    """Every pass through the model is a sign of life, in training and in scoring."""
+    inner = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    inner.register_forward_pre_hook(lambda *_: heartbeat.beat())
 
 
 def _say_targets(model: Any, config: Config, screen: Screen) -> None:

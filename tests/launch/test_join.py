@@ -13,6 +13,9 @@ import psutil
 import pytest
 
 from conftest import RECORDS, ROOT, family
+from hydraft.launch.child import Stillness
+from hydraft.launch.meeting import Meeting
+from hydraft.launch.world import World
 from sshd import Sshd
 from test_local import wait_for
 
@@ -129,6 +132,25 @@ def test_a_refusal_is_told_once(name: str, tmp_path: Path) -> None:
     assert done.returncode == (2 if name == "deepspeed" else 1)  # torchrun has one code for all that is not 0
     assert done.stderr.count("train.py: train.lr: no such setting; did you mean train.learning_rate?") == 1
     assert not list(tmp_path.glob("outputs/*"))
+
+
+def test_a_rank_that_stands_still_is_found(tmp_path: Path, survivors: list[psutil.Process]) -> None:
+    world = World("RANK", 0, 1, 0, 1, "localhost", free_port())
+    sleeper = subprocess.Popen(["sleep", "60"])
+    survivors.append(psutil.Process(sleeper.pid))
+    sleeper.send_signal(signal.SIGSTOP)
+    (tmp_path / "0.pid").write_text(str(sleeper.pid))
+    (tmp_path / "0.beat").touch()
+    stillness = Stillness(Meeting(world), tmp_path, tmp_path, timeout=100)
+    assert stillness.look() is None
+    os.utime(tmp_path / "0.beat", (0, 0))
+    found = stillness.look()
+    assert found is not None
+    assert (found.rank, found.kind) == (0, "hung")
+    assert "its process was stopped" in found.cause
+    (tmp_path / "0.beat").touch()
+    assert stillness.look() is None
+    assert not stillness.meeting.standing()
 
 
 class Ranks:

@@ -109,6 +109,13 @@ def test_one_rank_that_was_asked_for_is_not_made_many() -> None:
     assert place(config_of("cluster=1x8"), the_world({**TORCHRUN, "LOCAL_WORLD_SIZE": "8"}), True, CPU)
 
 
+@pytest.mark.parametrize("override", ["cluster.hosts=[a,b,c,d]", "cluster.launcher=slurm", "cluster.port=1234"])
+def test_how_ranks_are_to_be_started_is_refused_where_they_are_there(override: str) -> None:
+    name = override.partition("=")[0]
+    with pytest.raises(ConfigError, match=f"{name} is for ranks that train.py starts itself, and torchrun has"):
+        place(config_of(override), the_world(TORCHRUN), True, CPU)
+
+
 def test_a_card_of_its_own_for_each_task_is_refused() -> None:
     world = the_world({**SRUN, **MEETING})
     with pytest.raises(ConfigError, match="--gpu-bind=none"):

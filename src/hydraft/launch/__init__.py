@@ -5,14 +5,17 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from hydraft import hardware, ops, rundir
+from hydraft.choices import Launcher
 from hydraft.cli import RunFailed
 from hydraft.config import Config, ConfigError
-from hydraft.launch import join, local
+from hydraft.hardware import Hardware
+from hydraft.launch import hosts, join, local, ssh
 from hydraft.launch.local import RankFailed, Stopped
 
 logger = logging.getLogger(__name__)
@@ -55,19 +58,18 @@ def run(config: Config, folder: Path, quiet: bool = False) -> float | None:
     logger.info("command: %s", sys.argv)
     before = signal.signal(signal.SIGTERM, terminate)
     try:
-        for line in ops.prepare(ops.needed(config, machine), machine):
-            print(line, file=sys.stderr)
-            logger.info(line)
-        os.environ.update(ops.environment(machine))
-        # Beside another busy process, threads that spin while they wait slow a run on a CPU a hundredfold.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        if not join.start(folder):
-            local.start(folder, config.world_size, machine, quiet)
+        if config.cluster.launcher is Launcher.joined:
+            join.start(config, folder)
+        elif hosts.named(config.cluster):
+            ssh.start(config, folder, hosts.choose(config.cluster), quiet)
+        else:
+            _here(config, folder, machine, quiet)
     except RankFailed as error:
-        end("failed", error={"rank": error.rank, "cause": error.cause, "log": error.log.name})
+        where = {} if error.host is None else {"host": error.host}
+        end("failed", error={**where, "rank": error.rank, "cause": error.cause, "log": error.log.name})
         if error.cause.startswith("ConfigError: "):
             raise ConfigError(error.cause.removeprefix("ConfigError: ")) from None
-        raise RunFailed(f"rank {error.rank} failed: {error.cause}\n  its log: {error.log}") from None
+        raise RunFailed(f"{error.who} failed: {error.cause}\n  its log: {error.log}") from None
     except KeyboardInterrupt:
         end("interrupted")
         raise
@@ -84,3 +86,27 @@ def run(config: Config, folder: Path, quiet: bool = False) -> float | None:
     end("completed")
     objective = json.loads((folder / "result.json").read_text()).get("objective")
     return None if objective is None else float(objective)
+
+
+def check(config: Config) -> None:
+    """Refuse a run whose machines cannot be told.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    if config.cluster.launcher is Launcher.auto and hosts.named(config.cluster):
+        hosts.choose(config.cluster)
+
+
+def _here(config: Config, folder: Path, machine: Hardware, quiet: bool) -> None:
+    """All ranks on this machine."""
+    for line in ops.prepare(ops.needed(config, machine), machine):
+        print(line, file=sys.stderr)
+        logger.info(line)
+    os.environ.update(ops.environment(machine))
+    # Beside another busy process, threads that spin while they wait slow a run on a CPU a hundredfold.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with tempfile.TemporaryDirectory(prefix="hydraft-") as notes:
+        terminal = os.devnull if quiet else None
+        watched = config.cluster.hang_timeout
+        local.start(folder, Path(notes), config.world_size, machine, terminal, hang_timeout=watched)

@@ -4,50 +4,31 @@ The process that the launcher started keeps watch, and its rank is its child. So
 tell why, and rank 0 has it in ``result.json`` before any launcher begins to kill. No torch at module level.
 """
 
-import os
 import re
-import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
-from hydraft import hardware, ops, rundir
+from hydraft import rundir
 from hydraft.cli import EXIT_REFUSED
-from hydraft.config import ROOT, ConfigError, load_config
+from hydraft.config import Config, ConfigError, canonical
 from hydraft.launch import world as worlds
+from hydraft.launch.child import POLL_SECONDS, Signals, watch_over
 from hydraft.launch.lifeline import die_with_parent
-from hydraft.launch.local import SHUTDOWN_SECONDS, RankFailed, Stopped
-from hydraft.launch.meeting import DONE, FAILED, STOPPED, Lost, Meeting
-from hydraft.launch.rank import ended_by, read_failures
+from hydraft.launch.local import RankFailed, Stopped
+from hydraft.launch.meeting import FAILED, STOPPED, Lost, Meeting
 from hydraft.launch.world import World
 
-POLL_SECONDS = 0.2
 LAST_WORDS_SECONDS = 10
 """How long rank 0 waits for the others to say how they ended, once one has not ended well."""
 SILENT = "ended without a word (killed, or its machine is gone)"
-RANK = "import sys; from hydraft.launch.rank import enter; enter(sys.argv[1], sys.argv[2], False)"
 
 _meetings: list[Meeting] = []
-"""Rank 0's, from ``enter`` to ``start``; empty where no other launcher is."""
-
-
-class Signals:
-    """SIGTERM, SIGINT and SIGHUP are noted from now on, for the loop that watches; the process ends soon after one."""
-
-    def __init__(self) -> None:
-        self.arrived: int | None = None
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._note)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.arrived = self.arrived or number
+"""Rank 0's, from ``enter`` to ``start``."""
 
 
 def enter(compose: Callable[[], int]) -> int:
@@ -101,26 +82,26 @@ def _lead(meeting: Meeting, compose: Callable[[], int]) -> int:
     return code
 
 
-def start(folder: Path) -> bool:
-    """Run rank 0 of the run in ``folder`` and wait for all ranks, where another launcher started them; else False.
+def start(config: Config, folder: Path) -> None:
+    """Run rank 0 of ``config``, saved in ``folder``, and wait for all ranks.
 
     Raises:
         RankFailed: the rank that failed first; the others have been ended.
         KeyboardInterrupt: Ctrl-C; the ranks have been ended.
         Stopped: another signal.
     """
-    if not _meetings:
-        return False
     meeting, signals = _meetings[0], Signals()
     print(worlds.say(meeting.world), flush=True)
     try:
-        meeting.announce(folder=str(folder.resolve()), config=(folder / "config.yaml").read_text())
-        _watch(meeting, folder, signals)
-        while len(meeting.ends()) < meeting.world.size and not meeting.bad():
+        timeout = config.cluster.hang_timeout
+        meeting.announce(folder=str(folder.resolve()), config=canonical(config), hang_timeout=timeout)
+        failure = watch_over(meeting, folder, signals, timeout)
+        while failure is None and len(meeting.ends()) < meeting.world.size and not meeting.bad():
             if signals.arrived:
                 meeting.tell(STOPPED)
             time.sleep(POLL_SECONDS)
-        failure = _blame(meeting, folder) if meeting.bad() else None
+        if failure is None and meeting.bad():
+            failure = _blame(meeting, folder)
     except Lost:
         failure = RankFailed(0, "the launcher is gone", folder / "rank-0.log")
     if signals.arrived == signal.SIGINT and failure is None:
@@ -129,7 +110,6 @@ def start(folder: Path) -> bool:
         raise failure
     if failure is not None or signals.arrived or meeting.bad():
         raise Stopped
-    return True
 
 
 def _blame(meeting: Meeting, folder: Path) -> RankFailed | None:
@@ -143,9 +123,12 @@ def _blame(meeting: Meeting, folder: Path) -> RankFailed | None:
     failed = {rank: end for rank, end in meeting.ends().items() if end["status"] == FAILED}
     killed = {rank: end for rank, end in failed.items() if end["code"] < 0 and end["code"] != -signal.SIGABRT}
     if silent and not killed:
-        return RankFailed(min(silent), SILENT, folder / f"rank-{min(silent)}.log")
+        return RankFailed(min(silent), SILENT, folder / f"rank-{min(silent)}.log", "killed")
     first = min(killed or failed, key=lambda rank: failed[rank]["time"], default=None)
-    return None if first is None else RankFailed(first, failed[first]["cause"], Path(failed[first]["log"]))
+    if first is None:
+        return None
+    host = failed[first]["host"] if meeting.world.nodes > 1 else None
+    return RankFailed(first, failed[first]["cause"], Path(failed[first]["log"]), host=host)
 
 
 def _follow(meeting: Meeting) -> int:
@@ -158,7 +141,7 @@ def _follow(meeting: Meeting) -> int:
             time.sleep(POLL_SECONDS / 4)
         if "folder" in word:
             folder = _reachable(Path(word["folder"]), word["config"], meeting.world)
-            _watch(meeting, folder, signals)
+            watch_over(meeting, folder, signals, word["hang_timeout"])
         return _hear(meeting, signals)
     except Lost:
         pass
@@ -204,62 +187,3 @@ def _reachable(folder: Path, config: str, world: World) -> Path:
     own = Path(tempfile.mkdtemp(prefix=f"hydraft-{folder.name}-rank-{world.rank}-"))
     rundir.write_text(own / "config.yaml", config)
     return own
-
-
-def _watch(meeting: Meeting, folder: Path, signals: Signals) -> None:
-    """Run this process's rank until it ends, a signal comes or another rank ends badly; then tell how it ended.
-
-    Raises:
-        Lost: the store is gone; the rank has been ended.
-    """
-    world, notes = meeting.world, tempfile.mkdtemp(prefix="hydraft-")
-    log = folder / f"rank-{world.rank}.log"
-    try:
-        with subprocess.Popen(
-            [sys.executable, "-c", RANK, str(folder.resolve()), notes], env=_environment(world, folder)
-        ) as rank:
-            try:
-                while rank.poll() is None and not signals.arrived and not meeting.bad():
-                    with suppress(subprocess.TimeoutExpired):
-                        rank.wait(POLL_SECONDS)
-                by_itself = rank.poll() is not None and not signals.arrived
-            finally:
-                _end(rank)
-        meeting.tell(**_ending(rank.returncode, by_itself, Path(notes), log, world.rank))
-    except ConfigError as error:
-        meeting.tell(FAILED, code=EXIT_REFUSED, cause=f"ConfigError: {error}", log=str(log))
-    finally:
-        shutil.rmtree(notes, ignore_errors=True)
-
-
-def _environment(world: World, folder: Path) -> dict[str, str]:
-    """A rank's variables. Those of accelerate are left out: the run's config says what they would.
-
-    Raises:
-        ConfigError: DeepSpeed's ops cannot be compiled on this machine.
-    """
-    machine = hardware.detect()
-    ops.prepare(
-        ops.needed(load_config(folder / "config.yaml"), machine), machine
-    )  # rank 0's machine has them; another may not
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "FSDP_"))}
-    path = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
-    return {"OMP_WAIT_POLICY": "PASSIVE", **kept, **ops.environment(machine), **world.environment(), "PYTHONPATH": path}
-
-
-def _end(rank: "subprocess.Popen[bytes]") -> None:
-    rank.terminate()
-    try:
-        rank.wait(SHUTDOWN_SECONDS)
-    except subprocess.TimeoutExpired:
-        rank.kill()
-        rank.wait()
-
-
-def _ending(code: int, by_itself: bool, notes: Path, log: Path, rank: int) -> dict[str, Any]:
-    if by_itself and code == 0:
-        return {"status": DONE}
-    if not by_itself or -code in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        return {"status": STOPPED}
-    note = read_failures(notes).get(rank)
-    return {"status": FAILED, "code": code, "cause": note["cause"] if note else ended_by(code), "log": str(log)}

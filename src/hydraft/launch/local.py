@@ -1,18 +1,21 @@
-"""Ranks on this machine, under torch's elastic agent.
+"""Ranks on this machine, under torch's elastic agent: all of a run's, or one node's share.
 
 On a CPU they are forked from a server that has imported the stack once. With CUDA they are spawned: a library that
 touched the driver while it was imported would break every fork.
 """
 
+import json
 import logging
-import shutil
 import signal
-import tempfile
+import threading
+from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from hydraft import rundir
 from hydraft.hardware import Hardware
+from hydraft.launch import watch
 from hydraft.launch.rank import ended_by, enter, read_failures
 
 if TYPE_CHECKING:
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
 
 SHUTDOWN_SECONDS = 10
 """From SIGTERM to SIGKILL, for a rank."""
+
+JOIN_SECONDS = 300
+"""What the nodes of a run get to meet, once all have said that they are ready."""
 
 
 class Stopped(BaseException):
@@ -29,25 +35,82 @@ class Stopped(BaseException):
 class RankFailed(Exception):
     """A rank ended badly; ``cause`` is one line."""
 
-    def __init__(self, rank: int, cause: str, log: Path) -> None:
+    def __init__(self, rank: int | None, cause: str, log: Path, kind: str = "raised", host: str | None = None) -> None:
+        """``rank`` is None where a host failed before it had any. ``kind``: killed, raised or hung."""
         super().__init__(f"rank {rank}: {cause}")
         self.rank = rank
         self.cause = cause
         self.log = log
+        self.kind = kind
+        self.host = host
+
+    @property
+    def who(self) -> str:
+        """Rank and host, for a line of text."""
+        rank = None if self.rank is None else f"rank {self.rank}"
+        return " on ".join(part for part in (rank, self.host) if part is not None)
 
 
-def start(folder: Path, ranks: int, hardware: Hardware, quiet: bool) -> None:
-    """Run ``ranks`` ranks of the run in ``folder`` and wait for all of them.
+@dataclass(frozen=True)
+class Place:
+    """A node among the nodes of a run."""
+
+    nodes: int = 1
+    node: int = 0
+    endpoint: str = "localhost:0"
+    """Where they meet, on the first node; port 0 is any free one, for a node that is alone."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Set in every rank."""
+
+    def rendezvous(self) -> dict[str, Any]:
+        """For torch's LaunchConfig: the first node's ranks come first, so nodes that meet have their places already."""
+        known: dict[str, Any] = {"min_nodes": self.nodes, "max_nodes": self.nodes, "rdzv_endpoint": self.endpoint}
+        if self.nodes == 1:
+            return {**known, "rdzv_backend": "c10d", "local_addr": "localhost"}
+        configs = {"rank": self.node, "timeout": JOIN_SECONDS}
+        return {**known, "rdzv_backend": "static", "rdzv_configs": configs}
+
+
+def warm(hardware: Hardware) -> str:
+    """Start the server that ranks are forked from; it imports the stack while its caller does other things.
+
+    Returns:
+        multiprocessing's name of how ranks start.
+    """
+    if hardware.gpus:
+        return "spawn"
+    forkserver.set_forkserver_preload(["hydraft.launch.warm"])
+    forkserver.ensure_running()
+    return "forkserver"
+
+
+def start(
+    folder: Path,
+    notes: Path,
+    ranks: int,
+    hardware: Hardware,
+    terminal: str | None = None,
+    place: Place | None = None,
+    hang_timeout: float | None = None,
+) -> None:
+    """Run this node's ``ranks`` ranks of the run in ``folder`` and wait for all of them.
+
+    Args:
+        folder: the run's folder.
+        notes: an empty folder, where ranks leave their process ids, beats, and why they failed.
+        ranks: how many, on this node.
+        hardware: of this machine.
+        terminal: a device or pipe that rank 0 shows itself on; None for this process's stdout.
+        place: this node among others; alone where there is none.
+        hang_timeout: seconds after which ranks that do not get on are ended; None where another watches.
 
     Raises:
         RankFailed: the first rank that failed; the others have been ended.
         KeyboardInterrupt: Ctrl-C; the ranks have been ended.
         Stopped: another signal.
     """
-    method = "spawn" if hardware.gpus else "forkserver"
-    if method == "forkserver":
-        forkserver.set_forkserver_preload(["hydraft.launch.warm"])
-        forkserver.ensure_running()  # it imports the stack while this process imports torch
+    place = place or Place()
+    method = warm(hardware)
 
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -56,39 +119,51 @@ def start(folder: Path, ranks: int, hardware: Hardware, quiet: bool) -> None:
     for name in logging.root.manager.loggerDict:  # failures are told by us, once; the traceback is in the rank's log
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    notes = tempfile.mkdtemp(prefix="hydraft-")
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
         nproc_per_node=ranks,
         run_id=folder.name,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",  # any free port
-        local_addr="localhost",
         max_restarts=0,
         start_method=method,
-        logs_specs=DefaultLogsSpecs(log_dir=notes),
+        logs_specs=DefaultLogsSpecs(log_dir=str(notes)),
         shutdown_timeout=SHUTDOWN_SECONDS,
         signals_to_handle="SIGTERM,SIGINT,SIGHUP",
+        **place.rendezvous(),
     )
+    over = threading.Event()
+    if hang_timeout is not None:
+        threading.Thread(target=_end_a_hang, args=(folder, notes, hang_timeout, over), daemon=True).start()
     try:
-        elastic_launch(config, enter)(str(folder.resolve()), notes, quiet)
+        elastic_launch(config, enter)(str(folder.resolve()), str(notes), terminal, place.environment)
     except ChildFailedError as error:
-        raise _first(error.failures, Path(notes), folder) from None
+        raise _first(error.failures, notes, folder) from None
     except SignalException as error:
         if error.sigval is signal.SIGINT:
             raise KeyboardInterrupt from None
         raise Stopped from None
     finally:
-        shutil.rmtree(notes, ignore_errors=True)
+        over.set()
+
+
+def _end_a_hang(folder: Path, notes: Path, timeout: float, over: threading.Event) -> None:
+    """Kill the ranks when none of them gets on, and note which one stood still."""
+    while not over.wait(1):
+        if watch.hangs(watch.status(notes), timeout):
+            ranks = watch.stacks(notes, folder)
+            rank, cause = watch.verdict(ranks)
+            rundir.write_json(notes / "hung", {"rank": rank, "cause": cause})
+            watch.kill(notes)
+            return
 
 
 def _first(failures: "dict[int, ProcessFailure]", notes: Path, folder: Path) -> RankFailed:
-    """The cause among the failures: a rank that was killed outright, else the one that raised first.
+    """The cause among the failures: a rank that stood still or was killed, else the one that raised first.
 
     The agent names one rank, and where one is killed its peers' broken connections may come first; so the ranks' own
     notes are asked too.
     """
+    if (notes / "hung").exists():
+        hung = json.loads((notes / "hung").read_text())
+        return RankFailed(hung["rank"], hung["cause"], folder / f"rank-{hung['rank']}.log", "hung")
     raised = read_failures(notes)
     killed = {rank for note in raised.values() for rank in note["gone"]} - raised.keys()
     killed |= {rank for rank, failure in failures.items() if failure.exitcode < 0}
@@ -97,4 +172,4 @@ def _first(failures: "dict[int, ProcessFailure]", notes: Path, folder: Path) -> 
         return RankFailed(rank, raised[rank]["cause"], folder / f"rank-{rank}.log")
     rank = min(killed or failures)
     code = failures[rank].exitcode if rank in failures else -signal.SIGKILL
-    return RankFailed(rank, ended_by(code), folder / f"rank-{rank}.log")
+    return RankFailed(rank, ended_by(code), folder / f"rank-{rank}.log", "killed")

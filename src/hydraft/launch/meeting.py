@@ -75,6 +75,15 @@ class Meeting:
         ends = {rank: self._get(f"end/{rank}") for rank in range(self.world.size)}
         return {rank: end for rank, end in ends.items() if end is not None}
 
+    def stand(self, known: dict[str, Any]) -> None:
+        """This rank has not got on for too long, with what is ``known`` of it; or, with nothing, it has again."""
+        self._set(f"still/{self.world.rank}", known)
+
+    def standing(self) -> dict[int, dict[str, Any]]:
+        """The ranks that do not get on."""
+        known = {rank: self._get(f"still/{rank}") for rank in range(self.world.size)}
+        return {rank: told for rank, told in known.items() if told}
+
     def is_dead(self, rank: int) -> bool:
         """Whether that rank's watcher is known to be gone; of another machine nothing is known."""
         process = self._get(f"process/{rank}")

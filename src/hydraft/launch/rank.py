@@ -10,23 +10,30 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from hydraft import rundir
+from hydraft import heartbeat, rundir
 from hydraft.launch.lifeline import die_with_parent
 
 
-def enter(folder: str, notes: str, quiet: bool) -> None:
+def enter(folder: str, notes: str, terminal: str | None, environment: dict[str, str]) -> None:
     """Run this rank of the run in ``folder``; what libraries print lands in ``rank-N.log``.
 
-    ``notes`` is a folder where the ranks leave their process ids, and why they failed, for the launcher.
+    Args:
+        folder: the run's folder.
+        notes: a folder where the ranks leave their process ids, beats, and why they failed, for the launcher.
+        terminal: a device or pipe that rank 0 shows itself on; None for the stdout that it was born with.
+        environment: set before anything else.
     """
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which ends the ranks
+    os.environ.update(environment)
     rank = int(os.environ["RANK"])
     rundir.write_text(Path(notes) / f"{rank}.pid", str(os.getpid()))
-    terminal = os.open(os.devnull, os.O_WRONLY) if quiet else os.dup(1)
+    shown = terminal if rank == 0 else os.devnull
+    screen = os.dup(1) if shown is None else os.open(shown, os.O_WRONLY | os.O_NOCTTY)
     try:
         _redirect(Path(folder) / f"rank-{rank}.log")
-        importlib.import_module("hydraft.worker").main(Path(folder), terminal)
+        heartbeat.start(Path(notes) / f"{rank}.beat")
+        importlib.import_module("hydraft.worker").main(Path(folder), screen)
     except BaseException as error:
         traceback.print_exc()  # into the log; the launcher tells the terminal
         _note_failure(Path(notes), rank, error)

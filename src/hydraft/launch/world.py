@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hydraft.choices import Launcher
+from hydraft.cluster import ClusterConfig
 from hydraft.config import Config, ConfigError
 from hydraft.hardware import Hardware
 
@@ -26,6 +27,10 @@ STARTERS = {
 
 SLURM_PORTS = range(20_000, 30_000)
 """Where a step's rendezvous lies, by its id: below the ports that the kernel hands out."""
+
+
+USED = ("nodes", "ranks_per_node", "hang_timeout")
+"""Of the cluster section, where another launcher started the ranks."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +184,7 @@ def place(config: Config, world: World | None, named: bool, hardware: Hardware) 
                 "cluster.launcher=joined is for ranks that torchrun, deepspeed, accelerate or srun starts"
             )
         return config
+    _refuse_ignored(config.cluster, world)
     asked, there = config.cluster, (world.nodes, world.local_size)
     if (asked.nodes, asked.ranks_per_node) != there and (named or asked.nodes * asked.ranks_per_node > 1):
         command = STARTERS[world.starter].format(
@@ -195,6 +201,17 @@ def place(config: Config, world: World | None, named: bool, hardware: Hardware) 
         )
     cluster = dataclasses.replace(asked, nodes=there[0], ranks_per_node=there[1], launcher=Launcher.joined)
     return dataclasses.replace(config, cluster=cluster)
+
+
+def _refuse_ignored(asked: ClusterConfig, world: World) -> None:
+    """What says how hydraft itself is to start ranks has no meaning where they are there."""
+    default = ClusterConfig()
+    for name in (field.name for field in dataclasses.fields(ClusterConfig)):
+        if name not in USED and getattr(asked, name) != getattr(default, name):
+            raise ConfigError(
+                f"cluster.{name} is for ranks that train.py starts itself, and {_who(world)} has started these: "
+                f"leave it away, or type python train.py … without {_who(world)}"
+            )
 
 
 def _who(world: World) -> str:

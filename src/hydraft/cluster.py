@@ -1,0 +1,37 @@
+"""The cluster section of the schema; ``config.py`` has the others. No torch here."""
+
+from dataclasses import dataclass, field
+
+from hydraft.choices import Launcher
+
+
+@dataclass
+class ClusterConfig:
+    """The machines of a run, and what reaches them."""
+
+    nodes: int = 1
+    """Machines."""
+    ranks_per_node: int = 1
+    """Processes a machine, one a GPU."""
+    launcher: Launcher = Launcher.auto
+    """``auto``: here, or over ssh where hosts are named; ``slurm``; ``joined`` is what torchrun and the like make of it."""
+    hosts: list[str] = field(default_factory=list)
+    """Names that ssh takes, the machine of rank 0 first; ``localhost`` is this one and may stand twice."""
+    hostfile: str | None = None
+    """A file of lines ``worker-1 slots=4``; null for ./hostfile, where more than one machine is asked for."""
+    address: str | None = None
+    """The first host's, as the others reach it; null for one that all of them reach."""
+    port: int | None = None
+    """Where ranks meet on the first host; null for any free port."""
+    python: str | None = None
+    """The interpreter on every host; null for the path of this one."""
+    workdir: str | None = None
+    """The project's folder on every host; null for the path of this one."""
+    ssh_config: str | None = None
+    """A file in place of ~/.ssh/config."""
+    env: list[str] = field(default_factory=list)
+    """Names of further environment variables that reach every host; their values are saved nowhere."""
+    link_timeout: float = 10
+    """Seconds of silence after which a host, or for a host this machine, counts as gone."""
+    hang_timeout: float = 600
+    """Seconds after which a run none of whose ranks gets on is ended; above the longest step."""

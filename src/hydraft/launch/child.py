@@ -1,0 +1,122 @@
+"""One rank of a run that another launcher started, as the child of the process that was started. No torch here."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from hydraft import agree, hardware, ops
+from hydraft.cli import EXIT_REFUSED
+from hydraft.config import ROOT, ConfigError, load_config
+from hydraft.launch import watch
+from hydraft.launch.local import SHUTDOWN_SECONDS, RankFailed
+from hydraft.launch.meeting import DONE, FAILED, STOPPED, Meeting
+from hydraft.launch.rank import ended_by, read_failures
+from hydraft.launch.world import World
+
+POLL_SECONDS = 0.2
+
+RANK = "import sys; from hydraft.launch.rank import enter; enter(sys.argv[1], sys.argv[2], None, {})"
+
+
+class Signals:
+    """SIGTERM, SIGINT and SIGHUP are noted from now on, for the loop that watches; the process ends soon after one."""
+
+    def __init__(self) -> None:
+        self.arrived: int | None = None
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.arrived = self.arrived or number
+
+
+def watch_over(meeting: Meeting, folder: Path, signals: Signals, hang_timeout: float) -> RankFailed | None:
+    """Run this process's rank until it ends, a signal comes or another rank ends badly; then tell how it ended.
+
+    Returns:
+        On rank 0, the rank that stood still, where none got on for ``hang_timeout`` seconds.
+
+    Raises:
+        Lost: the store is gone; the rank has been ended.
+    """
+    world, notes, hung = meeting.world, tempfile.mkdtemp(prefix="hydraft-"), None
+    log = folder / f"rank-{world.rank}.log"
+    stillness = Stillness(meeting, Path(notes), folder, hang_timeout)
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-c", RANK, str(folder.resolve()), notes], env=_environment(world, folder)
+        ) as rank:
+            try:
+                while rank.poll() is None and not signals.arrived and not meeting.bad() and hung is None:
+                    with suppress(subprocess.TimeoutExpired):
+                        rank.wait(POLL_SECONDS)
+                    hung = stillness.look()
+                by_itself = rank.poll() is not None and not signals.arrived and hung is None
+            finally:
+                _end(rank)
+        meeting.tell(**_ending(rank.returncode, by_itself, Path(notes), log, world.rank))
+    except ConfigError as error:
+        meeting.tell(FAILED, code=EXIT_REFUSED, cause=f"ConfigError: {error}", log=str(log), host=agree.host())
+    finally:
+        shutil.rmtree(notes, ignore_errors=True)
+    return hung
+
+
+class Stillness:
+    """Whether a rank gets on: told to the others, among whom rank 0 finds the one that all wait for."""
+
+    def __init__(self, meeting: Meeting, notes: Path, folder: Path, timeout: float) -> None:
+        self.meeting, self.notes, self.folder, self.timeout = meeting, notes, folder, timeout
+        self.told = False
+
+    def look(self) -> RankFailed | None:
+        """The rank that stands still, on rank 0 and where none of them gets on."""
+        rank, still = self.meeting.world.rank, watch.hangs(watch.status(self.notes), self.timeout)
+        if still != self.told:
+            self.told = still
+            self.meeting.stand(watch.stacks(self.notes, self.folder)[rank] if still else {})
+        standing = self.meeting.standing() if still and rank == 0 else {}
+        if len(standing) < self.meeting.world.size:
+            return None
+        stuck, cause = watch.verdict(standing)
+        return RankFailed(stuck, cause, self.folder / f"rank-{stuck}.log", "hung")
+
+
+def _environment(world: World, folder: Path) -> dict[str, str]:
+    """A rank's variables. Those of accelerate are left out: the run's config says what they would.
+
+    Raises:
+        ConfigError: DeepSpeed's ops cannot be compiled on this machine.
+    """
+    machine = hardware.detect()
+    needed = ops.needed(load_config(folder / "config.yaml"), machine)
+    ops.prepare(needed, machine)  # on each machine the first builds, the others wait
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "FSDP_"))}
+    path = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
+    return {"OMP_WAIT_POLICY": "PASSIVE", **kept, **ops.environment(machine), **world.environment(), "PYTHONPATH": path}
+
+
+def _end(rank: "subprocess.Popen[bytes]") -> None:
+    rank.terminate()
+    try:
+        rank.wait(SHUTDOWN_SECONDS)
+    except subprocess.TimeoutExpired:
+        rank.kill()
+        rank.wait()
+
+
+def _ending(code: int, by_itself: bool, notes: Path, log: Path, rank: int) -> dict[str, Any]:
+    if by_itself and code == 0:
+        return {"status": DONE}
+    if not by_itself or -code in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        return {"status": STOPPED}
+    note = read_failures(notes).get(rank)
+    cause = note["cause"] if note else ended_by(code)
+    return {"status": FAILED, "code": code, "cause": cause, "log": str(log), "host": agree.host()}

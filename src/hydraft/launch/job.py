@@ -1,0 +1,114 @@
+"""What a launcher and its agents say to each other: JSON, a line each, on the agent's stdin and stdout. No torch here.
+
+The launcher's first line is the job. After it come commands, ``{"do": …}``, which name no node, so that one stream may
+feed many agents (srun copies its stdin to each):
+
+* ``beat``, every second: silence for ``link_timeout`` seconds, or the end of the stream, ends the agent and all below it
+* ``reach``, ``port``, ``addresses``: can the first node be reached there?
+* ``go``, ``endpoint``: start the ranks
+* ``dump``: let every rank write its Python stack to its log, and tell where it stands
+* ``stop``: end the ranks as Ctrl-C would
+
+An agent answers in events, ``{"event": …, "node": N}``:
+
+* ``hello``, ``about`` (versions), ``shared`` (whether it sees the launcher's run folder), ``folder`` (its own)
+* ``say``, ``text``: a line for the screen
+* ``ready``, ``addresses``, ``port``: model and ops are there; the last two come from the first node
+* ``reached``, ``addresses``: those of ``reach`` where the first node answered
+* ``status``, ``ranks``: every second, from the beginning; of each rank its process's ``state`` and its last step's ``age``
+* ``screen``, ``data``: bytes for the terminal, from rank 0
+* ``stacks``, ``ranks``: the answer to ``dump``
+* ``file``, ``name``, ``data``: a piece of a file of its folder, for the launcher's, where that is another
+* ``failed``, ``kind``, ``rank``, ``cause``; or ``done``: its last word. ``kind``: config, killed, raised, hung or stopped
+"""
+
+import base64
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, Self
+
+FORWARDED = (
+    "NCCL_*", "CUDA_*", "HF_*", "HUGGING*", "WANDB_*", "GLOO_*", "TORCH*", "OMP_*", "HYDRAFT_*", "PYTHON*",
+    "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "TERM", "COLORTERM",
+)  # fmt: skip
+"""Names of the variables that reach every host; ``cluster.env`` adds to them."""
+
+KEPT_HERE = ("TORCHELASTIC_*", "TORCH_EXTENSIONS_DIR", "HYDRAFT_HOST")
+"""Names among them that mean this process, or this machine."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that an agent needs; it travels on stdin, where no process list shows it."""
+
+    hosts: list[str]
+    """Every host's name, as a person wrote it; rank 0 is on the first. One may stand twice."""
+    ranks: int
+    """Ranks a host."""
+    config: str
+    """The resolved config, as YAML."""
+    folder: str
+    """The run's folder on the launcher's machine."""
+    token: str
+    """What ``.launch`` in that folder holds: who reads the same there shares the file system."""
+    cwd: str
+    """Where relative paths of the config start, if it is there; else the project's folder."""
+    version: str
+    """The launcher's hydraft."""
+    node: int | None = None
+    """Which of ``hosts`` this is; None: Slurm says it (``SLURM_NODEID``)."""
+    address: str | None = None
+    """Of the first host, as the others reach it; None: one that all of them reach is found."""
+    port: int | None = None
+    """On the first host; None: any that is free."""
+    link_timeout: float = 10
+    """Seconds of silence after which the other side counts as gone."""
+    terminal: list[int] | None = None
+    """Columns and lines of the launcher's terminal; None where it has none, and rank 0 shows plain lines."""
+    quiet: bool = False
+    """Nothing of rank 0 is shown."""
+    environment: dict[str, str] = field(default_factory=dict, repr=False)
+    """Variables set before anything is started; they may hold secrets, so nothing writes them anywhere."""
+
+    def to_line(self) -> bytes:
+        """The job as the first line of an agent's stdin."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Self:
+        """What ``to_line`` wrote.
+
+        Raises:
+            ValueError: the line is no job of this version; the message keeps its contents to itself.
+        """
+        try:
+            return cls(**json.loads(line))
+        except (ValueError, TypeError):
+            raise ValueError("the launcher's first line is no job: is its version of hydraft another?") from None
+
+    @property
+    def here(self) -> int:
+        """This agent's place in ``hosts``."""
+        return int(os.environ["SLURM_NODEID"]) if self.node is None else self.node
+
+
+def forwarded(environment: Mapping[str, str], more: Iterable[str] = ()) -> dict[str, str]:
+    """The variables of ``environment`` that reach every host: ``FORWARDED``, and the names in ``more``."""
+    named = set(more)
+    return {
+        name: value
+        for name, value in environment.items()
+        if name in named
+        or (
+            any(fnmatchcase(name, pattern) for pattern in FORWARDED)
+            and not any(fnmatchcase(name, pattern) for pattern in KEPT_HERE)
+        )
+    }
+
+
+def line(**message: Any) -> bytes:
+    """A command or an event; ``bytes`` in it travel as base64."""
+    return json.dumps(message, default=lambda raw: base64.b64encode(raw).decode()).encode() + b"\n"

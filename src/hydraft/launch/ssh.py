@@ -1,0 +1,144 @@
+"""Agents on named hosts, through the user's own OpenSSH; on this machine, directly. No torch at module level."""
+
+import os
+import secrets
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import hydraft
+from hydraft.cluster import ClusterConfig
+from hydraft.config import ROOT, Config, ConfigError, canonical
+from hydraft.launch.channel import Channel, killed_by
+from hydraft.launch.hosts import Host
+from hydraft.launch.job import Job, forwarded
+from hydraft.launch.supervise import Supervisor
+
+NO_PROJECT, NO_PYTHON = 81, 82
+
+# Whatever a login shell is, it hands this to sh. Of the run, nothing is in it but two paths.
+FAR_SIDE = f"""
+[ -f "$1/src/hydraft/launch/agent.py" ] && cd -- "$1/src" || exit {NO_PROJECT}
+command -v -- "$2" >/dev/null || exit {NO_PYTHON}
+exec "$2" -u -m hydraft.launch.agent
+"""
+
+CAUSES = {  # words of ssh to what a person does about them
+    "host key verification failed": "ssh does not know its host key, or knows another: run `ssh {host}` once and compare (ssh-keyscan, ssh-keygen -R)",
+    "remote host identification has changed": "ssh knows another host key of it: compare, then ssh-keygen -R {host}",
+    "permission denied": "ssh refuses this user: let `ssh -o BatchMode=yes {host} true` work first (ssh-copy-id, ssh-agent, IdentityFile in ~/.ssh/config)",
+    "could not resolve hostname": "ssh finds no such name: use another in cluster.hosts or the hostfile, or add it to ~/.ssh/config",
+    "connection refused": "it has no ssh server at that port: start one, or name the port in ~/.ssh/config",
+    "no route to host": "no network leads to it: check the name in cluster.hosts or the hostfile",
+    "timed out": "it does not answer: check that it is up, and its name in cluster.hosts or the hostfile",
+    "unreachable": "no network leads to it: check the name in cluster.hosts or the hostfile",
+}  # fmt: skip
+
+
+def start(config: Config, folder: Path, hosts: list[Host], quiet: bool) -> None:
+    """Run ``config``, saved in ``folder``, on ``hosts``, and wait for all of them.
+
+    Raises:
+        RankFailed: the first rank or host that failed.
+        ConfigError: what a person has to change on a host.
+    """
+    job = make_job(config, folder, [host.name for host in hosts], quiet)
+    mark = folder / ".launch"
+    mark.write_text(job.token)
+    channels: list[Channel] = []
+    try:
+        for number, host in enumerate(hosts):
+            channels.append(_open(host, number, config.cluster))
+        for number, channel in enumerate(channels):
+            assert channel.process.stdin is not None
+            try:
+                channel.process.stdin.write(replace(job, node=number).to_line())
+            except BrokenPipeError:
+                continue  # it has ended; the supervisor finds out why
+        Supervisor(job, channels, config.cluster.hang_timeout).run()
+    finally:
+        for channel in channels:
+            if channel.process.poll() is None:
+                channel.process.kill()
+                channel.process.wait()
+        mark.unlink(missing_ok=True)
+
+
+def make_job(config: Config, folder: Path, hosts: list[str], quiet: bool) -> Job:
+    """What every agent of the run is told; only ``node`` differs.
+
+    Raises:
+        ConfigError: a variable of ``cluster.env`` is not set here.
+    """
+    cluster = config.cluster
+    unset = [name for name in cluster.env if name not in os.environ]
+    if unset:
+        raise ConfigError(f"cluster.env: {unset[0]} is not set here; export it, or use cluster.env without it")
+    return Job(
+        hosts=hosts,
+        ranks=cluster.ranks_per_node,
+        config=canonical(config),
+        folder=str(folder.resolve()),
+        token=secrets.token_hex(16),
+        cwd=cluster.workdir or str(Path.cwd()),
+        version=hydraft.__version__,
+        address=cluster.address,
+        port=cluster.port,
+        link_timeout=cluster.link_timeout,
+        terminal=list(shutil.get_terminal_size()) if sys.stdout.isatty() else None,
+        quiet=quiet,
+        environment=forwarded(os.environ, cluster.env),
+    )
+
+
+def _open(host: Host, number: int, cluster: ClusterConfig) -> Channel:
+    """Start the agent of a host; its job is still to be sent."""
+    far_side = ["sh", "-c", FAR_SIDE, "hydraft", cluster.workdir or str(ROOT), cluster.python or sys.executable]
+    process = subprocess.Popen(
+        far_side if host.is_here else _ssh(host.name, far_side, cluster),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        start_new_session=True,  # Ctrl-C is for the launcher, which asks the agents to stop
+    )
+
+    def explain(code: int, said: str) -> str:
+        return _explain(host, code, said, cluster)
+
+    return Channel(process, [number], explain)
+
+
+def _ssh(name: str, far_side: list[str], cluster: ClusterConfig) -> list[str]:
+    """The command line that starts an agent on ``name``."""
+    if shutil.which("ssh") is None:
+        raise ConfigError(f"cluster.hosts: {name} is reached by ssh, and there is none here: install openssh-client")
+    alive = max(1, int(cluster.link_timeout / 3))
+    options = ["-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", f"ServerAliveInterval={alive}"]
+    options += ["-o", "ServerAliveCountMax=3", "-o", "ForwardX11=no", "-o", "ClearAllForwardings=yes"]
+    # A shared connection would outlive this run, and end with another's.
+    options += ["-o", "ControlPath=none", "-o", "EscapeChar=none"]
+    if cluster.ssh_config is not None:
+        options += ["-F", str(Path(cluster.ssh_config).expanduser())]
+    return ["ssh", *options, "--", name, f"exec {shlex.join(far_side)}"]
+
+
+def _explain(host: Host, code: int, said: str, cluster: ClusterConfig) -> str:
+    """Why an agent ended before its last word."""
+    last = next((text for text in reversed(said.splitlines()) if text.strip()), "")
+    if code == NO_PROJECT:
+        return f"the project is not at {cluster.workdir or ROOT} there: put a copy there, or name its folder with cluster.workdir="
+    if code == NO_PYTHON:
+        return f"there is no {cluster.python or sys.executable} there: run make setup there, or name its python with cluster.python="
+    if "ModuleNotFoundError" in said:
+        return f"the project's python there lacks a package ({last}): run make setup there, or use cluster.python="
+    if code == 255 and not host.is_here:
+        for words, help_text in CAUSES.items():
+            if words in said.lower():
+                return f"{help_text.format(host=host.name)} ({last.strip()})"
+        return f"the link to it broke ({last.strip() or 'ssh ended with code 255'})"
+    process = "its agent" if host.is_here else "ssh"
+    return f"{process} {killed_by(code)}" + (f" ({last.strip()})" if last else "")
