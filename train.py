@@ -29,7 +29,7 @@ def train(composed: DictConfig) -> float | None:
     prepare.check(config.model)
     records = len(sources.training(config.data, config.seed))
     sources.held_out(config.data)
-    config = plan.resolve(config, machine)
+    config = plan.resolve(config, launch.where(config, machine))
     priced = plan.make_plan(config, records)
     if config.mode is Mode.plan:
         plan.show(config, priced)

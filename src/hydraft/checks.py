@@ -3,6 +3,7 @@
 Each row says when it applies and what to write instead; ``check`` raises the first that does.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -51,6 +52,8 @@ VALUES = [
     _value(lambda c: c.cluster.port is not None and not 0 < c.cluster.port < 65536, "cluster.port={c.cluster.port}: must be from 1 to 65535, or null for any that is free"),
     _value(lambda c: c.cluster.link_timeout < 3, "cluster.link_timeout={c.cluster.link_timeout}: must be at least 3 seconds; hosts speak every second"),
     _value(lambda c: c.cluster.hang_timeout <= 0, "cluster.hang_timeout={c.cluster.hang_timeout}: must be above 0 seconds, and above the longest step"),
+    _value(lambda c: c.cluster.slurm.cpus_per_rank is not None and c.cluster.slurm.cpus_per_rank < 1, "cluster.slurm.cpus_per_rank={c.cluster.slurm.cpus_per_rank}: must be at least 1, or null for whole machines"),
+    _value(lambda c: not all(re.fullmatch(r"[a-z-]+", name) and "\n" not in str(value) for name, value in c.cluster.slurm.options.items()), "cluster.slurm.options={c.cluster.slurm.options}: must be long names of sbatch's options and values, such as {{mem: 200G}}"),
     _value(lambda c: c.data.max_length < 16, "data.max_length={c.data.max_length}: must be at least 16 tokens"),
     _value(lambda c: c.data.eval_limit is not None and c.data.eval_limit < 1, "data.eval_limit={c.data.eval_limit}: must be at least 1; for no scores use data.eval=null"),
     _value(lambda c: c.data.eval_max_new_tokens < 1, "data.eval_max_new_tokens={c.data.eval_max_new_tokens}: must be at least 1"),
@@ -122,7 +125,7 @@ COMBINATIONS = [
         "zero.offload_param=cpu needs sharded weights: use zero.stage=3",
     ),
     Rule(
-        lambda c, h: c.train.precision is Precision.fp16 and not h.gpus,
+        lambda c, h: c.train.precision is Precision.fp16 and not h.gpus and not _elsewhere(c),
         "train.precision=fp16 needs a GPU, and none was found: use train.precision=fp32 or bf16",
     ),
     Rule(

@@ -6,6 +6,26 @@ from hydraft.choices import Launcher
 
 
 @dataclass
+class SlurmConfig:
+    """What Slurm is asked for; inside an allocation that is there already, only ``setup`` counts."""
+
+    partition: str | None = None
+    """Null for the cluster's default."""
+    account: str | None = None
+    """Who pays; null for the user's default."""
+    time: str | None = None
+    """Limit, as Slurm writes it: ``30`` (minutes), ``04:00:00``, ``1-12:00:00``; null for the partition's."""
+    gres: str | None = None
+    """What each machine needs, such as ``gpu:a100:4``; null for a GPU a rank where the partition has any."""
+    cpus_per_rank: int | None = None
+    """Cores; null takes whole machines (``--exclusive``)."""
+    options: dict[str, str | None] = field(default_factory=dict)
+    """Further options of sbatch by their long names: ``{mem: 200G, qos: long}``; null for one that takes no value."""
+    setup: list[str] = field(default_factory=list)
+    """Shell lines that a machine runs before anything else, such as ``module load cuda``."""
+
+
+@dataclass
 class ClusterConfig:
     """The machines of a run, and what reaches them."""
 
@@ -35,3 +55,5 @@ class ClusterConfig:
     """Seconds of silence after which a host, or for a host this machine, counts as gone."""
     hang_timeout: float = 600
     """Seconds after which a run none of whose ranks gets on is ended; above the longest step."""
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+    """For ``launcher=slurm``."""

@@ -39,10 +39,14 @@ def make_plan(config: Config, records: int) -> Plan:
     return Plan(records, config.global_batch_size, steps_per_epoch, steps, steps / steps_per_epoch)
 
 
-def resolve(config: Config, hardware: Hardware) -> Config:
-    """Replace each ``auto`` by what ``hardware`` calls for, so that the saved config says what ran; sizes that were not chosen go."""
+def resolve(config: Config, hardware: Hardware | None) -> Config:
+    """Replace each ``auto`` by what ``hardware`` calls for, so that the saved config says what ran; sizes that were not chosen go.
+
+    Without ``hardware``, ``auto`` stays until the machine is known.
+    """
     sizes = {size: shape for size, shape in config.model.sizes.items() if size == config.model.size}
-    precision = _precision(hardware) if config.train.precision is Precision.auto else config.train.precision
+    asked = config.train.precision
+    precision = _precision(hardware) if asked is Precision.auto and hardware is not None else asked
     dtype = precision if config.model.dtype is Precision.auto else config.model.dtype
     return dataclasses.replace(
         config,

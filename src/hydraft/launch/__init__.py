@@ -15,7 +15,7 @@ from hydraft.choices import Launcher
 from hydraft.cli import RunFailed
 from hydraft.config import Config, ConfigError
 from hydraft.hardware import Hardware
-from hydraft.launch import hosts, join, local, ssh
+from hydraft.launch import hosts, join, local, queue, slurm, ssh
 from hydraft.launch.local import RankFailed, Stopped
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,8 @@ def run(config: Config, folder: Path, quiet: bool = False) -> float | None:
     try:
         if config.cluster.launcher is Launcher.joined:
             join.start(config, folder)
+        elif config.cluster.launcher is Launcher.slurm:
+            queue.start(config, folder, quiet)
         elif hosts.named(config.cluster):
             ssh.start(config, folder, hosts.choose(config.cluster), quiet)
         else:
@@ -73,9 +75,11 @@ def run(config: Config, folder: Path, quiet: bool = False) -> float | None:
     except KeyboardInterrupt:
         end("interrupted")
         raise
-    except Stopped:
+    except Stopped as error:
         end("interrupted")
-        raise RunFailed(f"stopped by SIGTERM; what was saved is in {folder}", EXIT_TERMINATED) from None
+        raise RunFailed(
+            f"{str(error) or 'stopped by SIGTERM'}; what was saved is in {folder}", EXIT_TERMINATED
+        ) from None
     except BaseException as error:
         end("failed", error={"rank": None, "cause": f"{type(error).__name__}: {error}"})
         raise
@@ -89,13 +93,21 @@ def run(config: Config, folder: Path, quiet: bool = False) -> float | None:
 
 
 def check(config: Config) -> None:
-    """Refuse a run whose machines cannot be told.
+    """Refuse a run whose machines cannot be told, or have no Slurm.
 
     Raises:
         ConfigError: names the setting.
     """
-    if config.cluster.launcher is Launcher.auto and hosts.named(config.cluster):
+    if config.cluster.launcher is Launcher.slurm:
+        slurm.check(config.cluster)
+    elif config.cluster.launcher is Launcher.auto and hosts.named(config.cluster):
         hosts.choose(config.cluster)
+
+
+def where(config: Config, machine: Hardware) -> Hardware | None:
+    """The machine that decides what ``auto`` stands for; None where Slurm has yet to choose it."""
+    waits = config.cluster.launcher is Launcher.slurm and not slurm.is_allocated()
+    return None if waits else machine
 
 
 def _here(config: Config, folder: Path, machine: Hardware, quiet: bool) -> None:

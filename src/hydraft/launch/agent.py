@@ -25,7 +25,7 @@ import psutil
 
 from hydraft import agree
 from hydraft.launch import meet, node, watch
-from hydraft.launch.job import Job, line
+from hydraft.launch.job import Job, line, pieces
 from hydraft.launch.lifeline import die_with_parent
 
 TICK_SECONDS = 1.0
@@ -59,8 +59,8 @@ class Keeper:
         self.send(line(event=event, node=self.job.here, **more))
 
     def send(self, raw: bytes) -> None:
-        """Send lines that are whole."""
-        view = memoryview(raw)
+        """Send a line that is whole."""
+        view = memoryview(raw if self.job.node is not None else pieces(raw, self.job.here))
         while view:
             view = view[os.write(self.events, view) :]
 

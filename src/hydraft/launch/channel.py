@@ -1,5 +1,6 @@
 """A process that agents are reached through, and what is known of each host behind it. No torch here."""
 
+import base64
 import json
 import os
 import selectors
@@ -34,6 +35,8 @@ class Channel:
     explain: Callable[[int, str], str]
     """Its exit code and the end of its stderr to one line: what a person has to change."""
     rest: dict[int, bytes] = field(default_factory=dict)
+    pieces: dict[int, bytes] = field(default_factory=dict)
+    """By node, what has come of an event that srun would not pass on whole."""
     said: list[str] = field(default_factory=list)
     """The last lines that were no events."""
     unread: set[int] = field(default_factory=set)
@@ -58,7 +61,16 @@ class Channel:
         lines = (self.rest.get(stream.fileno(), b"") + raw).split(b"\n")
         self.rest[stream.fileno()] = lines.pop() if raw else b""
         for text in filter(None, lines):
-            yield _event(text) if stream is self.process.stdout else self._keep(text)
+            said = _event(text) if stream is self.process.stdout else self._keep(text)
+            whole = self._whole(said) if isinstance(said, dict) and said["event"] == "piece" else said
+            if whole is not None:
+                yield whole
+
+    def _whole(self, piece: dict[str, Any]) -> dict[str, Any] | str | None:
+        """The event that this piece is the last of."""
+        node = int(piece["node"])
+        self.pieces[node] = self.pieces.get(node, b"") + base64.b64decode(piece["data"])
+        return _event(self.pieces.pop(node)) if piece["last"] else None
 
     def _keep(self, text: bytes) -> str:
         told = text.decode(errors="replace").rstrip()

@@ -19,6 +19,7 @@ An agent answers in events, ``{"event": …, "node": N}``:
 * ``screen``, ``data``: bytes for the terminal, from rank 0
 * ``stacks``, ``ranks``: the answer to ``dump``
 * ``file``, ``name``, ``data``: a piece of a file of its folder, for the launcher's, where that is another
+* ``piece``, ``data``, ``last``: part of an event that is too long for srun
 * ``failed``, ``kind``, ``rank``, ``cause``; or ``done``: its last word. ``kind``: config, killed, raised, hung or stopped
 """
 
@@ -38,6 +39,10 @@ FORWARDED = (
 
 KEPT_HERE = ("TORCHELASTIC_*", "TORCH_EXTENSIONS_DIR", "HYDRAFT_HOST")
 """Names among them that mean this process, or this machine."""
+
+
+SRUN_LINE = 1000
+"""Bytes of a line on its way through srun, whose messages hold 1024."""
 
 
 @dataclass(frozen=True)
@@ -112,3 +117,14 @@ def forwarded(environment: Mapping[str, str], more: Iterable[str] = ()) -> dict[
 def line(**message: Any) -> bytes:
     """A command or an event; ``bytes`` in it travel as base64."""
     return json.dumps(message, default=lambda raw: base64.b64encode(raw).decode()).encode() + b"\n"
+
+
+def pieces(raw: bytes, node: int) -> bytes:
+    """A line cut into lines that srun passes on whole, of which it mixes longer ones with other tasks'.
+
+    Each is an event ``piece``; a node's pieces come in order, and the one with ``last`` makes the line whole.
+    """
+    if len(raw) <= SRUN_LINE:
+        return raw
+    cut = [raw[start : start + SRUN_LINE // 2] for start in range(0, len(raw), SRUN_LINE // 2)]
+    return b"".join(line(event="piece", node=node, data=part, last=part is cut[-1]) for part in cut)
