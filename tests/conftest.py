@@ -6,9 +6,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+
+if TYPE_CHECKING:
+    from lab import Lab
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in a run: threads that spin starve the ranks beside them
 
@@ -73,3 +77,18 @@ def survivors() -> Iterator[list[psutil.Process]]:
     for process in processes:
         if process.is_running():
             process.kill()
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Lab"]:
+    """Two hosts behind a bridge, for the tests of many machines."""
+    from lab import Lab, missing  # tests/launch
+
+    if reason := missing():
+        pytest.skip(reason)
+    hosts = Lab(tmp_path_factory.mktemp("lab"))
+    try:
+        hosts.start()
+        yield hosts
+    finally:
+        hosts.stop()

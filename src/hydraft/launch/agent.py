@@ -27,6 +27,7 @@ from hydraft import agree
 from hydraft.launch import meet, node, watch
 from hydraft.launch.job import Job, line
 from hydraft.launch.lifeline import die_with_parent
+from hydraft.launch.local import own_code_first
 
 TICK_SECONDS = 1.0
 STOP_SECONDS = 3.0
@@ -241,10 +242,8 @@ def main() -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    # Children import this working copy, whatever else stands on the path.
-    paths = [str(Path(__file__).parents[2]), *job.environment.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ.update(job.environment)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys(paths)))
+    own_code_first()
     os.environ["HYDRAFT_HOST"] = job.hosts[job.here]
     return Keeper(job, events).run()
 

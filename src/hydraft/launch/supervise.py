@@ -140,6 +140,9 @@ class Supervisor:
             ConfigError: hosts have different versions, or one does not reach the first.
         """
         if self.candidates is None and all(node.about for node in self.nodes):
+            own = {"hydraft": agree.about()["hydraft"]}  # whatever else is installed here, ranks run there
+            for node in self.nodes:
+                agree.check([("this machine", own), (node.name, node.about or {})])
             agree.check([(node.name, node.about or {}) for node in self.nodes])
         if self.candidates is None and all(node.ready for node in self.nodes):
             first = self.nodes[0].ready or {}
