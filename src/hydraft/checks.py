@@ -24,12 +24,6 @@ def _value(broken: Callable[[Config], bool], message: str) -> Rule:
     return Rule(lambda c, _: broken(c), message)
 
 
-def _elsewhere(config: Config) -> bool:
-    """Whether ranks run on machines other than this one, which are asked when they are reached."""
-    cluster = config.cluster
-    return cluster.nodes > 1 or bool(cluster.hosts) or cluster.hostfile is not None
-
-
 VALUES = [
     _value(lambda c: c.seed < 0, "seed={c.seed}: a seed is 0 or more"),
     _value(lambda c: c.lora.r < 1, "lora.r={c.lora.r}: the rank of a LoRA update is at least 1; for full fine-tuning use lora=none"),
@@ -126,7 +120,7 @@ COMBINATIONS = [
         "train.precision=bf16 needs compute capability 8.0 and this card has {h.gpus[0].compute_capability}: use train.precision=fp16",
     ),
     Rule(
-        lambda c, h: bool(h.gpus) and not _elsewhere(c) and c.cluster.ranks_per_node > len(h.gpus),
+        lambda c, h: bool(h.gpus) and not c.cluster.on_hosts and c.cluster.ranks_per_node > len(h.gpus),
         "cluster=1x{c.cluster.ranks_per_node} needs {c.cluster.ranks_per_node} GPUs and {h.count} were found: use cluster=1x{h.count}",
     ),
 ]

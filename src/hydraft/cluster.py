@@ -31,3 +31,8 @@ class ClusterConfig:
     """Seconds of silence after which a host, or for a host this machine, counts as gone."""
     hang_timeout: float = 600
     """Seconds after which a run none of whose ranks gets on is ended; above the longest step."""
+
+    @property
+    def on_hosts(self) -> bool:
+        """Whether the ranks start through agents on named hosts; otherwise all of them start here."""
+        return self.nodes > 1 or bool(self.hosts) or self.hostfile is not None

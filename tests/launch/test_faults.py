@@ -1,9 +1,7 @@
 """Two hosts over ssh, and what can break between them: the cause is told in time, and nothing stays behind anywhere."""
 
 import json
-import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,18 +9,9 @@ import psutil
 import pytest
 from lab import HOSTS, Lab
 
-from conftest import ROOT, family
+from conftest import ROOT, family, wait_for
 
 pytestmark = pytest.mark.slow
-
-
-def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> float:
-    """Seconds until ``condition`` held."""
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < seconds, f"{what}: not within {seconds} s"
-        time.sleep(0.05)
-    return time.monotonic() - start
 
 
 def runs(process: psutil.Process) -> bool:
@@ -55,7 +44,7 @@ class FarRun:
         """The process whose output is that rank's log."""
         log = str(self.folder / f"rank-{number}.log")
         there = [process for found in self.workers.values() for process in found]
-        return next(process for process in there if os.readlink(f"/proc/{process.pid}/fd/1") == log)
+        return next(process for process in there if str(Path(f"/proc/{process.pid}/fd/1").readlink()) == log)
 
     def ssh(self, name: str) -> psutil.Process:
         return next(p for p in self.desk if p.name() == "ssh" and name in p.cmdline())

@@ -157,12 +157,12 @@ def start(
 
 def _end_a_hang(folder: Path, notes: Path, timeout: float, over: threading.Event) -> None:
     """Kill the ranks when none of them gets on, and note which one stood still."""
+    ranks = watch.Watch(notes)
     while not over.wait(1):
-        if watch.hangs(watch.status(notes), timeout):
-            ranks = watch.stacks(notes, folder)
-            rank, cause = watch.verdict(ranks)
+        if watch.hangs(ranks.status(), timeout):
+            rank, cause = watch.verdict(ranks.stacks(folder))
             rundir.write_json(notes / "hung", {"rank": rank, "cause": cause})
-            watch.kill(notes)
+            ranks.kill()
             return
 
 
