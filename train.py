@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent / "src"))
 try:
     from omegaconf import DictConfig
 
-    from hydraft import checks, cli, hardware, launch, plan, prepare, rundir
+    from hydraft import checks, cli, launch, plan, prepare, rundir
     from hydraft.choices import Mode
     from hydraft.config import Config
     from hydraft.data import sources
@@ -21,15 +21,14 @@ except ModuleNotFoundError as error:
 
 def train(composed: DictConfig) -> float | None:
     """One job: check it, price it, give it ranks. Returns the objective that a sweep compares."""
-    machine = hardware.detect()
-    config = place(cli.typed(composed, Config), find(), cli.names("cluster"), machine)
+    config = place(cli.typed(composed, Config), find(), cli.names("cluster"))
+    machine = launch.machine(config)
     checks.check(config, machine)
-    if config.mode is Mode.train:
-        launch.check(config)
-    prepare.check(config.model)
+    if not config.cluster.on_hosts:  # an agent asks this of its own host
+        prepare.check(config.model)
     records = len(sources.training(config.data, config.seed))
     sources.held_out(config.data)
-    config = plan.resolve(config, launch.where(config, machine))
+    config = plan.resolve(config, machine)
     priced = plan.make_plan(config, records)
     if config.mode is Mode.plan:
         plan.show(config, priced)
@@ -39,7 +38,10 @@ def train(composed: DictConfig) -> float | None:
         return None
     folder = cli.output_folder()
     rundir.check_free(folder)
-    prepare.native(config.model, config.seed)  # the ranks find it done
+    if config.cluster.on_hosts:
+        config = launch.placed(config)
+    else:
+        prepare.native(config.model, config.seed)  # the ranks find it done
     rundir.create(folder, config, priced, machine)
     plan.show(config, priced)
     return launch.run(config, folder)

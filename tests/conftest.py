@@ -4,11 +4,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+
+if TYPE_CHECKING:
+    from lab import Lab
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in a run: threads that spin starve the ranks beside them
 
@@ -65,6 +70,15 @@ def family(pid: int) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
 
 
+def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> float:
+    """Seconds until ``condition`` held."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < seconds, f"{what}: not within {seconds} s"
+        time.sleep(0.05)
+    return time.monotonic() - start
+
+
 @pytest.fixture
 def survivors() -> Iterator[list[psutil.Process]]:
     """A list to put processes in; any of them still there after the test is ended."""
@@ -73,3 +87,18 @@ def survivors() -> Iterator[list[psutil.Process]]:
     for process in processes:
         if process.is_running():
             process.kill()
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Lab"]:
+    """Two hosts behind a bridge, for the tests of many machines."""
+    from lab import Lab, missing  # tests/launch
+
+    if reason := missing():
+        pytest.skip(reason)
+    hosts = Lab(tmp_path_factory.mktemp("lab"))
+    try:
+        hosts.start()
+        yield hosts
+    finally:
+        hosts.stop()

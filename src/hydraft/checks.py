@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hydraft.choices import Init, Kernels, Launcher, LoraMethod, Offload, Precision, QuantKind, Scale
+from hydraft.choices import Init, Kernels, LoraMethod, Offload, Precision, QuantKind, Scale
 from hydraft.config import TINY, Config, ConfigError, InferConfig
-from hydraft.hardware import Hardware
+from hydraft.hardware import Gpu, Hardware
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,6 @@ class Rule:
 
 def _value(broken: Callable[[Config], bool], message: str) -> Rule:
     return Rule(lambda c, _: broken(c), message)
-
-
-def _elsewhere(config: Config) -> bool:
-    """Whether ranks run on machines other than this one, which are asked when they are reached."""
-    cluster = config.cluster
-    if cluster.launcher is Launcher.joined:
-        return False
-    return (
-        cluster.launcher is Launcher.slurm or cluster.nodes > 1 or bool(cluster.hosts) or cluster.hostfile is not None
-    )
 
 
 VALUES = [
@@ -125,7 +115,7 @@ COMBINATIONS = [
         "zero.offload_param=cpu needs sharded weights: use zero.stage=3",
     ),
     Rule(
-        lambda c, h: c.train.precision is Precision.fp16 and not h.gpus and not _elsewhere(c),
+        lambda c, h: c.train.precision is Precision.fp16 and not h.gpus,
         "train.precision=fp16 needs a GPU, and none was found: use train.precision=fp32 or bf16",
     ),
     Rule(
@@ -133,21 +123,26 @@ COMBINATIONS = [
         "train.precision=bf16 needs compute capability 8.0 and this card has {h.gpus[0].compute_capability}: use train.precision=fp16",
     ),
     Rule(
-        lambda c, h: bool(h.gpus) and not _elsewhere(c) and c.cluster.ranks_per_node > len(h.gpus),
+        lambda c, h: bool(h.gpus) and not c.cluster.on_hosts and c.cluster.ranks_per_node > len(h.gpus),
         "cluster=1x{c.cluster.ranks_per_node} needs {c.cluster.ranks_per_node} GPUs and {h.count} were found: use cluster=1x{h.count}",
     ),
 ]
 
 
-def check(config: Config, hardware: Hardware) -> None:
+SUITABLE = Hardware(gpus=(Gpu("the one to come", 0, 9.0),) * 1024)
+"""Stands for a machine that is not known yet: nothing is refused for what it may not have."""
+
+
+def check(config: Config, hardware: Hardware | None) -> None:
     """Refuse a run that cannot be, before anything is loaded.
 
     Raises:
         ConfigError: the first rule that is broken.
     """
+    machine = hardware or SUITABLE
     for rule in VALUES + COMBINATIONS:
-        if rule.broken(config, hardware):
-            raise ConfigError(rule.message.format(c=config, h=hardware))
+        if rule.broken(config, machine):
+            raise ConfigError(rule.message.format(c=config, h=machine))
 
 
 def check_infer(options: InferConfig) -> None:

@@ -57,3 +57,9 @@ class ClusterConfig:
     """Seconds after which a run none of whose ranks gets on is ended; above the longest step."""
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     """For ``launcher=slurm``."""
+
+    @property
+    def on_hosts(self) -> bool:
+        """Whether the ranks start through agents on named hosts, over ssh."""
+        named = self.nodes > 1 or bool(self.hosts) or self.hostfile is not None
+        return self.launcher is Launcher.auto and named

@@ -1,12 +1,13 @@
 """What this machine has, asked without torch: GPUs through the driver's own tool, memory from the system."""
 
+import json
 import os
 import platform
 import shutil
 import subprocess
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Hardware:
         """Plain values for environment.json."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """What ``to_dict`` gave."""
+        return cls(**{**values, "gpus": tuple(Gpu(**gpu) for gpu in values["gpus"])})
+
 
 def _visible_gpus() -> tuple[Gpu, ...]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -65,3 +71,7 @@ def detect() -> Hardware:
     """Look at this machine, once a process."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Hardware(_visible_gpus(), len(os.sched_getaffinity(0)), memory, platform.machine())
+
+
+if __name__ == "__main__":  # asked from another machine
+    print(json.dumps(detect().to_dict()))

@@ -19,11 +19,13 @@ DUMP = signal.SIGUSR1
 LOOK_SECONDS = 2.0
 
 _file: int | None = None
+_path: Path | None = None
 
 
 def start(file: Path) -> None:
     """Beat into ``file`` from now on, and answer ``DUMP`` on stderr."""
-    global _file
+    global _file, _path
+    _path = file
     _file = os.open(file, os.O_WRONLY | os.O_CREAT, 0o644)
     faulthandler.register(DUMP, all_threads=True)
     beat()
@@ -33,6 +35,15 @@ def beat() -> None:
     """This rank got on."""
     if _file is not None:
         os.utime(_file)
+
+
+def stop() -> None:
+    """What this rank still does may take as long as it likes: no one watches it any more."""
+    global _file, _path
+    if _file is not None and _path is not None:
+        os.close(_file)
+        _path.unlink(missing_ok=True)
+        _file = None
 
 
 @contextmanager

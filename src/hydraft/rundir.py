@@ -105,8 +105,8 @@ def check_free(folder: Path) -> None:
         raise ConfigError(f"hydra.run.dir={folder}: a run is in it already; name another folder")
 
 
-def create(folder: Path, config: Config, plan: Plan, hardware: Hardware) -> None:
-    """Claim ``folder`` for a run and write down what it is.
+def create(folder: Path, config: Config, plan: Plan, hardware: Hardware | None) -> None:
+    """Claim ``folder`` for a run and write down what it is; ``hardware`` is None where it is not known yet.
 
     Raises:
         ConfigError: the folder already holds a run.
@@ -124,13 +124,13 @@ def create(folder: Path, config: Config, plan: Plan, hardware: Hardware) -> None
     write_json(folder / "environment.json", _environment(hardware))
 
 
-def _environment(hardware: Hardware) -> dict[str, Any]:
+def _environment(hardware: Hardware | None) -> dict[str, Any]:
     return {
         "command": sys.argv,
         "python": sys.version.split()[0],
         "packages": {name: version_of(name) for name in PACKAGES},
         "commit": _commit(),
-        "hardware": hardware.to_dict(),
+        "hardware": hardware.to_dict() if hardware else None,
     }
 
 

@@ -55,7 +55,8 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
     _compare_hosts(config)
     config = dataclasses.replace(config, model=prepare.native(config.model, config.seed, screen.console))
     tokenizer = load_tokenizer(config.model)
-    examples, lengths, encoded = _examples(config, tokenizer, screen)
+    with heartbeat.while_working():
+        examples, lengths, encoded = _examples(config, tokenizer, screen)
     screen.phase("loading the model")
     with heartbeat.while_working():
         model = load_trainable(config)
@@ -107,6 +108,7 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
         "trained_parameters": sum(getattr(p, "ds_numel", p.numel()) for p in trainable(model).values()),
         "truncated": vars(encoded.truncation),
     }
+    heartbeat.stop()  # a dashboard takes its time
     if rank == 0:
         rundir.write_json(folder / "result.json", result)
         report.draw_loss(folder, plan.headline(config))

@@ -5,35 +5,24 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from conftest import ROOT, family, run_script
+from conftest import ROOT, family, run_script, wait_for
 
 pytestmark = pytest.mark.slow
-
-
-def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> float:
-    """Seconds until ``condition`` held."""
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < seconds, f"{what}: not within {seconds} s"
-        time.sleep(0.05)
-    return time.monotonic() - start
 
 
 class Run:
     """A train.py that would go on for hours."""
 
-    def __init__(self, folder: Path, records: Path) -> None:
+    def __init__(self, folder: Path, records: Path, *more: str) -> None:
         self.folder = folder
         command = [
             sys.executable, str(ROOT / "train.py"), f"data.train={records}", "data.eval=null", "train.epochs=100000",
-            "train.log_every=1", "cluster=1x2", f"hydra.run.dir={folder}",
+            "train.log_every=1", "cluster=1x2", f"hydra.run.dir={folder}", *more,
         ]  # fmt: skip
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, cwd=ROOT
@@ -99,6 +88,22 @@ def test_a_killed_rank_ends_the_run_with_its_name(run: Run) -> None:
         "cause": "killed by SIGKILL (out of memory, if no one sent it)",
         "log": "rank-1.log",
     }
+
+
+def test_a_rank_that_stands_still_is_named_with_the_others_stacks(
+    tmp_path: Path, records: Path, survivors: list[psutil.Process]
+) -> None:
+    run = Run(tmp_path / "run", records, "cluster.hang_timeout=4")
+    survivors += run.family
+    run.rank(1).suspend()
+    assert wait_for(run.all_gone, 12, "the end") > 4
+    assert run.process.returncode == 1
+    assert run.process.stdout is not None
+    said = run.process.stdout.read()
+    assert "rank 1 failed: stood still for " in said
+    assert "its process was stopped (SIGSTOP, or a debugger)" in said
+    assert "1 other(s) waited in " in said
+    assert "most recent call first" in (run.folder / "rank-0.log").read_text()
 
 
 def test_a_ranks_error_is_told_once_with_rank_and_cause(tmp_path: Path, records: Path) -> None:

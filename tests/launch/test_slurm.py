@@ -184,7 +184,7 @@ def test_without_slurm_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(ConfigError, match="there is no sbatch here"):
-        launcher.check(config_of("cluster=slurm_2x4").cluster)
+        launcher.machine(config_of("cluster=slurm_2x4"))
 
 
 def test_the_job_asks_for_what_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from conftest import config_of
-from hydraft import checks
+from hydraft import checks, hardware
 from hydraft.choices import Launcher
 from hydraft.config import ConfigError
 from hydraft.hardware import Gpu, Hardware
@@ -82,7 +82,7 @@ def test_half_a_world_is_refused(environ: dict[str, str], message: str) -> None:
 
 def test_the_default_cluster_gives_way_and_is_told() -> None:
     world = the_world(TORCHRUN)
-    placed = place(config_of(), world, named=False, hardware=CPU)
+    placed = place(config_of(), world, named=False)
     assert (placed.cluster.nodes, placed.cluster.ranks_per_node, placed.cluster.launcher) == (2, 4, Launcher.joined)
     checks.check(placed, CPU)
     assert say(world) == "8 ranks, started by torchrun: cluster is 2x4 in this run"
@@ -100,32 +100,34 @@ def test_the_default_cluster_gives_way_and_is_told() -> None:
 )  # fmt: skip
 def test_another_size_is_refused_with_the_command_for_it(environ: dict[str, str], command: str) -> None:
     with pytest.raises(ConfigError, match=command):
-        place(config_of("cluster=1x2"), the_world(environ), named=True, hardware=CPU)
+        place(config_of("cluster=1x2"), the_world(environ), named=True)
 
 
 def test_one_rank_that_was_asked_for_is_not_made_many() -> None:
     with pytest.raises(ConfigError, match="cluster=1x1: deepspeed started 2x2: say cluster=2x2"):
-        place(config_of(), the_world(DEEPSPEED), named=True, hardware=CPU)
-    assert place(config_of("cluster=1x8"), the_world({**TORCHRUN, "LOCAL_WORLD_SIZE": "8"}), True, CPU)
+        place(config_of(), the_world(DEEPSPEED), named=True)
+    assert place(config_of("cluster=1x8"), the_world({**TORCHRUN, "LOCAL_WORLD_SIZE": "8"}), True)
 
 
 @pytest.mark.parametrize("override", ["cluster.hosts=[a,b,c,d]", "cluster.launcher=slurm", "cluster.port=1234"])
 def test_how_ranks_are_to_be_started_is_refused_where_they_are_there(override: str) -> None:
     name = override.partition("=")[0]
     with pytest.raises(ConfigError, match=f"{name} is for ranks that train.py starts itself, and torchrun has"):
-        place(config_of(override), the_world(TORCHRUN), True, CPU)
+        place(config_of(override), the_world(TORCHRUN), True)
 
 
-def test_a_card_of_its_own_for_each_task_is_refused() -> None:
+def test_a_card_of_its_own_for_each_task_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     world = the_world({**SRUN, **MEETING})
+    monkeypatch.setattr(hardware, "detect", lambda: Hardware(gpus=(CARD,)))
     with pytest.raises(ConfigError, match="--gpu-bind=none"):
-        place(config_of(), world, False, Hardware(gpus=(CARD,)))
-    assert place(config_of(), world, False, Hardware(gpus=(CARD, CARD)))
+        place(config_of(), world, False)
+    monkeypatch.setattr(hardware, "detect", lambda: Hardware(gpus=(CARD, CARD)))
+    assert place(config_of(), world, False)
 
 
 def test_joined_is_not_for_a_person_to_say() -> None:
     with pytest.raises(ConfigError, match=r"cluster\.launcher=joined"):
-        place(config_of("cluster.launcher=joined"), None, True, CPU)
+        place(config_of("cluster.launcher=joined"), None, True)
 
 
 def test_a_sweep_has_a_command_of_its_own() -> None:

@@ -1,5 +1,6 @@
 """How ranks come to life. Knows a Config and a run's folder, nothing of training, and imports no torch at module level."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -11,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from hydraft import hardware, ops, rundir
-from hydraft.choices import Launcher
+from hydraft.choices import Launcher, Mode
 from hydraft.cli import RunFailed
-from hydraft.config import Config, ConfigError
+from hydraft.config import ROOT, Config, ConfigError
 from hydraft.hardware import Hardware
 from hydraft.launch import hosts, join, local, queue, slurm, ssh
 from hydraft.launch.local import RankFailed, Stopped
@@ -36,7 +37,6 @@ def run(config: Config, folder: Path, quiet: bool = False) -> float | None:
         RunFailed: a rank failed; the message names rank and cause.
         ConfigError: a rank found a value that a person has to change.
     """
-    machine = hardware.detect()
     started = time.time()
 
     def end(status: str, **more: Any) -> None:
@@ -62,10 +62,10 @@ def run(config: Config, folder: Path, quiet: bool = False) -> float | None:
             join.start(config, folder)
         elif config.cluster.launcher is Launcher.slurm:
             queue.start(config, folder, quiet)
-        elif hosts.named(config.cluster):
+        elif config.cluster.on_hosts:
             ssh.start(config, folder, hosts.choose(config.cluster), quiet)
         else:
-            _here(config, folder, machine, quiet)
+            _here(config, folder, quiet)
     except RankFailed as error:
         where = {} if error.host is None else {"host": error.host}
         end("failed", error={**where, "rank": error.rank, "cause": error.cause, "log": error.log.name})
@@ -92,26 +92,48 @@ def run(config: Config, folder: Path, quiet: bool = False) -> float | None:
     return None if objective is None else float(objective)
 
 
-def check(config: Config) -> None:
-    """Refuse a run whose machines cannot be told, or have no Slurm.
+def machine(config: Config) -> Hardware | None:
+    """What the machine of rank 0 has; None where Slurm has yet to choose it.
 
     Raises:
-        ConfigError: names the setting.
+        ConfigError: the hosts cannot be told, or the first cannot be reached; or Slurm is not there.
     """
     if config.cluster.launcher is Launcher.slurm:
-        slurm.check(config.cluster)
-    elif config.cluster.launcher is Launcher.auto and hosts.named(config.cluster):
-        hosts.choose(config.cluster)
+        return slurm.machine(config)
+    if not config.cluster.on_hosts:
+        return hardware.detect()
+    try:
+        chosen = hosts.choose(config.cluster)
+    except ConfigError:
+        if config.mode is Mode.train:
+            raise
+        return hardware.detect()  # a plan for machines that are not there yet
+    return ssh.ask_hardware(chosen[0], config.cluster)
 
 
-def where(config: Config, machine: Hardware) -> Hardware | None:
-    """The machine that decides what ``auto`` stands for; None where Slurm has yet to choose it."""
-    waits = config.cluster.launcher is Launcher.slurm and not slurm.is_allocated()
-    return None if waits else machine
+def placed(config: Config) -> Config:
+    """``config`` as its ranks find things: paths below the project's folder follow it to ``cluster.workdir``."""
+    workdir = config.cluster.workdir
+
+    def there(path: str) -> str:
+        return f"{workdir}{path.removeprefix(str(ROOT))}" if path.startswith(f"{ROOT}/") else path
+
+    if workdir is None:
+        return config
+    data = config.data
+    held_out = None if data.eval is None else there(data.eval)
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, path=there(config.model.path)),
+        data=dataclasses.replace(
+            data, train=there(data.train), eval=held_out, mix=[there(source) for source in data.mix]
+        ),
+    )
 
 
-def _here(config: Config, folder: Path, machine: Hardware, quiet: bool) -> None:
+def _here(config: Config, folder: Path, quiet: bool) -> None:
     """All ranks on this machine."""
+    machine = hardware.detect()
     for line in ops.prepare(ops.needed(config, machine), machine):
         print(line, file=sys.stderr)
         logger.info(line)

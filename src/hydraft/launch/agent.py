@@ -24,9 +24,11 @@ from typing import Any, NoReturn
 import psutil
 
 from hydraft import agree
-from hydraft.launch import meet, node, watch
+from hydraft.launch import meet, node
 from hydraft.launch.job import Job, line, pieces
 from hydraft.launch.lifeline import die_with_parent
+from hydraft.launch.local import own_code_first
+from hydraft.launch.watch import Watch
 
 TICK_SECONDS = 1.0
 STOP_SECONDS = 3.0
@@ -44,6 +46,7 @@ class Keeper:
         self.notes = Path(tempfile.mkdtemp(prefix="hydraft-notes-"))
         self.shared = _reads(Path(job.folder) / ".launch") == job.token
         self.folder = Path(job.folder) if self.shared else Path(tempfile.mkdtemp(prefix="hydraft-run-"))
+        self.watch = Watch(self.notes)
         self.door: meet.Door | None = None
         self.screen = self.slave = -1
         self.child = 0
@@ -69,6 +72,7 @@ class Keeper:
         signal.signal(signal.SIGALRM, lambda *_: self.end_all())  # interrupts a write to a dead link too
         signal.signal(signal.SIGTERM, lambda *_: self.end_all())
         self.heard()
+        self.send(b"\n")  # a login script may have begun a line
         self.tell("hello", about=agree.about(), shared=self.shared, folder=str(self.folder))
         terminal = self.open_screen()
         told = self.start_node(terminal)
@@ -83,9 +87,9 @@ class Keeper:
                         self.show()
                     elif not self.pass_on(told):
                         return self.end()
-                self.tell("status", ranks=watch.status(self.notes))
+                self.tell("status", ranks=self.watch.status())
                 if self.stopping is not None and time.monotonic() - self.stopping > STOP_SECONDS:
-                    watch.kill(self.notes)
+                    self.watch.kill()
 
     def heard(self) -> None:
         """The launcher is there: put off the end."""
@@ -138,7 +142,7 @@ class Keeper:
                         self.door.close()
                     os.write(self.commands, line(**command))
                 case "dump":
-                    self.tell("stacks", ranks=watch.stacks(self.notes, self.folder))
+                    self.tell("stacks", ranks=self.watch.stacks(self.folder))
                 case "stop" if self.stopping is None and not self.spoken:
                     self.stopping = time.monotonic()
                     os.kill(self.child, signal.SIGTERM)
@@ -241,10 +245,8 @@ def main() -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    # Children import this working copy, whatever else stands on the path.
-    paths = [str(Path(__file__).parents[2]), *job.environment.get("PYTHONPATH", "").split(os.pathsep)]
     os.environ.update(job.environment)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys(paths)))
+    own_code_first()
     os.environ["HYDRAFT_HOST"] = job.hosts[job.here]
     return Keeper(job, events).run()
 

@@ -3,10 +3,11 @@
 It knows this machine, so ``auto`` gets its meaning here; whoever submitted the job tells a person how it went.
 """
 
+import json
 import sys
 from pathlib import Path
 
-from hydraft import hardware, launch, plan, rundir
+from hydraft import checks, hardware, launch, plan, rundir
 from hydraft.cli import EXIT_INTERRUPTED, EXIT_REFUSED, RunFailed
 from hydraft.config import ConfigError, canonical, load_config
 
@@ -16,17 +17,26 @@ def main(arguments: list[str]) -> int:
     folder = Path(arguments[0])
     try:
         saved = load_config(folder / "config.yaml")
-        config = plan.resolve(saved, hardware.detect())
-        if config != saved:
-            rundir.write_text(folder / "config.yaml", canonical(config))
+        machine = hardware.detect()
+        checks.check(saved, machine)
+        config = plan.resolve(saved, machine)
+        rundir.write_text(folder / "config.yaml", canonical(config))
+        known = json.loads((folder / "environment.json").read_text())
+        rundir.write_json(folder / "environment.json", {**known, "hardware": machine.to_dict()})
         launch.run(config, folder, quiet="--quiet" in arguments)
-    except ConfigError:
+    except ConfigError as error:
+        if not (folder / "result.json").exists():
+            rundir.write_json(folder / "result.json", {"status": "failed", "error": _refused(error)})
         return EXIT_REFUSED
     except RunFailed as error:
         return error.code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return 0
+
+
+def _refused(error: ConfigError) -> dict[str, str | None]:
+    return {"rank": None, "cause": f"ConfigError: {error}", "log": "slurm.log"}
 
 
 if __name__ == "__main__":

@@ -111,6 +111,8 @@ class Node:
     """When it last said something."""
     about: dict[str, str] | None = None
     """Its versions; None before its first word."""
+    folder: str | None = None
+    """Where its ranks' logs are, if not in the run's folder."""
     ready: dict[str, Any] | None = None
     reached: list[str] | None = None
     ranks: watch.Ranks = field(default_factory=dict)

@@ -73,15 +73,15 @@ class Stillness:
     """Whether a rank gets on: told to the others, among whom rank 0 finds the one that all wait for."""
 
     def __init__(self, meeting: Meeting, notes: Path, folder: Path, timeout: float) -> None:
-        self.meeting, self.notes, self.folder, self.timeout = meeting, notes, folder, timeout
+        self.meeting, self.watch, self.folder, self.timeout = meeting, watch.Watch(notes), folder, timeout
         self.told = False
 
     def look(self) -> RankFailed | None:
         """The rank that stands still, on rank 0 and where none of them gets on."""
-        rank, still = self.meeting.world.rank, watch.hangs(watch.status(self.notes), self.timeout)
+        rank, still = self.meeting.world.rank, watch.hangs(self.watch.status(), self.timeout)
         if still != self.told:
             self.told = still
-            self.meeting.stand(watch.stacks(self.notes, self.folder)[rank] if still else {})
+            self.meeting.stand(self.watch.stacks(self.folder)[rank] if still else {})
         standing = self.meeting.standing() if still and rank == 0 else {}
         if len(standing) < self.meeting.world.size:
             return None

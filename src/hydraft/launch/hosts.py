@@ -28,11 +28,6 @@ class Host:
         return self.name in ("localhost", "127.0.0.1", socket.gethostname())
 
 
-def named(cluster: ClusterConfig) -> bool:
-    """Whether the run's ranks start through agents on named hosts; otherwise all of them start here."""
-    return cluster.nodes > 1 or bool(cluster.hosts) or cluster.hostfile is not None
-
-
 def choose(cluster: ClusterConfig) -> list[Host]:
     """The first ``cluster.nodes`` of the hosts that were named.
 

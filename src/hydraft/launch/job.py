@@ -61,8 +61,6 @@ class Job:
     """What ``.launch`` in that folder holds: who reads the same there shares the file system."""
     cwd: str
     """Where relative paths of the config start, if it is there; else the project's folder."""
-    version: str
-    """The launcher's hydraft."""
     node: int | None = None
     """Which of ``hosts`` this is; None: Slurm says it (``SLURM_NODEID``)."""
     address: str | None = None

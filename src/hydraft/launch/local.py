@@ -6,6 +6,7 @@ touched the driver while it was imported would break every fork.
 
 import json
 import logging
+import os
 import signal
 import threading
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hydraft
 from hydraft import rundir
 from hydraft.hardware import Hardware
 from hydraft.launch import watch
@@ -59,16 +61,25 @@ class Place:
     node: int = 0
     endpoint: str = "localhost:0"
     """Where they meet, on the first node; port 0 is any free one, for a node that is alone."""
+    name: str = "hydraft"
+    """Of the run; the same on every node."""
     environment: dict[str, str] = field(default_factory=dict)
     """Set in every rank."""
 
     def rendezvous(self) -> dict[str, Any]:
         """For torch's LaunchConfig: the first node's ranks come first, so nodes that meet have their places already."""
-        known: dict[str, Any] = {"min_nodes": self.nodes, "max_nodes": self.nodes, "rdzv_endpoint": self.endpoint}
+        known: dict[str, Any] = {"min_nodes": self.nodes, "max_nodes": self.nodes, "run_id": self.name}
+        known["rdzv_endpoint"] = self.endpoint
         if self.nodes == 1:
             return {**known, "rdzv_backend": "c10d", "local_addr": "localhost"}
         configs = {"rank": self.node, "timeout": JOIN_SECONDS}
         return {**known, "rdzv_backend": "static", "rdzv_configs": configs}
+
+
+def own_code_first() -> None:
+    """Have every process below this one import this working copy, whatever else is installed."""
+    paths = [str(Path(hydraft.__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys(paths)))
 
 
 def warm(hardware: Hardware) -> str:
@@ -77,6 +88,7 @@ def warm(hardware: Hardware) -> str:
     Returns:
         multiprocessing's name of how ranks start.
     """
+    own_code_first()
     if hardware.gpus:
         return "spawn"
     forkserver.set_forkserver_preload(["hydraft.launch.warm"])
@@ -121,7 +133,6 @@ def start(
             logging.getLogger(name).setLevel(logging.CRITICAL)
     config = LaunchConfig(
         nproc_per_node=ranks,
-        run_id=folder.name,
         max_restarts=0,
         start_method=method,
         logs_specs=DefaultLogsSpecs(log_dir=str(notes)),
@@ -146,12 +157,12 @@ def start(
 
 def _end_a_hang(folder: Path, notes: Path, timeout: float, over: threading.Event) -> None:
     """Kill the ranks when none of them gets on, and note which one stood still."""
+    ranks = watch.Watch(notes)
     while not over.wait(1):
-        if watch.hangs(watch.status(notes), timeout):
-            ranks = watch.stacks(notes, folder)
-            rank, cause = watch.verdict(ranks)
+        if watch.hangs(ranks.status(), timeout):
+            rank, cause = watch.verdict(ranks.stacks(folder))
             rundir.write_json(notes / "hung", {"rank": rank, "cause": cause})
-            watch.kill(notes)
+            ranks.kill()
             return
 
 

@@ -57,7 +57,7 @@ def run(
         _tell(events, event="prepared")
         with os.fdopen(commands) as told:
             endpoint = json.loads(told.readline())["endpoint"]
-        place = local.Place(len(job.hosts), job.here, endpoint, meet.environment(endpoint))
+        place = local.Place(len(job.hosts), job.here, endpoint, job.token, meet.environment(endpoint))
         local.start(folder, notes, job.ranks, hardware.detect(), terminal, place)
         outcome: dict[str, Any] = {"event": "done"}
         code = 0

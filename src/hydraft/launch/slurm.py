@@ -4,6 +4,7 @@ The job runs ``batch.py`` on its first machine, which does what a person inside 
 the file system that the machines share. No torch at module level.
 """
 
+import json
 import os
 import re
 import shlex
@@ -13,8 +14,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from hydraft.choices import Mode
 from hydraft.cluster import ClusterConfig, SlurmConfig
 from hydraft.config import ROOT, Config, ConfigError
+from hydraft.hardware import Hardware
 from hydraft.launch.channel import Channel, killed_by
 from hydraft.launch.job import Job
 from hydraft.launch.local import RankFailed
@@ -35,12 +38,15 @@ def is_allocated() -> bool:
     return "SLURM_JOB_ID" in os.environ
 
 
-def check(cluster: ClusterConfig) -> None:
-    """Refuse where Slurm, or enough of the allocation, is not there.
+def machine(config: Config) -> Hardware | None:
+    """What the first machine of the allocation has; None where there is none yet.
 
     Raises:
-        ConfigError: names the setting.
+        ConfigError: Slurm, or enough of the allocation, is not there.
     """
+    cluster = config.cluster
+    if config.mode is not Mode.train:  # a plan needs no Slurm
+        return None
     command = "srun" if is_allocated() else "sbatch"
     if shutil.which(command) is None:
         raise ConfigError(
@@ -52,6 +58,19 @@ def check(cluster: ClusterConfig) -> None:
             f"cluster.nodes={cluster.nodes}: job {os.environ['SLURM_JOB_ID']} has {len(machines())}: "
             f"use cluster.nodes={len(machines())}, or leave the allocation first"
         )
+    if not is_allocated():
+        return None
+    done = subprocess.run(
+        _command(machines()[:1], cluster, "hydraft.hardware"),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    try:
+        return Hardware.from_dict(json.loads(done.stdout.splitlines()[-1]))
+    except (ValueError, IndexError):
+        raise ConfigError(f"{machines()[0]}: {_explain(done.returncode, done.stderr, cluster)}") from None
 
 
 def machines() -> list[str]:
@@ -85,18 +104,23 @@ def run_allocated(config: Config, folder: Path, quiet: bool) -> None:
         mark.unlink(missing_ok=True)
 
 
-def _srun(job: Job, cluster: ClusterConfig) -> Channel:
-    """Start an agent on each machine; all of them read their job from srun's stdin."""
-    command = [
-        "srun", f"--nodes={len(job.hosts)}", f"--nodelist={','.join(job.hosts)}", "--ntasks-per-node=1",
-        "--kill-on-bad-exit=1", "--cpu-bind=none", "--job-name=agents",
+def _command(names: list[str], cluster: ClusterConfig, module: str) -> list[str]:
+    """The command line that starts ``module`` once on each of those machines."""
+    srun = [
+        "srun", f"--nodes={len(names)}", f"--nodelist={','.join(names)}", f"--ntasks={len(names)}",
+        "--ntasks-per-node=1", "--kill-on-bad-exit=1", "--cpu-bind=none", f"--job-name={module}",
     ]  # fmt: skip
     if "SLURM_STEP_ID" in os.environ:  # a shell that is a step itself holds what it is to share
-        command.append("--overlap")
+        srun.append("--overlap")
     far_side = "\n".join([*cluster.slurm.setup, FAR_SIDE])
-    command += ["sh", "-c", far_side, "hydraft", cluster.workdir or str(ROOT), cluster.python or sys.executable]
+    project, python = cluster.workdir or str(ROOT), cluster.python or sys.executable
+    return [*srun, "sh", "-c", far_side, "hydraft", project, python, module]
+
+
+def _srun(job: Job, cluster: ClusterConfig) -> Channel:
+    """Start an agent on each machine; all of them read their job from srun's stdin."""
     process = subprocess.Popen(
-        command,
+        _command(job.hosts, cluster, "hydraft.launch.agent"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

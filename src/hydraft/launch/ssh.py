@@ -1,5 +1,6 @@
 """Agents on named hosts, through the user's own OpenSSH; on this machine, directly. No torch at module level."""
 
+import json
 import os
 import secrets
 import shlex
@@ -9,9 +10,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import hydraft
+from hydraft import hardware
 from hydraft.cluster import ClusterConfig
 from hydraft.config import ROOT, Config, ConfigError, canonical
+from hydraft.hardware import Hardware
 from hydraft.launch.channel import Channel, killed_by
 from hydraft.launch.hosts import Host
 from hydraft.launch.job import Job, forwarded
@@ -19,12 +21,11 @@ from hydraft.launch.supervise import Supervisor
 
 NO_PROJECT, NO_PYTHON = 81, 82
 
-# Whatever a login shell is, it hands this to sh. Of the run, nothing is in it but two paths.
-FAR_SIDE = f"""
-[ -f "$1/src/hydraft/launch/agent.py" ] && cd -- "$1/src" || exit {NO_PROJECT}
-command -v -- "$2" >/dev/null || exit {NO_PYTHON}
-exec "$2" -u -m hydraft.launch.agent
-"""
+# Whatever a login shell is, it hands this line to sh. Of the run, nothing is in it but two paths.
+FAR_SIDE = (
+    f'[ -f "$1/src/hydraft/launch/agent.py" ] && cd -- "$1/src" || exit {NO_PROJECT}; '
+    f'command -v -- "$2" >/dev/null || exit {NO_PYTHON}; exec "$2" -u -m "$3"'
+)
 
 CAUSES = {  # words of ssh to what a person does about them
     "host key verification failed": "ssh does not know its host key, or knows another: run `ssh {host}` once and compare (ssh-keyscan, ssh-keygen -R)",
@@ -84,7 +85,6 @@ def make_job(config: Config, folder: Path, hosts: list[str], quiet: bool) -> Job
         folder=str(folder.resolve()),
         token=secrets.token_hex(16),
         cwd=cluster.workdir or str(Path.cwd()),
-        version=hydraft.__version__,
         address=cluster.address,
         port=cluster.port,
         link_timeout=cluster.link_timeout,
@@ -94,11 +94,31 @@ def make_job(config: Config, folder: Path, hosts: list[str], quiet: bool) -> Job
     )
 
 
+def ask_hardware(host: Host, cluster: ClusterConfig) -> Hardware:
+    """What ``host`` has.
+
+    Raises:
+        ConfigError: what a person has to change to reach it.
+    """
+    if host.is_here:
+        return hardware.detect()
+    done = subprocess.run(
+        _command(host, cluster, "hydraft.hardware"),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    try:
+        return Hardware.from_dict(json.loads(done.stdout.splitlines()[-1]))  # a login script may print before it
+    except (ValueError, IndexError):
+        raise ConfigError(f"{host.name}: {_explain(host, done.returncode, done.stderr, cluster)}") from None
+
+
 def _open(host: Host, number: int, cluster: ClusterConfig) -> Channel:
     """Start the agent of a host; its job is still to be sent."""
-    far_side = ["sh", "-c", FAR_SIDE, "hydraft", cluster.workdir or str(ROOT), cluster.python or sys.executable]
     process = subprocess.Popen(
-        far_side if host.is_here else _ssh(host.name, far_side, cluster),
+        _command(host, cluster, "hydraft.launch.agent"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -112,15 +132,21 @@ def _open(host: Host, number: int, cluster: ClusterConfig) -> Channel:
     return Channel(process, [number], explain)
 
 
+def _command(host: Host, cluster: ClusterConfig, module: str) -> list[str]:
+    """The command line that runs ``module`` on ``host``."""
+    far_side = ["sh", "-c", FAR_SIDE, "hydraft", cluster.workdir or str(ROOT), cluster.python or sys.executable, module]
+    return far_side if host.is_here else _ssh(host.name, far_side, cluster)
+
+
 def _ssh(name: str, far_side: list[str], cluster: ClusterConfig) -> list[str]:
-    """The command line that starts an agent on ``name``."""
+    """The command line that runs ``far_side`` on ``name``."""
     if shutil.which("ssh") is None:
         raise ConfigError(f"cluster.hosts: {name} is reached by ssh, and there is none here: install openssh-client")
     alive = max(1, int(cluster.link_timeout / 3))
     options = ["-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", f"ServerAliveInterval={alive}"]
     options += ["-o", "ServerAliveCountMax=3", "-o", "ForwardX11=no", "-o", "ClearAllForwardings=yes"]
     # A shared connection would outlive this run, and end with another's.
-    options += ["-o", "ControlPath=none", "-o", "EscapeChar=none"]
+    options += ["-o", "ControlPath=none", "-o", "EscapeChar=none", "-o", "RemoteCommand=none"]
     if cluster.ssh_config is not None:
         options += ["-F", str(Path(cluster.ssh_config).expanduser())]
     return ["ssh", *options, "--", name, f"exec {shlex.join(far_side)}"]

@@ -103,6 +103,7 @@ class Supervisor:
         match event["event"]:
             case "hello":
                 node.about = event["about"]
+                node.folder = None if event["shared"] else event["folder"]
                 logger.info("%s: %s, folder %s", node.name, node.about, event["folder"])
             case "say":
                 logger.info("%s: %s", node.name, event["text"])
@@ -140,6 +141,9 @@ class Supervisor:
             ConfigError: hosts have different versions, or one does not reach the first.
         """
         if self.candidates is None and all(node.about for node in self.nodes):
+            own = {"hydraft": agree.about()["hydraft"]}  # whatever else is installed here, ranks run there
+            for node in self.nodes:
+                agree.check([("this machine", own), (node.name, node.about or {})])
             agree.check([(node.name, node.about or {}) for node in self.nodes])
         if self.candidates is None and all(node.ready for node in self.nodes):
             first = self.nodes[0].ready or {}
@@ -208,7 +212,8 @@ class Supervisor:
                     cause = channel.explain(channel.process.returncode, "\n".join(channel.said))
                     self.fail(node, "lost" if node.about else "config", None, cause)
                 elif silence > (self.job.link_timeout if node.about else HELLO_SECONDS):
-                    cause = f"no word for {silence:.0f} s: the machine, or the link to it, is gone"
+                    stays = f"; its logs stay there, in {node.folder}" if node.folder else ""
+                    cause = f"no word for {silence:.0f} s: the machine, or the link to it, is gone{stays}"
                     self.fail(node, "lost", None, cause)
 
     def cause(self) -> RankFailed:

@@ -22,49 +22,63 @@ STOPPED = ("T", "t", "Z", "X")
 """States of a process that cannot answer a signal: stopped, traced, dead."""
 
 Ranks = dict[int, dict[str, Any]]
-"""By rank: ``state`` (of its process, as in ps), ``age`` (seconds since it got on), and from ``stacks`` ``frames`` too."""
+"""By rank: ``state`` (of its process, as in ps), ``age`` (seconds since it got on), and from ``stacks`` its ``frames``."""
 
 
-def status(notes: Path) -> Ranks:
-    """The ranks that have begun on this machine."""
-    now = time.time()
-    ranks: Ranks = {}
-    for file in notes.glob("*.pid"):
-        beaten = notes / f"{file.stem}.beat"
-        if beaten.exists():
-            age = max(0.0, now - beaten.stat().st_mtime)
-            ranks[int(file.stem)] = {"state": _state(file.read_text()), "age": age}
-    return ranks
+class Watch:
+    """The ranks of this machine, through what they leave in a folder.
+
+    Their beats are files' times; how old one is, is told by a clock that stands still while the machine sleeps, and that no one
+    sets.
+    """
+
+    def __init__(self, notes: Path) -> None:
+        self.notes = notes
+        self.seen: dict[Path, tuple[int, float]] = {}
+
+    def status(self) -> Ranks:
+        """The ranks that have begun and are not done."""
+        now = time.monotonic()
+        ranks: Ranks = {}
+        for file in self.notes.glob("*.beat"):
+            with suppress(OSError):
+                beaten = file.stat().st_mtime_ns
+                if self.seen.get(file, (0, 0.0))[0] != beaten:
+                    self.seen[file] = beaten, now
+                state = _state(file.with_suffix(".pid").read_text())
+                ranks[int(file.stem)] = {"state": state, "age": now - self.seen[file][1]}
+        return ranks
+
+    def stacks(self, folder: Path) -> Ranks:
+        """Let every rank write its stack to its log in ``folder``; ``frames`` has it, innermost first."""
+        ranks = self.status()
+        logs = {rank: folder / f"rank-{rank}.log" for rank in ranks}
+        sizes = {rank: log.stat().st_size if log.exists() else 0 for rank, log in logs.items()}
+        for rank in ranks:
+            _signal(self.notes / f"{rank}.pid", DUMP)
+        time.sleep(DUMP_SECONDS)
+        for rank, known in ranks.items():
+            known["frames"] = []
+            if known["state"] not in STOPPED and logs[rank].exists():
+                with logs[rank].open(encoding="utf-8", errors="replace") as log:
+                    log.seek(sizes[rank])
+                    known["frames"] = main_stack(log.read())
+        return ranks
+
+    def kill(self) -> None:
+        """End every rank at once."""
+        for file in self.notes.glob("*.pid"):
+            _signal(file, signal.SIGKILL)
+
+
+def _signal(pid: Path, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(int(pid.read_text()), number)
 
 
 def hangs(ranks: Ranks, timeout: float) -> bool:
     """Whether no rank has got on for ``timeout`` seconds."""
     return bool(ranks) and min(rank["age"] for rank in ranks.values()) > timeout
-
-
-def stacks(notes: Path, folder: Path) -> Ranks:
-    """Let every rank of this machine write its stack to its log in ``folder``; ``frames`` has it, innermost first."""
-    ranks = status(notes)
-    logs = {rank: folder / f"rank-{rank}.log" for rank in ranks}
-    sizes = {rank: log.stat().st_size if log.exists() else 0 for rank, log in logs.items()}
-    for rank in ranks:
-        with suppress(ProcessLookupError):
-            os.kill(int((notes / f"{rank}.pid").read_text()), DUMP)
-    time.sleep(DUMP_SECONDS)
-    for rank, known in ranks.items():
-        known["frames"] = []
-        if known["state"] not in STOPPED and logs[rank].exists():
-            with logs[rank].open(encoding="utf-8", errors="replace") as log:
-                log.seek(sizes[rank])
-                known["frames"] = main_stack(log.read())
-    return ranks
-
-
-def kill(notes: Path) -> None:
-    """End every rank of this machine at once."""
-    for file in notes.glob("*.pid"):
-        with suppress(ProcessLookupError):
-            os.kill(int(file.read_text()), signal.SIGKILL)
 
 
 def main_stack(dump: str) -> list[str]:

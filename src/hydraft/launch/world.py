@@ -11,10 +11,10 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hydraft import hardware
 from hydraft.choices import Launcher
 from hydraft.cluster import ClusterConfig
 from hydraft.config import Config, ConfigError
-from hydraft.hardware import Hardware
 
 STARTERS = {
     "accelerate": "accelerate launch --num_machines {nodes} --num_processes {size} train.py",
@@ -170,7 +170,7 @@ def _number(environ: Mapping[str, str], name: str, default: int | None = None) -
         raise ConfigError(f"{name}={text}: a launcher sets it to a number") from None
 
 
-def place(config: Config, world: World | None, named: bool, hardware: Hardware) -> Config:
+def place(config: Config, world: World | None, named: bool) -> Config:
     """``config`` on the ranks that are there, in place of the default ``cluster=1x1``.
 
     ``named``: the command line says something about ``cluster`` itself.
@@ -194,9 +194,9 @@ def place(config: Config, world: World | None, named: bool, hardware: Hardware) 
             f"cluster={asked.nodes}x{asked.ranks_per_node}: {_who(world)} started {there[0]}x{there[1]}: "
             f"say cluster={there[0]}x{there[1]}, or start it with {command} …"
         )
-    if world.starter == "srun" and 0 < hardware.count < world.local_size:
+    if world.starter == "srun" and 0 < hardware.detect().count < world.local_size:
         raise ConfigError(
-            f"srun gave each of the {world.local_size} tasks of a machine {hardware.count} GPU of its own, and ranks need to "
+            f"srun gave each of the {world.local_size} tasks of a machine {hardware.detect().count} GPU of its own, and ranks need to "
             "see one another's: add --gpu-bind=none to srun"
         )
     cluster = dataclasses.replace(asked, nodes=there[0], ranks_per_node=there[1], launcher=Launcher.joined)
