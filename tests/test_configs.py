@@ -18,7 +18,7 @@ NEEDS = {  # what an option cannot be without
     "lora=none": ["quant=none"],
     "model=auto": ["model.path=owner/name"],
 }
-NOT_YET = {"model=chatglm2", "cluster=2x4", "cluster=2x8"}
+NOT_YET = {"cluster=2x4", "cluster=2x8"}
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
