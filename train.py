@@ -19,13 +19,12 @@ except ModuleNotFoundError as error:
 
 def train(composed: DictConfig) -> float | None:
     """One job: check it, price it, give it ranks. Returns the objective that a sweep compares."""
-    config = cli.typed(composed, Config)
     machine = hardware.detect()
+    config = plan.resolve(cli.typed(composed, Config), machine)
     checks.check(config, machine)
     prepare.check(config.model)
     records = len(sources.training(config.data, config.seed))
     sources.held_out(config.data)
-    config = plan.resolve(config, machine)
     priced = plan.make_plan(config, records)
     if config.mode is Mode.plan:
         plan.show(config, priced)

@@ -85,6 +85,15 @@ COMBINATIONS = [
         lambda c: c.model.dtype not in (Precision.auto, c.train.precision) and c.lora.method is LoraMethod.none,
         "model.dtype={c.model.dtype.value} is for weights that are frozen, and lora=none trains them: use model.dtype=auto",
     ),
+    # DeepSpeed casts the whole module to its 16-bit type, and zero.Init makes every shard in the engine's.
+    _value(
+        lambda c: c.model.dtype not in (Precision.auto, c.train.precision) and c.train.precision is not Precision.fp32,
+        "model.dtype={c.model.dtype.value}: with train.precision={c.train.precision.value} all weights have that type: use model.dtype=auto",
+    ),
+    _value(
+        lambda c: c.model.dtype not in (Precision.auto, c.train.precision) and c.zero.stage == 3,
+        "model.dtype={c.model.dtype.value}: zero=stage3 shards all weights in train.precision: use model.dtype=auto, or zero=stage2",
+    ),
     # PiSSA takes the singular vectors of the weight itself (peft: "under float32, float16 or bfloat16").
     _value(
         lambda c: c.lora.method is LoraMethod.pissa and c.quant.kind is not QuantKind.none,
