@@ -29,6 +29,10 @@ FEATURES = datasets.Features(
 )
 
 
+FORMAT = 2
+"""Raised whenever the same records come to other tokens, or stand in other files."""
+
+
 class Encoded(Sequence[Example]):
     """Encoded records on the disk, read as they are asked for."""
 
@@ -57,7 +61,7 @@ def key(data: DataConfig, seed: int, tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash of all that the encoded training records depend on."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts: list[Any] = [
-        hydraft.__version__, data.template, data.train_on.value, data.max_length, data.format.value, data.mix, seed if data.mix else None,
+        FORMAT, hydraft.__version__, data.template, data.train_on.value, data.max_length, data.format.value, data.mix, seed if data.mix else None,
         backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items()),
         tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token,
     ]  # fmt: skip

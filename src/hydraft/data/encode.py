@@ -2,19 +2,21 @@
 
 A conversation is rendered as pieces of text, each trained or not. The pieces are joined and tokenised as one string where that keeps every
 boundary between them, as generation would see it; where a merge crosses a boundary they are tokenised one by one. (A mask over
-the characters of one string is wrong for tokenizers with byte fallback, whose tokens may be parts of a character.)
+the characters of one string is wrong for tokenizers with byte fallback, whose tokens may be parts of a character.) What a record's
+own text says is never a special token (``special.py``).
 
 Shapes: T tokens of one record.
 """
 
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import NamedTuple, TypedDict
 
 from transformers import PreTrainedTokenizerBase
 
 from hydraft.choices import TrainOn
 from hydraft.config import ConfigError, DataConfig
+from hydraft.data import special
 from hydraft.data.formats import Conversation, Turn
 
 IGNORE = -100
@@ -81,6 +83,7 @@ def encode_one(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, d
 
     Qwen3's template is of that kind: it takes the thinking out of every answer but the last.
     """
+    conversation = special.of(tokenizer).hide(conversation)
     if conversation.plain is not None:
         text = _begin(tokenizer) + conversation.plain + str(tokenizer.eos_token)
         return [tokens([Piece(text, True)], tokenizer)]
@@ -97,7 +100,8 @@ def encode_one(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, d
 
 def prompt_ids(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> list[int]:
     """The ids that ask for the last answer, ending where it begins."""
-    return _ids(tokenizer, _prompt(conversation.asked, tokenizer, data.template))
+    hidden = special.of(tokenizer).hide(conversation)
+    return special.of(tokenizer).encode(_prompt(hidden.asked, tokenizer, data.template))
 
 
 def render(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> list[Piece] | None:
@@ -169,15 +173,16 @@ def _chat(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, ask: bool
 
 def tokens(pieces: list[Piece], tokenizer: PreTrainedTokenizerBase) -> Example:
     """Tokens and labels of rendered pieces."""
-    together = _ids(tokenizer, "".join(piece.text for piece in pieces))
+    ids = special.of(tokenizer).encode
+    together = ids("".join(piece.text for piece in pieces))
     heads, text = [], ""
     for piece in pieces[:-1]:
         text += piece.text
-        heads.append(_ids(tokenizer, text))
+        heads.append(ids(text))
     if all(together[: len(head)] == head for head in heads):
         ends = [*map(len, heads), len(together)]
     else:
-        parts = [_ids(tokenizer, piece.text) for piece in pieces]
+        parts = [ids(piece.text) for piece in pieces]
         together = [token for part in parts for token in part]
         ends = list(accumulate(map(len, parts)))
     labels, start = list(together), 0
@@ -215,10 +220,6 @@ def truncate(example: Example, max_length: int) -> tuple[Example, Truncation]:
 
 
 def _begin(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The token that this tokenizer puts ahead of plain text, if it does; a chat template has its own."""
-    ahead = tokenizer("")["input_ids"]
-    return str(tokenizer.bos_token) if ahead and ahead[0] == tokenizer.bos_token_id else ""
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    """The tokens that this tokenizer puts ahead of plain text, if it does; a chat template has its own."""
+    known = special.of(tokenizer).tokens
+    return "".join(known[token].content for token in takewhile(known.__contains__, tokenizer("a")["input_ids"]))
