@@ -27,7 +27,7 @@ class Example(TypedDict):
     """One record, ready for the model."""
 
     input_ids: list[int]  # (T,)
-    labels: list[int]  # (T,): the same ids where trained, IGNORE elsewhere
+    labels: list[int]  # (T,): what the token before is to say. The same ids where trained, IGNORE elsewhere; see Piece
 
 
 class Piece(NamedTuple):
@@ -35,6 +35,9 @@ class Piece(NamedTuple):
 
     text: str
     trained: bool
+    ends: bool = False
+    """Whether its first token comes where a trained answer ends that the template does not close. That token's label is
+    then the end of sequence: the answer is taught to end there, while the turns after it go on as the template has them."""
 
 
 @dataclass(frozen=True)
@@ -105,17 +108,26 @@ def prompt_ids(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, d
 
 
 def render(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> list[Piece] | None:
-    """The pieces of a conversation; None if its rendering does not grow turn by turn."""
+    """The pieces of a conversation; None if its rendering does not grow turn by turn.
+
+    Some templates close the last answer only, and open the next turn with a special token in that place (Baichuan2's).
+    Both are said then: the token is the input, the end of sequence its label, which is how Baichuan2 was trained.
+    """
     pieces: list[Piece] = []
-    text = ""
+    text, eos = "", str(tokenizer.eos_token)
     for index, turn in enumerate(turns):
         if turn.role != "assistant":
             continue
         asked = _prompt(turns[:index], tokenizer, data.template)
         answered = _answered(turns[: index + 1], asked, tokenizer, data.template)
+        unclosed = text.removesuffix(eos)
+        ends = not asked.startswith(text)
+        if ends and asked.startswith(unclosed) and special.of(tokenizer).names.match(asked, len(unclosed)):
+            pieces[-1] = pieces[-1]._replace(text=pieces[-1].text.removesuffix(eos))
+            text = unclosed
         if not asked.startswith(text) or not answered.startswith(asked):
             return None
-        pieces.append(Piece(asked[len(text) :], False))
+        pieces.append(Piece(asked[len(text) :], False, ends and pieces[-1].trained))
         pieces.append(Piece(answered[len(asked) :], data.train_on is TrainOn.all or index == len(turns) - 1))
         text = answered
     return pieces
@@ -189,6 +201,8 @@ def tokens(pieces: list[Piece], tokenizer: PreTrainedTokenizerBase) -> Example:
     for piece, end in zip(pieces, ends, strict=True):
         if not piece.trained:
             labels[start:end] = [IGNORE] * (end - start)
+        if piece.ends:
+            labels[start] = int(tokenizer.eos_token_id)
         start = end
     if labels:
         labels[0] = IGNORE  # nothing comes before the first token, so nothing predicts it
