@@ -1,7 +1,6 @@
 """Converted families are trained on what their own fine-tuning code makes of a chat, written here from its description."""
 
 import random
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ import sentencepiece
 from published import RESERVED, fuzz, native_tokenizer, sentencepiece_model
 
 from conftest import config_of
-from hydraft.data.encode import IGNORE, encode_one, prompt_ids
+from hydraft.data.encode import IGNORE, encode_one, prompt_ids, system_note
 from hydraft.data.formats import Conversation, Turn
 
 USER, ASSISTANT, EOS = 195, 196, 2
@@ -98,3 +97,37 @@ def test_chatglm2_trains_each_answer_behind_the_rounds_before_it(chatglm2: Any) 
         assert [(example["input_ids"], example["labels"]) for example in every] == expected
         last = encode_one(conversation(chat), chatglm2, LAST)
         assert last == every[-1:]
+
+
+TOLD = Conversation((Turn("system", "你是诗人。"), Turn("user", "写诗"), Turn("assistant", "好")))
+NO_PLACE = "a system turn, for which this model's format has no place"
+
+
+def test_a_system_turn_without_a_place_is_said(chatglm2: Any, baichuan: Any) -> None:
+    plain = Conversation(TOLD.turns[1:])
+    assert (
+        system_note([TOLD, plain], chatglm2, EVERY) == f"1 record has {NO_PLACE}: it stands ahead of the first question"
+    )
+    assert str(system_note([TOLD] * 1200, chatglm2, EVERY)).startswith(f"1,200 records have {NO_PLACE}")
+    assert system_note([plain], chatglm2, EVERY) is None
+    assert system_note([TOLD], baichuan, EVERY) is None
+    assert system_note([TOLD], chatglm2, config_of("data.template='{instruction}'").data) is None
+
+
+@pytest.mark.parametrize(
+    ("turn", "said"),
+    [
+        ("{% if m.role == 'user' %}U{{ m.content }}{% endif %}", "it is left out"),
+        (
+            "{% if m.role == 'user' %}U{% if not loop.first %}{{ messages[0].content.strip() }}\n\n{% endif %}{{ m.content }}{% endif %}",
+            "it stands ahead of the first question",
+        ),
+        ("{{ m.role }}{{ m.content }}", None),
+    ],
+)
+def test_any_templates_way_with_a_system_turn_is_seen(baichuan: Any, turn: str, said: str | None) -> None:
+    template = baichuan.chat_template
+    baichuan.chat_template = "{% for m in messages %}" + turn + "{% endfor %}"
+    note = system_note([TOLD], baichuan, EVERY)
+    baichuan.chat_template = template
+    assert note == (said and f"1 record has {NO_PLACE}: {said}")

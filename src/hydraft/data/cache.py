@@ -21,7 +21,7 @@ import hydraft
 from hydraft import rundir
 from hydraft.config import DataConfig
 from hydraft.data import sources
-from hydraft.data.encode import Example, Truncation, encode_one, truncate
+from hydraft.data.encode import Example, Truncation, encode_one, system_note, truncate
 from hydraft.data.formats import Conversation, is_file
 
 FEATURES = datasets.Features(
@@ -43,6 +43,8 @@ class Encoded(Sequence[Example]):
         """Tokens of each record."""
         self.truncation = Truncation(**about["truncation"])
         """What was cut from all of them."""
+        self.notes: list[str] = about["notes"]
+        """What a person should know of how they were encoded, a line each."""
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -112,5 +114,6 @@ def _write(
             if number % 100 == 0 or number == len(conversations):
                 progress(number, len(conversations))
         writer.finalize()
-    about = {"lengths": lengths, "truncation": vars(cut)}
+    note = system_note(conversations, tokenizer, data)
+    about = {"lengths": lengths, "truncation": vars(cut), "notes": [note] if note else []}
     rundir.write_json(staging / "about.json", about)

@@ -65,13 +65,7 @@ class Truncation:
 def encode(
     conversations: list[Conversation], tokenizer: PreTrainedTokenizerBase, data: DataConfig
 ) -> tuple[list[Example], Truncation]:
-    """Tokens and labels of every conversation.
-
-    Raises:
-        ConfigError: the tokenizer has no end-of-sequence token, or no chat template where one is asked for.
-    """
-    if tokenizer.eos_token_id is None:
-        raise ConfigError("model.path: its tokenizer has no end-of-sequence token, so no answer could learn to end")
+    """Tokens and labels of every conversation, and what was cut from them."""
     examples, cut = [], Truncation()
     for conversation in conversations:
         for example in encode_one(conversation, tokenizer, data):
@@ -85,7 +79,12 @@ def encode_one(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, d
     """The examples of one conversation: one, or one an answer where the template shows earlier answers in another way.
 
     Qwen3's template is of that kind: it takes the thinking out of every answer but the last.
+
+    Raises:
+        ConfigError: the tokenizer has no end-of-sequence token, or no chat template where one is asked for.
     """
+    if tokenizer.eos_token_id is None:
+        raise ConfigError("model.path: its tokenizer has no end-of-sequence token, so no answer could learn to end")
     conversation = special.of(tokenizer).hide(conversation)
     if conversation.plain is not None:
         text = _begin(tokenizer) + conversation.plain + str(tokenizer.eos_token)
@@ -181,6 +180,29 @@ def _chat(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, ask: bool
         return str(tokenizer.apply_chat_template(messages, add_generation_prompt=ask, tokenize=False))
     except Exception as error:  # jinja raises what the template's author wrote
         raise ConfigError(f"data.template=chat: this model's chat template refuses a record: {error}") from error
+
+
+def system_note(conversations: list[Conversation], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> str | None:
+    """What becomes of the records' system turns where the model's format has no place for them; None if it has.
+
+    Seen from what the template renders: the same as if the system's text had been left out, or typed in the question.
+    """
+    count = sum(bool(turns) and turns[0].role == "system" for turns in (c.turns for c in conversations))
+    if not count or data.template != "chat":
+        return None
+
+    def shown(question: str, *ahead: Turn) -> str:
+        return _chat((*ahead, Turn("user", question)), tokenizer, ask=True)
+
+    told = shown("QUESTION", Turn("system", "SYSTEM"))
+    if told == shown("QUESTION"):
+        place = "it is left out"
+    elif told in [shown(f"SYSTEM{between}QUESTION") for between in ("\n", "\n\n", " ", "")]:
+        place = "it stands ahead of the first question"
+    else:
+        return None
+    have = "1 record has" if count == 1 else f"{count:,} records have"
+    return f"{have} a system turn, for which this model's format has no place: {place}"
 
 
 def tokens(pieces: list[Piece], tokenizer: PreTrainedTokenizerBase) -> Example:
