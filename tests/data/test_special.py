@@ -139,6 +139,19 @@ def test_plain_text_and_a_plain_template_are_text_too(tokenizer: Any) -> None:
     assert example["input_ids"][: len(start)] == start
 
 
+@pytest.mark.parametrize("template", ["{instruction}{input}", "{input}{instruction}"])
+def test_halves_of_a_name_that_meet_are_text(tokenizer: Any, template: str) -> None:
+    settings = config_of(f"data.template='{template}：'").data
+    known = specials(tokenizer)
+    for name in known:
+        halves = (name[:2], name[2:]) if template.startswith("{instruction") else (name[2:], name[:2])
+        ids = prompt_ids(Conversation((Turn("user", *halves), Turn("assistant", ""))), tokenizer, settings)
+        assert ids == [
+            *(token for token in tokenizer("a")["input_ids"] if token in known.values()),
+            *tokenizer(f"{name}：", add_special_tokens=False, split_special_tokens=True)["input_ids"],
+        ]
+
+
 def test_a_template_may_still_cut_a_text_up(tokenizers: Any, data: DataConfig) -> None:
     """As Qwen3's: it takes the reasoning off earlier answers, and strips the last."""
     tokenizer = tokenizers["tiny"]

@@ -19,11 +19,13 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from hydraft.config import ConfigError
-from hydraft.data.formats import Conversation
+from hydraft.data.formats import Conversation, Turn
 
 SECRET = uuid.uuid4().hex
 """In every stand-in and alias. Drawn anew for each process, so that no text can hold one; no id depends on it."""
-STAND_IN = re.compile(rf"{SECRET}typed(\d+)\.")
+STAND_IN = re.compile(rf"{SECRET}typed(\d*)\.")
+NOTHING = f"{SECRET}typed."
+"""Stands in for no text at all: it keeps its two sides from being read as one name."""
 
 
 class Special:
@@ -44,11 +46,14 @@ class Special:
         def hidden(text: str) -> str:
             return self.names.sub(lambda name: f"{SECRET}typed{self.ids_of[name[0]]}.", text)
 
+        def said(turn: Turn) -> Turn:
+            content, more = hidden(turn.content), hidden(turn.input)
+            if self.names.search(content + more) or self.names.search(more + content):  # half a name in each
+                content = NOTHING + content + NOTHING
+            return replace(turn, content=content, input=more)
+
         plain = None if conversation.plain is None else hidden(conversation.plain)
-        turns = tuple(
-            replace(turn, content=hidden(turn.content), input=hidden(turn.input)) for turn in conversation.turns
-        )
-        return replace(conversation, plain=plain, turns=turns)
+        return replace(conversation, plain=plain, turns=tuple(map(said, conversation.turns)))
 
     def encode(self, text: str) -> list[int]:
         """The ids of a rendered text, with stand-ins in it or not.
@@ -59,7 +64,7 @@ class Special:
         if SECRET not in text:
             return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         text = self.names.sub(lambda name: _alias(self.ids_of[name[0]]), text)
-        text = STAND_IN.sub(lambda number: self.tokens[int(number[1])].content, text)
+        text = STAND_IN.sub(lambda number: number[1] and self.tokens[int(number[1])].content, text)
         twin, meant = self._twin
         return [meant.get(token, token) for token in twin.encode(text, add_special_tokens=False).ids]
 
