@@ -6,7 +6,7 @@ Each row says when it applies and what to write instead; ``check`` raises the fi
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hydraft.choices import Init, Kernels, LoraMethod, Offload, Precision, QuantKind, Scale
+from hydraft.choices import Batching, Init, Kernels, LoraMethod, Offload, Precision, QuantKind, Scale
 from hydraft.config import TINY, Config, ConfigError, InferConfig
 from hydraft.hardware import Hardware
 
@@ -71,6 +71,10 @@ COMBINATIONS = [
     _value(
         lambda c: c.model.name == "tiny" and c.model.init is Init.pretrained and c.model.path != str(TINY),
         "model.path={c.model.path}: model=tiny brings training settings that are too hot for any other model: use model=auto model.path={c.model.path}",
+    ),
+    _value(
+        lambda c: c.data.packing and c.data.batching is Batching.padded,
+        "data.packing=true lays a bin's records end to end, which data.batching=padded does not: use data.batching=padding_free",
     ),
     # A quantised weight has no gradient: bitsandbytes trains adapters only.
     _value(

@@ -18,7 +18,7 @@ from hydraft import checkpoint, metrics, plan, prepare, report, rundir
 from hydraft.choices import LoraMethod, Save
 from hydraft.config import Config, load_config
 from hydraft.data import cache, sources
-from hydraft.data.batch import Examples, pack
+from hydraft.data.batch import Examples, fill, pack
 from hydraft.models.load import load_tokenizer, load_trainable, trainable
 from hydraft.progress import Screen
 from hydraft.reporter import Reporter
@@ -120,14 +120,15 @@ def _examples(config: Config, tokenizer: Any, screen: Screen) -> tuple[Examples,
 
     first_here = int(os.environ["LOCAL_RANK"]) == 0
     encoded = cache.training(config.data, config.seed, tokenizer, first_here, encoding)
+    for note in encoded.notes:
+        screen.say(note)
     if encoded.truncation.records:
         screen.say(f"data.max_length={config.data.max_length}: {encoded.truncation}")
     pad = int(tokenizer.pad_token_id)
     if not config.data.packing:
         return Examples(encoded, pad), encoded.lengths, encoded
     bins = pack(encoded.lengths, config.data.max_length)
-    full = sum(encoded.lengths) / (len(bins) * config.data.max_length)
-    screen.say(f"data.packing: {len(encoded):,} records in {len(bins):,} bins, {full:.0%} full")
+    screen.say(fill(encoded.lengths, bins, config.data.max_length))
     return Examples(encoded, pad, bins), [sum(encoded.lengths[i] for i in members) for members in bins], encoded
 
 

@@ -7,17 +7,22 @@ from hydraft.data.formats import Conversation, load
 
 
 def training(data: DataConfig, seed: int) -> list[Conversation]:
-    """All training conversations of a run: ``data.train`` whole, and of each source of ``data.mix`` as its weight says.
+    """All training conversations of a run."""
+    return [conversation for _, conversations in parts(data, seed) for conversation in conversations]
+
+
+def parts(data: DataConfig, seed: int) -> list[tuple[str, list[Conversation]]]:
+    """What each source gives: ``data.train`` is taken whole, each source of ``data.mix`` as its weight says.
 
     A weight's whole part repeats every record, its fraction draws that share of them, from ``seed``.
     """
-    conversations = load(data.train, "data.train", data.format)
+    found = [(data.train, load(data.train, "data.train", data.format))]
     for source, weight in mix(data):
         more = load(source, "data.mix", data.format)
         whole, part = divmod(weight, 1)
         drawn = random.Random(f"{seed} {source}").sample(range(len(more)), round(part * len(more)))
-        conversations += more * int(whole) + [more[index] for index in sorted(drawn)]
-    return conversations
+        found.append((f"{source}*{weight:g}", more * int(whole) + [more[index] for index in sorted(drawn)]))
+    return found
 
 
 def mix(data: DataConfig) -> list[tuple[str, float]]:
