@@ -123,8 +123,9 @@ def _close(screen: Screen, folder: Path, result: dict[str, Any], seconds: float)
     rows = [
         [f"held-out {name.replace('_', ' ')}", _shown(name, before[name]), _shown(name, after[name])] for name in after
     ]
-    if result["best"].get("step") not in (None, 0, result["steps"]):
-        rows.append(["lowest held-out loss", "", f"{result['best']['loss']:.3f} at step {result['best']['step']:,}"])
+    best = result["best"]
+    if best.get("step") not in (None, 0, result["steps"]):
+        rows.insert(1, [f"lowest, at step {best['step']:,}", "", f"{best['loss']:.3f}"])
     speed = result["tokens"] / result["train_seconds"]
     rows += [
         ["training loss", "", f"{result['train_loss']:.3f}"],
