@@ -28,12 +28,17 @@ def find(rank: int, world: int, folder: Path) -> None:
     model = load_base(config.model, QuantConfig(QuantKind.none), config.train.precision, config.seed)
     tokenizer, device = load_tokenizer(config.model), torch.device("cpu")
     found: list[Any] = []
+    training: list[bool] = []  # the model's mode in each forward pass
+    model.register_forward_pre_hook(lambda module, _: training.append(module.training))
     for count in COUNTS:
         conversations = sources.held_out(config.data)[:count]
         held_out = HeldOut(conversations, tokenizer, config.data, device, micro_batch_size=4)
         told: list[int] = []
+        model.train()
         scores = held_out.score(model, told.append)
+        assert model.training and not any(training)  # dropout is off while scores are taken, and on again
         assert sum(told) == held_out.parts() == count
+        model.eval()
         found.append([scores, answers(model, tokenizer, conversations, config.data, device)])
     if world == 1:
         found.append(by_the_formula(model, held_out))
