@@ -20,6 +20,10 @@ class Rule:
     """What is wrong and the override to change; ``{c}`` is the config, ``{h}`` the hardware."""
 
 
+def _is_interval(every: int | str | None) -> bool:
+    return every is None or every == "epoch" or (isinstance(every, int) and every >= 1)
+
+
 def _value(broken: Callable[[Config], bool], message: str) -> Rule:
     return Rule(lambda c, _: broken(c), message)
 
@@ -53,6 +57,7 @@ VALUES = [
     _value(lambda c: c.train.eps <= 0, "train.eps={c.train.eps}: must be above 0"),
     _value(lambda c: c.train.max_grad_norm < 0, "train.max_grad_norm={c.train.max_grad_norm}: must be 0 (no clipping) or more"),
     _value(lambda c: c.train.log_every < 1, "train.log_every={c.train.log_every}: must be at least 1"),
+    _value(lambda c: not _is_interval(c.train.eval_every), "train.eval_every={c.train.eval_every}: must be at least 1 (optimizer steps), or epoch, or null for scores before and after alone"),
 ]  # fmt: skip
 
 COMBINATIONS = [
@@ -75,6 +80,14 @@ COMBINATIONS = [
     _value(
         lambda c: c.data.packing and c.data.batching is Batching.padded,
         "data.packing=true lays a bin's records end to end, which data.batching=padded does not: use data.batching=padding_free",
+    ),
+    _value(
+        lambda c: c.train.eval_every is not None and c.data.eval is None,
+        "train.eval_every={c.train.eval_every} has no records to score: give data.eval=held_out.json, or use train.eval_every=null",
+    ),
+    _value(
+        lambda c: c.train.eval_loss_only and c.train.eval_every is None,
+        "train.eval_loss_only=true is about scores in mid-training, and there are none: use train.eval_every=epoch, or train.eval_loss_only=false",
     ),
     # A quantised weight has no gradient: bitsandbytes trains adapters only.
     _value(

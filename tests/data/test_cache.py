@@ -70,14 +70,14 @@ def test_another_template_data_or_tokenizer_is_another_entry(
 ) -> None:
     config = written(tmp_path)
     keys = {cache.key(config.data, 0, tokenizer)}
-    for override in ("data.template='{instruction}'", "data.max_length=32", "data.train_on=last"):
+    for override in ("data.template='{instruction}'", "data.max_length=32", "data.train_on=last", "data.only=[qa]"):
         keys.add(cache.key(written(tmp_path, override).data, 0, tokenizer))
     other = AutoTokenizer.from_pretrained(ROOT / "src/hydraft/models/tiny")
     other.chat_template += " "
     keys.add(cache.key(config.data, 0, other))
     (tmp_path / "records.json").write_text(json.dumps(RECORDS[:10]), encoding="utf-8")
     keys.add(cache.key(config.data, 0, tokenizer))
-    assert len(keys) == 6
+    assert len(keys) == 7
 
 
 def test_a_rank_that_does_not_encode_waits_for_the_one_that_does(
