@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hydraft.choices import Init, Kernels, LoraMethod, Offload, Precision, QuantKind, Scale
+from hydraft.choices import Batching, Init, Kernels, LoraMethod, Offload, Precision, QuantKind, Scale
 from hydraft.config import TINY, Config, ConfigError, InferConfig
 from hydraft.hardware import Gpu, Hardware
 
@@ -19,6 +19,10 @@ class Rule:
     broken: Callable[[Config, Hardware], bool]
     message: str
     """What is wrong and the override to change; ``{c}`` is the config, ``{h}`` the hardware."""
+
+
+def _is_interval(every: int | str | None) -> bool:
+    return every is None or every == "epoch" or (isinstance(every, int) and every >= 1)
 
 
 def _value(broken: Callable[[Config], bool], message: str) -> Rule:
@@ -43,7 +47,7 @@ VALUES = [
     _value(lambda c: c.cluster.link_timeout < 3, "cluster.link_timeout={c.cluster.link_timeout}: must be at least 3 seconds; hosts speak every second"),
     _value(lambda c: c.cluster.hang_timeout <= 0, "cluster.hang_timeout={c.cluster.hang_timeout}: must be above 0 seconds, and above the longest step"),
     _value(lambda c: c.cluster.slurm.cpus_per_rank is not None and c.cluster.slurm.cpus_per_rank < 1, "cluster.slurm.cpus_per_rank={c.cluster.slurm.cpus_per_rank}: must be at least 1, or null for whole machines"),
-    _value(lambda c: not all(re.fullmatch(r"[a-z-]+", name) and "\n" not in str(value) for name, value in c.cluster.slurm.options.items()), "cluster.slurm.options={c.cluster.slurm.options}: must be long names of sbatch's options and values, such as {{mem: 200G}}"),
+    _value(lambda c: not all(re.fullmatch(r"[a-z-]+", name) and "\n" not in str(value) for name, value in c.cluster.slurm.options.items()), "cluster.slurm.options={c.cluster.slurm.options}: must be long names of sbatch's options and values, such as +cluster.slurm.options.mem=200G"),
     _value(lambda c: c.data.max_length < 16, "data.max_length={c.data.max_length}: must be at least 16 tokens"),
     _value(lambda c: c.data.eval_limit is not None and c.data.eval_limit < 1, "data.eval_limit={c.data.eval_limit}: must be at least 1; for no scores use data.eval=null"),
     _value(lambda c: c.data.eval_max_new_tokens < 1, "data.eval_max_new_tokens={c.data.eval_max_new_tokens}: must be at least 1"),
@@ -59,6 +63,7 @@ VALUES = [
     _value(lambda c: c.train.eps <= 0, "train.eps={c.train.eps}: must be above 0"),
     _value(lambda c: c.train.max_grad_norm < 0, "train.max_grad_norm={c.train.max_grad_norm}: must be 0 (no clipping) or more"),
     _value(lambda c: c.train.log_every < 1, "train.log_every={c.train.log_every}: must be at least 1"),
+    _value(lambda c: not _is_interval(c.train.eval_every), "train.eval_every={c.train.eval_every}: must be at least 1 (optimizer steps), or epoch, or null for scores before and after alone"),
 ]  # fmt: skip
 
 COMBINATIONS = [
@@ -74,6 +79,18 @@ COMBINATIONS = [
         lambda c: c.model.name == "tiny" and c.model.init is Init.pretrained and c.model.path != str(TINY),
         "model.path={c.model.path}: model=tiny brings training settings that are too hot for any other model: use model=auto model.path={c.model.path}",
     ),
+    _value(
+        lambda c: c.data.packing and c.data.batching is Batching.padded,
+        "data.packing=true lays a bin's records end to end, which data.batching=padded does not: use data.batching=padding_free",
+    ),
+    _value(
+        lambda c: c.train.eval_every is not None and c.data.eval is None,
+        "train.eval_every={c.train.eval_every} has no records to score: give data.eval=held_out.json, or use train.eval_every=null",
+    ),
+    _value(
+        lambda c: c.train.eval_loss_only and c.train.eval_every is None,
+        "train.eval_loss_only=true is about scores in mid-training, and there are none: use train.eval_every=epoch, or train.eval_loss_only=false",
+    ),
     # A quantised weight has no gradient: bitsandbytes trains adapters only.
     _value(
         lambda c: c.quant.kind is not QuantKind.none and c.lora.method is LoraMethod.none,
@@ -86,6 +103,15 @@ COMBINATIONS = [
     _value(
         lambda c: c.model.dtype not in (Precision.auto, c.train.precision) and c.lora.method is LoraMethod.none,
         "model.dtype={c.model.dtype.value} is for weights that are frozen, and lora=none trains them: use model.dtype=auto",
+    ),
+    # DeepSpeed casts the whole module to its 16-bit type, and zero.Init makes every shard in the engine's.
+    _value(
+        lambda c: c.model.dtype not in (Precision.auto, c.train.precision) and c.train.precision is not Precision.fp32,
+        "model.dtype={c.model.dtype.value}: with train.precision={c.train.precision.value} all weights have that type: use model.dtype=auto",
+    ),
+    _value(
+        lambda c: c.model.dtype not in (Precision.auto, c.train.precision) and c.zero.stage == 3,
+        "model.dtype={c.model.dtype.value}: zero=stage3 shards all weights in train.precision: use model.dtype=auto, or zero=stage2",
     ),
     # PiSSA takes the singular vectors of the weight itself (peft: "under float32, float16 or bfloat16").
     _value(

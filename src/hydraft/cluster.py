@@ -20,7 +20,7 @@ class SlurmConfig:
     cpus_per_rank: int | None = None
     """Cores; null takes whole machines (``--exclusive``)."""
     options: dict[str, str | None] = field(default_factory=dict)
-    """Further options of sbatch by their long names: ``{mem: 200G, qos: long}``; null for one that takes no value."""
+    """Further options of sbatch by their long names: ``+cluster.slurm.options.mem=200G``; null for one that takes no value."""
     setup: list[str] = field(default_factory=list)
     """Shell lines that a machine runs before anything else, such as ``module load cuda``."""
 

@@ -40,17 +40,16 @@ def make_plan(config: Config, records: int) -> Plan:
 
 
 def resolve(config: Config, hardware: Hardware | None) -> Config:
-    """Replace each ``auto`` by what ``hardware`` calls for, so that the saved config says what ran; sizes that were not chosen go.
+    """Replace each ``auto`` by what ``hardware`` calls for, so that the saved config says what ran.
 
     Without ``hardware``, ``auto`` stays until the machine is known.
     """
-    sizes = {size: shape for size, shape in config.model.sizes.items() if size == config.model.size}
     asked = config.train.precision
     precision = _precision(hardware) if asked is Precision.auto and hardware is not None else asked
     dtype = precision if config.model.dtype is Precision.auto else config.model.dtype
     return dataclasses.replace(
         config,
-        model=dataclasses.replace(config.model, sizes=sizes, dtype=dtype),
+        model=dataclasses.replace(config.model, dtype=dtype),
         train=dataclasses.replace(config.train, precision=precision),
     )
 

@@ -16,10 +16,9 @@ def main(arguments: list[str]) -> int:
     """Run what is saved in a folder; the exit code is that of train.py."""
     folder = Path(arguments[0])
     try:
-        saved = load_config(folder / "config.yaml")
         machine = hardware.detect()
-        checks.check(saved, machine)
-        config = plan.resolve(saved, machine)
+        config = plan.resolve(load_config(folder / "config.yaml"), machine)
+        checks.check(config, machine)
         rundir.write_text(folder / "config.yaml", canonical(config))
         known = json.loads((folder / "environment.json").read_text())
         rundir.write_json(folder / "environment.json", {**known, "hardware": machine.to_dict()})
