@@ -50,8 +50,9 @@ sweep: setup ## A small multirun: three ranks of LoRA by two learning rates
 equivalence: setup ## Train the same data in every topology and print how far the results lie apart
 	@$(PY) bench/equivalence.py $(ARGS)
 
-bench: setup ## How fast --help and a refusal answer
+bench: setup ## How fast --help and a refusal answer; samples a second beside transformers' Trainer
 	@$(PY) bench/startup.py
+	@$(PY) bench/throughput.py $(ARGS)
 
 data: setup ## Write the instruction set again from its generator
 	@$(PY) data/generate.py

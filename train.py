@@ -21,12 +21,12 @@ def train(composed: DictConfig) -> float | None:
     """One job: check it, price it, give it ranks. Returns the objective that a sweep compares."""
     config = cli.typed(composed, Config)
     machine = launch.machine(config)
+    config = plan.resolve(config, machine)
     checks.check(config, machine)
     if not config.cluster.on_hosts:  # an agent asks this of its own host
         prepare.check(config.model)
     records = len(sources.training(config.data, config.seed))
     sources.held_out(config.data)
-    config = plan.resolve(config, machine)
     priced = plan.make_plan(config, records)
     if config.mode is Mode.plan:
         plan.show(config, priced)

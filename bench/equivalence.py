@@ -41,10 +41,10 @@ class Curve:
 def compose_run(overrides: list[str]) -> Config:
     """The config that ``python train.py <overrides>`` would run."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = cli.typed(compose("train", overrides), Config)
+        config = plan.resolve(cli.typed(compose("train", overrides), Config), hardware.detect())
     checks.check(config, hardware.detect())
     prepare.check(config.model)
-    return plan.resolve(config, hardware.detect())
+    return config
 
 
 def train(overrides: list[str], folder: Path) -> Curve:

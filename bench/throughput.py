@@ -1,6 +1,6 @@
 """Samples a second of a training step, against transformers' Trainer as it comes, on the same records in the same run.
 
-    python bench/throughput.py [--records FILE] [--steps 60] [--rounds 3]
+    python bench/throughput.py [--records FILE] [--steps 25] [--rounds 3]
 
 A Llama of 31 M parameters with random weights, LoRA r 8 on q, k, v, o, batch 4, at most 512 tokens. Each variant is a process of
 its own; the variants take turns (A B C A B C …) and the medians are printed.
@@ -136,8 +136,8 @@ def main() -> None:
     """Take turns and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=Path, default=ROOT / "data/zh_tasks.train.json")
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=25, help="optimizer steps a variant, of which the first 5 warm up")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each variant")
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -147,14 +147,15 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in VARIANTS}
     with tempfile.TemporaryDirectory() as name:
         build(Path(name))
-        for _ in range(options.rounds):
+        for turn in range(1, options.rounds + 1):
             for variant in VARIANTS:
                 command = [
                     sys.executable, __file__, "--variant", variant, "--model", name, "--records", str(options.records),
                     "--steps", str(options.steps),
                 ]  # fmt: skip
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
                 found[variant].append(json.loads(done.stdout.splitlines()[-1]))
+                print(f"round {turn}: {variant} {found[variant][-1]['samples']:.2f} samples/s", file=sys.stderr)
     rate = matmul_rate()
     median = {v: statistics.median(run["samples"] for run in runs) for v, runs in found.items()}
     print(

@@ -146,6 +146,20 @@ def test_a_disk_without_room_is_refused_before_a_byte_is_written(cache: Path, mo
     assert made(cache) == []
 
 
+def test_a_model_folder_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no config\.json in it"):
+        config_of("model=auto", f"model.path={tmp_path}")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"no weights in it .*model\.init=random"):
+        config_of("model=auto", f"model.path={tmp_path}")
+    config_of("model=auto", f"model.path={tmp_path}", "model.init=random")
+    (tmp_path / "model.safetensors").touch()
+    config_of("model=auto", f"model.path={tmp_path}")
+    config_of("model=auto", "model.path=owner/name")  # the hub's to answer
+    with pytest.raises(ConfigError, match="no such folder"):
+        config_of("model=auto", "model.path=./nowhere")
+
+
 def test_another_size_in_the_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(
         json.dumps({"model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944})

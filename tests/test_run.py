@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from conftest import ROOT, run_script
 from hydraft.generate import load_run
@@ -205,3 +206,26 @@ def test_scoring_before_training_changes_nothing_of_the_training(zero: str, tmp_
         curves.append([(line["loss"], line["grad_norm"]) for line in lines if "grad_norm" in line])
     for scored, plain in zip(*curves, strict=True):
         assert scored == pytest.approx(plain, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_base_in_bf16_leaves_the_adapter_in_fp32(tmp_path: Path, records: Path) -> None:
+    """Half the frozen bytes for a loss that stays within bf16's rounding; loaded again, the model is the same."""
+    losses = {}
+    for dtype in ("fp32", "bf16"):
+        folder = tmp_path / dtype
+        done = run_script(
+            "train.py", f"data.train={records}", "data.eval=null", "quant=none", f"model.dtype={dtype}",
+            "train.precision=fp32", "train.epochs=4", "train.log_every=1", f"hydra.run.dir={folder}",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        losses[dtype] = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        adapter = load_file(folder / "adapter/adapter_model.safetensors")
+        assert {tensor.dtype for tensor in adapter.values()} == {torch.float32}
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=2e-2)
+    assert losses["bf16"] != losses["fp32"]
+    model, _, _ = load_run(tmp_path / "bf16")
+    assert {p.dtype for name, p in model.named_parameters() if "lora_" not in name} == {torch.bfloat16}
+    loaded = {name: p for name, p in model.named_parameters() if "lora_" in name}
+    for name, parameter in loaded.items():
+        assert torch.equal(parameter, adapter[name.replace(".default", "")])

@@ -6,11 +6,18 @@ import socket
 from functools import cache
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 import hydraft
-from hydraft.config import Config, ConfigError, canonical
+from hydraft.config import Config, ConfigError
 from hydraft.rundir import version_of
 
 COMPARED = ("torch", "transformers", "peft", "deepspeed")
+
+
+def canonical(config: Config) -> str:
+    """``config`` as the text that ``save_config`` writes: two that are equal have the same."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
 def host() -> str:

@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from hydraft import hardware
+from hydraft.agree import canonical
 from hydraft.cluster import ClusterConfig
-from hydraft.config import ROOT, Config, ConfigError, canonical
+from hydraft.config import ROOT, Config, ConfigError
 from hydraft.hardware import Hardware
 from hydraft.launch.channel import Channel, killed_by
 from hydraft.launch.hosts import Host
