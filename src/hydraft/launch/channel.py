@@ -37,6 +37,8 @@ class Channel:
     said: list[str] = field(default_factory=list)
     """The last lines that were no events."""
     unread: set[int] = field(default_factory=set)
+    greeted: bool = False
+    """Whether an event has come: whatever started the agents did."""
 
     def register(self, selector: selectors.BaseSelector) -> None:
         """Have ``selector`` watch for what it says."""
@@ -58,7 +60,9 @@ class Channel:
         lines = (self.rest.get(stream.fileno(), b"") + raw).split(b"\n")
         self.rest[stream.fileno()] = lines.pop() if raw else b""
         for text in filter(None, lines):
-            yield _event(text) if stream is self.process.stdout else self._keep(text)
+            told = _event(text) if stream is self.process.stdout else self._keep(text)
+            self.greeted |= isinstance(told, dict)
+            yield told
 
     def _keep(self, text: bytes) -> str:
         told = text.decode(errors="replace").rstrip()
