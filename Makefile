@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-fast test-gpu check sweep bench equivalence tiny data
+.PHONY: help setup train test test-tools test-fast test-gpu check sweep bench equivalence tiny data
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ train: setup ## Fine-tune the embedded model with NF4 QLoRA; more with ARGS="lor
 
 test: setup ## Every test
 	@$(PY) -m pytest $(ARGS)
+
+test-tools: ## Debian packages that the tests of many machines need (as root; else those tests are skipped)
+	@tests/launch/install.sh
 
 test-fast: setup ## The tests that take no more than half a minute each
 	@$(PY) -m pytest -m "not slow" $(ARGS)

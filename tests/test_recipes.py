@@ -122,7 +122,8 @@ def test_the_second_recipes_dtype_follows_the_card() -> None:
 
 
 @pytest.mark.parametrize(
-    ("experiment", "reason"), [("chatglm2_qlora_zero3", "hostfile"), ("llama3_unsloth_zero2", "kernels=unsloth")]
+    ("experiment", "reason"),
+    [("chatglm2_qlora_zero3", "cluster.hostfile"), ("llama3_unsloth_zero2", "kernels=unsloth")],
 )
 def test_what_cannot_run_yet_says_so(experiment: str, reason: str) -> None:
     from conftest import run_script

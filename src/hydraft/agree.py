@@ -7,10 +7,15 @@ from functools import cache
 from pathlib import Path
 
 import hydraft
-from hydraft.config import Config, ConfigError, canonical
+from hydraft.config import Config, ConfigError, saved
 from hydraft.rundir import version_of
 
 COMPARED = ("torch", "transformers", "peft", "deepspeed")
+
+
+def canonical(config: Config) -> str:
+    """``config`` as the text that ``save_config`` writes: two that are equal have the same."""
+    return saved(config)
 
 
 def host() -> str:

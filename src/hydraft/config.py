@@ -279,16 +279,16 @@ class InferConfig:
     """Seeds the sampling."""
 
 
-def save_config(config: Config, path: Path) -> None:
-    """Write ``config`` as YAML, every value spelled out; of the model's sizes only the chosen one."""
+def saved(config: Config) -> str:
+    """``config`` as YAML, every value spelled out; of the model's sizes only the chosen one."""
     sizes = {size: shape for size, shape in config.model.sizes.items() if size == config.model.size}
     config = replace(config, model=replace(config.model, sizes=sizes))
-    OmegaConf.save(OmegaConf.structured(config), path)
-
-
-def canonical(config: Config) -> str:
-    """``config`` as the text that ``save_config`` writes: two that are equal have the same."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write ``config`` to a file, as ``saved`` has it."""
+    path.write_text(saved(config), encoding="utf-8")
 
 
 def load_config(path: Path) -> Config:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hydraft import checks, hardware, launch, plan, rundir
 from hydraft.cli import EXIT_INTERRUPTED, EXIT_REFUSED, RunFailed
-from hydraft.config import ConfigError, canonical, load_config
+from hydraft.config import ConfigError, load_config, saved
 
 
 def main(arguments: list[str]) -> int:
@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
         machine = hardware.detect()
         config = plan.resolve(load_config(folder / "config.yaml"), machine)
         checks.check(config, machine)
-        rundir.write_text(folder / "config.yaml", canonical(config))
+        rundir.write_text(folder / "config.yaml", saved(config))
         known = json.loads((folder / "environment.json").read_text())
         rundir.write_json(folder / "environment.json", {**known, "hardware": machine.to_dict()})
         launch.run(config, folder, quiet="--quiet" in arguments)

@@ -40,6 +40,8 @@ class Channel:
     said: list[str] = field(default_factory=list)
     """The last lines that were no events."""
     unread: set[int] = field(default_factory=set)
+    greeted: bool = False
+    """Whether an event has come: whatever started the agents did."""
 
     def register(self, selector: selectors.BaseSelector) -> None:
         """Have ``selector`` watch for what it says."""
@@ -62,6 +64,7 @@ class Channel:
         self.rest[stream.fileno()] = lines.pop() if raw else b""
         for text in filter(None, lines):
             said = _event(text) if stream is self.process.stdout else self._keep(text)
+            self.greeted |= isinstance(said, dict)
             whole = self._whole(said) if isinstance(said, dict) and said["event"] == "piece" else said
             if whole is not None:
                 yield whole

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hydraft import rundir
 from hydraft.cli import EXIT_REFUSED
-from hydraft.config import Config, ConfigError, canonical
+from hydraft.config import Config, ConfigError, saved
 from hydraft.launch import world as worlds
 from hydraft.launch.child import POLL_SECONDS, Signals, watch_over
 from hydraft.launch.lifeline import die_with_parent
@@ -94,7 +94,7 @@ def start(config: Config, folder: Path) -> None:
     print(worlds.say(meeting.world), flush=True)
     try:
         timeout = config.cluster.hang_timeout
-        meeting.announce(folder=str(folder.resolve()), config=canonical(config), hang_timeout=timeout)
+        meeting.announce(folder=str(folder.resolve()), config=saved(config), hang_timeout=timeout)
         failure = watch_over(meeting, folder, signals, timeout)
         while failure is None and len(meeting.ends()) < meeting.world.size and not meeting.bad():
             if signals.arrived:

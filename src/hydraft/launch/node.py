@@ -15,7 +15,8 @@ from typing import IO, Any, NoReturn, cast
 from rich.console import Console
 
 from hydraft import hardware, ops, prepare, rundir
-from hydraft.config import ROOT, ConfigError, canonical, load_config
+from hydraft.agree import canonical
+from hydraft.config import ROOT, ConfigError, load_config
 from hydraft.launch import local, meet
 from hydraft.launch.job import Job, line
 

@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from hydraft import hardware
+from hydraft.agree import canonical
 from hydraft.cluster import ClusterConfig
-from hydraft.config import ROOT, Config, ConfigError, canonical
+from hydraft.config import ROOT, Config, ConfigError
 from hydraft.hardware import Hardware
 from hydraft.launch.channel import Channel, killed_by
 from hydraft.launch.hosts import Host
 from hydraft.launch.job import Job, forwarded
-from hydraft.launch.supervise import Supervisor
+from hydraft.launch.supervise import HELLO_SECONDS, Supervisor
 
 NO_PROJECT, NO_PYTHON = 81, 82
 
@@ -102,13 +103,11 @@ def ask_hardware(host: Host, cluster: ClusterConfig) -> Hardware:
     """
     if host.is_here:
         return hardware.detect()
-    done = subprocess.run(
-        _command(host, cluster, "hydraft.hardware"),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = _command(host, cluster, "hydraft.hardware")
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=HELLO_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise ConfigError(f"{host.name}: it takes ssh, and answers nothing for {HELLO_SECONDS:.0f} s") from None
     try:
         return Hardware.from_dict(json.loads(done.stdout.splitlines()[-1]))  # a login script may print before it
     except (ValueError, IndexError):
@@ -127,9 +126,11 @@ def _open(host: Host, number: int, cluster: ClusterConfig) -> Channel:
     )
 
     def explain(code: int, said: str) -> str:
-        return _explain(host, code, said, cluster)
+        # From the first event on, what is on stderr is the ranks': it explains nothing about ssh.
+        return _explain(host, code, "" if channel.greeted else said, cluster)
 
-    return Channel(process, [number], explain)
+    channel = Channel(process, [number], explain)
+    return channel
 
 
 def _command(host: Host, cluster: ClusterConfig, module: str) -> list[str]:
@@ -165,6 +166,6 @@ def _explain(host: Host, code: int, said: str, cluster: ClusterConfig) -> str:
         for words, help_text in CAUSES.items():
             if words in said.lower():
                 return f"{help_text.format(host=host.name)} ({last.strip()})"
-        return f"the link to it broke ({last.strip() or 'ssh ended with code 255'})"
+        return f"ssh: {last.strip()}" if last else "its agent was killed, or the link to it broke"
     process = "its agent" if host.is_here else "ssh"
-    return f"{process} {killed_by(code)}" + (f" ({last.strip()})" if last else "")
+    return f"{process} {killed_by(code)}" + (f" ({last.strip()})" if last and code > 0 else "")
