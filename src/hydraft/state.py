@@ -1,0 +1,177 @@
+"""What a run needs to go on, its weights apart: Adam's state, the schedule, random numbers, counts. No pickle.
+
+Adam's state is gathered into whole fp32 tensors by parameter name, one parameter at a time, so that it fits any number of ranks,
+any ZeRO stage and any machine: ``optimizer.safetensors``. The rest is numbers: ``state.json`` and, for each rank's random number
+generators, ``random.safetensors``.
+
+Names of a parameter's tensors: ``param`` (the fp32 weight that Adam steps), ``exp_avg`` and ``exp_avg_sq`` (its moments).
+"""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+)
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from hydraft import rundir
+from hydraft.models import shards
+
+OPTIMIZER, RANDOM, STATE = "optimizer.safetensors", "random.safetensors", "state.json"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+Parameters = dict[str, torch.nn.Parameter]
+
+
+def save_optimizer(engine: Any, parameters: Parameters, folder: Path | None) -> None:
+    """Write Adam's state and the fp32 weights it steps; every rank must call it, the one with a ``folder`` writes."""
+    _make_states(engine)
+    names = [(kind, name) for name in parameters for kind in ("param", *MOMENTS)]
+    values = (_get(engine, parameters[name], kind) for kind, name in names)
+    if folder is None:
+        for _ in values:  # its part of each gathering
+            pass
+        return
+    layout = {
+        f"{kind}/{name}": shards.Tensor("F32", tuple(getattr(parameters[name], "ds_shape", parameters[name].shape)))
+        for kind, name in names
+    }
+    shards.write(folder / OPTIMIZER, layout, (value.cpu() for value in values), lambda _: None)
+
+
+def load_optimizer(engine: Any, parameters: Parameters, folder: Path, step: int) -> None:
+    """Set what ``save_optimizer`` wrote; rank 0 reads and tells the others, which need not see ``folder``.
+
+    Args:
+        step: optimizer steps that were taken; Adam corrects its moments' bias by it.
+    """
+    states = _make_states(engine)
+    for (kind, name), value in _told(folder, parameters):
+        _set(engine, parameters[name], kind, value)
+    for state in states:
+        state["step"] = torch.tensor(float(step)) if torch.is_tensor(state["step"]) else step
+
+
+def _told(folder: Path, parameters: Parameters) -> Iterator[tuple[tuple[str, str], torch.Tensor]]:
+    """Each saved tensor, read on rank 0 and broadcast."""
+    file = safe_open(folder / OPTIMIZER, framework="pt") if dist.get_rank() == 0 else None
+    for name, parameter in parameters.items():
+        for kind in ("param", *MOMENTS):
+            shape = getattr(parameter, "ds_shape", parameter.shape)
+            value = torch.empty(shape, dtype=torch.float32) if file is None else file.get_tensor(f"{kind}/{name}")
+            value = value.to(parameter.device)
+            dist.broadcast(value, 0)
+            yield (kind, name), value
+
+
+def _make_states(engine: Any) -> list[dict[str, Any]]:
+    """Adam's states on this rank, made as Adam makes them where no step has been taken yet."""
+    adam, zero = engine.basic_optimizer, engine.optimizer
+    flat = next(
+        (
+            getattr(zero, name)
+            for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition")
+            if hasattr(zero, name)
+        ),
+        [parameter for group in adam.param_groups for parameter in group["params"]],
+    )
+    for tensor in flat:
+        state = adam.state[tensor]
+        if not state:
+            on_host = type(adam).__name__ == "DeepSpeedCPUAdam"
+            state["step"] = 0 if on_host else torch.tensor(0.0)
+            for kind in MOMENTS:
+                state[kind] = torch.zeros_like(tensor.detach())
+    if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
+        zero._lazy_init_hp_params_optimizer_state()
+    return [adam.state[tensor] for tensor in flat]
+
+
+def _wrapped(engine: Any) -> bool:
+    """Whether DeepSpeed keeps fp32 weights apart from the module's (all but stage 0 in fp32)."""
+    return engine.optimizer is not engine.basic_optimizer
+
+
+def _get(engine: Any, parameter: torch.nn.Parameter, kind: str) -> torch.Tensor:
+    if not _wrapped(engine):
+        value = parameter.detach() if kind == "param" else engine.basic_optimizer.state[parameter][kind]
+    elif kind == "param":
+        value = safe_get_full_fp32_param(parameter)
+    else:
+        value = safe_get_full_optimizer_state(parameter, kind)
+    return value.float().contiguous()
+
+
+def _set(engine: Any, parameter: torch.nn.Parameter, kind: str, value: torch.Tensor) -> None:
+    if not _wrapped(engine):
+        target = parameter.detach() if kind == "param" else engine.basic_optimizer.state[parameter][kind]
+        target.copy_(value)
+    elif kind == "param":
+        safe_set_full_fp32_param(parameter, value)
+    else:
+        safe_set_full_optimizer_state(parameter, value, kind)
+
+
+def random_state() -> dict[str, torch.Tensor]:
+    """This rank's random number generators, as integer tensors."""
+    version, words, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    assert version == 3 and gauss is None and name == "MT19937" and not has_gauss
+    found = {
+        "torch": torch.get_rng_state(),
+        "python": torch.tensor(words, dtype=torch.int64),
+        "numpy": torch.from_numpy(np.append(keys, position).astype(np.int64)),
+    }
+    if torch.cuda.is_available():
+        found["cuda"] = torch.cuda.get_rng_state()
+    return found
+
+
+def save_random(folder: Path | None) -> None:
+    """Write every rank's generators; every rank must call it, the one with a ``folder`` writes."""
+    shares: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(shares, random_state())
+    if folder is not None:
+        save_file(
+            {f"{rank}/{name}": tensor for rank, share in enumerate(shares) for name, tensor in share.items()},
+            folder / RANDOM,
+        )
+
+
+def load_random(folder: Path) -> bool:
+    """Set this rank's generators; False where the run had another number of ranks, and they are left as they are."""
+    shared: list[Any] = [load_file(folder / RANDOM) if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(shared, 0)
+    saved = shared[0]
+    if len({name.partition("/")[0] for name in saved}) != dist.get_world_size():
+        return False
+    rank = dist.get_rank()
+    torch.set_rng_state(saved[f"{rank}/torch"])
+    random.setstate((3, tuple(saved[f"{rank}/python"].tolist()), None))
+    words = saved[f"{rank}/numpy"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", words[:-1], int(words[-1])))
+    if f"{rank}/cuda" in saved and torch.cuda.is_available():
+        torch.cuda.set_rng_state(saved[f"{rank}/cuda"])
+    return True
+
+
+def save_json(folder: Path, values: dict[str, Any]) -> None:
+    """The numbers."""
+    rundir.write_json(folder / STATE, values)
+
+
+def load_json(folder: Path) -> dict[str, Any]:
+    """What ``save_json`` wrote, told to every rank by rank 0."""
+    shared: list[Any] = [json.loads((folder / STATE).read_text()) if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(shared, 0)
+    return dict(shared[0])
