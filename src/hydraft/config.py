@@ -160,6 +160,8 @@ class DataConfig:
     """A .json (list), .jsonl or .parquet file, or a data set on the hub (``owner/name`` or ``owner/name:split``)."""
     mix: list[str] = field(default_factory=list)
     """More sources, each ``source*weight``: 0.5 takes half of its records an epoch, 2 takes each twice."""
+    only: list[str] = field(default_factory=list)
+    """Train and score only the records of these tasks, by their ``task`` key; ``[]`` for all records."""
     format: Format = Format.auto
     """The records' form: alpaca, messages, sharegpt or text; ``auto`` sees it from their keys."""
     train_on: TrainOn = TrainOn.all
@@ -181,7 +183,7 @@ class DataConfig:
     eval_limit: int | None = None
     """Score only so many held-out records, spread evenly over the file."""
     task: Task = Task.auto
-    """Which scores the answers get; ``auto`` goes by each record's ``task``."""
+    """Which scores the answers get; ``auto`` goes by each record's ``task`` key."""
     eval_max_new_tokens: int = 64
     """Tokens an answer may have when held-out records are scored."""
 
@@ -224,6 +226,10 @@ class TrainConfig:
     """Recompute activations in the backward pass: less memory, about a third more work."""
     log_every: int = 10
     """Optimizer steps between two lines of metrics.jsonl."""
+    eval_every: int | str | None = None
+    """Score the held-out records in mid-training too: each so many optimizer steps, or each ``epoch``; null for neither."""
+    eval_loss_only: bool = False
+    """In mid-training take the held-out loss alone: one forward pass a record, where answers take one a token."""
     save: Save = Save.end
     """``epoch`` also keeps a checkpoint of each epoch."""
 
