@@ -33,6 +33,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 Parameters = dict[str, torch.nn.Parameter]
 
 
+@torch.no_grad()
 def save_optimizer(engine: Any, parameters: Parameters, folder: Path | None) -> None:
     """Write Adam's state and the fp32 weights it steps; every rank must call it, the one with a ``folder`` writes."""
     _make_states(engine)
@@ -49,6 +50,7 @@ def save_optimizer(engine: Any, parameters: Parameters, folder: Path | None) -> 
     shards.write(folder / OPTIMIZER, layout, (value.cpu() for value in values), lambda _: None)
 
 
+@torch.no_grad()
 def load_optimizer(engine: Any, parameters: Parameters, folder: Path, step: int) -> None:
     """Set what ``save_optimizer`` wrote; rank 0 reads and tells the others, which need not see ``folder``.
 
@@ -80,7 +82,11 @@ def _make_states(engine: Any) -> list[dict[str, Any]]:
     flat = next(
         (
             getattr(zero, name)
-            for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition")
+            for name in (
+                "fp32_partitioned_groups_flat",
+                "single_partition_of_fp32_groups",
+                "fp32_groups_flat_partition",
+            )
             if hasattr(zero, name)
         ),
         [parameter for group in adam.param_groups for parameter in group["params"]],
@@ -97,29 +103,53 @@ def _make_states(engine: Any) -> list[dict[str, Any]]:
     return [adam.state[tensor] for tensor in flat]
 
 
-def _wrapped(engine: Any) -> bool:
-    """Whether DeepSpeed keeps fp32 weights apart from the module's (all but stage 0 in fp32)."""
-    return engine.optimizer is not engine.basic_optimizer
+def _whole(engine: Any, parameter: torch.nn.Parameter) -> torch.Tensor | None:
+    """The tensor that Adam steps for a parameter where a rank has all of it (stage 0); None where it is sharded."""
+    optimizer = engine.optimizer
+    if optimizer is engine.basic_optimizer:  # fp32: the parameter itself
+        return parameter
+    for stored, stepped in zip(
+        getattr(optimizer, "fp16_groups", []), getattr(optimizer, "fp32_groups", []), strict=False
+    ):
+        for low, high in zip(stored, stepped, strict=True):
+            if low is parameter:
+                return high  # type: ignore[no-any-return]
+    return None
 
 
 def _get(engine: Any, parameter: torch.nn.Parameter, kind: str) -> torch.Tensor:
-    if not _wrapped(engine):
-        value = parameter.detach() if kind == "param" else engine.basic_optimizer.state[parameter][kind]
+    whole = _whole(engine, parameter)
+    if whole is not None:
+        value = whole.detach() if kind == "param" else engine.basic_optimizer.state[whole][kind]
     elif kind == "param":
         value = safe_get_full_fp32_param(parameter)
     else:
         value = safe_get_full_optimizer_state(parameter, kind)
-    return value.float().contiguous()
+    return value.float().contiguous()  # type: ignore[no-any-return]
 
 
 def _set(engine: Any, parameter: torch.nn.Parameter, kind: str, value: torch.Tensor) -> None:
-    if not _wrapped(engine):
-        target = parameter.detach() if kind == "param" else engine.basic_optimizer.state[parameter][kind]
+    whole = _whole(engine, parameter)
+    if whole is not None:
+        target = whole.detach() if kind == "param" else engine.basic_optimizer.state[whole][kind]
         target.copy_(value)
+    elif hasattr(parameter, "ds_id"):
+        _set_shard(parameter, kind, value)
     elif kind == "param":
         safe_set_full_fp32_param(parameter, value)
     else:
         safe_set_full_optimizer_state(parameter, value, kind)
+
+
+def _set_shard(parameter: Any, kind: str, value: torch.Tensor) -> None:
+    """Set this rank's part under ZeRO-3. DeepSpeed's own setter fails where the parts do not come out even."""
+    zero = parameter._z3_optimizer
+    key = None if kind == "param" else kind
+    part, _ = zero._get_fp32_opt_state_partition(parameter, release_swap_buffers=False, optim_state_key=key)
+    start = part.numel() * zero._get_param_partition_rank(parameter)
+    mine = value.flatten()[start : start + part.numel()]
+    part.zero_()  # past the end, the last part is padding
+    part[: mine.numel()].copy_(mine)
 
 
 def random_state() -> dict[str, torch.Tensor]:
