@@ -4,7 +4,7 @@ A YAML file in ``conf/`` holds values, this file holds their meaning. The root i
 ``train.py`` and ``InferConfig`` for ``infer.py``. What a value may be is checked in ``checks.py``.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from omegaconf import MISSING, OmegaConf
@@ -287,7 +287,9 @@ class InferConfig:
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write ``config`` as YAML, every value spelled out."""
+    """Write ``config`` as YAML, every value spelled out; of the model's sizes only the chosen one."""
+    sizes = {size: shape for size, shape in config.model.sizes.items() if size == config.model.size}
+    config = replace(config, model=replace(config.model, sizes=sizes))
     OmegaConf.save(OmegaConf.structured(config), path)
 
 
