@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent / "src"))
 try:
     from omegaconf import DictConfig
 
-    from hydraft import checks, cli, hardware, launch, plan, prepare, rundir
+    from hydraft import checks, cli, hardware, launch, plan, prepare, resume, rundir
     from hydraft.choices import Mode
     from hydraft.config import Config
     from hydraft.data import sources
@@ -20,7 +20,11 @@ except ModuleNotFoundError as error:
 def train(composed: DictConfig) -> float | None:
     """One job: check it, price it, give it ranks. Returns the objective that a sweep compares."""
     machine = hardware.detect()
-    config = plan.resolve(cli.typed(composed, Config), machine)
+    changes: list[str] = []
+    if composed.resume is None:
+        config, folder = plan.resolve(cli.typed(composed, Config), machine), cli.output_folder()
+    else:
+        config, folder, changes = resume.continued(composed, cli.overrides(), machine)
     checks.check(config, machine)
     prepare.check(config.model)
     records = len(sources.training(config.data, config.seed))
@@ -32,11 +36,15 @@ def train(composed: DictConfig) -> float | None:
     if config.mode is Mode.preview:
         importlib.import_module("hydraft.preview").show(config)  # torch, only here
         return None
-    folder = cli.output_folder()
-    rundir.check_free(folder)
+    begun = composed.resume is not None or resume.same(config, folder)
+    if begun and rundir.status(folder) == "completed" and not changes:
+        print(f"{folder}: has run to its end; nothing is left to do")
+        return rundir.objective(folder)
     prepare.native(config.model, config.seed)  # the ranks find it done
-    rundir.create(folder, config, priced, machine)
+    (rundir.describe if begun else rundir.create)(folder, config, priced, machine)
     plan.show(config, priced)
+    for change in changes:
+        print(f"changed: {change}")
     return launch.run(config, folder)
 
 

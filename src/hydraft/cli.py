@@ -99,6 +99,11 @@ def output_folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
+def overrides() -> list[str]:
+    """What this job's command line overrides."""
+    return list(HydraConfig.get().overrides.task)
+
+
 def quote(argument: str) -> str:
     """Take ``key=value`` as typed where Hydra's grammar cannot read the value: Chinese, spaces, punctuation.
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import deepspeed
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -64,13 +65,45 @@ def load_optimizer(engine: Any, parameters: Parameters, folder: Path, step: int)
         state["step"] = torch.tensor(float(step)) if torch.is_tensor(state["step"]) else step
 
 
+def adam_step(engine: Any) -> int:
+    """Steps that Adam has counted."""
+    return int(next(iter(_make_states(engine)))["step"])
+
+
+@torch.no_grad()
+def begin(engine: Any) -> None:
+    """Undo the step that DeepSpeed takes on gradients of 0 to make Adam's state (stage 0 in 16 bits alone).
+
+    It would decay the weights once more, and count in the correction of the moments' bias.
+    """
+    optimizer = engine.optimizer
+    for stored, stepped in zip(
+        getattr(optimizer, "fp16_groups", []), getattr(optimizer, "fp32_groups", []), strict=False
+    ):
+        for low, high in zip(stored, stepped, strict=True):
+            high.copy_(low)
+            for value in engine.basic_optimizer.state[high].values():
+                value.zero_()
+
+
+@torch.no_grad()
+def load_weights(parameters: Parameters, folder: Path) -> None:
+    """Set the weights themselves, before there is an engine; rank 0 reads and tells the others."""
+    for (kind, name), value in _told(folder, parameters):
+        if kind == "param":
+            parameter = parameters[name]
+            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=hasattr(parameter, "ds_id")):
+                if not hasattr(parameter, "ds_id") or dist.get_rank() == 0:
+                    parameter.copy_(value)
+
+
 def _told(folder: Path, parameters: Parameters) -> Iterator[tuple[tuple[str, str], torch.Tensor]]:
     """Each saved tensor, read on rank 0 and broadcast."""
     file = safe_open(folder / OPTIMIZER, framework="pt") if dist.get_rank() == 0 else None
     for name, parameter in parameters.items():
         for kind in ("param", *MOMENTS):
             shape = getattr(parameter, "ds_shape", parameter.shape)
-            value = torch.empty(shape, dtype=torch.float32) if file is None else file.get_tensor(f"{kind}/{name}")
+            value = torch.empty(shape, dtype=torch.float32) if file is None else file.get_tensor(f"{kind}/{name}")  # type: ignore[no-untyped-call]
             value = value.to(parameter.device)
             dist.broadcast(value, 0)
             yield (kind, name), value
@@ -125,7 +158,7 @@ def _get(engine: Any, parameter: torch.nn.Parameter, kind: str) -> torch.Tensor:
         value = safe_get_full_fp32_param(parameter)
     else:
         value = safe_get_full_optimizer_state(parameter, kind)
-    return value.float().contiguous()  # type: ignore[no-any-return]
+    return value.float().contiguous()
 
 
 def _set(engine: Any, parameter: torch.nn.Parameter, kind: str, value: torch.Tensor) -> None:
@@ -155,7 +188,7 @@ def _set_shard(parameter: Any, kind: str, value: torch.Tensor) -> None:
 def random_state() -> dict[str, torch.Tensor]:
     """This rank's random number generators, as integer tensors."""
     version, words, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    name, keys, position, has_gauss, _ = np.random.get_state(legacy=True)
     assert version == 3 and gauss is None and name == "MT19937" and not has_gauss
     found = {
         "torch": torch.get_rng_state(),
@@ -189,7 +222,7 @@ def load_random(folder: Path) -> bool:
     torch.set_rng_state(saved[f"{rank}/torch"])
     random.setstate((3, tuple(saved[f"{rank}/python"].tolist()), None))
     words = saved[f"{rank}/numpy"].numpy().astype(np.uint32)
-    np.random.set_state(("MT19937", words[:-1], int(words[-1])))
+    np.random.set_state(("MT19937", words[:-1], int(words[-1]), 0, 0.0))
     if f"{rank}/cuda" in saved and torch.cuda.is_available():
         torch.cuda.set_rng_state(saved[f"{rank}/cuda"])
     return True
@@ -201,7 +234,5 @@ def save_json(folder: Path, values: dict[str, Any]) -> None:
 
 
 def load_json(folder: Path) -> dict[str, Any]:
-    """What ``save_json`` wrote, told to every rank by rank 0."""
-    shared: list[Any] = [json.loads((folder / STATE).read_text()) if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(shared, 0)
-    return dict(shared[0])
+    """What ``save_json`` wrote."""
+    return dict(json.loads((folder / STATE).read_text(encoding="utf-8")))
