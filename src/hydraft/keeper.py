@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from hydraft import checkpoint, manifest
 from hydraft import state as run_state
 from hydraft.choices import Save
-from hydraft.config import Config
+from hydraft.config import Config, ConfigError
 from hydraft.progress import Screen
 from hydraft.reporter import Reporter
 from hydraft.scorer import Scorer
@@ -45,11 +45,18 @@ class Keeper(TrainerCallback):
     """Saves checkpoints as the config asks; every rank has one, and all save together."""
 
     def __init__(
-        self, config: Config, folder: Path, reporter: Reporter, scorer: Scorer, first: checkpoint.Tensors | None
+        self,
+        config: Config,
+        folder: Path,
+        records: str,
+        reporter: Reporter,
+        scorer: Scorer,
+        first: checkpoint.Tensors | None,
     ) -> None:
-        """``first``: a PiSSA adapter's initial weights."""
+        """``records``: a hash of the encoded records. ``first``: a PiSSA adapter's initial weights."""
         self.config = config
         self.folder = folder
+        self.records = records
         self.reporter = reporter
         self.scorer = scorer
         self.first = first
@@ -58,6 +65,11 @@ class Keeper(TrainerCallback):
 
     def attach(self, trainer: RunTrainer, numbers: Numbers) -> None:
         """``numbers``: those of the checkpoint that ``trainer`` goes on from; empty for a new run."""
+        if numbers and numbers["records"] != self.records:
+            raise ConfigError(
+                f"data.train={self.config.data.train}: its encoded records are not those that the run was begun with "
+                "(the files, the tokenizer or the version of hydraft changed): start a new run"
+            )
         self.trainer, self.numbers = trainer, numbers
         trainer.on_save = self.save
         self.scorer.scores |= {int(step): scores for step, scores in numbers.get("scores", {}).items()}
@@ -116,6 +128,7 @@ class Keeper(TrainerCallback):
         dist.all_gather_object(sums, float(trainer._tr_loss))
         return {
             "step": trainer.state.global_step,
+            "records": self.records,
             "epoch": trainer.state.epoch,
             "adam_step": run_state.adam_step(trainer.model_wrapped),
             "loss_sums": sums,

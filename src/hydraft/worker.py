@@ -58,7 +58,7 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
     )
     reporter = Reporter(folder, rank, screen, tracker)
     scorer = Scorer(model, held_out, config.train, reporter, screen)
-    keeper = Keeper(config, folder, reporter, scorer, first)
+    keeper = Keeper(config, folder, encoded.key, reporter, scorer, first)
     trainer = RunTrainer(
         config, model, examples, lengths, tokenizer, start, args=arguments, callbacks=[scorer, reporter, keeper]
     )
