@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent / "src"))
 try:
     from omegaconf import DictConfig
 
-    from hydraft import checks, cli, launch, plan, prepare, rundir
+    from hydraft import checks, cli, launch, plan, prepare, resume, rundir
     from hydraft.choices import Mode
     from hydraft.config import Config
     from hydraft.data import sources
@@ -21,9 +21,13 @@ except ModuleNotFoundError as error:
 
 def train(composed: DictConfig) -> float | None:
     """One job: check it, price it, give it ranks. Returns the objective that a sweep compares."""
-    config = place(cli.typed(composed, Config), find(), cli.names("cluster"))
+    asked, saved, folder = cli.typed(composed, Config), None, cli.output_folder()
+    if asked.resume is not None:
+        asked, saved, folder = resume.merged(composed, cli.overrides())
+    config = place(asked, find(), cli.names("cluster"))
     machine = launch.machine(config)
     config = plan.resolve(config, machine)
+    changes = [] if saved is None else resume.changes(saved, config, folder)
     checks.check(config, machine)
     if not config.cluster.on_hosts:  # an agent asks this of its own host
         prepare.check(config.model)
@@ -36,14 +40,18 @@ def train(composed: DictConfig) -> float | None:
     if config.mode is Mode.preview:
         importlib.import_module("hydraft.preview").show(config)  # torch, only here
         return None
-    folder = cli.output_folder()
-    rundir.check_free(folder)
+    begun = saved is not None or resume.same(config, folder)
+    if begun and rundir.status(folder) == "completed" and not changes:
+        print(f"{folder}: has run to its end; nothing is left to do")
+        return rundir.objective(folder)
     if config.cluster.on_hosts:
         config = launch.placed(config)
     else:
         prepare.native(config.model, config.seed)  # the ranks find it done
-    rundir.create(folder, config, priced, machine)
+    (rundir.describe if begun else rundir.create)(folder, config, priced, machine)
     plan.show(config, priced)
+    for change in changes:
+        print(f"changed: {change}")
     return launch.run(config, folder)
 
 

@@ -1,5 +1,6 @@
 """Saving what was trained: whole or not at all, and reopened to see that it is there."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hydraft import rundir
+from hydraft import manifest, rundir
 from hydraft.models.load import trainable
 
 Tensors = dict[str, torch.Tensor]
@@ -31,12 +32,18 @@ def gather(model: torch.nn.Module, parameters: dict[str, torch.nn.Parameter]) ->
 
 
 def save(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, target: Path, moved: bool, first: Tensors | None = None
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    target: Path,
+    moved: bool,
+    first: Tensors | None = None,
+    more: Callable[[Path | None], None] | None = None,
 ) -> None:
     """Write the adapter (PEFT format) or, in full fine-tuning, the model to ``target``, with tokenizer and template.
 
     Every rank must call it; rank 0 writes. ``moved``: whether a step has changed the weights by now (the first one of a
-    warm-up has a learning rate of 0). ``first`` holds a PiSSA adapter's initial weights.
+    warm-up has a learning rate of 0). ``first`` holds a PiSSA adapter's initial weights. ``more`` adds to the folder before it
+    takes its name; it is called on every rank, with the folder on the one that writes.
 
     Raises:
         RuntimeError: what was written is not what was trained (a tensor missing, not finite, or all zero).
@@ -44,17 +51,24 @@ def save(
     """
     adapted = isinstance(model, peft.PeftModel)
     tensors = gather(model, trainable(model) if adapted else dict(model.named_parameters()))
-    if dist.get_rank() == 0:
-        with rundir.staged_folder(target) as staging:
-            if adapted:
-                assert isinstance(model, peft.PeftModel)
-                _write_adapter(model, tensors, staging, moved, first)
-            else:
-                assert isinstance(model, PreTrainedModel)
-                model.config.use_cache = True  # off in training alone
-                model.save_pretrained(staging, state_dict=tensors)
-                model.config.use_cache = False
-            tokenizer.save_pretrained(staging)
+    if dist.get_rank() != 0:
+        if more is not None:
+            more(None)
+        dist.barrier()
+        return
+    with rundir.staged_folder(target) as staging:
+        if adapted:
+            assert isinstance(model, peft.PeftModel)
+            _write_adapter(model, tensors, staging, moved, first)
+        else:
+            assert isinstance(model, PreTrainedModel)
+            model.config.use_cache = True  # off in training alone
+            model.save_pretrained(staging, state_dict=tensors)
+            model.config.use_cache = False
+        tokenizer.save_pretrained(staging)
+        if more is not None:
+            more(staging)
+        manifest.seal(staging)
     dist.barrier()
 
 

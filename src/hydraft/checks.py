@@ -62,6 +62,8 @@ VALUES = [
     _value(lambda c: len(c.train.betas) != 2 or not all(0 <= b < 1 for b in c.train.betas), "train.betas={c.train.betas}: must be two numbers in [0, 1)"),
     _value(lambda c: c.train.eps <= 0, "train.eps={c.train.eps}: must be above 0"),
     _value(lambda c: c.train.max_grad_norm < 0, "train.max_grad_norm={c.train.max_grad_norm}: must be 0 (no clipping) or more"),
+    _value(lambda c: c.train.save_every is not None and c.train.save_every < 1, "train.save_every={c.train.save_every}: must be at least 1 step, or null for no checkpoints in between"),
+    _value(lambda c: c.train.keep_last < 1, "train.keep_last={c.train.keep_last}: must be at least 1"),
     _value(lambda c: c.train.log_every < 1, "train.log_every={c.train.log_every}: must be at least 1"),
     _value(lambda c: not _is_interval(c.train.eval_every), "train.eval_every={c.train.eval_every}: must be at least 1 (optimizer steps), or epoch, or null for scores before and after alone"),
 ]  # fmt: skip

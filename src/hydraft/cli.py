@@ -99,9 +99,14 @@ def output_folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
+def overrides() -> list[str]:
+    """What this job's command line overrides."""
+    return list(HydraConfig.get().overrides.task)
+
+
 def names(group: str) -> bool:
     """Whether the command line itself says something about ``group``."""
-    return any(re.match(rf"\W*{group}\b", override) for override in HydraConfig.get().overrides.task)
+    return any(re.match(rf"\W*{group}\b", override) for override in overrides())
 
 
 def quote(argument: str) -> str:

@@ -225,6 +225,10 @@ class TrainConfig:
     """In mid-training take the held-out loss alone: one forward pass a record, where answers take one a token."""
     save: Save = Save.end
     """``epoch`` also keeps a checkpoint of each epoch."""
+    save_every: int | None = None
+    """Optimizer steps between two checkpoints; null for none in between."""
+    keep_last: int = 2
+    """Newest checkpoints that are kept, and the one with the lowest held-out loss beside them; the adapter of each loads by itself."""
 
 
 @dataclass
@@ -233,6 +237,8 @@ class Config:
 
     mode: Mode = Mode.train
     """``train`` it, show its ``plan``, or ``preview`` its data as the model would see it."""
+    resume: str | None = None
+    """A run's folder, or ``last``, to go on with: its own config is taken, and what else is typed is changed in it."""
     seed: int = 42
     """Seeds the order of records, the adapter's first weights and dropout."""
     kernels: Kernels = Kernels.torch

@@ -1,13 +1,13 @@
-"""The Trainer's callback of a run: metrics.jsonl, the progress bar, the dashboard, and a checkpoint an epoch."""
+"""The Trainer's callback of a run: metrics.jsonl, the progress bar and the dashboard."""
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hydraft import rundir
 from hydraft.progress import Screen
 from hydraft.track import Tracker
 
@@ -15,15 +15,11 @@ from hydraft.track import Tracker
 class Reporter(TrainerCallback):
     """Tells what happens, as it happens. Every rank has one; what rank 0 alone may do is asked of ``rank``."""
 
-    def __init__(
-        self, folder: Path, rank: int, screen: Screen, tracker: Tracker, on_epoch: Callable[[int], None] | None
-    ) -> None:
-        """``on_epoch(step)`` is called on every rank at the end of each epoch but the last."""
+    def __init__(self, folder: Path, rank: int, screen: Screen, tracker: Tracker) -> None:
         self.file = folder / "metrics.jsonl"
         self.rank = rank
         self.screen = screen
         self.tracker = tracker
-        self.on_epoch = on_epoch
         self.note = ""
         self.clock = self.started = time.perf_counter()
         self.seconds = 0.0
@@ -38,6 +34,15 @@ class Reporter(TrainerCallback):
             file.write(json.dumps({"step": step, **values}, ensure_ascii=False) + "\n")
         self.tracker.log({name: value for name, value in values.items() if isinstance(value, (int, float))}, step)
 
+    def resume(self, step: int, tokens: int, seconds: float) -> None:
+        """Go on after ``step``: what metrics.jsonl has of later steps will be made again."""
+        self.tokens, self.seconds = tokens, seconds
+        self.started -= seconds
+        if self.rank == 0 and self.file.exists():
+            lines = self.file.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if json.loads(line)["step"] <= step]
+            rundir.write_text(self.file, "".join(f"{line}\n" for line in kept))
+
     def skip(self, seconds: float) -> None:
         """Leave out time that was not spent on training."""
         self.clock += seconds
@@ -48,6 +53,7 @@ class Reporter(TrainerCallback):
     ) -> None:
         """The bar of the training begins."""
         self.screen.phase("training", state.max_steps)
+        self.screen.advance(state.global_step)
         self.clock = self.started = time.perf_counter()
 
     def on_log(
@@ -75,8 +81,3 @@ class Reporter(TrainerCallback):
         """The bar moves."""
         self.screen.advance()
         self.seconds = time.perf_counter() - self.started
-
-    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
-        """A checkpoint, where one is asked for; the last epoch ends in the adapter itself."""
-        if self.on_epoch is not None and state.global_step < state.max_steps:
-            self.on_epoch(state.global_step)

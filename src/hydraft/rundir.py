@@ -95,33 +95,42 @@ def cache_folder(kind: str) -> Path:
     return Path(base) / kind
 
 
-def check_free(folder: Path) -> None:
-    """Refuse a folder that holds a run.
-
-    Raises:
-        ConfigError: names the override.
-    """
-    if (folder / "config.yaml").exists():
-        raise ConfigError(f"hydra.run.dir={folder}: a run is in it already; name another folder")
-
-
 def create(folder: Path, config: Config, plan: Plan, hardware: Hardware | None) -> None:
     """Claim ``folder`` for a run and write down what it is; ``hardware`` is None where it is not known yet.
 
     Raises:
         ConfigError: the folder already holds a run.
     """
-    check_free(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         (folder / "config.yaml").touch(exist_ok=False)  # the claim: one of two runs gets it
     except FileExistsError:
-        check_free(folder)
+        raise ConfigError(f"hydra.run.dir={folder}: a run is in it already; name another folder") from None
+    describe(folder, config, plan, hardware)
+
+
+def describe(folder: Path, config: Config, plan: Plan, hardware: Hardware | None) -> None:
+    """Write down what the run in ``folder`` is, or has become."""
     staging = folder / ".config.yaml"
     save_config(config, staging)
     staging.replace(folder / "config.yaml")
     write_json(folder / "plan.json", plan.to_dict())
     write_json(folder / "environment.json", _environment(hardware))
+
+
+def status(folder: Path) -> str | None:
+    """How the run in ``folder`` ended; None if it has not."""
+    try:
+        found = json.loads((folder / "result.json").read_text(encoding="utf-8")).get("status")
+    except (OSError, ValueError):
+        return None
+    return None if found is None else str(found)
+
+
+def objective(folder: Path) -> float | None:
+    """What the run in ``folder`` came to: its held-out loss, or else its training loss."""
+    found = json.loads((folder / "result.json").read_text(encoding="utf-8")).get("objective")
+    return None if found is None else float(found)
 
 
 def _environment(hardware: Hardware | None) -> dict[str, Any]:
@@ -160,7 +169,7 @@ def _commit() -> str | None:
     return None
 
 
-def find(run: str) -> Path:
+def find(run: str, setting: str = "run") -> Path:
     """The folder of ``run``: a path, or ``last`` for the newest below ``outputs/``.
 
     Raises:
@@ -169,9 +178,9 @@ def find(run: str) -> Path:
     if run == "last":
         configs = sorted(Path("outputs").glob("**/config.yaml"), key=lambda path: path.stat().st_mtime)
         if not configs:
-            raise ConfigError("run=last: no run below outputs/; train one with python train.py")
+            raise ConfigError(f"{setting}=last: no run below outputs/; train one with python train.py")
         return configs[-1].parent
     folder = Path(run)
     if not (folder / "config.yaml").is_file():
-        raise ConfigError(f"run={run}: not a run's folder (no config.yaml in it)")
+        raise ConfigError(f"{setting}={run}: not a run's folder (no config.yaml in it)")
     return folder

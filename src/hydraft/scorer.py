@@ -33,7 +33,8 @@ class Scorer(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
     ) -> None:
         """The untouched model, once the engine is there (under ZeRO-3 nothing can run before)."""
-        self.at_an_end("before training", 0)
+        if state.global_step == 0:
+            self.at_an_end("before training", 0)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
         """In mid-training, by steps."""

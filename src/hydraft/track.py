@@ -13,6 +13,9 @@ from hydraft.config import Config
 class Tracker:
     """Sends metrics nowhere."""
 
+    identity: str | None = None
+    """What the dashboard calls this run, to go on with it."""
+
     def log(self, values: dict[str, float], step: int) -> None:
         """Values of one step."""
 
@@ -23,7 +26,7 @@ class Tracker:
 class WandbTracker(Tracker):
     """One wandb run a training run, with the whole resolved config."""
 
-    def __init__(self, config: Config, folder: Path) -> None:
+    def __init__(self, config: Config, folder: Path, identity: str | None) -> None:
         import wandb
 
         # A prompt would hang a run that no one watches; without a key, the files are kept for `wandb sync`.
@@ -34,9 +37,12 @@ class WandbTracker(Tracker):
             dir=str(folder),
             config=plain(dataclasses.asdict(config)),
             mode=mode,  # type: ignore[arg-type]
+            id=identity,
+            resume="allow",
             job_type="train",
             tags=[config.model.name, config.quant.kind.value, f"zero{config.zero.stage}"],
         )
+        self.identity = self.run.id
         self.run.define_metric("loss", summary="min")
 
     def log(self, values: dict[str, float], step: int) -> None:
@@ -49,10 +55,10 @@ class WandbTracker(Tracker):
         self.run.finish()
 
 
-def make_tracker(config: Config, folder: Path, rank: int) -> Tracker:
-    """The tracker that ``config`` asks for, on rank 0."""
+def make_tracker(config: Config, folder: Path, rank: int, identity: str | None = None) -> Tracker:
+    """The tracker that ``config`` asks for, on rank 0; ``identity`` is the run to go on with."""
     if rank == 0 and config.tracker.kind is TrackerKind.wandb:
-        return WandbTracker(config, folder)
+        return WandbTracker(config, folder, identity)
     return Tracker()
 
 

@@ -1,5 +1,8 @@
 """A run to transformers' TrainingArguments and Trainer, over a DeepSpeed engine."""
 
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +11,14 @@ import torch
 import torch.distributed as dist
 from deepspeed.runtime.utils import clip_grad_norm_
 from torch.utils.data import Sampler
-from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerState, TrainingArguments
+from transformers.trainer_utils import TrainOutput
 
+from hydraft import state
 from hydraft.choices import Offload, Precision
 from hydraft.config import Config
 from hydraft.data.batch import EpochOrder, Examples, collator
+from hydraft.models.load import trainable
 from hydraft.zero import deepspeed_config
 
 WINDOW = 16
@@ -59,6 +65,28 @@ def training_arguments(config: Config, folder: Path) -> TrainingArguments:
     )
 
 
+@dataclass(frozen=True)
+class Start:
+    """A checkpoint to go on from."""
+
+    folder: Path
+    """Rank 0 sees it; the others need not."""
+    step: int
+    """Optimizer steps that were made."""
+    adam_step: int
+    """Steps that Adam has counted."""
+
+
+def _advance(scheduler: Any, step: int) -> None:
+    """Set a schedule to where it is after ``step`` steps; its length may be another than when they were made."""
+    scheduler = getattr(scheduler, "scheduler", scheduler)
+    scheduler.last_epoch, scheduler._step_count = step, step + 1
+    rates = [base * rate(step) for base, rate in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates
+
+
 class RunTrainer(Trainer):
     """The Trainer with our order of records, DeepSpeed's CPU Adam where state is offloaded, and a count of tokens."""
 
@@ -69,11 +97,17 @@ class RunTrainer(Trainer):
         examples: Examples,
         lengths: list[int],
         tokenizer: PreTrainedTokenizerBase,
+        start: Start | None = None,
         **rest: Any,
     ) -> None:
-        """``lengths``: tokens of each item of ``examples``."""
+        """``lengths``: tokens of each item of ``examples``. ``start``: the checkpoint to go on from."""
         self.config = config
         self.lengths = lengths
+        self.start = start
+        self.parameters = trainable(model)
+        """What is trained, by name."""
+        self.on_save: Callable[[RunTrainer], None] = lambda trainer: None
+        """Called on every rank when a checkpoint is due, after the step has been logged."""
         self.tokens = 0
         """Tokens this rank has taken through the model, padding apart."""
         super().__init__(
@@ -88,7 +122,12 @@ class RunTrainer(Trainer):
         c = self.config
         lengths = self.lengths if c.data.group_by_length else None
         multiple, window = c.train.micro_batch_size * c.world_size, WINDOW * c.global_batch_size
-        return EpochOrder(len(self.lengths), multiple, c.seed, c.data.shuffle, lengths, window)
+        self.order = EpochOrder(len(self.lengths), multiple, c.seed, c.data.shuffle, lengths, window)
+        return self.order
+
+    def _run_epoch(self, *args: Any, **named: Any) -> None:
+        self.order.begin(named["epoch"])  # wrappers that skip what was trained before a resume do not pass it on
+        super()._run_epoch(*args, **named)  # type: ignore[no-untyped-call]
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """torch's AdamW, or DeepSpeed's CPU one over the same parameter groups."""
@@ -113,8 +152,40 @@ class RunTrainer(Trainer):
         )
         return self.optimizer
 
-    def _prepare_for_training(self, *args: Any) -> Any:
-        engine, loader = super()._prepare_for_training(*args)  # type: ignore[no-untyped-call]
+    def run(self) -> TrainOutput:
+        """Train, from the start or from the checkpoint."""
+        if self.start is None:
+            return self.train()
+        with (
+            tempfile.TemporaryDirectory() as folder
+        ):  # the Trainer looks for a file of its own, and we tell it all else
+            TrainerState().save_to_json(str(Path(folder) / "trainer_state.json"))
+            return self.train(resume_from_checkpoint=folder)
+
+    def _init_training_state(
+        self, max_steps: int, steps_an_epoch: int, epochs: int, resumed: Any, trial: Any
+    ) -> tuple[int, int]:
+        """Where in the data to begin: epochs that are over, and micro-batches of the next one."""
+        super()._init_training_state(max_steps, steps_an_epoch, epochs, None, trial)
+        if self.start is None:
+            return 0, 0
+        self.state.global_step, self.state.epoch = self.start.step, self.start.step / steps_an_epoch
+        whole, rest = divmod(self.start.step, steps_an_epoch)
+        return whole, rest * self.args.gradient_accumulation_steps
+
+    def _load_rng_state(self, checkpoint: Any) -> None:
+        assert self.start is not None
+        state.load_random(self.start.folder)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.on_save(self)
+
+    def _prepare_for_training(self, max_steps: int, loader: Any, resumed: Any) -> Any:
+        engine, loader = super()._prepare_for_training(max_steps, loader, None)  # type: ignore[no-untyped-call]
+        state.begin(engine)
+        if self.start is not None:
+            state.load_optimizer(engine, self.parameters, self.start.folder, self.start.adam_step)
+            _advance(self.lr_scheduler, self.start.step)
 
         def clip() -> None:  # DeepSpeed clips here at stage 0 in fp32, and forgets the norm that it found
             norm = clip_grad_norm_(engine.module.parameters(), engine.gradient_clipping(), mpu=engine.mpu)

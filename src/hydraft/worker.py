@@ -12,12 +12,13 @@ import torch
 import torch.distributed as dist
 import transformers
 
-from hydraft import agree, checkpoint, heartbeat, plan, prepare, report, rundir
-from hydraft.choices import LoraMethod, Save
+from hydraft import agree, checkpoint, heartbeat, plan, prepare, report, rundir, state
+from hydraft.choices import LoraMethod
 from hydraft.config import Config, load_config
 from hydraft.data import cache, sources
 from hydraft.data.batch import Examples, fill, pack
 from hydraft.held_out import HeldOut
+from hydraft.keeper import Keeper, find_start
 from hydraft.models.load import load_tokenizer, load_trainable, trainable
 from hydraft.progress import Screen
 from hydraft.reporter import Reporter
@@ -52,30 +53,29 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
     _beat_at_each_pass(model)
     _say_targets(model, config, screen)
     first = checkpoint.gather(model, trainable(model)) if config.lora.method is LoraMethod.pissa else None
-    tracker = make_tracker(config, folder, rank)
+    start, numbers = find_start(folder, screen)
+    if start is not None:
+        state.load_weights(trainable(model), start.folder)
+    tracker = make_tracker(config, folder, rank, numbers.get("tracker"))
     held_out = HeldOut(
         sources.held_out(config.data), tokenizer, config.data, arguments.device, config.train.micro_batch_size
     )
-
-    def save(target: Path, step: int) -> None:
-        moved = step > 1 or config.train.warmup_ratio == 0
-        with heartbeat.while_working():
-            checkpoint.save(model, tokenizer, target, moved, first)
-
-    def save_epoch(step: int) -> None:
-        save(folder / "checkpoints" / f"step-{step:06d}", step)
-
-    reporter = Reporter(folder, rank, screen, tracker, save_epoch if config.train.save is Save.epoch else None)
+    reporter = Reporter(folder, rank, screen, tracker)
     scorer = Scorer(model, held_out, config.train, reporter, screen)
-    trainer = RunTrainer(config, model, examples, lengths, tokenizer, args=arguments, callbacks=[scorer, reporter])
+    keeper = Keeper(config, folder, encoded.key, reporter, scorer, first)
+    trainer = RunTrainer(
+        config, model, examples, lengths, tokenizer, start, args=arguments, callbacks=[scorer, reporter, keeper]
+    )
     trainer.remove_callback(transformers.PrinterCallback)
+    keeper.attach(trainer, numbers)
     started = time.perf_counter()
-    output = trainer.train()
+    output = trainer.run()
     after = scorer.at_an_end("after training", trainer.state.global_step)
     seconds = time.perf_counter() - started
     screen.phase("saving")
     target = folder / ("model" if config.lora.method is LoraMethod.none else "adapter")
-    save(target, trainer.state.global_step)
+    keeper.write(trainer, target)
+    keeper.save(trainer)  # where more epochs would go on
     checkpoint.write_probe(model, tokenizer, encoded[0]["input_ids"][:64], target)
     result = {
         "objective": after.get("loss", output.training_loss),

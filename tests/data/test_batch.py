@@ -54,7 +54,7 @@ def test_the_order_is_that_of_the_seed_and_the_epoch_and_not_of_the_ranks() -> N
     one, two = EpochOrder(10, 2, seed=1, shuffle=True), EpochOrder(10, 4, seed=1, shuffle=True)
     first = list(one)
     assert first[:10] == list(two)[:10]
-    one.set_epoch(1)
+    one.begin(1)
     assert list(one) != first
     assert list(EpochOrder(5, 2, seed=1, shuffle=False)) == [0, 1, 2, 3, 4, 5]
 

@@ -89,8 +89,8 @@ class EpochOrder(Sampler[int]):
         self.window = window
         self.epoch = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose which epoch's order the next iteration gives."""
+    def begin(self, epoch: int) -> None:
+        """Choose which epoch's order the next iteration gives. (Not ``set_epoch``: who finds that name calls it, or forgets to.)"""
         self.epoch = epoch
 
     def __len__(self) -> int:

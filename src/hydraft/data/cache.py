@@ -36,6 +36,8 @@ class Encoded(Sequence[Example]):
     """Encoded records on the disk, read as they are asked for."""
 
     def __init__(self, folder: Path) -> None:
+        self.key = folder.name
+        """Hash of all that the records depend on."""
         self.rows = datasets.Dataset.from_file(str(folder / "data.arrow"))
         about = json.loads((folder / "about.json").read_text())
         self.lengths: list[int] = about["lengths"]

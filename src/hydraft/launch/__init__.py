@@ -88,8 +88,7 @@ def run(config: Config, folder: Path, quiet: bool = False) -> float | None:
         logging.getLogger("hydraft").removeHandler(log)
         log.close()
     end("completed")
-    objective = json.loads((folder / "result.json").read_text()).get("objective")
-    return None if objective is None else float(objective)
+    return rundir.objective(folder)
 
 
 def machine(config: Config) -> Hardware | None:

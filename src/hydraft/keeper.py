@@ -1,0 +1,143 @@
+"""A run's checkpoints: when they are saved, what is in them, and how a run goes on from one.
+
+What the uninterrupted run would have had in memory after that step is all there: weights, Adam's state, schedule, position in
+the data, random numbers of every rank, sums that the next line of metrics.jsonl is made of, scores so far, the dashboard's id.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hydraft import checkpoint, heartbeat, manifest
+from hydraft import state as run_state
+from hydraft.choices import Save
+from hydraft.config import Config, ConfigError
+from hydraft.progress import Screen
+from hydraft.reporter import Reporter
+from hydraft.scorer import Scorer
+from hydraft.trainer import RunTrainer, Start
+
+Numbers = dict[str, Any]
+"""What ``state.json`` holds."""
+
+
+def find_start(folder: Path, screen: Screen) -> tuple[Start | None, Numbers]:
+    """The newest whole checkpoint of the run in ``folder``, as rank 0 sees it, and its numbers; None for a new run."""
+    shared: list[Any] = [None]
+    if dist.get_rank() == 0:
+        checkpoint_folder, passed_over = manifest.newest(folder)
+        for line in passed_over:
+            screen.say(line)
+        if checkpoint_folder is not None:
+            shared = [(checkpoint_folder, run_state.load_json(checkpoint_folder))]
+    dist.broadcast_object_list(shared, 0)
+    if shared[0] is None:
+        return None, {}
+    place, numbers = shared[0]
+    screen.say(f"going on from {place.name}")
+    return Start(place, numbers["step"], numbers["adam_step"]), numbers
+
+
+class Keeper(TrainerCallback):
+    """Saves checkpoints as the config asks; every rank has one, and all save together."""
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        records: str,
+        reporter: Reporter,
+        scorer: Scorer,
+        first: checkpoint.Tensors | None,
+    ) -> None:
+        """``records``: a hash of the encoded records. ``first``: a PiSSA adapter's initial weights."""
+        self.config = config
+        self.folder = folder
+        self.records = records
+        self.reporter = reporter
+        self.scorer = scorer
+        self.first = first
+        self.trainer: RunTrainer | None = None
+        self.numbers: Numbers = {}
+
+    def attach(self, trainer: RunTrainer, numbers: Numbers) -> None:
+        """``numbers``: those of the checkpoint that ``trainer`` goes on from; empty for a new run."""
+        if numbers and numbers["records"] != self.records:
+            raise ConfigError(
+                f"data.train={self.config.data.train}: its encoded records are not those that the run was begun with "
+                "(the files, the tokenizer or the version of hydraft changed): start a new run"
+            )
+        self.trainer, self.numbers = trainer, numbers
+        trainer.on_save = self.save
+        self.scorer.scores |= {int(step): scores for step, scores in numbers.get("scores", {}).items()}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
+    ) -> None:
+        """Take up the sums of a checkpoint; the Trainer has just set its own to 0."""
+        if not self.numbers or self.trainer is None:
+            return
+        numbers, trainer, rank = self.numbers, self.trainer, dist.get_rank()
+        sums = numbers["loss_sums"]
+        mine = sums[rank] if len(sums) == dist.get_world_size() else sum(sums) / len(sums)
+        trainer._tr_loss = torch.tensor(mine, device=args.device)
+        trainer._total_loss_scalar = numbers["loss_total"]
+        trainer._globalstep_last_logged = numbers["last_logged"]
+        trainer.tokens = numbers["tokens"] if rank == 0 else 0
+        self.reporter.resume(numbers["step"], numbers["tokens_logged"], numbers["seconds"])
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
+        """Ask for a checkpoint; the Trainer takes it after it has logged the step."""
+        every = self.config.train.save_every
+        if every is not None and state.global_step % every == 0 and state.global_step < state.max_steps:
+            control.should_save = True
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
+        """The same; the last epoch ends in the adapter itself."""
+        if self.config.train.save is Save.epoch and state.global_step < state.max_steps:
+            control.should_save = True
+
+    def save(self, trainer: RunTrainer) -> None:
+        """Write ``checkpoints/step-…``; what is too old goes when it is there."""
+        step = trainer.state.global_step
+        target = self.folder / "checkpoints" / f"step-{step:06d}"
+        numbers = self._numbers(trainer)
+
+        def more(staging: Path | None) -> None:
+            run_state.save_optimizer(trainer.model_wrapped, trainer.parameters, staging)
+            run_state.save_random(staging)
+            if staging is not None:
+                run_state.save_json(staging, numbers)
+
+        self.write(trainer, target, more)
+        if dist.get_rank() == 0:
+            best = self.scorer.best().get("step")
+            manifest.retain(self.folder, self.config.train.keep_last, None if best is None else int(best))
+
+    def write(self, trainer: RunTrainer, target: Path, more: Any = None) -> None:
+        """The adapter or the model as it is now."""
+        moved = trainer.state.global_step > 1 or self.config.train.warmup_ratio == 0
+        tokenizer: Any = trainer.processing_class
+        with heartbeat.while_working():
+            checkpoint.save(trainer.model, tokenizer, target, moved, self.first, more)  # type: ignore[arg-type]
+
+    def _numbers(self, trainer: RunTrainer) -> Numbers:
+        sums: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(sums, float(trainer._tr_loss))
+        return {
+            "step": trainer.state.global_step,
+            "records": self.records,
+            "epoch": trainer.state.epoch,
+            "adam_step": run_state.adam_step(trainer.model_wrapped),
+            "loss_sums": sums,
+            "loss_total": trainer._total_loss_scalar,
+            "last_logged": trainer._globalstep_last_logged,
+            "tokens": trainer.all_tokens(),
+            "tokens_logged": self.reporter.tokens,
+            "seconds": self.reporter.seconds,
+            "scores": {str(step): scores for step, scores in self.scorer.scores.items()},
+            "tracker": self.reporter.tracker.identity,
+        }
