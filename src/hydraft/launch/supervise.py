@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hydraft import agree
+from hydraft import agree, manifest
 from hydraft.config import ConfigError
 from hydraft.launch import watch
 from hydraft.launch.channel import Channel, Node, weight
@@ -105,6 +105,9 @@ class Supervisor:
                 node.about = event["about"]
                 node.folder = None if event["shared"] else event["folder"]
                 logger.info("%s: %s, folder %s", node.name, node.about, event["folder"])
+                if node.folder is not None and node is self.nodes[0] and manifest.checkpoints(Path(self.job.folder)):
+                    cause = f"resume: {node.name} has rank 0 and does not see the checkpoints in {self.job.folder}"
+                    self.fail(node, "config", None, f"{cause}: share that folder, or resume from the first host")
             case "say":
                 logger.info("%s: %s", node.name, event["text"])
                 print(f"{node.name}: {event['text']}", file=sys.stderr)
