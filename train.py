@@ -13,21 +13,23 @@ try:
     from hydraft.choices import Mode
     from hydraft.config import Config
     from hydraft.data import sources
+    from hydraft.plan import tokens
 except ModuleNotFoundError as error:
     sys.exit(f"train.py: {error.name} is not installed here: run make setup, then .venv/bin/python train.py")
 
 
 def train(composed: DictConfig) -> float | None:
     """One job: check it, price it, give it ranks. Returns the objective that a sweep compares."""
-    machine = hardware.detect()
-    config = plan.resolve(cli.typed(composed, Config), machine)
+    machine, asked = hardware.detect(), cli.typed(composed, Config)
+    planned_for = plan.planned_for(asked, machine)
+    config = plan.resolve(asked, planned_for)
     checks.check(config, machine)
     prepare.check(config.model)
-    records = len(sources.training(config.data, config.seed))
+    records = sources.training(config.data, config.seed)
     sources.held_out(config.data)
-    priced = plan.make_plan(config, records)
+    priced = plan.make_plan(config, len(records), planned_for, tokens.measure(records, config.data))
     if config.mode is Mode.plan:
-        plan.show(config, priced)
+        plan.report(config, priced, checks.refused_here(config, machine))
         return None
     if config.mode is Mode.preview:
         importlib.import_module("hydraft.preview").show(config)  # torch, only here

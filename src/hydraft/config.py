@@ -150,6 +150,8 @@ class ClusterConfig:
     """Machines."""
     ranks_per_node: int = 1
     """Processes a machine, one a GPU."""
+    gpu_memory: str | None = None
+    """Memory of a card, such as ``24GiB``, for ``mode=plan`` on a machine without it; null for the cards that are here."""
 
 
 @dataclass

@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydraft.config import ROOT, Config, ConfigError, save_config
 from hydraft.hardware import Hardware
-from hydraft.plan import Plan
+
+if TYPE_CHECKING:
+    from hydraft.plan import Plan
 
 PACKAGES = (
     "torch",
@@ -105,7 +107,7 @@ def check_free(folder: Path) -> None:
         raise ConfigError(f"hydra.run.dir={folder}: a run is in it already; name another folder")
 
 
-def create(folder: Path, config: Config, plan: Plan, hardware: Hardware) -> None:
+def create(folder: Path, config: Config, plan: "Plan", hardware: Hardware) -> None:
     """Claim ``folder`` for a run and write down what it is.
 
     Raises:
