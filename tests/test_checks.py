@@ -21,7 +21,7 @@ BREAKS = [  # overrides, hardware, and the rule (counted over both tables) that 
     "data.eval_limit=0", "data.eval_max_new_tokens=0", "data.template=question", "train.epochs=0", "train.max_steps=0",
     "train.micro_batch_size=0", "train.gradient_accumulation_steps=0", "train.learning_rate=0", "train.warmup_ratio=1",
     "train.weight_decay=-1", "train.betas=[0.9]", "train.eps=0", "train.max_grad_norm=-1", "train.log_every=0",
-    "kernels=unsloth zero=stage3", "kernels=unsloth", "model.scale=tiny", "cluster=2x4", "lora=none",
+    "kernels=unsloth zero=stage3", "kernels=unsloth", "model.scale=tiny", "cluster=2x4", "cluster.gpu_memory=24GiB", "lora=none",
     "model.dtype=bf16 lora=none quant=none train.precision=fp32", "model.dtype=fp32 train.precision=bf16",
     "model.dtype=bf16 train.precision=fp32 zero=stage3",
     "model.path=owner/name", "lora=pissa", "lora=pissa quant=none zero=stage3", "quant=int8 zero=stage3", "zero.stage=0 zero.offload_optimizer=cpu",

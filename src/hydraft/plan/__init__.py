@@ -91,7 +91,10 @@ def make_plan(config: Config, records: int, machine: Hardware | None = None, tex
         fits = holds(config, cost.memory, machine)
         if fits is False:
             change = cheapest(
-                config, machine, lambda c: bool(holds(c, memory(c, subject, bool(machine.gpus)), machine))
+                config,
+                machine,
+                price=lambda changed: memory(changed, subject, bool(machine.gpus)),
+                fits=lambda changed, cost: holds(changed, cost, machine) is True,
             )
     card = min((gpu.memory for gpu in machine.gpus), default=None)
     return Plan(

@@ -15,11 +15,13 @@ from hydraft import checks
 from hydraft.choices import Offload, QuantKind
 from hydraft.config import Config
 from hydraft.hardware import Hardware
+from hydraft.plan.memory import Memory
 
 FACTORS = {
     "train.micro_batch_size": 1.1,  # a halving: smaller matrix products
     "train.gradient_checkpointing": 1.35,  # one more forward pass
-    "quant.kind": 1.25,  # weights are unpacked in each pass
+    "quant.kind=nf4": 1.25,  # weights are unpacked in each pass
+    "quant.kind=none": 1.3,  # not in itself, but they weigh four times as much where they travel
     "zero.stage": 1.02,
     "zero.stage=3": 1.4,  # weights travel in each pass
     "zero.offload_optimizer": 1.1,
@@ -27,13 +29,15 @@ FACTORS = {
     "data.max_length": 1.0,
     "cluster.ranks_per_node": 1.0,
 }
-"""How many times longer a step takes, roughly: only their order decides. int8 is no rung: nf4 is smaller and no slower."""
+"""How many times longer a step takes, roughly: only their order decides. int8 is no rung: nf4 is smaller and no slower. To leave
+weights unquantised may be a way out, since stage 3 shards only those while it loads."""
 
 RANKS = (1, 2, 4, 8)
 SHORTEST = 256
 """Tokens below which a record is not cut to make room."""
 
-Fits = Callable[[Config], bool]
+Price = Callable[[Config], Memory]
+Fits = Callable[[Config, Memory], bool]
 Setting = tuple[str, Any]
 
 
@@ -44,10 +48,14 @@ class Change:
     overrides: tuple[str, ...]
     slowdown: float
     """Times that a step takes longer, roughly."""
+    peak: int
+    """Bytes that a card holds then."""
+    host_peak: int
+    """Bytes of main memory, a rank."""
 
 
-def cheapest(config: Config, machine: Hardware, fits: Fits) -> Change | None:
-    """The cheapest change with which ``fits`` holds; None if there is none."""
+def cheapest(config: Config, machine: Hardware, price: Price, fits: Fits) -> Change | None:
+    """The cheapest change with which ``fits`` holds of what ``price`` says; None if there is none."""
     more_ranks = [ranks for ranks in RANKS if ranks > config.cluster.ranks_per_node]
     halvings = _halvings(config.data.max_length, SHORTEST)[1:]
     rounds: list[Iterable[list[Setting]]] = [
@@ -60,8 +68,12 @@ def cheapest(config: Config, machine: Hardware, fits: Fits) -> Change | None:
             tried = sorted(_candidates(config, start), key=lambda pair: pair[0])
             for slowdown, settings in tried:
                 changed = apply(config, settings)
-                if fits(changed) and not any(checks.refusals(changed, machine, checks.COMBINATIONS)):
-                    return Change(tuple(f"{name}={_typed(value)}" for name, value in settings), slowdown)
+                if any(checks.refusals(changed, machine, checks.COMBINATIONS)) or not fits(
+                    changed, cost := price(changed)
+                ):
+                    continue
+                overrides = tuple(f"{name}={_typed(value)}" for name, value in settings)
+                return Change(overrides, slowdown, cost.peak, cost.host_peak)
     return None
 
 
@@ -78,11 +90,10 @@ def _candidates(config: Config, start: list[Setting]) -> Iterator[tuple[float, l
     """Every combination of rungs with its slow-down; the global batch stays what it is."""
     zero = config.zero
     stages = [stage for stage in range(4) if stage >= zero.stage]
-    quants = [config.quant.kind] + ([QuantKind.nf4] if config.quant.kind is not QuantKind.nf4 else [])
     ladder: dict[str, list[Any]] = {
         "train.micro_batch_size": _halvings(config.train.micro_batch_size, 1),
         "train.gradient_checkpointing": [config.train.gradient_checkpointing, True],
-        "quant.kind": quants,
+        "quant.kind": [config.quant.kind, QuantKind.nf4, QuantKind.none],
         "zero.stage": stages,
         "zero.offload_optimizer": [zero.offload_optimizer, Offload.cpu],
         "zero.offload_param": [zero.offload_param, Offload.cpu],
@@ -106,10 +117,8 @@ def _slowdown(config: Config, settings: list[Setting]) -> float:
     for name, value in settings:
         if name == "train.micro_batch_size":
             product *= FACTORS[name] ** ((config.train.micro_batch_size // value).bit_length() - 1)
-        elif name == "zero.stage" and value == 3:
-            product *= FACTORS["zero.stage=3"]
         else:
-            product *= FACTORS.get(name, 1.0)
+            product *= FACTORS.get(f"{name}={_typed(value)}", FACTORS.get(name, 1.0))
     return product
 
 

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hydraft.choices import QuantKind
 from hydraft.config import Config
 from hydraft.plan import Cost, Plan, headline
 from hydraft.plan.parts import Parts
@@ -26,8 +27,8 @@ WIDTH = 48
 
 def size(count: float) -> str:
     """Bytes as a person reads them."""
-    for unit, name in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB")):
-        if count >= 0.1 * unit:
+    for least, unit, name in ((2**40, 2**40, "TiB"), (0.1 * 2**30, 2**30, "GiB"), (0.1 * 2**20, 2**20, "MiB")):
+        if count >= least:
             return f"{count / unit:,.1f} {name}"
     return f"{count / 2**10:,.0f} KiB" if count else "–"
 
@@ -58,6 +59,8 @@ def whole(config: Config, plan: Plan, refused: list[str], console: Console | Non
         console.print()
         console.print(_bars(config, plan, plan.cost))
         console.print(_table(config, plan, plan.cost))
+        if config.zero.stage == 3 and config.quant.kind is not QuantKind.none:
+            _say(console, "loading: quantised weights are whole on every rank until ZeRO-3 has sharded them")
         _say(console, _network(config, plan.cost))
         _say(console, _disk(plan.cost))
         _say(console, verdict(plan), style="bold red" if plan.fits is False else "bold green")
@@ -91,10 +94,11 @@ def verdict(plan: Plan) -> str:
         return "fits"
     if plan.change is None:
         return "does not fit, and no change of batch, recomputation, quant, zero, cards or length that was tried makes it fit"
-    slower = (
-        f"steps take some {plan.change.slowdown:.1f} times as long" if plan.change.slowdown > 1 else "at the same speed"
-    )
-    return f"does not fit; the cheapest change: {' '.join(plan.change.overrides)} ({slower})"
+    change, cards = plan.change, plan.gpu_memory is not None
+    held = f"{size(change.peak)} a card, " if cards else ""
+    held += f"{size(change.host_peak)} of main memory a rank"
+    slower = f"; a step takes some {change.slowdown:.1f} times as long" if change.slowdown > 1 else ""
+    return f"does not fit; the cheapest change: {' '.join(change.overrides)} ({held}{slower})"
 
 
 def _peak(config: Config, plan: Plan) -> str:
@@ -143,7 +147,8 @@ def _table(config: Config, plan: Plan, cost: Cost) -> Table:
     table = Table(title="memory of a card" if on_gpu else "main memory", title_justify="left", show_footer=True)
     columns = dict(_moments(config, plan, cost))
     if on_gpu:
-        columns["main memory a machine"] = cost.memory.host_training.times(ranks)
+        larger = max(cost.memory.host_loading, cost.memory.host_training, key=lambda parts: parts.total)
+        columns["main memory a machine"] = larger.times(ranks)
     table.add_column("", footer="total")
     for name, parts in columns.items():
         table.add_column(name, justify="right", footer=size(parts.total))

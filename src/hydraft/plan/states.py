@@ -80,7 +80,7 @@ def _stage12(config: Config, learns: Trained, width: int, on_gpu: bool) -> State
 
 
 def _stage3(config: Config, learns: Trained, width: int, on_gpu: bool) -> States:
-    """Stage 3: each tensor in slices; small ones stay whole beside their slices."""
+    """Stage 3: each tensor in slices; small ones stay whole beside their slices. Slices of fp32 have an fp32 copy too."""
     zero, ranks = config.zero, config.world_size
     own = sum(-(-n // ranks) for n in learns.tensors)
     small = sum(n for n in learns.tensors if n <= zero.stage3_param_persistence_threshold) if ranks > 1 else 0
@@ -88,16 +88,15 @@ def _stage3(config: Config, learns: Trained, width: int, on_gpu: bool) -> States
     bucket = bucket if on_gpu else min(bucket, learns.count * width)
     scattered = min(zero.reduce_bucket_size, learns.count) * width if ranks > 1 else 0
     offloads, rests = zero.offload_optimizer is not Offload.none, zero.offload_param is not Offload.none
-    master = 4 * own if width < 4 or offloads else 0  # fp32 slices are their own master
     device = Parts(
         adapter=(small + (0 if rests else own)) * width,
         gradients=0 if offloads else own * width,
-        optimizer=0 if offloads else 8 * own + master,
+        optimizer=0 if offloads else 12 * own,
         buffers=bucket + scattered,
     )
     host = Parts(
         adapter=pinned(own * width, config, on_gpu) if rests else 0,
         gradients=pinned(own * width, config, on_gpu) + pinned(4 * own, config, on_gpu) if offloads else 0,
-        optimizer=8 * own + master if offloads else 0,
+        optimizer=12 * own if offloads else 0,
     )
     return States(device, host, step=0 if offloads else 4 * own)

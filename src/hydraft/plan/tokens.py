@@ -11,6 +11,9 @@ WIDE, NARROW = 0.7, 0.25
 """Tokens a Chinese character and a Latin letter take: between the 0.5 of ChatGLM2 and the 1 of a small vocabulary for the
 first; four letters a token is the usual rule for English."""
 
+MOST = (1.0, 0.4)
+"""The same where too many are safer than too few."""
+
 TURN = 6
 """Tokens that a chat template puts around a turn."""
 
@@ -22,26 +25,26 @@ class Text:
     tokens: int
     """In all, an epoch."""
     longest_answer: int
-    """The most trained tokens of any record: what decides the largest logits."""
+    """No record has more trained tokens: what decides the largest logits."""
 
 
-def about(text: str) -> float:
+def about(text: str, rates: tuple[float, float] = (WIDE, NARROW)) -> float:
     """Tokens of ``text``, from its bytes: in UTF-8 a Chinese character has three and a Latin letter one."""
     wide = (len(text.encode("utf-8", "surrogatepass")) - len(text)) / 2
-    return WIDE * wide + NARROW * (len(text) - wide)
+    return rates[0] * wide + rates[1] * (len(text) - wide)
 
 
 def measure(conversations: Iterable[Conversation], data: DataConfig) -> Text:
     """Estimate the training records."""
     total = longest = 0.0
     for conversation in conversations:
-        spoken = [(turn.role, about(turn.text) + TURN) for turn in conversation.turns]
-        answers = [tokens for role, tokens in spoken if role == "assistant"]
+        turns = conversation.turns
+        answers = [turn.content for turn in turns if turn.role == "assistant"]
+        if data.train_on is TrainOn.last:
+            answers = answers[-1:]
         if conversation.plain is not None:
-            whole = answer = about(conversation.plain)
-        else:
-            whole = sum(tokens for _, tokens in spoken)
-            answer = sum(answers if data.train_on is TrainOn.all else answers[-1:])
+            answers = [conversation.plain]
+        whole = about(conversation.plain or "") + sum(about(turn.text) + TURN for turn in turns)
         total += min(whole, data.max_length)
-        longest = max(longest, min(answer, data.max_length))
+        longest = max(longest, min(sum(about(answer, MOST) + TURN for answer in answers), data.max_length))
     return Text(round(total), round(longest))
