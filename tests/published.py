@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import importlib
 import inspect
 import io
 import json
@@ -15,6 +16,7 @@ from typing import Any
 import sentencepiece
 import torch
 from safetensors.torch import save_file
+from transformers import AutoTokenizer
 
 ROOT = Path(__file__).parents[1]
 
@@ -193,6 +195,16 @@ def _string(draw: random.Random) -> str:
         else:
             text += " " * draw.randint(1, 9)
     return text
+
+
+def native_tokenizer(family: str, folder: Path) -> Any:
+    """A converted checkpoint's tokenizer, saved and loaded as a run does."""
+    defined = {"chatglm2": (), "baichuan": RESERVED}[family]
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.model").write_bytes(sentencepiece_model(dummy_prefix=not defined, defined=defined))
+    config = {"chatglm2": CHATGLM2, "baichuan": BAICHUAN2}[family]
+    importlib.import_module(f"hydraft.models.{family}").tokenizer(folder, config).save_pretrained(folder / "native")
+    return AutoTokenizer.from_pretrained(folder / "native")
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -74,6 +74,18 @@ def test_a_prompt_arrives_as_it_was_typed(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "typed", [r"{instruction}\n{input}\n", r'"{instruction}\n{input}\n"', "{instruction}\n{input}\n"]
+)
+def test_a_template_may_be_typed_as_the_readme_has_it(typed: str) -> None:
+    """With the quotes that the shell takes away, with quotes that it left, or with real line breaks."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_override(quote(f"data.template={typed}")).value()
+    assert str(parsed).strip("'\"") == "{instruction}\n{input}\n"
+    assert OverridesParser.create().parse_override(quote("data.template=chat")).value() == "chat"
+
+
+@pytest.mark.parametrize(
     "argument", ["lora.r=8,16", "train.betas=[0.9,0.95]", "--help", "-m", "+x.y=1", "data.eval=null"]
 )
 def test_what_hydra_understands_is_left_alone(argument: str) -> None:

@@ -6,7 +6,7 @@ Each row says when it applies and what to write instead; ``check`` raises the fi
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hydraft.choices import Init, Kernels, LoraMethod, Mode, Offload, Precision, QuantKind, Scale
+from hydraft.choices import Batching, Init, Kernels, LoraMethod, Mode, Offload, Precision, QuantKind, Scale
 from hydraft.config import TINY, Config, ConfigError, InferConfig
 from hydraft.hardware import Hardware
 
@@ -22,6 +22,10 @@ class Rule:
     """Where it is said, for what is not plain arithmetic."""
     here: bool = False
     """It is about this machine or this version: ``mode=plan`` notes it and goes on."""
+
+
+def _is_interval(every: int | str | None) -> bool:
+    return every is None or every == "epoch" or (isinstance(every, int) and every >= 1)
 
 
 def _value(broken: Callable[[Config], bool], message: str, source: str = "", here: bool = False) -> Rule:
@@ -57,6 +61,7 @@ VALUES = [
     _value(lambda c: c.train.eps <= 0, "train.eps={c.train.eps}: must be above 0"),
     _value(lambda c: c.train.max_grad_norm < 0, "train.max_grad_norm={c.train.max_grad_norm}: must be 0 (no clipping) or more"),
     _value(lambda c: c.train.log_every < 1, "train.log_every={c.train.log_every}: must be at least 1"),
+    _value(lambda c: not _is_interval(c.train.eval_every), "train.eval_every={c.train.eval_every}: must be at least 1 (optimizer steps), or epoch, or null for scores before and after alone"),
 ]  # fmt: skip
 
 COMBINATIONS = [
@@ -81,6 +86,18 @@ COMBINATIONS = [
     _value(
         lambda c: c.model.name == "tiny" and c.model.init is Init.pretrained and c.model.path != str(TINY),
         "model.path={c.model.path}: model=tiny brings training settings that are too hot for any other model: use model=auto model.path={c.model.path}",
+    ),
+    _value(
+        lambda c: c.data.packing and c.data.batching is Batching.padded,
+        "data.packing=true lays a bin's records end to end, which data.batching=padded does not: use data.batching=padding_free",
+    ),
+    _value(
+        lambda c: c.train.eval_every is not None and c.data.eval is None,
+        "train.eval_every={c.train.eval_every} has no records to score: give data.eval=held_out.json, or use train.eval_every=null",
+    ),
+    _value(
+        lambda c: c.train.eval_loss_only and c.train.eval_every is None,
+        "train.eval_loss_only=true is about scores in mid-training, and there are none: use train.eval_every=epoch, or train.eval_loss_only=false",
     ),
     # A quantised weight has no gradient: bitsandbytes trains adapters only.
     _value(

@@ -102,13 +102,18 @@ def output_folder() -> Path:
 def quote(argument: str) -> str:
     """Take ``key=value`` as typed where Hydra's grammar cannot read the value: Chinese, spaces, punctuation.
 
-    The shell has taken a person's own quotes away by then. ``prompt=`` and ``system=`` are always text.
+    The shell has taken a person's own quotes away by then. ``prompt=`` and ``system=`` are always text, and so is
+    ``data.template=``, braces and all; ``\\n`` in it is a line break, which no one can type in a shell.
     """
     match = re.fullmatch(r"([+~]{0,2}[A-Za-z_][\w./@]*)=(.+)", argument, flags=re.DOTALL)
     if match is None or argument.startswith("-"):
         return argument
     key, value = match.groups()
-    if key not in ("prompt", "system"):
+    if key == "data.template":
+        value = value.replace("\\n", "\n")
+        if value[0] in "'\"":
+            return f"{key}={value}"
+    elif key not in ("prompt", "system"):
         try:
             OverridesParser.create().parse_override(argument)
             return argument

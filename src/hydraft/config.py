@@ -4,7 +4,7 @@ A YAML file in ``conf/`` holds values, this file holds their meaning. The root i
 ``train.py`` and ``InferConfig`` for ``infer.py``. What a value may be is checked in ``checks.py``.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from omegaconf import MISSING, OmegaConf
@@ -162,6 +162,8 @@ class DataConfig:
     """A .json (list), .jsonl or .parquet file, or a data set on the hub (``owner/name`` or ``owner/name:split``)."""
     mix: list[str] = field(default_factory=list)
     """More sources, each ``source*weight``: 0.5 takes half of its records an epoch, 2 takes each twice."""
+    only: list[str] = field(default_factory=list)
+    """Train and score only the records of these tasks, by their ``task`` key; ``[]`` for all records."""
     format: Format = Format.auto
     """The records' form: alpaca, messages, sharegpt or text; ``auto`` sees it from their keys."""
     train_on: TrainOn = TrainOn.all
@@ -183,7 +185,7 @@ class DataConfig:
     eval_limit: int | None = None
     """Score only so many held-out records, spread evenly over the file."""
     task: Task = Task.auto
-    """Which scores the answers get; ``auto`` goes by each record's ``task``."""
+    """Which scores the answers get; ``auto`` goes by each record's ``task`` key."""
     eval_max_new_tokens: int = 64
     """Tokens an answer may have when held-out records are scored."""
 
@@ -226,6 +228,10 @@ class TrainConfig:
     """Recompute activations in the backward pass: less memory, about a third more work."""
     log_every: int = 10
     """Optimizer steps between two lines of metrics.jsonl."""
+    eval_every: int | str | None = None
+    """Score the held-out records in mid-training too: each so many optimizer steps, or each ``epoch``; null for neither."""
+    eval_loss_only: bool = False
+    """In mid-training take the held-out loss alone: one forward pass a record, where answers take one a token."""
     save: Save = Save.end
     """``epoch`` also keeps a checkpoint of each epoch."""
 
@@ -283,7 +289,9 @@ class InferConfig:
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write ``config`` as YAML, every value spelled out."""
+    """Write ``config`` as YAML, every value spelled out; of the model's sizes only the chosen one."""
+    sizes = {size: shape for size, shape in config.model.sizes.items() if size == config.model.size}
+    config = replace(config, model=replace(config.model, sizes=sizes))
     OmegaConf.save(OmegaConf.structured(config), path)
 
 

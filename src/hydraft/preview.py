@@ -1,4 +1,4 @@
-"""What training would see: examples with the trained tokens coloured, lengths, and what truncation would cut."""
+"""What training would see: examples with the trained tokens coloured, lengths, bins, and what truncation would cut."""
 
 import sys
 
@@ -8,9 +8,11 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerBase, logging
 
 from hydraft import prepare
-from hydraft.config import Config
+from hydraft.config import Config, DataConfig
 from hydraft.data import sources
-from hydraft.data.encode import IGNORE, Example, Truncation, encode_one, truncate
+from hydraft.data.batch import fill, pack
+from hydraft.data.encode import IGNORE, Example, Truncation, encode_one, system_note, truncate
+from hydraft.data.formats import Conversation
 
 EXAMPLES = 3
 BARS = 12
@@ -22,36 +24,67 @@ def show(config: Config, console: Console | None = None) -> None:
     console = console or Console(file=sys.stdout)
     logging.set_verbosity_error()
     tokenizer = prepare.tokenizer(config.model)
-    conversations = sources.training(config.data, config.seed)
-    whole = [example for conversation in conversations for example in encode_one(conversation, tokenizer, config.data)]
-    cut = Truncation()
-    for number, example in enumerate(whole):
-        kept, lost = truncate(example, config.data.max_length)
+    data = config.data
+    parts = sources.parts(data, config.seed)
+    conversations = [conversation for _, members in parts for conversation in members]
+    whole = [example for conversation in conversations for example in encode_one(conversation, tokenizer, data)]
+    kept, cut = [], Truncation()
+    for example in whole:
+        shorter, lost = truncate(example, data.max_length)
+        kept.append(shorter)
         cut += lost
-        if number < EXAMPLES:
-            console.print(coloured(kept, tokenizer, number + 1), end="\n\n")
-    console.print(histogram([len(example["input_ids"]) for example in whole], config.data.max_length))
-    trained = sum(label != IGNORE for example in whole for label in example["labels"])
-    total = sum(len(example["input_ids"]) for example in whole)
+    for number in range(min(EXAMPLES, len(kept))):
+        size, full = len(kept[number]["input_ids"]), len(whole[number]["input_ids"])
+        title = f"example {number + 1} ({size}{f' of {full}' if full > size else ''} tokens)"
+        console.print(Text(title, style="bold"), coloured(kept[number], tokenizer), sep="\n", end="\n\n")
+    console.print(histogram([len(example["input_ids"]) for example in whole], data.max_length))
+    for line in summary(data, parts, kept):
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(
-        f"{len(conversations):,} records, {len(whole):,} examples, {total:,} tokens, {trained:,} trained ({trained / total:.0%})",
-        highlight=False,
+        f"data.max_length={data.max_length}: {cut if cut.records else 'no record is longer'}", highlight=False
     )
-    console.print(f"data.max_length={config.data.max_length}: {cut}", highlight=False)
+    if note := system_note(conversations, tokenizer, data):
+        console.print(note, highlight=False, soft_wrap=True)
 
 
-def coloured(example: Example, tokenizer: PreTrainedTokenizerBase, number: int) -> Text:
-    """One example: trained tokens green and underlined, the rest dim. Runs are decoded whole, so no character is torn."""
-    text = Text(f"example {number} ({len(example['input_ids'])} tokens)\n", style="bold")
-    ids, labels = example["input_ids"], example["labels"]
-    start = 0
-    while start < len(ids):
-        trained = labels[start] != IGNORE
-        end = start
-        while end < len(ids) and (labels[end] != IGNORE) == trained:
-            end += 1
-        text.append(str(tokenizer.decode(ids[start:end])), style="green underline" if trained else "dim")
-        start = end
+def summary(data: DataConfig, parts: list[tuple[str, list[Conversation]]], kept: list[Example]) -> list[str]:
+    """What each source gives, how much of it is trained, and how full the bins are."""
+    lengths = [len(example["input_ids"]) for example in kept]
+    trained = sum(label != IGNORE for example in kept for label in example["labels"])
+    records = sum(len(members) for _, members in parts)
+    lines = [f"{len(members):,} records from {source}" for source, members in parts] if len(parts) > 1 else []
+    lines.append(
+        f"{records:,} records, {len(kept):,} examples, {sum(lengths):,} tokens, "
+        f"{trained:,} trained ({trained / sum(lengths):.0%})"
+    )
+    if data.packing:
+        lines.append(fill(lengths, pack(lengths, data.max_length), data.max_length))
+    return lines
+
+
+def coloured(example: Example, tokenizer: PreTrainedTokenizerBase) -> Text:
+    """One example: what is to be said is green and underlined, the rest dim.
+
+    Runs are decoded whole, so no character is torn. Where another token is to be said than the one that stands there (see
+    ``encode.Piece``), both are shown.
+    """
+    text = Text()
+
+    def add(ids: list[int], said: bool) -> None:
+        text.append(str(tokenizer.decode(ids)), style="green underline" if said else "dim")
+
+    run: list[int] = []
+    said = False
+    for token, label in zip(example["input_ids"], example["labels"], strict=True):
+        if (label != IGNORE) != said or label not in (IGNORE, token):
+            add(run, said)
+            run, said = [], label != IGNORE
+        if label in (IGNORE, token):
+            run.append(token)
+        else:
+            add([label], True)
+            run, said = [token], False
+    add(run, said)
     return text
 
 

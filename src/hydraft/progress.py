@@ -1,6 +1,9 @@
 """What a person sees of a run: one bar with loss, speed and time left, on rank 0, a table at its end, and a bar of bytes."""
 
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -36,10 +39,13 @@ class Screen:
             TextColumn("{task.fields[left]}"),
             TimeRemainingColumn(),
             console=self.console,
+            get_time=lambda: time.monotonic() - self.skipped,
             disable=not visible or not self.console.is_terminal,
         )
         self.task: Any = None
         self.name = ""
+        self.skipped = 0.0
+        """Seconds that the bars' clock leaves out."""
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -62,6 +68,21 @@ class Screen:
         self.name = name
         if not self.console.is_terminal:
             self.say(f"{name} …")
+
+    @contextmanager
+    def aside(self, name: str, total: int) -> Iterator[None]:
+        """A bar of ``total`` parts for something in between; the bar before it then goes on as if no time had passed."""
+        began, task, before = time.monotonic(), self.task, self.name
+        self.progress.update(task, visible=False)
+        self.task = None
+        self.phase(name, total)
+        try:
+            yield
+        finally:
+            self.progress.remove_task(self.task)
+            self.skipped += time.monotonic() - began
+            self.task, self.name = task, before
+            self.progress.update(task, visible=True)
 
     def advance(self, count: int = 1, note: str | None = None, line: bool = False) -> None:
         """``count`` more parts are done; ``line`` asks for a line of its own where there is no bar."""

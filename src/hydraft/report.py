@@ -12,7 +12,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def draw_loss(folder: Path, title: str) -> Path:
-    """Draw ``loss.png``: training loss, held-out loss before and after, and the learning rate, over steps."""
+    """Draw ``loss.png``: training loss, held-out loss wherever it was taken, its lowest, and the learning rate, over steps."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -25,7 +25,9 @@ def draw_loss(folder: Path, title: str) -> Path:
     axes.plot([x["step"] for x in trained], [x["loss"] for x in trained], label="training loss")
     if held_out:
         steps, losses = [x["step"] for x in held_out], [x["eval_loss"] for x in held_out]
-        axes.plot(steps, losses, "o--", label="held-out loss")
+        axes.plot(steps, losses, "o-" if len(losses) > 2 else "o--", markersize=4, label="held-out loss")
+        step, loss = min(zip(steps, losses, strict=True), key=lambda point: point[1])
+        axes.plot(step, loss, "o", markersize=9, mfc="none", color="C1", label=f"lowest: {loss:.3f} at step {step:,}")
     axes.set(xlabel="optimizer step", ylabel="loss (nats a token)", title=title)
     axes.grid(alpha=0.3)
     axes.legend(loc="upper right")

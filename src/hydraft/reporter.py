@@ -27,7 +27,7 @@ class Reporter(TrainerCallback):
         self.note = ""
         self.clock = self.started = time.perf_counter()
         self.seconds = 0.0
-        """What the optimizer steps took, scoring and saving at the end apart."""
+        """What the optimizer steps took, all scoring and saving at the end apart."""
         self.tokens = 0
 
     def write(self, step: int, values: dict[str, Any]) -> None:
@@ -37,6 +37,11 @@ class Reporter(TrainerCallback):
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}, ensure_ascii=False) + "\n")
         self.tracker.log({name: value for name, value in values.items() if isinstance(value, (int, float))}, step)
+
+    def skip(self, seconds: float) -> None:
+        """Leave out time that was not spent on training."""
+        self.clock += seconds
+        self.started += seconds
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,17 @@ import psutil
 import torch
 import torch.distributed as dist
 import transformers
-from transformers import TrainerCallback
 
-from hydraft import checkpoint, metrics, plan, prepare, report, rundir
+from hydraft import checkpoint, plan, prepare, report, rundir
 from hydraft.choices import LoraMethod, Save
 from hydraft.config import Config, load_config
 from hydraft.data import cache, sources
-from hydraft.data.batch import Examples, pack
+from hydraft.data.batch import Examples, fill, pack
+from hydraft.held_out import HeldOut
 from hydraft.models.load import load_tokenizer, load_trainable, trainable
 from hydraft.progress import Screen
 from hydraft.reporter import Reporter
+from hydraft.scorer import Scorer
 from hydraft.track import make_tracker
 from hydraft.trainer import RunTrainer, training_arguments
 
@@ -37,17 +37,6 @@ def main(folder: Path, terminal: int) -> None:
     dist.destroy_process_group()
 
 
-class _ScoreFirst(TrainerCallback):
-    """Scores the untouched model once the engine is there (under ZeRO-3 nothing can run before)."""
-
-    def __init__(self, score: Callable[[str, int], metrics.Scores]) -> None:
-        self.score = score
-        self.scores: metrics.Scores = {}
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.scores = self.score("before training", 0)
-
-
 def _train(config: Config, folder: Path, screen: Screen) -> None:
     screen.phase("starting")
     arguments = training_arguments(config, folder)  # before the model: ZeRO-3 shards it as it loads
@@ -60,7 +49,7 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
     _say_targets(model, config, screen)
     first = checkpoint.gather(model, trainable(model)) if config.lora.method is LoraMethod.pissa else None
     tracker = make_tracker(config, folder, rank)
-    held_out = metrics.HeldOut(
+    held_out = HeldOut(
         sources.held_out(config.data), tokenizer, config.data, arguments.device, config.train.micro_batch_size
     )
 
@@ -71,21 +60,13 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
     def save_epoch(step: int) -> None:
         save(folder / "checkpoints" / f"step-{step:06d}", step)
 
-    def score(when: str, step: int) -> metrics.Scores:
-        if not held_out.conversations:
-            return {}
-        screen.phase(f"scoring {when}", len(held_out.asked))
-        scores = held_out.score(model, screen.advance)
-        reporter.write(step, {f"eval_{name}": value for name, value in scores.items()})
-        return scores
-
     reporter = Reporter(folder, rank, screen, tracker, save_epoch if config.train.save is Save.epoch else None)
-    before = _ScoreFirst(score)
-    trainer = RunTrainer(config, model, examples, lengths, tokenizer, args=arguments, callbacks=[before, reporter])
+    scorer = Scorer(model, held_out, config.train, reporter, screen)
+    trainer = RunTrainer(config, model, examples, lengths, tokenizer, args=arguments, callbacks=[scorer, reporter])
     trainer.remove_callback(transformers.PrinterCallback)
     started = time.perf_counter()
     output = trainer.train()
-    after = score("after training", trainer.state.global_step)
+    after = scorer.at_an_end("after training", trainer.state.global_step)
     seconds = time.perf_counter() - started
     screen.phase("saving")
     target = folder / ("model" if config.lora.method is LoraMethod.none else "adapter")
@@ -94,7 +75,8 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
     result = {
         "objective": after.get("loss", output.training_loss),
         "train_loss": output.training_loss,
-        "before": before.scores,
+        "before": scorer.scores.get(0, {}),
+        "best": scorer.best(),
         "after": after,
         "steps": trainer.state.global_step,
         "tokens": trainer.all_tokens(),
@@ -120,14 +102,15 @@ def _examples(config: Config, tokenizer: Any, screen: Screen) -> tuple[Examples,
 
     first_here = int(os.environ["LOCAL_RANK"]) == 0
     encoded = cache.training(config.data, config.seed, tokenizer, first_here, encoding)
+    for note in encoded.notes:
+        screen.say(note)
     if encoded.truncation.records:
         screen.say(f"data.max_length={config.data.max_length}: {encoded.truncation}")
     pad = int(tokenizer.pad_token_id)
     if not config.data.packing:
         return Examples(encoded, pad), encoded.lengths, encoded
     bins = pack(encoded.lengths, config.data.max_length)
-    full = sum(encoded.lengths) / (len(bins) * config.data.max_length)
-    screen.say(f"data.packing: {len(encoded):,} records in {len(bins):,} bins, {full:.0%} full")
+    screen.say(fill(encoded.lengths, bins, config.data.max_length))
     return Examples(encoded, pad, bins), [sum(encoded.lengths[i] for i in members) for members in bins], encoded
 
 
@@ -155,6 +138,9 @@ def _close(screen: Screen, folder: Path, result: dict[str, Any], seconds: float)
     rows = [
         [f"held-out {name.replace('_', ' ')}", _shown(name, before[name]), _shown(name, after[name])] for name in after
     ]
+    best = result["best"]
+    if best.get("step") not in (None, 0, result["steps"]):
+        rows.insert(1, [f"lowest, at step {best['step']:,}", "", f"{best['loss']:.3f}"])
     speed = result["tokens"] / result["train_seconds"]
     rows += [
         ["training loss", "", f"{result['train_loss']:.3f}"],

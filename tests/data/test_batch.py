@@ -1,8 +1,11 @@
 """An epoch sees every record once, whatever the number of ranks; padding is never trained; documents never meet."""
 
+from itertools import pairwise
+from typing import Any
+
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, GlmConfig, LlamaConfig, PreTrainedConfig, Qwen2Config
 
 from hydraft.data.batch import EpochOrder, Examples, Padded, PaddingFree, pack
 from hydraft.data.encode import IGNORE, Example
@@ -15,22 +18,25 @@ DOCUMENTS: list[Example] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def model() -> LlamaForCausalLM:
+SHAPE = {
+    "vocab_size": 32, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0, "eos_token_id": 2,
+}  # fmt: skip
+
+
+def loaded(shape: PreTrainedConfig) -> Any:
+    """A random model whose attention is ours, as a run's is."""
     torch.manual_seed(0)
-    shape = LlamaConfig(
-        vocab_size=32,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    loaded = LlamaForCausalLM(shape).eval()
+    model = AutoModelForCausalLM.from_config(shape, dtype=torch.float32).eval()
     attention.register()
-    loaded.set_attn_implementation(attention.NAME)
-    loaded.config.use_cache = False
-    return loaded
+    model.set_attn_implementation(attention.NAME)
+    model.config.use_cache = False
+    return model
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return loaded(LlamaConfig(**SHAPE))
 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 23])
@@ -89,7 +95,7 @@ def test_a_padding_free_batch_says_where_documents_begin_and_what_is_to_be_said(
     assert batch["shift_labels"].tolist() == [7, 8, 10, 12, 13]
 
 
-def test_the_loss_without_padding_is_the_loss_with_it(model: LlamaForCausalLM) -> None:
+def test_the_loss_without_padding_is_the_loss_with_it(model: Any) -> None:
     """The same to 1e-6, and its gradients to 1e-6 of their norm."""
     items = [[document] for document in DOCUMENTS]
     found = []
@@ -103,24 +109,36 @@ def test_the_loss_without_padding_is_the_loss_with_it(model: LlamaForCausalLM) -
     assert (free_gradient - gradient).norm() <= 1e-6 * gradient.norm()
 
 
-def test_no_document_sees_another(model: LlamaForCausalLM) -> None:
-    """With another first document, the logits of the others are the same bits."""
-    other: Example = {"input_ids": [30, 29, 28, 27], "labels": [IGNORE, IGNORE, 28, 27]}
-    with torch.no_grad():
-        before = model(**PaddingFree()([DOCUMENTS])).logits[0]
-        after = model(**PaddingFree()([[other, *DOCUMENTS[1:]]])).logits[0]
-    assert not torch.equal(before[:2], after[:2])
-    assert torch.equal(before[2:], after[2:])
+@pytest.mark.parametrize("family", [LlamaConfig, GlmConfig, Qwen2Config])
+@pytest.mark.parametrize("edited", [0, 1, 2])
+def test_no_document_sees_another(family: type[PreTrainedConfig], edited: int) -> None:
+    """With one document edited, the logits of the others are the same bits."""
+    model = loaded(family(**SHAPE))
+    others = [*DOCUMENTS]
+    ids = [token + 16 for token in DOCUMENTS[edited]["input_ids"]]
+    others[edited] = {"input_ids": ids, "labels": [IGNORE, *ids[1:]]}
+
+    def logits(documents: list[Example]) -> torch.Tensor:
+        batch = PaddingFree()([documents])
+        for name in ("labels", "shift_labels", "logits_to_keep"):  # all logits are looked at, not the trained alone
+            del batch[name]
+        with torch.no_grad():
+            found: torch.Tensor = model(**batch).logits[0]
+        return found
+
+    before, after = logits(DOCUMENTS), logits(others)
+    for document, (start, end) in enumerate(pairwise([0, 4, 6, 9])):
+        assert torch.equal(before[start:end], after[start:end]) == (document != edited)
 
 
-def test_a_blank_trains_nothing(model: LlamaForCausalLM) -> None:
+def test_a_blank_trains_nothing(model: Any) -> None:
     blank = Examples([], pad_id=0)[0]
     loss = model(**PaddingFree()([blank]), num_items_in_batch=torch.tensor(5)).loss
     loss.backward()
     assert float(loss) == 0
 
 
-def test_a_padded_batch_is_masked_as_ever(model: LlamaForCausalLM) -> None:
+def test_a_padded_batch_is_masked_as_ever(model: Any) -> None:
     """Generation pads on the left; the attention for documents must leave that alone."""
     ids, mask = torch.tensor([[0, 0, 5, 6], [5, 6, 7, 8]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
     with torch.no_grad():

@@ -1,5 +1,6 @@
 """Encoding happens once: later runs and other ranks read what the first process wrote."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -48,19 +49,35 @@ def test_what_is_cached_is_what_encoding_gives(tmp_path: Path, tokenizer: PreTra
     cache.training(config.data, 0, tokenizer, True, lambda *_: pytest.fail("encoded again"))
 
 
+def test_what_a_person_should_know_is_told_from_the_cache_too(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    file = tmp_path / "records.json"
+    file.write_text(json.dumps([*RECORDS, {**RECORDS[0], "system": "你是助手"}]), encoding="utf-8")
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = "{% for m in messages if m.role != 'system' %}{{ m.content }}<|im_end|>{% endfor %}"
+    config = written(tmp_path)
+    for _ in range(2):
+        encoded = cache.training(config.data, 0, tokenizer, True, lambda *_: None)
+        assert encoded.notes == [
+            "1 record has a system turn, for which this model's format has no place: it is left out"
+        ]
+    assert len(list((tmp_path / "cache/encoded").glob("*/about.json"))) == 1
+
+
 def test_another_template_data_or_tokenizer_is_another_entry(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     config = written(tmp_path)
     keys = {cache.key(config.data, 0, tokenizer)}
-    for override in ("data.template='{instruction}'", "data.max_length=32", "data.train_on=last"):
+    for override in ("data.template='{instruction}'", "data.max_length=32", "data.train_on=last", "data.only=[qa]"):
         keys.add(cache.key(written(tmp_path, override).data, 0, tokenizer))
     other = AutoTokenizer.from_pretrained(ROOT / "src/hydraft/models/tiny")
     other.chat_template += " "
     keys.add(cache.key(config.data, 0, other))
     (tmp_path / "records.json").write_text(json.dumps(RECORDS[:10]), encoding="utf-8")
     keys.add(cache.key(config.data, 0, tokenizer))
-    assert len(keys) == 6
+    assert len(keys) == 7
 
 
 def test_a_rank_that_does_not_encode_waits_for_the_one_that_does(

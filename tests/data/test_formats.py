@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from conftest import run_script
 from hydraft.choices import Format
 from hydraft.config import ConfigError
 from hydraft.data.formats import Conversation, Turn, load
@@ -33,6 +34,7 @@ SHARE = {"conversations": [{"from": "human", "value": "问"}, {"from": "gpt", "v
         ("a.json", json.dumps([{**GOOD, **CHAT}]), "keys of alpaca and messages; say which with data.format="),
         ("a.json", json.dumps([{**GOOD, "id": 7}, GOOD, {**GOOD, "id": 7}]), r"record 3: has the id of record 1 \(7\)"),
         ("a.json", json.dumps([{"messages": [{"role": "tool", "content": "x"}]}]), "turn 1: unknown role 'tool'"),
+        ("a.json", json.dumps([{"conversations": [{"from": "bot", "value": "x"}]}]), r"turn 1: unknown from 'bot' \(known: system, user, human"),
         ("a.json", json.dumps([{"messages": CHAT["messages"][:1]}]), "does not end with an answer"),
         ("a.json", json.dumps([{"messages": CHAT["messages"][1:]}]), "turn 1 is the assistant's, where the user"),
         ("a.json", json.dumps([{"messages": []}]), "does not end with an answer"),
@@ -99,3 +101,32 @@ def test_a_form_that_is_named_decides(tmp_path: Path) -> None:
     assert len(load(str(file), "data.train", Format.messages)) == 1
     with pytest.raises(ConfigError, match="has no 'text'"):
         load(str(file), "data.train", Format.text)
+
+
+def test_a_hub_name_is_loaded_with_its_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By ``datasets`` itself, from a local folder in the hub's layout; columns that a row leaves empty are none of its keys."""
+    import datasets
+
+    (tmp_path / "data").mkdir()
+    for split, rows in {"train": [CHAT, {**CHAT, "id": 3}], "test": [SHARE]}.items():
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (tmp_path / f"data/{split}.jsonl").write_text(lines, encoding="utf-8")
+    asked, load_dataset = [], datasets.load_dataset
+
+    def local(name: str, split: str) -> Any:
+        asked.append(name)
+        data_files = {split: str(tmp_path / f"data/{split}.jsonl")}
+        return load_dataset(str(tmp_path), data_files=data_files, split=split, cache_dir=str(tmp_path / "cache"))
+
+    monkeypatch.setattr(datasets, "load_dataset", local)
+    expected = Conversation((Turn("user", "问"), Turn("assistant", "答")))
+    assert load("owner/name", "data.train") == [expected, expected]
+    assert load("owner/name:test", "data.eval") == [expected]
+    assert asked == ["owner/name", "owner/name"]
+
+
+def test_a_hub_name_that_cannot_be_reached_is_refused_in_one_line() -> None:
+    done = run_script("train.py", "data.train=owner/name:dev", "mode=plan", HF_HUB_OFFLINE="1")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("train.py: data.train=owner/name:dev: no such file, and not to be had from the hub (")

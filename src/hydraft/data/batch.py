@@ -58,6 +58,12 @@ def pack(lengths: list[int], capacity: int) -> list[list[int]]:
     return bins
 
 
+def fill(lengths: list[int], bins: list[list[int]], capacity: int) -> str:
+    """How full bins are, in words."""
+    share = sum(lengths) / (len(bins) * capacity)
+    return f"data.packing: {len(lengths):,} records in {len(bins):,} bins, {share:.0%} full"
+
+
 class EpochOrder(Sampler[int]):
     """The order of items in an epoch, the same for any number of ranks.
 

@@ -20,12 +20,16 @@ import hydraft
 from hydraft import rundir
 from hydraft.config import DataConfig
 from hydraft.data import sources
-from hydraft.data.encode import Example, Truncation, encode_one, truncate
+from hydraft.data.encode import Example, Truncation, encode_one, system_note, truncate
 from hydraft.data.formats import Conversation, is_file
 
 FEATURES = datasets.Features(
     {"input_ids": datasets.List(datasets.Value("int32")), "labels": datasets.List(datasets.Value("int32"))}
 )
+
+
+FORMAT = 2
+"""Raised whenever the same records come to other tokens, or stand in other files."""
 
 
 class Encoded(Sequence[Example]):
@@ -38,6 +42,8 @@ class Encoded(Sequence[Example]):
         """Tokens of each record."""
         self.truncation = Truncation(**about["truncation"])
         """What was cut from all of them."""
+        self.notes: list[str] = about["notes"]
+        """What a person should know of how they were encoded, a line each."""
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -50,7 +56,7 @@ def key(data: DataConfig, seed: int, tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash of all that the encoded training records depend on."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts: list[Any] = [
-        hydraft.__version__, data.template, data.train_on.value, data.max_length, data.format.value, data.mix, seed if data.mix else None,
+        FORMAT, hydraft.__version__, data.template, data.train_on.value, data.max_length, data.format.value, data.only, data.mix, seed if data.mix else None,
         backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items()),
         tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token,
     ]  # fmt: skip
@@ -101,5 +107,6 @@ def _write(
             if number % 100 == 0 or number == len(conversations):
                 progress(number, len(conversations))
         writer.finalize()
-    about = {"lengths": lengths, "truncation": vars(cut)}
+    note = system_note(conversations, tokenizer, data)
+    about = {"lengths": lengths, "truncation": vars(cut), "notes": [note] if note else []}
     rundir.write_json(staging / "about.json", about)

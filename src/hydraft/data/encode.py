@@ -2,19 +2,21 @@
 
 A conversation is rendered as pieces of text, each trained or not. The pieces are joined and tokenised as one string where that keeps every
 boundary between them, as generation would see it; where a merge crosses a boundary they are tokenised one by one. (A mask over
-the characters of one string is wrong for tokenizers with byte fallback, whose tokens may be parts of a character.)
+the characters of one string is wrong for tokenizers with byte fallback, whose tokens may be parts of a character.) What a record's
+own text says is never a special token (``special.py``).
 
 Shapes: T tokens of one record.
 """
 
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import NamedTuple, TypedDict
 
 from transformers import PreTrainedTokenizerBase
 
 from hydraft.choices import TrainOn
 from hydraft.config import ConfigError, DataConfig
+from hydraft.data import special
 from hydraft.data.formats import Conversation, Turn
 
 IGNORE = -100
@@ -25,7 +27,7 @@ class Example(TypedDict):
     """One record, ready for the model."""
 
     input_ids: list[int]  # (T,)
-    labels: list[int]  # (T,): the same ids where trained, IGNORE elsewhere
+    labels: list[int]  # (T,): what the token before is to say. The same ids where trained, IGNORE elsewhere; see Piece
 
 
 class Piece(NamedTuple):
@@ -33,6 +35,9 @@ class Piece(NamedTuple):
 
     text: str
     trained: bool
+    ends: bool = False
+    """Whether its first token comes where a trained answer ends that the template does not close. That token's label is
+    then the end of sequence: the answer is taught to end there, while the turns after it go on as the template has them."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +65,7 @@ class Truncation:
 def encode(
     conversations: list[Conversation], tokenizer: PreTrainedTokenizerBase, data: DataConfig
 ) -> tuple[list[Example], Truncation]:
-    """Tokens and labels of every conversation.
-
-    Raises:
-        ConfigError: the tokenizer has no end-of-sequence token, or no chat template where one is asked for.
-    """
-    if tokenizer.eos_token_id is None:
-        raise ConfigError("model.path: its tokenizer has no end-of-sequence token, so no answer could learn to end")
+    """Tokens and labels of every conversation, and what was cut from them."""
     examples, cut = [], Truncation()
     for conversation in conversations:
         for example in encode_one(conversation, tokenizer, data):
@@ -80,7 +79,13 @@ def encode_one(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, d
     """The examples of one conversation: one, or one an answer where the template shows earlier answers in another way.
 
     Qwen3's template is of that kind: it takes the thinking out of every answer but the last.
+
+    Raises:
+        ConfigError: the tokenizer has no end-of-sequence token, or no chat template where one is asked for.
     """
+    if tokenizer.eos_token_id is None:
+        raise ConfigError("model.path: its tokenizer has no end-of-sequence token, so no answer could learn to end")
+    conversation = special.of(tokenizer).hide(conversation)
     if conversation.plain is not None:
         text = _begin(tokenizer) + conversation.plain + str(tokenizer.eos_token)
         return [tokens([Piece(text, True)], tokenizer)]
@@ -97,21 +102,31 @@ def encode_one(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, d
 
 def prompt_ids(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> list[int]:
     """The ids that ask for the last answer, ending where it begins."""
-    return _ids(tokenizer, _prompt(conversation.asked, tokenizer, data.template))
+    hidden = special.of(tokenizer).hide(conversation)
+    return special.of(tokenizer).encode(_prompt(hidden.asked, tokenizer, data.template))
 
 
 def render(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> list[Piece] | None:
-    """The pieces of a conversation; None if its rendering does not grow turn by turn."""
+    """The pieces of a conversation; None if its rendering does not grow turn by turn.
+
+    Some templates close the last answer only, and open the next turn with a special token in that place (Baichuan2's).
+    Both are said then: the token is the input, the end of sequence its label, which is how Baichuan2 was trained.
+    """
     pieces: list[Piece] = []
-    text = ""
+    text, eos = "", str(tokenizer.eos_token)
     for index, turn in enumerate(turns):
         if turn.role != "assistant":
             continue
         asked = _prompt(turns[:index], tokenizer, data.template)
         answered = _answered(turns[: index + 1], asked, tokenizer, data.template)
+        unclosed = text.removesuffix(eos)
+        ends = not asked.startswith(text)
+        if ends and asked.startswith(unclosed) and special.of(tokenizer).names.match(asked, len(unclosed)):
+            pieces[-1] = pieces[-1]._replace(text=pieces[-1].text.removesuffix(eos))
+            text = unclosed
         if not asked.startswith(text) or not answered.startswith(asked):
             return None
-        pieces.append(Piece(asked[len(text) :], False))
+        pieces.append(Piece(asked[len(text) :], False, ends and pieces[-1].trained))
         pieces.append(Piece(answered[len(asked) :], data.train_on is TrainOn.all or index == len(turns) - 1))
         text = answered
     return pieces
@@ -167,23 +182,49 @@ def _chat(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, ask: bool
         raise ConfigError(f"data.template=chat: this model's chat template refuses a record: {error}") from error
 
 
+def system_note(conversations: list[Conversation], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> str | None:
+    """What becomes of the records' system turns where the model's format has no place for them; None if it has.
+
+    Seen from what the template renders: the same as if the system's text had been left out, or typed in the question.
+    """
+    count = sum(bool(turns) and turns[0].role == "system" for turns in (c.turns for c in conversations))
+    if not count or data.template != "chat":
+        return None
+
+    def shown(question: str, *ahead: Turn) -> str:
+        return _chat((*ahead, Turn("user", question)), tokenizer, ask=True)
+
+    told = shown("QUESTION", Turn("system", "SYSTEM"))
+    if told == shown("QUESTION"):
+        place = "it is left out"
+    elif told in [shown(f"SYSTEM{between}QUESTION") for between in ("\n", "\n\n", " ", "")]:
+        place = "it stands ahead of the first question"
+    else:
+        return None
+    have = "1 record has" if count == 1 else f"{count:,} records have"
+    return f"{have} a system turn, for which this model's format has no place: {place}"
+
+
 def tokens(pieces: list[Piece], tokenizer: PreTrainedTokenizerBase) -> Example:
     """Tokens and labels of rendered pieces."""
-    together = _ids(tokenizer, "".join(piece.text for piece in pieces))
+    ids = special.of(tokenizer).encode
+    together = ids("".join(piece.text for piece in pieces))
     heads, text = [], ""
     for piece in pieces[:-1]:
         text += piece.text
-        heads.append(_ids(tokenizer, text))
+        heads.append(ids(text))
     if all(together[: len(head)] == head for head in heads):
         ends = [*map(len, heads), len(together)]
     else:
-        parts = [_ids(tokenizer, piece.text) for piece in pieces]
+        parts = [ids(piece.text) for piece in pieces]
         together = [token for part in parts for token in part]
         ends = list(accumulate(map(len, parts)))
     labels, start = list(together), 0
     for piece, end in zip(pieces, ends, strict=True):
         if not piece.trained:
             labels[start:end] = [IGNORE] * (end - start)
+        if piece.ends:
+            labels[start] = int(tokenizer.eos_token_id)
         start = end
     if labels:
         labels[0] = IGNORE  # nothing comes before the first token, so nothing predicts it
@@ -215,10 +256,6 @@ def truncate(example: Example, max_length: int) -> tuple[Example, Truncation]:
 
 
 def _begin(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The token that this tokenizer puts ahead of plain text, if it does; a chat template has its own."""
-    ahead = tokenizer("")["input_ids"]
-    return str(tokenizer.bos_token) if ahead and ahead[0] == tokenizer.bos_token_id else ""
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    """The tokens that this tokenizer puts ahead of plain text, if it does; a chat template has its own."""
+    known = special.of(tokenizer).tokens
+    return "".join(known[token].content for token in takewhile(known.__contains__, tokenizer("a")["input_ids"]))

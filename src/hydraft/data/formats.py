@@ -171,6 +171,11 @@ def _parquet(path: Path, name: str) -> list[Any]:
         raise ConfigError(f"{name}: no such file") from None
     except (OSError, pyarrow.ArrowException) as error:
         raise ConfigError(f"{name}: not a Parquet file ({str(error).splitlines()[0]})") from None
+    return _given(rows)
+
+
+def _given(rows: Iterable[dict[str, Any]]) -> list[Any]:
+    """Rows of a table as records: a column that is empty in a row is no key of it."""
     return [{key: value for key, value in row.items() if value is not None} for row in rows]
 
 
@@ -179,7 +184,7 @@ def _from_hub(source: str, name: str) -> list[Any]:
 
     owner, _, split = source.partition(":")
     try:
-        return list(datasets.load_dataset(owner, split=split or "train"))
+        return _given(datasets.load_dataset(owner, split=split or "train"))
     except Exception as error:  # the hub's client raises a dozen kinds, none of them ours to mend
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConfigError(f"{name}: no such file, and not to be had from the hub ({reason})") from error

@@ -7,17 +7,24 @@ from hydraft.data.formats import Conversation, load
 
 
 def training(data: DataConfig, seed: int) -> list[Conversation]:
-    """All training conversations of a run: ``data.train`` whole, and of each source of ``data.mix`` as its weight says.
+    """All training conversations of a run."""
+    return [conversation for _, conversations in parts(data, seed) for conversation in conversations]
 
-    A weight's whole part repeats every record, its fraction draws that share of them, from ``seed``.
+
+def parts(data: DataConfig, seed: int) -> list[tuple[str, list[Conversation]]]:
+    """What each source gives: ``data.train`` is taken whole, each source of ``data.mix`` as its weight says.
+
+    A weight's whole part repeats every record, its fraction draws that share of them, from ``seed``. ``data.only`` picks
+    from all of that.
     """
-    conversations = load(data.train, "data.train", data.format)
+    found = [(data.train, load(data.train, "data.train", data.format))]
     for source, weight in mix(data):
         more = load(source, "data.mix", data.format)
         whole, part = divmod(weight, 1)
         drawn = random.Random(f"{seed} {source}").sample(range(len(more)), round(part * len(more)))
-        conversations += more * int(whole) + [more[index] for index in sorted(drawn)]
-    return conversations
+        found.append((f"{source}*{weight:g}", more * int(whole) + [more[index] for index in sorted(drawn)]))
+    of_tasks(data.only, [conversation for _, members in found for conversation in members], "data.train")
+    return [(name, [c for c in members if not data.only or c.task in data.only]) for name, members in found]
 
 
 def mix(data: DataConfig) -> list[tuple[str, float]]:
@@ -42,8 +49,24 @@ def held_out(data: DataConfig) -> list[Conversation]:
     """The conversations that are scored and never trained on; none without ``data.eval``."""
     if data.eval is None:
         return []
-    conversations = load(data.eval, "data.eval", data.format)
+    conversations = of_tasks(data.only, load(data.eval, "data.eval", data.format), "data.eval")
     limit = data.eval_limit
     if limit is None or limit >= len(conversations):
         return conversations
     return [conversations[index * len(conversations) // limit] for index in range(limit)]
+
+
+def of_tasks(tasks: list[str], conversations: list[Conversation], setting: str) -> list[Conversation]:
+    """The conversations of these tasks; all of them without any.
+
+    Raises:
+        ConfigError: a task that no conversation of ``setting`` has.
+    """
+    there = {conversation.task for conversation in conversations}
+    for task in tasks:
+        if task not in there:
+            known = (
+                ", ".join(sorted(str(other) for other in there if other is not None)) or "none: they need a 'task' key"
+            )
+            raise ConfigError(f"data.only={task}: no record of {setting} has this task (there are: {known})")
+    return [conversation for conversation in conversations if not tasks or conversation.task in tasks]

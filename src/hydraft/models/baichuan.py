@@ -174,7 +174,9 @@ def rules(config: Mapping[str, Any]) -> dict[str, Rule]:
 def tokenizer(folder: Path, config: Mapping[str, Any]) -> "PreTrainedTokenizerFast":
     """The fast tokenizer: no token is added at either end, padding is on the left, pad is ``<unk>``.
 
-    Baichuan2's has the chat template; Baichuan-7B is a base model and has no chat of its own.
+    Baichuan2's has the chat template, and its two turn tokens are special: what a person types cannot open a turn, where
+    the published tokenizer would give 195 for a typed ``<reserved_106>``. The other pieces that the makers defined come
+    from text as published. Baichuan-7B is a base model and has no chat of its own.
 
     Raises:
         ConfigError: ``tokenizer.model`` is missing or of another kind, or has more tokens than the model.
@@ -189,18 +191,20 @@ def tokenizer(folder: Path, config: Mapping[str, Any]) -> "PreTrainedTokenizerFa
     if pieces[:3] != ["<unk>", "<s>", "</s>"] or len(pieces) > integer(config, "vocab_size"):
         raise ConfigError(f"{folder}: tokenizer.model ({len(pieces)} tokens, first {pieces[:3]}) is not this model's")
     fast = sentencepiece_bpe.build(model)
-    fast.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in pieces[:3]])
-    template = None
+    template, turns = None, []
     if _second(config):
         if not all(model.pieces[turn].type == sentencepiece_bpe.USER_DEFINED for turn in (USER, ASSISTANT)):
             raise ConfigError(f"{folder}: tokenizer.model has no turn tokens at {USER} and {ASSISTANT}")
+        turns = [pieces[USER], pieces[ASSISTANT]]
         template = CHAT_TEMPLATE.replace("USER", pieces[USER]).replace("ASSISTANT", pieces[ASSISTANT])
+    fast.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in (*pieces[:3], *turns)])
     return PreTrainedTokenizerFast(
         tokenizer_object=fast,
         unk_token="<unk>",
         bos_token="<s>",
         eos_token="</s>",
         pad_token="<unk>",
+        extra_special_tokens=turns,
         padding_side="left",
         clean_up_tokenization_spaces=False,
         model_max_length=integer(config, "max_position_embeddings"),

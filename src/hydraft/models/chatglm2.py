@@ -173,8 +173,8 @@ def rules(config: Mapping[str, Any]) -> dict[str, Rule]:
 def tokenizer(folder: Path, config: Mapping[str, Any]) -> "PreTrainedTokenizerFast":
     """The fast tokenizer: every sequence begins ``[gMASK]<sop>``, padding is on the left, pad is ``<unk>``.
 
-    Text that a user typed is encoded with ``split_special_tokens=True``, so that it cannot name a special token; the
-    published tokenizer has no names for them at all.
+    Text that a user typed cannot name a special token (``data/special.py``); the published tokenizer has no names for
+    them at all.
 
     Raises:
         ConfigError: ``tokenizer.model`` is missing or of another kind, or has more tokens than the model.

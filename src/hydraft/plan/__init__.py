@@ -147,13 +147,12 @@ def planned_for(config: Config, here: Hardware) -> Hardware:
 
 
 def resolve(config: Config, hardware: Hardware) -> Config:
-    """Replace each ``auto`` by what ``hardware`` calls for, so that the saved config says what ran; sizes that were not chosen go."""
-    sizes = {size: shape for size, shape in config.model.sizes.items() if size == config.model.size}
+    """Replace each ``auto`` by what ``hardware`` calls for, so that the saved config says what ran."""
     precision = _precision(hardware) if config.train.precision is Precision.auto else config.train.precision
     dtype = precision if config.model.dtype is Precision.auto else config.model.dtype
     return dataclasses.replace(
         config,
-        model=dataclasses.replace(config.model, sizes=sizes, dtype=dtype),
+        model=dataclasses.replace(config.model, dtype=dtype),
         train=dataclasses.replace(config.train, precision=precision),
     )
 

@@ -1,0 +1,33 @@
+"""The experiments on the shipped records: each learns its task. Margins are well inside what a run shows."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conftest import run_script
+
+AT_LEAST = {  # after training; before, none is above 0.15
+    "zh_sentiment": {"sentiment_accuracy": 0.65},
+    "zh_qa": {"qa_exact_match": 0.45, "qa_f1": 0.5},
+    "zh_summary": {"summary_exact_match": 0.45, "summary_bleu4": 0.5, "summary_rouge1": 0.6, "summary_rougel": 0.6},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AT_LEAST)
+def test_an_experiment_learns_its_task(name: str, tmp_path: Path) -> None:
+    done = run_script("train.py", f"experiment={name}", f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    before, after = result["before"], result["after"]
+    for score, least in AT_LEAST[name].items():
+        assert before[score] <= 0.15
+        assert after[score] >= least
+    task = name.removeprefix("zh_")
+    assert all(score.startswith(task) for score in after if score not in ("loss", "exact_match", "empty"))
+    assert result["best"]["loss"] <= after["loss"] < 0.5 * before["loss"]
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    scored = [line["step"] for line in lines if "eval_loss" in line]
+    assert len(scored) >= 4  # before, after each of three epochs or more
+    assert scored[-1] == result["steps"]
