@@ -195,9 +195,9 @@ def refusals(config: Config, hardware: Hardware, rules: list[Rule]) -> Iterator[
 
 
 def refused_here(config: Config, hardware: Hardware) -> list[str]:
-    """What keeps a run that could be elsewhere from running on this machine, with this version."""
+    """What keeps a run that could be elsewhere from running on this machine with this version, each with its source."""
     return [
-        rule.message.format(c=config, h=hardware)
+        rule.message.format(c=config, h=hardware) + (f" ({rule.source})" if rule.source else "")
         for rule in COMBINATIONS
         if rule.here and rule.broken(config, hardware)
     ]

@@ -64,12 +64,22 @@ def test_full_fine_tuning_is_sixteen_bytes_a_parameter() -> None:
 
 
 def test_logits_by_hand_and_only_where_a_label_is() -> None:
-    few, many = priced(labelled=64).training, priced(labelled=512).training
-    # 4 records of 64 trained tokens; 2 bytes for the logits that stay, 14 while the loss is taken
-    assert few.logits in (4 * 64 * 128256 * 2, 4 * 64 * 128256 * 14)
-    assert many.logits > few.logits
-    padded = priced("data.batching=padded").training
-    assert padded.logits > few.logits
+    made = priced("train.gradient_checkpointing=true", "data.max_length=512", labelled=512).training
+    assert made.logits == 4 * 512 * 128256 * 12  # 4 records; at a layer's backward pass none are left
+    few, padded = (
+        priced(
+            "train.gradient_checkpointing=true",
+            "train.micro_batch_size=1",
+            "data.max_length=2048",
+            batching,
+            labelled=300,
+        )
+        for batching in ("data.batching=padding_free", "data.batching=padded")
+    )
+    assert (few.training.logits, padded.training.logits) in (
+        (300 * 128256 * 12, 2048 * 128256 * 12),
+        (0, 2048 * 128256 * 12),
+    )
 
 
 def test_recomputation_trades_activations_for_time() -> None:

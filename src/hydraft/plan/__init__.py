@@ -18,7 +18,7 @@ from hydraft.models.shapes import planned_config
 from hydraft.plan.disk import Disk, disk
 from hydraft.plan.memory import Memory, Subject, memory
 from hydraft.plan.network import Network, network
-from hydraft.plan.parameters import layout, trained
+from hydraft.plan.parameters import Layout, layout, trained
 from hydraft.plan.search import Change, cheapest
 from hydraft.plan.tokens import Text
 
@@ -81,12 +81,11 @@ def make_plan(config: Config, records: int, machine: Hardware | None = None, tex
     machine = machine or detect()
     steps_per_epoch = math.ceil(records / config.global_batch_size)
     steps = config.train.max_steps or math.ceil(steps_per_epoch * config.train.epochs)
-    native = planned_config(config.model)
-    known = layout(native) if native is not None else None
+    known, stored = known_layout(config)
     cost, fits, change = None, None, None
-    if native is not None and known is not None:
+    if known is not None:
         labelled = text.longest_answer if text else config.data.max_length
-        subject = Subject(known, trained(known, config.lora), labelled, _stored(native))
+        subject = Subject(known, trained(known, config.lora), labelled, stored)
         cost = price(config, subject, machine, steps / steps_per_epoch)
         fits = holds(config, cost.memory, machine)
         if fits is False:
@@ -124,10 +123,11 @@ def holds(config: Config, cost: Memory, machine: Hardware) -> bool | None:
     return all(verdicts) if verdicts else None
 
 
-def _stored(native: dict[str, Any]) -> Precision:
-    """The type that a checkpoint's weights are kept in, by its config."""
+def known_layout(config: Config) -> tuple[Layout | None, Precision]:
+    """The parameters of the run's model as far as they are known without loading it, and what they are stored in."""
+    native = planned_config(config.model) or {}
     name = str(native.get("dtype") or native.get("torch_dtype") or "bfloat16").removeprefix("torch.")
-    return {"float32": Precision.fp32, "float16": Precision.fp16}.get(name, Precision.bf16)
+    return layout(native), {"float32": Precision.fp32, "float16": Precision.fp16}.get(name, Precision.bf16)
 
 
 def planned_for(config: Config, here: Hardware) -> Hardware:

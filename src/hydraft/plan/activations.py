@@ -24,16 +24,14 @@ SOURCES = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "up",
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes, at the two moments at which they may be most: when the loss is taken, and in a layer's backward pass."""
+    """Bytes, at the two moments at which they may be most: the loss, and a layer's backward pass."""
 
     at_loss: int
     """Kept by all layers when the loss is taken."""
     at_layer: int
     """The same, and with recomputation what one layer has computed again."""
     logits: int
-    """Logits and their gradients while the loss is taken."""
-    logits_kept: int
-    """The logits alone, which stay to the end of the step."""
+    """Log-probabilities and their gradients, at the loss alone."""
     working: int
     """Gradients of activations while one layer's are computed."""
 
@@ -47,10 +45,10 @@ def activations(config: Config, layout: Layout, learns: Trained, width: int, tok
         at_layer = kept + max(each.values())
     else:
         kept = at_layer = ends + sum(each[on] * count for on, count in _adapted(layout, learns).items())
-    # The logits; in fp32 their log-softmax, the gradient of the loss, and that of the log-softmax.
-    logits = labelled * layout.vocabulary * (width + 12)
+    # In fp32: the log-softmax, the gradient of the loss, and that of the log-softmax. The logits themselves are gone by then.
+    logits = labelled * layout.vocabulary * 12
     working = tokens * (3 * width * layout.inner + 12 * layout.hidden)
-    return Activations(kept, at_layer, logits, labelled * layout.vocabulary * width, working)
+    return Activations(kept, at_layer, logits, working)
 
 
 @lru_cache
