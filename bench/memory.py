@@ -165,6 +165,8 @@ HEAD = "| run | plan | measured | |\n|---|---|---|---|"
 def finished(folder: Path, name: str) -> str:
     """A row of a run's folder; on a card without the driver's and the allocator's own."""
     plan, result = (json.loads((folder / file).read_text()) for file in ("plan.json", "result.json"))
+    if "peak_memory_bytes" not in result:
+        return f"| {name} | | | did not finish |"
     memory = plan["cost"]["memory"]
     if plan["gpu_memory"] is None:
         return f"| {name} (resident at its end) | {row(sum(memory['host_training'].values()), result['peak_memory_bytes'])} |"

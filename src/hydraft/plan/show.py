@@ -39,7 +39,7 @@ def head(config: Config, plan: Plan, console: Console | None = None) -> None:
     _say(console, headline(config))
     _say(console, batch(config, plan))
     if plan.cost is not None:
-        _say(console, f"{parameters(config, plan.cost)} · about {_peak(config, plan)}")
+        _say(console, f"{parameters(plan.cost)} · about {_peak(config, plan)}")
     if plan.fits is False:
         _say(console, verdict(plan), style="red")
 
@@ -55,7 +55,8 @@ def whole(config: Config, plan: Plan, refused: list[str], console: Console | Non
             f"memory is not planned: nothing here says what shape {config.model.path} has, or its architecture is not known",
         )
     else:
-        _say(console, parameters(config, plan.cost))
+        where = f" (r {config.lora.r} on {', '.join(plan.cost.targets)})" if plan.cost.targets else ""
+        _say(console, parameters(plan.cost) + where)
         console.print()
         console.print(_bars(config, plan, plan.cost))
         console.print(_table(config, plan, plan.cost))
@@ -79,11 +80,9 @@ def batch(config: Config, plan: Plan) -> str:
     return line if plan.tokens is None else f"{line} of about {_rounded(plan.tokens)} tokens"
 
 
-def parameters(config: Config, cost: Cost) -> str:
-    """How many parameters there are, and which learn."""
-    share = cost.trained / cost.parameters
-    where = f" (r {config.lora.r} on {', '.join(cost.targets)})" if cost.targets else ""
-    return f"{cost.trained:,} of {cost.parameters:,} parameters trained, {share:.2%}{where}"
+def parameters(cost: Cost) -> str:
+    """How many parameters there are, and how many learn."""
+    return f"{cost.trained:,} of {cost.parameters:,} parameters trained, {cost.trained / cost.parameters:.2%}"
 
 
 def verdict(plan: Plan) -> str:
