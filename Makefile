@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-tools test-fast test-gpu check sweep bench equivalence tiny data
+.PHONY: help setup train test test-tools test-fast test-gpu check sweep bench equivalence fit-table memory tiny data
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -52,6 +52,12 @@ sweep: setup ## A small multirun: three ranks of LoRA by two learning rates
 
 equivalence: setup ## Train the same data in every topology and print how far the results lie apart
 	@$(PY) bench/equivalence.py $(ARGS)
+
+fit-table: setup ## The fewest cards that train each size under each ZeRO stage, by the plan
+	@$(PY) bench/fit.py $(ARGS)
+
+memory: setup ## What the plan says of memory beside what is measured, on a GPU or (some four minutes, 5 GB) on the CPU
+	@$(PY) bench/memory.py $(ARGS)
 
 bench: setup ## How fast --help and a refusal answer; samples a second beside transformers' Trainer
 	@$(PY) bench/startup.py

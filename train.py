@@ -15,6 +15,7 @@ try:
     from hydraft.data import sources
     from hydraft.launch.join import enter
     from hydraft.launch.world import find, place
+    from hydraft.plan import tokens
 except ModuleNotFoundError as error:
     sys.exit(f"train.py: {error.name} is not installed here: run make setup, then .venv/bin/python train.py")
 
@@ -24,18 +25,19 @@ def train(composed: DictConfig) -> float | None:
     asked, saved, folder = cli.typed(composed, Config), None, cli.output_folder()
     if asked.resume is not None:
         asked, saved, folder = resume.merged(composed, cli.overrides())
-    config = place(asked, find(), cli.names("cluster"))
-    machine = launch.machine(config)
-    config = plan.resolve(config, machine)
+    asked = place(asked, find(), cli.names("cluster"))
+    machine = launch.machine(asked)
+    planned_for = plan.planned_for(asked, machine)
+    config = plan.resolve(asked, planned_for if asked.mode is Mode.plan else machine)
     changes = [] if saved is None else resume.changes(saved, config, folder)
     checks.check(config, machine)
     if not config.cluster.on_hosts:  # an agent asks this of its own host
         prepare.check(config.model)
-    records = len(sources.training(config.data, config.seed))
+    records = sources.training(config.data, config.seed)
     sources.held_out(config.data)
-    priced = plan.make_plan(config, records)
+    priced = plan.make_plan(config, len(records), planned_for, tokens.measure(records, config.data))
     if config.mode is Mode.plan:
-        plan.show(config, priced)
+        plan.report(config, priced, checks.refused_here(config, machine) + launch.refused_here(config))
         return None
     if config.mode is Mode.preview:
         importlib.import_module("hydraft.preview").show(config)  # torch, only here

@@ -15,6 +15,9 @@ ROOT = Path(__file__).parents[1]
 COMMANDS = {
     "python train.py --help": [sys.executable, "train.py", "--help"],
     "python train.py lora.r=0 (refused)": [sys.executable, "train.py", "lora.r=0"],
+    "python train.py mode=plan model=llama3 cluster.gpu_memory=24GiB": [
+        *(sys.executable, "train.py", "mode=plan", "model=llama3", "cluster.gpu_memory=24GiB")
+    ],
     "python infer.py --help": [sys.executable, "infer.py", "--help"],
     "python -c 'import torch' (baseline)": [sys.executable, "-c", "import torch"],
 }

@@ -4,10 +4,10 @@ Each row says when it applies and what to write instead; ``check`` raises the fi
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hydraft.choices import Batching, Init, Kernels, LoraMethod, Offload, Precision, QuantKind, Scale
+from hydraft.choices import Batching, Init, Kernels, LoraMethod, Mode, Offload, Precision, QuantKind, Scale
 from hydraft.config import TINY, Config, ConfigError, InferConfig
 from hydraft.hardware import Gpu, Hardware
 
@@ -19,14 +19,18 @@ class Rule:
     broken: Callable[[Config, Hardware], bool]
     message: str
     """What is wrong and the override to change; ``{c}`` is the config, ``{h}`` the hardware."""
+    source: str = ""
+    """Where it is said, for what is not plain arithmetic."""
+    here: bool = False
+    """It is about this machine or this version: ``mode=plan`` notes it and goes on."""
 
 
 def _is_interval(every: int | str | None) -> bool:
     return every is None or every == "epoch" or (isinstance(every, int) and every >= 1)
 
 
-def _value(broken: Callable[[Config], bool], message: str) -> Rule:
-    return Rule(lambda c, _: broken(c), message)
+def _value(broken: Callable[[Config], bool], message: str, source: str = "", here: bool = False) -> Rule:
+    return Rule(lambda c, _: broken(c), message, source, here)
 
 
 VALUES = [
@@ -76,6 +80,11 @@ COMBINATIONS = [
     _value(
         lambda c: c.kernels is Kernels.unsloth,
         "kernels=unsloth cannot run in this version: use kernels=torch",
+        here=True,
+    ),
+    Rule(
+        lambda c, h: c.cluster.gpu_memory is not None and c.mode is not Mode.plan and not h.gpus,
+        "cluster.gpu_memory={c.cluster.gpu_memory} is for planning with cards that are not here: use mode=plan, or cluster.gpu_memory=null",
     ),
     _value(
         lambda c: c.model.name == "tiny" and c.model.init is Init.pretrained and c.model.path != str(TINY),
@@ -97,6 +106,7 @@ COMBINATIONS = [
     _value(
         lambda c: c.quant.kind is not QuantKind.none and c.lora.method is LoraMethod.none,
         "lora=none cannot train quant={c.quant.kind.value} weights: use quant=none, or lora=default",
+        source="QLoRA, arXiv:2305.14314, abstract: gradients pass through frozen 4-bit weights into adapters",
     ),
     _value(
         lambda c: c.model.scale is Scale.tiny and c.model.init is Init.pretrained,
@@ -110,49 +120,62 @@ COMBINATIONS = [
     _value(
         lambda c: c.model.dtype not in (Precision.auto, c.train.precision) and c.train.precision is not Precision.fp32,
         "model.dtype={c.model.dtype.value}: with train.precision={c.train.precision.value} all weights have that type: use model.dtype=auto",
+        source="DeepSpeed, runtime/engine.py, _cast_module_mixed_precision",
     ),
     _value(
         lambda c: c.model.dtype not in (Precision.auto, c.train.precision) and c.zero.stage == 3,
         "model.dtype={c.model.dtype.value}: zero=stage3 shards all weights in train.precision: use model.dtype=auto, or zero=stage2",
+        source="DeepSpeed, runtime/zero/partition_parameters.py, Init",
     ),
     # PiSSA takes the singular vectors of the weight itself (peft: "under float32, float16 or bfloat16").
     _value(
         lambda c: c.lora.method is LoraMethod.pissa and c.quant.kind is not QuantKind.none,
         "lora=pissa needs unquantised weights: use quant=none, or lora=default",
+        source="PiSSA, arXiv:2404.02948; peft, tuners/lora/layer.py, pissa_init",
     ),
     _value(
         lambda c: c.lora.method is LoraMethod.pissa and c.zero.stage == 3,
         "lora=pissa needs whole weights on each rank: use zero=stage2, or lora=default",
+        source="peft, tuners/lora/layer.py, pissa_init: svd of the weight",
     ),
     # ZeRO-3 flattens weights into buffers of the compute dtype; int8 weights with their row scales do not survive that.
     _value(
         lambda c: c.quant.kind is QuantKind.int8 and c.zero.stage == 3,
         "quant=int8 cannot be sharded by zero=stage3: use quant=nf4, or zero=stage2",
+        source="DeepSpeed, runtime/zero/stage3.py: one flat buffer of one type; LLM.int8(), arXiv:2208.07339",
     ),
     # DoRA reads the quantised weight inside the layer, where ZeRO-3 has not gathered it.
     _value(
         lambda c: c.lora.method is LoraMethod.dora and c.quant.kind is not QuantKind.none and c.zero.stage == 3,
         "lora=dora with quant={c.quant.kind.value} cannot be sharded by zero=stage3: use zero=stage2, or quant=none",
+        source="peft, tuners/lora/dora.py, dequantize_module_weight",
     ),
     _value(
         lambda c: c.zero.offload_optimizer is not Offload.none and c.zero.stage == 0,
         "zero.offload_optimizer=cpu needs sharded optimizer state: use zero.stage=1, 2 or 3",
+        source="ZeRO-Offload, arXiv:2101.06840; DeepSpeed, runtime/zero/config.py",
     ),
     _value(
         lambda c: c.zero.offload_param is not Offload.none and c.zero.stage != 3,
         "zero.offload_param=cpu needs sharded weights: use zero.stage=3",
+        source="ZeRO-Infinity, arXiv:2104.07857; DeepSpeed, runtime/zero/config.py",
     ),
     Rule(
         lambda c, h: c.train.precision is Precision.fp16 and not h.gpus,
         "train.precision=fp16 needs a GPU, and none was found: use train.precision=fp32 or bf16",
+        source="DeepSpeed, accelerator/cpu_accelerator.py, is_fp16_supported",
+        here=True,
     ),
     Rule(
         lambda c, h: c.train.precision is Precision.bf16 and any(g.compute_capability < 8 for g in h.gpus),
         "train.precision=bf16 needs compute capability 8.0 and this card has {h.gpus[0].compute_capability}: use train.precision=fp16",
+        source="CUDA C++ programming guide, arithmetic instructions by compute capability",
+        here=True,
     ),
     Rule(
         lambda c, h: bool(h.gpus) and not c.cluster.on_hosts and c.cluster.ranks_per_node > len(h.gpus),
         "cluster=1x{c.cluster.ranks_per_node} needs {c.cluster.ranks_per_node} GPUs and {h.count} were found: use cluster=1x{h.count}",
+        here=True,
     ),
 ]
 
@@ -162,15 +185,30 @@ SUITABLE = Hardware(gpus=(Gpu("the one to come", 0, 9.0),) * 1024)
 
 
 def check(config: Config, hardware: Hardware | None) -> None:
-    """Refuse a run that cannot be, before anything is loaded.
+    """Refuse a run that cannot be, before anything is loaded. What cannot be here alone may still be planned.
 
     Raises:
         ConfigError: the first rule that is broken.
     """
+    for message in refusals(config, hardware or SUITABLE, VALUES + COMBINATIONS):
+        raise ConfigError(message)
+
+
+def refusals(config: Config, hardware: Hardware, rules: list[Rule]) -> Iterator[str]:
+    """What each broken rule says; for ``mode=plan`` without those about this machine and this version."""
+    for rule in rules:
+        if not (rule.here and config.mode is Mode.plan) and rule.broken(config, hardware):
+            yield rule.message.format(c=config, h=hardware)
+
+
+def refused_here(config: Config, hardware: Hardware | None) -> list[str]:
+    """What keeps a run that could be elsewhere from running on this machine with this version, each with its source."""
     machine = hardware or SUITABLE
-    for rule in VALUES + COMBINATIONS:
-        if rule.broken(config, machine):
-            raise ConfigError(rule.message.format(c=config, h=machine))
+    return [
+        rule.message.format(c=config, h=machine) + (f" ({rule.source})" if rule.source else "")
+        for rule in COMBINATIONS
+        if rule.here and rule.broken(config, machine)
+    ]
 
 
 def check_infer(options: InferConfig) -> None:

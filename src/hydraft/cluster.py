@@ -33,6 +33,8 @@ class ClusterConfig:
     """Machines."""
     ranks_per_node: int = 1
     """Processes a machine, one a GPU."""
+    gpu_memory: str | None = None
+    """Memory of a card, such as ``24GiB``, for ``mode=plan`` on a machine without it; null for the cards that are here."""
     launcher: Launcher = Launcher.auto
     """``auto``: here, or over ssh where hosts are named; ``slurm``; ``joined`` is what torchrun and the like make of it."""
     hosts: list[str] = field(default_factory=list)

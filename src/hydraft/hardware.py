@@ -3,11 +3,17 @@
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, Self
+
+from hydraft.config import ConfigError
+
+UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+"""What a size of memory may be given in; cards are sold and listed in GiB, whatever the box says."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,19 @@ def _visible_gpus() -> tuple[Gpu, ...]:
     if all(part.isdigit() for part in chosen):
         return tuple(gpus[int(part)] for part in chosen if int(part) < len(gpus))
     return tuple(gpus[: len(chosen)])  # GPU-… names: how many is what matters here
+
+
+def parse_memory(text: str, setting: str) -> int:
+    """Bytes of a size such as ``24GiB``.
+
+    Raises:
+        ConfigError: names ``setting``; it is no number with a unit, or nothing at all.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)", text.strip())
+    size = round(float(match[1]) * UNITS[match[2]]) if match and match[2] in UNITS else 0
+    if size == 0:
+        raise ConfigError(f"{setting}={text}: must be a number with one of the units {', '.join(UNITS)}, such as 24GiB")
+    return size
 
 
 @cache

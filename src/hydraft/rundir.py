@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydraft.config import ROOT, Config, ConfigError, save_config
 from hydraft.hardware import Hardware
-from hydraft.plan import Plan
+
+if TYPE_CHECKING:
+    from hydraft.plan import Plan
 
 PACKAGES = (
     "torch",
@@ -95,7 +97,7 @@ def cache_folder(kind: str) -> Path:
     return Path(base) / kind
 
 
-def create(folder: Path, config: Config, plan: Plan, hardware: Hardware | None) -> None:
+def create(folder: Path, config: Config, plan: "Plan", hardware: Hardware | None) -> None:
     """Claim ``folder`` for a run and write down what it is; ``hardware`` is None where it is not known yet.
 
     Raises:
@@ -109,7 +111,7 @@ def create(folder: Path, config: Config, plan: Plan, hardware: Hardware | None) 
     describe(folder, config, plan, hardware)
 
 
-def describe(folder: Path, config: Config, plan: Plan, hardware: Hardware | None) -> None:
+def describe(folder: Path, config: Config, plan: "Plan", hardware: Hardware | None) -> None:
     """Write down what the run in ``folder`` is, or has become."""
     staging = folder / ".config.yaml"
     save_config(config, staging)

@@ -92,7 +92,7 @@ def run(config: Config, folder: Path, quiet: bool = False) -> float | None:
 
 
 def machine(config: Config) -> Hardware | None:
-    """What the machine of rank 0 has; None where Slurm has yet to choose it.
+    """What the machine of rank 0 has; None where Slurm has yet to choose it, or a plan is for hosts that have no names.
 
     Raises:
         ConfigError: the hosts cannot be told, or the first cannot be reached; or Slurm is not there.
@@ -106,8 +106,19 @@ def machine(config: Config) -> Hardware | None:
     except ConfigError:
         if config.mode is Mode.train:
             raise
-        return hardware.detect()  # a plan for machines that are not there yet
+        return None
     return ssh.ask_hardware(chosen[0], config.cluster)
+
+
+def refused_here(config: Config) -> list[str]:
+    """What keeps a run of many machines from being started here."""
+    if not config.cluster.on_hosts or config.cluster.launcher is Launcher.slurm:
+        return []
+    try:
+        hosts.choose(config.cluster)
+    except ConfigError as error:
+        return [str(error)]
+    return []
 
 
 def placed(config: Config) -> Config:

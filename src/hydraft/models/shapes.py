@@ -1,11 +1,15 @@
 """The shape of a model before there is one: native configs from ``conf/model`` or from a folder's config.json. No torch."""
 
+import contextlib
 import dataclasses
+import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hydraft.config import ConfigError, ModelConfig, ShapeConfig
+from hydraft.choices import Scale
+from hydraft.config import TINY, ConfigError, ModelConfig, ShapeConfig
 from hydraft.models import baichuan, chatglm2
 from hydraft.models.families import family_of, published_config
 
@@ -84,6 +88,43 @@ def local_config(model: ModelConfig) -> Native | None:
         return config
     family.refuse(config, folder)
     return dict(family.native_config(config))
+
+
+def planned_config(model: ModelConfig) -> Native | None:
+    """The native config that a run of ``model`` will have, as far as this machine knows without asking the hub.
+
+    The folder's own, else that in the hub's cache, else the size of ``conf/model``; shrunk for ``scale=tiny``.
+    """
+    cached = _hub_cache(model)
+    known = local_config(model if cached is None else dataclasses.replace(model, path=str(cached)))
+    if known is None and model.shape is not None:
+        known = native_config(model.shape)
+    if known is not None and model.scale is Scale.tiny:
+        folder = Path(model.path).expanduser()
+        own = (folder / "tokenizer.json").is_file() and family_of(published_config(folder)) is None
+        return tiny(known, _words(folder if own else TINY))
+    return known
+
+
+def _hub_cache(model: ModelConfig) -> Path | None:
+    """The folder of a hub name in the hub's cache (``models--owner--name/snapshots/<commit>``), where it has a config.json."""
+    home = Path(
+        os.environ.get("HF_HOME", Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "huggingface")
+    )
+    base = Path(os.environ.get("HF_HUB_CACHE", home / "hub")) / f"models--{model.path.replace('/', '--')}"
+    with contextlib.suppress(OSError):
+        named = base / "refs" / (model.revision or "main")
+        commit = named.read_text().strip() if named.is_file() else model.revision
+        folder = base / "snapshots" / (commit or "")
+        if commit and (folder / "config.json").is_file():
+            return folder
+    return None
+
+
+def _words(folder: Path) -> int:
+    """Tokens of a folder's tokenizer.json, added ones among them."""
+    read = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    return len({*read["model"]["vocab"], *(token["content"] for token in read["added_tokens"])})
 
 
 def check_size(model: ModelConfig) -> None:

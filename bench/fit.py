@@ -1,0 +1,73 @@
+"""The fewest cards that train each family and size under each ZeRO stage, by the plan: one Markdown table.
+
+    python bench/fit.py                                  # quant=nf4, LoRA r 8, micro-batch 1, 512 tokens, bf16
+    python bench/fit.py quant=none                       # the same for weights in bf16
+    python bench/fit.py train.gradient_checkpointing=true data.max_length=4096
+
+A cell holds the number of cards of 24 GiB and of 80 GiB; a dash, that not even 64 are enough. The column before them is the peak of
+a single card under stage2. Main memory is taken as ample.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import yaml  # type: ignore[import-untyped]
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from bench.equivalence import compose_run  # noqa: E402
+from hydraft.config import Config  # noqa: E402
+from hydraft.hardware import Gpu, Hardware  # noqa: E402
+from hydraft.plan import holds, known_layout  # noqa: E402
+from hydraft.plan.memory import Subject, memory  # noqa: E402
+from hydraft.plan.parameters import trained  # noqa: E402
+from hydraft.plan.search import apply  # noqa: E402
+
+STAGES = ("stage0", "stage1", "stage2", "stage2_offload", "stage3", "stage3_offload")
+CARDS = (24, 80)
+"""GiB."""
+COUNTS = (1, 2, 4, 8, 16, 32, 64)
+PER_MACHINE = 8
+SETTINGS = ["mode=plan", "train.precision=bf16", "train.micro_batch_size=1", "data.max_length=512"]
+
+
+def fewest(config: Config, subject: Subject, gibibytes: int) -> str:
+    """The smallest of ``COUNTS`` that holds ``config``."""
+    machine = Hardware(gpus=(Gpu("card", gibibytes << 30, 8.0),))
+    for count in COUNTS:
+        nodes, ranks = max(1, count // PER_MACHINE), min(count, PER_MACHINE)
+        spread = apply(config, [("cluster.nodes", nodes), ("cluster.ranks_per_node", ranks)])
+        if holds(spread, memory(spread, subject, on_gpu=True), machine):
+            return str(count)
+    return "–"
+
+
+def sizes() -> list[tuple[str, str]]:
+    """Every family and size that ships."""
+    files = sorted((ROOT / "conf" / "model").glob("*.yaml"))
+    return [(file.stem, str(size)) for file in files for size in yaml.safe_load(file.read_text()).get("sizes", {})]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="for every cell, such as quant=none")
+    more = parser.parse_args().overrides
+    print("| model | parameters | GiB | " + " | ".join(STAGES) + " |\n" + "|---" * (3 + len(STAGES)) + "|")
+    for family, size in sizes():
+        cells, peak, count = [], 0.0, 0
+        for stage in STAGES:
+            config = compose_run([f"model={family}", f"model.size={size}", f"zero={stage}", *SETTINGS, *more])
+            layout, _ = known_layout(config)
+            assert layout is not None
+            subject = Subject(layout, trained(layout, config.lora), labelled=config.data.max_length)
+            count = layout.count
+            peak = memory(config, subject, on_gpu=True).peak / 2**30 if stage == "stage2" else peak
+            cells.append(" / ".join(fewest(config, subject, card) for card in CARDS))
+        print(f"| {family} {size} | {count / 1e9:.1f} B | {peak:.1f} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""What the plan says beside what was measured.
+
+    python bench/memory.py                  # with a GPU: short runs, torch.cuda.max_memory_allocated against the plan
+                                            # without: weights and optimizer state against this process's own memory
+    python bench/memory.py outputs/…/…      # finished runs: plan.json against peak_memory_bytes of result.json
+
+On a card, what the driver and the allocator keep for themselves is left out of both. On a CPU, weights and optimizer state are
+anonymous pages once freed ones are given back, and a step is the highest resident memory over what was there before it, in a
+process whose C library gives freed memory back at once (as it is, it keeps about as much again as the activations take).
+"""
+
+import argparse
+import contextlib
+import ctypes
+import dataclasses
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+MODEL = [
+    "model=qwen",
+    "model.size=2.5-0.5b",
+    "model.init=random",
+    "lora.r=64",
+    "train.micro_batch_size=1",
+    "data.max_length=512",
+]
+ON_CPU = (
+    "quant=none zero=stage0", "quant=none zero=stage2", "quant=nf4 zero=stage2", "quant=int8 zero=stage2", "quant=nf4 zero=stage3",
+    "quant=nf4 zero=stage2 train.gradient_checkpointing=true",
+)  # fmt: skip
+ON_GPU = (
+    "quant=none zero=stage0", "quant=none zero=stage2", "quant=nf4 zero=stage2", "quant=nf4 zero=stage3",
+    "quant=nf4 zero=stage2 train.gradient_checkpointing=true", "quant=nf4 zero=stage2 data.batching=padded train.micro_batch_size=4",
+    "quant=nf4 zero=stage2 lora.dropout=0.1", "quant=none lora=none zero=stage2",
+)  # fmt: skip
+
+
+def anonymous() -> int:
+    """Bytes of this process that no file stands behind, freed ones given back first."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
+        if line.startswith("Anonymous:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/smaps_rollup has no Anonymous line")
+
+
+def status(name: str) -> int:
+    """Bytes of a line of /proc/self/status."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[name].split()[0]) * 1024
+
+
+def resident(overrides: list[str]) -> dict[str, int]:
+    """Load a model in this process and train it: bytes that weights, optimizer state and a step of the longest record added."""
+    import deepspeed
+    import torch
+
+    from bench.equivalence import compose_run
+    from hydraft import hardware, ops, prepare
+    from hydraft.models.load import load_trainable, trainable
+    from hydraft.zero import deepspeed_config
+
+    config = compose_run(overrides)
+    machine = hardware.detect()
+    ops.prepare(ops.needed(config, machine), machine)
+    os.environ.update(ops.environment(machine))
+    os.environ.update(
+        {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    )
+    meeting = tempfile.NamedTemporaryFile()  # noqa: SIM115 (there until this process ends)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting.name}", rank=0, world_size=1)
+    deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
+    model_section = prepare.native(config.model, config.seed)
+    torch.ones(512, 512) @ torch.ones(512, 512)  # threads and their buffers are there before anything is counted
+    start = anonymous()
+    model = load_trainable(dataclasses.replace(config, model=model_section))
+    loaded = anonymous()
+    optimizer = torch.optim.AdamW(list(trainable(model).values()), lr=1e-4)
+    if config.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config))
+    engine.train()
+    ids = torch.arange(9, 17)[None]  # no padding: its zero embedding has no gradient that is a number
+    engine.backward(engine(input_ids=ids, labels=ids).loss)
+    engine.step()
+    stepped = anonymous()
+    Path("/proc/self/clear_refs").write_text("5")  # the highest begins anew
+    before = status("VmRSS")
+    ids = torch.arange(9, 9 + config.data.max_length)[None]
+    engine.backward(engine(input_ids=ids, labels=ids).loss)
+    return {"weights": loaded - start, "optimizer": stepped - loaded, "step": status("VmHWM") - before}
+
+
+def planned(overrides: list[str]) -> Any:
+    """The plan's cost of ``overrides``."""
+    from bench.equivalence import compose_run
+    from hydraft.plan import make_plan
+
+    cost = make_plan(compose_run(overrides), 64).cost
+    assert cost is not None
+    return cost
+
+
+def on_cpu() -> None:
+    """Compare in a process of its own each."""
+    print("No GPU here: peaks cannot be measured. What stays in memory can:\n")
+    kinds = ("weights", "optimizer", "step")
+    print(
+        "| run | "
+        + " | ".join(f"{kind}: plan | measured | " for kind in kinds)
+        + "|\n|---"
+        + "|---" * 3 * len(kinds)
+        + "|"
+    )
+    for case in ON_CPU:
+        overrides = [*MODEL, *case.split(), "train.precision=fp32"]
+        command = [sys.executable, __file__, "--measure", *overrides]
+        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        real = json.loads(done.stdout.splitlines()[-1])
+        parts = planned(overrides).memory.host_training
+        stays = parts.gradients + parts.buffers if "stage3" in case else 0  # it keeps its buffers between steps
+        ours = (parts.weights + parts.adapter, parts.optimizer + stays, parts.activations + parts.logits)
+        cells = " | ".join(row(plan, real[kind]) for plan, kind in zip(ours, kinds, strict=True))
+        print(f"| {case} | {cells} |", flush=True)
+
+
+def on_gpu() -> None:
+    """Train each case for three steps."""
+    from bench.equivalence import train, write_data
+
+    print(f"{HEAD}")
+    with tempfile.TemporaryDirectory() as name:
+        data = write_data(Path(name))
+        for number, case in enumerate(ON_GPU):
+            folder = Path(name) / str(number)
+            with contextlib.suppress(AssertionError):  # the curve is shorter than the equivalence's; the run is whole
+                train(
+                    [
+                        *MODEL,
+                        *case.split(),
+                        f"data.train={data}",
+                        "data.eval=null",
+                        "train.max_steps=3",
+                        "train.log_every=1",
+                    ],
+                    folder,
+                )
+            print(finished(folder, case), flush=True)
+
+
+HEAD = "| run | plan | measured | |\n|---|---|---|---|"
+
+
+def finished(folder: Path, name: str) -> str:
+    """A row of a run's folder; on a card without the driver's and the allocator's own."""
+    plan, result = (json.loads((folder / file).read_text()) for file in ("plan.json", "result.json"))
+    if "peak_memory_bytes" not in result:
+        return f"| {name} | | | did not finish |"
+    memory = plan["cost"]["memory"]
+    if plan["gpu_memory"] is None:
+        return f"| {name} (resident at its end) | {row(sum(memory['host_training'].values()), result['peak_memory_bytes'])} |"
+    peak = max(sum(memory[moment].values()) - memory[moment]["overhead"] for moment in ("loading", "training"))
+    return f"| {name} | {row(peak, result['peak_memory_bytes'])} |"
+
+
+def row(plan: int, real: int) -> str:
+    """Both in MiB, and how far the plan lies off."""
+    return f"{plan / 2**20:,.0f} | {real / 2**20:,.0f} | {plan / real - 1:+.0%}"
+
+
+def main() -> None:
+    """Choose by what there is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", help="folders of finished runs")
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(resident(arguments.runs)))
+    elif arguments.runs:
+        print(HEAD)
+        for run in arguments.runs:
+            print(finished(Path(run), run))
+    else:
+        from hydraft import hardware
+
+        on_gpu() if hardware.detect().gpus else on_cpu()
+
+
+if __name__ == "__main__":
+    main()

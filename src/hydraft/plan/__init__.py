@@ -1,0 +1,197 @@
+"""What a run will do and cost, before a GPU is touched: the batch arithmetic and the values ``auto`` stands for. No torch.
+
+``tokens.py`` estimates the records, ``parameters.py`` counts the model, ``states.py`` and ``activations.py`` what training keeps
+of it, ``memory.py`` adds that up, ``network.py`` and ``disk.py`` count what is sent and written, ``search.py`` finds what to change,
+and ``show.py`` draws it.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from hydraft import checks
+from hydraft.choices import Precision
+from hydraft.config import Config
+from hydraft.hardware import Gpu, Hardware, detect, parse_memory
+from hydraft.models.shapes import planned_config
+from hydraft.plan.disk import Disk, disk
+from hydraft.plan.memory import Memory, Subject, memory
+from hydraft.plan.network import Network, network
+from hydraft.plan.parameters import Layout, layout, trained
+from hydraft.plan.search import Change, cheapest
+from hydraft.plan.tokens import Text
+
+UNKNOWN_CARD = Gpu("a card", 0, 8.0)
+"""Stands for cards that are not here and whose memory no one has said."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run takes, for an architecture that the plan knows."""
+
+    parameters: int
+    trained: int
+    targets: tuple[str, ...]
+    """Names of the layers with an adapter, the last part of each; empty in full fine-tuning."""
+    memory: Memory
+    network: Network
+    disk: Disk
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The arithmetic of a run, and its cost."""
+
+    records: int
+    """Training records."""
+    global_batch_size: int
+    """Records an optimizer step: micro-batch x accumulation x ranks."""
+    steps_per_epoch: int
+    steps: int
+    """Optimizer steps in all."""
+    epochs: float
+    """Passes over the records those steps make."""
+    tokens: int | None
+    """Of an epoch, about: estimated from the records' characters."""
+    gpu_memory: int | None
+    """Bytes of a card that the run is held against: 0 for a card of unknown size, None for a run on CPUs."""
+    host_memory: int
+    """Bytes of a machine's main memory, 0 where it is not this machine's."""
+    cost: Cost | None
+    """None for an architecture that the plan does not know."""
+    fits: bool | None
+    """Whether card and machine hold it; None where nothing is known to hold it against."""
+    change: Change | None
+    """The cheapest change that makes it fit, where it does not."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for plan.json."""
+        return dataclasses.asdict(self)
+
+
+def make_plan(config: Config, records: int, machine: Hardware | None = None, text: Text | None = None) -> Plan:
+    """Count the steps of a resolved ``config`` on ``records`` training records, and what it costs on ``machine``.
+
+    The last batch of an epoch may be short; it counts as a step, its tokens weigh what they are.
+
+    Raises:
+        ConfigError: the adapter's targets are not in the model.
+    """
+    machine = machine or detect()
+    steps_per_epoch = math.ceil(records / config.global_batch_size)
+    steps = config.train.max_steps or math.ceil(steps_per_epoch * config.train.epochs)
+    known, stored = known_layout(config)
+    cost, fits, change = None, None, None
+    if known is not None:
+        labelled = text.longest_answer if text else config.data.max_length
+        subject = Subject(known, trained(known, config.lora), labelled, stored)
+        cost = price(config, subject, machine, steps / steps_per_epoch)
+        fits = holds(config, cost.memory, machine)
+        if fits is False:
+            change = cheapest(
+                config,
+                machine,
+                price=lambda changed: memory(changed, subject, bool(machine.gpus)),
+                fits=lambda changed, cost: holds(changed, cost, machine) is True,
+            )
+    card = min((gpu.memory for gpu in machine.gpus), default=None)
+    return Plan(
+        records, config.global_batch_size, steps_per_epoch, steps, steps / steps_per_epoch,
+        text.tokens if text else None, card, machine.memory, cost, fits, change,
+    )  # fmt: skip
+
+
+def price(config: Config, subject: Subject, machine: Hardware, epochs: float = 1) -> Cost:
+    """What a resolved ``config`` costs."""
+    layout, learns = subject.layout, subject.learns
+    names = tuple(dict.fromkeys(target.rpartition(".")[2] for target in learns.targets))
+    return Cost(
+        layout.count, learns.count, names, memory(config, subject, bool(machine.gpus)),
+        network(config, layout, learns), disk(config, layout, learns, epochs),
+    )  # fmt: skip
+
+
+def holds(config: Config, cost: Memory, machine: Hardware) -> bool | None:
+    """Whether each card and each machine has the memory; None where neither is known."""
+    card = min((gpu.memory for gpu in machine.gpus), default=0)
+    verdicts = []
+    if card:
+        verdicts.append(cost.peak <= card)
+    if machine.memory:
+        verdicts.append(cost.host_peak * config.cluster.ranks_per_node <= machine.memory)
+    return all(verdicts) if verdicts else None
+
+
+def known_layout(config: Config) -> tuple[Layout | None, Precision]:
+    """The parameters of the run's model as far as they are known without loading it, and what they are stored in."""
+    native = planned_config(config.model) or {}
+    name = str(native.get("dtype") or native.get("torch_dtype") or "bfloat16").removeprefix("torch.")
+    return layout(native), {"float32": Precision.fp32, "float16": Precision.fp16}.get(name, Precision.bf16)
+
+
+def planned_for(config: Config, here: Hardware | None) -> Hardware:
+    """The machine that a run is planned for: ``here``, or one with the cards that are asked for; None for one that is not known.
+
+    Raises:
+        ConfigError: ``cluster.gpu_memory`` is no size.
+    """
+    here = here or Hardware(gpus=(UNKNOWN_CARD,) * max(1, config.cluster.ranks_per_node))
+    capability = min((gpu.compute_capability for gpu in here.gpus), default=UNKNOWN_CARD.compute_capability)
+    if config.cluster.gpu_memory is not None:
+        size = parse_memory(config.cluster.gpu_memory, "cluster.gpu_memory")
+        cards = (Gpu(config.cluster.gpu_memory, size, capability),) * max(1, config.cluster.ranks_per_node)
+        return dataclasses.replace(here, gpus=cards, memory=here.memory if here.gpus else 0)
+    if not here.gpus and checks.refused_here(config, here):
+        return dataclasses.replace(here, gpus=(UNKNOWN_CARD,) * max(1, config.cluster.ranks_per_node), memory=0)
+    return here
+
+
+def resolve(config: Config, hardware: Hardware | None) -> Config:
+    """Replace each ``auto`` by what ``hardware`` calls for, so that the saved config says what ran.
+
+    Without ``hardware``, ``auto`` stays until the machine is known.
+    """
+    asked = config.train.precision
+    precision = _precision(hardware) if asked is Precision.auto and hardware is not None else asked
+    dtype = precision if config.model.dtype is Precision.auto else config.model.dtype
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, dtype=dtype),
+        train=dataclasses.replace(config.train, precision=precision),
+    )
+
+
+def _precision(hardware: Hardware) -> Precision:
+    if not hardware.gpus:
+        return Precision.fp32
+    return Precision.bf16 if all(gpu.compute_capability >= 8 for gpu in hardware.gpus) else Precision.fp16
+
+
+def headline(config: Config) -> str:
+    """A run in one line: what is trained how, where."""
+    offload = "".join(
+        f" +{part} on {place.value}"
+        for part, place in (("optimizer", config.zero.offload_optimizer), ("weights", config.zero.offload_param))
+        if place.value != "none"
+    )
+    method = config.lora.method.value
+    trained = "full fine-tuning" if method == "none" else f"{method} r={config.lora.r}"
+    return (
+        f"{config.model.name} · quant {config.quant.kind.value} · {trained} · ZeRO-{config.zero.stage}{offload} · "
+        f"{config.cluster.nodes}x{config.cluster.ranks_per_node} · {config.train.precision.value}"
+    )
+
+
+def show(config: Config, plan: Plan) -> None:
+    """Print the head of a run: its line, the batch arithmetic, and its memory in short."""
+    from hydraft.plan.show import head
+
+    head(config, plan)
+
+
+def report(config: Config, plan: Plan, refused: list[str]) -> None:
+    """Print the whole plan; ``refused`` is what keeps it from running here."""
+    from hydraft.plan.show import whole
+
+    whole(config, plan, refused)

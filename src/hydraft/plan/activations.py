@@ -1,0 +1,95 @@
+"""What one forward pass keeps for the backward pass. No torch.
+
+After Korthikanti et al. 2022 (arXiv:2205.05198, section 4.1), who count what each operation of a GPT layer saves; here for
+RMSNorm, SwiGLU, grouped queries and frozen weights, as transformers computes them. A frozen matrix needs its output's gradient
+and not its input, so an input is kept only where an adapter (or the weight itself) learns. Scores (T, T) are never kept: sdpa
+and flash attention compute them again (arXiv:2205.14135). ``tests/plan/test_activations.py`` holds the sum against what autograd
+saves.
+
+Shapes: N tokens of a micro-batch, L of them trained, H hidden, Q and K features of all query and key heads, F feed-forward, V
+vocabulary; ``width`` bytes an element in the compute type.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+
+from hydraft.choices import Batching, LoraMethod, QuantKind
+from hydraft.config import Config
+from hydraft.plan.parameters import Layout, Trained
+
+SOURCES = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "up", "up_proj": "up"}
+"""Layers that read the same input."""
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes, at the two moments at which they may be most: the loss, and a layer's backward pass."""
+
+    at_loss: int
+    """Kept by all layers when the loss is taken."""
+    at_layer: int
+    """The same, and with recomputation what one layer has computed again."""
+    logits: int
+    """Log-probabilities and their gradients, at the loss alone."""
+    working: int
+    """Gradients of activations while one layer's are computed."""
+
+
+def activations(config: Config, layout: Layout, learns: Trained, width: int, tokens: int, labelled: int) -> Activations:
+    """Bytes that a micro-batch of ``tokens`` tokens needs, of which ``labelled`` are trained."""
+    each = {on: tokens * _layer(config, layout, on, width) for on in _adapted(layout, learns)}
+    ends = tokens * layout.hidden * (width + 4)  # the embedding's output, and the last norm's input in fp32
+    if config.train.gradient_checkpointing:
+        kept = layout.layers * tokens * layout.hidden * width + ends  # a layer's input each
+        at_layer = kept + max(each.values())
+    else:
+        kept = at_layer = ends + sum(each[on] * count for on, count in _adapted(layout, learns).items())
+    # In fp32: the log-softmax, the gradient of the loss, and that of the log-softmax. The logits themselves are gone by then.
+    logits = labelled * layout.vocabulary * 12
+    working = tokens * (3 * width * layout.inner + 12 * layout.hidden)
+    return Activations(kept, at_layer, logits, working)
+
+
+@lru_cache
+def _adapted(layout: Layout, learns: Trained) -> Counter[frozenset[str]]:
+    """Which linear layers of a decoder layer have an adapter, and how many layers are so."""
+    on: list[set[str]] = [set() for _ in range(layout.layers)]
+    for target in learns.targets:
+        parts = target.split(".")
+        if parts[:2] == ["model", "layers"]:
+            on[int(parts[2])].add(parts[-1])
+    return Counter(map(frozenset, on))
+
+
+def _layer(config: Config, layout: Layout, on: frozenset[str], width: int) -> int:
+    """Bytes a token that one decoder layer keeps, with adapters on the layers ``on``."""
+    hidden, query, key, inner = layout.hidden, layout.query, layout.key, layout.inner
+    norms = 2 * 4 * hidden + (4 * (query + key) if layout.head_norms else 0)  # RMSNorm keeps its input in fp32
+    attention = width * (2 * query + 2 * key) + 4 * layout.heads  # q, k, v, the output, and a log-sum a head
+    if config.data.batching is Batching.padded:
+        # With a mask, keys and values are repeated for every query head, and the mask itself (T, T) is kept.
+        attention += 2 * width * (query - key) + width * config.data.max_length
+    swiglu = 3 * width * inner  # gate, silu(gate), up
+    return norms + attention + swiglu + _inputs(config, layout, on, width)
+
+
+def _inputs(config: Config, layout: Layout, on: frozenset[str], width: int) -> int:
+    """Bytes a token of the inputs that linear layers keep, and of what adapters keep between A and B."""
+    lora, zero3 = config.lora, config.zero.stage == 3
+    full = lora.method is LoraMethod.none
+    # The linear function of ZeRO-3 and that of int8 keep every input (deepspeed/runtime/zero/linear.py; MatMul8bitLt).
+    all_inputs = full or config.quant.kind is QuantKind.int8 or (zero3 and config.quant.kind is QuantKind.none)
+    scaled = 2 * layout.hidden + (layout.query + layout.key if layout.head_norms else 0)
+    kept = width * scaled if full else 0  # a norm whose weight learns keeps what it scales
+    seen: set[str] = set()
+    for name, (rows, columns) in layout.linears.items():
+        source = SOURCES.get(name, name)
+        if source not in seen and (all_inputs or (name in on and not lora.dropout)):
+            kept += width * columns
+            seen.add(source)
+        if name in on:
+            kept += width * lora.r
+            kept += (width + 1) * columns if lora.dropout else 0  # each drops other elements; the mask is a byte
+            kept += 2 * width * rows if lora.method is LoraMethod.dora else 0  # the outputs that the magnitude scales
+    return kept

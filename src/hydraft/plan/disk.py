@@ -1,0 +1,46 @@
+"""What a run writes to the disk. No torch."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydraft.choices import Init, LoraMethod, Save
+from hydraft.config import Config
+from hydraft.models.families import FAMILIES, family_of, published_config
+from hydraft.plan.memory import WIDTH
+from hydraft.plan.parameters import Layout, Trained
+
+CHECKPOINT_WIDTH = 2
+"""Bytes a weight of published and of random checkpoints."""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes, tokenizers and pictures apart."""
+
+    checkpoint: int
+    """One of what was trained; the optimizer's state is not saved."""
+    checkpoints: int
+    """How many are kept, the last among them."""
+    base: int
+    """A copy of the base in the cache, made once: converted, or drawn at random."""
+
+
+def disk(config: Config, layout: Layout, learns: Trained, epochs: float) -> Disk:
+    """Count what a resolved ``config`` leaves."""
+    width = WIDTH[config.train.precision]
+    tensors = layout.count if learns.full else sum(learns.adapter)
+    if config.lora.method is LoraMethod.pissa:
+        tensors *= 2  # saved as plain LoRA of twice the rank
+    kept = max(1, math.ceil(epochs)) if config.train.save is Save.epoch else 1
+    made = _converts(config) or config.model.init is Init.random
+    return Disk(tensors * width, kept, layout.count * CHECKPOINT_WIDTH if made else 0)
+
+
+def _converts(config: Config) -> bool:
+    """Whether the checkpoint is a published one that transformers cannot load as it is."""
+    folder = Path(config.model.path).expanduser()
+    if folder.is_dir():
+        return family_of(published_config(folder)) is not None
+    shape = config.model.shape
+    return shape is not None and any(shape.architecture.startswith(family.NAME) for family in FAMILIES)

@@ -1,0 +1,110 @@
+"""The formula for activations, against what autograd saves in one decoder layer of each family."""
+
+import dataclasses
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
+
+import pytest
+import torch
+from models.test_families import FAMILIES
+
+from conftest import config_of
+from hydraft import prepare
+from hydraft.config import Config
+from hydraft.data.batch import Padded, PaddingFree
+from hydraft.models.load import load_trainable
+from hydraft.models.shapes import planned_config
+from hydraft.plan.activations import activations
+from hydraft.plan.memory import WIDTH
+from hydraft.plan.parameters import layout, trained
+from hydraft.quant import DTYPES
+
+LENGTHS = (96, 160)
+"""Tokens of two documents."""
+
+CASES = {
+    "fp32": ["quant=none"],
+    "bf16": ["quant=none", "train.precision=bf16"],
+    "nf4": ["quant=nf4", "train.precision=bf16"],
+    "attention alone": ["quant=nf4", "lora.target_modules=[q_proj,k_proj,v_proj]"],
+    "dropout": ["quant=none", "lora.dropout=0.1"],
+    "dora": ["quant=none", "lora=dora"],
+    "padded": ["quant=none", "data.batching=padded", f"data.max_length={max(LENGTHS)}"],
+    "full": ["quant=none", "lora=none"],
+}
+
+
+@dataclass(eq=False)
+class Kept:
+    """A tensor that autograd keeps."""
+
+    tensor: torch.Tensor
+
+
+class Saved:
+    """Storages that autograd keeps while a module's forward pass runs, the model's own apart."""
+
+    def __init__(self, model: torch.nn.Module, module: torch.nn.Module) -> None:
+        self.kept: WeakSet[Kept] = WeakSet()
+        self.own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
+        self.stack = ExitStack()
+        module.register_forward_pre_hook(self.enter)
+        module.register_forward_hook(self.leave)
+
+    def enter(self, *_: Any) -> None:
+        self.stack.enter_context(torch.autograd.graph.saved_tensors_hooks(self.pack, lambda kept: kept.tensor))
+
+    def leave(self, *_: Any) -> None:
+        self.stack.close()
+
+    def pack(self, tensor: torch.Tensor) -> Kept:
+        kept = Kept(tensor)
+        self.kept.add(kept)
+        return kept
+
+    def bytes(self) -> int:
+        """Of what is still there: some is saved and let go within the pass."""
+        storages = {
+            kept.tensor.untyped_storage().data_ptr(): kept.tensor.untyped_storage().nbytes() for kept in self.kept
+        }
+        return sum(size for address, size in storages.items() if address not in self.own)
+
+
+def saved_by_a_layer(config: Config) -> int:
+    model = load_trainable(dataclasses.replace(config, model=prepare.native(config.model, config.seed)))
+    dtype = DTYPES[config.train.precision]
+    for parameter in model.parameters():  # as DeepSpeed does
+        if parameter.is_floating_point() and parameter.dtype is not dtype:
+            parameter.data = parameter.data.to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    items = [
+        [{"input_ids": ids, "labels": ids}]
+        for ids in (torch.randint(9, 99, (n,), generator=generator).tolist() for n in LENGTHS)
+    ]
+    batch = (Padded(0) if config.data.batching.value == "padded" else PaddingFree())(items)
+    layers = next(module for name, module in model.named_modules() if name.endswith("layers"))
+    saved = Saved(model, layers[1])
+    model.train()
+    output = model(**batch)
+    assert output.loss.requires_grad  # the graph is still there
+    return saved.bytes()
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_layer_keeps_what_the_formula_says(family: str, case: str) -> None:
+    config = config_of(*FAMILIES[family].split(), "model.init=random", "model.scale=tiny", *CASES[case])
+    native = planned_config(config.model)
+    assert native is not None
+    known = layout(native)
+    assert known is not None
+    config.train.gradient_checkpointing = True  # so that one layer can be told from all
+    tokens = 2 * max(LENGTHS) if case == "padded" else sum(LENGTHS)
+    made = activations(config, known, trained(known, config.lora), WIDTH[config.train.precision], tokens, 0)
+    config.train.gradient_checkpointing = False
+    ours = made.at_layer - made.at_loss
+    if config.lora.dropout:  # a CPU keeps the mask as a number and not as a byte
+        ours += tokens * 3 * sum(columns for _, columns in known.linears.values())
+    assert ours == pytest.approx(saved_by_a_layer(config), rel=0.05)
