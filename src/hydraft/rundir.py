@@ -76,6 +76,7 @@ def staged_folder(target: Path) -> Iterator[Path]:
         yield staging
         staging.chmod(0o755)
         for file in staging.rglob("*"):
+            file.chmod(0o755 if file.is_dir() else 0o644)  # safetensors makes files that only their owner may read
             sync_folder(file)  # fsync takes files the same way
         sync_folder(staging)
         if target.exists():

@@ -86,7 +86,7 @@ def make_plan(config: Config, records: int, machine: Hardware | None = None, tex
     if known is not None:
         labelled = text.longest_answer if text else config.data.max_length
         subject = Subject(known, trained(known, config.lora), labelled, stored)
-        cost = price(config, subject, machine, steps / steps_per_epoch)
+        cost = price(config, subject, machine)
         fits = holds(config, cost.memory, machine)
         if fits is False:
             change = cheapest(
@@ -102,13 +102,13 @@ def make_plan(config: Config, records: int, machine: Hardware | None = None, tex
     )  # fmt: skip
 
 
-def price(config: Config, subject: Subject, machine: Hardware, epochs: float = 1) -> Cost:
+def price(config: Config, subject: Subject, machine: Hardware) -> Cost:
     """What a resolved ``config`` costs."""
     layout, learns = subject.layout, subject.learns
     names = tuple(dict.fromkeys(target.rpartition(".")[2] for target in learns.targets))
     return Cost(
         layout.count, learns.count, names, memory(config, subject, bool(machine.gpus)),
-        network(config, layout, learns), disk(config, layout, learns, epochs),
+        network(config, layout, learns), disk(config, layout, learns),
     )  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """What a run writes to the disk. No torch."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,9 @@ from hydraft.models.families import FAMILIES, family_of, published_config
 from hydraft.plan.memory import WIDTH
 from hydraft.plan.parameters import Layout, Trained
 
+STATE_WIDTH = 12
+"""Bytes a trained number of ``optimizer.safetensors``."""
+
 CHECKPOINT_WIDTH = 2
 """Bytes a weight of published and of random checkpoints."""
 
@@ -18,23 +20,27 @@ CHECKPOINT_WIDTH = 2
 class Disk:
     """Bytes, tokenizers and pictures apart."""
 
+    weights: int
+    """What was trained: the adapter or the model."""
     checkpoint: int
-    """One of what was trained; the optimizer's state is not saved."""
+    """One of it with the optimizer's state: the fp32 weight and two moments of each trained number."""
     checkpoints: int
-    """How many are kept, the last among them."""
+    """How many are kept at most, the last among them."""
     base: int
     """A copy of the base in the cache, made once: converted, or drawn at random."""
 
 
-def disk(config: Config, layout: Layout, learns: Trained, epochs: float) -> Disk:
+def disk(config: Config, layout: Layout, learns: Trained) -> Disk:
     """Count what a resolved ``config`` leaves."""
     width = WIDTH[config.train.precision]
     tensors = layout.count if learns.full else sum(learns.adapter)
     if config.lora.method is LoraMethod.pissa:
         tensors *= 2  # saved as plain LoRA of twice the rank
-    kept = max(1, math.ceil(epochs)) if config.train.save is Save.epoch else 1
+    state = (layout.count if learns.full else sum(learns.adapter)) * STATE_WIDTH
+    between = config.train.save is Save.epoch or config.train.save_every is not None
+    kept = config.train.keep_last + (config.data.eval is not None) if between else 1
     made = _converts(config) or config.model.init is Init.random
-    return Disk(tensors * width, kept, layout.count * CHECKPOINT_WIDTH if made else 0)
+    return Disk(tensors * width, tensors * width + state, kept, layout.count * CHECKPOINT_WIDTH if made else 0)
 
 
 def _converts(config: Config) -> bool:

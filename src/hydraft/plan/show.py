@@ -169,12 +169,9 @@ def _network(config: Config, cost: Cost) -> str:
 
 def _disk(cost: Cost) -> str:
     disk = cost.disk
-    many = (
-        f"{disk.checkpoints} checkpoints of {size(disk.checkpoint)}"
-        if disk.checkpoints > 1
-        else f"{size(disk.checkpoint)} of weights"
-    )
-    return f"disk: {many}" + (f"; the base in the cache, once, {size(disk.base)}" if disk.base else "")
+    many = f"{disk.checkpoints} checkpoints" if disk.checkpoints > 1 else "a checkpoint"
+    base = f"; the base in the cache, once, {size(disk.base)}" if disk.base else ""
+    return f"disk: {size(disk.weights)} of weights, {many} of {size(disk.checkpoint)}{base}"
 
 
 def _rounded(count: int) -> str:
