@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -69,7 +70,20 @@ def has_variable(processes: list[psutil.Process], name: str, value: str) -> bool
     return False
 
 
-def test_two_by_four_gives_the_losses_of_one_rank_and_keeps_a_secret(lab: Lab, records: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def ended(lab: Lab) -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """A list to put commands in; what a failed test leaves of them is ended."""
+    commands: list[subprocess.Popen[bytes]] = []
+    yield commands
+    for command in commands:
+        if command.poll() is None:
+            command.kill()
+            command.wait(10)
+
+
+def test_two_by_four_gives_the_losses_of_one_rank_and_keeps_a_secret(
+    lab: Lab, records: Path, tmp_path: Path, ended: list["subprocess.Popen[bytes]"]
+) -> None:
     """8 ranks on two hosts that share no run folder."""
     folder = lab.far / "two-by-four"
     hostfile = tmp_path / "hostfile"
@@ -81,6 +95,7 @@ def test_two_by_four_gives_the_losses_of_one_rank_and_keeps_a_secret(lab: Lab, r
     environment = {**os.environ, "WANDB_API_KEY": SECRET, "MY_TOKEN": f"{SECRET}-too", "UNRELATED": "stays here"}
     with Watcher(SECRET) as watcher, (tmp_path / "said").open("w") as said:
         run = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT, env=environment)
+        ended.append(run)
         arrived = stayed = 0
         while run.poll() is None:
             there = lab.processes("worker-2")
