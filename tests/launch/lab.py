@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -116,13 +117,19 @@ class Lab:
 
     def processes(self, name: str) -> list[psutil.Process]:
         """What runs on a worker through its sshd, which itself is not counted."""
-        return [process for process in family(self.servers[name].pid)[1:] if process.name() != "sshd"]
+        found = []
+        for process in family(self.servers[name].pid)[1:]:
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                if process.name() != "sshd":
+                    found.append(process)
+        return found
 
     def hang_up(self) -> None:
         """End every session that a pulled cable left with a server."""
         for server in self.servers.values():
             for process in family(server.pid)[1:]:
-                process.kill()
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
 
     def stop(self) -> None:
         """End the servers and take all down."""

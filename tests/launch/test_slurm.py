@@ -17,7 +17,7 @@ from hydraft.launch import slurm as launcher
 from hydraft.launch.channel import Channel
 from hydraft.launch.job import pieces
 from slurm_cluster import Slurm
-from test_join import environment, losses, own, settings  # noqa: F401
+from test_join import assert_ran, environment, losses, own, run_in, settings  # noqa: F401
 from test_local import wait_for
 
 pytestmark = pytest.mark.slow
@@ -123,6 +123,16 @@ def test_an_allocation_that_is_there_is_used(
     assert job.returncode == 0, said + told
     assert losses(run) == pytest.approx(own, rel=1e-5)
     assert not (run / "job.sbatch").exists()
+
+
+def test_ranks_that_srun_started_train_the_same(
+    slurm: Slurm,
+    tmp_path: Path,
+    settings: list[str],  # noqa: F811
+    own: list[float],  # noqa: F811
+) -> None:
+    srun = ["srun", "--nodes=2", "--ntasks-per-node=1", sys.executable, str(ROOT / "train.py"), *settings]
+    assert_ran(tmp_path, run_in(tmp_path, srun, SLURM_CONF=str(slurm.config)), own, "srun")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -92,7 +92,7 @@ def test_the_default_cluster_gives_way_and_is_told() -> None:
     ("environ", "command"),
     [
         (TORCHRUN, "torchrun --nnodes 1 --nproc-per-node 2 train.py"),
-        ({**TORCHRUN, "ACCELERATE_MIXED_PRECISION": "no"}, "accelerate launch --num_machines 1 --num_processes 2 train.py"),
+        ({**TORCHRUN, "ACCELERATE_MIXED_PRECISION": "no"}, "accelerate launch --multi_gpu --num_machines 1 --num_processes 2 train.py"),
         (DEEPSPEED, "deepspeed --num_nodes 1 --num_gpus 2 train.py"),
         ({**SRUN, **MEETING}, "srun --nodes 1 --ntasks-per-node 2 python train.py"),
     ],

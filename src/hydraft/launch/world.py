@@ -17,7 +17,7 @@ from hydraft.cluster import ClusterConfig
 from hydraft.config import Config, ConfigError
 
 STARTERS = {
-    "accelerate": "accelerate launch --num_machines {nodes} --num_processes {size} train.py",
+    "accelerate": "accelerate launch --multi_gpu --num_machines {nodes} --num_processes {size} train.py",
     "torchrun": "torchrun --nnodes {nodes} --nproc-per-node {ranks} train.py",
     "deepspeed": "deepspeed --num_nodes {nodes} --num_gpus {ranks} train.py",
     "srun": "srun --nodes {nodes} --ntasks-per-node {ranks} python train.py",
