@@ -1,16 +1,21 @@
 """A run that goes on from a checkpoint is the run that was never interrupted."""
 
 import json
+import random
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from bench.equivalence import compose_run
-from conftest import run_script
+from conftest import ROOT, run_script
 from hydraft import hardware, launch, manifest, plan, rundir
 from hydraft.config import Config, load_config
 
@@ -161,3 +166,44 @@ def test_records_that_changed_are_refused(records: Path, tmp_path: Path) -> None
     done = run_script("train.py", f"resume={resumed}")
     assert done.returncode == 2
     assert "data.train" in done.stderr and "not those" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_whose_ranks_are_killed_begins_again_and_ends_bit_equal(records: Path, tmp_path: Path) -> None:
+    """A rank is killed at random, again and again; checkpoints of every step let the run get on."""
+    steps, kills = 40, 6
+    overrides = [
+        f"data.train={records}", "data.eval=null", f"train.max_steps={steps}", "train.log_every=1", "train.save_every=1",
+        "train.micro_batch_size=2", "cluster=1x2", "lora.dropout=0.1", f"cluster.max_restarts={kills}",
+    ]  # fmt: skip
+    train(compose_run(overrides), tmp_path / "whole")
+    folder, draw = tmp_path / "killed", random.Random(0)
+    command = [sys.executable, str(ROOT / "train.py"), *overrides, f"hydra.run.dir={folder}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+    reached = 0
+    for _ in range(kills):
+        reached += draw.randint(1, 5)
+        while process.poll() is None and not any(step >= reached for step in _saved(folder)):
+            time.sleep(0.01)
+        logs = {str(folder / f"rank-{rank}.log") for rank in range(2)}
+        ranks = [child for child in psutil.Process(process.pid).children(recursive=True) if _output(child) in logs]
+        draw.choice(ranks).kill()
+        while any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in ranks):
+            time.sleep(0.01)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert said.count("beginning again from step-") == kills
+    before, after = weights(tmp_path / "whole"), weights(folder)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert metrics(folder) == metrics(tmp_path / "whole")
+
+
+def _saved(folder: Path) -> list[int]:
+    return [manifest.step_of(checkpoint) for checkpoint in manifest.checkpoints(folder)]
+
+
+def _output(process: psutil.Process) -> str:
+    try:
+        return str(Path(f"/proc/{process.pid}/fd/1").readlink())
+    except OSError:
+        return ""

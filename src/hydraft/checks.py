@@ -49,6 +49,7 @@ VALUES = [
     _value(lambda c: c.cluster.ranks_per_node < 1, "cluster.ranks_per_node={c.cluster.ranks_per_node}: must be at least 1"),
     _value(lambda c: c.cluster.port is not None and not 0 < c.cluster.port < 65536, "cluster.port={c.cluster.port}: must be from 1 to 65535, or null for any that is free"),
     _value(lambda c: c.cluster.link_timeout < 3, "cluster.link_timeout={c.cluster.link_timeout}: must be at least 3 seconds; hosts speak every second"),
+    _value(lambda c: c.cluster.max_restarts < 0, "cluster.max_restarts={c.cluster.max_restarts}: must be 0 or more"),
     _value(lambda c: c.cluster.hang_timeout <= 0, "cluster.hang_timeout={c.cluster.hang_timeout}: must be above 0 seconds, and above the longest step"),
     _value(lambda c: c.cluster.slurm.cpus_per_rank is not None and c.cluster.slurm.cpus_per_rank < 1, "cluster.slurm.cpus_per_rank={c.cluster.slurm.cpus_per_rank}: must be at least 1, or null for whole machines"),
     _value(lambda c: not all(re.fullmatch(r"[a-z-]+", name) and "\n" not in str(value) for name, value in c.cluster.slurm.options.items()), "cluster.slurm.options={c.cluster.slurm.options}: must be long names of sbatch's options and values, such as +cluster.slurm.options.mem=200G"),

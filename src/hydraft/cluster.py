@@ -57,6 +57,8 @@ class ClusterConfig:
     """Seconds of silence after which a host, or for a host this machine, counts as gone."""
     hang_timeout: float = 600
     """Seconds after which a run none of whose ranks gets on is ended; above the longest step."""
+    max_restarts: int = 0
+    """How often a run whose rank or host failed begins again, from its newest whole checkpoint."""
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     """For ``launcher=slurm``."""
 

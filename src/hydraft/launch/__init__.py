@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hydraft import hardware, ops, rundir
+from hydraft import hardware, manifest, ops, rundir
 from hydraft.choices import Launcher, Mode
 from hydraft.cli import RunFailed
 from hydraft.config import ROOT, Config, ConfigError
@@ -58,14 +58,7 @@ def run(config: Config, folder: Path, quiet: bool = False) -> float | None:
     logger.info("command: %s", sys.argv)
     before = signal.signal(signal.SIGTERM, terminate)
     try:
-        if config.cluster.launcher is Launcher.joined:
-            join.start(config, folder)
-        elif config.cluster.launcher is Launcher.slurm:
-            queue.start(config, folder, quiet)
-        elif config.cluster.on_hosts:
-            ssh.start(config, folder, hosts.choose(config.cluster), quiet)
-        else:
-            _here(config, folder, quiet)
+        _persist(config, folder, quiet)
     except RankFailed as error:
         where = {} if error.host is None else {"host": error.host}
         end("failed", error={**where, "rank": error.rank, "cause": error.cause, "log": error.log.name})
@@ -89,6 +82,37 @@ def run(config: Config, folder: Path, quiet: bool = False) -> float | None:
         log.close()
     end("completed")
     return rundir.objective(folder)
+
+
+def _persist(config: Config, folder: Path, quiet: bool) -> None:
+    """Start the ranks, and again from the newest checkpoint as often as ``cluster.max_restarts`` says.
+
+    Raises:
+        RankFailed: they failed once more, or for what a person has to change.
+    """
+    for restart in range(1, config.cluster.max_restarts + 2):
+        try:
+            return _start(config, folder, quiet)
+        except RankFailed as error:
+            if restart > config.cluster.max_restarts or error.cause.startswith("ConfigError: "):
+                raise
+            checkpoint, _ = manifest.newest(folder)
+            place = "its beginning" if checkpoint is None else checkpoint.name
+            line = f"{error.who} failed: {error.cause}; beginning again from {place} ({restart} of {config.cluster.max_restarts})"
+            logger.info(line)
+            print(line, file=sys.stderr, flush=True)
+
+
+def _start(config: Config, folder: Path, quiet: bool) -> None:
+    """The ranks, by the launcher that the config names."""
+    if config.cluster.launcher is Launcher.joined:
+        join.start(config, folder)
+    elif config.cluster.launcher is Launcher.slurm:
+        queue.start(config, folder, quiet)
+    elif config.cluster.on_hosts:
+        ssh.start(config, folder, hosts.choose(config.cluster), quiet)
+    else:
+        _here(config, folder, quiet)
 
 
 def machine(config: Config) -> Hardware | None:
