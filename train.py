@@ -35,7 +35,8 @@ def train(composed: DictConfig) -> float | None:
         prepare.check(config.model)
     records = sources.training(config.data, config.seed)
     sources.held_out(config.data)
-    priced = plan.make_plan(config, len(records), planned_for, tokens.measure(records, config.data))
+    whole = plan.resolve(config, planned_for)  # also where the machine of the run is not known yet
+    priced = plan.make_plan(whole, len(records), planned_for, tokens.measure(records, config.data))
     if config.mode is Mode.plan:
         plan.report(config, priced, checks.refused_here(config, machine) + launch.refused_here(config))
         return None

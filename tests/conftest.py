@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # bench/ is no package of the environment
 
 from bench.equivalence import compose_run  # noqa: E402
-from hydraft.config import Config  # noqa: E402
+from hydraft.config import TINY, Config  # noqa: E402
 
 RECORDS = [{"instruction": f"第{i}题：{i}加一等于几？", "input": "", "output": f"等于{i + 1}。"} for i in range(24)]
 
@@ -42,6 +43,14 @@ def records(tmp_path: Path) -> Path:
     file = tmp_path / "records.json"
     file.write_text(json.dumps(RECORDS, ensure_ascii=False), encoding="utf-8")
     return file
+
+
+@pytest.fixture
+def untemplated(tmp_path: Path) -> list[str]:
+    """Overrides that only a rank can find wrong: a model whose tokenizer has no chat template."""
+    folder = tmp_path / "untemplated"
+    shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("chat_template.jinja"))
+    return ["model=auto", f"model.path={folder}"]
 
 
 def config_of(*overrides: str) -> Config:

@@ -221,11 +221,13 @@ def test_help_is_shown_once(tmp_path: Path) -> None:
     assert ("zero: stage0" in said[0], said[1]) == (True, "")
 
 
-def test_what_a_rank_finds_wrong_ends_both_with_code_2(tmp_path: Path, settings: list[str]) -> None:
-    ranks = Ranks(tmp_path, *settings, "lora.target_modules=[no_such_layer]")
+def test_what_a_rank_finds_wrong_ends_both_with_code_2(
+    tmp_path: Path, settings: list[str], untemplated: list[str]
+) -> None:
+    ranks = Ranks(tmp_path, *settings, *untemplated)
     codes, said = ranks.wait()
     assert codes == [2, 2]
-    assert said[0].startswith("train.py: lora.target_modules=['no_such_layer']")
+    assert said[0].startswith("train.py: data.template=chat: this model's tokenizer has no chat template")
     assert ranks.result()["status"] == "failed"
 
 

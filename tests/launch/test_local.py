@@ -118,13 +118,15 @@ def test_a_ranks_error_is_told_once_with_rank_and_cause(tmp_path: Path, records:
     assert "Traceback" not in done.stderr
 
 
-def test_what_a_rank_finds_wrong_in_the_config_is_one_line(tmp_path: Path, records: Path) -> None:
+def test_what_a_rank_finds_wrong_in_the_config_is_one_line(
+    tmp_path: Path, records: Path, untemplated: list[str]
+) -> None:
     done = run_script(
-        "train.py", f"data.train={records}", "data.eval=null", "lora.target_modules=[no_such_layer]",
+        "train.py", f"data.train={records}", "data.eval=null", *untemplated,
         f"hydra.run.dir={tmp_path / 'run'}",
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.startswith("train.py: lora.target_modules=['no_such_layer']")
+    assert done.stderr.startswith("train.py: data.template=chat: this model's tokenizer has no chat template")
     assert done.stderr.count("\n") == 1
 
 

@@ -174,11 +174,16 @@ def test_a_killed_rank_ends_the_job_with_its_name(going: "subprocess.Popen[str]"
     assert result(tmp_path / "run")["status"] == "failed"
 
 
-def test_what_a_rank_finds_wrong_is_a_refusal(slurm: Slurm, tmp_path: Path, settings: list[str]) -> None:  # noqa: F811
-    job = start(slurm, tmp_path / "run", *settings, "lora.target_modules=[no_such_layer]")
+def test_what_a_rank_finds_wrong_is_a_refusal(
+    slurm: Slurm,
+    tmp_path: Path,
+    settings: list[str],  # noqa: F811
+    untemplated: list[str],
+) -> None:
+    job = start(slurm, tmp_path / "run", *settings, *untemplated)
     _, told = job.communicate(timeout=120)
     assert job.returncode == 2
-    assert told.startswith("train.py: lora.target_modules=['no_such_layer']")
+    assert told.startswith("train.py: data.template=chat: this model's tokenizer has no chat template")
     assert told.count("\n") == 1
 
 
