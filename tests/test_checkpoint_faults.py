@@ -15,18 +15,27 @@ from bench.equivalence import compose_run
 from conftest import ROOT, run_script
 from hydraft import manifest
 
-# A run of one rank in this one process. Python tells an audit hook of every file it is about to open, rename, make or
-# remove; at the one whose number is given, the process is killed, as by the kernel or a power cut.
+# Runs of one rank in one process each, forked from this one, which has imported the stack. Python tells an audit hook of
+# every file it is about to open, rename, make or remove; at the one whose number is given, the process is killed, as by the
+# kernel or a power cut. Each argument is a run's folder, the number, and a file for the count.
 KILLED = """
-import os, signal, sys
-folder, stop_at, count_file = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-sys.path[:0] = sys.argv[4:]
+import json, os, signal, sys
 os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+sys.path.insert(0, sys.argv[1])
 import torch.distributed as dist
-store = dist.HashStore()
-dist.init_process_group("gloo", store=store, rank=0, world_size=1)
 from pathlib import Path
 from hydraft import keeper, worker
+codes = []
+for argument in sys.argv[2:]:
+    folder, stop_at, count_file = json.loads(argument)
+    child = os.fork()
+    if child == 0:
+        break
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+else:
+    print(json.dumps(codes))
+    sys.exit(0)
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 seen = [0]
 armed = [False]
 EVENTS = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.chmod", "shutil.rmtree", "tempfile.mkdtemp", "tempfile.mkstemp"}
@@ -53,14 +62,18 @@ def watched(self, trainer):
 keeper.Keeper.save = watched
 worker.main(Path(folder), os.open(os.devnull, os.O_WRONLY))
 Path(count_file).write_text(str(seen[0]))
+os._exit(0)
 """
 
 
-def killed_at(number: int, folder: Path, count: Path) -> int:
-    """Go on with the run in ``folder``, killed at the ``number``-th write of the checkpoint of step 6."""
-    command = [sys.executable, "-c", KILLED, str(folder), str(number), str(count), str(ROOT / "src")]
+def killed_at(places: dict[int, Path], count: Path) -> list[int]:
+    """Go on with each run, killed at the write of the checkpoint of step 6 whose number is its key; their exit codes."""
+    runs = [json.dumps([str(folder), number, str(count)]) for number, folder in places.items()]
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, check=False, timeout=300).returncode
+    command = [sys.executable, "-c", KILLED, str(ROOT / "src"), *runs]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=500)
+    codes: list[int] = json.loads(done.stdout.splitlines()[-1])
+    return codes
 
 
 @pytest.fixture(scope="module")
@@ -81,19 +94,19 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_a_kill_at_any_write_leaves_a_whole_checkpoint(begun: Path, tmp_path: Path) -> None:
     shutil.copytree(begun, tmp_path / "probe")
-    assert killed_at(0, tmp_path / "probe", tmp_path / "count") == 0
+    assert killed_at({0: tmp_path / "probe"}, tmp_path / "count") == [0]
     writes = int((tmp_path / "count").read_text())
     assert writes >= 10
-    found = set()
-    for number in range(1, writes + 1):
-        run = tmp_path / f"killed-{number}"
+    runs = {number: tmp_path / f"killed-{number}" for number in range(1, writes + 1)}
+    for run in runs.values():
         shutil.copytree(begun, run)
-        assert killed_at(number, run, tmp_path / "none") == -signal.SIGKILL
+    assert killed_at(runs, tmp_path / "none") == [-signal.SIGKILL] * writes
+    found = set()
+    for number, run in runs.items():
         newest, passed_over = manifest.newest(run)
         assert newest is not None and passed_over == [], number
         found.add(newest.name)
         assert manifest.fault(run / "checkpoints" / "step-000004") is None, number
-        shutil.rmtree(run)
     assert found == {"step-000004", "step-000006"}  # before the name is given, and after
 
 

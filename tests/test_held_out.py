@@ -25,7 +25,7 @@ def find(rank: int, world: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{world}", rank=rank, world_size=world)
     config = config_of("data.eval_max_new_tokens=8")
-    model = load_base(config.model, QuantConfig(QuantKind.none), config.train.precision, config.seed)
+    model = load_base(config.model, QuantConfig(QuantKind.none), config.train.precision)
     tokenizer, device = load_tokenizer(config.model), torch.device("cpu")
     found: list[Any] = []
     training: list[bool] = []  # the model's mode in each forward pass

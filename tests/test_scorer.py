@@ -75,7 +75,7 @@ def test_time_that_is_skipped_is_not_trained(tmp_path: Path, monkeypatch: pytest
             return lambda *_, **__: None
 
     nothing: Any = Nothing()
-    reporter = Reporter(tmp_path, 0, nothing, nothing, None)
+    reporter = Reporter(tmp_path, 0, nothing, nothing)
     reporter.on_train_begin(nothing, TrainerState(max_steps=2), TrainerControl())
     now = 110.0
     reporter.skip(8)
