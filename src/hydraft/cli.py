@@ -68,6 +68,8 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> int:
         return error.code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has seen enough (… | head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 0
 
 
