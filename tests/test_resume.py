@@ -197,6 +197,17 @@ def test_a_run_whose_ranks_are_killed_begins_again_and_ends_bit_equal(records: P
     assert metrics(folder) == metrics(tmp_path / "whole")
 
 
+@pytest.mark.slow
+def test_an_attempt_without_a_checkpoint_leaves_no_lines(records: Path, tmp_path: Path) -> None:
+    config = compose_run(settings(records, "train.micro_batch_size=8"))
+    train(config, tmp_path / "run")
+    lines = metrics(tmp_path / "run")
+    for name in ("checkpoints", "adapter"):
+        shutil.rmtree(tmp_path / "run" / name)
+    train(config, tmp_path / "run")
+    assert metrics(tmp_path / "run") == lines
+
+
 def _saved(folder: Path) -> list[int]:
     return [manifest.step_of(checkpoint) for checkpoint in manifest.checkpoints(folder)]
 

@@ -26,6 +26,11 @@ class Reporter(TrainerCallback):
         """What the optimizer steps took, all scoring and saving at the end apart."""
         self.tokens = 0
 
+    def begin(self) -> None:
+        """A run from its first step: what an earlier attempt without a checkpoint has left will be made again."""
+        if self.rank == 0:
+            self.file.unlink(missing_ok=True)
+
     def write(self, step: int, values: dict[str, Any]) -> None:
         """A line of metrics.jsonl, and the same to the dashboard."""
         if self.rank != 0:

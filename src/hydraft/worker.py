@@ -61,6 +61,8 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
         sources.held_out(config.data), tokenizer, config.data, arguments.device, config.train.micro_batch_size
     )
     reporter = Reporter(folder, rank, screen, tracker)
+    if start is None:
+        reporter.begin()
     scorer = Scorer(model, held_out, config.train, reporter, screen)
     keeper = Keeper(config, folder, encoded.key, reporter, scorer, first)
     trainer = RunTrainer(
