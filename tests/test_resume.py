@@ -170,7 +170,7 @@ def test_records_that_changed_are_refused(records: Path, tmp_path: Path) -> None
 @pytest.mark.slow
 def test_a_run_whose_ranks_are_killed_begins_again_and_ends_bit_equal(records: Path, tmp_path: Path) -> None:
     """A rank is killed at random, again and again; checkpoints of every step let the run get on."""
-    steps, kills = 40, 6
+    steps, kills = 100, 6
     overrides = [
         f"data.train={records}", "data.eval=null", f"train.max_steps={steps}", "train.log_every=1", "train.save_every=1",
         "train.micro_batch_size=2", "cluster=1x2", "lora.dropout=0.1", f"cluster.max_restarts={kills}",
@@ -179,13 +179,14 @@ def test_a_run_whose_ranks_are_killed_begins_again_and_ends_bit_equal(records: P
     folder, draw = tmp_path / "killed", random.Random(0)
     command = [sys.executable, str(ROOT / "train.py"), *overrides, f"hydra.run.dir={folder}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
-    reached = 0
+    logs = {str(folder / f"rank-{rank}.log") for rank in range(2)}
     for _ in range(kills):
-        reached += draw.randint(1, 5)
-        while process.poll() is None and not any(step >= reached for step in _saved(folder)):
+        reached = max([0, *_saved(folder)]) + draw.randint(1, 5)
+        ranks: list[psutil.Process] = []
+        while len(ranks) < 2 or max([0, *_saved(folder)]) < reached:
+            assert process.poll() is None, process.communicate()[0]
+            ranks = [child for child in psutil.Process(process.pid).children(recursive=True) if _output(child) in logs]
             time.sleep(0.01)
-        logs = {str(folder / f"rank-{rank}.log") for rank in range(2)}
-        ranks = [child for child in psutil.Process(process.pid).children(recursive=True) if _output(child) in logs]
         draw.choice(ranks).kill()
         while any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in ranks):
             time.sleep(0.01)
