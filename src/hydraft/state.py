@@ -31,6 +31,7 @@ from hydraft.models import shards
 
 OPTIMIZER, RANDOM, STATE = "optimizer.safetensors", "random.safetensors", "state.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")
+KINDS = ("param", *MOMENTS)
 Parameters = dict[str, torch.nn.Parameter]
 
 
@@ -38,7 +39,7 @@ Parameters = dict[str, torch.nn.Parameter]
 def save_optimizer(engine: Any, parameters: Parameters, folder: Path | None) -> None:
     """Write Adam's state and the fp32 weights it steps; every rank must call it, the one with a ``folder`` writes."""
     _make_states(engine)
-    names = [(kind, name) for name in parameters for kind in ("param", *MOMENTS)]
+    names = [(kind, name) for name in parameters for kind in KINDS]
     values = (_get(engine, parameters[name], kind) for kind, name in names)
     if folder is None:
         for _ in values:  # its part of each gathering
@@ -59,7 +60,7 @@ def load_optimizer(engine: Any, parameters: Parameters, folder: Path, step: int)
         step: optimizer steps that were taken; Adam corrects its moments' bias by it.
     """
     states = _make_states(engine)
-    for (kind, name), value in _told(folder, parameters):
+    for (kind, name), value in _told(folder, parameters, KINDS):
         _set(engine, parameters[name], kind, value)
     for state in states:
         state["step"] = torch.tensor(float(step)) if torch.is_tensor(state["step"]) else step
@@ -89,19 +90,20 @@ def begin(engine: Any) -> None:
 @torch.no_grad()
 def load_weights(parameters: Parameters, folder: Path) -> None:
     """Set the weights themselves, before there is an engine; rank 0 reads and tells the others."""
-    for (kind, name), value in _told(folder, parameters):
-        if kind == "param":
-            parameter = parameters[name]
-            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=hasattr(parameter, "ds_id")):
-                if not hasattr(parameter, "ds_id") or dist.get_rank() == 0:
-                    parameter.copy_(value)
+    for (_, name), value in _told(folder, parameters, ("param",)):
+        parameter = parameters[name]
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=hasattr(parameter, "ds_id")):
+            if not hasattr(parameter, "ds_id") or dist.get_rank() == 0:
+                parameter.copy_(value)
 
 
-def _told(folder: Path, parameters: Parameters) -> Iterator[tuple[tuple[str, str], torch.Tensor]]:
-    """Each saved tensor, read on rank 0 and broadcast."""
+def _told(
+    folder: Path, parameters: Parameters, kinds: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, str], torch.Tensor]]:
+    """Each saved tensor of these kinds, read on rank 0 and broadcast."""
     file = safe_open(folder / OPTIMIZER, framework="pt") if dist.get_rank() == 0 else None
     for name, parameter in parameters.items():
-        for kind in ("param", *MOMENTS):
+        for kind in kinds:
             shape = getattr(parameter, "ds_shape", parameter.shape)
             value = torch.empty(shape, dtype=torch.float32) if file is None else file.get_tensor(f"{kind}/{name}")  # type: ignore[no-untyped-call]
             value = value.to(parameter.device)
