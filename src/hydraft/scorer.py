@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hydraft.config import TrainConfig
 from hydraft.held_out import HeldOut
 from hydraft.metrics import Scores
 from hydraft.progress import Screen
 from hydraft.reporter import Reporter
+from hydraft.training import TrainConfig
 
 
 class Scorer(TrainerCallback):

@@ -1,0 +1,47 @@
+"""The train section of the schema; ``config.py`` has the others. No torch here."""
+
+from dataclasses import dataclass, field
+
+from hydraft.choices import Precision, Save, Scheduler
+
+
+@dataclass
+class TrainConfig:
+    epochs: float = 3
+    """Passes over the training records."""
+    max_steps: int | None = None
+    """Optimizer steps; set, it takes the place of ``epochs``."""
+    micro_batch_size: int = 4
+    """Records a rank takes through one forward and backward pass."""
+    gradient_accumulation_steps: int = 1
+    """Passes before the optimizer steps."""
+    learning_rate: float = 2e-4
+    """Peak learning rate."""
+    scheduler: Scheduler = Scheduler.linear
+    """How the learning rate falls after the warm-up."""
+    warmup_ratio: float = 0.0
+    """Share of all steps over which the learning rate rises from 0."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW)."""
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    """Decay of the first and second moment (AdamW)."""
+    eps: float = 1e-8
+    """Added to the root of the second moment (AdamW)."""
+    max_grad_norm: float = 1.0
+    """Clip the global gradient norm; 0 for no clipping."""
+    precision: Precision = Precision.auto
+    """``auto``: bf16 where the card has it, fp16 on older cards, fp32 on a CPU."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more work."""
+    log_every: int = 10
+    """Optimizer steps between two lines of metrics.jsonl."""
+    eval_every: int | str | None = None
+    """Score the held-out records in mid-training too: each so many optimizer steps, or each ``epoch``; null for neither."""
+    eval_loss_only: bool = False
+    """In mid-training take the held-out loss alone: one forward pass a record, where answers take one a token."""
+    save: Save = Save.end
+    """``epoch`` also keeps a checkpoint of each epoch."""
+    save_every: int | None = None
+    """Optimizer steps between two checkpoints; null for none in between."""
+    keep_last: int = 2
+    """Newest checkpoints that are kept, and the one with the lowest held-out loss beside them; the adapter of each loads by itself."""
