@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
@@ -91,6 +92,8 @@ def warm(hardware: Hardware) -> str:
     own_code_first()
     if hardware.gpus:
         return "spawn"
+    if "hydraft.launch.warm" in sys.modules:  # this process came from such a server, and has all that a rank needs
+        return "fork"
     forkserver.set_forkserver_preload(["hydraft.launch.warm"])
     forkserver.ensure_running()
     return "forkserver"
