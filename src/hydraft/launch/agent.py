@@ -120,6 +120,7 @@ class Keeper:
         self.child = os.fork()
         if self.child == 0:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the launcher ignores it: see ``listen``
             die_with_parent()
             os.close(self.commands)
             os.close(told)

@@ -139,7 +139,7 @@ def start(
         start_method=method,
         logs_specs=DefaultLogsSpecs(log_dir=str(notes)),
         shutdown_timeout=SHUTDOWN_SECONDS,
-        signals_to_handle="SIGHUP",  # the others are for ``wish``
+        signals_to_handle="SIGQUIT",  # the others are for ``wish``
         **place.rendezvous(),
     )
     over = threading.Event()

@@ -34,8 +34,8 @@ class Preempted(BaseException):
 class Wish:
     """The signals that ask this process to end, from ``with`` on.
 
-    As long as no ranks can be asked, and for a second signal (but of a warning there may be many), ``Stopped`` is raised
-    wherever the main thread is.
+    As long as no ranks can be asked, for a second signal (but of a warning there may be many) and for SIGHUP, ``Stopped`` is
+    raised wherever the main thread is.
     """
 
     def __init__(self, grace: float) -> None:
@@ -51,7 +51,8 @@ class Wish:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._arrived) for number in ASKING}
+        heard = [*ASKING] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [*ASKING, signal.SIGHUP]  # nohup
+        self._before = {number: signal.signal(number, self._arrived) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -79,7 +80,9 @@ class Wish:
 
     def _arrived(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
-        if self.number is None:
+        if number == signal.SIGHUP:
+            self.number = number
+        elif self.number is None:
             self.number, self._echoes = number, now + ECHO_SECONDS
             if self.grace and self._ask is not None and self._ask(number):
                 self._late = threading.Timer(self.grace + self._spare, self._expire)
