@@ -29,6 +29,7 @@ def train(composed: DictConfig) -> float | None:
     machine = launch.machine(asked)
     planned_for = plan.planned_for(asked, machine)
     config = plan.resolve(asked, planned_for if asked.mode is Mode.plan else machine)
+    config = resume.adopted(config, folder) if saved is None and config.mode is Mode.train else config
     changes = [] if saved is None else resume.changes(saved, config, folder)
     checks.check(config, machine)
     if not config.cluster.on_hosts:  # an agent asks this of its own host

@@ -56,6 +56,9 @@ def save(
             more(None)
         dist.barrier()
         return
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise RuntimeError(f"{target.name} is not written: {name} is not finite")
     with rundir.staged_folder(target) as staging:
         if adapted:
             assert isinstance(model, peft.PeftModel)

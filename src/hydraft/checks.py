@@ -7,7 +7,19 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hydraft.choices import Batching, Init, Kernels, LoraMethod, Mode, Offload, Precision, QuantKind, Scale
+from hydraft.choices import (
+    Batching,
+    Init,
+    Kernels,
+    Launcher,
+    LoraMethod,
+    Mode,
+    Offload,
+    OnDivergence,
+    Precision,
+    QuantKind,
+    Scale,
+)
 from hydraft.config import TINY, Config, ConfigError, InferConfig
 from hydraft.hardware import Gpu, Hardware
 
@@ -71,6 +83,10 @@ VALUES = [
     _value(lambda c: c.train.keep_last < 1, "train.keep_last={c.train.keep_last}: must be at least 1"),
     _value(lambda c: not 0 <= c.train.grace <= 3600, "train.grace={c.train.grace}: must be from 0 (a signal ends the run at once) to 3600 seconds"),
     _value(lambda c: c.train.log_every < 1, "train.log_every={c.train.log_every}: must be at least 1"),
+    _value(lambda c: c.train.loss_spike is not None and c.train.loss_spike <= 1, "train.loss_spike={c.train.loss_spike}: must be above 1 (times the highest loss of late), or null for no bound"),
+    _value(lambda c: c.train.zero_grad_steps is not None and c.train.zero_grad_steps < 1, "train.zero_grad_steps={c.train.zero_grad_steps}: must be at least 1 step, or null for any number"),
+    _value(lambda c: c.train.max_rewinds < 1, "train.max_rewinds={c.train.max_rewinds}: must be at least 1; for none use train.on_divergence=stop"),
+    _value(lambda c: any(step < 1 for step in c.train.pass_over), "train.pass_over={c.train.pass_over}: must be optimizer steps, counted from 1"),
     _value(lambda c: not _is_interval(c.train.eval_every), "train.eval_every={c.train.eval_every}: must be at least 1 (optimizer steps), or epoch, or null for scores before and after alone"),
 ]  # fmt: skip
 
@@ -103,6 +119,14 @@ COMBINATIONS = [
     _value(
         lambda c: c.train.eval_loss_only and c.train.eval_every is None,
         "train.eval_loss_only=true is about scores in mid-training, and there are none: use train.eval_every=epoch, or train.eval_loss_only=false",
+    ),
+    _value(
+        lambda c: c.cluster.launcher is Launcher.joined and c.train.on_divergence is OnDivergence.rewind,
+        "train.on_divergence=rewind starts the ranks again, and another launcher has started these: use train.on_divergence=stop, or type python train.py without it",
+    ),
+    _value(
+        lambda c: c.cluster.launcher is Launcher.joined and c.train.auto_micro_batch,
+        "train.auto_micro_batch=true starts the ranks again, and another launcher has started these: use train.auto_micro_batch=false, or type python train.py without it",
     ),
     # A quantised weight has no gradient: bitsandbytes trains adapters only.
     _value(

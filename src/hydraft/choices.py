@@ -56,6 +56,12 @@ class Save(Enum):
     epoch = "epoch"
 
 
+class OnDivergence(Enum):
+    stop = "stop"
+    rewind = "rewind"
+    ignore = "ignore"
+
+
 class Format(Enum):
     auto = "auto"
     alpaca = "alpaca"

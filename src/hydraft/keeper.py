@@ -15,6 +15,7 @@ from hydraft import checkpoint, heartbeat, manifest
 from hydraft import state as run_state
 from hydraft.choices import Save
 from hydraft.config import Config, ConfigError
+from hydraft.health import Health
 from hydraft.progress import Screen
 from hydraft.reporter import Reporter
 from hydraft.scorer import Scorer
@@ -61,16 +62,18 @@ class Keeper(TrainerCallback):
         self.scorer = scorer
         self.first = first
         self.trainer: RunTrainer | None = None
+        self.health: Health | None = None
         self.numbers: Numbers = {}
 
-    def attach(self, trainer: RunTrainer, numbers: Numbers) -> None:
+    def attach(self, trainer: RunTrainer, numbers: Numbers, health: Health) -> None:
         """``numbers``: those of the checkpoint that ``trainer`` goes on from; empty for a new run."""
         if numbers and numbers["records"] != self.records:
             raise ConfigError(
                 f"data.train={self.config.data.train}: its encoded records are not those that the run was begun with "
                 "(the files, the tokenizer or the version of hydraft changed): start a new run"
             )
-        self.trainer, self.numbers = trainer, numbers
+        self.trainer, self.numbers, self.health = trainer, numbers, health
+        health.resume(numbers.get("health", {}))
         trainer.on_save = self.save
         self.scorer.scores |= {int(step): scores for step, scores in numbers.get("scores", {}).items()}
 
@@ -141,4 +144,6 @@ class Keeper(TrainerCallback):
             "seconds": self.reporter.seconds,
             "scores": {str(step): scores for step, scores in self.scorer.scores.items()},
             "tracker": self.reporter.tracker.identity,
+            "health": {} if self.health is None else self.health.numbers(),
+            "pass_over": self.config.train.pass_over,
         }

@@ -32,11 +32,11 @@ class Reporter(TrainerCallback):
             self.file.unlink(missing_ok=True)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """A line of metrics.jsonl, and the same to the dashboard."""
+        """A line of metrics.jsonl, with null for what is no finite number, and the same to the dashboard."""
         if self.rank != 0:
             return
         with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}, ensure_ascii=False) + "\n")
+            file.write(json.dumps(rundir.finite({"step": step, **values}), ensure_ascii=False) + "\n")
         self.tracker.log({name: value for name, value in values.items() if isinstance(value, (int, float))}, step)
 
     def resume(self, step: int, tokens: int, seconds: float) -> None:

@@ -5,6 +5,7 @@
 """
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -52,7 +53,16 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """``write_text`` of indented JSON, Chinese kept readable."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+    write_text(path, json.dumps(finite(value), ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """``value`` with null in place of NaN and the infinities, inside dicts and lists too: JSON does not have them."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sync_folder(folder: Path) -> None:

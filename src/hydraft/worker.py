@@ -17,6 +17,7 @@ from hydraft.choices import LoraMethod
 from hydraft.config import Config, load_config
 from hydraft.data import cache, sources
 from hydraft.data.batch import Examples, fill, pack
+from hydraft.health import Health
 from hydraft.held_out import HeldOut
 from hydraft.keeper import Keeper, find_start
 from hydraft.models.load import load_tokenizer, load_trainable, trainable
@@ -70,7 +71,9 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
     callbacks = [stopper, scorer, reporter, keeper]
     trainer = RunTrainer(config, model, examples, lengths, tokenizer, start, args=arguments, callbacks=callbacks)
     trainer.remove_callback(transformers.PrinterCallback)
-    keeper.attach(trainer, numbers)
+    health = Health(config, folder, reporter, trainer)
+    trainer.add_callback(health)
+    keeper.attach(trainer, numbers, health)
     started = time.perf_counter()
     output = trainer.run()
     saved = stopper.number != 0

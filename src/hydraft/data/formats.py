@@ -12,7 +12,7 @@ Three published forms and plain text are read, each recognised by its keys, neve
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ class Conversation:
     plain: str | None = None
     """Text to train on as it is; there are no turns then."""
     task: str | None = None
+    number: int = field(default=0, compare=False)
+    """Which record of its source it is, from 1."""
 
     @property
     def asked(self) -> tuple[Turn, ...]:
@@ -118,7 +120,7 @@ def load(source: str, setting: str, form: Format = Format.auto) -> list[Conversa
         identity = record.get("id")
         if identity is not None and seen.setdefault(str(identity), number) != number:
             raise ConfigError(f"{place}: has the id of record {seen[str(identity)]} ({identity})")
-        conversations.append(_conversation(record, known, place))
+        conversations.append(_conversation(record, known, place, number))
     return conversations
 
 
@@ -203,17 +205,17 @@ def _form(record: dict[str, Any], place: str) -> Format:
     raise ConfigError(f"{place}: no known form (its keys: {keys}; known: {known})")
 
 
-def _conversation(record: dict[str, Any], form: Format, place: str) -> Conversation:
+def _conversation(record: dict[str, Any], form: Format, place: str, number: int) -> Conversation:
     for key in KEYS[form]:
         if key not in record:
             keys = ", ".join(map(str, record)) or "none"
             raise ConfigError(f"{place}: has no {key!r} (its keys: {keys})")
     task = record.get("task")
     if form is Format.text:
-        return Conversation(plain=_text(record, "text", place, needed=True), task=task)
+        return Conversation(plain=_text(record, "text", place, needed=True), task=task, number=number)
     turns = tuple(_alpaca(record, place) if form is Format.alpaca else _chat(record, form, place))
     _check_turns(turns, place)
-    return Conversation(turns, task=task)
+    return Conversation(turns, task=task, number=number)
 
 
 def _alpaca(record: dict[str, Any], place: str) -> Iterable[Turn]:
