@@ -46,6 +46,8 @@ class Health(TrainerCallback):
         """Steps in a row, up to now, with a gradient norm of 0."""
         self.ill = False
         """Whether the last step was sick."""
+        self.moved = trainer.start is not None
+        """Whether a step that was not sick has changed the weights."""
 
     def numbers(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
@@ -81,6 +83,7 @@ class Health(TrainerCallback):
         if cause is not None:
             self._handle(step, cause, mine, loss)
         self.ill = cause is not None
+        self.moved |= cause is None and not zero
 
     def _cause(self, loss: float, norm: Any) -> str | None:
         """What is wrong with a step, in words; ``norm`` is there if it is no finite number."""
@@ -117,7 +120,6 @@ class Health(TrainerCallback):
 
     def _tell(self, step: int, cause: str, shares: list[list[float]], loss: float) -> str:
         """Rank 0: write down what happened, and return it in a line with what to try."""
-        train, first = self.config.train, not self.losses and self.trainer.start is None
         items = self.trainer.order.items(step)
         found: dict[str, Any] = {"step": step, "cause": cause, "loss": loss, "samples": self._places(items)}
         broken = [(rank, j) for rank, share in enumerate(shares) for j, x in enumerate(share) if not math.isfinite(x)]
@@ -130,21 +132,25 @@ class Health(TrainerCallback):
         line = f"step {step}: {cause}, on {places.told(found['samples'])}"
         for known in found["micro_batches"][:2]:
             line += f" (rank {known['rank']}, micro-batch {known['micro_batch']}: {places.told(known['samples'])})"
-        if train.on_divergence is OnDivergence.ignore:
+        if self.config.train.on_divergence is OnDivergence.ignore:
             if not self.ill:
                 self.reporter.screen.say(f"train.on_divergence=ignore: {line}")
             return line
         rundir.write_json(self.folder / "result.json", {"divergence": found})
-        return f"{line}; try {_advice(self.config, cause, first)}"
+        return f"{line}; try {_advice(self.config, cause, self.moved)}"
 
     def _to_blame(self, step: int, cause: str) -> list[int]:
-        """The steps to pass over. Where those just before were, the step that was made last is to blame as well."""
-        if "norm has been 0" in cause:
-            return list(range(step - self.zeros + 1, step + 1))
-        before = step - 1
-        while before > 0 and self.trainer.order.passes_over(before):
+        """The steps to pass over; none if nothing would be left to train.
+
+        Where the steps just before were passed over and it did not help, the step that was made last is to blame as well.
+        """
+        first, order = step - (self.zeros - 1 if "norm has been 0" in cause else 0), self.trainer.order
+        before = first - 1
+        while before > 0 and order.passes_over(before):
             before -= 1
-        return [before, step] if 0 < before < step - 1 else [step]
+        steps = [*([before] if 0 < before < first - 1 else []), *range(first, step + 1)]
+        gone = {item for passed in {*steps, *order.pass_over} for item in order.items(passed)}
+        return steps if len(gone) < order.size else []
 
     def _micro_batch(self, items: list[int], rank: int, number: int) -> list[int]:
         size = self.config.train.micro_batch_size
@@ -177,21 +183,19 @@ def _agreed(mine: torch.Tensor, norm: float, unknown: bool) -> tuple[float, bool
     return loss / world, bad > 0, zeros == world
 
 
-def _advice(config: Config, cause: str, first: bool) -> str:
-    """Overrides to try, the likeliest first."""
+def _advice(config: Config, cause: str, moved: bool) -> str:
+    """Overrides to try, the likeliest first. ``moved``: whether the weights are other than they came."""
     train = config.train
-    steady = "train.precision=bf16" if train.precision is Precision.fp16 else "train.precision=fp32"
-    if "norm has been 0" in cause:
-        return "mode=preview (which tokens are trained?), lora.target_modules=[all-linear], train.precision=fp32, or train.zero_grad_steps=null"
-    if first:  # no step has been made: the rate is not to blame
-        return f"mode=preview, another model.path (no step was made, so its weights came so){'' if train.precision is Precision.fp32 else f', {steady}'}"
+    steady = {Precision.fp16: ["train.precision=bf16"], Precision.bf16: ["train.precision=fp32"]}.get(
+        train.precision, []
+    )
+    if not moved and "norm has been 0" in cause:
+        return ", ".join(["mode=preview (which tokens are trained?)", "lora.target_modules=[all-linear]", *steady])
+    if not moved:
+        return ", ".join([*steady, "mode=preview", "another model.path (its weights have not been changed yet)"])
     tries = [f"train.learning_rate={train.learning_rate / 10:g}"]
-    if train.warmup_ratio == 0:
-        tries.append("train.warmup_ratio=0.05")
+    tries += ["train.warmup_ratio=0.05"] if train.warmup_ratio == 0 else []
     if train.max_grad_norm == 0 or train.max_grad_norm > 0.3:
         tries.append(f"train.max_grad_norm={0.3 if train.max_grad_norm else 1}")
-    if train.precision is not Precision.fp32:
-        tries.append(steady)
-    if train.on_divergence is OnDivergence.stop:
-        tries.append("train.on_divergence=rewind (passes these records over)")
-    return ", ".join(tries)
+    passes = ["train.on_divergence=rewind (passes these records over)"]
+    return ", ".join(tries + steady + (passes if train.on_divergence is OnDivergence.stop else []))

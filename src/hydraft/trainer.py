@@ -216,10 +216,10 @@ class RunTrainer(Trainer):
         return engine, loader
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """The Trainer's, counted; in a step that is passed over nothing is done but to move the schedule on."""
-        step = self.state.global_step + 1
-        if self.order.passes_over(step):
-            _advance(self.lr_scheduler, step)
+        """The Trainer's, counted; in a step that is passed over nothing is done, and only the schedule moves on."""
+        if self.order.passes_over(self.state.global_step + 1):
+            if hasattr(self.model_wrapped.optimizer, "overflow"):
+                self.model_wrapped.optimizer.overflow = False  # of the step before, which would hold the schedule
             return torch.zeros((), device=self.args.device)
         mask = inputs.get("attention_mask")
         self.tokens += inputs["input_ids"].numel() if mask is None else int(mask.sum())

@@ -21,6 +21,7 @@ from hydraft.health import Health
 from hydraft.held_out import HeldOut
 from hydraft.keeper import Keeper, find_start
 from hydraft.models.load import load_tokenizer, load_trainable, trainable
+from hydraft.out_of_memory import Watch
 from hydraft.progress import Screen
 from hydraft.reporter import Reporter
 from hydraft.scorer import Scorer
@@ -35,12 +36,12 @@ def main(folder: Path, terminal: int) -> None:
     rank, local_ranks = int(os.environ["RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_ranks))
     transformers.logging.disable_progress_bar()
-    with Screen(terminal, visible=rank == 0) as screen:
-        _train(config, folder, screen)
+    with Watch(config, folder) as memory, Screen(terminal, visible=rank == 0) as screen:
+        _train(config, folder, screen, memory)
     dist.destroy_process_group()
 
 
-def _train(config: Config, folder: Path, screen: Screen) -> None:
+def _train(config: Config, folder: Path, screen: Screen, memory: Watch) -> None:
     screen.phase("starting")
     arguments = training_arguments(config, folder)  # before the model: ZeRO-3 shards it as it loads
     rank = dist.get_rank()
@@ -52,6 +53,7 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
     screen.phase("loading the model")
     with heartbeat.while_working():
         model = load_trainable(config)
+    memory.model = model
     _beat_at_each_pass(model)
     _say_targets(model, config, screen)
     first = checkpoint.gather(model, trainable(model)) if config.lora.method is LoraMethod.pissa else None
@@ -71,6 +73,7 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
     callbacks = [stopper, scorer, reporter, keeper]
     trainer = RunTrainer(config, model, examples, lengths, tokenizer, start, args=arguments, callbacks=callbacks)
     trainer.remove_callback(transformers.PrinterCallback)
+    memory.trainer = trainer
     health = Health(config, folder, reporter, trainer)
     trainer.add_callback(health)
     keeper.attach(trainer, numbers, health)

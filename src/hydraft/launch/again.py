@@ -65,10 +65,11 @@ class Attempts:
         if train.on_divergence is not OnDivergence.rewind or self.rewinds == train.max_rewinds:
             return None
         result = self.folder / "result.json"
-        if not result.exists():
+        found = json.loads(result.read_text()) if result.exists() else {}
+        steps: list[int] = found.get("divergence", {}).get("pass_over", [])
+        if not steps:
             return None
         self.rewinds += 1
-        steps: list[int] = json.loads(result.read_text())["divergence"]["pass_over"]
         result.unlink()
         for checkpoint in manifest.checkpoints(self.folder):
             if manifest.step_of(checkpoint) >= min(steps):
