@@ -122,11 +122,11 @@ COMBINATIONS = [
     ),
     _value(
         lambda c: c.cluster.launcher is Launcher.joined and c.train.on_divergence is OnDivergence.rewind,
-        "train.on_divergence=rewind starts the ranks again, and another launcher has started these: use train.on_divergence=stop, or type python train.py without it",
+        "train.on_divergence=rewind starts the ranks again, and another launcher than hydraft's own (cluster.launcher=joined) has started these: use train.on_divergence=stop, or type python train.py without it",
     ),
     _value(
         lambda c: c.cluster.launcher is Launcher.joined and c.train.auto_micro_batch,
-        "train.auto_micro_batch=true starts the ranks again, and another launcher has started these: use train.auto_micro_batch=false, or type python train.py without it",
+        "train.auto_micro_batch=true starts the ranks again, and another launcher than hydraft's own (cluster.launcher=joined) has started these: use train.auto_micro_batch=false, or type python train.py without it",
     ),
     # A quantised weight has no gradient: bitsandbytes trains adapters only.
     _value(

@@ -18,8 +18,8 @@ from hydraft.config import Config
 from hydraft.models.load import trainable
 from hydraft.plan.memory import DRIVER, Memory, Subject, memory
 from hydraft.plan.parameters import trained
+from hydraft.plan.parts import size
 from hydraft.plan.search import cheapest
-from hydraft.plan.show import size
 
 WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "alloc_failed")
 """How torch, CUDA's libraries and the system say it."""
