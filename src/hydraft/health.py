@@ -2,9 +2,9 @@
 
 A step is sick when its loss or the gradient norm is no finite number, when the loss is above ``train.loss_spike`` times the
 highest of the last ``WINDOW`` steps, or when the norm has been exactly 0 for ``train.zero_grad_steps`` steps. The highest, and not
-the median, since the losses of small batches have a long tail: over 200 steps of the shipped records in batches of 1 and 2 the
-worst was 1.5 times the highest, but 30 times the median, and 8 standard deviations above the mean. Before ``FEWEST`` steps the
-bound is that often the loss of a guess among all tokens, ln V.
+the median, since the losses of small batches have a long tail: over 200 healthy steps in batches of 1 to 8 the worst was 1.6 times
+the highest, but 17 times the median, and 9 standard deviations above the mean (``bench/spikes.py``). Before there are ``FEWEST``
+steps the bound is that often the loss of a guess among all tokens, ln V.
 
 An fp16 step that DeepSpeed's loss scaler skips is none of this, until its scale can fall no further.
 """
@@ -74,7 +74,7 @@ class Health(TrainerCallback):
         mine, trainer.losses = torch.stack(trainer.losses), []
         engine: Any = trainer.model_wrapped
         norm = engine.get_global_grad_norm()
-        loss, broken, zero = _agreed(mine, math.nan if norm is None else float(norm), norm is None)
+        loss, broken, zero = agreed(mine, math.nan if norm is None else float(norm), norm is None)
         skipped = self.config.train.precision is Precision.fp16 and not engine.was_step_applied()
         self.zeros = self.zeros + 1 if zero else self.zeros if skipped else 0
         cause = self._cause(loss, None if skipped or not broken else norm)
@@ -165,7 +165,7 @@ class Health(TrainerCallback):
         return places.of_examples(members, len(examples.examples), self.config.data, self.config.seed, tokenizer)
 
 
-def _agreed(mine: torch.Tensor, norm: float, unknown: bool) -> tuple[float, bool, bool]:
+def agreed(mine: torch.Tensor, norm: float, unknown: bool) -> tuple[float, bool, bool]:
     """Over all ranks: the step's loss, whether a gradient norm is no finite number, and whether it is 0.
 
     Args:
