@@ -87,7 +87,7 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         failed = next((link for link in _chain(error) if is_one(link)), None)
-        if error is None or failed is None:
+        if not isinstance(error, Exception) or failed is None:
             return
         phase = phase_of(error)
         try:
