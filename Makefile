@@ -6,10 +6,10 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-tools test-fast test-gpu check sweep bench equivalence fit-table memory tiny data
+.PHONY: help setup train test test-tools test-fast test-gpu check sweep bench equivalence resume-matrix fit-table memory tiny data
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: $(READY) ## Virtual environment, pinned packages, compiled DeepSpeed ops (skips what is done)
 	@$(PY) -m hydraft.ops
@@ -52,6 +52,9 @@ sweep: setup ## A small multirun: three ranks of LoRA by two learning rates
 
 equivalence: setup ## Train the same data in every topology and print how far the results lie apart
 	@$(PY) bench/equivalence.py $(ARGS)
+
+resume-matrix: setup ## Go on with a run in every topology and print how far its end lies from the uninterrupted one (some 20 minutes)
+	@$(PY) bench/resume.py $(ARGS)
 
 fit-table: setup ## The fewest cards that train each size under each ZeRO stage, by the plan
 	@$(PY) bench/fit.py $(ARGS)

@@ -52,11 +52,12 @@ def train(composed: DictConfig) -> float | None:
         config = launch.placed(config)
     else:
         prepare.native(config.model, config.seed)  # the ranks find it done
-    (rundir.describe if begun else rundir.create)(folder, config, priced, machine)
-    plan.show(config, priced)
-    for change in changes:
-        print(f"changed: {change}")
-    return launch.run(config, folder)
+    with launch.hold(config, folder):
+        (rundir.describe if begun else rundir.create)(folder, config, priced, machine)
+        plan.show(config, priced)
+        for change in changes:
+            print(f"changed: {change}")
+        return launch.run(config, folder)
 
 
 if __name__ == "__main__":

@@ -37,13 +37,13 @@ def save(
     target: Path,
     moved: bool,
     first: Tensors | None = None,
-    more: Callable[[Path | None], None] | None = None,
+    more: Callable[[Path | None], dict[str, str]] | None = None,
 ) -> None:
     """Write the adapter (PEFT format) or, in full fine-tuning, the model to ``target``, with tokenizer and template.
 
     Every rank must call it; rank 0 writes. ``moved``: whether a step has changed the weights by now (the first one of a
     warm-up has a learning rate of 0). ``first`` holds a PiSSA adapter's initial weights. ``more`` adds to the folder before it
-    takes its name; it is called on every rank, with the folder on the one that writes.
+    takes its name, and says the sha256 of what is large; it is called on every rank, with the folder on the one that writes.
 
     Raises:
         RuntimeError: what was written is not what was trained (a tensor missing, not finite, or all zero).
@@ -69,9 +69,8 @@ def save(
             model.save_pretrained(staging, state_dict=tensors)
             model.config.use_cache = False
         tokenizer.save_pretrained(staging)
-        if more is not None:
-            more(staging)
-        manifest.seal(staging)
+        known = {} if more is None else more(staging)
+        manifest.seal(staging, known)
     dist.barrier()
 
 

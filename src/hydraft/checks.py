@@ -79,7 +79,8 @@ VALUES = [
     _value(lambda c: len(c.train.betas) != 2 or not all(0 <= b < 1 for b in c.train.betas), "train.betas={c.train.betas}: must be two numbers in [0, 1)"),
     _value(lambda c: c.train.eps <= 0, "train.eps={c.train.eps}: must be above 0"),
     _value(lambda c: c.train.max_grad_norm < 0, "train.max_grad_norm={c.train.max_grad_norm}: must be 0 (no clipping) or more"),
-    _value(lambda c: c.train.save_every is not None and c.train.save_every < 1, "train.save_every={c.train.save_every}: must be at least 1 step, or null for no checkpoints in between"),
+    _value(lambda c: c.train.save_every is not None and c.train.save_every < 1, "train.save_every={c.train.save_every}: must be at least 1 step, or null for none by their number"),
+    _value(lambda c: c.train.save_minutes is not None and c.train.save_minutes <= 0, "train.save_minutes={c.train.save_minutes}: must be above 0, or null for no checkpoints by the clock"),
     _value(lambda c: c.train.keep_last < 1, "train.keep_last={c.train.keep_last}: must be at least 1"),
     _value(lambda c: not 0 <= c.train.grace <= 3600, "train.grace={c.train.grace}: must be from 0 (a signal ends the run at once) to 3600 seconds"),
     _value(lambda c: c.train.log_every < 1, "train.log_every={c.train.log_every}: must be at least 1"),
@@ -191,6 +192,12 @@ COMBINATIONS = [
         "train.precision=fp16 needs a GPU, and none was found: use train.precision=fp32 or bf16",
         source="DeepSpeed, accelerator/cpu_accelerator.py, is_fp16_supported",
         here=True,
+    ),
+    # There the loss is not multiplied with the scale that its gradients are then divided by; they drown in AdamW's eps.
+    _value(
+        lambda c: c.train.precision is Precision.fp16 and c.zero.stage == 0,
+        "train.precision=fp16: DeepSpeed does not scale the loss under zero=stage0: use zero=stage1, or train.precision=fp32",
+        source="DeepSpeed 0.19.8, runtime/engine.py, backward: for a ZeROOptimizer alone; runtime/fp16/unfused_optimizer.py, step",
     ),
     Rule(
         lambda c, h: c.train.precision is Precision.bf16 and any(g.compute_capability < 8 for g in h.gpus),

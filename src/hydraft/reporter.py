@@ -9,7 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hydraft import rundir
 from hydraft.progress import Screen
-from hydraft.track import Tracker
+from hydraft.track import Tracker, numbers
 
 
 class Reporter(TrainerCallback):
@@ -37,7 +37,7 @@ class Reporter(TrainerCallback):
             return
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(rundir.finite({"step": step, **values}), ensure_ascii=False) + "\n")
-        self.tracker.log({name: value for name, value in values.items() if isinstance(value, (int, float))}, step)
+        self.tracker.log(numbers(values), step)
 
     def resume(self, step: int, tokens: int, seconds: float) -> None:
         """Go on after ``step``: what metrics.jsonl has of later steps will be made again."""
@@ -47,6 +47,7 @@ class Reporter(TrainerCallback):
             lines = self.file.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if json.loads(line)["step"] <= step]
             rundir.write_text(self.file, "".join(f"{line}\n" for line in kept))
+            self.tracker.go_on([json.loads(line) for line in kept])
 
     def skip(self, seconds: float) -> None:
         """Leave out time that was not spent on training."""

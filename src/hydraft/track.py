@@ -19,6 +19,9 @@ class Tracker:
     def log(self, values: dict[str, float], step: int) -> None:
         """Values of one step."""
 
+    def go_on(self, lines: list[dict[str, Any]]) -> None:
+        """The run was resumed; ``lines`` of metrics.jsonl were logged before."""
+
     def finish(self, summary: dict[str, Any]) -> None:
         """The run is over; ``summary`` is what tables sort by."""
 
@@ -43,11 +46,17 @@ class WandbTracker(Tracker):
             tags=[config.model.name, config.quant.kind.value, f"zero{config.zero.stage}"],
         )
         self.identity = self.run.id
+        self.offline = mode == "offline"
         self.run.define_metric("loss", summary="min")
 
     def log(self, values: dict[str, float], step: int) -> None:
         """Values of one step."""
         self.run.log(values, step=step)
+
+    def go_on(self, lines: list[dict[str, Any]]) -> None:
+        """Offline, each start has a file of its own; the last has every step once. Online, the server knows them."""
+        for line in lines if self.offline else []:
+            self.log(numbers(line), line["step"])
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Close the run; every file is on the disk after."""
@@ -60,6 +69,11 @@ def make_tracker(config: Config, folder: Path, rank: int, identity: str | None =
     if rank == 0 and config.tracker.kind is TrackerKind.wandb:
         return WandbTracker(config, folder, identity)
     return Tracker()
+
+
+def numbers(line: dict[str, Any]) -> dict[str, float]:
+    """What of a line of metrics.jsonl can be drawn."""
+    return {name: value for name, value in line.items() if name != "step" and isinstance(value, (int, float))}
 
 
 def plain(value: Any) -> Any:

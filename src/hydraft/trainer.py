@@ -79,6 +79,15 @@ class Start:
     """Optimizer steps that were made."""
     adam_step: int
     """Steps that Adam has counted."""
+    schedule_step: int
+    """Steps that the learning rate has made: fp16 leaves out those whose gradients overflowed."""
+    loss_scale: dict[str, float]
+    """See ``state.loss_scale``."""
+
+
+def schedule_step(scheduler: Any) -> int:
+    """Steps that a schedule has made."""
+    return int(getattr(scheduler, "scheduler", scheduler).last_epoch)
 
 
 def _advance(scheduler: Any, step: int) -> None:
@@ -200,7 +209,8 @@ class RunTrainer(Trainer):
         state.begin(engine)
         if self.start is not None:
             state.load_optimizer(engine, self.parameters, self.start.folder, self.start.adam_step)
-            _advance(self.lr_scheduler, self.start.step)
+            state.set_loss_scale(engine, self.start.loss_scale)
+            _advance(self.lr_scheduler, self.start.schedule_step)
 
         def clip() -> None:  # DeepSpeed clips here at stage 0 in fp32, and forgets the norm that it found
             bound = engine.gradient_clipping() or math.inf

@@ -42,7 +42,9 @@ class TrainConfig:
     save: Save = Save.end
     """``epoch`` also keeps a checkpoint of each epoch."""
     save_every: int | None = None
-    """Optimizer steps between two checkpoints; null for none in between."""
+    """Optimizer steps between two checkpoints; null leaves it to ``save_minutes``."""
+    save_minutes: float | None = 1
+    """Minutes between two checkpoints, longer where saving would take more than 2 % of the time; null for none by the clock."""
     grace: float = 60
     """Seconds from a signal (SIGTERM, SIGUSR1, Ctrl-C) to the end: the step is finished and saved; 0 to end at once."""
     keep_last: int = 2

@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,18 @@ def run(config: Config, folder: Path, quiet: bool = False) -> float | None:
         log.close()
     end("completed")
     return rundir.objective(folder)
+
+
+def hold(config: Config, folder: Path) -> AbstractContextManager[None]:
+    """Keep others from running the run in ``folder``; where Slurm will run it, that job does so when it begins.
+
+    Raises:
+        ConfigError: another process runs it now.
+    """
+    if config.cluster.launcher is not Launcher.slurm or slurm.is_allocated():
+        return rundir.held(folder)
+    with rundir.held(folder):
+        return nullcontext()
 
 
 def _persist(config: Config, folder: Path, quiet: bool, wish: Wish) -> None:
