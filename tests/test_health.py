@@ -62,20 +62,27 @@ def result(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run_at_that_step(poisoned: list[str], tmp_path: Path) -> None:
+    """The records are drawn, and two micro-batches accumulate: that of one rank alone has the 14th."""
     folder = tmp_path / "run"
-    done = run_script("train.py", *SETTINGS, *poisoned, "train.save_every=1", f"hydra.run.dir={folder}")
+    sizes = [
+        "data.shuffle=true",
+        "train.micro_batch_size=1",
+        "train.gradient_accumulation_steps=2",
+        "train.save_every=1",
+    ]
+    done = run_script("train.py", *SETTINGS, *poisoned, *sizes, f"hydra.run.dir={folder}")
     assert done.returncode == 1
     said = done.stderr.splitlines()
-    assert said[0].startswith("the run diverged: step 4: the loss is nan, on records 13, 14, 15, 16 of ")
-    assert "(rank 0, micro-batch 0: records 13, 14 of " in said[0] and "try train.learning_rate=0.0001, " in said[0]
+    assert said[0].startswith("the run diverged: step 3: the loss is nan, on records 5, 14, 15, 18 of ")
+    assert "(rank 1, micro-batch 1: record 14 of " in said[0] and "try train.learning_rate=0.0001, " in said[0]
     assert len(said) == 2
     found = result(folder)
-    assert found["status"] == "diverged" and found["divergence"]["step"] == 4
-    assert list(found["divergence"]["samples"].values()) == [[13, 14, 15, 16]]
-    assert [line["step"] for line in metrics(folder)] == [1, 2, 3, 4]
+    assert found["status"] == "diverged" and found["divergence"]["step"] == 3
+    assert list(found["divergence"]["samples"].values()) == [[5, 14, 15, 18]]
+    assert [line["step"] for line in metrics(folder)] == [1, 2, 3]
     assert metrics(folder)[-1]["sick"] == "the loss is nan" and metrics(folder)[-1]["loss"] is None
     newest, passed_over = manifest.newest(folder)
-    assert newest is not None and newest.name == "step-000003" and not passed_over
+    assert newest is not None and newest.name == "step-000002" and not passed_over
     assert all(torch.isfinite(tensor).all() for tensor in load_file(newest / "optimizer.safetensors").values())
     assert not (folder / "adapter").exists()
 

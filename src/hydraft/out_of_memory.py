@@ -144,7 +144,7 @@ class Watch:
         config, error = self.config, max(0, found.needed - planned)
         layout, stored = plan.known_layout(config)
         assert layout is not None
-        subject = Subject(layout, trained(layout, config.lora), known["labelled"], stored)
+        subject = Subject(layout, trained(layout, config.lora), known.get("labelled", config.data.max_length), stored)
 
         def fits(changed: Config, cost: Memory) -> bool:
             if changed == config or (not on_gpu and changed.cluster != config.cluster):

@@ -102,7 +102,7 @@ def _describe(folder: Path, config: Config) -> None:
     known: dict[str, Any] = json.loads((folder / "plan.json").read_text())
     found = json.loads((folder / "environment.json").read_text())["hardware"]
     machine = hardware.detect() if found is None else Hardware.from_dict(found)
-    text = None if known["tokens"] is None else Text(known["tokens"], known["labelled"])
+    text = None if known["tokens"] is None else Text(known["tokens"], known.get("labelled", config.data.max_length))
     rundir.write_json(folder / "plan.json", plan.make_plan(config, known["records"], machine, text).to_dict())
 
 
