@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_resume import metrics, train, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.equivalence import compose_run
+from bench.resume import metrics, train, weights
 from conftest import RECORDS, run_script
 from hydraft import checkpoint, manifest
 from hydraft.config import TINY, load_config

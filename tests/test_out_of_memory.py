@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_resume import metrics, train
 
 from bench.equivalence import compose_run
+from bench.resume import metrics, train
 from conftest import ROOT, run_script
 from hydraft import hardware, plan, rundir
 from hydraft.config import load_config
