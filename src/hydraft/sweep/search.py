@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hydraft.config import ConfigError
@@ -83,16 +85,8 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", module="optuna")
         (folder / "optuna").mkdir(parents=True, exist_ok=True)
-        directions = [objective.direction(name) for name in objectives]
         storage = JournalStorage(JournalFileBackend(str(folder / "optuna" / "journal.log")))
-        self.study = optuna.create_study(
-            storage=storage, study_name=NAME, directions=directions, load_if_exists=True, pruner=pruner
-        )
-        if self.study.user_attrs.get("objectives", objectives) != objectives:
-            raise ConfigError(
-                f"sweep.objective={objectives}: {folder} was begun with {self.study.user_attrs['objectives']}"
-            )
-        self.study.set_user_attr("objectives", objectives)
+        self.study = _study(storage, space, objectives, pruner)
         seen = self.study.get_trials(deepcopy=False)
         # A sampler that begins again would draw the first values again.
         self.study.sampler = _sampler(method, method.seed + len(seen))
@@ -146,6 +140,41 @@ class Search:
         """Trials by how they ended."""
         found = [trial.state for trial in self.study.get_trials(deepcopy=False)]
         return {state.name.lower(): found.count(state) for state in OVER if state in found}
+
+
+def _study(storage: JournalStorage, space: Space, objectives: list[str], pruner: BasePruner) -> Study:
+    """The study of this space; if the last one had another, a new one that knows what was found in its part of this space.
+
+    Raises:
+        ConfigError: the last one had other objectives.
+    """
+    axes = {key: distribution_to_json(axis) for key, axis in space.axes.items()}
+    names = optuna.get_all_study_names(storage)
+    last = None if not names else optuna.load_study(study_name=f"{NAME}-{len(names)}", storage=storage, pruner=pruner)
+    if last is not None and last.user_attrs["objectives"] != objectives:
+        raise ConfigError(f"sweep.objective={objectives}: the sweep was begun with {last.user_attrs['objectives']}")
+    if last is not None and last.user_attrs["axes"] == axes:
+        return last
+    directions = [objective.direction(name) for name in objectives]
+    study = optuna.create_study(
+        storage=storage, study_name=f"{NAME}-{len(names) + 1}", directions=directions, pruner=pruner
+    )
+    study.set_user_attr("objectives", objectives)
+    study.set_user_attr("axes", axes)
+    for trial in last.trials if last is not None else []:
+        inside = trial.params.keys() == space.axes.keys() and all(
+            _contains(axis, trial.params[key]) for key, axis in space.axes.items()
+        )
+        if inside and trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            trial.distributions = space.axes
+            study.add_trial(trial)
+    return study
+
+
+def _contains(axis: BaseDistribution, value: Any) -> bool:
+    if isinstance(axis, CategoricalDistribution):
+        return value in axis.choices
+    return isinstance(value, (int, float)) and axis._contains(axis.to_internal_repr(value))
 
 
 def _sampler(method: Method, seed: int) -> BaseSampler:
