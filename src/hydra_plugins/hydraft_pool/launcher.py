@@ -66,12 +66,14 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
         self.warm()
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         demands = self.demands or [Demand() for _ in job_overrides]
+        configs: Sequence[Any] = self.composed or [None] * len(job_overrides)
+        self.demands = self.composed = None
         parts = slots(demands, hardware.detect(), self.jobs)
         log.info(f"Launching {len(job_overrides)} jobs, {len(parts)} side by side")
-        configs: Sequence[Any] = self.composed or [None] * len(job_overrides)
         jobs = []
         for number, (overrides, config) in enumerate(zip(job_overrides, configs, strict=True), initial_job_idx):
             log.info(f"\t#{number} : {' '.join(filter_overrides(overrides))}")
             jobs.append((number, list(overrides), config))
-        self.demands = self.composed = None
-        return pool.run(Sweep(self.context, self.config, self.task, Singleton.get_state()), jobs, parts)
+        batch = pool.Batch(jobs)
+        pool.run(Sweep(self.context, self.config, self.task, Singleton.get_state()), batch, parts)
+        return [batch.results[number] for number, *_ in jobs]

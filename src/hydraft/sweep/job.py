@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -104,13 +105,16 @@ def _run(sweep: Sweep, number: int, overrides: list[str], config: DictConfig | N
     folder = Path(str(OmegaConf.select(config, "hydra.sweep.dir")), str(OmegaConf.select(config, "hydra.sweep.subdir")))
     folder.mkdir(parents=True, exist_ok=True)
     _redirect(folder / LOG)
-    return run_job(
+    returned: JobReturn = run_job(
         hydra_context=sweep.context,
         task_function=sweep.task,
         config=config,
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
+    if returned.status is JobStatus.FAILED:
+        traceback.print_exception(returned._return_value)  # into the log; whoever asked is told the last line
+    return returned
 
 
 def _redirect(log: Path) -> None:

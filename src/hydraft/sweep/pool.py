@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing import connection, forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
-from typing import Any
+from typing import Any, Protocol
 
 import cloudpickle
 from hydra.core.utils import JobReturn
@@ -38,6 +38,7 @@ class JobDied(Exception):
 def warm(preload: Sequence[str]) -> None:
     """Start the server that jobs are forked from; it imports while its caller does other things."""
     own_code_first()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read as libraries load: threads that spin starve the jobs beside them
     forkserver.set_forkserver_preload(["hydraft.sweep.server", *preload])
     before = signal.getsignal(signal.SIGINT)
     in_main = threading.current_thread() is threading.main_thread()
@@ -53,9 +54,9 @@ def warm(preload: Sequence[str]) -> None:
 class Running:
     """A job that has been started."""
 
-    def __init__(self, number: int, slot: Slot, sweep: bytes, payload: bytes) -> None:
-        self.number = number
+    def __init__(self, slot: Slot, sweep: bytes, payload: bytes) -> None:
         self.slot = slot
+        self.stopped = False
         self.answer: bytes | None = None
         place = job.Place(str(os.getcwd()), dict(os.environ), slot.cores, slot.gpus)  # noqa: PTH109
         self.channel, theirs = connection.Pipe(duplex=False)
@@ -96,42 +97,77 @@ class Running:
                 os.kill(self.process.pid, number)
 
 
-def run(sweep: job.Sweep, jobs: Sequence[tuple[int, list[str], Any]], slots: Sequence[Slot]) -> list[JobReturn]:
-    """Run every job, as many at once as there are slots, and wait for all of them.
+class Source(Protocol):
+    """Where jobs come from."""
+
+    def next(self) -> tuple[int, list[str], Any] | None:
+        """A job's number, its overrides, and its config where that is composed already; None when there are no more."""
+
+    def look(self, number: int) -> bool:
+        """Asked now and then while a job runs: whether it is to stop."""
+
+    def ended(self, number: int, returned: JobReturn) -> None:
+        """What came of a job; one that died is one that failed."""
+
+
+class Batch:
+    """Jobs that are all known beforehand."""
+
+    def __init__(self, jobs: Sequence[tuple[int, list[str], Any]]) -> None:
+        self.waiting = deque(jobs)
+        self.results: dict[int, JobReturn] = {}
+
+    def next(self) -> tuple[int, list[str], Any] | None:
+        """In their order."""
+        return self.waiting.popleft() if self.waiting else None
+
+    def look(self, number: int) -> bool:
+        """Nothing stops them."""
+        return False
+
+    def ended(self, number: int, returned: JobReturn) -> None:
+        """Keep it."""
+        self.results[number] = returned
+
+
+def run(sweep: job.Sweep, source: Source, slots: Sequence[Slot], look_seconds: float | None = None) -> None:
+    """Run every job of ``source``, as many at once as there are slots, until there are no more.
 
     Args:
         sweep: what they share.
-        jobs: of each its number, its overrides, and its config where that is composed already.
+        source: of the jobs; it is told of each one's end.
         slots: the parts of the machine.
-
-    Returns:
-        What came of each, in their order; a job that died is one that failed.
+        look_seconds: how often the source is asked about those that run; None for never.
 
     Raises:
         KeyboardInterrupt, Stopped: a signal; the jobs have been ended by the same one.
     """
     shared = cloudpickle.dumps(sweep)
-    results: dict[int, JobReturn] = {}
-    waiting, free, running = deque(range(len(jobs))), list(reversed(slots)), dict[int, Running]()
+    free, running, more = list(reversed(slots)), dict[int, Running](), True
     with _signals():
         try:
-            while waiting or running:
-                while waiting and free:
-                    index = waiting.popleft()
-                    running[index] = Running(index, free.pop(), shared, cloudpickle.dumps(jobs[index]))
-                connection.wait([channel for one in running.values() for channel in one.waited_for()])
-                for index, one in list(running.items()):
+            while more or running:
+                while more and free:
+                    task = source.next()
+                    if task is None:
+                        more = False
+                        break
+                    running[task[0]] = Running(free.pop(), shared, cloudpickle.dumps(task))
+                if running:
+                    connection.wait([end for one in running.values() for end in one.waited_for()], look_seconds)
+                for number, one in list(running.items()):
                     if one.ready():
-                        results[index] = one.result()
-                        results[index].overrides = results[index].overrides or jobs[index][1]
-                        free.append(running.pop(index).slot)
+                        free.append(running.pop(number).slot)
+                        source.ended(number, one.result())
+                    elif look_seconds is not None and not one.stopped and source.look(number):
+                        one.stopped = True
+                        one.signal(signal.SIGTERM)
         except (KeyboardInterrupt, Stopped) as error:
             _end(list(running.values()), signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
             raise
         except BaseException:
             _end(list(running.values()), signal.SIGKILL)
             raise
-    return [results[index] for index in range(len(jobs))]
 
 
 @contextmanager
