@@ -14,6 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
+    from hydraft.sweep.pool import Source
     from hydraft.sweep.slots import Demand
 
 log = logging.getLogger(__name__)
@@ -77,3 +78,16 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
         batch = pool.Batch(jobs)
         pool.run(Sweep(self.context, self.config, self.task, Singleton.get_state()), batch, parts)
         return [batch.results[number] for number, *_ in jobs]
+
+    def stream(self, source: "Source", demand: "Demand", look_seconds: float) -> None:
+        """Run jobs as ``source`` thinks of them, each of which takes no more than ``demand``, until there are no more."""
+        from hydraft import hardware
+        from hydraft.sweep import pool
+        from hydraft.sweep.job import Sweep
+        from hydraft.sweep.slots import slots
+
+        setup_globals()
+        self.warm()
+        machine = hardware.detect()
+        parts = slots([demand] * max(machine.count, machine.cpus), machine, self.jobs)
+        pool.run(Sweep(self.context, self.config, self.task, Singleton.get_state()), source, parts, look_seconds)

@@ -1,73 +1,166 @@
 """A search at work: it asks for jobs, has a launcher run them, hears how they get on, and says which is to stop. No torch."""
 
 import json
-from collections.abc import Sequence
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
+from optuna.distributions import CategoricalDistribution
 from optuna.trial import Trial
 
-from hydraft import rundir
+from hydraft.cli import EXIT_REFUSED, RunFailed
 from hydraft.config import ConfigError
 from hydraft.sweep import objective
+from hydraft.sweep.ledger import OVER, State
 from hydraft.sweep.search import Method, Search
-from hydraft.sweep.space import make_space
+from hydraft.sweep.session import Candidate, Session
+from hydraft.sweep.slots import Demand
+from hydraft.sweep.space import Space, Value, make_space
+
+LOOK_SECONDS = 0.2
+"""Between two looks at what running jobs were evaluated at."""
 
 
-class Source(Protocol):
-    """Where a launcher that streams gets its jobs from; each has a number, and a folder once it runs."""
+def run(session: Session, launcher: Launcher, settings: dict[str, Any], arguments: list[str]) -> list[Any]:
+    """Search the space that ``settings`` and ``arguments`` span with jobs of ``launcher``.
 
-    def next(self) -> tuple[int, list[str]] | None:
-        """A job's number and overrides; None when there are no more."""
+    Returns:
+        The best trials.
 
-    def look(self, number: int, folder: Path) -> bool:
-        """Asked now and then while a job runs: whether it is to stop."""
+    Raises:
+        ConfigError: there is no such search.
+        RunFailed: some of its jobs cannot run, and ``sweep.skip_invalid`` is not set; none was begun.
+    """
+    config, loader = session.config, session.context.config_loader
+    typed = [f"{key}={value}" for key, value in (settings.pop("params") or {}).items()]
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides([*typed, *arguments])
+    plain = [override.input_line or "" for override in overrides if not override.is_sweep_override()]
+    composed = loader.load_sweep_config(config, plain)
+    if settings["pruner"] != "none" and OmegaConf.select(composed, "train.eval_every") is None:
+        raise ConfigError(
+            f"hydra.sweeper.pruner={settings['pruner']}: no job is evaluated in mid-training: add train.eval_every=epoch, or steps"
+        )
+    space = make_space(overrides, composed)
+    demand = _check(session, space)
+    method = Method(seed=int(OmegaConf.select(composed, "seed", default=42)), **settings)
+    search = Search(session.folder, space, list(config.sweep.objective), method)
+    jobs = Jobs(session, search)
+    try:
+        if hasattr(launcher, "stream"):
+            launcher.stream(jobs, demand, LOOK_SECONDS)
+        else:
+            jobs.one_by_one(launcher)
+    except BaseException:
+        print(f"go on with it by the same command and sweep.resume={session.name}", file=sys.stderr)
+        raise
+    return search.best()
 
-    def ended(self, number: int, folder: Path, status: str | None) -> None:
-        """A job has ended; ``status`` as in its result.json, None if it has none."""
+
+def _check(session: Session, space: Space) -> Demand:
+    """Every end of every axis is tried on the checks and the plan, the other axes at their first value.
+
+    Returns:
+        What the greediest of these jobs takes.
+
+    Raises:
+        RunFailed: one of them cannot run.
+    """
+    ends = {key: _ends(axis) for key, axis in space.axes.items()}
+    first = {key: values[0] for key, values in ends.items()}
+    trials = [{**first, key: value} for key, values in ends.items() for value in values]
+    candidates = [session.candidate(space.overrides(values)) for values in trials]
+    refused = [one for one in candidates if one.refused]
+    if refused and (len(refused) == len(candidates) or not session.config.sweep.skip_invalid):
+        raise RunFailed(session.refusal(candidates), EXIT_REFUSED)
+    demands = [one.demand for one in candidates if not one.refused]
+    return Demand(
+        max(demand.ranks for demand in demands),
+        max(demand.memory for demand in demands),
+        any(demand.alone for demand in demands),
+    )
+
+
+def _ends(axis: Any) -> list[Value]:
+    return [str(choice) for choice in axis.choices] if isinstance(axis, CategoricalDistribution) else [axis.low, axis.high]
 
 
 @dataclass
 class Jobs:
-    """A search as a launcher sees it."""
+    """A search as the jobs of a pool."""
 
+    session: Session
     search: Search
-    running: dict[int, Trial] = field(default_factory=dict)
+    trials: dict[int, Trial] = field(default_factory=dict)
+    """Those that run, by number."""
+    candidates: dict[int, Candidate] = field(default_factory=dict)
+    twins: dict[str, list[Trial]] = field(default_factory=dict)
+    """By job, trials of the same values as one that runs: they share its end."""
+    stopped: set[int] = field(default_factory=set)
     read: dict[int, int] = field(default_factory=dict)
-    """Bytes of metrics.jsonl that were read, by job."""
+    """Bytes of metrics.jsonl that were read, by number."""
 
-    def next(self) -> tuple[int, list[str]] | None:
-        """The next trial."""
-        trial = self.search.ask()
-        if trial is None:
-            return None
-        self.running[trial.number] = trial
-        return trial.number, self.search.overrides(trial)
+    def next(self) -> tuple[int, list[str], DictConfig | None] | None:
+        """The next trial that has to run; what is known already, or cannot run, is told at once."""
+        ledger = self.session.ledger
+        while (trial := self.search.ask()) is not None:
+            one = self.session.candidate(self.search.overrides(trial))
+            job = self.session.add([one])[0]
+            self.session.here[job.key] = job
+            failed = job.state is State.failed and not self.session.config.sweep.retry_failed
+            if any(one.key == other.key for other in self.candidates.values()):
+                self.twins.setdefault(one.key, []).append(trial)
+            elif one.refused or failed or job.state in (State.done, State.pruned):
+                self._tell(trial, job.state, job.name)
+            elif not ledger.is_claimed(job.key):  # by another process, which will tell of it
+                self.trials[trial.number], self.candidates[trial.number] = trial, one
+                return trial.number, self.session.placed(one, job), one.composed
+        return None
 
-    def look(self, number: int, folder: Path) -> bool:
-        """Tell the search of every new evaluation in mid-training."""
+    def look(self, number: int) -> bool:
+        """Tell the search of every new evaluation in mid-training; whether the job is to stop."""
         if len(self.search.objectives) > 1:
             return False
         name, stop = f"eval_{self.search.objectives[0]}", False
-        for line in self._lines(number, folder / "metrics.jsonl"):
+        for line in self._lines(number):
             if line.get("step") and isinstance(line.get(name), (int, float)):
-                stop |= self.search.evaluated(self.running[number], int(line["step"]), float(line[name]))
+                stop |= self.search.evaluated(self.trials[number], int(line["step"]), float(line[name]))
+        if stop:
+            self.stopped.add(number)
         return stop
 
-    def ended(self, number: int, folder: Path, status: str | None) -> None:
-        """Tell the search what came of it."""
-        trial, values = self.running.pop(number), None
-        if status == "completed":
-            values = objective.values(self.search.objectives, rundir.result(folder))
-        self.search.ended(trial, values, status == "pruned")
+    def ended(self, number: int, returned: JobReturn) -> None:
+        """Tell the search what came of a job."""
+        one = self.candidates.pop(number)
+        self.session.settle(one.key, returned)
+        state = self.session.ledger.jobs()[one.key].state
+        if number in self.stopped and state is not State.done:
+            self.session.ledger.tell(one.key, State.pruned)
+        job = self.session.here[one.key] = self.session.ledger.jobs()[one.key]
+        for trial in [self.trials.pop(number), *self.twins.pop(one.key, [])]:
+            if job.state in OVER:
+                self._tell(trial, job.state, job.name)
 
-    def _lines(self, number: int, file: Path) -> list[dict[str, Any]]:
+    def one_by_one(self, launcher: Launcher) -> None:
+        """With a launcher that takes whole batches: each job is one, so that the next can learn from it."""
+        while (task := self.next()) is not None:
+            number, overrides, _ = task
+            self.ended(number, launcher.launch([overrides], initial_job_idx=number)[0])
+
+    def _tell(self, trial: Trial, state: State, name: str) -> None:
+        values = None
+        if state is State.done:
+            result = json.loads((self.session.folder / name / "result.json").read_text(encoding="utf-8"))
+            values = objective.values(self.search.objectives, result)
+        self.search.ended(trial, values, state is State.pruned)
+
+    def _lines(self, number: int) -> list[dict[str, Any]]:
+        job = self.session.here[self.candidates[number].key]
+        file: Path = self.session.folder / job.name / "metrics.jsonl"
         try:
             with file.open("rb") as stream:
                 stream.seek(self.read.get(number, 0))
@@ -77,43 +170,3 @@ class Jobs:
         whole = new[: new.rfind(b"\n") + 1]
         self.read[number] = self.read.get(number, 0) + len(whole)
         return [json.loads(line) for line in whole.splitlines()]
-
-
-def run(
-    launcher: Launcher, context: HydraContext, config: DictConfig, settings: dict[str, Any], arguments: list[str]
-) -> Search:
-    """Search the space that ``settings`` and ``arguments`` span with jobs of ``launcher``.
-
-    Raises:
-        ConfigError: there is no such search.
-    """
-    space_of = [f"{key}={value}" for key, value in (settings.pop("params") or {}).items()]
-    overrides = OverridesParser.create(config_loader=context.config_loader).parse_overrides([*space_of, *arguments])
-    plain = [override.input_line or "" for override in overrides if not override.is_sweep_override()]
-    composed = context.config_loader.load_sweep_config(config, plain)
-    if settings["pruner"] != "none" and OmegaConf.select(composed, "train.eval_every") is None:
-        raise ConfigError(
-            f"hydra.sweeper.pruner={settings['pruner']}: no job is evaluated in mid-training: add train.eval_every=epoch, or steps"
-        )
-    folder = Path(config.hydra.sweep.dir)
-    seed = OmegaConf.select(composed, "seed", default=42)
-    search = Search(
-        folder, make_space(overrides, composed), list(composed.sweep.objective), Method(seed=seed, **settings)
-    )
-    OmegaConf.save(config, folder / "multirun.yaml")
-    jobs = Jobs(search)
-    if hasattr(launcher, "stream"):
-        launcher.stream(jobs)
-    else:
-        _one_by_one(launcher, jobs)
-    return search
-
-
-def _one_by_one(launcher: Launcher, jobs: Jobs) -> None:
-    """With a launcher that takes whole batches: each job is one, so that the next can learn from it."""
-    while (job := jobs.next()) is not None:
-        number, overrides = job
-        results: Sequence[JobReturn] = launcher.launch([overrides], initial_job_idx=number)
-        ended = results[0]
-        folder = Path(ended.working_dir or "")
-        jobs.ended(number, folder, "completed" if ended.status is JobStatus.COMPLETED else "failed")

@@ -84,7 +84,7 @@ class Session:
         candidates = [self.candidate(job) for job in jobs]
         refused = [one for one in candidates if one.refused]
         if refused and (len(refused) == len(candidates) or not self.config.sweep.skip_invalid):
-            raise RunFailed(self._refusal(candidates), EXIT_REFUSED)
+            raise RunFailed(self.refusal(candidates), EXIT_REFUSED)
         added = self.add(candidates)
         self._launch(launcher, {job.key: one for job, one in zip(added, candidates, strict=True)})
         self.here |= {job.key: self.ledger.jobs()[job.key] for job in added}
@@ -226,6 +226,17 @@ class Session:
         except OSError as full:
             print(f"{self.ledger.file}: {full.strerror}; a job failed: {record.line(error)}", file=sys.stderr)
 
+    def settle(self, key: str, returned: JobReturn) -> None:
+        """Have the end of a job in the ledger, where the job has not told it itself."""
+        why = _error(returned)
+        if why is not None and not isinstance(why, record.Elsewhere) and not self.ledger.is_claimed(key):
+            self._settle(key, why)
+
+    def placed(self, one: Candidate, job: Job) -> list[str]:
+        """What a launcher is given to run a job in its folder."""
+        one.composed = _in_folder(one, job.name)
+        return [*one.overrides, cli.quote(f"hydra.sweep.subdir={job.name}")]
+
     def _left(self, candidates: dict[str, Candidate]) -> list[str]:
         """The jobs of this command that are to run."""
         known = self.ledger.jobs()
@@ -265,7 +276,8 @@ class Session:
             "version": hydraft.__version__,
         }
 
-    def _refusal(self, candidates: Sequence[Candidate]) -> str:
+    def refusal(self, candidates: Sequence[Candidate]) -> str:
+        """What to say of jobs of which some cannot run."""
         refused = [one for one in candidates if one.refused]
         called = names.names([one.overrides for one in candidates])
         shown = [f"  {name}: {one.refused}" for one, name in zip(candidates, called, strict=True) if one.refused]
