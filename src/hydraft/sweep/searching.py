@@ -86,7 +86,9 @@ def _check(session: Session, space: Space) -> Demand:
 
 
 def _ends(axis: Any) -> list[Value]:
-    return [str(choice) for choice in axis.choices] if isinstance(axis, CategoricalDistribution) else [axis.low, axis.high]
+    return (
+        [str(choice) for choice in axis.choices] if isinstance(axis, CategoricalDistribution) else [axis.low, axis.high]
+    )
 
 
 @dataclass

@@ -262,9 +262,8 @@ class Session:
         typed = [*(f"{key}={value}" for key, value in params.items()), *self.config.hydra.overrides.task]
         parsed = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(typed)
         swept = [override.key_or_group for override in parsed if override.is_sweep_override()]
-        return (
-            list(dict.fromkeys([*swept, *names.differing(jobs)])) if len(jobs) > 1 or swept else names.differing(jobs)
-        )
+        differing = names.differing(jobs) if len(jobs) > 1 or not swept else []  # a search has one at a time
+        return list(dict.fromkeys([*swept, *differing]))
 
     def _about(self, axes: list[str]) -> dict[str, Any]:
         return {
