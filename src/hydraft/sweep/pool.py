@@ -25,20 +25,19 @@ from hydra.core.utils import JobReturn
 from hydraft.launch.local import Stopped, own_code_first
 from hydraft.launch.rank import ended_by
 from hydraft.sweep import job
+from hydraft.sweep.record import JobDied
 from hydraft.sweep.slots import Slot
 
 GRACE_SECONDS = 30.0
 """From the signal that ends a sweep to SIGKILL for its jobs; a second Ctrl-C does not wait."""
 
 
-class JobDied(Exception):
-    """A job's process ended without a word."""
-
-
 def warm(preload: Sequence[str]) -> None:
     """Start the server that jobs are forked from; it imports while its caller does other things."""
     own_code_first()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read as libraries load: threads that spin starve the jobs beside them
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # read as libraries load: threads that spin starve the jobs beside them
     forkserver.set_forkserver_preload(["hydraft.sweep.server", *preload])
     before = signal.getsignal(signal.SIGINT)
     in_main = threading.current_thread() is threading.main_thread()
