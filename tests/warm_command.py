@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ _spawn = util.spawnv_passfds
 def run(root: Path, script: str, arguments: tuple[str, ...], environment: dict[str, str], streams: str) -> None:
     """What ``python script arguments`` does in ``root``; its output goes to files in ``streams``."""
     die_with_parent()
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # which the server ignores
+        signal.signal(number, signal.SIG_DFL)
     os.chdir(root)
     os.environ.clear()
     os.environ.update(environment)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import cloudpickle
 from hydra.core.hydra_config import HydraConfig
@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.basecontainer import BaseContainer
 
 from hydraft.launch.lifeline import die_with_parent
+from hydraft.launch.wish import Stopped
 
 LOG = "job.log"
 """What a job prints, in its folder."""
@@ -62,6 +63,7 @@ def enter(channel: Connection, place: Place, sweep: bytes, job: bytes) -> None:
     die_with_parent()
     os.setpgid(0, 0)  # a Ctrl-C in the terminal is the launcher's to hand on
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _stop)  # what it came from ignores it
     os.chdir(place.folder)
     os.environ.clear()
     os.environ.update(place.environment)
@@ -72,6 +74,8 @@ def enter(channel: Connection, place: Place, sweep: bytes, job: bytes) -> None:
         done = _run(cloudpickle.loads(sweep), *cloudpickle.loads(job))
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
+    except Stopped as stopped:
+        sys.exit(128 + stopped.number)
     except Exception as error:
         done = failed(error)
     sys.stdout.flush()
@@ -81,6 +85,10 @@ def enter(channel: Connection, place: Place, sweep: bytes, job: bytes) -> None:
     except Exception as error:
         answer = cloudpickle.dumps(failed(RuntimeError(f"what the job returned cannot be sent back: {error}")))
     channel.send_bytes(answer)
+
+
+def _stop(number: int, _: object) -> NoReturn:
+    raise Stopped(number)
 
 
 def failed(error: BaseException, overrides: Sequence[str] | None = None) -> JobReturn:

@@ -13,6 +13,7 @@ from hydraft import rundir
 from hydraft.choices import Mode
 from hydraft.cli import RunFailed, output_folder
 from hydraft.config import ConfigError
+from hydraft.launch.wish import Stopped
 from hydraft.sweep.ledger import ABOUT, Job, Ledger, State
 from hydraft.sweeping import SweepConfig
 
@@ -52,7 +53,7 @@ class Recorded:
             try:
                 objective = self.task(composed)
             except BaseException as error:
-                stopped = isinstance(error, KeyboardInterrupt) or rundir.status(output_folder()) == "interrupted"
+                stopped = isinstance(error, (KeyboardInterrupt, Stopped)) or rundir.status(output_folder()) == "interrupted"
                 with suppress(OSError):  # a full disk must not hide why
                     ledger.tell(key, State.interrupted if stopped else State.failed, error=line(error))
                 raise
