@@ -53,7 +53,9 @@ class Recorded:
             try:
                 objective = self.task(composed)
             except BaseException as error:
-                stopped = isinstance(error, (KeyboardInterrupt, Stopped)) or rundir.status(output_folder()) == "interrupted"
+                stopped = (
+                    isinstance(error, (KeyboardInterrupt, Stopped)) or rundir.status(output_folder()) == "interrupted"
+                )
                 with suppress(OSError):  # a full disk must not hide why
                     ledger.tell(key, State.interrupted if stopped else State.failed, error=line(error))
                 raise
