@@ -58,6 +58,7 @@ def run(session: Session, launcher: Launcher, settings: dict[str, Any], argument
     except BaseException:
         print(f"go on with it by the same command and sweep.resume={session.name}", file=sys.stderr)
         raise
+    session.here = session.ledger.jobs()
     return search.best()
 
 
