@@ -62,6 +62,8 @@ def enter(channel: Connection, place: Place, sweep: bytes, job: bytes) -> None:
     die_with_parent()
     os.setpgid(0, 0)  # a Ctrl-C in the terminal is the launcher's to hand on
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)  # the server that this was forked from hears none
     os.chdir(place.folder)
     os.environ.clear()
     os.environ.update(place.environment)
