@@ -46,7 +46,7 @@ class Place:
     folder: str
     """The working directory."""
     environment: dict[str, str]
-    cores: tuple[int, ...]
+    cores: int
     gpus: tuple[str, ...] | None
     """As in CUDA_VISIBLE_DEVICES; None leaves that alone."""
 
@@ -69,7 +69,7 @@ def enter(channel: Connection, place: Place, sweep: bytes, job: bytes) -> None:
     os.environ.update(place.environment)
     if place.gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(place.gpus)
-    os.sched_setaffinity(0, place.cores)  # ranks count their threads by it
+    os.environ["HYDRAFT_CORES"] = str(place.cores)  # its ranks count their threads by it
     try:
         done = _run(cloudpickle.loads(sweep), *cloudpickle.loads(job))
     except KeyboardInterrupt:
