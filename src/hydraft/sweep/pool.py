@@ -105,8 +105,8 @@ class Source(Protocol):
     def look(self, number: int) -> bool:
         """Asked now and then while a job runs: whether it is to stop."""
 
-    def ended(self, number: int, returned: JobReturn) -> None:
-        """What came of a job; one that died is one that failed."""
+    def ended(self, number: int, returned: JobReturn, stopped: bool) -> None:
+        """What came of a job; one that died is one that failed. ``stopped``: it was told to."""
 
 
 class Batch:
@@ -124,7 +124,7 @@ class Batch:
         """Nothing stops them."""
         return False
 
-    def ended(self, number: int, returned: JobReturn) -> None:
+    def ended(self, number: int, returned: JobReturn, stopped: bool) -> None:
         """Keep it."""
         self.results[number] = returned
 
@@ -157,7 +157,7 @@ def run(sweep: job.Sweep, source: Source, slots: Sequence[Slot], look_seconds: f
                 for number, one in list(running.items()):
                     if one.ready():
                         free.append(running.pop(number).slot)
-                        source.ended(number, one.result())
+                        source.ended(number, one.result(), one.stopped)
                     elif look_seconds is not None and not one.stopped and source.look(number):
                         one.stopped = True
                         one.signal(signal.SIGTERM)

@@ -66,6 +66,8 @@ class Session:
             config.hydra.sweep.dir = str(self.folder)
             config.hydra.overrides.hydra.append(cli.quote(f"hydra.sweep.dir={self.folder}"))
         self.ledger = Ledger(self.folder)
+        self.is_here = "slurm" not in str(OmegaConf.select(config, "hydra.launcher._target_")).lower()
+        """Whether jobs run on this machine."""
         self.machines: dict[str, Hardware | None] = {}
         self.here: dict[str, Job] = {}
         """The jobs of this command, by key."""
@@ -164,7 +166,7 @@ class Session:
             raise ConfigError(f"resume={asked.resume}: goes on with a single run; sweep.resume=… goes on with a sweep")
         cluster = repr(asked.cluster)
         if cluster not in self.machines:
-            self.machines[cluster] = launch.machine(asked)
+            self.machines[cluster] = launch.machine(asked) if self.is_here else None
         if asked.mode is not Mode.train:
             raise ConfigError(
                 f"mode={asked.mode.value}: some jobs of a sweep cannot train while others do something else"
@@ -196,7 +198,7 @@ class Session:
         except BaseException:
             for key in todo:
                 if self.ledger.jobs()[key].state is State.running and not self.ledger.is_claimed(key):
-                    self._settle(key, KeyboardInterrupt("ended with its sweep"), State.interrupted)
+                    self.settle(key, KeyboardInterrupt("ended with its sweep"), State.interrupted)
             print(f"go on with it by the same command and sweep.resume={self.name}", file=sys.stderr)
             raise
 
@@ -206,7 +208,7 @@ class Session:
         overrides = [[*candidates[key].overrides, cli.quote(f"hydra.sweep.subdir={known[key].name}")] for key in keys]
         if hasattr(launcher, "demands"):
             launcher.demands = [candidates[key].demand for key in keys]
-            launcher.composed = [_in_folder(candidates[key], known[key].name) for key in keys]
+            launcher.composed = [in_folder(candidates[key], known[key].name) for key in keys]
         results: Sequence[JobReturn] = []
         trouble: Exception | None = None
         try:
@@ -218,15 +220,15 @@ class Session:
         self.number += len(keys)
         tried: list[str] = []
         for index, key in enumerate(keys):
-            why = trouble if trouble is not None else _error(results[index])
+            why = trouble if trouble is not None else failure(results[index])
             if isinstance(why, record.Elsewhere):
                 continue
             tried.append(key)
             if why is not None and not self.ledger.is_claimed(key):
-                self._settle(key, why)
+                self.settle(key, why)
         return tried
 
-    def _settle(self, key: str, error: BaseException, state: State = State.failed) -> None:
+    def settle(self, key: str, error: BaseException, state: State = State.failed) -> None:
         """A job that ended badly without having told so itself."""
         if self.ledger.jobs()[key].state not in (State.pending, State.running):
             return
@@ -283,7 +285,7 @@ class Session:
         return "\n".join([head, *shown, *rest])
 
 
-def _in_folder(one: Candidate, name: str) -> DictConfig:
+def in_folder(one: Candidate, name: str) -> DictConfig:
     """The config that was checked, so that no one has to compose it again."""
     assert one.composed is not None
     with read_write(one.composed.hydra), open_dict(one.composed.hydra):
@@ -291,6 +293,6 @@ def _in_folder(one: Candidate, name: str) -> DictConfig:
     return one.composed
 
 
-def _error(returned: JobReturn) -> BaseException | None:
+def failure(returned: JobReturn) -> BaseException | None:
     """Why a job failed; Hydra's own way to ask prints."""
     return returned._return_value if returned.status is not JobStatus.COMPLETED else None
