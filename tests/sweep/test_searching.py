@@ -43,7 +43,10 @@ def test_a_job_that_lags_behind_is_stopped_and_the_search_goes_on(records: Path,
         (["lora.r=8"], "nothing to search"),
         (["lora.r=4,8", "hydra.sweeper.pruner=median"], "add train.eval_every=epoch"),
         (["lora.r=4,8", "hydra.sweeper.sampler=best"], "hydra.sweeper.sampler=best: no such sampler"),
-        (["lora.r=4,8", "sweep.objective=[loss,memory]", "train.eval_every=2", "hydra.sweeper.pruner=median"], "by one"),
+        (
+            ["lora.r=4,8", "sweep.objective=[loss,memory]", "train.eval_every=2", "hydra.sweeper.pruner=median"],
+            "by one",
+        ),
         (["lora.r=int(interval(0,8))"], "lora.r=0"),
     ],
 )

@@ -86,6 +86,8 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
             jobs.append((number, list(overrides), config))
         batch = pool.Batch(jobs)
         pool.run(Sweep(self.context, self.config, self.task, Singleton.get_state()), batch, parts)
+        for number, overrides, _ in jobs:
+            batch.results[number].overrides = batch.results[number].overrides or overrides
         return [batch.results[number] for number, *_ in jobs]
 
     def stream(self, source: "Source", demand: "Demand", look_seconds: float) -> None:

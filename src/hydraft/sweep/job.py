@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import cloudpickle
 from hydra.core.hydra_config import HydraConfig
@@ -20,7 +20,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.basecontainer import BaseContainer
 
 from hydraft.launch.lifeline import die_with_parent
-from hydraft.launch.wish import Stopped
 
 LOG = "job.log"
 """What a job prints, in its folder."""
@@ -47,7 +46,7 @@ class Place:
     folder: str
     """The working directory."""
     environment: dict[str, str]
-    cores: tuple[int, ...]
+    cores: int
     gpus: tuple[str, ...] | None
     """As in CUDA_VISIBLE_DEVICES; None leaves that alone."""
 
@@ -63,19 +62,18 @@ def enter(channel: Connection, place: Place, sweep: bytes, job: bytes) -> None:
     die_with_parent()
     os.setpgid(0, 0)  # a Ctrl-C in the terminal is the launcher's to hand on
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, _stop)  # what it came from ignores it
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)  # the server that this was forked from hears none
     os.chdir(place.folder)
     os.environ.clear()
     os.environ.update(place.environment)
     if place.gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(place.gpus)
-    os.sched_setaffinity(0, place.cores)  # ranks count their threads by it
+    os.environ["HYDRAFT_CORES"] = str(place.cores)  # its ranks count their threads by it
     try:
         done = _run(cloudpickle.loads(sweep), *cloudpickle.loads(job))
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
-    except Stopped as stopped:
-        sys.exit(128 + stopped.number)
     except Exception as error:
         done = failed(error)
     sys.stdout.flush()
@@ -85,10 +83,6 @@ def enter(channel: Connection, place: Place, sweep: bytes, job: bytes) -> None:
     except Exception as error:
         answer = cloudpickle.dumps(failed(RuntimeError(f"what the job returned cannot be sent back: {error}")))
     channel.send_bytes(answer)
-
-
-def _stop(number: int, _: object) -> NoReturn:
-    raise Stopped(number)
 
 
 def failed(error: BaseException, overrides: Sequence[str] | None = None) -> JobReturn:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import Trial
 
+from hydraft import cli, rundir
 from hydraft.cli import EXIT_REFUSED, RunFailed
 from hydraft.config import ConfigError
 from hydraft.sweep import objective
 from hydraft.sweep.ledger import OVER, State
 from hydraft.sweep.search import Method, Search
-from hydraft.sweep.session import Candidate, Session
+from hydraft.sweep.session import Candidate, Session, failure, in_folder
 from hydraft.sweep.slots import Demand
 from hydraft.sweep.space import Space, Value, make_space
 
@@ -103,7 +105,6 @@ class Jobs:
     candidates: dict[int, Candidate] = field(default_factory=dict)
     twins: dict[str, list[Trial]] = field(default_factory=dict)
     """By job, trials of the same values as one that runs: they share its end."""
-    stopped: set[int] = field(default_factory=set)
     read: dict[int, int] = field(default_factory=dict)
     """Bytes of metrics.jsonl that were read, by number."""
 
@@ -121,7 +122,11 @@ class Jobs:
                 self._tell(trial, job.state, job.name)
             elif not ledger.is_claimed(job.key):  # by another process, which will tell of it
                 self.trials[trial.number], self.candidates[trial.number] = trial, one
-                return trial.number, self.session.placed(one, job), one.composed
+                return (
+                    trial.number,
+                    [*one.overrides, cli.quote(f"hydra.sweep.subdir={job.name}")],
+                    in_folder(one, job.name),
+                )
         return None
 
     def look(self, number: int) -> bool:
@@ -132,17 +137,16 @@ class Jobs:
         for line in self._lines(number):
             if line.get("step") and isinstance(line.get(name), (int, float)):
                 stop |= self.search.evaluated(self.trials[number], int(line["step"]), float(line[name]))
-        if stop:
-            self.stopped.add(number)
         return stop
 
-    def ended(self, number: int, returned: JobReturn) -> None:
-        """Tell the search what came of a job."""
-        one = self.candidates.pop(number)
-        self.session.settle(one.key, returned)
-        state = self.session.ledger.jobs()[one.key].state
-        if number in self.stopped and state is not State.done:
+    def ended(self, number: int, returned: JobReturn, stopped: bool) -> None:
+        """Tell the ledger and the search what came of a job."""
+        one, why = self.candidates.pop(number), failure(returned)
+        if why is not None and not self.session.ledger.is_claimed(one.key):
+            self.session.settle(one.key, why)
+        if why is not None and stopped:
             self.session.ledger.tell(one.key, State.pruned)
+            self._mark(self.session.folder / self.session.here[one.key].name / "result.json")
         job = self.session.here[one.key] = self.session.ledger.jobs()[one.key]
         for trial in [self.trials.pop(number), *self.twins.pop(one.key, [])]:
             if job.state in OVER:
@@ -152,7 +156,12 @@ class Jobs:
         """With a launcher that takes whole batches: each job is one, so that the next can learn from it."""
         while (task := self.next()) is not None:
             number, overrides, _ = task
-            self.ended(number, launcher.launch([overrides], initial_job_idx=number)[0])
+            self.ended(number, launcher.launch([overrides], initial_job_idx=number)[0], stopped=False)
+
+    def _mark(self, file: Path) -> None:
+        """Have a run's own folder say that it was stopped for its numbers."""
+        with suppress(OSError, ValueError):
+            rundir.write_json(file, {**json.loads(file.read_text(encoding="utf-8")), "status": State.pruned.value})
 
     def _tell(self, trial: Trial, state: State, name: str) -> None:
         values = None

@@ -66,6 +66,8 @@ class Session:
             config.hydra.sweep.dir = str(self.folder)
             config.hydra.overrides.hydra.append(cli.quote(f"hydra.sweep.dir={self.folder}"))
         self.ledger = Ledger(self.folder)
+        self.is_here = "slurm" not in str(OmegaConf.select(config, "hydra.launcher._target_")).lower()
+        """Whether jobs run on this machine."""
         self.machines: dict[str, Hardware | None] = {}
         self.here: dict[str, Job] = {}
         """The jobs of this command, by key."""
@@ -164,7 +166,7 @@ class Session:
             raise ConfigError(f"resume={asked.resume}: goes on with a single run; sweep.resume=… goes on with a sweep")
         cluster = repr(asked.cluster)
         if cluster not in self.machines:
-            self.machines[cluster] = launch.machine(asked)
+            self.machines[cluster] = launch.machine(asked) if self.is_here else None
         if asked.mode is not Mode.train:
             raise ConfigError(
                 f"mode={asked.mode.value}: some jobs of a sweep cannot train while others do something else"
@@ -194,6 +196,9 @@ class Session:
                     known = self.ledger.jobs()
                     todo = [key for key in todo if known[key].state not in ledger.OVER]
         except BaseException:
+            for key in todo:
+                if self.ledger.jobs()[key].state is State.running and not self.ledger.is_claimed(key):
+                    self.settle(key, KeyboardInterrupt("ended with its sweep"), State.interrupted)
             print(f"go on with it by the same command and sweep.resume={self.name}", file=sys.stderr)
             raise
 
@@ -203,7 +208,7 @@ class Session:
         overrides = [[*candidates[key].overrides, cli.quote(f"hydra.sweep.subdir={known[key].name}")] for key in keys]
         if hasattr(launcher, "demands"):
             launcher.demands = [candidates[key].demand for key in keys]
-            launcher.composed = [_in_folder(candidates[key], known[key].name) for key in keys]
+            launcher.composed = [in_folder(candidates[key], known[key].name) for key in keys]
         results: Sequence[JobReturn] = []
         trouble: Exception | None = None
         try:
@@ -215,33 +220,22 @@ class Session:
         self.number += len(keys)
         tried: list[str] = []
         for index, key in enumerate(keys):
-            why = trouble if trouble is not None else _error(results[index])
+            why = trouble if trouble is not None else failure(results[index])
             if isinstance(why, record.Elsewhere):
                 continue
             tried.append(key)
             if why is not None and not self.ledger.is_claimed(key):
-                self._settle(key, why)
+                self.settle(key, why)
         return tried
 
-    def _settle(self, key: str, error: BaseException) -> None:
+    def settle(self, key: str, error: BaseException, state: State = State.failed) -> None:
         """A job that ended badly without having told so itself."""
         if self.ledger.jobs()[key].state not in (State.pending, State.running):
             return
         try:
-            self.ledger.tell(key, State.failed, error=record.line(error))
+            self.ledger.tell(key, state, error=record.line(error))
         except OSError as full:
-            print(f"{self.ledger.file}: {full.strerror}; a job failed: {record.line(error)}", file=sys.stderr)
-
-    def settle(self, key: str, returned: JobReturn) -> None:
-        """Have the end of a job in the ledger, where the job has not told it itself."""
-        why = _error(returned)
-        if why is not None and not isinstance(why, record.Elsewhere) and not self.ledger.is_claimed(key):
-            self._settle(key, why)
-
-    def placed(self, one: Candidate, job: Job) -> list[str]:
-        """What a launcher is given to run a job in its folder."""
-        one.composed = _in_folder(one, job.name)
-        return [*one.overrides, cli.quote(f"hydra.sweep.subdir={job.name}")]
+            print(f"{self.ledger.file}: {full.strerror}; a job {state.value}: {record.line(error)}", file=sys.stderr)
 
     def _left(self, candidates: dict[str, Candidate]) -> list[str]:
         """The jobs of this command that are to run."""
@@ -291,7 +285,7 @@ class Session:
         return "\n".join([head, *shown, *rest])
 
 
-def _in_folder(one: Candidate, name: str) -> DictConfig:
+def in_folder(one: Candidate, name: str) -> DictConfig:
     """The config that was checked, so that no one has to compose it again."""
     assert one.composed is not None
     with read_write(one.composed.hydra), open_dict(one.composed.hydra):
@@ -299,6 +293,6 @@ def _in_folder(one: Candidate, name: str) -> DictConfig:
     return one.composed
 
 
-def _error(returned: JobReturn) -> BaseException | None:
+def failure(returned: JobReturn) -> BaseException | None:
     """Why a job failed; Hydra's own way to ask prints."""
     return returned._return_value if returned.status is not JobStatus.COMPLETED else None
