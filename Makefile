@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-tools test-fast test-gpu check sweep bench equivalence resume-matrix fit-table memory tiny data
+.PHONY: help setup train test test-tools test-fast test-gpu check sweep bench bench-sweep equivalence resume-matrix fit-table memory tiny data
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -65,6 +65,9 @@ memory: setup ## What the plan says of memory beside what is measured, on a GPU 
 bench: setup ## How fast --help and a refusal answer; samples a second beside transformers' Trainer
 	@$(PY) bench/startup.py
 	@$(PY) bench/throughput.py $(ARGS)
+
+bench-sweep: setup ## What a sweep costs beside its training (some three minutes)
+	@$(PY) bench/sweep.py $(ARGS)
 
 data: setup ## Write the instruction set again from its generator
 	@$(PY) data/generate.py
