@@ -32,7 +32,7 @@ train: setup ## Fine-tune the embedded model with NF4 QLoRA; more with ARGS="lor
 test: setup ## Every test
 	@$(PY) -m pytest $(ARGS)
 
-test-tools: ## Debian packages that the tests of many machines need (as root; else those tests are skipped)
+test-tools: ## Debian packages that the tests of many machines and of the report need (as root; else those are skipped)
 	@tests/launch/install.sh
 
 test-fast: setup ## The tests that take no more than half a minute each
