@@ -26,6 +26,7 @@ from hydraft.choices import (
     TrainOn,
 )
 from hydraft.cluster import ClusterConfig
+from hydraft.sweeping import SweepConfig
 from hydraft.training import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -208,6 +209,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
     @property
     def world_size(self) -> int:

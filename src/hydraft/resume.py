@@ -91,7 +91,7 @@ def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
     return {
         name: (old.get(name), new.get(name))
         for name in old | new
-        if old.get(name) != new.get(name) and not name.startswith(("model.sizes.", "resume"))
+        if old.get(name) != new.get(name) and not name.startswith(("model.sizes.", "resume", "sweep."))
     }
 
 

@@ -1,0 +1,88 @@
+"""Folder names that say what differs: ``zero=stage2,r=8,lr=1e-4``. No torch.
+
+A name is made of the overrides in which the jobs of a sweep differ, each key as short as it stays clear, and may stand on
+any file system: no separators, no reserved characters, no more than ``LONGEST`` bytes, and two never differ in case alone.
+"""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Sequence
+
+LONGEST = 120
+"""Bytes of a name; file systems take 143 (eCryptfs) to 255."""
+
+UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*$]+')
+"""What some file system does not take; and $, for OmegaConf."""
+
+
+def differing(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """The keys in which the jobs' overrides differ, in the order of the command; all of them for a single job."""
+    values: dict[str, set[str | None]] = {}
+    split = [dict(_split(override) for override in job) for job in jobs]
+    for job in split:
+        for key in job:
+            values.setdefault(key, set())
+    for key, seen in values.items():
+        seen |= {job.get(key) for job in split}
+    return [key for key, seen in values.items() if len(seen) > 1 or len(jobs) == 1]
+
+
+def short(keys: Sequence[str]) -> dict[str, str]:
+    """The shortest clear name of each key: ``learning_rate`` is lr, ``lora.r`` is r; longer where two would be the same."""
+    chosen: dict[str, str] = {}
+    for length in range(4):
+        names = {key: _candidates(key)[length] for key in keys if key not in chosen}
+        taken = [*chosen.values(), *names.values()]
+        chosen |= {key: name for key, name in names.items() if taken.count(name) == 1 or length == 3}
+    return {key: chosen[key] for key in keys}
+
+
+def names(jobs: Sequence[Sequence[str]], keys: Sequence[str] | None = None) -> list[str]:
+    """A folder name for each job, from its overrides; ``keys`` in place of those that differ."""
+    keys = differing(jobs) if keys is None else keys
+    shown = short(keys)
+    found = [_name({key: value for key, value in map(_split, job) if key in shown}, shown) for job in jobs]
+    folded = [name.casefold() for name in found]
+    return [
+        name if folded.count(name.casefold()) == 1 else _marked(name, jobs[index]) for index, name in enumerate(found)
+    ]
+
+
+def _split(override: str) -> tuple[str, str | None]:
+    """``+lora.r=8`` as ("lora.r", "8"); a quoted value without its quotes."""
+    key, _, value = override.partition("=")
+    if override.startswith("~"):
+        return key.lstrip("~"), None
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        value = value[1:-1].replace(f"\\{value[0]}", value[0])
+    return key.lstrip("+"), value
+
+
+def _candidates(key: str) -> tuple[str, str, str, str]:
+    """From short to whole: initials, last part, last two parts, all."""
+    parts = key.replace("/", ".").replace("@", ".").split(".")
+    words = parts[-1].split("_")
+    initials = "".join(word[0] for word in words if word) if len(words) > 1 else parts[-1]
+    return initials or parts[-1], parts[-1], ".".join(parts[-2:]), ".".join(parts)
+
+
+def _name(values: dict[str, str | None], shown: dict[str, str]) -> str:
+    parts = [f"no-{shown[key]}" if value is None else f"{shown[key]}={_safe(value)}" for key, value in values.items()]
+    name = ",".join(parts) or "run"
+    return name if len(name.encode()) <= LONGEST else _marked(name, [f"{k}={v}" for k, v in values.items()])
+
+
+def _safe(value: str) -> str:
+    """A value as a part of a file's name: a path by its last part, spaces and what is reserved as one dash."""
+    value = unicodedata.normalize("NFC", value)
+    if re.fullmatch(r"[~.]?/[^\s]*[^\s/]/?|\S+/\S+", value):
+        value = value.rstrip("/").rpartition("/")[2]
+    return re.sub(r"\s+", " ", UNSAFE.sub("-", value)).strip(" .") or "-"
+
+
+def _marked(name: str, overrides: Sequence[str]) -> str:
+    """``name``, cut where it is too long, with a hash of what it stands for."""
+    mark = hashlib.sha256("\0".join(overrides).encode()).hexdigest()[:8]
+    room = LONGEST - len(mark) - 1
+    return f"{name.encode()[:room].decode(errors='ignore').rstrip(' .')}~{mark}"
