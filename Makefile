@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-tools test-fast test-gpu check sweep bench equivalence fit-table memory tiny data
+.PHONY: help setup train test test-tools test-fast test-gpu check sweep report bench equivalence fit-table memory tiny data
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ check: setup ## ruff, mypy, import layers
 
 sweep: setup ## A small multirun: three ranks of LoRA by two learning rates
 	@$(PY) train.py -m lora.r=4,8,16 train.learning_rate=2e-3,4e-3 $(ARGS)
+
+report: setup ## Table, summary.csv and report.html of the newest sweep, or of ARGS="multirun/…"
+	@$(PY) -m hydraft.sweep $(ARGS)
 
 equivalence: setup ## Train the same data in every topology and print how far the results lie apart
 	@$(PY) bench/equivalence.py $(ARGS)

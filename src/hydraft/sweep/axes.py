@@ -5,6 +5,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -25,12 +26,15 @@ class Axis:
     values: tuple[Any, ...]
     """Every value, once; numbers in order, words in the order of the jobs."""
 
-    @property
+    @cached_property
     def numeric(self) -> bool:
         """Whether every value is a number."""
-        return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in self.values)
+        return all(
+            isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            for value in self.values
+        )
 
-    @property
+    @cached_property
     def geometric(self) -> bool:
         """Whether the values lie more evenly on a logarithmic scale: 1e-4, 1e-3, 1e-2."""
         if not self.numeric or len(self.values) < 2 or min(self.values) <= 0:

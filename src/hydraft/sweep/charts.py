@@ -7,7 +7,7 @@ from typing import Any
 
 from hydraft.sweep import scales
 from hydraft.sweep.axes import Axis, number
-from hydraft.sweep.draw import Chart, scored, text, upper, value_axis
+from hydraft.sweep.draw import Chart, log_ticks, named, scored, text, upper, value_axis
 from hydraft.sweep.outcome import Outcome, Sweep
 
 POINTS = 150
@@ -66,11 +66,12 @@ def against(sweep: Sweep, which: int = 0) -> list[Chart]:
         groups: dict[str, list[float]] = {}
         for _, value, score in here:
             groups.setdefault(str(value), []).append(score)
+        few = len(axis.values) <= scales.MANY
         medians = [(value, statistics.median(groups[str(value)])) for value in axis.values if str(value) in groups]
         best = (min if least else max)(medians, key=lambda pair: pair[1])[0]
         share = scales.explained(axis, [value for _, value, _ in here], [score for *_, score in here])
         at = (lambda value: value) if axis.numeric else text
-        said = f"Best median at {number(best)}" if len(medians) < len(here) else f"Best at {number(best)}"
+        said = f"Best median at {number(best)}" if len(medians) < len(here) and few else f"Best at {number(best)}"
         if share is not None:
             said += f"; this setting alone explains {share:.0%} of how far the jobs lie apart"
         traces: list[dict[str, Any]] = [
@@ -81,7 +82,7 @@ def against(sweep: Sweep, which: int = 0) -> list[Chart]:
                 "marker": {"size": 8, "color": "var:accent", "opacity": 0.65},
             }
         ]  # fmt: skip
-        if 1 < len(medians) <= scales.MANY:
+        if few and len(medians) > 1:
             traces.append(
                 {
                     "type": "scatter", "mode": "lines", "x": [at(v) for v, _ in medians], "y": [m for _, m in medians],
@@ -118,7 +119,7 @@ def cost(sweep: Sweep) -> list[Chart]:
         traces: list[dict[str, Any]] = [
             {
                 "type": "bar", "x": stages, "y": medians, "text": [f"{m:,.3g}" if m < 1000 else f"{m:,.0f}" for m in medians],
-                "textposition": "inside", "insidetextanchor": "start", "width": 0.5,
+                "textposition": "inside", "insidetextfont": {"color": "var:panel"}, "insidetextanchor": "start", "width": 0.5,
                 "hovertemplate": "median %{y:,.4g}<extra></extra>", "marker": {"color": "var:accent", "opacity": 0.75},
             },
             {
@@ -153,18 +154,17 @@ def _recolor(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 
 
 def _setting_axis(axis: Axis) -> dict[str, Any]:
-    found: dict[str, Any] = {"title": text(axis.key), "type": "linear" if axis.numeric else "category"}
-    if axis.geometric:
-        found |= {"title": f"{text(axis.key)}, log scale", "type": "log"}
-    if axis.numeric and len(axis.values) <= scales.MANY:
-        found |= {"tickvals": list(axis.values), "ticktext": [text(value) for value in axis.values]}
+    title = text(axis.key)
     if not axis.numeric:
-        found |= {"categoryorder": "array", "categoryarray": [text(value) for value in axis.values]}
-    return found
+        return {"title": title, **named(axis.values)}
+    few = {"tickvals": list(axis.values), "ticktext": [text(value) for value in axis.values]}
+    found = {"title": f"{title}, log scale", **log_ticks(axis.values)} if axis.geometric else {"title": title}
+    return {**found, **(few if len(axis.values) <= scales.MANY else {})}
 
 
 def _curve(outcome: Outcome, field: str) -> list[tuple[int, float]]:
-    points = [(line["step"], line[field]) for line in outcome.metrics if _is_number(line.get(field)) and "step" in line]
+    """Steps and values, no more than can be seen."""
+    points = [(line["step"], line[field]) for line in outcome.metrics if "step" in line and _is_number(line.get(field))]
     stride = math.ceil(len(points) / POINTS) or 1
     return points[:-1:stride] + points[-1:]
 

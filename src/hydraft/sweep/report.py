@@ -67,7 +67,8 @@ def content(sweep: Sweep) -> dict[str, Any]:
     sections = list(_sections(sweep))
     return {
         "title": sweep.name,
-        "subtitle": f"{len(sweep.outcomes)} jobs · {sweep.counts}" + (f" · {sweep.command}" if sweep.command else ""),
+        "subtitle": f"{len(sweep.outcomes)} jobs: {sweep.counts}",
+        "command": sweep.command,
         "tiles": _tiles(sweep),
         "best": _best(sweep),
         "note": "" if sections else "No job has written anything that can be drawn yet.",
@@ -96,10 +97,13 @@ def _sections(sweep: Sweep) -> Iterator[dict[str, Any]]:
         by_objective += [{**chart, "choice": name} for chart in charts.against(sweep, which)]
         more = f"{name}: " if several else ""
         crossed += [{**chart, "choice": f"{more}{chart['choice']}"} for chart in together.heat(sweep, which)]
-    best = f"{_upper(sweep.objectives[0])} is better {'low' if sweep.minimize[0] else 'high'}"
+    goals = ", ".join(
+        f"{name} ({'lower' if least else 'higher'} is better)"
+        for name, least in zip(sweep.objectives, sweep.minimize, strict=True)
+    )
     for title, select, found in (
         ("One objective against the other", "", together.front(sweep)),
-        (f"What each setting does ({best})", "objective", by_objective),
+        (f"What each setting does to the {goals}", "objective", by_objective),
         ("Settings together", "", together.parallel(sweep)),
         ("Pairs of settings", "pair", crossed),
         ("Training", "show", charts.curves(sweep)),
@@ -165,7 +169,7 @@ def _failures(sweep: Sweep) -> list[dict[str, Any]]:
             found.setdefault((outcome.job.state, outcome.error), []).append(outcome)
     return [
         {
-            "cause": cause or f"{state.value}, and nothing says why",
+            "cause": cause or ("cut off before its end" if state is State.interrupted else "nothing says why"),
             "note": f"{len(jobs)} {state.value}; logs are in each job's folder: train.log, rank-0.log",
             "jobs": [outcome.job.name for outcome in jobs],
         }
@@ -211,10 +215,6 @@ def _spelled(value: Any) -> str:
 def _safe(value: Any) -> Any:
     """A value that JSON has."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _upper(name: str) -> str:
-    return name[:1].upper() + name[1:]
 
 
 def _part(name: str) -> str:

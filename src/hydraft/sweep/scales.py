@@ -19,12 +19,13 @@ MANY = 8
 
 def place(axis: Axis, value: Any) -> float | None:
     """From 0 to 1 on the axis' own scale; None where the job has no value there."""
-    if value is None or str(value) not in map(str, axis.values):
+    if not axis.numeric:
+        texts = [str(known) for known in axis.values]
+        return texts.index(str(value)) / max(1, len(texts) - 1) if str(value) in texts else None
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     if len(axis.values) < 2:
         return 0.5
-    if not axis.numeric:
-        return [str(known) for known in axis.values].index(str(value)) / (len(axis.values) - 1)
     low, high, here = (math.log(x) if axis.geometric else float(x) for x in (axis.values[0], axis.values[-1], value))
     return (here - low) / (high - low)
 

@@ -22,6 +22,9 @@ FILE = "summary.csv"
 ROWS = 40
 """Of the table on the terminal; summary.csv has all."""
 
+WIDEST = 36
+"""Characters of a cell."""
+
 LOOKS = {
     State.done: "green", State.running: "cyan", State.pending: "dim", State.failed: "red", State.refused: "red",
     State.pruned: "yellow", State.interrupted: "yellow",
@@ -136,7 +139,7 @@ def spent(seconds: float) -> str:
 def _drawn(sweep: Sweep, table: list[Column], outcomes: list[Outcome]) -> Table:
     drawn = Table(title=f"{sweep.folder}: {sweep.counts}", title_justify="left")
     for column in table:
-        drawn.add_column(Text(column.label), justify="left" if column.word else "right", no_wrap=True)
+        drawn.add_column(Text(column.label), justify="left" if column.word else "right", no_wrap=True, max_width=WIDEST)
     for outcome in outcomes:
         look = "bold" if outcome.rank == 1 else LOOKS[outcome.job.state] if outcome.rank is None else ""
         drawn.add_row(*(Text(column.shown(outcome)) for column in table), style=look)

@@ -3,12 +3,11 @@
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
 from typing import Any
 
 from hydraft.sweep import scales
 from hydraft.sweep.axes import Axis, number
-from hydraft.sweep.draw import Chart, scored, text, upper, value_axis
+from hydraft.sweep.draw import Chart, named, scored, text, tick, upper, value_axis
 from hydraft.sweep.outcome import Outcome, Sweep
 
 PAIRS = 15
@@ -36,7 +35,7 @@ def parallel(sweep: Sweep) -> list[Chart]:
                 "name": text(outcome.job.name), "meta": outcome.job.name, "hoverinfo": "name",
                 "hovertemplate": f"%{{fullData.name}}<br>{text(_reached(sweep, outcome))}<extra></extra>",
                 "line": {
-                    "shape": "spline", "smoothing": 0.6, "width": 4 if best else 1.5,
+                    "width": 4 if best else 1.5,
                     "color": "var:accent" if best else scales.shade(1 - (goal or 0)),
                 },
                 "opacity": 1 if best else max(0.25, 0.8 - len(jobs) / 300),
@@ -91,7 +90,7 @@ def heat(sweep: Sweep, which: int = 0) -> list[Chart]:
             {
                 "choice": f"{across.key} × {up.key}",
                 "title": f"{upper(name)} by {across.key} and {up.key} together",
-                "note": f"Mean of the jobs in a cell, dark is better; the best cell is {columns[top[1]]} with {rows[top[0]]}.",
+                "note": f"Mean of the jobs in a cell, dark is better; the best cell is {across.key} {columns[top[1]]} with {up.key} {rows[top[0]]}.",
                 "traces": [
                     {
                         "type": "heatmap", "z": [[_logged(v) if wide else v for v in row] for row in grid],
@@ -103,8 +102,8 @@ def heat(sweep: Sweep, which: int = 0) -> list[Chart]:
                     }
                 ],
                 "layout": {
-                    "xaxis": {"title": text(across.key), "type": "category", "showgrid": False},
-                    "yaxis": {"title": text(up.key), "type": "category", "showgrid": False},
+                    "xaxis": {"title": text(across.key), "showgrid": False, **named(columns)},
+                    "yaxis": {"title": text(up.key), "showgrid": False, **named(rows)},
                 },
                 "height": max(260, 120 + 44 * len(rows)),
             }
@@ -146,16 +145,23 @@ def front(sweep: Sweep) -> list[Chart]:
     ]
 
 
-def _shown(axis: Axis) -> Sequence[Any]:
-    """Values whose names stand on an axis of the parallel coordinates."""
-    count = len(axis.values)
-    return axis.values if count <= 7 else [axis.values[round(i * (count - 1) / 4)] for i in range(5)]
+def _shown(axis: Axis) -> list[Any]:
+    """Values whose names stand on an axis of the parallel coordinates: no two so close that they could not be read."""
+    kept: list[Any] = []
+    candidates = list(axis.values)
+    if len(candidates) > scales.MANY:  # both ends, and what is nearest to the places between
+        aims = (0, 1, 0.5, 0.25, 0.75)
+        candidates = [min(candidates, key=lambda value: abs((scales.place(axis, value) or 0) - aim)) for aim in aims]
+    for value in candidates[:1] + candidates[:0:-1]:  # the ends first
+        if all(abs((scales.place(axis, value) or 0) - (scales.place(axis, one) or 0)) > 0.05 for one in kept):
+            kept.append(value)
+    return kept
 
 
 def _tick(column: int, value: Any, flip: bool, axis: Axis) -> dict[str, Any]:
     at = scales.place(axis, value) or 0.0
     return {
-        "x": column, "y": 1 - at if flip else at, "text": text(value), "showarrow": False, "xanchor": "left", "xshift": 4,
+        "x": column, "y": 1 - at if flip else at, "text": tick(value), "showarrow": False, "xanchor": "left", "xshift": 4,
         "bgcolor": "var:panel", "borderpad": 1, "opacity": 0.9, "font": {"size": 11},
     }  # fmt: skip
 

@@ -54,13 +54,12 @@ function painted(value) { // a copy with the page's own colours in it
 function axis(given = {}) {
   const title = given.title ? { title: { text: given.title, standoff: 10 } } : {};
   const lines = { gridcolor: colour("grid"), linecolor: colour("grid"), zerolinecolor: colour("grid"), automargin: true };
-  if (given.type === "log" && !given.tickvals) Object.assign(lines, { dtick: "D2", exponentformat: "power", minexponent: 4 });
   return { ...lines, ...given, ...title };
 }
 
 function layout(chart) {
   return painted({
-    margin: { l: 56, r: 18, t: chart.layout.xaxis?.side === "top" ? 36 : 12, b: 48 },
+    margin: chart.layout.xaxis?.side === "top" ? { l: 12, r: 12, t: 36, b: 8 } : { l: 56, r: 18, t: 12, b: 48 },
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("ink") },
@@ -148,10 +147,8 @@ function openJob(name) {
   const dialog = document.getElementById("job");
   const config = { ...data.common, ...job.config };
   const lines = make("pre", { class: "config" });
-  for (const key of Object.keys(config).sort()) {
-    const line = `${key}: ${config[key]}`;
-    lines.append(Object.hasOwn(job.config, key) ? make("mark", {}, line) : line, "\n");
-  }
+  for (const key of Object.keys(job.config).sort()) lines.append(make("mark", {}, `${key}: ${config[key]}`), "\n"); // what differs
+  for (const key of Object.keys(data.common).sort()) lines.append(`${key}: ${config[key]}\n`);
   dialog.replaceChildren(
     make("div", { class: "top" }, make("h3", {}, name), make("button", { type: "button", onclick: () => dialog.close() }, "Close")),
     make("dl", {}, ...job.facts.flatMap(([key, value]) => [make("dt", {}, key), make("dd", {}, value)])),
@@ -203,7 +200,7 @@ function jobs() {
 
 function failures() {
   if (!data.failures.length) return;
-  main.append(make("h2", {}, "What failed, and why"), ...data.failures.map((failure) => make("div", { class: "panel failure" },
+  main.append(make("h2", {}, "What did not end well, and why"), ...data.failures.map((failure) => make("div", { class: "panel failure" },
     make("pre", {}, failure.cause), make("p", { class: "note" }, failure.note),
     make("div", { class: "chips" }, ...failure.jobs.map((name) => make("button", { type: "button", onclick: () => openJob(name) }, name))))));
 }
@@ -222,6 +219,7 @@ async function loadPlotly() { // it stands in the page gzipped, as base64
 
 async function begin() {
   document.getElementById("head").append(make("h1", {}, data.title), make("p", { class: "muted" }, data.subtitle),
+    data.command ? make("p", { class: "muted mono" }, data.command) : "",
     make("div", { class: "tiles" }, ...data.tiles.map(([label, value, note]) => make("div", { class: "panel tile" },
       make("span", {}, label), make("b", {}, value), make("span", {}, note)))));
   if (data.best) {
