@@ -9,13 +9,12 @@ sys.path.insert(0, str(Path(__file__).parent / "src"))
 try:
     from omegaconf import DictConfig
 
-    from hydraft import checks, cli, launch, plan, prepare, resume, rundir
+    from hydraft import admit, checks, cli, launch, plan, prepare, resume, rundir
     from hydraft.choices import Mode
     from hydraft.config import Config
-    from hydraft.data import sources
     from hydraft.launch.join import enter
     from hydraft.launch.world import find, place
-    from hydraft.plan import tokens
+    from hydraft.sweep.record import Recorded
 except ModuleNotFoundError as error:
     sys.exit(f"train.py: {error.name} is not installed here: run make setup, then .venv/bin/python train.py")
 
@@ -27,16 +26,9 @@ def train(composed: DictConfig) -> float | None:
         asked, saved, folder = resume.merged(composed, cli.overrides())
     asked = place(asked, find(), cli.names("cluster"))
     machine = launch.machine(asked)
-    planned_for = plan.planned_for(asked, machine)
-    config = plan.resolve(asked, planned_for if asked.mode is Mode.plan else machine)
-    changes = [] if saved is None else resume.changes(saved, config, folder)
-    checks.check(config, machine)
-    if not config.cluster.on_hosts:  # an agent asks this of its own host
-        prepare.check(config.model)
-    records = sources.training(config.data, config.seed)
-    sources.held_out(config.data)
-    whole = plan.resolve(config, planned_for)  # also where the machine of the run is not known yet
-    priced = plan.make_plan(whole, len(records), planned_for, tokens.measure(records, config.data))
+    changes = [] if saved is None else resume.changes(saved, admit.resolve(asked, machine), folder)
+    admitted = admit.admit(asked, machine)
+    config, priced = admitted.config, admitted.plan
     if config.mode is Mode.plan:
         plan.report(config, priced, checks.refused_here(config, machine) + launch.refused_here(config))
         return None
@@ -52,11 +44,11 @@ def train(composed: DictConfig) -> float | None:
     else:
         prepare.native(config.model, config.seed)  # the ranks find it done
     (rundir.describe if begun else rundir.create)(folder, config, priced, machine)
-    plan.show(config, priced)
+    plan.announce(config, priced)
     for change in changes:
         print(f"changed: {change}")
     return launch.run(config, folder)
 
 
 if __name__ == "__main__":
-    cli.exit_with(enter(lambda: cli.run(train, "train")))
+    cli.exit_with(enter(lambda: cli.run(Recorded(train), "train")))

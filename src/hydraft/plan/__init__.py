@@ -183,7 +183,7 @@ def headline(config: Config) -> str:
     )
 
 
-def show(config: Config, plan: Plan) -> None:
+def announce(config: Config, plan: Plan) -> None:
     """Print the head of a run: its line, the batch arithmetic, and its memory in short."""
     from hydraft.plan.show import head
 

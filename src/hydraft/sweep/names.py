@@ -83,6 +83,11 @@ def _safe(value: str) -> str:
 
 def _marked(name: str, overrides: Sequence[str]) -> str:
     """``name``, cut where it is too long, with a hash of what it stands for."""
-    mark = hashlib.sha256("\0".join(overrides).encode()).hexdigest()[:8]
-    room = LONGEST - len(mark) - 1
-    return f"{name.encode()[:room].decode(errors='ignore').rstrip(' .')}~{mark}"
+    hashed = mark(overrides)[:8]
+    room = LONGEST - len(hashed) - 1
+    return f"{name.encode()[:room].decode(errors='ignore').rstrip(' .')}~{hashed}"
+
+
+def mark(words: Sequence[str]) -> str:
+    """A hash of ``words``."""
+    return hashlib.sha256("\0".join(words).encode()).hexdigest()[:16]

@@ -1,0 +1,64 @@
+"""``hydra/sweeper=grid``: every combination, remembered in the sweep's folder. Hydra reads this file at every start: it imports little."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Dict, List, Optional  # noqa: UP035
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass
+class GridConf:
+    """Settings of the sweeper."""
+
+    _target_: str = "hydra_plugins.hydraft_grid.sweeper.GridSweeper"
+    params: Optional[Dict[str, str]] = None  # noqa: UP006, UP045
+    """Overrides, as on the command line, whose own come after them: ``lora.r: 8,16``."""
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridConf, provider="hydraft")
+
+
+class GridSweeper(Sweeper):  # type: ignore[misc]
+    """The product of all that was typed, as jobs of a sweep that can be gone on with."""
+
+    def __init__(self, params: Dict[str, str] | None) -> None:  # noqa: UP006
+        self.params = dict(params or {})
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """What Hydra calls first."""
+        from hydraft.sweep.session import Session
+
+        self.hydra_context, self.config = hydra_context, config
+        self.session: Session = Session(hydra_context, config)  # before the launcher, which is told the sweep's folder
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: List[str]) -> Any:  # noqa: UP006
+        """Run every combination.
+
+        Raises:
+            RunFailed: some are not done.
+        """
+        from hydraft.config import ConfigError
+
+        if hasattr(self.launcher, "warm"):
+            self.launcher.warm()  # it imports while the jobs are checked
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        parsed = parser.parse_overrides([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
+        jobs = BasicSweeper.split_arguments(parsed, None)[0]
+        if not jobs:
+            raise ConfigError("nothing to sweep over: a list of values is empty")
+        returned = self.session.run(self.launcher, jobs)
+        self.session.close()
+        return [returned]

@@ -1,0 +1,79 @@
+"""``hydra/launcher=pool``: a sweep's jobs side by side on this machine. Hydra reads this file at every start: it imports little."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, List, Optional  # noqa: UP035
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, configure_log, filter_overrides, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+if TYPE_CHECKING:
+    from hydraft.sweep.slots import Demand
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class PoolConf:
+    """Settings of the launcher."""
+
+    _target_: str = "hydra_plugins.hydraft_pool.launcher.PoolLauncher"
+    jobs: Optional[int] = None  # noqa: UP045
+    """Side by side; null for as many as the GPUs (or cores) and the memory hold."""
+    preload: List[str] = field(default_factory=lambda: ["hydraft.launch.warm"])  # noqa: UP006
+    """Modules that are imported once, before the first job."""
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="pool", node=PoolConf, provider="hydraft")
+
+
+class PoolLauncher(Launcher):  # type: ignore[misc]
+    """Each job in a process of its own, forked from one that has its imports behind it."""
+
+    def __init__(self, jobs: int | None, preload: Sequence[str]) -> None:
+        self.jobs = jobs
+        self.preload = list(preload)
+        self.demands: list[Demand] | None = None
+        """What each of the next launch's jobs takes; one rank each where no one says."""
+        self.composed: list[DictConfig] | None = None
+        """The configs of the next launch's jobs, where a sweeper has them already."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """What Hydra calls first."""
+        self.context, self.task, self.config = hydra_context, task_function, config
+
+    def warm(self) -> None:
+        """Begin the imports, before there are jobs."""
+        from hydraft.sweep import pool
+
+        pool.warm(self.preload)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs and wait for all of them; one that fails fails alone."""
+        from hydraft import hardware
+        from hydraft.sweep import pool
+        from hydraft.sweep.job import Sweep
+        from hydraft.sweep.slots import Demand, slots
+
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        self.warm()
+        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+        demands = self.demands or [Demand() for _ in job_overrides]
+        configs: Sequence[Any] = self.composed or [None] * len(job_overrides)
+        self.demands = self.composed = None
+        parts = slots(demands, hardware.detect(), self.jobs)
+        log.info(f"Launching {len(job_overrides)} jobs, {len(parts)} side by side")
+        jobs = []
+        for number, (overrides, config) in enumerate(zip(job_overrides, configs, strict=True), initial_job_idx):
+            log.info(f"\t#{number} : {' '.join(filter_overrides(overrides))}")
+            jobs.append((number, list(overrides), config))
+        batch = pool.Batch(jobs)
+        pool.run(Sweep(self.context, self.config, self.task, Singleton.get_state()), batch, parts)
+        return [batch.results[number] for number, *_ in jobs]

@@ -1,0 +1,203 @@
+"""Jobs side by side on this machine, each in fresh processes forked from a server that has imported the stack once. No torch here.
+
+A job's ranks are forks of the job, so a sweep pays for its imports once. Nothing of a job outlives it: no module state, no CUDA
+context, no process. With CUDA, jobs are forked (the server has not touched the driver, ``launch.warm`` sees to that) and their
+ranks spawned, as in a single run.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from multiprocessing import connection, forkserver
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from typing import Any, Protocol
+
+import cloudpickle
+from hydra.core.utils import JobReturn
+
+from hydraft.launch.local import Stopped, own_code_first
+from hydraft.launch.rank import ended_by
+from hydraft.sweep import job
+from hydraft.sweep.slots import Slot
+
+GRACE_SECONDS = 30.0
+"""From the signal that ends a sweep to SIGKILL for its jobs; a second Ctrl-C does not wait."""
+
+
+class JobDied(Exception):
+    """A job's process ended without a word."""
+
+
+def warm(preload: Sequence[str]) -> None:
+    """Start the server that jobs are forked from; it imports while its caller does other things."""
+    own_code_first()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read as libraries load: threads that spin starve the jobs beside them
+    forkserver.set_forkserver_preload(["hydraft.sweep.server", *preload])
+    before = signal.getsignal(signal.SIGINT)
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the server inherits: Ctrl-C is not its business
+    try:
+        forkserver.ensure_running()
+    finally:
+        if in_main:
+            signal.signal(signal.SIGINT, before)
+
+
+class Running:
+    """A job that has been started."""
+
+    def __init__(self, slot: Slot, sweep: bytes, payload: bytes) -> None:
+        self.slot = slot
+        self.stopped = False
+        self.answer: bytes | None = None
+        place = job.Place(str(os.getcwd()), dict(os.environ), slot.cores, slot.gpus)  # noqa: PTH109
+        self.channel, theirs = connection.Pipe(duplex=False)
+        context = multiprocessing.get_context("forkserver")
+        self.process: ForkServerProcess = context.Process(target=job.enter, args=(theirs, place, sweep, payload))
+        sys.stdout.flush()
+        self.process.start()
+        theirs.close()
+
+    def ready(self) -> bool:
+        """Whether it is over; what it has sent so far is taken."""
+        over = not self.process.is_alive()
+        with suppress(EOFError, OSError):
+            if self.answer is None and self.channel.poll():
+                self.answer = self.channel.recv_bytes()
+        return over
+
+    def waited_for(self) -> list[int | Connection]:
+        """What becomes readable when there is news."""
+        return [self.process.sentinel, *([self.channel] if self.answer is None else [])]
+
+    def result(self) -> JobReturn:
+        """What came of it."""
+        self.process.join()
+        self.channel.close()
+        if self.answer is not None:
+            returned: JobReturn = cloudpickle.loads(self.answer)
+            return returned
+        code = self.process.exitcode
+        return job.failed(
+            JobDied(f"its process was {ended_by(code)}" if code and code < 0 else f"its process ended with code {code}")
+        )
+
+    def signal(self, number: int) -> None:
+        """Send its process a signal."""
+        with suppress(ProcessLookupError):
+            if self.process.pid is not None and self.process.is_alive():
+                os.kill(self.process.pid, number)
+
+
+class Source(Protocol):
+    """Where jobs come from."""
+
+    def next(self) -> tuple[int, list[str], Any] | None:
+        """A job's number, its overrides, and its config where that is composed already; None when there are no more."""
+
+    def look(self, number: int) -> bool:
+        """Asked now and then while a job runs: whether it is to stop."""
+
+    def ended(self, number: int, returned: JobReturn) -> None:
+        """What came of a job; one that died is one that failed."""
+
+
+class Batch:
+    """Jobs that are all known beforehand."""
+
+    def __init__(self, jobs: Sequence[tuple[int, list[str], Any]]) -> None:
+        self.waiting = deque(jobs)
+        self.results: dict[int, JobReturn] = {}
+
+    def next(self) -> tuple[int, list[str], Any] | None:
+        """In their order."""
+        return self.waiting.popleft() if self.waiting else None
+
+    def look(self, number: int) -> bool:
+        """Nothing stops them."""
+        return False
+
+    def ended(self, number: int, returned: JobReturn) -> None:
+        """Keep it."""
+        self.results[number] = returned
+
+
+def run(sweep: job.Sweep, source: Source, slots: Sequence[Slot], look_seconds: float | None = None) -> None:
+    """Run every job of ``source``, as many at once as there are slots, until there are no more.
+
+    Args:
+        sweep: what they share.
+        source: of the jobs; it is told of each one's end.
+        slots: the parts of the machine.
+        look_seconds: how often the source is asked about those that run; None for never.
+
+    Raises:
+        KeyboardInterrupt, Stopped: a signal; the jobs have been ended by the same one.
+    """
+    shared = cloudpickle.dumps(sweep)
+    free, running, more = list(reversed(slots)), dict[int, Running](), True
+    with _signals():
+        try:
+            while more or running:
+                while more and free:
+                    task = source.next()
+                    if task is None:
+                        more = False
+                        break
+                    running[task[0]] = Running(free.pop(), shared, cloudpickle.dumps(task))
+                if running:
+                    connection.wait([end for one in running.values() for end in one.waited_for()], look_seconds)
+                for number, one in list(running.items()):
+                    if one.ready():
+                        free.append(running.pop(number).slot)
+                        source.ended(number, one.result())
+                    elif look_seconds is not None and not one.stopped and source.look(number):
+                        one.stopped = True
+                        one.signal(signal.SIGTERM)
+        except (KeyboardInterrupt, Stopped) as error:
+            _end(list(running.values()), signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
+            raise
+        except BaseException:
+            _end(list(running.values()), signal.SIGKILL)
+            raise
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise ``Stopped``, as Ctrl-C raises KeyboardInterrupt."""
+
+    def stop(number: int, _: object) -> None:
+        raise Stopped(f"stopped by {signal.Signals(number).name}")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(jobs: list[Running], number: int) -> None:
+    """Hand the signal on, and wait for the jobs to end; kill those that take too long, or all at a second Ctrl-C."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    try:
+        for one in jobs:
+            one.signal(number)
+        while (alive := [one for one in jobs if not one.ready()]) and time.monotonic() < deadline:
+            connection.wait([channel for one in alive for channel in one.waited_for()], timeout=1)
+    except (KeyboardInterrupt, Stopped):
+        pass
+    for one in jobs:
+        one.signal(signal.SIGKILL)
+        one.process.join()

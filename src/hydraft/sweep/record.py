@@ -1,0 +1,87 @@
+"""A run that tells its sweep's ledger how it goes, whichever launcher started it. No torch here."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from hydraft import rundir
+from hydraft.choices import Mode
+from hydraft.cli import output_folder
+from hydraft.config import ConfigError
+from hydraft.sweep.ledger import ABOUT, Job, Ledger, State
+from hydraft.sweeping import SweepConfig
+
+
+class Elsewhere(Exception):
+    """Another sweep's process is at this very job."""
+
+
+class Recorded:
+    """``task``, which in a sweep takes the job for itself, and leaves in the ledger that it runs and how it ended."""
+
+    def __init__(self, task: Callable[[DictConfig], float | None]) -> None:
+        self.task = task
+
+    def __call__(self, composed: DictConfig) -> float | None:
+        """Run it, or return the objective of one that is done."""
+        _refuse_outside(composed)
+        found = _job()
+        if found is None or composed.mode is not Mode.train:
+            return self.task(composed)
+        ledger, key = found
+        with ledger.claim(key) as mine:
+            if not mine:
+                raise Elsewhere(key)
+            job = ledger.jobs()[key]
+            if job.state is State.done:  # since it was chosen
+                return job.objective if not isinstance(job.objective, list) else job.objective[0]
+            ledger.tell(key, State.running)
+            try:
+                objective = self.task(composed)
+            except BaseException as error:
+                stopped = isinstance(error, KeyboardInterrupt) or rundir.status(output_folder()) == "interrupted"
+                with suppress(OSError):  # a full disk must not hide why
+                    ledger.tell(key, State.interrupted if stopped else State.failed, error=line(error))
+                raise
+            ledger.tell(key, State.done, objective=objective)
+            return objective
+
+
+def _refuse_outside(composed: DictConfig) -> None:
+    """Settings of a sweep have no meaning in a single run."""
+    if HydraConfig.get().mode is RunMode.MULTIRUN:
+        return
+    asked, default = OmegaConf.to_object(composed.sweep), SweepConfig()
+    for name in (field.name for field in fields(SweepConfig)):
+        if getattr(asked, name) != getattr(default, name):
+            raise ConfigError(f"sweep.{name}={getattr(asked, name)}: is about a sweep: add -m, or leave it away")
+
+
+def _job() -> tuple[Ledger, str] | None:
+    """The ledger that this job is in, and its key there; None outside of a sweep that has one."""
+    hydra = HydraConfig.get()
+    if hydra.mode is not RunMode.MULTIRUN or not (Path(str(hydra.sweep.dir)) / ABOUT).exists():
+        return None
+    ledger = Ledger(Path(str(hydra.sweep.dir)))
+    named = [job for job in ledger.jobs().values() if job.name == output_folder().name]
+    return (ledger, named[0].key) if named else None
+
+
+def line(error: BaseException) -> str:
+    """An error as one line, without the advice that a terminal gets."""
+    text = str(error).split("\n  its log:")[0]
+    return " ".join(
+        (text if type(error).__name__ in ("ConfigError", "RunFailed") else f"{type(error).__name__}: {text}").split()
+    )
+
+
+def describe(job: Job, folder: Path) -> str:
+    """A job that did not end well, in a line, with where to look."""
+    ranks = sorted((folder / job.name).glob("rank-*.log"))
+    log = next((file for file in (*ranks, folder / job.name / "job.log") if file.exists()), None)
+    return f"{job.name}: {job.state.value}: {job.error or 'no cause is known'}" + (f"\n  its log: {log}" if log else "")

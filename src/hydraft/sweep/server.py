@@ -1,0 +1,16 @@
+"""Imported once by the server that a sweep's jobs are forked from: what a job needs before its ranks, and no torch.
+
+What else it imports (by default all of the stack, ``hydraft.launch.warm``) is the launcher's ``preload``.
+"""
+
+import cloudpickle  # noqa: F401
+import hydra.core.utils  # noqa: F401
+from hydra.core.plugins import Plugins
+
+import hydraft.launch
+import hydraft.prepare
+import hydraft.sweep.job  # noqa: F401
+from hydraft.launch.lifeline import die_with_parent
+
+die_with_parent()
+Plugins.instance()  # looked for once, not in every job
