@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import folders
-from browser import Browser, missing
+from bench.browser import Browser, missing
 from conftest import wait_for
 from hydraft.sweep import outcome, report
 from hydraft.sweep.ledger import State

@@ -25,6 +25,14 @@ def give(folder: Path, console: Console | None = None) -> None:
             print(f"{folder}: cannot be written to: {error.strerror}", file=sys.stderr)
 
 
+def at_the_end(folder: Path) -> None:
+    """``give``, for a sweep whose jobs are done: nothing that is wrong with a report makes a sweep one that failed."""
+    try:
+        give(folder)
+    except Exception as error:
+        print(f"{folder}: its report could not be made: {type(error).__name__}: {error}", file=sys.stderr)
+
+
 def find(name: str | None, below: Path = Path("multirun")) -> Path:
     """A sweep's folder by its path or its name, or the one that was begun last.
 

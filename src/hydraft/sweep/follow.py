@@ -103,23 +103,16 @@ class Follower:
                     self.spent[key] = job.time - job.started
 
     def left(self, job: Job, now: float | None = None) -> float | None:
-        """Seconds until a running job is done, scores at its end and all; None where nothing tells.
+        """Seconds until a running job is done, its scores included; None where nothing tells.
 
-        A job that has logged steps is told by its speed, and by what finished jobs took beside their training; any other by
-        what finished jobs took.
+        Not before its last step, at the speed of now, nor before it has taken as long as jobs usually do.
         """
         progress = self.running.get(job.key)
         training = progress.training_left if progress else None
         usual = self.usual()
         elapsed = (time.time() if now is None else now) - (job.started or job.time)
-        if training is None:
-            return None if usual is None else max(1.0, usual - elapsed)
-        assert progress is not None
-        trained = progress.step * (progress.tokens / progress.step) / (progress.speed or 1)
-        aside = (
-            0.0 if usual is None else max(0.0, usual - trained - training) / 2
-        )  # half of it lies before the first step
-        return training + aside
+        known = [left for left in (training, None if usual is None else usual - elapsed) if left is not None]
+        return max([1.0, *known]) if known else None
 
     def usual(self) -> float | None:
         """Seconds that a job takes: the mean of those that ended last."""

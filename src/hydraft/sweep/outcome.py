@@ -108,8 +108,9 @@ class Outcome:
 
     @property
     def command(self) -> str:
-        """What runs it again."""
-        return shlex.join(["python", "train.py", *self.job.overrides])
+        """What runs it again, as a single run."""
+        own = [override for override in self.job.overrides if not override.lstrip("+~").startswith(("sweep.", "hydra."))]
+        return shlex.join(["python", "train.py", *own])
 
 
 @dataclass

@@ -38,7 +38,9 @@ class JobDied(Exception):
 def warm(preload: Sequence[str]) -> None:
     """Start the server that jobs are forked from; it imports while its caller does other things."""
     own_code_first()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read as libraries load: threads that spin starve the jobs beside them
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # read as libraries load: threads that spin starve the jobs beside them
     forkserver.set_forkserver_preload(["hydraft.sweep.server", *preload])
     before = signal.getsignal(signal.SIGINT)
     in_main = threading.current_thread() is threading.main_thread()

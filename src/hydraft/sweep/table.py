@@ -29,11 +29,14 @@ AROUND = 7
 class Live:
     """Shows the sweep in ``folder`` until the block ends, from a thread of its own; ``refresh`` shows it at once."""
 
-    def __init__(self, folder: Path, side_by_side: int | None = None, console: Console | None = None) -> None:
-        """``side_by_side``: how many jobs run at once, where the caller knows."""
+    def __init__(
+        self, folder: Path, side_by_side: int | None = None, lines: bool = False, console: Console | None = None
+    ) -> None:
+        """``side_by_side``: how many jobs run at once, where the caller knows; ``lines`` wants no table in any case."""
         self.follower = Follower(folder)
         self.side_by_side = side_by_side
         self.console = console or Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty())
+        self.lines = lines or not self.console.is_terminal
         self.live: RichLive | None = None
         self.told: dict[str, tuple[State, int]] = {}
         self.over = threading.Event()
@@ -42,7 +45,7 @@ class Live:
 
     def __enter__(self) -> Self:
         self.follower.read()
-        if self.console.is_terminal:
+        if not self.lines:
             self.live = RichLive(self.draw(), console=self.console, auto_refresh=False, vertical_overflow="crop")
             self.live.start()
         else:
@@ -58,6 +61,7 @@ class Live:
         self.thread.join()
         self.refresh()
         if self.live is not None:
+            self.live.transient = kind is None  # the ranked table comes in its place
             self.live.stop()
 
     def refresh(self) -> None:
@@ -93,6 +97,8 @@ class Live:
             ProgressBar(max(1, len(jobs)), over, width=30),
             self._counts(),
         )
+        if not shown:
+            return Group(head, "", Text("starting …", style="dim"))
         return Group(head, "", table, Text("… " + ", ".join(hidden), style="dim") if hidden else "")
 
     def _row(self, job: Job) -> list[str | Text]:
@@ -129,9 +135,7 @@ class Live:
             if known is None and job.state is State.pending:
                 continue
             over = sum(one.state in OVER for one in jobs.values())
-            seconds = job.time - job.started if job.started and job.state is not State.running else None
-            more = [_objective(job) and f"objective {_objective(job)}", _time(seconds), job.error or ""]
-            self._say(f"[{over}/{len(jobs)}] {job.name}: {', '.join([job.state.value, *filter(None, more)])}")
+            self._say(f"[{over}/{len(jobs)}] {job.name}: {_told(job)}")
 
     def _say(self, line: str) -> None:
         self.console.print(Text(line), soft_wrap=True)
@@ -141,6 +145,15 @@ class Live:
         while not self.over.wait(EVERY_SECONDS):
             with contextlib.suppress(Exception):  # whatever is wrong with a file: the sweep goes on
                 self.refresh()
+
+
+def _told(job: Job) -> str:
+    """What became of a job: ``done in 24 s, objective 0.5252``."""
+    if job.state is State.running:
+        return "running" if job.attempt == 1 else f"running, attempt {job.attempt}"
+    seconds = f" in {spent(job.time - job.started)}" if job.started and job.state is State.done else ""
+    objective = f", objective {_objective(job)}" if job.objective is not None else ""
+    return f"{job.state.value}{seconds}{objective}{f': {job.error}' if job.error else ''}"
 
 
 def _objective(job: Job) -> str:
