@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import multiprocessing.context
 import multiprocessing.forkserver
 import os
 import shutil
@@ -80,18 +81,24 @@ def run_script(
             env={**os.environ, **environment},
             check=False,
         )
-    multiprocessing.forkserver.set_forkserver_preload(["hydraft.launch.warm"])
     with tempfile.TemporaryDirectory() as streams:
-        process = multiprocessing.get_context("forkserver").Process(
-            target=warm_command.run, args=(ROOT, script, arguments, dict(os.environ), streams)
-        )
-        process.start()
+        process = start_script(script, *arguments, streams=streams)
         process.join(timeout)
         if process.exitcode is None:
             process.kill()
             raise subprocess.TimeoutExpired([script, *arguments], timeout)
         out, err = ((Path(streams) / name).read_text(encoding="utf-8", errors="replace") for name in ("out", "err"))
         return subprocess.CompletedProcess([script, *arguments], process.exitcode, out, err)
+
+
+def start_script(script: str, *arguments: str, streams: str | Path) -> multiprocessing.context.ForkServerProcess:
+    """Start ``script`` as ``run_script`` does; what it prints goes to the files out and err in ``streams``."""
+    multiprocessing.forkserver.set_forkserver_preload(["hydraft.launch.warm"])
+    process = multiprocessing.get_context("forkserver").Process(
+        target=warm_command.run, args=(ROOT, script, arguments, dict(os.environ), str(streams))
+    )
+    process.start()
+    return process
 
 
 def family(pid: int) -> list[psutil.Process]:

@@ -3,9 +3,14 @@
 import os
 import runpy
 import sys
+import traceback
+from collections.abc import Sequence
+from multiprocessing import util
 from pathlib import Path
 
 from hydraft.launch.lifeline import die_with_parent
+
+_spawn = util.spawnv_passfds
 
 
 def run(root: Path, script: str, arguments: tuple[str, ...], environment: dict[str, str], streams: str) -> None:
@@ -20,4 +25,21 @@ def run(root: Path, script: str, arguments: tuple[str, ...], environment: dict[s
         os.close(handle)
     sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode) for number, mode in enumerate("rww"))
     sys.argv = [str(root / script), *arguments]
+    util.spawnv_passfds = _fork_server
     runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def _fork_server(path: bytes, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
+    """The server of a sweep, which would import the stack, is a fork of the command, which has it."""
+    code = arguments[-1]
+    if "multiprocessing.forkserver" not in code:
+        return _spawn(path, arguments, descriptors)
+    child = os.fork()
+    if child:
+        return child
+    try:
+        exec(code, {"__name__": "__main__"})
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(0)

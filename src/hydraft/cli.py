@@ -157,6 +157,8 @@ def explain(error: Exception) -> str:
         return f"model.size={size[1]}: no such size (there are: {', '.join(cause.parent_node.sizes)})"
     key = getattr(cause, "full_key", None) or ""
     text = (getattr(cause, "msg", None) or str(cause)).strip().splitlines()[0]
+    if key and text.startswith("Value '' "):
+        return f"{key}=: is empty; give {key}=…"
     unknown = re.match(r"Key '([^']+)' (?:is )?not in '(\w+)'", text)
     group = re.match(r"Could not override '([^']+)'", str(error))
     if unknown or (group and "No match in the defaults list" in str(error)):

@@ -1,8 +1,11 @@
 """``hydra/sweeper=grid``: every combination, remembered in the sweep's folder. Hydra reads this file at every start: it imports little."""
 
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional  # noqa: UP035
 
+from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -38,7 +41,7 @@ class GridSweeper(Sweeper):  # type: ignore[misc]
         """What Hydra calls first."""
         from hydraft.sweep.session import Session
 
-        self.hydra_context, self.config = hydra_context, config
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
         self.session: Session = Session(hydra_context, config)  # before the launcher, which is told the sweep's folder
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -50,15 +53,27 @@ class GridSweeper(Sweeper):  # type: ignore[misc]
         Raises:
             RunFailed: some are not done.
         """
+        from hydraft.choices import Mode
         from hydraft.config import ConfigError
 
-        if hasattr(self.launcher, "warm"):
+        trains = self.config.mode is Mode.train
+        if trains and hasattr(self.launcher, "warm"):
             self.launcher.warm()  # it imports while the jobs are checked
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
         jobs = BasicSweeper.split_arguments(parsed, None)[0]
         if not jobs:
             raise ConfigError("nothing to sweep over: a list of values is empty")
+        if not trains:  # a look at many plans: nothing of it is kept
+            here = BasicLauncher()
+            here.setup(hydra_context=self.hydra_context, task_function=self.task_function, config=self.config)
+            looked = here.launch(jobs, initial_job_idx=0)
+            with suppress(OSError):
+                Path(str(self.config.hydra.sweep.dir)).parent.rmdir()
+            for one in looked:
+                if isinstance(one._return_value, Exception):
+                    raise one._return_value
+            return [looked]
         returned = self.session.run(self.launcher, jobs)
         self.session.close()
         return [returned]

@@ -49,9 +49,18 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def warm(self) -> None:
-        """Begin the imports, before there are jobs."""
+        """Begin the imports, before there are jobs.
+
+        Raises:
+            ConfigError: ``jobs`` is none.
+        """
+        from hydraft.config import ConfigError
         from hydraft.sweep import pool
 
+        if self.jobs is not None and self.jobs < 1:
+            raise ConfigError(
+                f"hydra.launcher.jobs={self.jobs}: must be at least 1, or null for as many as the machine holds"
+            )
         pool.warm(self.preload)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:

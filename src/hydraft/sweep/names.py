@@ -43,7 +43,7 @@ def names(jobs: Sequence[Sequence[str]], keys: Sequence[str] | None = None) -> l
     keys = differing(jobs) if keys is None else keys
     shown = short(keys)
     found = [_name({key: value for key, value in map(_split, job) if key in shown}, shown) for job in jobs]
-    folded = [name.casefold() for name in found]
+    folded = [name.casefold() for name in {tuple(job): name for job, name in zip(jobs, found, strict=True)}.values()]
     return [
         name if folded.count(name.casefold()) == 1 else _marked(name, jobs[index]) for index, name in enumerate(found)
     ]

@@ -25,14 +25,11 @@ from hydra.core.utils import JobReturn
 from hydraft.launch.local import Stopped, own_code_first
 from hydraft.launch.rank import ended_by
 from hydraft.sweep import job
+from hydraft.sweep.record import JobDied
 from hydraft.sweep.slots import Slot
 
 GRACE_SECONDS = 30.0
 """From the signal that ends a sweep to SIGKILL for its jobs; a second Ctrl-C does not wait."""
-
-
-class JobDied(Exception):
-    """A job's process ended without a word."""
 
 
 def warm(preload: Sequence[str]) -> None:

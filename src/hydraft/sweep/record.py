@@ -11,14 +11,22 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydraft import rundir
 from hydraft.choices import Mode
-from hydraft.cli import output_folder
+from hydraft.cli import RunFailed, output_folder
 from hydraft.config import ConfigError
 from hydraft.sweep.ledger import ABOUT, Job, Ledger, State
 from hydraft.sweeping import SweepConfig
 
 
+class JobDied(Exception):
+    """A job's process ended without a word."""
+
+
 class Elsewhere(Exception):
     """Another sweep's process is at this very job."""
+
+
+TOLD = (ConfigError, RunFailed, JobDied)
+"""Errors whose message says it all."""
 
 
 class Recorded:
@@ -75,9 +83,7 @@ def _job() -> tuple[Ledger, str] | None:
 def line(error: BaseException) -> str:
     """An error as one line, without the advice that a terminal gets."""
     text = str(error).split("\n  its log:")[0]
-    return " ".join(
-        (text if type(error).__name__ in ("ConfigError", "RunFailed") else f"{type(error).__name__}: {text}").split()
-    )
+    return " ".join((text if isinstance(error, TOLD) else f"{type(error).__name__}: {text}").split())
 
 
 def describe(job: Job, folder: Path) -> str:

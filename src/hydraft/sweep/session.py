@@ -79,10 +79,12 @@ class Session:
             What came of each, in their order, those that ran before included; a job that failed is one with its error.
 
         Raises:
-            RunFailed: some cannot run, and ``sweep.skip_invalid`` is not set; none was begun.
+            RunFailed, ConfigError: some cannot run, and ``sweep.skip_invalid`` is not set, or none can; none was begun.
         """
         candidates = [self.candidate(job) for job in jobs]
         refused = [one for one in candidates if one.refused]
+        if len(refused) == len(candidates) and len({one.refused for one in refused}) == 1:
+            raise ConfigError(str(refused[0].refused))
         if refused and (len(refused) == len(candidates) or not self.config.sweep.skip_invalid):
             raise RunFailed(self._refusal(candidates), EXIT_REFUSED)
         added = self.add(candidates)
@@ -164,7 +166,9 @@ class Session:
         if cluster not in self.machines:
             self.machines[cluster] = launch.machine(asked)
         if asked.mode is not Mode.train:
-            raise ConfigError(f"mode={asked.mode.value}: a sweep trains: leave -m away, or mode")
+            raise ConfigError(
+                f"mode={asked.mode.value}: some jobs of a sweep cannot train while others do something else"
+            )
         admitted = admit(asked, self.machines[cluster])
         if admitted.plan.fits is False:
             raise ConfigError(verdict(admitted.plan))
@@ -204,6 +208,8 @@ class Session:
         trouble: Exception | None = None
         try:
             results = launcher.launch(overrides, initial_job_idx=self.number)
+        except ConfigError:
+            raise
         except Exception as raised:  # submitit's way to tell of a job that Slurm ended
             trouble = raised
         self.number += len(keys)

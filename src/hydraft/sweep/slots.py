@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hydraft.config import ConfigError
 from hydraft.hardware import Hardware
 
 MEMORY_SHARE = 0.9
@@ -39,12 +38,7 @@ def slots(demands: Sequence[Demand], machine: Hardware, jobs: int | None = None)
     """The parts of this machine that jobs of these ``demands`` run on, as many as run side by side.
 
     ``jobs`` asks for so many; more than there are cores or GPUs for share them.
-
-    Raises:
-        ConfigError: ``jobs`` is none.
     """
-    if jobs is not None and jobs < 1:
-        raise ConfigError(f"hydra.launcher.jobs={jobs}: must be at least 1, or null for as many as the machine holds")
     width = min(jobs or fitting(demands, machine), len(demands))
     ranks = max(demand.ranks for demand in demands)
     cores = sorted(os.sched_getaffinity(0))
