@@ -69,6 +69,7 @@ VALUES = [
     _value(lambda c: c.train.max_grad_norm < 0, "train.max_grad_norm={c.train.max_grad_norm}: must be 0 (no clipping) or more"),
     _value(lambda c: c.train.save_every is not None and c.train.save_every < 1, "train.save_every={c.train.save_every}: must be at least 1 step, or null for no checkpoints in between"),
     _value(lambda c: c.train.keep_last < 1, "train.keep_last={c.train.keep_last}: must be at least 1"),
+    _value(lambda c: not 0 <= c.train.grace <= 3600, "train.grace={c.train.grace}: must be from 0 (a signal ends the run at once) to 3600 seconds"),
     _value(lambda c: c.train.log_every < 1, "train.log_every={c.train.log_every}: must be at least 1"),
     _value(lambda c: not _is_interval(c.train.eval_every), "train.eval_every={c.train.eval_every}: must be at least 1 (optimizer steps), or epoch, or null for scores before and after alone"),
 ]  # fmt: skip

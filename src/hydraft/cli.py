@@ -1,6 +1,7 @@
 """The boundary: Hydra composes what a person typed, and OmegaConf ends here. No torch.
 
-What a person has to change ends a command with one line and code 2; a run that failed ends with 1, Ctrl-C with 130.
+What a person has to change ends a command with one line and code 2; a run that failed ends with 1, and one that a signal
+ended with 128 and its number: 130 for Ctrl-C.
 """
 
 import difflib
@@ -37,7 +38,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> int:
     """Compose ``conf/<config_name>.yaml`` with the command line's overrides and call ``task`` (once a job, under ``-m``).
 
     Returns:
-        The exit code: 0, 1 (failed), 2 (refused) or 130 (interrupted).
+        The exit code: 0, 1 (failed), 2 (refused) or 128 + the signal that ended it (130 for Ctrl-C).
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us, not Hydra's printer
     sys.argv[1:] = [quote(argument) for argument in sys.argv[1:]]
@@ -66,6 +67,9 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> int:
     except RunFailed as error:
         print(error, file=sys.stderr)
         return error.code
+    except RunStopped as error:
+        print(error, file=sys.stderr)
+        return error.code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # whoever read our output has seen enough (… | head)
@@ -79,6 +83,14 @@ class RunFailed(Exception):
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
         self.code = code
+
+
+class RunStopped(KeyboardInterrupt):
+    """A signal ended a run, and with it a sweep that it was part of; the message is for the terminal."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.code = 128 + number
 
 
 def typed(config: DictConfig, schema: type[T]) -> T:

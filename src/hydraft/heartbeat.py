@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-DUMP = signal.SIGUSR1
+DUMP = signal.SIGUSR2
 """Makes a rank write the Python stack of each of its threads to its log."""
 
 LOOK_SECONDS = 2.0

@@ -51,12 +51,14 @@ class HeldOut:
         """Held-out loss of all records and scores of the answers; every rank must ask, and all get the same."""
         model.eval()
         pad = int(self.tokenizer.pad_token_id)
-        told = done if loss_only or not self.asked else _untold
-        scores = {"loss": held_out_loss(model, self.examples, pad, self.device, self.micro_batch_size, told)}
-        if self.asked and not loss_only:
-            predictions = answers(model, self.tokenizer, self.asked, self.data, self.device, done)
-            scores |= score(self.asked, predictions, self.data.task)
-        model.train()
+        told = done if loss_only or not self.asked else lambda _: done(0)  # who listens may end it here
+        try:
+            scores = {"loss": held_out_loss(model, self.examples, pad, self.device, self.micro_batch_size, told)}
+            if self.asked and not loss_only:
+                predictions = answers(model, self.tokenizer, self.asked, self.data, self.device, done)
+                scores |= score(self.asked, predictions, self.data.task)
+        finally:
+            model.train()
         return scores
 
 

@@ -97,7 +97,8 @@ class Keeper(TrainerCallback):
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
         """The same; the last epoch ends in the adapter itself."""
-        if self.config.train.save is Save.epoch and state.global_step < state.max_steps:
+        over = state.global_step >= state.max_steps or control.should_training_stop
+        if self.config.train.save is Save.epoch and not over:
             control.should_save = True
 
     def save(self, trainer: RunTrainer) -> None:

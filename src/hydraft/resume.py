@@ -12,7 +12,7 @@ from hydraft.config import Config, ConfigError, load_config
 
 CHANGEABLE = (
     "mode", "resume", "cluster", "zero", "tracker", "train.epochs", "train.max_steps", "train.log_every", "train.save",
-    "train.save_every", "train.keep_last", "train.eval_every", "train.eval_loss_only", "train.micro_batch_size",
+    "train.save_every", "train.keep_last", "train.grace", "train.eval_every", "train.eval_loss_only", "train.micro_batch_size",
     "train.gradient_accumulation_steps", "train.gradient_checkpointing", "data.eval", "data.eval_limit",
     "data.eval_max_new_tokens",
 )  # fmt: skip

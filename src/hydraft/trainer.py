@@ -170,6 +170,8 @@ class RunTrainer(Trainer):
         if self.start is None:
             return 0, 0
         self.state.global_step, self.state.epoch = self.start.step, self.start.step / steps_an_epoch
+        if self.start.step >= max_steps:  # nothing is left but to score and to save
+            return epochs, 0
         whole, rest = divmod(self.start.step, steps_an_epoch)
         return whole, rest * self.args.gradient_accumulation_steps
 

@@ -43,5 +43,7 @@ class TrainConfig:
     """``epoch`` also keeps a checkpoint of each epoch."""
     save_every: int | None = None
     """Optimizer steps between two checkpoints; null for none in between."""
+    grace: float = 60
+    """Seconds from a signal (SIGTERM, SIGUSR1, Ctrl-C) to the end: the step is finished and saved; 0 to end at once."""
     keep_last: int = 2
     """Newest checkpoints that are kept, and the one with the lowest held-out loss beside them; the adapter of each loads by itself."""

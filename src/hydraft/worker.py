@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 import transformers
 
-from hydraft import agree, checkpoint, heartbeat, plan, prepare, report, rundir, state
+from hydraft import agree, checkpoint, heartbeat, plan, preempt, prepare, report, rundir, state
 from hydraft.choices import LoraMethod
 from hydraft.config import Config, load_config
 from hydraft.data import cache, sources
@@ -23,6 +23,7 @@ from hydraft.models.load import load_tokenizer, load_trainable, trainable
 from hydraft.progress import Screen
 from hydraft.reporter import Reporter
 from hydraft.scorer import Scorer
+from hydraft.stopper import Stopper
 from hydraft.track import make_tracker
 from hydraft.trainer import RunTrainer, training_arguments
 
@@ -63,16 +64,24 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
     reporter = Reporter(folder, rank, screen, tracker)
     if start is None:
         reporter.begin()
-    scorer = Scorer(model, held_out, config.train, reporter, screen)
+    stopper = Stopper(config.train.grace, arguments.device)
+    scorer = Scorer(model, held_out, config.train, reporter, screen, stopper)
     keeper = Keeper(config, folder, encoded.key, reporter, scorer, first)
-    trainer = RunTrainer(
-        config, model, examples, lengths, tokenizer, start, args=arguments, callbacks=[scorer, reporter, keeper]
-    )
+    callbacks = [stopper, scorer, reporter, keeper]
+    trainer = RunTrainer(config, model, examples, lengths, tokenizer, start, args=arguments, callbacks=callbacks)
     trainer.remove_callback(transformers.PrinterCallback)
     keeper.attach(trainer, numbers)
     started = time.perf_counter()
     output = trainer.run()
-    after = scorer.at_an_end("after training", trainer.state.global_step)
+    saved = stopper.number != 0
+    after = {} if saved else scorer.at_an_end("after training", trainer.state.global_step)
+    if stopper.number:
+        if not saved:
+            keeper.save(trainer)
+        preempt.leave(trainer.state.global_step, stopper.number)
+        heartbeat.stop()
+        tracker.finish({})
+        return
     seconds = time.perf_counter() - started
     screen.phase("saving")
     target = folder / ("model" if config.lora.method is LoraMethod.none else "adapter")

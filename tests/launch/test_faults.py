@@ -86,12 +86,14 @@ def test_a_killed_rank_is_named_with_its_host(start: Callable[..., FarRun]) -> N
     assert (error["host"], error["rank"], error["log"]) == ("worker-2", 1, "rank-1.log")
 
 
-def test_ctrl_c_at_the_desk_ends_both_hosts(start: Callable[..., FarRun]) -> None:
+def test_ctrl_c_at_the_desk_saves_and_ends_both_hosts(start: Callable[..., FarRun]) -> None:
     run = start()
     run.desk[0].send_signal(2)
     wait_for(run.over, 15, "the end")
     assert run.process.returncode == 130
-    assert json.loads((run.folder / "result.json").read_text())["status"] == "interrupted"
+    result = json.loads((run.folder / "result.json").read_text())
+    assert (result["status"], result["signal"]) == ("preempted", "SIGINT")
+    assert (run.folder / f"checkpoints/step-{result['step']:06d}/manifest.json").exists()
 
 
 def test_sigkill_of_the_launcher_leaves_nothing(start: Callable[..., FarRun]) -> None:

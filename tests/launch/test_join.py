@@ -265,15 +265,21 @@ def test_a_process_that_its_launcher_lost_is_named(rank: int, ranks: Ranks, surv
     wait_for(lambda: not any(process.is_running() for process in survivors), 5, "the end of all")
 
 
-def test_sigterm_interrupts_all(ranks: Ranks) -> None:
+def test_sigterm_to_one_preempts_all(ranks: Ranks) -> None:
     ranks.started[1].send_signal(signal.SIGTERM)  # as where one machine of many is taken away
     codes, said = ranks.wait()
     assert codes == [143, 143]
-    assert "stopped by SIGTERM" in said[0]
-    assert ranks.result()["status"] == "interrupted"
+    assert "preempted by SIGTERM after step " in said[0]
+    assert said[1] == ""
+    assert ranks.result()["status"] == "preempted"
 
 
-def test_ctrl_c_interrupts_all(ranks: Ranks) -> None:
+def test_a_second_ctrl_c_interrupts_all(ranks: Ranks, survivors: list[psutil.Process]) -> None:
+    survivors[3].suspend()
+    for rank in ranks.started:
+        rank.send_signal(signal.SIGINT)
+    time.sleep(1.5)
+    assert [rank.poll() for rank in ranks.started] == [None, None]
     for rank in ranks.started:
         rank.send_signal(signal.SIGINT)
     codes, _ = ranks.wait()
@@ -281,15 +287,27 @@ def test_ctrl_c_interrupts_all(ranks: Ranks) -> None:
     assert ranks.result()["status"] == "interrupted"
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_under_torchrun_a_signal_preempts_all(
+    number: int, tmp_path: Path, settings: list[str], survivors: list[psutil.Process]
+) -> None:
+    torchrun = _under_torchrun(tmp_path, settings, survivors)
+    if number == signal.SIGINT:
+        os.killpg(torchrun.pid, number)  # a terminal tells every process, and torchrun tells its own again
+    else:
+        torchrun.send_signal(number)
+    said = torchrun.communicate(timeout=60)[0]
+    name = signal.Signals(number).name
+    assert said.count(f"preempted by {name} after step ") == 1
+    result = json.loads((the_run(tmp_path) / "result.json").read_text())
+    assert (result["status"], result["signal"]) == ("preempted", name)
+    wait_for(lambda: not any(process.is_running() for process in survivors), 5, "the end of all")
+
+
 def test_under_torchrun_a_killed_rank_ends_all(
     tmp_path: Path, settings: list[str], survivors: list[psutil.Process]
 ) -> None:
-    command = [str(BIN / "torchrun"), "--nproc-per-node", "2", TRAIN, *settings[:2], "train.epochs=100000"]
-    torchrun = subprocess.Popen(
-        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    wait_for(lambda: bool(list(tmp_path.glob("outputs/*/*/metrics.jsonl"))), 120, "the first step")
-    survivors += family(torchrun.pid)
+    torchrun = _under_torchrun(tmp_path, settings, survivors)
     log = str(the_run(tmp_path) / "rank-1.log")
     next(p for p in survivors if str(Path(f"/proc/{p.pid}/fd/1").readlink()) == log).kill()
     said = torchrun.communicate(timeout=60)[0]
@@ -297,3 +315,15 @@ def test_under_torchrun_a_killed_rank_ends_all(
     assert said.count("rank 1 failed: killed by SIGKILL") == 1
     assert json.loads((the_run(tmp_path) / "result.json").read_text())["error"]["rank"] == 1
     wait_for(lambda: not any(process.is_running() for process in survivors), 5, "the end of all")
+
+
+def _under_torchrun(folder: Path, settings: list[str], survivors: list[psutil.Process]) -> "subprocess.Popen[str]":
+    """Two ranks that would go on for hours, from their first step on; ``survivors`` has all processes."""
+    command = [str(BIN / "torchrun"), "--nproc-per-node", "2", TRAIN, *settings[:2], "train.epochs=100000"]
+    torchrun = subprocess.Popen(
+        command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    wait_for(lambda: bool(list(folder.glob("outputs/*/*/metrics.jsonl"))), 120, "the first step")
+    survivors += family(torchrun.pid)
+    return torchrun

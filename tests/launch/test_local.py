@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -55,16 +56,30 @@ def run(tmp_path: Path, records: Path, survivors: list[psutil.Process]) -> Run:
     return started
 
 
-def test_ctrl_c_leaves_no_process(run: Run) -> None:
+def test_ctrl_c_saves_and_leaves_no_process(run: Run) -> None:
     os.killpg(run.process.pid, signal.SIGINT)  # what a terminal sends
-    wait_for(run.all_gone, 15, "the end")
+    wait_for(run.all_gone, 8, "the end")
     assert run.process.returncode == 130
-    assert run.result()["status"] == "interrupted"
+    assert (run.result()["status"], run.result()["signal"]) == ("preempted", "SIGINT")
+    assert run.process.stdout is not None
+    said = run.process.stdout.read()
+    assert (
+        said.count(
+            f"preempted by SIGINT after step {run.result()['step']}; to go on: python train.py resume={run.folder}\n"
+        )
+        == 1
+    )
+    assert "Traceback" not in said
+    assert (run.folder / f"checkpoints/step-{run.result()['step']:06d}/state.json").exists()
 
 
-def test_sigterm_leaves_no_process(run: Run) -> None:
+def test_a_second_sigterm_leaves_no_process(run: Run) -> None:
+    run.rank(1).suspend()
     run.process.terminate()
-    wait_for(run.all_gone, 15, "the end")
+    time.sleep(1.5)
+    assert run.process.poll() is None
+    run.process.terminate()
+    wait_for(run.all_gone, 5, "the end")
     assert run.process.returncode == 143
     assert run.result()["status"] == "interrupted"
 

@@ -102,7 +102,7 @@ def test_a_job_trains_the_same_and_is_followed(
     job = start(slurm, run, *settings)
     said, told = job.communicate(timeout=120)
     assert job.returncode == 0, said + told
-    for line in ("submitted; Ctrl-C cancels it", "running on n[1-2]", "training 3/3", "try it: python infer.py run="):
+    for line in ("submitted; Ctrl-C ends it", "running on n[1-2]", "training 3/3", "try it: python infer.py run="):
         assert said.count(line) == 1
     assert losses(run) == pytest.approx(own, rel=1e-5)
     assert result(run)["status"] == "completed"
@@ -135,20 +135,24 @@ def test_ranks_that_srun_started_train_the_same(
     assert_ran(tmp_path, run_in(tmp_path, srun, SLURM_CONF=str(slurm.config)), own, "srun")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_cancels_the_job(
-    number: int,
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGUSR1", 138)])
+def test_a_signal_and_a_warning_preempt_the_job(
+    name: str,
     code: int,
     going: "subprocess.Popen[str]",
     slurm: Slurm,
     tmp_path: Path,
     survivors: list[psutil.Process],
 ) -> None:
-    going.send_signal(number)
-    said, _ = going.communicate(timeout=60)
+    if name == "SIGINT":
+        going.send_signal(signal.SIGINT)
+    else:  # as --signal=B:USR1@… does it near the time limit
+        slurm.run("scancel", "--batch", "--signal=USR1", slurm.jobs().split()[0])
+    said, told = going.communicate(timeout=60)
     assert going.returncode == code
-    assert "cancelling it" in said
-    assert result(tmp_path / "run")["status"] == "interrupted"
+    assert ("asking it to save and end" in said) == (name == "SIGINT")
+    assert told.count(f"preempted by {name} after step ") == 1
+    assert (result(tmp_path / "run")["status"], result(tmp_path / "run")["signal"]) == ("preempted", name)
     wait_for(lambda: "RUNNING" not in slurm.jobs(), 20, "the end of the job")
     wait_for(lambda: not any(process.is_running() for process in survivors), 10, "the end of all processes")
 
@@ -216,7 +220,7 @@ def test_the_job_asks_for_what_is_set(tmp_path: Path, monkeypatch: pytest.Monkey
     assert f'#SBATCH --output="{tmp_path}/50%% done/slurm.log"' in written
     for line in (
         "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=32", "--gres=gpu:4", "--partition=a100", "--account=me",
-        "--time=1-12:00:00", "--mem=200G", "--signal=B:TERM@60",
+        "--time=1-12:00:00", "--mem=200G", "--signal=B:USR1@90",
     ):  # fmt: skip
         assert f"#SBATCH {line}" in written
     assert written.index("module load cuda") < len(written) - 1

@@ -13,16 +13,18 @@ from typing import Any
 
 from hydraft import hardware, manifest, ops, rundir
 from hydraft.choices import Launcher, Mode
-from hydraft.cli import RunFailed
+from hydraft.cli import RunFailed, RunStopped
 from hydraft.config import ROOT, Config, ConfigError
 from hydraft.hardware import Hardware
 from hydraft.launch import hosts, join, local, queue, slurm, ssh
-from hydraft.launch.local import RankFailed, Stopped
+from hydraft.launch.local import RankFailed
+from hydraft.launch.wish import Preempted, Stopped, Wish
 
 logger = logging.getLogger(__name__)
 logger.setLevel(logging.INFO)
 
-EXIT_TERMINATED = 143
+OF_ITS_END = ("error", "signal", "step")
+"""What result.json says of how a run ended; an earlier end is no matter any more."""
 
 
 def run(config: Config, folder: Path, quiet: bool = False) -> float | None:
@@ -35,6 +37,7 @@ def run(config: Config, folder: Path, quiet: bool = False) -> float | None:
 
     Raises:
         RunFailed: a rank failed; the message names rank and cause.
+        RunStopped: a signal asked for the end; the message says what is saved.
         ConfigError: a rank found a value that a person has to change.
     """
     started = time.time()
@@ -43,57 +46,57 @@ def run(config: Config, folder: Path, quiet: bool = False) -> float | None:
         result_file = folder / "result.json"
         known = json.loads(result_file.read_text()) if result_file.exists() else {}
         logger.info("%s %s", status, more)
+        known = {name: value for name, value in known.items() if name not in OF_ITS_END}
         result = {**known, "status": status, "started": started, "ended": time.time(), **more}
         try:
             rundir.write_json(result_file, result)
         except OSError as error:  # a full disk must not hide why the run ended
             print(f"result.json could not be written: {error.strerror}", file=sys.stderr)
 
-    def terminate(*_: object) -> None:
-        raise Stopped
-
     log = logging.FileHandler(folder / "train.log", encoding="utf-8")
     log.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     logging.getLogger("hydraft").addHandler(log)
     logger.info("command: %s", sys.argv)
-    before = signal.signal(signal.SIGTERM, terminate)
     try:
-        _persist(config, folder, quiet)
+        with Wish(config.train.grace) as wish:
+            _persist(config, folder, quiet, wish)
     except RankFailed as error:
         where = {} if error.host is None else {"host": error.host}
         end("failed", error={**where, "rank": error.rank, "cause": error.cause, "log": error.log.name})
         if error.cause.startswith("ConfigError: "):
             raise ConfigError(error.cause.removeprefix("ConfigError: ")) from None
         raise RunFailed(f"{error.who} failed: {error.cause}\n  its log: {error.log}") from None
-    except KeyboardInterrupt:
-        end("interrupted")
-        raise
+    except Preempted as error:
+        end("preempted", signal=signal.Signals(error.number).name, step=error.step)
+        raise RunStopped(f"{error}; to go on: python train.py resume={folder}", error.number) from None
     except Stopped as error:
-        end("interrupted")
-        raise RunFailed(
-            f"{str(error) or 'stopped by SIGTERM'}; what was saved is in {folder}", EXIT_TERMINATED
-        ) from None
+        end("interrupted", signal=signal.Signals(error.number).name)
+        raise RunStopped(f"{error}; what was saved is in {folder}", error.number) from None
     except BaseException as error:
         end("failed", error={"rank": None, "cause": f"{type(error).__name__}: {error}"})
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
         logging.getLogger("hydraft").removeHandler(log)
         log.close()
     end("completed")
     return rundir.objective(folder)
 
 
-def _persist(config: Config, folder: Path, quiet: bool) -> None:
+def _persist(config: Config, folder: Path, quiet: bool, wish: Wish) -> None:
     """Start the ranks, and again from the newest checkpoint as often as ``cluster.max_restarts`` says.
 
     Raises:
         RankFailed: they failed once more, or for what a person has to change.
+        Preempted, Stopped: a signal asked for the end.
     """
     for restart in range(1, config.cluster.max_restarts + 2):
         try:
-            return _start(config, folder, quiet)
+            return _start(config, folder, quiet, wish)
         except RankFailed as error:
+            if wish.number is not None:
+                raise Stopped(
+                    wish.number, f"stopped by {signal.Signals(wish.number).name}, and {error.who} failed: {error.cause}"
+                ) from None
             if restart > config.cluster.max_restarts or error.cause.startswith("ConfigError: "):
                 raise
             checkpoint, _ = manifest.newest(folder)
@@ -103,16 +106,16 @@ def _persist(config: Config, folder: Path, quiet: bool) -> None:
             print(line, file=sys.stderr, flush=True)
 
 
-def _start(config: Config, folder: Path, quiet: bool) -> None:
+def _start(config: Config, folder: Path, quiet: bool, wish: Wish) -> None:
     """The ranks, by the launcher that the config names."""
     if config.cluster.launcher is Launcher.joined:
-        join.start(config, folder)
+        join.start(config, folder, wish)
     elif config.cluster.launcher is Launcher.slurm:
-        queue.start(config, folder, quiet)
+        queue.start(config, folder, quiet, wish)
     elif config.cluster.on_hosts:
-        ssh.start(config, folder, hosts.choose(config.cluster), quiet)
+        ssh.start(config, folder, hosts.choose(config.cluster), quiet, wish)
     else:
-        _here(config, folder, quiet)
+        _here(config, folder, quiet, wish)
 
 
 def machine(config: Config) -> Hardware | None:
@@ -165,7 +168,7 @@ def placed(config: Config) -> Config:
     )
 
 
-def _here(config: Config, folder: Path, quiet: bool) -> None:
+def _here(config: Config, folder: Path, quiet: bool, wish: Wish) -> None:
     """All ranks on this machine."""
     machine = hardware.detect()
     for line in ops.prepare(ops.needed(config, machine), machine):
@@ -177,4 +180,4 @@ def _here(config: Config, folder: Path, quiet: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="hydraft-") as notes:
         terminal = os.devnull if quiet else None
         watched = config.cluster.hang_timeout
-        local.start(folder, Path(notes), config.world_size, machine, terminal, hang_timeout=watched)
+        local.start(folder, Path(notes), config.world_size, machine, wish, terminal, hang_timeout=watched)

@@ -29,6 +29,7 @@ from hydraft.launch.job import Job, line, pieces
 from hydraft.launch.lifeline import die_with_parent
 from hydraft.launch.local import own_code_first
 from hydraft.launch.watch import Watch
+from hydraft.preempt import ASKING
 
 TICK_SECONDS = 1.0
 STOP_SECONDS = 3.0
@@ -70,12 +71,13 @@ class Keeper:
     def run(self) -> int:
         """Keep the link until the node's work is done."""
         signal.signal(signal.SIGALRM, lambda *_: self.end_all())  # interrupts a write to a dead link too
-        signal.signal(signal.SIGTERM, lambda *_: self.end_all())
         self.heard()
         self.send(b"\n")  # a login script may have begun a line
         self.tell("hello", about=agree.about(), shared=self.shared, folder=str(self.folder))
         terminal = self.open_screen()
         told = self.start_node(terminal)
+        for number in ASKING:  # for the ranks: a whole job may get it
+            signal.signal(number, lambda asked, _: os.kill(self.child, asked))
         with selectors.DefaultSelector() as ready:
             for source in (0, told, *([self.screen] if self.screen >= 0 else [])):
                 ready.register(source, selectors.EVENT_READ)
@@ -117,8 +119,8 @@ class Keeper:
         told, telling = os.pipe()
         self.child = os.fork()
         if self.child == 0:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the launcher ignores it: see ``listen``
             die_with_parent()
             os.close(self.commands)
             os.close(told)
@@ -143,9 +145,11 @@ class Keeper:
                     os.write(self.commands, line(**command))
                 case "dump":
                     self.tell("stacks", ranks=self.watch.stacks(self.folder))
+                case "finish" if not self.spoken:
+                    os.kill(self.child, command["signal"])
                 case "stop" if self.stopping is None and not self.spoken:
                     self.stopping = time.monotonic()
-                    os.kill(self.child, signal.SIGTERM)
+                    os.kill(self.child, signal.SIGHUP)
 
     def reach(self, port: int, addresses: list[str]) -> None:
         """Tell which of the first node's addresses lead to it from here."""

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from hydraft import checks, hardware, launch, plan, rundir
-from hydraft.cli import EXIT_INTERRUPTED, EXIT_REFUSED, RunFailed
+from hydraft.cli import EXIT_INTERRUPTED, EXIT_REFUSED, RunFailed, RunStopped
 from hydraft.config import ConfigError, load_config, saved
 
 
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
         if not (folder / "result.json").exists():
             rundir.write_json(folder / "result.json", {"status": "failed", "error": _refused(error)})
         return EXIT_REFUSED
-    except RunFailed as error:
+    except (RunFailed, RunStopped) as error:
         return error.code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

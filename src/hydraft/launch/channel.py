@@ -134,12 +134,12 @@ class Node:
 def weight(node: Node) -> tuple[int, float]:
     """Sorts failures: causes before effects, then by the time they were told.
 
-    In turn: a person's mistake, a rank that stood still, was killed, an error, a host that is gone, an error over the network,
+    In turn: a person's mistake, a signal that asked for the end, a rank that stood still, was killed, an error, a host that is gone, an error over the network,
     what was stopped for another's sake.
     """
     assert node.outcome is not None
     kind, cause = node.outcome["kind"], str(node.outcome["cause"]).lower()
-    kinds = ("config", "hung", "killed", "raised", "lost", "effect", "stopped")
+    kinds = ("config", "asked", "hung", "killed", "raised", "lost", "effect", "stopped")
     if kind == "raised" and any(word in cause for word in EFFECTS):
         kind = "effect"
     return kinds.index(kind), node.told

@@ -6,18 +6,20 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from hydraft import agree, hardware, ops
+from hydraft import agree, hardware, ops, preempt
 from hydraft.cli import EXIT_REFUSED
 from hydraft.config import ROOT, ConfigError, load_config
 from hydraft.launch import watch
-from hydraft.launch.local import SHUTDOWN_SECONDS, RankFailed
+from hydraft.launch.local import RankFailed
 from hydraft.launch.meeting import DONE, FAILED, STOPPED, Meeting
 from hydraft.launch.rank import ended_by, read_failures
+from hydraft.launch.wish import ECHO_SECONDS
 from hydraft.launch.world import World
 
 POLL_SECONDS = 0.2
@@ -26,19 +28,36 @@ RANK = "import sys; from hydraft.launch.rank import enter; enter(sys.argv[1], sy
 
 
 class Signals:
-    """SIGTERM, SIGINT and SIGHUP are noted from now on, for the loop that watches; the process ends soon after one."""
+    """Signals that ask this process to end are noted from now on, for the loop that watches."""
 
     def __init__(self) -> None:
         self.arrived: int | None = None
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        """The first one."""
+        self.at = 0.0
+        self.again = False
+        """Whether there is no more time: another came, or one that leaves none."""
+        for number in (*preempt.ASKING, signal.SIGHUP):
             signal.signal(number, self._note)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        self.arrived = self.arrived or number
+        now = time.monotonic()
+        if self.arrived is None:
+            self.arrived, self.at = number, now
+        elif number != signal.SIGUSR1 and now - self.at > ECHO_SECONDS:
+            self.again = True
+        self.again = self.again or number == signal.SIGHUP
+
+    def over(self, grace: float) -> bool:
+        """Whether this process is to end now."""
+        return self.arrived is not None and (self.again or time.monotonic() - self.at >= grace)
 
 
-def watch_over(meeting: Meeting, folder: Path, signals: Signals, hang_timeout: float) -> RankFailed | None:
-    """Run this process's rank until it ends, a signal comes or another rank ends badly; then tell how it ended.
+def watch_over(
+    meeting: Meeting, folder: Path, signals: Signals, hang_timeout: float, grace: float
+) -> RankFailed | None:
+    """Run this process's rank until it ends or another rank ends badly; then tell how it ended.
+
+    A signal is passed on to the rank, which has ``grace`` seconds to save and leave.
 
     Returns:
         On rank 0, the rank that stood still, where none got on for ``hang_timeout`` seconds.
@@ -54,14 +73,21 @@ def watch_over(meeting: Meeting, folder: Path, signals: Signals, hang_timeout: f
             [sys.executable, "-c", RANK, str(folder.resolve()), notes], env=_environment(world, folder)
         ) as rank:
             try:
-                while rank.poll() is None and not signals.arrived and not meeting.bad() and hung is None:
+                asked = False
+                while rank.poll() is None and not signals.over(grace) and not meeting.bad() and hung is None:
+                    if signals.arrived and not asked:
+                        asked = preempt.pass_on(Path(notes), 1, signals.arrived)
+                        if not asked:
+                            break
                     with suppress(subprocess.TimeoutExpired):
                         rank.wait(POLL_SECONDS)
                     hung = stillness.look()
-                by_itself = rank.poll() is not None and not signals.arrived and hung is None
+                by_itself = rank.poll() is not None and hung is None
             finally:
-                _end(rank)
-        meeting.tell(**_ending(rank.returncode, by_itself, Path(notes), log, world.rank))
+                rank.kill()
+                rank.wait()
+        number = preempt.ended_by(Path(notes)) or signals.arrived or signal.SIGTERM
+        meeting.tell(**_ending(rank.returncode, by_itself, Path(notes), log, world.rank, number))
     except ConfigError as error:
         meeting.tell(FAILED, code=EXIT_REFUSED, cause=f"ConfigError: {error}", log=str(log), host=agree.host())
     finally:
@@ -103,20 +129,14 @@ def _environment(world: World, folder: Path) -> dict[str, str]:
     return {"OMP_WAIT_POLICY": "PASSIVE", **kept, **ops.environment(machine), **world.environment(), "PYTHONPATH": path}
 
 
-def _end(rank: "subprocess.Popen[bytes]") -> None:
-    rank.terminate()
-    try:
-        rank.wait(SHUTDOWN_SECONDS)
-    except subprocess.TimeoutExpired:
-        rank.kill()
-        rank.wait()
-
-
-def _ending(code: int, by_itself: bool, notes: Path, log: Path, rank: int) -> dict[str, Any]:
+def _ending(code: int, by_itself: bool, notes: Path, log: Path, rank: int, number: int) -> dict[str, Any]:
+    """What to tell of a rank's end; ``number`` is the signal that would have been the reason."""
+    if (left := preempt.left(notes)) is not None:  # how it ends after that is no matter
+        return {"status": DONE, **left._asdict()}
     if by_itself and code == 0:
         return {"status": DONE}
-    if not by_itself or -code in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        return {"status": STOPPED}
+    if not by_itself or preempt.ended_by(notes) is not None or -code in (*preempt.ASKING, signal.SIGHUP):
+        return {"status": STOPPED, "number": number}
     note = read_failures(notes).get(rank)
     cause = note["cause"] if note else ended_by(code)
     return {"status": FAILED, "code": code, "cause": cause, "log": str(log), "host": agree.host()}

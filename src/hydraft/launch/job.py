@@ -7,7 +7,8 @@ feed many agents (srun copies its stdin to each):
 * ``reach``, ``port``, ``addresses``: can the first node be reached there?
 * ``go``, ``endpoint``: start the ranks
 * ``dump``: let every rank write its Python stack to its log, and tell where it stands
-* ``stop``: end the ranks as Ctrl-C would
+* ``finish``, ``signal``: let the ranks save and leave, as if that signal had reached them
+* ``stop``: end the ranks at once
 
 An agent answers in events, ``{"event": …, "node": N}``:
 
@@ -20,7 +21,8 @@ An agent answers in events, ``{"event": …, "node": N}``:
 * ``stacks``, ``ranks``: the answer to ``dump``
 * ``file``, ``name``, ``data``: a piece of a file of its folder, for the launcher's, where that is another
 * ``piece``, ``data``, ``last``: part of an event that is too long for srun
-* ``failed``, ``kind``, ``rank``, ``cause``; or ``done``: its last word. ``kind``: config, killed, raised, hung or stopped
+* ``failed``, ``kind``, ``rank``, ``cause``; or ``done``: its last word. ``kind``: config, asked (a signal ended
+  the ranks at once: ``signal``), killed, raised, hung or stopped. Ranks that left early are done, with ``step`` and ``signal``
 """
 
 import base64
@@ -69,6 +71,8 @@ class Job:
     """On the first host; None: any that is free."""
     link_timeout: float = 10
     """Seconds of silence after which the other side counts as gone."""
+    grace: float = 0
+    """Seconds that ranks get to save when a signal asks for an early end; 0 for none."""
     terminal: list[int] | None = None
     """Columns and lines of the launcher's terminal; None where it has none, and rank 0 shows plain lines."""
     quiet: bool = False

@@ -19,9 +19,11 @@ from hydraft.config import Config, ConfigError, saved
 from hydraft.launch import world as worlds
 from hydraft.launch.child import POLL_SECONDS, Signals, watch_over
 from hydraft.launch.lifeline import die_with_parent
-from hydraft.launch.local import RankFailed, Stopped
+from hydraft.launch.local import RankFailed
 from hydraft.launch.meeting import FAILED, STOPPED, Lost, Meeting
+from hydraft.launch.wish import Preempted, Stopped, Wish
 from hydraft.launch.world import World
+from hydraft.preempt import ASKING
 
 LAST_WORDS_SECONDS = 10
 """How long rank 0 waits for the others to say how they ended, once one has not ended well."""
@@ -73,7 +75,7 @@ def _lead(meeting: Meeting, compose: Callable[[], int]) -> int:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
         raise
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in ASKING:
             signal.signal(number, signal.SIG_IGN)
         with suppress(Lost):
             if meeting.word() is None:
@@ -82,34 +84,37 @@ def _lead(meeting: Meeting, compose: Callable[[], int]) -> int:
     return code
 
 
-def start(config: Config, folder: Path) -> None:
+def start(config: Config, folder: Path, wish: Wish) -> None:
     """Run rank 0 of ``config``, saved in ``folder``, and wait for all ranks.
 
     Raises:
         RankFailed: the rank that failed first; the others have been ended.
-        KeyboardInterrupt: Ctrl-C; the ranks have been ended.
-        Stopped: another signal.
+        Preempted: a signal asked for an early end, and all is saved.
+        Stopped: a signal, and the ranks have been ended at once.
     """
-    meeting, signals = _meetings[0], Signals()
+    meeting, signals, grace = _meetings[0], Signals(), wish.grace
     print(worlds.say(meeting.world), flush=True)
     try:
         timeout = config.cluster.hang_timeout
-        meeting.announce(folder=str(folder.resolve()), config=saved(config), hang_timeout=timeout)
-        failure = watch_over(meeting, folder, signals, timeout)
+        meeting.announce(folder=str(folder.resolve()), config=saved(config), hang_timeout=timeout, grace=grace)
+        failure = watch_over(meeting, folder, signals, timeout, grace)
         while failure is None and len(meeting.ends()) < meeting.world.size and not meeting.bad():
-            if signals.arrived:
-                meeting.tell(STOPPED)
+            if signals.over(grace):
+                meeting.tell(STOPPED, number=signals.arrived)
             time.sleep(POLL_SECONDS)
         if failure is None and meeting.bad():
             failure = _blame(meeting, folder)
     except Lost:
+        if signals.arrived:
+            raise Stopped(signals.arrived) from None
         failure = RankFailed(0, "the launcher is gone", folder / "rank-0.log")
-    if signals.arrived == signal.SIGINT and failure is None:
-        raise KeyboardInterrupt
-    if failure is not None and not (signals.arrived and failure.cause == "the launcher is gone"):
+    if failure is not None:
         raise failure
-    if failure is not None or signals.arrived or meeting.bad():
-        raise Stopped
+    ends = meeting.ends()
+    if "step" in ends[0]:
+        raise Preempted(ends[0]["step"], ends[0]["number"])
+    if meeting.bad():
+        raise Stopped(next(end["number"] for end in ends.values() if end["status"] == STOPPED))
 
 
 def _blame(meeting: Meeting, folder: Path) -> RankFailed | None:
@@ -133,7 +138,7 @@ def _blame(meeting: Meeting, folder: Path) -> RankFailed | None:
 
 def _follow(meeting: Meeting) -> int:
     """Any other rank: wait for rank 0's word, do it, and end with rank 0's code."""
-    signals, folder = Signals(), None
+    signals, folder, grace = Signals(), None, 0.0
     try:
         while (word := meeting.word()) is None:
             if signals.arrived:
@@ -141,8 +146,9 @@ def _follow(meeting: Meeting) -> int:
             time.sleep(POLL_SECONDS / 4)
         if "folder" in word:
             folder = _reachable(Path(word["folder"]), word["config"], meeting.world)
-            watch_over(meeting, folder, signals, word["hang_timeout"])
-        return _hear(meeting, signals)
+            grace = word["grace"]
+            watch_over(meeting, folder, signals, word["hang_timeout"], grace)
+        return _hear(meeting, signals, grace)
     except Lost:
         pass
     if signals.arrived:
@@ -152,14 +158,14 @@ def _follow(meeting: Meeting) -> int:
     return 1
 
 
-def _hear(meeting: Meeting, signals: Signals) -> int:
+def _hear(meeting: Meeting, signals: Signals, grace: float) -> int:
     """Wait for rank 0 to say that it is over, as long as it may still be at work."""
     late: float | None = None
     while (code := meeting.over()) is None:
-        if late is None and (signals.arrived or meeting.bad()):
+        if late is None and (signals.over(grace) or meeting.bad()):
             late = time.monotonic() + 2 * LAST_WORDS_SECONDS
             if not meeting.bad():
-                meeting.tell(STOPPED)
+                meeting.tell(STOPPED, number=signals.arrived)
         if late is not None and (time.monotonic() > late or meeting.is_dead(0)):
             raise Lost("rank 0")
         time.sleep(POLL_SECONDS / 4)

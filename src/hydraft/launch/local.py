@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydraft
-from hydraft import rundir
+from hydraft import preempt, rundir
 from hydraft.hardware import Hardware
 from hydraft.launch import watch
 from hydraft.launch.rank import ended_by, enter, read_failures
+from hydraft.launch.wish import Preempted, Stopped, Wish
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -29,10 +30,6 @@ SHUTDOWN_SECONDS = 10
 
 JOIN_SECONDS = 300
 """What the nodes of a run get to meet, once all have said that they are ready."""
-
-
-class Stopped(BaseException):
-    """SIGTERM or SIGHUP arrived; the ranks have been ended."""
 
 
 class RankFailed(Exception):
@@ -104,6 +101,7 @@ def start(
     notes: Path,
     ranks: int,
     hardware: Hardware,
+    wish: Wish,
     terminal: str | None = None,
     place: Place | None = None,
     hang_timeout: float | None = None,
@@ -115,14 +113,15 @@ def start(
         notes: an empty folder, where ranks leave their process ids, beats, and why they failed.
         ranks: how many, on this node.
         hardware: of this machine.
+        wish: hears the signals that ask for an early end.
         terminal: a device or pipe that rank 0 shows itself on; None for this process's stdout.
         place: this node among others; alone where there is none.
         hang_timeout: seconds after which ranks that do not get on are ended; None where another watches.
 
     Raises:
         RankFailed: the first rank that failed; the others have been ended.
-        KeyboardInterrupt: Ctrl-C; the ranks have been ended.
-        Stopped: another signal.
+        Preempted: a signal asked for an early end, and all is saved.
+        Stopped: a signal, and the ranks have been ended at once.
     """
     place = place or Place()
     method = warm(hardware)
@@ -140,22 +139,29 @@ def start(
         start_method=method,
         logs_specs=DefaultLogsSpecs(log_dir=str(notes)),
         shutdown_timeout=SHUTDOWN_SECONDS,
-        signals_to_handle="SIGTERM,SIGINT,SIGHUP",
+        signals_to_handle="SIGQUIT",  # the others are for ``wish``
         **place.rendezvous(),
     )
     over = threading.Event()
     if hang_timeout is not None:
         threading.Thread(target=_end_a_hang, args=(folder, notes, hang_timeout, over), daemon=True).start()
+    failure: BaseException | None = None
     try:
-        elastic_launch(config, enter)(str(folder.resolve()), str(notes), terminal, place.environment)
+        with wish.passed_to(lambda number: preempt.pass_on(notes, ranks, number), watch.Watch(notes).kill):
+            elastic_launch(config, enter)(str(folder.resolve()), str(notes), terminal, place.environment)
     except ChildFailedError as error:
-        raise _first(error.failures, notes, folder) from None
+        asked = preempt.ended_by(notes)
+        failure = _first(error.failures, notes, folder) if asked is None else Stopped(asked)
     except SignalException as error:
-        if error.sigval is signal.SIGINT:
-            raise KeyboardInterrupt from None
-        raise Stopped from None
+        failure = Stopped(error.sigval)
+    except Stopped as error:
+        failure = error
     finally:
         over.set()
+    if (left := preempt.left(notes)) is not None:  # how a rank ends after that is no matter
+        raise Preempted(*left)
+    if failure is not None:
+        raise failure
 
 
 def _end_a_hang(folder: Path, notes: Path, timeout: float, over: threading.Event) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -19,6 +20,7 @@ from hydraft.agree import canonical
 from hydraft.config import ROOT, ConfigError, load_config
 from hydraft.launch import local, meet
 from hydraft.launch.job import Job, line
+from hydraft.launch.wish import Preempted, Stopped, Wish
 
 PIECE = 1 << 20
 """Bytes of a file that travel at once."""
@@ -54,13 +56,17 @@ def run(
     """
     code = 1
     try:
-        _prepare(job, folder, shared, events)
-        _tell(events, event="prepared")
-        with os.fdopen(commands) as told:
-            endpoint = json.loads(told.readline())["endpoint"]
-        place = local.Place(len(job.hosts), job.here, endpoint, job.token, meet.environment(endpoint))
-        local.start(folder, notes, job.ranks, hardware.detect(), terminal, place)
+        with Wish(job.grace) as wish:
+            _prepare(job, folder, shared, events)
+            _tell(events, event="prepared")
+            with os.fdopen(commands) as told:
+                endpoint = json.loads(told.readline())["endpoint"]
+            place = local.Place(len(job.hosts), job.here, endpoint, job.token, meet.environment(endpoint))
+            local.start(folder, notes, job.ranks, hardware.detect(), wish, terminal, place)
         outcome: dict[str, Any] = {"event": "done"}
+        code = 0
+    except Preempted as error:
+        outcome = {"event": "done", "step": error.step, "signal": error.number}
         code = 0
     except local.RankFailed as error:
         config_error = error.cause.startswith("ConfigError: ")
@@ -70,8 +76,9 @@ def run(
         }  # fmt: skip
     except ConfigError as error:
         outcome = {"event": "failed", "kind": "config", "rank": None, "cause": str(error)}
-    except (local.Stopped, KeyboardInterrupt):
-        outcome = {"event": "failed", "kind": "stopped", "rank": None, "cause": "stopped"}
+    except Stopped as error:
+        kind = "stopped" if error.number == signal.SIGHUP else "asked"  # by the agent, or by a signal from outside
+        outcome = {"event": "failed", "kind": kind, "rank": None, "cause": str(error), "signal": error.number}
     except BaseException as error:
         traceback.print_exc()  # the launcher keeps it in train.log
         outcome = {"event": "failed", "kind": "raised", "rank": None, "cause": f"{type(error).__name__}: {error}"}

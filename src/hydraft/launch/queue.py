@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,8 @@ from typing import Any
 
 from hydraft.config import Config, ConfigError
 from hydraft.launch import slurm
-from hydraft.launch.local import RankFailed, Stopped
+from hydraft.launch.local import RankFailed
+from hydraft.launch.wish import Preempted, Stopped, Wish
 
 POLL_SECONDS = 2.0
 """Between two questions to Slurm's controller."""
@@ -35,6 +37,10 @@ class Followed:
         """Bytes of its output so far."""
         self.state = self.told = ""
         self.known = time.monotonic()
+        self.before = _read(folder / "result.json")
+        """How an earlier attempt ended."""
+        self.asked = 0
+        """A signal that is still to be passed on."""
 
     def wait(self) -> None:
         """Show its place in the queue, then its output, until it ends."""
@@ -42,16 +48,30 @@ class Followed:
         while not self.ended():
             if time.monotonic() - asked > POLL_SECONDS:
                 asked = time.monotonic()
-                self.ask()
+                self.look()
+            if self.asked:
+                self.preempt()
             self.show()
             time.sleep(SCREEN_SECONDS)
         self.show()
+
+    def ask(self, number: int) -> bool:
+        """Have the job save and end; False as long as it does not run."""
+        self.asked = number
+        return self.state == "RUNNING"
+
+    def preempt(self) -> None:
+        """Hand the signal to what runs on the job's first machine, which asks the ranks."""
+        name = signal.Signals(self.asked).name
+        self.asked = 0
+        self.say(f"job {self.number}: asking it to save and end ({name}); once more cancels it")
+        subprocess.run(["scancel", "--batch", f"--signal={name.removeprefix('SIG')}", self.number], check=False)
 
     def ended(self) -> bool:
         """Whether it is over, as far as is known."""
         return bool(self.state) and self.state not in WAITING
 
-    def ask(self) -> None:
+    def look(self) -> None:
         """Ask Slurm for its state, and tell a change."""
         done = subprocess.run(
             ["scontrol", "--oneliner", "show", "job", self.number], capture_output=True, text=True, check=False
@@ -93,23 +113,26 @@ class Followed:
         begun = time.monotonic()
         while not self.ended() and time.monotonic() - begun < CANCEL_SECONDS:
             time.sleep(SCREEN_SECONDS)
-            self.ask()
+            self.look()
 
     def judge(self) -> None:
         """How it went, from what it wrote down itself, else from Slurm.
 
         Raises:
             RankFailed: it failed, or left no word of its end.
-            Stopped: it was cancelled, or came near its time limit.
+            Preempted: a signal asked it to end, or it came near its time limit, and all is saved.
+            Stopped: the same, and it ended at once.
         """
-        result_file = self.folder / "result.json"
-        result: dict[str, Any] = json.loads(result_file.read_text()) if result_file.exists() else {}
+        told = _read(self.folder / "result.json")
+        result: dict[str, Any] = json.loads(told) if told not in (None, self.before) else {}
         status, error = result.get("status"), result.get("error") or {}
         if status == "completed":
             return
+        number = signal.Signals[result.get("signal", "SIGTERM")]
+        if status == "preempted":
+            raise Preempted(result["step"], number)
         if status == "interrupted":
-            cancelled = self.state == "CANCELLED"
-            raise Stopped(f"job {self.number} was {'cancelled' if cancelled else 'ended, near its time limit'}")
+            raise Stopped(number, f"job {self.number} was stopped by {number.name}")
         if status == "failed":
             raise RankFailed(
                 error["rank"], error["cause"], self.folder / error.get("log", "slurm.log"), host=error.get("host")
@@ -117,25 +140,33 @@ class Followed:
         raise RankFailed(None, f"Slurm ended it: {self.state}", self.folder / "slurm.log", "lost", f"job {self.number}")
 
 
-def start(config: Config, folder: Path, quiet: bool) -> None:
+def start(config: Config, folder: Path, quiet: bool, wish: Wish) -> None:
     """Run ``config``, saved in ``folder``, as a Slurm job, or on the allocation that this process is in, and wait for it.
 
     Raises:
         RankFailed: the first rank or machine that failed.
         ConfigError: what a person has to change.
-        KeyboardInterrupt, Stopped: the job has been cancelled.
+        Preempted, Stopped: a signal asked for an early end.
     """
     if slurm.is_allocated():
-        slurm.run_allocated(config, folder, quiet)
+        slurm.run_allocated(config, folder, quiet, wish)
         return
     job = Followed(_submit(config, folder, quiet), folder, quiet)
-    job.say(f"job {job.number}: submitted; Ctrl-C cancels it, and without this terminal it goes on")
+    job.say(f"job {job.number}: submitted; Ctrl-C ends it, and without this terminal it goes on")
     try:
-        job.wait()
-    except (KeyboardInterrupt, Stopped):
+        with wish.passed_to(job.ask, spare=slurm.SPARE_SECONDS):
+            job.wait()
+    except Stopped:
         job.cancel()
         raise
     job.judge()
+
+
+def _read(file: Path) -> str | None:
+    try:
+        return file.read_text()
+    except FileNotFoundError:
+        return None
 
 
 def _submit(config: Config, folder: Path, quiet: bool) -> str:

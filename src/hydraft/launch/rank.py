@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from hydraft import heartbeat, rundir
+from hydraft import heartbeat, preempt, rundir
 from hydraft.launch.lifeline import die_with_parent
 
 
@@ -24,9 +24,9 @@ def enter(folder: str, notes: str, terminal: str | None, environment: dict[str, 
         environment: set before anything else.
     """
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the launcher, which ends the ranks
     os.environ.update(environment)
     rank = int(os.environ["RANK"])
+    preempt.listen(Path(notes), rank)
     rundir.write_text(Path(notes) / f"{rank}.pid", str(os.getpid()))
     shown = terminal if rank == 0 else os.devnull
     screen = os.dup(1) if shown is None else os.open(shown, os.O_WRONLY | os.O_NOCTTY)

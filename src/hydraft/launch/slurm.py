@@ -5,6 +5,7 @@ the file system that the machines share. No torch at module level.
 """
 
 import json
+import math
 import os
 import re
 import shlex
@@ -23,9 +24,10 @@ from hydraft.launch.job import Job
 from hydraft.launch.local import RankFailed
 from hydraft.launch.ssh import FAR_SIDE, NO_PROJECT, NO_PYTHON, make_job
 from hydraft.launch.supervise import Supervisor
+from hydraft.launch.wish import Wish
 
-WARNING_SECONDS = 60
-"""From SIGTERM to the time limit."""
+SPARE_SECONDS = 30
+"""From the end of the grace that follows Slurm's warning to the time limit."""
 
 TERMINAL = "HYDRAFT_TERMINAL"
 """Columns and lines of the terminal that a job is followed on, as ``120x40``; not set where it is none."""
@@ -80,12 +82,13 @@ def machines() -> list[str]:
     return listed.stdout.split()
 
 
-def run_allocated(config: Config, folder: Path, quiet: bool) -> None:
+def run_allocated(config: Config, folder: Path, quiet: bool, wish: Wish) -> None:
     """Run ``config``, saved in ``folder``, on the machines of this allocation, and wait for all of them.
 
     Raises:
         RankFailed: the first rank or machine that failed.
         ConfigError: what a person has to change.
+        Preempted, Stopped: a signal asked for an early end.
     """
     names = machines()[: config.cluster.nodes]
     job = make_job(config, folder, names, quiet)
@@ -94,7 +97,7 @@ def run_allocated(config: Config, folder: Path, quiet: bool) -> None:
     mark.write_text(job.token)
     channel = _srun(job, config.cluster)
     try:
-        Supervisor(job, [channel], config.cluster.hang_timeout).run()
+        Supervisor(job, [channel], config.cluster.hang_timeout, wish).run()
     except RankFailed as error:
         raise _by_task(error, channel.said, folder) from None
     finally:
@@ -194,7 +197,7 @@ def _options(config: Config, folder: Path, slurm: SlurmConfig) -> list[str]:
         "--ntasks-per-node=1",
         "--exclusive" if slurm.cpus_per_rank is None else f"--cpus-per-task={slurm.cpus_per_rank * ranks}",
         f'--output="{log}"',
-        f"--signal=B:TERM@{WARNING_SECONDS}",
+        f"--signal=B:USR1@{SPARE_SECONDS + math.ceil(config.train.grace)}",
         "--no-requeue",
         *(f"--{name}" if value is None else f"--{name}={value}" for name, value in set_ones.items()),
     ]

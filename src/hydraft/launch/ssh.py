@@ -19,6 +19,7 @@ from hydraft.launch.channel import Channel, killed_by
 from hydraft.launch.hosts import Host
 from hydraft.launch.job import Job, forwarded
 from hydraft.launch.supervise import HELLO_SECONDS, Supervisor
+from hydraft.launch.wish import Wish
 
 NO_PROJECT, NO_PYTHON = 81, 82
 
@@ -40,12 +41,13 @@ CAUSES = {  # words of ssh to what a person does about them
 }  # fmt: skip
 
 
-def start(config: Config, folder: Path, hosts: list[Host], quiet: bool) -> None:
+def start(config: Config, folder: Path, hosts: list[Host], quiet: bool, wish: Wish) -> None:
     """Run ``config``, saved in ``folder``, on ``hosts``, and wait for all of them.
 
     Raises:
         RankFailed: the first rank or host that failed.
         ConfigError: what a person has to change on a host.
+        Preempted, Stopped: a signal asked for an early end.
     """
     job = make_job(config, folder, [host.name for host in hosts], quiet)
     mark = folder / ".launch"
@@ -60,7 +62,7 @@ def start(config: Config, folder: Path, hosts: list[Host], quiet: bool) -> None:
                 channel.process.stdin.write(replace(job, node=number).to_line())
             except BrokenPipeError:
                 continue  # it has ended; the supervisor finds out why
-        Supervisor(job, channels, config.cluster.hang_timeout).run()
+        Supervisor(job, channels, config.cluster.hang_timeout, wish).run()
     finally:
         for channel in channels:
             if channel.process.poll() is None:
@@ -89,6 +91,7 @@ def make_job(config: Config, folder: Path, hosts: list[str], quiet: bool) -> Job
         address=cluster.address,
         port=cluster.port,
         link_timeout=cluster.link_timeout,
+        grace=config.train.grace,
         terminal=list(shutil.get_terminal_size()) if sys.stdout.isatty() else None,
         quiet=quiet,
         environment=forwarded(os.environ, cluster.env),

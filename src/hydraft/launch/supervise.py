@@ -18,6 +18,7 @@ from hydraft.launch import watch
 from hydraft.launch.channel import Channel, Node, weight
 from hydraft.launch.job import Job
 from hydraft.launch.local import RankFailed
+from hydraft.launch.wish import Preempted, Stopped, Wish
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +34,12 @@ STOP_SECONDS = 8.0
 class Supervisor:
     """Leads the agents of one job, from their first word to their last."""
 
-    def __init__(self, job: Job, channels: list[Channel], hang_timeout: float) -> None:
+    def __init__(self, job: Job, channels: list[Channel], hang_timeout: float, wish: Wish) -> None:
         self.job = job
         self.channels = channels
+        self.wish = wish
+        self.asked = 0
+        """A signal that is still to be passed on."""
         self.hang_timeout = hang_timeout
         self.nodes = [Node(name, time.monotonic()) for name in job.hosts]
         self.beaten = 0.0
@@ -57,18 +61,31 @@ class Supervisor:
         Raises:
             RankFailed: the cause of the first failure.
             ConfigError: what a person has to change on a host.
+            Preempted: a signal asked for an early end, and all is saved.
+            Stopped: a signal ended the ranks at once.
         """
         try:
-            while not self.settled():
-                self.hear(0.2)
-                self.look_after()
-                if not self.failures():
-                    self.lead()
-                    self.find_a_hang()
+            with self.wish.passed_to(self.ask):
+                while not self.settled():
+                    self.hear(0.2)
+                    self.look_after()
+                    if not self.failures():
+                        self.lead()
+                        self.find_a_hang()
+            first = self.nodes[0].outcome or {}
+            if "step" in first:  # all is saved and here: how the others end is no matter
+                raise Preempted(first["step"], first["signal"])
             if self.failures():
                 raise self.cause()
         finally:
             self.end()
+
+    def ask(self, number: int) -> bool:
+        """Have the ranks save and leave; False as long as there are none."""
+        if not self.went:
+            return False
+        self.asked = number  # a handler calls this: nothing is written here, where something may be half written
+        return True
 
     def failures(self) -> list[Node]:
         """The nodes that ended badly so far."""
@@ -84,6 +101,9 @@ class Supervisor:
         if time.monotonic() - self.beaten >= BEAT_SECONDS:
             self.beaten = time.monotonic()
             self.send(do="beat")
+        if self.asked:
+            self.send(do="finish", signal=self.asked)
+            self.asked = 0
         for key, _ in self.selector.select(seconds):
             channel: Channel = key.data
             for said in channel.read(key.fileobj, self.selector):
@@ -219,10 +239,12 @@ class Supervisor:
                     cause = f"no word for {silence:.0f} s: the machine, or the link to it, is gone{stays}"
                     self.fail(node, "lost", None, cause)
 
-    def cause(self) -> RankFailed:
+    def cause(self) -> RankFailed | Stopped:
         """The failure that brought about the others."""
         node = min(self.failures(), key=weight)
         outcome = node.outcome or {}
+        if outcome["kind"] == "asked":
+            return Stopped(outcome["signal"])
         rank = outcome["rank"]
         if outcome["kind"] == "config":
             where = "" if rank is not None else f"{node.name}: "

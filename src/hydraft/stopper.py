@@ -1,0 +1,41 @@
+"""Ends the training in good order when any rank was asked to: all ranks stop after the same step, and it is saved."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hydraft import preempt
+
+
+class Stopper(TrainerCallback):
+    """Asks after each step whether a signal came (see ``preempt.py``); every rank has one, and all get the same answer."""
+
+    def __init__(self, grace: float, device: torch.device) -> None:
+        """``grace``: seconds from a signal to the end; 0 leaves every signal to end its rank at once."""
+        self.grace = grace
+        self.device = device
+        self.number = 0
+        """The signal that all ranks have agreed to leave for; 0 as long as they have not."""
+
+    def agreed(self) -> bool:
+        """Whether to leave. Every rank must ask: a signal that reached one of them is told to all."""
+        if self.grace and not self.number:
+            number = torch.tensor([preempt.asked()], device=self.device)
+            dist.all_reduce(number, op=dist.ReduceOp.MAX)
+            self.number = int(number)
+        return self.number != 0
+
+    def stop(self, control: TrainerControl) -> None:
+        """Have the Trainer save and end."""
+        control.should_training_stop = control.should_save = True
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
+        """A step that has begun is a step to save."""
+        preempt.begin(self.grace)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
+        """The last step of a run that was asked to end."""
+        if self.agreed():
+            self.stop(control)
