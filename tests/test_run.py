@@ -176,22 +176,6 @@ def test_an_epoch_is_kept_where_asked(tmp_path: Path, records: Path) -> None:
 
 
 @pytest.mark.slow
-def test_wandb_without_a_key_is_offline_and_whole(tmp_path: Path, records: Path) -> None:
-    folder = tmp_path / "run"
-    done = run_script(
-        "train.py", "tracker=wandb", f"data.train={records}", f"data.eval={records}", "data.eval_limit=2", "train.max_steps=3",
-        "train.log_every=1", "cluster=1x2", f"hydra.run.dir={folder}", WANDB_API_KEY="", HOME=str(tmp_path),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")  # one run, however many ranks
-    read = subprocess.run(
-        [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", "--summary", str(file)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert '"objective"' in read.stdout
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("zero", ["stage2", "stage3"])
 def test_scoring_before_training_changes_nothing_of_the_training(zero: str, tmp_path: Path, records: Path) -> None:
     """bitsandbytes repacks 4-bit weights in eval mode on some CPUs, and their gradients are lost from then on."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import deepspeed
+import psutil
 import torch
 import torch.distributed as dist
 from deepspeed.runtime.utils import clip_grad_norm_
@@ -75,6 +76,11 @@ class Start:
     """Optimizer steps that were made."""
     adam_step: int
     """Steps that Adam has counted."""
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Of this rank: the card's peak with CUDA, otherwise the process's resident memory."""
+    return torch.cuda.max_memory_allocated() if device.type == "cuda" else int(psutil.Process().memory_info().rss)
 
 
 def _advance(scheduler: Any, step: int) -> None:
@@ -209,5 +215,10 @@ class RunTrainer(Trainer):
         return int(count)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The Trainer's line, with the tokens of all ranks added."""
-        super().log({**logs, "tokens": self.all_tokens()}, start_time)
+        """The Trainer's line, with the tokens of all ranks added, and what each rank has: its tokens and its bytes of memory."""
+        mine = torch.zeros(dist.get_world_size(), 2, dtype=torch.int64, device=self.args.device)  # (ranks, 2)
+        mine[dist.get_rank()] = torch.tensor([self.tokens, memory_bytes(self.args.device)])
+        dist.all_reduce(mine)
+        ranks = mine.tolist()
+        line: dict[str, Any] = {**logs, "tokens": sum(tokens for tokens, _ in ranks), "ranks": ranks}
+        super().log(line, start_time)

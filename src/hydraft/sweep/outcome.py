@@ -22,7 +22,7 @@ from hydraft.sweep.axes import Axis
 from hydraft.sweep.command import of_job
 from hydraft.sweep.ledger import Job, Ledger, State
 
-ENDS = {"completed": State.done, "failed": State.failed, "interrupted": State.interrupted}
+ENDS = {"completed": State.done, "failed": State.failed}
 """What a run's result.json calls its end."""
 
 ORDER = [State.running, State.pending, State.pruned, State.interrupted, State.failed, State.refused]
@@ -109,7 +109,9 @@ class Outcome:
     @property
     def command(self) -> str:
         """What runs it again, as a single run."""
-        own = [override for override in self.job.overrides if not override.lstrip("+~").startswith(("sweep.", "hydra."))]
+        own = [
+            override for override in self.job.overrides if not override.lstrip("+~").startswith(("sweep.", "hydra."))
+        ]
         return shlex.join(["python", "train.py", *own])
 
 

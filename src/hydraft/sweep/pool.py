@@ -22,8 +22,9 @@ from typing import Any, Protocol
 import cloudpickle
 from hydra.core.utils import JobReturn
 
-from hydraft.launch.local import Stopped, own_code_first
+from hydraft.launch.local import own_code_first
 from hydraft.launch.rank import ended_by
+from hydraft.launch.wish import Stopped
 from hydraft.sweep import job
 from hydraft.sweep.record import JobDied
 from hydraft.sweep.slots import Slot
@@ -174,7 +175,7 @@ def _signals() -> Iterator[None]:
     """SIGTERM and SIGHUP raise ``Stopped``, as Ctrl-C raises KeyboardInterrupt."""
 
     def stop(number: int, _: object) -> None:
-        raise Stopped(f"stopped by {signal.Signals(number).name}")
+        raise Stopped(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
