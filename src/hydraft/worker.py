@@ -34,7 +34,8 @@ def main(folder: Path, terminal: int) -> None:
     """Run this rank of the run in ``folder``. ``terminal`` is the file descriptor a person looks at."""
     config = load_config(folder / "config.yaml")
     rank, local_ranks = int(os.environ["RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_ranks))
+    cores = int(os.environ.get("HYDRAFT_CORES", 0)) or len(os.sched_getaffinity(0))  # a sweep's job has a share of them
+    torch.set_num_threads(max(1, cores // local_ranks))
     transformers.logging.disable_progress_bar()
     with Screen(terminal, visible=rank == 0) as screen:
         _train(config, folder, screen)

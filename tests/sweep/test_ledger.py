@@ -146,9 +146,7 @@ def test_jobs_side_by_side_share_the_machine() -> None:
     assert [slot.gpus for slot in slots([Demand(4)] * 2, cards, jobs=2)] == [("0", "1", "2", "3")] * 2
     assert len(slots([Demand(1, memory=20 << 30)] * 8, cards)) == 2
     assert len(slots([Demand(2, alone=True)] * 8, cards)) == 1
-    here = Hardware(cpus=len(os.sched_getaffinity(0)))
-    parts = slots([Demand()] * 999, here)
-    assert len(parts) == here.cpus and sorted(core for part in parts for core in part.cores) == sorted(
-        os.sched_getaffinity(0)
-    )
-    assert all(len(part.cores) == 1 for part in slots([Demand()] * 99, here, jobs=99))
+    here = Hardware(cpus=8)
+    assert [(slot.cores, slot.gpus) for slot in slots([Demand(2)] * 99, here)] == [(2, None)] * 4
+    assert [slot.cores for slot in slots([Demand()] * 3, here)] == [2] * 3
+    assert [slot.cores for slot in slots([Demand()] * 99, here, jobs=16)] == [1] * 16

@@ -46,7 +46,7 @@ class Place:
     folder: str
     """The working directory."""
     environment: dict[str, str]
-    cores: tuple[int, ...]
+    cores: int
     gpus: tuple[str, ...] | None
     """As in CUDA_VISIBLE_DEVICES; None leaves that alone."""
 
@@ -62,12 +62,14 @@ def enter(channel: Connection, place: Place, sweep: bytes, job: bytes) -> None:
     die_with_parent()
     os.setpgid(0, 0)  # a Ctrl-C in the terminal is the launcher's to hand on
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)  # the server that this was forked from hears none
     os.chdir(place.folder)
     os.environ.clear()
     os.environ.update(place.environment)
     if place.gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(place.gpus)
-    os.sched_setaffinity(0, place.cores)  # ranks count their threads by it
+    os.environ["HYDRAFT_CORES"] = str(place.cores)  # its ranks count their threads by it
     try:
         done = _run(cloudpickle.loads(sweep), *cloudpickle.loads(job))
     except KeyboardInterrupt:

@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,15 +21,15 @@ from typing import Any, Protocol
 import cloudpickle
 from hydra.core.utils import JobReturn
 
+from hydraft.cli import RunStopped
 from hydraft.launch.local import own_code_first
 from hydraft.launch.rank import ended_by
-from hydraft.launch.wish import Stopped
 from hydraft.sweep import job
 from hydraft.sweep.record import JobDied
 from hydraft.sweep.slots import Slot
 
-GRACE_SECONDS = 30.0
-"""From the signal that ends a sweep to SIGKILL for its jobs; a second Ctrl-C does not wait."""
+ENDING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+"""Signals that end a sweep, beside Ctrl-C; its jobs get the same one, and ``train.grace`` to save what they have."""
 
 
 def warm(preload: Sequence[str]) -> None:
@@ -140,7 +139,7 @@ def run(sweep: job.Sweep, source: Source, slots: Sequence[Slot], look_seconds: f
         look_seconds: how often the source is asked about those that run; None for never.
 
     Raises:
-        KeyboardInterrupt, Stopped: a signal; the jobs have been ended by the same one.
+        KeyboardInterrupt: a signal (``RunStopped``, if not Ctrl-C); the jobs have been ended by the same one.
     """
     shared = cloudpickle.dumps(sweep)
     free, running, more = list(reversed(slots)), dict[int, Running](), True
@@ -162,8 +161,8 @@ def run(sweep: job.Sweep, source: Source, slots: Sequence[Slot], look_seconds: f
                     elif look_seconds is not None and not one.stopped and source.look(number):
                         one.stopped = True
                         one.signal(signal.SIGTERM)
-        except (KeyboardInterrupt, Stopped) as error:
-            _end(list(running.values()), signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
+        except KeyboardInterrupt as error:
+            _end(list(running.values()), error.code - 128 if isinstance(error, RunStopped) else signal.SIGINT)
             raise
         except BaseException:
             _end(list(running.values()), signal.SIGKILL)
@@ -172,15 +171,18 @@ def run(sweep: job.Sweep, source: Source, slots: Sequence[Slot], look_seconds: f
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise ``Stopped``, as Ctrl-C raises KeyboardInterrupt."""
+    """What else ends a sweep does as Ctrl-C does, which Python makes a KeyboardInterrupt."""
 
     def stop(number: int, _: object) -> None:
-        raise Stopped(number)
+        raise RunStopped(f"stopped by {signal.Signals(number).name}", number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.getsignal(number) for number in ENDING}
+    for number in ENDING:
+        if number != signal.SIGHUP or before[number] is not signal.SIG_IGN:  # nohup
+            signal.signal(number, stop)
     try:
         yield
     finally:
@@ -189,14 +191,13 @@ def _signals() -> Iterator[None]:
 
 
 def _end(jobs: list[Running], number: int) -> None:
-    """Hand the signal on, and wait for the jobs to end; kill those that take too long, or all at a second Ctrl-C."""
-    deadline = time.monotonic() + GRACE_SECONDS
+    """Hand the signal on, and wait for the jobs to end; a second signal kills them."""
     try:
         for one in jobs:
             one.signal(number)
-        while (alive := [one for one in jobs if not one.ready()]) and time.monotonic() < deadline:
-            connection.wait([channel for one in alive for channel in one.waited_for()], timeout=1)
-    except (KeyboardInterrupt, Stopped):
+        while alive := [one for one in jobs if not one.ready()]:
+            connection.wait([channel for one in alive for channel in one.waited_for()])
+    except KeyboardInterrupt:
         pass
     for one in jobs:
         one.signal(signal.SIGKILL)

@@ -9,9 +9,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from hydraft import rundir
 from hydraft.choices import Mode
-from hydraft.cli import RunFailed, output_folder
+from hydraft.cli import RunFailed, RunStopped, output_folder
 from hydraft.config import ConfigError
 from hydraft.sweep.ledger import ABOUT, Job, Ledger, State
 from hydraft.sweeping import SweepConfig
@@ -25,7 +24,7 @@ class Elsewhere(Exception):
     """Another sweep's process is at this very job."""
 
 
-TOLD = (ConfigError, RunFailed, JobDied)
+TOLD = (ConfigError, RunFailed, RunStopped, JobDied)
 """Errors whose message says it all."""
 
 
@@ -52,9 +51,9 @@ class Recorded:
             try:
                 objective = self.task(composed)
             except BaseException as error:
-                stopped = isinstance(error, KeyboardInterrupt) or rundir.status(output_folder()) == "interrupted"
+                state = State.interrupted if isinstance(error, KeyboardInterrupt) else State.failed
                 with suppress(OSError):  # a full disk must not hide why
-                    ledger.tell(key, State.interrupted if stopped else State.failed, error=line(error))
+                    ledger.tell(key, state, error=line(error))
                 raise
             ledger.tell(key, State.done, objective=objective)
             return objective
@@ -82,7 +81,7 @@ def _job() -> tuple[Ledger, str] | None:
 
 def line(error: BaseException) -> str:
     """An error as one line, without the advice that a terminal gets."""
-    text = str(error).split("\n  its log:")[0]
+    text = str(error).split("\n  its log:")[0].split("; to go on:")[0]
     return " ".join((text if isinstance(error, TOLD) else f"{type(error).__name__}: {text}").split())
 
 

@@ -194,6 +194,9 @@ class Session:
                     known = self.ledger.jobs()
                     todo = [key for key in todo if known[key].state not in ledger.OVER]
         except BaseException:
+            for key in todo:
+                if self.ledger.jobs()[key].state is State.running and not self.ledger.is_claimed(key):
+                    self._settle(key, KeyboardInterrupt("ended with its sweep"), State.interrupted)
             print(f"go on with it by the same command and sweep.resume={self.name}", file=sys.stderr)
             raise
 
@@ -223,14 +226,14 @@ class Session:
                 self._settle(key, why)
         return tried
 
-    def _settle(self, key: str, error: BaseException) -> None:
+    def _settle(self, key: str, error: BaseException, state: State = State.failed) -> None:
         """A job that ended badly without having told so itself."""
         if self.ledger.jobs()[key].state not in (State.pending, State.running):
             return
         try:
-            self.ledger.tell(key, State.failed, error=record.line(error))
+            self.ledger.tell(key, state, error=record.line(error))
         except OSError as full:
-            print(f"{self.ledger.file}: {full.strerror}; a job failed: {record.line(error)}", file=sys.stderr)
+            print(f"{self.ledger.file}: {full.strerror}; a job {state.value}: {record.line(error)}", file=sys.stderr)
 
     def _left(self, candidates: dict[str, Candidate]) -> list[str]:
         """The jobs of this command that are to run."""

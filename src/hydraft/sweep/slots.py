@@ -29,7 +29,8 @@ class Demand:
 class Slot:
     """A part of the machine."""
 
-    cores: tuple[int, ...]
+    cores: int
+    """What its threads may keep busy; nothing is pinned, so that a core that is free serves whoever needs it."""
     gpus: tuple[str, ...] | None
     """Names for CUDA_VISIBLE_DEVICES; None without GPUs."""
 
@@ -41,11 +42,10 @@ def slots(demands: Sequence[Demand], machine: Hardware, jobs: int | None = None)
     """
     width = min(jobs or fitting(demands, machine), len(demands))
     ranks = max(demand.ranks for demand in demands)
-    cores = sorted(os.sched_getaffinity(0))
     cards = _names(machine)
     return [
         Slot(
-            _part(cores, index, width),
+            max(1, machine.cpus // width),
             None if not cards else tuple(cards[(index * ranks + rank) % len(cards)] for rank in range(min(ranks, len(cards)))),
         )
         for index in range(width)
@@ -64,13 +64,6 @@ def fitting(demands: Sequence[Demand], machine: Hardware) -> int:
     if memory and machine.memory:
         width = min(width, int(MEMORY_SHARE * machine.memory / memory))
     return max(1, width)
-
-
-def _part(cores: list[int], index: int, width: int) -> tuple[int, ...]:
-    """Share ``index`` of ``width`` equal ones; with more shares than cores, one core that others have too."""
-    if width >= len(cores):
-        return (cores[index % len(cores)],)
-    return tuple(cores[index * len(cores) // width : (index + 1) * len(cores) // width])
 
 
 def _names(machine: Hardware) -> list[str]:
