@@ -75,7 +75,7 @@ class Reporter(TrainerCallback):
         if logs is None or "loss" not in logs:
             return
         now = time.perf_counter()
-        ranks = self._ranks(logs["ranks"], now - self.clock)
+        ranks = self._ranks(logs.get("ranks", []), now - self.clock)
         speed = (logs["tokens"] - self.tokens) / (now - self.clock)
         self.clock, self.tokens = now, logs["tokens"]
         kept: dict[str, Any] = {
