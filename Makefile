@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-tools test-fast test-gpu check sweep bench bench-sweep equivalence resume-matrix fit-table memory tiny data
+.PHONY: help setup train test test-tools test-fast test-gpu check sweep bench bench-sweep equivalence resume-matrix fit-table memory tiny data report
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -32,7 +32,7 @@ train: setup ## Fine-tune the embedded model with NF4 QLoRA; more with ARGS="lor
 test: setup ## Every test
 	@$(PY) -m pytest $(ARGS)
 
-test-tools: ## Debian packages that the tests of many machines need (as root; else those tests are skipped)
+test-tools: ## Debian packages that the tests of many machines and of the report need (as root; else those are skipped)
 	@tests/launch/install.sh
 
 test-fast: setup ## The tests that take no more than half a minute each
@@ -49,6 +49,9 @@ check: setup ## ruff, mypy, import layers
 
 sweep: setup ## A small multirun: three ranks of LoRA by two learning rates
 	@$(PY) train.py -m lora.r=4,8,16 train.learning_rate=2e-3,4e-3 $(ARGS)
+
+report: setup ## Table, summary.csv and report.html of the newest sweep, or of ARGS="multirun/…"
+	@$(PY) -m hydraft.sweep $(ARGS)
 
 equivalence: setup ## Train the same data in every topology and print how far the results lie apart
 	@$(PY) bench/equivalence.py $(ARGS)

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from conftest import ROOT
-from hydraft import cli
+from hydraft import checks, cli
 from hydraft.checks import COMBINATIONS, VALUES, check
 from hydraft.config import Config, ConfigError
 from hydraft.hardware import Gpu, Hardware
@@ -29,8 +29,16 @@ BREAKS = [  # overrides, hardware, and the rule (counted over both tables) that 
     "model.dtype=bf16 lora=none quant=none train.precision=fp32", "model.dtype=fp32 train.precision=bf16",
     "model.dtype=bf16 train.precision=fp32 zero=stage3",
     "model.path=owner/name", "lora=pissa", "lora=pissa quant=none zero=stage3", "quant=int8 zero=stage3", "zero.stage=0 zero.offload_optimizer=cpu",
-    "lora=dora zero=stage3", "zero.offload_param=cpu", "train.precision=fp16", "train.precision=fp16 zero=stage0", "train.precision=bf16", "cluster=1x2",
+    "lora=dora zero=stage3", "tracker.upload=true", "tracker.tags=[a]", "tracker=swanlab", "zero.offload_param=cpu", "train.precision=fp16", "train.precision=fp16 zero=stage0", "train.precision=bf16", "cluster=1x2",
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def without_swanlab(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an environment where it is not installed."""
+    monkeypatch.setattr(checks, "find_spec", lambda name: None if name == "swanlab" else True)
+
+
 ON_A_CARD = {"train.precision=bf16", "cluster=1x2"}
 
 

@@ -6,6 +6,7 @@ Each row says when it applies and what to write instead; ``check`` raises the fi
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from hydraft.choices import (
     Batching,
@@ -19,6 +20,7 @@ from hydraft.choices import (
     Precision,
     QuantKind,
     Scale,
+    TrackerKind,
 )
 from hydraft.config import TINY, Config, ConfigError, InferConfig
 from hydraft.hardware import Gpu, Hardware
@@ -92,6 +94,21 @@ VALUES = [
 ]  # fmt: skip
 
 COMBINATIONS = [
+    _value(
+        lambda c: c.tracker.upload and c.tracker.kind not in (TrackerKind.wandb, TrackerKind.mlflow),
+        "tracker.upload=true needs a dashboard that keeps files: use tracker=wandb or tracker=mlflow, or tracker.upload=false",
+    ),
+    _value(
+        lambda c: (
+            bool(c.tracker.group or c.tracker.tags) and c.tracker.kind in (TrackerKind.none, TrackerKind.tensorboard)
+        ),
+        "tracker.group and tracker.tags are for a dashboard that has them: use tracker=wandb, mlflow or swanlab",
+    ),
+    _value(
+        lambda c: c.tracker.kind is not TrackerKind.none and find_spec(c.tracker.kind.value) is None,
+        "tracker={c.tracker.kind.value} needs a package that is not installed: pip install 'hydraft[{c.tracker.kind.value}]', or use tracker=none",
+        here=True,
+    ),
     _value(
         lambda c: c.kernels is Kernels.unsloth and c.zero.stage == 3,
         "kernels=unsloth has no ZeRO-3 path: use zero=stage2, or kernels=torch",

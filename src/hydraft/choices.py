@@ -97,6 +97,9 @@ class Launcher(Enum):
 class TrackerKind(Enum):
     none = "none"
     wandb = "wandb"
+    tensorboard = "tensorboard"
+    mlflow = "mlflow"
+    swanlab = "swanlab"
 
 
 class Kernels(Enum):

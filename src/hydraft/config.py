@@ -184,9 +184,16 @@ class DataConfig:
 @dataclass
 class TrackerConfig:
     kind: TrackerKind = TrackerKind.none
-    """``wandb`` is online where a key is set up, offline otherwise; it never prompts."""
+    """``wandb`` is online where a key is set up, offline otherwise; it never prompts. ``tensorboard``, ``mlflow`` and ``swanlab``
+    have packages of their own to install."""
     project: str = "hydraft"
-    """The project on the dashboard."""
+    """The project on the dashboard; MLflow's experiment."""
+    group: str | None = None
+    """What the dashboard groups runs by; null for the name and id of the sweep that the run belongs to."""
+    tags: list[str] = field(default_factory=list)
+    """Words to find the run by, beside model, quant, LoRA method and ZeRO stage."""
+    upload: bool = False
+    """wandb and MLflow: keep the trained adapter (or model) on the dashboard, too."""
 
 
 @dataclass

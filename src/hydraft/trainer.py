@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import deepspeed
+import psutil
 import torch
 import torch.distributed as dist
 from deepspeed.runtime.utils import clip_grad_norm_
@@ -88,6 +89,11 @@ class Start:
 def schedule_step(scheduler: Any) -> int:
     """Steps that a schedule has made."""
     return int(getattr(scheduler, "scheduler", scheduler).last_epoch)
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Of this rank: the card's peak with CUDA, otherwise the process's resident memory."""
+    return torch.cuda.max_memory_allocated() if device.type == "cuda" else int(psutil.Process().memory_info().rss)
 
 
 def _advance(scheduler: Any, step: int) -> None:
@@ -268,4 +274,9 @@ class RunTrainer(Trainer):
             logs = {**logs, "loss": logs["loss"] * self._share(self._logged_before, step)}
             if self.order.passes_over(step):
                 logs.pop("grad_norm", None)  # of another step
-        super().log({**logs, "tokens": self.all_tokens()}, start_time)
+        mine = torch.zeros(dist.get_world_size(), 2, dtype=torch.int64, device=self.args.device)  # (ranks, 2)
+        mine[dist.get_rank()] = torch.tensor([self.tokens, memory_bytes(self.args.device)])
+        dist.all_reduce(mine)
+        ranks = mine.tolist()
+        line: dict[str, Any] = {**logs, "tokens": sum(tokens for tokens, _ in ranks), "ranks": ranks}
+        super().log(line, start_time)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import peft
-import psutil
 import torch
 import torch.distributed as dist
 import transformers
@@ -27,7 +26,10 @@ from hydraft.reporter import Reporter
 from hydraft.scorer import Scorer
 from hydraft.stopper import Stopper
 from hydraft.track import make_tracker
-from hydraft.trainer import RunTrainer, training_arguments
+from hydraft.trainer import RunTrainer, memory_bytes, training_arguments
+
+SUMMARY = ("train_loss", "tokens", "train_seconds", "peak_memory_bytes", "trained_parameters")
+"""Of result.json, what a dashboard's table has too."""
 
 
 def main(folder: Path, terminal: int) -> None:
@@ -95,7 +97,7 @@ def _train(config: Config, folder: Path, screen: Screen, memory: Watch) -> None:
     keeper.write(trainer, target)
     keeper.save(trainer)  # where more epochs would go on
     checkpoint.write_probe(model, tokenizer, encoded[0]["input_ids"][:64], target)
-    result = {
+    result: dict[str, Any] = {
         "objective": after.get("loss", output.training_loss),
         "train_loss": output.training_loss,
         "before": scorer.scores.get(0, {}),
@@ -112,7 +114,12 @@ def _train(config: Config, folder: Path, screen: Screen, memory: Watch) -> None:
     if rank == 0:
         rundir.write_json(folder / "result.json", result)
         report.draw_loss(folder, plan.headline(config))
-        tracker.finish({"objective": result["objective"], **{f"after/{k}": v for k, v in after.items()}})
+        if config.tracker.upload:
+            tracker.upload(target)
+        scores = {
+            f"{when}/{name}": value for when in ("before", "best", "after") for name, value in result[when].items()
+        }
+        tracker.finish({"objective": result["objective"], **scores, **{name: result[name] for name in SUMMARY}})
         _close(screen, folder, result, seconds)
 
 
@@ -163,8 +170,7 @@ def _say_targets(model: Any, config: Config, screen: Screen) -> None:
 
 def _peak_memory(device: torch.device) -> int:
     """Bytes, of the rank that has most: the card's peak with CUDA, otherwise the process's resident memory."""
-    mine = torch.cuda.max_memory_allocated() if device.type == "cuda" else psutil.Process().memory_info().rss
-    peak = torch.tensor([mine], device=device)
+    peak = torch.tensor([memory_bytes(device)], device=device)
     dist.all_reduce(peak, op=dist.ReduceOp.MAX)
     return int(peak)
 

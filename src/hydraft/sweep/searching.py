@@ -23,6 +23,7 @@ from hydraft.sweep.search import Method, Search
 from hydraft.sweep.session import Candidate, Session, failure, in_folder
 from hydraft.sweep.slots import Demand
 from hydraft.sweep.space import Space, Value, make_space
+from hydraft.sweep.table import Live
 
 LOOK_SECONDS = 0.2
 """Between two looks at what running jobs were evaluated at."""
@@ -52,11 +53,14 @@ def run(session: Session, launcher: Launcher, settings: dict[str, Any], argument
     method = Method(seed=int(OmegaConf.select(composed, "seed", default=42)), **settings)
     search = Search(session.folder, space, list(config.sweep.objective), method)
     jobs = Jobs(session, search)
+    streams = hasattr(launcher, "stream")
+    session.add([])  # the folder is this sweep's
     try:
-        if hasattr(launcher, "stream"):
-            launcher.stream(jobs, demand, LOOK_SECONDS)
-        else:
-            jobs.one_by_one(launcher)
+        with Live(session.folder, lines=not streams):
+            if streams:
+                launcher.stream(jobs, demand, LOOK_SECONDS)
+            else:
+                jobs.one_by_one(launcher)
     except BaseException:
         print(f"go on with it by the same command and sweep.resume={session.name}", file=sys.stderr)
         raise
