@@ -100,3 +100,16 @@ class Kernels(Enum):
 
 class InferMode(Enum):
     generate = "generate"
+    chat = "chat"
+    batch = "batch"
+    export = "export"
+
+
+class ExportKind(Enum):
+    merged = "merged"
+    adapter = "adapter"
+
+
+class Layout(Enum):
+    native = "native"
+    published = "published"

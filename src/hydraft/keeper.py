@@ -14,7 +14,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from hydraft import checkpoint, heartbeat, manifest
 from hydraft import state as run_state
 from hydraft.choices import Save
-from hydraft.config import Config, ConfigError
+from hydraft.config import Config, ConfigError, load_config
+from hydraft.models import identity
 from hydraft.progress import Screen
 from hydraft.reporter import Reporter
 from hydraft.scorer import Scorer
@@ -60,6 +61,8 @@ class Keeper(TrainerCallback):
         self.reporter = reporter
         self.scorer = scorer
         self.first = first
+        asked = load_config(folder / "config.yaml")  # ours has the model where it was prepared
+        self.origin = identity.of(asked) if dist.get_rank() == 0 else None
         self.trainer: RunTrainer | None = None
         self.numbers: Numbers = {}
 
@@ -123,7 +126,7 @@ class Keeper(TrainerCallback):
         moved = trainer.state.global_step > 1 or self.config.train.warmup_ratio == 0
         tokenizer: Any = trainer.processing_class
         with heartbeat.while_working():
-            checkpoint.save(trainer.model, tokenizer, target, moved, self.first, more)  # type: ignore[arg-type]
+            checkpoint.save(trainer.model, tokenizer, target, moved, self.first, more, self.origin)  # type: ignore[arg-type]
 
     def _numbers(self, trainer: RunTrainer) -> Numbers:
         sums: list[Any] = [None] * dist.get_world_size()
