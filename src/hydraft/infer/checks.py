@@ -27,12 +27,6 @@ def _export(broken: Broken) -> Broken:
     return _mode(InferMode.export, broken)
 
 
-def processes(cluster: str) -> int:
-    """Processes of ``1xN``; 0 for anything else."""
-    match = re.fullmatch(r"1x([1-9]\d?)", cluster)
-    return int(match[1]) if match else 0
-
-
 RULES: list[tuple[Broken, str]] = [
     (lambda o: o.max_new_tokens < 1, "max_new_tokens={o.max_new_tokens}: must be at least 1"),
     (lambda o: o.temperature < 0, "temperature={o.temperature}: must be 0 (greedy) or more"),
@@ -49,16 +43,16 @@ RULES: list[tuple[Broken, str]] = [
     (lambda o: o.mode is not InferMode.generate and o.prompt is not None, "prompt={o.prompt} is for mode=generate, and this is mode={o.mode.value}: leave it away"),
     (lambda o: o.mode is not InferMode.batch and o.input is not None, "input={o.input} is for mode=batch: give mode=batch too"),
     (lambda o: o.mode not in (InferMode.batch, InferMode.export) and o.output is not None, "output={o.output} is for mode=batch and mode=export, and this is mode={o.mode.value}"),
-    (lambda o: o.mode is not InferMode.batch and o.cluster != "1x1", "cluster={o.cluster} is for mode=batch: leave it away"),
-    (lambda o: o.cluster.startswith(tuple("23456789")), "cluster={o.cluster}: infer.py uses the processes of one machine: give cluster=1x2"),
-    (lambda o: not processes(o.cluster), "cluster={o.cluster}: must be 1xN, one process a GPU"),
+    (lambda o: o.cluster.nodes != 1, "cluster.nodes={o.cluster.nodes}: infer.py uses one machine: use cluster=1x2, or the like"),
+    (lambda o: o.cluster.ranks_per_node < 1, "cluster.ranks_per_node={o.cluster.ranks_per_node}: must be at least 1"),
+    (lambda o: o.mode is not InferMode.batch and o.cluster.ranks_per_node > 1, "cluster.ranks_per_node={o.cluster.ranks_per_node}: several processes are for mode=batch: leave it away"),
     (_batch(lambda o: o.input is None), "input: needs a value; give input=prompts.jsonl"),
     (_batch(lambda o: o.output is None), "output: needs a value; give output=answers.jsonl"),
     (_batch(lambda o: Path(str(o.output)).suffix != ".jsonl"), "output={o.output}: must end in .jsonl"),
     (_batch(lambda o: o.batch_size < 1), "batch_size={o.batch_size}: must be at least 1"),
-    (_batch(lambda o: processes(o.cluster) > 1 and ":" in o.device), "device={o.device} is one card: leave it away with cluster={o.cluster}"),
+    (_batch(lambda o: o.cluster.ranks_per_node > 1 and ":" in o.device), "device={o.device} is one card: leave it away with several processes"),
     (_export(lambda o: o.output is None), "output: needs a value; give output=<a folder that does not exist yet>"),
-    (_export(lambda o: o.quant not in (None, QuantKind.none) and o.export.kind is ExportKind.merged), "quant={o.quant.value}: what is exported is merged into unquantised weights; leave quant away"),
+    (_export(lambda o: o.quant.kind not in (None, QuantKind.none) and o.export.kind is ExportKind.merged), "quant={o.quant.kind.value}: what is exported is merged into unquantised weights; leave quant away"),
     (_export(lambda o: o.export.layout is Layout.published and o.export.kind is ExportKind.adapter), "export.layout=published is for whole models: use export.kind=merged"),
 ]  # fmt: skip
 

@@ -9,6 +9,26 @@ from hydraft.choices import ExportKind, Format, InferMode, Layout, Precision, Qu
 
 
 @dataclass
+class ProcessesConfig:
+    """The part of training's cluster section that is about one machine."""
+
+    nodes: int = 1
+    """Machines: this one."""
+    ranks_per_node: int = 1
+    """Processes, one a GPU."""
+
+
+@dataclass
+class StoredConfig:
+    """Training's quant section."""
+
+    kind: QuantKind | None = None
+    """``none``, ``nf4`` or ``int8``; null as in training."""
+    double_quant: bool = True
+    """nf4: the per-block constants are quantised too."""
+
+
+@dataclass
 class ExportConfig:
     kind: ExportKind = ExportKind.merged
     """``merged``: a model that needs nothing else; ``adapter``: the adapter alone, for servers that load it over its base."""
@@ -41,8 +61,8 @@ class InferConfig:
     """batch: the .jsonl file of answers; export: the folder to make."""
     batch_size: int = 16
     """batch: prompts at a time."""
-    cluster: str = "1x1"
-    """batch: machines x processes, one a GPU; the machine is this one."""
+    cluster: ProcessesConfig = field(default_factory=ProcessesConfig)
+    """batch: ``cluster=1x4`` is four processes on this machine."""
     task: Task = Task.auto
     """batch: which scores the answers get, as data.task has it."""
     base: str | None = None
@@ -53,8 +73,8 @@ class InferConfig:
     """Commit of a base or model on the hub; null for the one of training."""
     trust_remote_code: bool = False
     """Run Python code that comes with a checkpoint; one on the hub needs ``revision`` too."""
-    quant: QuantKind | None = None
-    """How weights are stored: ``none``, ``nf4`` or ``int8``; null as in training."""
+    quant: StoredConfig = field(default_factory=StoredConfig)
+    """How weights are stored: ``quant=none``, ``nf4`` or ``int8``, or as in training."""
     dtype: Precision = Precision.auto
     """What is computed in; ``auto`` as in training, for a model's folder as its config.json has it."""
     device: str = "auto"

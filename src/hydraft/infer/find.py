@@ -1,6 +1,5 @@
 """What ``run=`` means: a run, an adapter or a model, seen from the files alone. No torch."""
 
-import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -92,8 +91,8 @@ def _settled(place: str, options: InferConfig, name: str | None) -> Source:
         source.model = ModelConfig(name=Path(options.base).name, path=options.base, dtype=source.model.dtype)
     if options.revision is not None:
         source.model.revision = options.revision
-    if options.quant is not None:
-        source.quant = dataclasses.replace(source.quant, kind=options.quant)
+    if options.quant.kind is not None:
+        source.quant = QuantConfig(options.quant.kind, options.quant.double_quant)
     if options.dtype is not Precision.auto:
         source.precision, source.model.dtype = options.dtype, Precision.auto
     if options.template is not None:

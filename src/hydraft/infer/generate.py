@@ -1,6 +1,6 @@
 """One answer, shown as it comes.
 
-Shapes: T tokens of the prompt.
+Shapes: B prompts, T tokens of the longest.
 """
 
 import sys
@@ -48,16 +48,40 @@ def answer(
     stop: Callable[[], bool] = lambda: False,
 ) -> list[int]:
     """The tokens that follow ``prompt``, with the one that ends them; ``stop`` is asked after each."""
-    ids = torch.tensor([prompt], device=loaded.device)  # (1, T)
+    return answers(loaded, speaker, [prompt], options, streamer, stop)[0]
+
+
+def answers(
+    loaded: Loaded,
+    speaker: Speaker,
+    prompts: list[list[int]],
+    options: InferConfig,
+    streamer: TextStreamer | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[list[int]]:
+    """The same for several prompts at once, filled up on their left."""
+    length = max(map(len, prompts))
+    pad = int(speaker.tokenizer.pad_token_id)
+    gaps = [length - len(prompt) for prompt in prompts]
+    ids = [[pad] * gap + prompt for gap, prompt in zip(gaps, prompts, strict=True)]
+    mask = [[0] * gap + [1] * len(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
+    settings = drawn(loaded, speaker, options)
     with torch.inference_mode():
         made = loaded.model.generate(  # type: ignore[operator]
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            generation_config=drawn(loaded, speaker, options),
+            input_ids=torch.tensor(ids, device=loaded.device),  # (B, T)
+            attention_mask=torch.tensor(mask, device=loaded.device),  # (B, T)
+            generation_config=settings,
             streamer=streamer,
             stopping_criteria=StoppingCriteriaList([_Stop(stop)]),
         )
-    return [int(token) for token in made[0, len(prompt) :]]
+    ends = set(settings.eos_token_id)
+    return [_ended(row, ends) for row in made[:, length:].tolist()]
+
+
+def _ended(row: list[int], ends: set[int]) -> list[int]:
+    """A row up to and with its first end: what follows fills the batch."""
+    end = next((index for index, token in enumerate(row) if token in ends), len(row))
+    return row[: end + 1]
 
 
 def drawn(loaded: Loaded, speaker: Speaker, options: InferConfig) -> GenerationConfig:

@@ -82,7 +82,7 @@ def load(sources: list[Source], options: InferConfig, console: Console | None = 
         source.name: Speaker(
             source,
             load_tokenizer(_words(source, section)),
-            DataConfig(template=source.template, max_length=source.max_length or sys.maxsize),
+            _data(source),
             None if source.kind is Kind.model else "default" if index == 0 else f"adapter_{index}",
         )
         for index, source in enumerate(sources)
@@ -91,6 +91,15 @@ def load(sources: list[Source], options: InferConfig, console: Console | None = 
     if first.kind is Kind.adapter:
         model = _adapted(base, list(speakers.values()), first)
     return Loaded(model.eval(), device, speakers)
+
+
+def words(source: Source, console: Console) -> tuple[PreTrainedTokenizerBase, DataConfig]:
+    """How a source is asked, without its model."""
+    return load_tokenizer(_words(source, prepare.native(source.model, source.seed, console))), _data(source)
+
+
+def _data(source: Source) -> DataConfig:
+    return DataConfig(template=source.template, max_length=source.max_length or sys.maxsize)
 
 
 def device_of(name: str) -> torch.device:

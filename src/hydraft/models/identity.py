@@ -63,12 +63,13 @@ def fingerprint(model: ModelConfig, seed: int) -> str | None:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         known = {key: value for key, value in config.items() if key not in VOLATILE}
-        return _hash([known, [_sample(file) for file in weights]]) if weights else None
+        return _hash([known, [sample(file) for file in weights]]) if weights else None
     except (OSError, ValueError, AttributeError):
         return None
 
 
-def _sample(file: Path) -> list[Any]:
+def sample(file: Path) -> list[Any]:
+    """A file's name and size, and a hash of its beginning, middle and end."""
     size = file.stat().st_size
     digest = hashlib.sha256()
     with file.open("rb") as stream:
