@@ -1,6 +1,7 @@
 """Use what was trained: python infer.py run=outputs/… prompt="…". See python infer.py --help."""
 
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def infer(composed: DictConfig) -> None:
     options = cli.typed(composed, InferConfig)
     checks.check(options)
     sources = find(options)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve the processes beside them
     importlib.import_module(f"hydraft.infer.{options.mode.value}").run(sources, options)  # torch, only now
 
 

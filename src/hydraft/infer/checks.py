@@ -1,6 +1,7 @@
 """What cannot be asked of a model, in a table like that of training. No torch."""
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +52,7 @@ RULES: list[tuple[Broken, str]] = [
     (_batch(lambda o: Path(str(o.output)).suffix != ".jsonl"), "output={o.output}: must end in .jsonl"),
     (_batch(lambda o: o.batch_size < 1), "batch_size={o.batch_size}: must be at least 1"),
     (_batch(lambda o: o.cluster.ranks_per_node > 1 and ":" in o.device), "device={o.device} is one card: leave it away with several processes"),
+    (_mode(InferMode.chat, lambda o: not sys.stdin.isatty()), "mode=chat: talks with a person at a terminal; for a script use mode=generate or mode=batch"),
     (_export(lambda o: o.output is None), "output: needs a value; give output=<a folder that does not exist yet>"),
     (_export(lambda o: o.quant.kind not in (None, QuantKind.none) and o.export.kind is ExportKind.merged), "quant={o.quant.kind.value}: what is exported is merged into unquantised weights; leave quant away"),
     (_export(lambda o: o.export.layout is Layout.published and o.export.kind is ExportKind.adapter), "export.layout=published is for whole models: use export.kind=merged"),

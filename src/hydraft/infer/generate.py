@@ -36,7 +36,7 @@ def generate(loaded: Loaded, options: InferConfig, out: TextIO) -> str:
     set_seed(options.seed)
     question = ask(options.prompt or "", options.system)
     ids = prompt_ids(question, speaker.tokenizer, speaker.data)
-    return decoded(speaker.tokenizer, answer(loaded, speaker, ids, options, _Stream(speaker.tokenizer, out)))
+    return decoded(speaker.tokenizer, answer(loaded, speaker, ids, options, Stream(speaker.tokenizer, out)))
 
 
 def answer(
@@ -110,7 +110,7 @@ class _Stop(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self.asked(), device=input_ids.device)
 
 
-class _Stream(TextStreamer):
+class Stream(TextStreamer):
     """transformers' streamer, to a stream of our choice; it holds back half characters."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, out: TextIO) -> None:
