@@ -48,6 +48,8 @@ class Source:
     """Tokens a record had in training, at most; None where that is not known."""
     seed: int = 42
     """Of the run: drawn weights are made from it."""
+    origin: ModelConfig | None = None
+    """For ``Kind.model``: what it was trained from; None where that is not known."""
     base_sha256: str | None = None
     """``identity.fingerprint`` of the base that the adapter was trained on; None where it was not recorded."""
     base_name: str = ""
@@ -157,7 +159,7 @@ def _model(folder: Path, run: Path | None) -> Source:
     if known is None:
         return Source(Kind.model, folder, itself.name, itself, QuantConfig(), Precision.auto, "chat", run=run)
     source = _described(Kind.model, folder, run, known)
-    source.model, source.quant = itself, QuantConfig()
+    source.origin, source.model, source.quant = source.model, itself, QuantConfig()
     source.notices = []
     return source
 
@@ -176,9 +178,9 @@ def _described(kind: Kind, folder: Path, run: Path | None, known: dict[str, Any]
             str(known["template"]),
             known["max_length"],
             known["seed"],
-            known["base"]["sha256"],
-            known["base"]["name"],
-            run,
+            base_sha256=known["base"]["sha256"],
+            base_name=known["base"]["name"],
+            run=run,
         )
     except Exception as error:
         raise ConfigError(f"{folder / identity.NAME}: not what hydraft wrote ({str(error).splitlines()[0]})") from error

@@ -1,5 +1,6 @@
 """What was found, in memory: one model, its adapters by name, and with each of them how it is asked."""
 
+import os
 import re
 import sys
 from dataclasses import dataclass
@@ -71,6 +72,10 @@ def load(sources: list[Source], options: InferConfig, console: Console | None = 
     logging.disable_progress_bar()
     first = sources[0]
     device = device_of(options.device)
+    if not torch.cuda.is_available():
+        os.environ.setdefault(
+            "DS_ACCELERATOR", "cpu"
+        )  # peft asks deepspeed, which would else say on the screen that it looked
     section = prepare.native(first.model, first.seed, console)
     for source in sources:
         if source.kind is Kind.adapter:
@@ -81,7 +86,7 @@ def load(sources: list[Source], options: InferConfig, console: Console | None = 
     speakers = {
         source.name: Speaker(
             source,
-            load_tokenizer(_words(source, section)),
+            load_tokenizer(tokenizer_of(source, section)),
             _data(source),
             None if source.kind is Kind.model else "default" if index == 0 else f"adapter_{index}",
         )
@@ -95,7 +100,7 @@ def load(sources: list[Source], options: InferConfig, console: Console | None = 
 
 def words(source: Source, console: Console) -> tuple[PreTrainedTokenizerBase, DataConfig]:
     """How a source is asked, without its model."""
-    return load_tokenizer(_words(source, prepare.native(source.model, source.seed, console))), _data(source)
+    return load_tokenizer(tokenizer_of(source, prepare.native(source.model, source.seed, console))), _data(source)
 
 
 def _data(source: Source) -> DataConfig:
@@ -117,7 +122,7 @@ def device_of(name: str) -> torch.device:
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
-def _words(source: Source, section: ModelConfig) -> ModelConfig:
+def tokenizer_of(source: Source, section: ModelConfig) -> ModelConfig:
     """Where a source's tokenizer is: beside its weights, or, for an adapter that has none, its base's."""
     if (source.folder / "tokenizer_config.json").is_file():
         return ModelConfig(name=source.name, path=str(source.folder), trust_remote_code=section.trust_remote_code)
