@@ -17,14 +17,15 @@ from transformers import AutoTokenizer
 
 from conftest import run_script, wait_for
 from hydraft import prepare
-from hydraft.choices import Precision
+from hydraft.choices import ExportKind, Precision, QuantKind
 from hydraft.config import TINY, ConfigError, DataConfig, ModelConfig
 from hydraft.data.encode import prompt_ids
-from hydraft.data.formats import Conversation, Turn
+from hydraft.data.formats import Conversation, Turn, ask
 from hydraft.infer.config import InferConfig
 from hydraft.infer.export import merge, publish, run
 from hydraft.infer.export.template import jinja
-from hydraft.infer.find import find
+from hydraft.infer.find import ADAPTER, find
+from hydraft.infer.generate import answer
 from hydraft.infer.load import load
 from using import adapter, start
 
@@ -33,38 +34,34 @@ PROMPTS = [[1, 5, 9, 300, 17, 4], [1, 40, 41, 42]]
 # Run by a clean interpreter that knows nothing of this project.
 PLAIN = """
 import json, sys, torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
-folder, kind, base = sys.argv[1:]
-if kind == "adapter":
-    from peft import PeftModel
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), folder)
-else:
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-tokenizer = AutoTokenizer.from_pretrained(folder)
-chat = [{"role": "user", "content": "1加一等于几？"}]
-ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-answer = model.eval().generate(**ids, max_new_tokens=16, do_sample=False)
+merged, adapter, base = sys.argv[1:]
+over = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter)
+said = []
+for folder, model in ((merged, AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)), (adapter, over)):
+    chat = [{"role": "user", "content": "1加一等于几？"}]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    answer = model.eval().generate(**ids, max_new_tokens=16, do_sample=False)
+    said.append(answer[0, ids["input_ids"].shape[1]:].tolist())
 assert not [name for name in sys.modules if name.startswith("hydraft")]
-print(json.dumps(answer[0, ids["input_ids"].shape[1]:].tolist()))
+print(json.dumps(said))
 """
 
 
-def elsewhere(folder: Path, kind: str = "merged") -> list[int]:
-    """The greedy answer of plain transformers (and peft) in another process."""
+def elsewhere(merged: Path, alone: Path) -> list[list[int]]:
+    """The greedy answers of plain transformers and peft in another process: of the merged model, and of the adapter on its base."""
     done = subprocess.run(
-        [sys.executable, "-c", PLAIN, str(folder), kind, str(TINY)], capture_output=True, text=True, cwd="/", check=False,
+        [sys.executable, "-c", PLAIN, str(merged), str(alone), str(TINY)], capture_output=True, text=True, cwd="/", check=False,
         env={**os.environ, "PYTHONPATH": ""},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return list(json.loads(done.stdout))
 
 
-def here(run: Path) -> list[int]:
+def here(options: InferConfig) -> list[int]:
     """The same by infer.py's own loading."""
-    from hydraft.data.formats import ask
-    from hydraft.infer.generate import answer
-
-    options = InferConfig(run=str(run), max_new_tokens=16)
     loaded = load(find(options), options)
     speaker = loaded.use()
     return answer(loaded, speaker, prompt_ids(ask("1加一等于几？"), speaker.tokenizer, speaker.data), options)
@@ -77,7 +74,7 @@ def here(run: Path) -> list[int]:
         ("nf4", {}, 1e-4),
         ("nf4", {"use_dora": True}, 1e-4),
         ("nf4", {"use_rslora": True}, 1e-4),
-        ("int8", {}, 0.3),  # LLM.int8() also rounds what goes into a layer, which no weight can hold
+        ("int8", {}, 1.0),  # LLM.int8() also rounds what goes into a layer, which no weight can hold
     ],
 )
 def test_merged_weights_compute_what_was_trained(
@@ -96,16 +93,15 @@ def test_merged_weights_compute_what_was_trained(
     if quant == "nf4" and not lora:
         options = InferConfig(run=str(made))
         (source,) = find(options)
-        source.quant.kind = type(source.quant.kind).none
+        source.quant.kind = QuantKind.none
         published = merge.difference(
             merge.logits(trained, PROMPTS), merge.logits(load([source], options).model, PROMPTS)
         )
         assert published["logit_max"] > 100 * tolerance
 
 
-def test_an_export_is_used_without_this_project(tmp_path: Path) -> None:
-    made = adapter(tmp_path / "run", "quant=nf4")
-    target = tmp_path / "out"
+def test_exports_are_used_without_this_project(tmp_path: Path) -> None:
+    made, target, alone = adapter(tmp_path / "run", "quant=nf4", r=12), tmp_path / "out", tmp_path / "alone"
     done = run_script("infer.py", "mode=export", f"run={made}", f"output={target}", "export.dtype=fp32")
     assert done.returncode == 0, done.stderr
     assert "the same likeliest token at 100.0%" in done.stdout
@@ -115,23 +111,17 @@ def test_an_export_is_used_without_this_project(tmp_path: Path) -> None:
         assert word in card
     assert str(tmp_path) not in card
     assert {file.suffix for file in target.iterdir()} == {".json", ".jinja", ".md", ".safetensors"}
-    assert elsewhere(target) == here(made)
-    assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
-    again = run_script("infer.py", "mode=export", f"run={made}", f"output={target}")
-    assert (again.returncode, "is there already" in again.stderr) == (2, True)
-
-
-def test_an_adapter_is_exported_by_itself(tmp_path: Path) -> None:
-    made = adapter(tmp_path / "run", "quant=none", r=12)
-    target = tmp_path / "out"
-    options = InferConfig(run=str(made), output=str(target))
-    options.export.kind = type(options.export.kind).adapter
+    options = InferConfig(run=str(made), output=str(alone))
+    options.export.kind = ExportKind.adapter
     run(find(options), options)
-    assert elsewhere(target, "adapter") == here(made)
-    assert "--max-lora-rank 16 --lora-modules out=out" in (target / "README.md").read_text()
-    assert (target / "adapter_model.safetensors").read_bytes() == (
-        made / "adapter/adapter_model.safetensors"
-    ).read_bytes()
+    assert "--max-lora-rank 16 --lora-modules alone=alone" in (alone / "README.md").read_text()
+    assert (alone / ADAPTER).read_bytes() == (made / "adapter" / ADAPTER).read_bytes()
+    unquantised = InferConfig(run=str(made), max_new_tokens=16)
+    unquantised.quant.kind = QuantKind.none
+    assert elsewhere(target, alone) == [here(InferConfig(run=str(made), max_new_tokens=16)), here(unquantised)]
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
+    with pytest.raises(ConfigError, match="is there already"):
+        run(find(options), options)
 
 
 def test_a_killed_export_leaves_nothing_and_is_cleared_away_by_the_next(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """What ``run=`` means: a run, an adapter or a model, seen from the files alone. No torch."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -20,7 +19,6 @@ from hydraft.models.families import family_of, published_config
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER = "adapter_model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Kind(Enum):
@@ -264,10 +262,7 @@ def _check_code(model: ModelConfig, trusted: bool) -> None:
             f"model.path={model.path}: was trained with code that comes with it; to run that here give trust_remote_code=true"
         )
     model.trust_remote_code = trusted
-    if trusted and not Path(model.path).expanduser().is_dir() and not COMMIT.fullmatch(model.revision or ""):
-        raise ConfigError(
-            f"trust_remote_code=true: {model.path} may change on the hub; pin it: revision=<a commit's 40 hex digits>"
-        )
+    prepare.check_code(model, "revision")
 
 
 def check_base(source: Source, other_base: bool) -> None:
