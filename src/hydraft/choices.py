@@ -102,6 +102,7 @@ class InferMode(Enum):
     generate = "generate"
     chat = "chat"
     batch = "batch"
+    serve = "serve"
     export = "export"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from hydraft.choices import ExportKind, InferMode, Layout, QuantKind
 from hydraft.config import ConfigError
 from hydraft.infer.config import InferConfig
+from hydraft.infer.serving import ServeConfig
 
 Broken = Callable[[InferConfig], bool]
 
@@ -26,6 +27,19 @@ def _batch(broken: Broken) -> Broken:
 
 def _export(broken: Broken) -> Broken:
     return _mode(InferMode.export, broken)
+
+
+def _serve(broken: Callable[[ServeConfig], bool]) -> Broken:
+    return _mode(InferMode.serve, lambda o: broken(o.serve))
+
+
+BROUGHT = ("system", "adapter", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
+"""What each request says for itself in mode=serve."""
+
+
+def _brought(options: InferConfig) -> bool:
+    plain = InferConfig()
+    return any(getattr(options, name) != getattr(plain, name) for name in BROUGHT)
 
 
 RULES: list[tuple[Broken, str]] = [
@@ -56,6 +70,18 @@ RULES: list[tuple[Broken, str]] = [
     (_export(lambda o: o.output is None), "output: needs a value; give output=<a folder that does not exist yet>"),
     (_export(lambda o: o.quant.kind not in (None, QuantKind.none) and o.export.kind is ExportKind.merged), "quant={o.quant.kind.value}: what is exported is merged into unquantised weights; leave quant away"),
     (_export(lambda o: o.export.layout is Layout.published and o.export.kind is ExportKind.adapter), "export.layout=published is for whole models: use export.kind=merged"),
+    (lambda o: o.mode is not InferMode.serve and o.serve != ServeConfig(), "serve.… is for mode=serve, and this is mode={o.mode.value}"),
+    (_mode(InferMode.serve, _brought), "mode=serve: each request brings its own system, model, temperature, top_p and seed: leave them away here"),
+    (_mode(InferMode.serve, lambda o: o.max_new_tokens != InferConfig().max_new_tokens), "max_new_tokens={o.max_new_tokens}: in mode=serve the limit is serve.max_tokens"),
+    (_serve(lambda s: not 0 <= s.port <= 65535), "serve.port={o.serve.port}: must be from 1 to 65535, or 0 for any that is free"),
+    (_serve(lambda s: s.max_context is not None and s.max_context < 2), "serve.max_context={o.serve.max_context}: must be at least 2 tokens, or null for what the model allows"),
+    (_serve(lambda s: s.max_tokens < 1), "serve.max_tokens={o.serve.max_tokens}: must be at least 1"),
+    (_serve(lambda s: s.max_running < 1), "serve.max_running={o.serve.max_running}: must be at least 1"),
+    (_serve(lambda s: s.max_waiting < 0), "serve.max_waiting={o.serve.max_waiting}: must be 0 or more"),
+    (_serve(lambda s: s.max_body < 1000), "serve.max_body={o.serve.max_body}: must be at least 1000 bytes"),
+    (_serve(lambda s: s.batch_tokens < s.max_running), "serve.batch_tokens={o.serve.batch_tokens}: must be at least serve.max_running={o.serve.max_running}, a token for each"),
+    (_serve(lambda s: s.cache_tokens < 256), "serve.cache_tokens={o.serve.cache_tokens}: must be at least 256"),
+    (_serve(lambda s: s.drain < 0), "serve.drain={o.serve.drain}: must be 0 seconds or more"),
 ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from hydraft.choices import ExportKind, Format, InferMode, Layout, Precision, QuantKind, Task
+from hydraft.infer.serving import ServeConfig
 
 
 @dataclass
@@ -43,7 +44,8 @@ class InferConfig:
     """A use of what was trained."""
 
     mode: InferMode = InferMode.generate
-    """``generate`` answers one prompt, ``chat`` talks in the terminal, ``batch`` answers a file, ``export`` writes a model folder."""
+    """``generate`` answers one prompt, ``chat`` talks in the terminal, ``batch`` answers a file, ``serve`` answers
+    requests over HTTP as OpenAI does, ``export`` writes a model folder."""
     run: Any = MISSING
     """A run's folder, ``last`` for the newest below outputs/, a folder with an adapter or a model in it, or several adapters of
     one base: ``[a,b]``, or with names ``{x: a, y: b}``."""
@@ -94,3 +96,4 @@ class InferConfig:
     seed: int = 42
     """Seeds the sampling."""
     export: ExportConfig = field(default_factory=ExportConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)

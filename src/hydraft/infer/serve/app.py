@@ -12,7 +12,6 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.middleware.base import RequestResponseEndpoint
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
 from hydraft.config import ConfigError
@@ -30,7 +29,9 @@ from hydraft.infer.serve.writing import Gone, together
 from hydraft.infer.serving import ServeConfig
 
 PAGE = Path(__file__).with_name("page.html")
-TOLD = {status: {"model": errors.Error} for status in (400, 401, 403, 404, 408, 413, 429, 500, 503)}
+TOLD: dict[int | str, dict[str, Any]] = {
+    status: {"model": errors.Error} for status in (400, 401, 403, 404, 408, 413, 429, 500, 503)
+}
 EVENTS: dict[str, Any] = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 
 
@@ -53,14 +54,9 @@ def build(engine: Engine, voices: dict[str, Voice], serve: ServeConfig, key: str
     started = int(time.time())
     errors.install(app)
 
-    @app.middleware("http")
-    async def count(request: Request, call_next: RequestResponseEndpoint) -> Response:
-        response = await call_next(request)
-        route = getattr(request.scope.get("route"), "path", "other")
-        metrics.requests.labels(route, response.status_code).inc()
-        return response
-
-    app.add_middleware(Gate, key=key, local=local, max_body=serve.max_body)  # the last one added comes first
+    app.add_middleware(
+        Gate, key=key, local=local, max_body=serve.max_body, count=lambda r, s: metrics.requests.labels(r, s).inc()
+    )
 
     @app.post("/v1/chat/completions", response_model=ChatCompletion, responses={200: EVENTS})
     async def chat(asked: ChatRequest, request: Request) -> Response:
@@ -183,12 +179,16 @@ class Desk:
     def _answers(self, asked: Asked, voice: Voice, prompts: list[list[int]]) -> list[Answer]:
         count, most = asked.n or 1, self.engine.serve.max_running + self.engine.serve.max_waiting
         if len(prompts) * count > most:
-            raise Refused(400, f"Invalid 'n': {len(prompts) * count} answers at once, and at most {most} fit here.", "n")
+            raise Refused(
+                400, f"Invalid 'n': {len(prompts) * count} answers at once, and at most {most} fit here.", "n"
+            )
         bias = tuple((int(token), value) for token, value in (asked.logit_bias or {}).items())
         if wrong := [token for token, _ in bias if token >= self.engine.vocabulary]:
             raise Refused(400, f"Invalid 'logit_bias': there is no token {wrong[0]}.", "logit_bias", "invalid_value")
         if asked.top and asked.top > self.engine.vocabulary:
-            raise Refused(400, f"Invalid 'top_logprobs': the model has {self.engine.vocabulary} tokens.", "top_logprobs")
+            raise Refused(
+                400, f"Invalid 'top_logprobs': the model has {self.engine.vocabulary} tokens.", "top_logprobs"
+            )
         answers = []
         for prompt in prompts:
             limit = self._limit(asked, len(prompt))
@@ -210,7 +210,9 @@ class Desk:
         """Tokens the answer may have, by what is asked for and what there is room for."""
         room, most = self.engine.max_context, self.engine.serve.max_tokens
         if asked.limit is not None and asked.limit > most:
-            raise Refused(400, f"max_tokens={asked.limit} is too large: answers have at most {most} tokens here.", "max_tokens")
+            raise Refused(
+                400, f"max_tokens={asked.limit} is too large: answers have at most {most} tokens here.", "max_tokens"
+            )
         if prompt + (asked.limit or 1) > room:
             wanted = f" and {asked.limit} for the answer" if asked.limit else ""
             raise Refused(

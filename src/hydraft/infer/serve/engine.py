@@ -15,7 +15,7 @@ import peft
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestState, RequestStatus
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from hydraft.infer.serve import mixing
 from hydraft.infer.serve.sampler import Batch, Draw, Sampling
@@ -89,7 +89,7 @@ class Engine:
         mixing.mix(model, self.batch)
         flash = base.device.type == "cuda" and is_flash_attn_2_available()
         base.set_attn_implementation("paged|flash_attention_2" if flash else "paged|sdpa")
-        self.manager = base.init_continuous_batching(
+        self.manager = base.init_continuous_batching(  # type: ignore[operator]
             generation_config=GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=1),
             continuous_batching_config=ContinuousBatchingConfig(
                 block_size=BLOCK,
@@ -207,4 +207,3 @@ class Engine:
         self.manager.batch_processor.scheduler.set_request_cancellation(state.request_id)
         gone = GenerationOutput(state.request_id, status=RequestStatus.FINISHED)
         self.manager.output_router.deliver(gone)
-

@@ -5,6 +5,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,17 +23,25 @@ SWALLOWED = 64_000_000
 class Gate:
     """The middleware."""
 
-    def __init__(self, app: ASGIApp, key: str | None, local: bool, max_body: int) -> None:
-        """``local``: only names of this machine are taken as Host. ``max_body`` in bytes."""
-        self.app, self.local, self.max_body = app, local, max_body
+    def __init__(
+        self, app: ASGIApp, key: str | None, local: bool, max_body: int, count: Callable[[str, int], None]
+    ) -> None:
+        """``local``: only names of this machine are taken as Host. ``max_body`` in bytes. ``count`` is told route and status."""
+        self.app, self.local, self.max_body, self.count = app, local, max_body, count
         self.key = None if key is None else _digest(key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it here."""
-        if scope["type"] != "http":
+        if scope["type"] != "http":  # start and end of the server
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+
+        async def tell(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.count(getattr(scope.get("route"), "path", "other"), message["status"])
+            await send(message)
+
         try:
             if self.local and headers.get("host", "").rsplit(":", 1)[0] not in LOCAL:
                 raise Refused(403, "This server answers to localhost only.")
@@ -40,7 +49,7 @@ class Gate:
                 raise Refused(401, "Incorrect API key provided.", code="invalid_api_key")
             body = await self._body(headers, receive)
         except Refused as refused:
-            await refused.response()(scope, receive, send)
+            await refused.response()(scope, receive, tell)
             return
         except _Gone:
             return
@@ -53,7 +62,7 @@ class Gate:
             told = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        await self.app(scope, replay, send)
+        await self.app(scope, replay, tell)
 
     def _known(self, headers: Headers) -> bool:
         """Whether the key is right: as a bearer's, or as the password a browser asked for."""

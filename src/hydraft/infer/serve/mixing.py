@@ -51,7 +51,7 @@ def mix(model: PreTrainedModel | peft.PeftModel, batch: Batch) -> None:
     if isinstance(model, peft.PeftModel):
         for layer in model.modules():
             if isinstance(layer, LoraLayer):
-                layer.forward = _by_row(layer, batch)  # type: ignore[method-assign]
+                layer.forward = _by_row(layer, batch)
 
 
 def _by_row(layer: Any, batch: Batch) -> Any:

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -95,6 +96,8 @@ class Reply:
     usage: bool
     """Whether a stream ends with the counts."""
     decode: Decode
+    offsets: dict[int, int] = field(default_factory=dict)
+    """Characters told of each answer, token by token."""
 
     def whole(self, answers: list[list[Chunk]]) -> dict[str, Any]:
         """All of it at once; ``answers`` are the pieces of each."""
@@ -102,7 +105,9 @@ class Reply:
         for index, chunks in enumerate(answers):
             text = "".join(chunk.text for chunk in chunks)
             said = {"message": {"role": "assistant", "content": text, "refusal": None}} if self.chat else {"text": text}
-            told = self._logprobs([t for c in chunks for t in c.tokens], [p for c in chunks for p in c.likelihoods])
+            told = self._logprobs(
+                index, [t for c in chunks for t in c.tokens], [p for c in chunks for p in c.likelihoods]
+            )
             choices.append({"index": index, **said, "logprobs": told, "finish_reason": chunks[-1].finish})
         kind = "chat.completion" if self.chat else "text_completion"
         written = sum(len(chunk.tokens) for chunks in answers for chunk in chunks)
@@ -114,7 +119,7 @@ class Reply:
 
     def piece(self, index: int, chunk: Chunk) -> str:
         """The events of a piece; an ending is an event of its own in a chat, as clients expect it."""
-        told = self._logprobs(chunk.tokens, chunk.likelihoods)
+        told = self._logprobs(index, chunk.tokens, chunk.likelihoods)
         if not self.chat:
             return self._event({"text": chunk.text}, index, chunk.finish, told)
         events = ""
@@ -145,7 +150,7 @@ class Reply:
         counts = {"usage": None} if self.usage else {}
         return _sse({**self._frame(self._chunk), "choices": [choice], **counts})
 
-    def _logprobs(self, tokens: list[int], found: list[Likelihood]) -> dict[str, Any] | None:
+    def _logprobs(self, index: int, tokens: list[int], found: list[Likelihood]) -> dict[str, Any] | None:
         if not self.logprobs:
             return None
         pairs = list(zip(tokens, found, strict=True))
@@ -155,11 +160,13 @@ class Reply:
                 for token, f in pairs
             ]
             return {"content": entries, "refusal": None}
+        texts = [self.decode(token) for token, _ in pairs]
+        *starts, self.offsets[index] = accumulate(map(len, texts), initial=self.offsets.get(index, 0))
         return {
-            "tokens": [self.decode(token) for token, _ in pairs],
+            "tokens": texts,
             "token_logprobs": [f.logprob for _, f in pairs],
             "top_logprobs": [{self.decode(token): logprob for token, logprob in f.top} for _, f in pairs],
-            "text_offset": [],
+            "text_offset": starts,
         }
 
     def _entry(self, token: int, logprob: float) -> dict[str, Any]:

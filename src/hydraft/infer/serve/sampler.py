@@ -108,7 +108,9 @@ class Batch(ContinuousBatchingLogitsProcessorList):
                 self.drop(request.state)
         return arg_storage
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, logits_processor_args: torch.Tensor) -> torch.Tensor:
+    def __call__(  # type: ignore[override]
+        self, input_ids: torch.Tensor, scores: torch.Tensor, logits_processor_args: torch.Tensor
+    ) -> torch.Tensor:
         """Scores whose largest is the token that each row gets."""
         if all(draw.plain for draw in self.draws):
             return scores

@@ -61,7 +61,7 @@ class Stops:
         if found:
             self.met, self.held = True, ""
             return text[: min(found)]
-        begun = max(map(lambda stop: _begun(text, stop), self.stops), default=0)
+        begun = max((_begun(text, stop) for stop in self.stops), default=0)
         self.held = text[len(text) - begun :]
         return text[: len(text) - begun]
 
