@@ -28,7 +28,7 @@ class Gate:
     ) -> None:
         """``local``: only names of this machine are taken as Host. ``max_body`` in bytes. ``count`` is told route and status."""
         self.app, self.local, self.max_body, self.count = app, local, max_body, count
-        self.key = None if key is None else _digest(key)
+        self.key = None if key is None else _digest(key.encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it here."""
@@ -67,13 +67,14 @@ class Gate:
     def _known(self, headers: Headers) -> bool:
         """Whether the key is right: as a bearer's, or as the password a browser asked for."""
         assert self.key is not None
-        kind, _, given = headers.get("authorization", "").partition(" ")
+        kind, _, text = headers.get("authorization", "").partition(" ")
+        given = text.strip().encode("latin-1")  # the bytes that came
         if kind.lower() == "basic":
             try:
-                given = base64.b64decode(given, validate=True).decode().partition(":")[2]
-            except (binascii.Error, UnicodeDecodeError):
-                given = ""
-        return hmac.compare_digest(_digest(given.strip()), self.key)
+                given = base64.b64decode(given, validate=True).partition(b":")[2]
+            except binascii.Error:
+                given = b""
+        return hmac.compare_digest(_digest(given), self.key)
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         body, size, more = b"", 0, True
@@ -99,6 +100,6 @@ class _Gone(Exception):
     """The client left while it was still sending."""
 
 
-def _digest(key: str) -> bytes:
+def _digest(key: bytes) -> bytes:
     """Of one length whatever the key's, so that comparing takes the same time."""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+    return hashlib.sha256(key).digest()
