@@ -18,6 +18,7 @@ import pytest
 
 if TYPE_CHECKING:
     from lab import Lab
+
     from serving import Server
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in a run: threads that spin starve the ranks beside them

@@ -1,5 +1,6 @@
 """A server of its own process, and adapters to serve: what the tests of mode=serve share."""
 
+import json as jsonlib
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -13,10 +14,10 @@ import httpx
 import openai
 import peft
 import torch
-import warm_command
-from conftest import ROOT, wait_for
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import warm_command
+from conftest import ROOT, wait_for
 from hydraft.config import TINY
 
 KEY = "a-key-that-no-one-guesses"
@@ -75,9 +76,11 @@ class Server:
         """OpenAI's own client."""
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, **options)
 
-    def post(self, path: str, **options: Any) -> httpx.Response:
-        """A request below the client's."""
-        return httpx.post(f"{self.url}{path}", headers=bearer(), timeout=60, **options)
+    def post(self, path: str, json: Any = None, content: bytes | None = None) -> httpx.Response:
+        """A request below the client's: of a value, or of bytes that are said to be JSON."""
+        headers = {**bearer(), "Content-Type": "application/json"}
+        body = jsonlib.dumps(json).encode() if content is None else content
+        return httpx.post(f"{self.url}{path}", content=body, headers=headers, timeout=60)
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""

@@ -6,9 +6,9 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from conftest import wait_for
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from conftest import wait_for
 from hydraft.config import TINY, ConfigError
 from hydraft.infer.serve import mixing
 from hydraft.infer.serve.engine import Answer, Engine, Failed, Full
@@ -17,7 +17,13 @@ from hydraft.infer.serving import ServeConfig
 
 END = 2
 GREEDY = Sampling(temperature=0)
-ASKED = ["你好", "判断这条评论的情感：房间很干净，服务也热情", "把这句话翻译成英文：我喜欢读书。", "一加一等于几？" * 12, "写一首诗"]
+ASKED = [
+    "你好",
+    "判断这条评论的情感：房间很干净，服务也热情",
+    "把这句话翻译成英文：我喜欢读书。",
+    "一加一等于几？" * 12,
+    "写一首诗",
+]
 
 
 def adapted(adapters: list[Path]) -> peft.PeftModel:

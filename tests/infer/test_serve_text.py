@@ -11,7 +11,12 @@ from hydraft.infer.serve.text import Pieces, Stops
 
 def test_pieces_are_the_whole_text_and_never_half_a_character() -> None:
     tokenizer = AutoTokenizer.from_pretrained(TINY)
-    texts = ["你好，世界！👩‍👩‍👧 café ﷽ 🇨🇳", "a\n\n b  c\t", " 前面有空格", "龘靐齉爩"]  # the last of bytes: no token has them
+    texts = [
+        "你好，世界！👩‍👩‍👧 café ﷽ 🇨🇳",
+        "a\n\n b  c\t",
+        " 前面有空格",
+        "龘靐齉爩",
+    ]  # the last of bytes: no token has them
     for text in texts:
         pieces = Pieces(tokenizer)
         told = [pieces.add(token) for token in tokenizer(text)["input_ids"]] + [pieces.end()]

@@ -4,8 +4,8 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -154,22 +154,26 @@ class Desk:
             return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         found: list[list[Chunk]] = [[] for _ in answers]
         try:
-            async for index, chunk in pieces:
-                found[index].append(chunk)
+            async with aclosing(pieces):
+                async for index, chunk in pieces:
+                    found[index].append(chunk)
         except Failed as error:
             raise Refused(503, str(error), code="unfinished") from error
         except Gone:
             return Response(status_code=499)  # no one reads it
         return Response(json.dumps(reply.whole(found), ensure_ascii=False), media_type="application/json")
 
-    async def _events(self, reply: Reply, count: int, pieces: AsyncIterator[tuple[int, Chunk]]) -> AsyncIterator[str]:
+    async def _events(
+        self, reply: Reply, count: int, pieces: AsyncGenerator[tuple[int, Chunk], None]
+    ) -> AsyncIterator[str]:
         written = 0
         try:
             for index in range(count):
                 yield reply.opening(index)
-            async for index, chunk in pieces:
-                written += len(chunk.tokens)
-                yield reply.piece(index, chunk)
+            async with aclosing(pieces):
+                async for index, chunk in pieces:
+                    written += len(chunk.tokens)
+                    yield reply.piece(index, chunk)
             yield reply.closing(written)
         except Failed as error:
             yield failure(Refused(503, str(error), code="unfinished").body()) + "data: [DONE]\n\n"
@@ -234,21 +238,30 @@ class Desk:
             raise Refused(503, str(error)) from error
 
     async def _counted(
-        self, pieces: AsyncIterator[tuple[int, Chunk]], voice: Voice, answers: list[Answer], prompts: list[list[int]]
-    ) -> AsyncIterator[tuple[int, Chunk]]:
+        self,
+        pieces: AsyncGenerator[tuple[int, Chunk], None],
+        voice: Voice,
+        answers: list[Answer],
+        prompts: list[list[int]],
+    ) -> AsyncGenerator[tuple[int, Chunk], None]:
         """The pieces, and what they come to in the metrics."""
         self.metrics.prompt.labels(voice.name).inc(sum(map(len, prompts)))
         told: set[int] = set()
+        left = len(answers)
         try:
-            async for index, chunk in pieces:
-                answer = answers[index]
-                if index not in told and answer.first_at is not None:
-                    told.add(index)
-                    self.metrics.first.observe(answer.first_at - answer.asked_at)
-                self.metrics.written.labels(voice.name).inc(len(chunk.tokens))
-                if chunk.finish:
-                    self.metrics.whole.observe(time.monotonic() - answer.asked_at)
-                yield index, chunk
-        except Gone:
-            self.metrics.left.inc()
+            async with aclosing(pieces):
+                async for index, chunk in pieces:
+                    answer = answers[index]
+                    if index not in told and answer.first_at is not None:
+                        told.add(index)
+                        self.metrics.first.observe(answer.first_at - answer.asked_at)
+                    self.metrics.written.labels(voice.name).inc(len(chunk.tokens))
+                    if chunk.finish:
+                        left -= 1
+                        self.metrics.whole.observe(time.monotonic() - answer.asked_at)
+                    yield index, chunk
+        except Failed:
+            left = 0
             raise
+        finally:  # a client that leaves is seen here, or by starlette, which then drops us
+            self.metrics.left.inc(left > 0)

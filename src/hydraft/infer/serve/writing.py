@@ -1,11 +1,11 @@
 """From the engine's tokens to pieces of answers, for as long as the client is there."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from starlette.requests import Request
 
-from hydraft.infer.serve.engine import Answer, Engine, Failed
+from hydraft.infer.serve.engine import Answer, Engine
 from hydraft.infer.serve.replies import Chunk
 from hydraft.infer.serve.text import Pieces, Stops
 from hydraft.infer.serve.voices import Voice
@@ -47,7 +47,7 @@ async def chunks(answer: Answer, voice: Voice, stops: list[str]) -> AsyncIterato
 
 async def together(
     engine: Engine, request: Request, voice: Voice, answers: list[Answer], stops: list[str]
-) -> AsyncIterator[tuple[int, Chunk]]:
+) -> AsyncGenerator[tuple[int, Chunk], None]:
     """The pieces of several answers as they come. However this ends, their slots are wanted back.
 
     Raises:
@@ -83,6 +83,3 @@ async def together(
             task.cancel()
         for answer in answers:
             engine.leave(answer)
-
-
-__all__ = ["Failed", "Gone", "chunks", "together"]
