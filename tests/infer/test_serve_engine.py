@@ -109,7 +109,9 @@ def test_slots_of_those_who_leave_come_back_and_no_one_waits_for_ever() -> None:
         while engine.running:
             await asyncio.sleep(0.01)
         assert not reading.tokens, "it was read to the end"
-        assert engine.blocks == engine.cache.num_blocks == engine.cache.get_num_free_blocks()
+        assert engine.blocks == engine.cache.num_blocks
+        while engine.cache.get_num_free_blocks() < engine.blocks:  # the thread clears up before its next batch
+            await asyncio.sleep(0.01)
         late = [never_ending() for _ in range(3)]
         engine.ask(late)
         engine.close()

@@ -17,7 +17,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedM
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestState, RequestStatus
 from transformers.utils.import_utils import is_flash_attn_2_available
 
-from hydraft.infer.serve import mixing
+from hydraft.infer.serve import attention, mixing
 from hydraft.infer.serve.sampler import Batch, Draw, Sampling
 from hydraft.infer.serving import ServeConfig
 
@@ -87,8 +87,8 @@ class Engine:
         self.vocabulary = min(words, base.config.get_text_config().vocab_size)
         self.batch = Batch(self.vocabulary, self._drop)
         mixing.mix(model, self.batch)
-        flash = base.device.type == "cuda" and is_flash_attn_2_available()
-        base.set_attn_implementation("paged|flash_attention_2" if flash else "paged|sdpa")
+        text = base.config.get_text_config()
+        base.set_attn_implementation(attention.choose(text, base.device, is_flash_attn_2_available()))
         self.manager = base.init_continuous_batching(  # type: ignore[operator]
             generation_config=GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=1),
             continuous_batching_config=ContinuousBatchingConfig(
