@@ -16,7 +16,6 @@ KEY = "HYDRAFT_API_KEY"
 def run(sources: list[Source], options: InferConfig) -> None:
     """mode=serve, until SIGTERM or Ctrl-C. The port is taken before anything is loaded."""
     key = api_key(options.serve)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin between batches starve the ones that answer
     with listen(options.serve, key) as listener:
         from hydraft.infer.load import load
         from hydraft.infer.serve.server import serve
