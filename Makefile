@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-tools test-fast test-gpu check sweep bench equivalence fit-table memory tiny data
+.PHONY: help setup train test test-tools test-fast test-gpu check sweep bench bench-serve equivalence fit-table memory tiny data
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ memory: setup ## What the plan says of memory beside what is measured, on a GPU 
 bench: setup ## How fast --help and a refusal answer; samples a second beside transformers' Trainer
 	@$(PY) bench/startup.py
 	@$(PY) bench/throughput.py $(ARGS)
+
+bench-serve: setup ## Tokens a second of mode=serve, 16 requests at once, beside transformers' own server
+	@$(PY) bench/serve.py $(ARGS)
 
 data: setup ## Write the instruction set again from its generator
 	@$(PY) data/generate.py
