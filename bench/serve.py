@@ -48,7 +48,8 @@ class Server:
     def __init__(self, name: str, command: list[str], model: str, url: str, log: Path) -> None:
         self.name, self.model, self.url = name, model, url
         with log.open("w") as file:
-            environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1"}
+            # infer.py asks for threads that do not spin; the other server is to have them too
+            environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
             self.process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
         deadline = time.monotonic() + 300
         while not self._up():
