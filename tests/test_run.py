@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import ROOT, run_script
-from hydraft.generate import load_run
+from hydraft.infer.config import InferConfig
+from hydraft.infer.find import find
+from hydraft.infer.load import load
 
 FILES = {
     "adapter", "config.yaml", "environment.json", "loss.png", "metrics.jsonl", "plan.json", "rank-0.log", "result.json",
@@ -121,9 +123,15 @@ def test_plain_peft_gives_the_same_logits(main_job: tuple[Path, str]) -> None:
     assert loaded_elsewhere(main_job[0], "nf4") <= 1e-4
 
 
+def loaded(folder: Path) -> torch.nn.Module:
+    """The model that infer.py would ask."""
+    options = InferConfig(run=str(folder))
+    return load(find(options), options).model
+
+
 @pytest.mark.slow
 def test_infer_loads_the_model_that_was_in_memory(main_job: tuple[Path, str]) -> None:
-    model, _, _ = load_run(main_job[0])
+    model = loaded(main_job[0])
     probe = json.loads((main_job[0] / "adapter/probe.json").read_text())
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([probe["input_ids"]])).logits[0, -1]
@@ -244,8 +252,8 @@ def test_a_base_in_bf16_leaves_the_adapter_in_fp32(tmp_path: Path, records: Path
         assert {tensor.dtype for tensor in adapter.values()} == {torch.float32}
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=2e-2)
     assert losses["bf16"] != losses["fp32"]
-    model, _, _ = load_run(tmp_path / "bf16")
+    model = loaded(tmp_path / "bf16")
     assert {p.dtype for name, p in model.named_parameters() if "lora_" not in name} == {torch.bfloat16}
-    loaded = {name: p for name, p in model.named_parameters() if "lora_" in name}
-    for name, parameter in loaded.items():
+    found = {name: p for name, p in model.named_parameters() if "lora_" in name}
+    for name, parameter in found.items():
         assert torch.equal(parameter, adapter[name.replace(".default", "")])

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hydraft import manifest, rundir
+from hydraft.models import identity
 from hydraft.models.load import trainable
 
 Tensors = dict[str, torch.Tensor]
@@ -38,12 +39,14 @@ def save(
     moved: bool,
     first: Tensors | None = None,
     more: Callable[[Path | None], dict[str, str]] | None = None,
+    origin: dict[str, Any] | None = None,
 ) -> None:
     """Write the adapter (PEFT format) or, in full fine-tuning, the model to ``target``, with tokenizer and template.
 
     Every rank must call it; rank 0 writes. ``moved``: whether a step has changed the weights by now (the first one of a
     warm-up has a learning rate of 0). ``first`` holds a PiSSA adapter's initial weights. ``more`` adds to the folder before it
     takes its name, and says the sha256 of what is large; it is called on every rank, with the folder on the one that writes.
+    ``origin`` says what was trained on what (``models/identity.py``), for whoever uses the folder.
 
     Raises:
         RuntimeError: what was written is not what was trained (a tensor missing, not finite, or all zero).
@@ -69,6 +72,8 @@ def save(
             model.save_pretrained(staging, state_dict=tensors)
             model.config.use_cache = False
         tokenizer.save_pretrained(staging)
+        if origin is not None:
+            rundir.write_json(staging / identity.NAME, origin)
         known = {} if more is None else more(staging)
         manifest.seal(staging, known)
     dist.barrier()

@@ -22,7 +22,7 @@ from hydraft.choices import (
     Scale,
     TrackerKind,
 )
-from hydraft.config import TINY, Config, ConfigError, InferConfig
+from hydraft.config import TINY, Config, ConfigError
 from hydraft.hardware import Gpu, Hardware
 
 
@@ -259,19 +259,3 @@ def refused_here(config: Config, hardware: Hardware | None) -> list[str]:
         for rule in COMBINATIONS
         if rule.here and rule.broken(config, machine)
     ]
-
-
-def check_infer(options: InferConfig) -> None:
-    """Refuse what cannot be asked of a model.
-
-    Raises:
-        ConfigError: names the setting.
-    """
-    if options.max_new_tokens < 1:
-        raise ConfigError(f"max_new_tokens={options.max_new_tokens}: must be at least 1")
-    if options.temperature < 0:
-        raise ConfigError(f"temperature={options.temperature}: must be 0 (greedy) or more")
-    if not 0 < options.top_p <= 1:
-        raise ConfigError(f"top_p={options.top_p}: must be in (0, 1]")
-    if not options.prompt.strip():
-        raise ConfigError("prompt: is empty; give prompt=…")

@@ -109,3 +109,17 @@ class Kernels(Enum):
 
 class InferMode(Enum):
     generate = "generate"
+    chat = "chat"
+    batch = "batch"
+    serve = "serve"
+    export = "export"
+
+
+class ExportKind(Enum):
+    merged = "merged"
+    adapter = "adapter"
+
+
+class Layout(Enum):
+    native = "native"
+    published = "published"

@@ -1,7 +1,7 @@
 """The schema of a run: every setting, its type and its unit. No torch here.
 
-A YAML file in ``conf/`` holds values, this file holds their meaning. The root is ``Config`` for
-``train.py`` and ``InferConfig`` for ``infer.py``. What a value may be is checked in ``checks.py``.
+A YAML file in ``conf/`` holds values, this file holds their meaning. The root is ``Config``, for
+``train.py``; ``infer.py`` has its own in ``infer/config.py``. What a value may be is checked in ``checks.py``.
 """
 
 from dataclasses import dataclass, field, replace
@@ -12,7 +12,6 @@ from omegaconf import MISSING, OmegaConf
 from hydraft.choices import (
     Batching,
     Format,
-    InferMode,
     Init,
     Kernels,
     LoraMethod,
@@ -227,28 +226,6 @@ class Config:
     def global_batch_size(self) -> int:
         """Records an optimizer step sees: micro-batch x accumulation x ranks."""
         return self.train.micro_batch_size * self.train.gradient_accumulation_steps * self.world_size
-
-
-@dataclass
-class InferConfig:
-    """A use of what was trained."""
-
-    mode: InferMode = InferMode.generate
-    """``generate`` answers one prompt."""
-    run: str = MISSING
-    """A run's folder, or ``last`` for the newest one below outputs/."""
-    prompt: str = MISSING
-    """What is asked, as plain text."""
-    system: str | None = None
-    """A system turn ahead of the prompt."""
-    max_new_tokens: int = 50
-    """Tokens the answer may have."""
-    temperature: float = 0.0
-    """0 always takes the likeliest token; above it, tokens are sampled."""
-    top_p: float = 1.0
-    """Sample only from the likeliest tokens that have this much probability together."""
-    seed: int = 42
-    """Seeds the sampling."""
 
 
 def saved(config: Config) -> str:

@@ -15,9 +15,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from hydraft import checkpoint, heartbeat, manifest
 from hydraft import state as run_state
 from hydraft.choices import Save
-from hydraft.config import Config, ConfigError
+from hydraft.config import Config, ConfigError, load_config
 from hydraft.health import Health
 from hydraft.interval import Interval
+from hydraft.models import identity
 from hydraft.progress import Screen
 from hydraft.reporter import Reporter
 from hydraft.scorer import Scorer
@@ -67,6 +68,8 @@ class Keeper(TrainerCallback):
         self.reporter = reporter
         self.scorer = scorer
         self.first = first
+        asked = load_config(folder / "config.yaml")  # ours has the model where it was prepared
+        self.origin = identity.of(asked) if dist.get_rank() == 0 else None
         self.trainer: RunTrainer | None = None
         self.health: Health | None = None
         self.numbers: Numbers = {}
@@ -138,7 +141,7 @@ class Keeper(TrainerCallback):
         moved = schedule_step(trainer.lr_scheduler) > (self.config.train.warmup_ratio > 0)
         tokenizer: Any = trainer.processing_class
         with heartbeat.while_working():
-            checkpoint.save(trainer.model, tokenizer, target, moved, self.first, more)  # type: ignore[arg-type]
+            checkpoint.save(trainer.model, tokenizer, target, moved, self.first, more, self.origin)  # type: ignore[arg-type]
 
     def _numbers(self, trainer: RunTrainer) -> Numbers:
         sums: list[Any] = [None] * dist.get_world_size()

@@ -100,7 +100,7 @@ def load(source: str, setting: str, form: Format = Format.auto) -> list[Conversa
             answer or with an unknown speaker, or an id twice.
     """
     name = f"{setting}={source}"
-    records = _read(source, name)
+    records = read(source, name)
     if not records:
         raise ConfigError(f"{name}: no records in it")
     forms: dict[Format, int] = {}
@@ -110,7 +110,7 @@ def load(source: str, setting: str, form: Format = Format.auto) -> list[Conversa
         place = f"{name}, record {number}"
         if not isinstance(record, dict):
             raise ConfigError(f"{place}: must be an object, and is a {type(record).__name__}")
-        known = _form(record, place) if form is Format.auto else form
+        known = form_of(record, place) if form is Format.auto else form
         forms.setdefault(known, number)
         if len(forms) > 1:
             (first, at), (second, then) = forms.items()
@@ -120,11 +120,12 @@ def load(source: str, setting: str, form: Format = Format.auto) -> list[Conversa
         identity = record.get("id")
         if identity is not None and seen.setdefault(str(identity), number) != number:
             raise ConfigError(f"{place}: has the id of record {seen[str(identity)]} ({identity})")
-        conversations.append(_conversation(record, known, place, number))
+        conversations.append(conversation_of(record, known, place, number))
     return conversations
 
 
-def _read(source: str, name: str) -> list[Any]:
+def read(source: str, name: str) -> list[Any]:
+    """The records of a file or of the hub, as they are; ``name`` is for messages."""
     path = Path(source).expanduser()
     if not is_file(source):
         return _from_hub(source, name)
@@ -192,7 +193,7 @@ def _from_hub(source: str, name: str) -> list[Any]:
         raise ConfigError(f"{name}: no such file, and not to be had from the hub ({reason})") from error
 
 
-def _form(record: dict[str, Any], place: str) -> Format:
+def form_of(record: dict[str, Any], place: str) -> Format:
     """The one form whose keys the record has."""
     found = [form for form, keys in KEYS.items() if keys[0] in record]
     if len(found) == 1:
@@ -205,7 +206,12 @@ def _form(record: dict[str, Any], place: str) -> Format:
     raise ConfigError(f"{place}: no known form (its keys: {keys}; known: {known})")
 
 
-def _conversation(record: dict[str, Any], form: Format, place: str, number: int) -> Conversation:
+def conversation_of(record: dict[str, Any], form: Format, place: str, number: int) -> Conversation:
+    """One record as a conversation.
+
+    Raises:
+        ConfigError: it is not whole.
+    """
     for key in KEYS[form]:
         if key not in record:
             keys = ", ".join(map(str, record)) or "none"
