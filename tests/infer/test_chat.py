@@ -7,6 +7,7 @@ import re
 import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,6 +17,10 @@ import pytest
 
 from conftest import ROOT
 from hydraft.config import TINY
+from hydraft.infer.chat import Chat
+from hydraft.infer.config import InferConfig
+from hydraft.infer.find import find
+from hydraft.infer.load import load
 
 
 class Terminal:
@@ -94,3 +99,17 @@ def test_a_talk_in_chinese_is_edited_answered_kept_and_forgotten(terminal: Termi
     terminal.type("/exit\r")
     terminal.wait("never to be seen", ended=True)
     assert os.waitpid(terminal.process, 0)[1] == 0
+
+
+def test_ctrl_c_stops_an_answer_and_keeps_what_was_said(capsys: pytest.CaptureFixture[str]) -> None:
+    options = InferConfig(run=str(TINY), max_new_tokens=400, temperature=6.0)  # at random: hardly ever an end
+    chat = Chat(load(find(options), options), options, sys.stdout)
+    before = signal.getsignal(signal.SIGINT)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    chat.take("你好")
+    assert chat.stopped
+    answer = chat.turns[-1].content
+    assert 0 < len(chat.speaker.tokenizer(answer)["input_ids"]) < 380
+    assert capsys.readouterr().out.strip() == answer.strip()
+    assert signal.getsignal(signal.SIGINT) is before

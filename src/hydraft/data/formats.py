@@ -206,7 +206,7 @@ def form_of(record: dict[str, Any], place: str) -> Format:
     raise ConfigError(f"{place}: no known form (its keys: {keys}; known: {known})")
 
 
-def conversation_of(record: dict[str, Any], form: Format, place: str, number: int) -> Conversation:
+def conversation_of(record: dict[str, Any], form: Format, place: str, number: int = 0) -> Conversation:
     """One record as a conversation.
 
     Raises:

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from hydraft import prepare, rundir
 from hydraft.choices import Init, Precision, QuantKind
 from hydraft.config import Config, ConfigError, ModelConfig, QuantConfig, load_config
+from hydraft.infer import several
 from hydraft.infer.config import InferConfig
 from hydraft.models import identity
 from hydraft.models.families import family_of, published_config
@@ -71,10 +72,10 @@ def find(options: InferConfig) -> list[Source]:
     else:
         places = [str(place) for place in given] if isinstance(given, (list, tuple)) else [str(given)]
         sources = [_settled(place, options, None) for place in places]
-        _tell_apart(sources)
+        several.tell_apart(sources)
     if not sources:
         raise ConfigError("run=[]: names nothing; give run=last, or a run's folder")
-    _together(sources)
+    several.check_together(sources)
     names = [source.name for source in sources]
     if options.adapter is not None and options.adapter not in names:
         raise ConfigError(f"adapter={options.adapter}: not among those of run ({', '.join(names)})")
@@ -210,46 +211,6 @@ def _name(folder: Path, run: Path | None) -> str:
         return folder.name
     run = run.resolve()
     return run.name if folder.parent == run else f"{run.name}-{folder.name}"
-
-
-def _tell_apart(sources: list[Source]) -> None:
-    """Names of one sound get the part of their path that differs."""
-    for source in sources:
-        alike = [other for other in sources if other is not source and other.name == source.name]
-        if any(other.folder.resolve() == source.folder.resolve() for other in alike):
-            raise ConfigError(f"run: {source.folder} stands in it twice")
-    names = [source.name for source in sources]
-    for source in sources:
-        if names.count(source.name) > 1:
-            place = source.run or source.folder
-            source.name = f"{place.resolve().parent.name}-{source.name}"
-    names = [source.name for source in sources]
-    if double := next((name for name in names if names.count(name) > 1), None):
-        raise ConfigError(f"run: two are called {double}; give them names: run={{one: …, two: …}}")
-
-
-def _together(sources: list[Source]) -> None:
-    if len(sources) == 1:
-        return
-    if model := next((source for source in sources if source.kind is Kind.model), None):
-        raise ConfigError(f"run: {model.folder} is a whole model; several are adapters of one base, so give it alone")
-    first = sources[0]
-    for other in sources[1:]:
-        if (first.model.path, first.model.revision, first.model.init, first.model.scale, first.model.size) != (
-            other.model.path, other.model.revision, other.model.init, other.model.scale, other.model.size,
-        ):  # fmt: skip
-            raise ConfigError(
-                f"run: {first.name} is for {first.model.path} and {other.name} for {other.model.path}; several adapters need one base"
-            )
-        if first.base_sha256 and other.base_sha256 and first.base_sha256 != other.base_sha256:
-            raise ConfigError(
-                f"run: {first.name} and {other.name} were trained on different weights, both called {first.model.path}"
-            )
-        if (first.quant, first.precision) != (other.quant, other.precision):
-            raise ConfigError(
-                f"run: {first.name} was trained with quant={first.quant.kind.value} in {first.precision.value}, {other.name} with "
-                f"quant={other.quant.kind.value} in {other.precision.value}: say which, with quant=… and dtype=…"
-            )
 
 
 def _check_code(model: ModelConfig, trusted: bool) -> None:

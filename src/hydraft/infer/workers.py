@@ -81,14 +81,12 @@ def _next(done: Any, members: list[Any]) -> tuple[int, Answers]:
         RunFailed: a process ended, or told why it cannot go on.
     """
     while True:
+        for rank, member in enumerate(members):
+            if member.exitcode not in (None, 0):
+                raise RunFailed(f"process {rank} {_ended(member.exitcode)}; the same command goes on from where it was")
         try:
             found = done.get(timeout=1)
         except queue.Empty:
-            for rank, member in enumerate(members):
-                if member.exitcode not in (None, 0):
-                    raise RunFailed(
-                        f"process {rank} {_ended(member.exitcode)}; the same command goes on from where it was"
-                    ) from None
             continue
         if isinstance(found, str):
             raise RunFailed(f"{found}; the same command goes on from where it was")
