@@ -44,14 +44,15 @@ class Watch:
 
     def look(self) -> None:
         """Tell what is new."""
-        size = self.ledger.file.stat().st_size
-        if size == self.size:
+        try:
+            size = self.ledger.file.stat().st_size
+            jobs = self.ledger.jobs() if size != self.size else {}
+        except OSError:  # a disk that is away for a moment
             return
         self.size = size
-        jobs = self.ledger.jobs()
         for number, key in enumerate(self.keys, 1):
-            job = jobs[key]
-            if self.told[key] != (job.state, job.attempt):
+            job = jobs.get(key)
+            if job is not None and self.told[key] != (job.state, job.attempt):
                 self.told[key] = job.state, job.attempt
                 print(f"[{number}/{len(self.keys)}] {job.name}: {_told(job)}", flush=True)
 
