@@ -66,10 +66,11 @@ def beyond_training(folder: Path) -> list[float]:
     return found
 
 
-def trivial(folder: Path, jobs: int) -> float:
-    """Seconds a job that does nothing, in the pool; the program's own start is taken off."""
+def trivial(folder: Path, jobs: int, launcher: str) -> float:
+    """Seconds a job that does nothing, composed by Hydra's own sweeper; the program's start is taken off."""
+    folder.mkdir()
     (folder / "app.py").write_text(TRIVIAL)
-    command = ["app.py", "-m", "hydra/launcher=pool", "hydra.launcher.preload=[]"]
+    command = ["app.py", "-m", *launcher.split()]
     alone = timed(*command, "+a=1", folder=folder)
     return (timed(*command, f"+a=range({jobs})", folder=folder) - alone) / (jobs - 1)
 
@@ -105,8 +106,16 @@ def main() -> None:
         ):
             print(f"| {name} | {seconds:.1f} | {seconds / pool:.1f} |")
         print(f"\na job of the pool takes {statistics.median(beyond):.1f} s beyond its training (median of 8)")
-        (folder / "trivial").mkdir()
-        print(f"a job that does nothing: {1000 * trivial(folder / 'trivial', options.trivial):.0f} ms")
+        nothing = {
+            name: 1000 * trivial(folder / name, options.trivial, launcher)
+            for name, launcher in {
+                "pool": "hydra/launcher=pool hydra.launcher.preload=[]",
+                "basic": "hydra/launcher=basic",
+            }.items()
+        }
+        print(
+            f"a job that does nothing: {nothing['pool']:.0f} ms in the pool, {nothing['basic']:.0f} ms with the basic launcher"
+        )
         print(f"an event in the ledger: {1000 * event(folder / 'ledger', options.trivial):.1f} ms")
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,8 @@
 """Imported once by the server that ranks are forked from, so that a rank starts in hundredths of a second."""
 
+import gc
 import importlib
+import inspect
 import signal
 import warnings
 
@@ -34,3 +36,6 @@ for name in LATER:
     importlib.import_module(name)
 
 assert not torch.cuda.is_initialized(), "a process that has touched CUDA must not be forked"
+inspect.stack()  # fills the table of modules by file, which torch's agent asks a launcher for
+gc.collect()
+gc.freeze()  # else the first collection in each fork walks, and so copies, all of this

@@ -39,13 +39,22 @@ def warm(preload: Sequence[str]) -> None:
         "OMP_WAIT_POLICY", "PASSIVE"
     )  # read as libraries load: threads that spin starve the jobs beside them
     forkserver.set_forkserver_preload(["hydraft.sweep.server", *preload])
-    before = signal.getsignal(signal.SIGINT)
     in_main = threading.current_thread() is threading.main_thread()
-    if in_main:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the server inherits: Ctrl-C is not its business
+    before = (
+        signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
+    )  # the server inherits it: Ctrl-C is not its business
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept, nowhere = [os.dup(1), os.dup(2)], os.open(os.devnull, os.O_WRONLY)
     try:
+        for number in (1, 2):  # nor is the screen, where libraries greet as they are imported
+            os.dup2(nowhere, number)
         forkserver.ensure_running()
     finally:
+        for number, terminal in zip((1, 2), kept, strict=True):
+            os.dup2(terminal, number)
+        for handle in (*kept, nowhere):
+            os.close(handle)
         if in_main:
             signal.signal(signal.SIGINT, before)
 

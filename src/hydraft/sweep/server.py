@@ -3,6 +3,8 @@
 What else it imports (by default all of the stack, ``hydraft.launch.warm``) is the launcher's ``preload``.
 """
 
+import gc
+
 import cloudpickle  # noqa: F401
 import hydra.core.utils  # noqa: F401
 from hydra.core.plugins import Plugins
@@ -14,3 +16,4 @@ from hydraft.launch.lifeline import die_with_parent
 
 die_with_parent()
 Plugins.instance()  # looked for once, not in every job
+gc.freeze()  # see launch.warm
