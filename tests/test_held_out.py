@@ -26,6 +26,8 @@ def find(rank: int, world: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{world}", rank=rank, world_size=world)
     config = config_of("data.eval_max_new_tokens=8")
     model = load_base(config.model, QuantConfig(QuantKind.none), config.train.precision)
+    if world == 2:  # what a checkpoint recommends (generation_config.json) has no say in scores
+        model.generation_config.repetition_penalty = 5.0
     tokenizer, device = load_tokenizer(config.model), torch.device("cpu")
     found: list[Any] = []
     training: list[bool] = []  # the model's mode in each forward pass

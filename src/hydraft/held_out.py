@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import peft
 import torch
 import torch.distributed as dist
 from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -18,6 +19,7 @@ from hydraft.data.batch import Padded
 from hydraft.data.encode import IGNORE, Example, encode, prompt_ids
 from hydraft.data.formats import Conversation
 from hydraft.metrics import Scores, score
+from hydraft.models import answering
 
 Done = Callable[[int], None]
 """Told that so many more are done, over all ranks."""
@@ -146,9 +148,12 @@ def _generate(
     pad = int(tokenizer.pad_token_id)
     ids = torch.tensor([[pad] * (length - len(row)) + row for _, row in batch], device=device)  # (B, T)
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for _, row in batch], device=device)  # (B, T)
+    inner = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    ends = answering.end_ids(tokenizer, inner)
     settings = GenerationConfig(
-        max_new_tokens=limit, do_sample=False, pad_token_id=pad, eos_token_id=tokenizer.eos_token_id, use_cache=True
+        max_new_tokens=limit, do_sample=False, pad_token_id=pad, eos_token_id=ends, use_cache=True
     )
-    out = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, synced_gpus=synced)
+    with answering.greedy(inner):
+        out = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, synced_gpus=synced)
     texts = tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)
     return {index: text for (index, _), text in zip(batch, texts, strict=True)}

@@ -23,6 +23,7 @@ from hydraft.infer import sampling
 from hydraft.infer.config import InferConfig
 from hydraft.infer.find import Source
 from hydraft.infer.load import Loaded, Speaker, load
+from hydraft.models import answering
 
 
 def run(sources: list[Source], options: InferConfig) -> None:
@@ -88,7 +89,7 @@ def drawn(loaded: Loaded, speaker: Speaker, options: InferConfig) -> GenerationC
     """The GenerationConfig of the command line."""
     return sampling.settings(
         speaker.tokenizer,
-        sampling.end_ids(speaker.tokenizer, loaded.model),
+        answering.end_ids(speaker.tokenizer, loaded.model),
         options.max_new_tokens,
         options.temperature,
         options.top_p,

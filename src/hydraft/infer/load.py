@@ -16,9 +16,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from hydraft import prepare
 from hydraft.choices import Precision
 from hydraft.config import ConfigError, DataConfig, ModelConfig
-from hydraft.infer import sampling
 from hydraft.infer.config import InferConfig
 from hydraft.infer.find import ADAPTER, Kind, Source, check_base
+from hydraft.models import answering
 from hydraft.models.families import published_config
 from hydraft.models.load import load_base, load_tokenizer
 
@@ -84,7 +84,7 @@ def load(sources: list[Source], options: InferConfig, console: Console | None = 
             check_base(source, options.other_base)  # a hub's model may have come only now
             check_fit(source, section)
     base = load_base(section, first.quant, _precision(first, section, device, console), device)
-    sampling.own_defaults_away(base)
+    answering.own_defaults_away(base)
     speakers = {
         source.name: Speaker(
             source,

@@ -21,8 +21,8 @@ from hydraft.infer.export.publish import publish
 from hydraft.infer.export.template import jinja
 from hydraft.infer.find import ADAPTER, ADAPTER_CONFIG, Source
 from hydraft.infer.load import Speaker, load, own_precision
-from hydraft.infer.sampling import end_ids
 from hydraft.models import identity
+from hydraft.models.answering import end_ids
 from hydraft.models.load import load_base
 from hydraft.quant import DTYPES
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from hydraft.config import ConfigError
 from hydraft.data.encode import prompt_ids
 from hydraft.data.formats import Conversation, Turn
-from hydraft.infer import sampling
 from hydraft.infer.load import Loaded, Speaker
 from hydraft.infer.serve.mixing import BASE, base_of
+from hydraft.models import answering
 
 ENCODER = ThreadPoolExecutor(1, "encode")
 """Prompts are tokenised here, one at a time: a long one must not hold up the others' tokens."""
@@ -57,7 +57,7 @@ def voices(loaded: Loaded) -> dict[str, Voice]:
     """Everything there is to ask, by name: the adapters first, then their base."""
     base = base_of(loaded.model)
     found = {
-        name: Voice(name, speaker, speaker.key or BASE, sampling.end_ids(speaker.tokenizer, base))
+        name: Voice(name, speaker, speaker.key or BASE, answering.end_ids(speaker.tokenizer, base))
         for name, speaker in loaded.speakers.items()
     }
     first = next(iter(loaded.speakers.values()))
@@ -67,5 +67,5 @@ def voices(loaded: Loaded) -> dict[str, Voice]:
         name = name if name not in found else f"{name}-base"
         template = "chat" if first.tokenizer.chat_template else first.data.template
         speaker = replace(first, data=replace(first.data, template=template), key=None)
-        found[name] = Voice(name, speaker, BASE, sampling.end_ids(first.tokenizer, base))
+        found[name] = Voice(name, speaker, BASE, answering.end_ids(first.tokenizer, base))
     return found
