@@ -29,8 +29,8 @@ $(READY): requirements.txt pyproject.toml
 train: setup ## Fine-tune the embedded model with NF4 QLoRA; more with ARGS="lora.r=16 …"
 	@$(PY) train.py $(ARGS)
 
-test: setup ## Every test
-	@$(PY) -m pytest $(ARGS)
+test: setup ## Every test, two side by side
+	@$(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
 
 test-tools: ## Debian packages that the tests of many machines and of the report need (as root; else those are skipped)
 	@tests/launch/install.sh

@@ -36,12 +36,17 @@ from hydraft.config import TINY, Config  # noqa: E402
 RECORDS = [{"instruction": f"第{i}题：{i}加一等于几？", "input": "", "output": f"等于{i + 1}。"} for i in range(24)]
 
 
+MACHINES = {"lab", "slurm"}
+"""Fixtures that this machine has room for once: names of networks, ports of daemons."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked gpu need one."""
-    if not torch.cuda.is_available():
-        for item in items:
-            if "gpu" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+    """Tests marked gpu need one; side by side (pytest-xdist), a file's tests stay together, and so do those of many machines."""
+    for item in items:
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+        shared = MACHINES & set(getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group("machines" if shared else item.path.name))
 
 
 @pytest.fixture
