@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ _spawn = util.spawnv_passfds
 def run(root: Path, script: str, arguments: tuple[str, ...], environment: dict[str, str], streams: str) -> None:
     """What ``python script arguments`` does in ``root``; its output goes to files in ``streams``."""
     die_with_parent()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the server was started with
     os.chdir(root)
     os.environ.clear()
     os.environ.update(environment)
@@ -38,6 +40,7 @@ def _fork_server(path: bytes, arguments: Sequence[str], descriptors: Sequence[in
     if child:
         return child
     try:
+        die_with_parent()
         exec(code, {"__name__": "__main__"})
     except BaseException:
         traceback.print_exc()
