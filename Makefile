@@ -6,10 +6,10 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-tools test-fast test-gpu check sweep bench bench-sweep equivalence fit-table memory tiny data
+.PHONY: help setup train test test-tools test-fast test-gpu check sweep bench bench-sweep equivalence resume-matrix fit-table memory tiny data report bench-serve
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: $(READY) ## Virtual environment, pinned packages, compiled DeepSpeed ops (skips what is done)
 	@$(PY) -m hydraft.ops
@@ -32,7 +32,7 @@ train: setup ## Fine-tune the embedded model with NF4 QLoRA; more with ARGS="lor
 test: setup ## Every test
 	@$(PY) -m pytest $(ARGS)
 
-test-tools: ## Debian packages that the tests of many machines need (as root; else those tests are skipped)
+test-tools: ## Debian packages that the tests of many machines and of the report need (as root; else those are skipped)
 	@tests/launch/install.sh
 
 test-fast: setup ## The tests that take no more than half a minute each
@@ -50,8 +50,14 @@ check: setup ## ruff, mypy, import layers
 sweep: setup ## A small multirun: three ranks of LoRA by two learning rates
 	@$(PY) train.py -m lora.r=4,8,16 train.learning_rate=2e-3,4e-3 $(ARGS)
 
+report: setup ## Table, summary.csv and report.html of the newest sweep, or of ARGS="multirun/…"
+	@$(PY) -m hydraft.sweep $(ARGS)
+
 equivalence: setup ## Train the same data in every topology and print how far the results lie apart
 	@$(PY) bench/equivalence.py $(ARGS)
+
+resume-matrix: setup ## Go on with a run in every topology and print how far its end lies from the uninterrupted one (some 20 minutes)
+	@$(PY) bench/resume.py $(ARGS)
 
 fit-table: setup ## The fewest cards that train each size under each ZeRO stage, by the plan
 	@$(PY) bench/fit.py $(ARGS)
@@ -65,6 +71,9 @@ bench: setup ## How fast --help and a refusal answer; samples a second beside tr
 
 bench-sweep: setup ## What a sweep costs beside its training (some three minutes)
 	@$(PY) bench/sweep.py $(ARGS)
+
+bench-serve: setup ## Tokens a second of mode=serve, 16 requests at once, beside transformers' own server
+	@$(PY) bench/serve.py $(ARGS)
 
 data: setup ## Write the instruction set again from its generator
 	@$(PY) data/generate.py

@@ -1,5 +1,7 @@
 """Use what was trained: python infer.py run=outputs/… prompt="…". See python infer.py --help."""
 
+import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -8,21 +10,21 @@ sys.path.insert(0, str(Path(__file__).parent / "src"))
 try:
     from omegaconf import DictConfig
 
-    from hydraft import cli, rundir
-    from hydraft.checks import check_infer
-    from hydraft.config import InferConfig
+    from hydraft import cli
+    from hydraft.infer import checks
+    from hydraft.infer.config import InferConfig
+    from hydraft.infer.find import find
 except ModuleNotFoundError as error:
     sys.exit(f"infer.py: {error.name} is not installed here: run make setup, then .venv/bin/python infer.py")
 
 
 def infer(composed: DictConfig) -> None:
-    """Answer one prompt with one run's model."""
+    """One use of a model: check it, find what it needs, and hand it to the mode's module."""
     options = cli.typed(composed, InferConfig)
-    check_infer(options)
-    folder = rundir.find(options.run)
-    from hydraft.generate import generate  # torch, only once there is something to run
-
-    generate(folder, options)
+    checks.check(options)
+    sources = find(options)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve the processes beside them
+    importlib.import_module(f"hydraft.infer.{options.mode.value}").run(sources, options)  # torch, only now
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ def train(composed: DictConfig) -> float | None:
         asked, saved, folder = resume.merged(composed, cli.overrides())
     asked = place(asked, find(), cli.names("cluster"))
     machine = launch.machine(asked)
+    if saved is None and asked.mode is Mode.train:
+        asked = resume.adopted(asked, folder)
     changes = [] if saved is None else resume.changes(saved, admit.resolve(asked, machine), folder)
     admitted = admit.admit(asked, machine)
     config, priced = admitted.config, admitted.plan
@@ -43,11 +45,12 @@ def train(composed: DictConfig) -> float | None:
         config = launch.placed(config)
     else:
         prepare.native(config.model, config.seed)  # the ranks find it done
-    (rundir.describe if begun else rundir.create)(folder, config, priced, machine)
-    plan.announce(config, priced)
-    for change in changes:
-        print(f"changed: {change}")
-    return launch.run(config, folder)
+    with launch.hold(config, folder):
+        (rundir.describe if begun else rundir.create)(folder, config, priced, machine)
+        plan.announce(config, priced)
+        for change in changes:
+            print(f"changed: {change}")
+        return launch.run(config, folder)
 
 
 if __name__ == "__main__":

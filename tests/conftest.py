@@ -20,6 +20,8 @@ import pytest
 if TYPE_CHECKING:
     from lab import Lab
 
+    from serving import Server
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in a run: threads that spin starve the ranks beside them
 
 import torch
@@ -139,3 +141,25 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Lab"]:
         yield hosts
     finally:
         hosts.stop()
+
+
+@pytest.fixture(scope="session")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two adapters of the embedded model."""
+    from serving import make_adapters  # tests/infer
+
+    return make_adapters(tmp_path_factory.mktemp("adapters"))
+
+
+@pytest.fixture(scope="session")
+def server(adapters: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator["Server"]:
+    """A server of the embedded model and its adapters; few may wait, so that a test can fill it."""
+    from serving import Server
+
+    settings = ("serve.max_running=6", "serve.max_waiting=6")
+    made = Server(adapters, tmp_path_factory.mktemp("server") / "streams", settings)
+    try:
+        yield made.start()
+    finally:
+        code = made.end()
+    assert code == 0, made.said()

@@ -1,39 +1,45 @@
 """A checkpoint is whole or is not taken for one: killed at every write, altered in every file, on a full disk."""
 
+import dataclasses
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_resume import cut, settings, train
+from test_resume import CUT, settings
 
 from bench.equivalence import compose_run
+from bench.resume import cut, differs, train
 from conftest import ROOT, run_script
-from hydraft import manifest
+from hydraft import hardware, manifest, plan, rundir
+from hydraft.choices import Precision
 
-# Runs of one rank in one process each, forked from this one, which has imported the stack. Python tells an audit hook of
-# every file it is about to open, rename, make or remove; at the one whose number is given, the process is killed, as by the
-# kernel or a power cut. Each argument is a run's folder, the number, and a file for the count.
-KILLED = """
+# Runs of one rank, each in a process forked from this one, which has imported the stack: a line of stdin asks for one, a line of
+# stdout is its exit code. Python tells an audit hook of every file it is about to open, rename, make or remove; at the one whose
+# number is given, the process is killed, as by the kernel or a power cut. `fp16`: DeepSpeed has it on a CPU too, once it is told
+# so; its loss scale begins too high and grows every other step, so some steps overflow.
+FORKS = """
 import json, os, signal, sys
 os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
 sys.path.insert(0, sys.argv[1])
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
 import torch.distributed as dist
 from pathlib import Path
-from hydraft import keeper, worker
-codes = []
-for argument in sys.argv[2:]:
-    folder, stop_at, count_file = json.loads(argument)
+from deepspeed.accelerator import get_accelerator
+from hydraft import keeper, trainer, worker
+for line in sys.stdin:
+    asked = json.loads(line)
     child = os.fork()
     if child == 0:
         break
-    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
 else:
-    print(json.dumps(codes))
     sys.exit(0)
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 seen = [0]
@@ -48,7 +54,7 @@ def hook(event, arguments):
     if "checkpoints" not in " ".join(map(str, arguments)):
         return
     seen[0] += 1
-    if seen[0] == stop_at:
+    if seen[0] == asked["stop_at"]:
         os.kill(os.getpid(), signal.SIGKILL)
 
 sys.addaudithook(hook)
@@ -60,20 +66,41 @@ def watched(self, trainer):
     armed[0] = False
 
 keeper.Keeper.save = watched
-worker.main(Path(folder), os.open(os.devnull, os.O_WRONLY))
-Path(count_file).write_text(str(seen[0]))
+if asked["fp16"]:
+    get_accelerator().__class__.is_fp16_supported = lambda self: True
+    made = trainer.deepspeed_config
+    scale = {"enabled": True, "initial_scale_power": 24, "loss_scale_window": 2}
+    trainer.deepspeed_config = lambda config: {**made(config), "fp16": scale}
+worker.main(Path(asked["folder"]), os.open(os.devnull, os.O_WRONLY))
+Path(asked["folder"], "count").write_text(str(seen[0]))
 os._exit(0)
 """
 
 
-def killed_at(places: dict[int, Path], count: Path) -> list[int]:
-    """Go on with each run, killed at the write of the checkpoint of step 6 whose number is its key; their exit codes."""
-    runs = [json.dumps([str(folder), number, str(count)]) for number, folder in places.items()]
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", KILLED, str(ROOT / "src"), *runs]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=500)
-    codes: list[int] = json.loads(done.stdout.splitlines()[-1])
-    return codes
+class Forks:
+    """Runs a run's one rank in a fork of a warm process, and waits."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", FORKS, str(ROOT / "src")],
+            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def run(self, folder: Path, stop_at: int = 0, fp16: bool = False) -> int:
+        """Its exit code; killed at the write of the checkpoint of step 6 whose number is ``stop_at``."""
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(json.dumps({"folder": str(folder), "stop_at": stop_at, "fp16": fp16}) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    """A warm process."""
+    forks = Forks()
+    yield forks
+    forks.process.communicate(timeout=10)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +110,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records = folder / "records.json"
     records.write_text(json.dumps([{"instruction": f"{i}加一？", "output": f"{i + 1}"} for i in range(12)]))
     train(compose_run([*settings(records), "train.micro_batch_size=4"]), folder / "all")
-    run = cut(folder / "all", folder / "cut")
+    run = cut(folder / "all", folder / "cut", CUT)
     config = run / "config.yaml"
     config.write_text(
         config.read_text().replace("keep_last: 9", "keep_last: 2")
@@ -92,22 +119,37 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_write_leaves_a_whole_checkpoint(begun: Path, tmp_path: Path) -> None:
+def test_a_kill_at_any_write_leaves_a_whole_checkpoint(begun: Path, forks: Forks, tmp_path: Path) -> None:
     shutil.copytree(begun, tmp_path / "probe")
-    assert killed_at({0: tmp_path / "probe"}, tmp_path / "count") == [0]
-    writes = int((tmp_path / "count").read_text())
+    assert forks.run(tmp_path / "probe") == 0
+    writes = int((tmp_path / "probe/count").read_text())
     assert writes >= 10
-    runs = {number: tmp_path / f"killed-{number}" for number in range(1, writes + 1)}
-    for run in runs.values():
-        shutil.copytree(begun, run)
-    assert killed_at(runs, tmp_path / "none") == [-signal.SIGKILL] * writes
     found = set()
-    for number, run in runs.items():
+    for number in range(1, writes + 1):
+        run = tmp_path / f"killed-{number}"
+        shutil.copytree(begun, run)
+        assert forks.run(run, stop_at=number) == -signal.SIGKILL
         newest, passed_over = manifest.newest(run)
         assert newest is not None and passed_over == [], number
         found.add(newest.name)
         assert manifest.fault(run / "checkpoints" / "step-000004") is None, number
     assert found == {"step-000004", "step-000006"}  # before the name is given, and after
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", ["stage1", "stage3"])
+def test_fp16_goes_on_with_its_loss_scale(zero: str, forks: Forks, records: Path, tmp_path: Path) -> None:
+    """Steps that overflowed are no steps of Adam's nor of the schedule's."""
+    config = compose_run([*settings(records), f"zero={zero}", "quant=none", "train.micro_batch_size=8"])
+    fp16 = dataclasses.replace(config.train, precision=Precision.fp16)  # refused without a GPU: it would be slow
+    config = dataclasses.replace(config, train=fp16, model=dataclasses.replace(config.model, dtype=Precision.fp16))
+    rundir.create(tmp_path / "whole", config, plan.make_plan(config, 24), hardware.detect())
+    assert forks.run(tmp_path / "whole", fp16=True) == 0
+    numbers = json.loads((tmp_path / "whole/checkpoints/step-000009/state.json").read_text())
+    assert 0 < numbers["schedule_step"] == numbers["adam_step"] < 9
+    resumed = cut(tmp_path / "whole", tmp_path / "cut", CUT)
+    assert forks.run(resumed, fp16=True) == 0
+    assert differs(resumed, tmp_path / "whole") is None
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from conftest import ROOT
-from hydraft import cli
+from hydraft import checks, cli
 from hydraft.checks import COMBINATIONS, VALUES, check
 from hydraft.config import Config, ConfigError
 from hydraft.hardware import Gpu, Hardware
@@ -22,14 +22,23 @@ BREAKS = [  # overrides, hardware, and the rule (counted over both tables) that 
     "data.packing=true data.batching=padded", "data.eval_limit=0", "data.eval_max_new_tokens=0", "data.template=question", "train.epochs=0", "train.max_steps=0",
     "train.micro_batch_size=0", "train.gradient_accumulation_steps=0", "train.learning_rate=0", "train.warmup_ratio=1",
     "train.weight_decay=-1", "train.betas=[0.9]", "train.eps=0", "train.max_grad_norm=-1", "train.log_every=0",
-    "train.save_every=0", "train.keep_last=0", "train.grace=-1",
+    "train.save_every=0", "train.save_minutes=0", "train.keep_last=0", "train.grace=-1", "train.loss_spike=1", "train.zero_grad_steps=0", "train.max_rewinds=0",
+    "train.pass_over=[0]", "cluster.launcher=joined train.on_divergence=rewind", "cluster.launcher=joined train.auto_micro_batch=true",
     "train.eval_every=0", "train.eval_every=often", "train.eval_every=epoch data.eval=null", "train.eval_loss_only=true",
     "kernels=unsloth zero=stage3", "kernels=unsloth", "model.scale=tiny", "cluster.gpu_memory=24GiB", "lora=none",
     "model.dtype=bf16 lora=none quant=none train.precision=fp32", "model.dtype=fp32 train.precision=bf16",
     "model.dtype=bf16 train.precision=fp32 zero=stage3",
     "model.path=owner/name", "lora=pissa", "lora=pissa quant=none zero=stage3", "quant=int8 zero=stage3", "zero.stage=0 zero.offload_optimizer=cpu",
-    "lora=dora zero=stage3", "zero.offload_param=cpu", "train.precision=fp16", "train.precision=bf16", "cluster=1x2",
+    "lora=dora zero=stage3", "tracker.upload=true", "tracker.tags=[a]", "tracker=swanlab", "zero.offload_param=cpu", "train.precision=fp16", "train.precision=fp16 zero=stage0", "train.precision=bf16", "cluster=1x2",
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def without_swanlab(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an environment where it is not installed."""
+    monkeypatch.setattr(checks, "find_spec", lambda name: None if name == "swanlab" else True)
+
+
 ON_A_CARD = {"train.precision=bf16", "cluster=1x2"}
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from test_resume import metrics, train, weights
 
+from bench.resume import metrics, train, weights
 from conftest import config_of, wait_for
 from hydraft import launch, preempt
 from hydraft.cli import RunStopped

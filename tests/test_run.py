@@ -1,6 +1,7 @@
 """The main job, as a person runs it, and what it leaves behind."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import ROOT, run_script
-from hydraft.generate import load_run
+from hydraft.infer.config import InferConfig
+from hydraft.infer.find import find
+from hydraft.infer.load import load
 
 FILES = {
     "adapter", "config.yaml", "environment.json", "loss.png", "metrics.jsonl", "plan.json", "rank-0.log", "result.json",
@@ -120,9 +123,15 @@ def test_plain_peft_gives_the_same_logits(main_job: tuple[Path, str]) -> None:
     assert loaded_elsewhere(main_job[0], "nf4") <= 1e-4
 
 
+def loaded(folder: Path) -> torch.nn.Module:
+    """The model that infer.py would ask."""
+    options = InferConfig(run=str(folder))
+    return load(find(options), options).model
+
+
 @pytest.mark.slow
 def test_infer_loads_the_model_that_was_in_memory(main_job: tuple[Path, str]) -> None:
-    model, _, _ = load_run(main_job[0])
+    model = loaded(main_job[0])
     probe = json.loads((main_job[0] / "adapter/probe.json").read_text())
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([probe["input_ids"]])).logits[0, -1]
@@ -176,19 +185,37 @@ def test_an_epoch_is_kept_where_asked(tmp_path: Path, records: Path) -> None:
 
 
 @pytest.mark.slow
-def test_wandb_without_a_key_is_offline_and_whole(tmp_path: Path, records: Path) -> None:
+def test_wandb_without_a_key_is_offline_and_a_resumed_run_stays_one(
+    tmp_path: Path, records: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "run"
+    monkeypatch.setenv("WANDB_API_KEY", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
     done = run_script(
-        "train.py", "tracker=wandb", f"data.train={records}", f"data.eval={records}", "data.eval_limit=2", "train.max_steps=3",
-        "train.log_every=1", "cluster=1x2", f"hydra.run.dir={folder}", WANDB_API_KEY="", HOME=str(tmp_path),
+        "train.py", "tracker=wandb", f"data.train={records}", f"data.eval={records}", "data.eval_limit=2", "train.max_steps=5",
+        "train.log_every=1", "train.save_every=3", "cluster=1x2", f"hydra.run.dir={folder}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")  # one run, however many ranks
-    read = subprocess.run(
-        [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", "--summary", str(file)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert '"objective"' in read.stdout
+    shutil.rmtree(folder / "checkpoints/step-000005")  # as if it had been killed after step 5
+    (first,) = folder.glob("wandb/offline-run-*/run-*.wandb")  # one run, however many ranks
+    assert '"objective"' in _inspect(first, "--summary")
+    more = run_script("train.py", f"resume={folder}", "train.max_steps=7", "cluster=1x2")
+    assert more.returncode == 0, more.stderr
+    (again,) = set(folder.glob("wandb/offline-run-*/run-*.wandb")) - {first}
+    assert again.name == first.name  # the dashboard's id is in it
+    records_of = [json.loads(line) for line in _inspect(again).splitlines()]
+    steps = [record["history"]["step"]["num"] for record in records_of if record["type"] == "history"]
+    assert steps == list(range(8))
+    losses = [
+        line["loss"] for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "loss" in line
+    ]
+    told = [record["history"]["item"] for record in records_of if record["type"] == "history"]
+    assert [item["loss"] for item in told if "loss" in item] == losses
+
+
+def _inspect(file: Path, *options: str) -> str:
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", *options, str(file)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.slow
@@ -225,8 +252,8 @@ def test_a_base_in_bf16_leaves_the_adapter_in_fp32(tmp_path: Path, records: Path
         assert {tensor.dtype for tensor in adapter.values()} == {torch.float32}
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=2e-2)
     assert losses["bf16"] != losses["fp32"]
-    model, _, _ = load_run(tmp_path / "bf16")
+    model = loaded(tmp_path / "bf16")
     assert {p.dtype for name, p in model.named_parameters() if "lora_" not in name} == {torch.bfloat16}
-    loaded = {name: p for name, p in model.named_parameters() if "lora_" in name}
-    for name, parameter in loaded.items():
+    found = {name: p for name, p in model.named_parameters() if "lora_" in name}
+    for name, parameter in found.items():
         assert torch.equal(parameter, adapter[name.replace(".default", "")])

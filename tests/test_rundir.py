@@ -1,7 +1,10 @@
 """A reader never meets half a file, and a full disk leaves the last good state."""
 
 import json
+import re
+import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,6 +75,26 @@ def test_a_second_run_never_takes_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"hydra\.run\.dir=.*a run is in it already"):
         rundir.create(tmp_path / "run", config_of("lora.r=4"), make_plan(config, 8), Hardware())
     assert (tmp_path / "run" / "config.yaml").read_text() == before
+
+
+def test_a_run_that_runs_is_refused_until_its_process_ends(tmp_path: Path) -> None:
+    """However it ends: the kernel lets go."""
+    code = (
+        "import sys, time; from pathlib import Path; from hydraft import rundir\n"
+        "with rundir.held(Path(sys.argv[1])): print(flush=True); time.sleep(99)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    try:
+        who = f"{tmp_path}: process {holder.pid} on {socket.gethostname()} is running it"
+        with pytest.raises(ConfigError, match=re.escape(who)), rundir.held(tmp_path):
+            pass
+    finally:
+        holder.kill()
+        holder.wait(10)
+    with rundir.held(tmp_path):
+        pass
 
 
 def test_a_run_is_found_by_its_folder_and_as_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

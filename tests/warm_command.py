@@ -18,6 +18,8 @@ def run(root: Path, script: str, arguments: tuple[str, ...], environment: dict[s
     """What ``python script arguments`` does in ``root``; its output goes to files in ``streams``."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the server was started with
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # which the server ignores
+        signal.signal(number, signal.SIG_DFL)
     os.chdir(root)
     os.environ.clear()
     os.environ.update(environment)

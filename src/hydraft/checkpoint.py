@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hydraft import manifest, rundir
+from hydraft.models import identity
 from hydraft.models.load import trainable
 
 Tensors = dict[str, torch.Tensor]
@@ -37,13 +38,15 @@ def save(
     target: Path,
     moved: bool,
     first: Tensors | None = None,
-    more: Callable[[Path | None], None] | None = None,
+    more: Callable[[Path | None], dict[str, str]] | None = None,
+    origin: dict[str, Any] | None = None,
 ) -> None:
     """Write the adapter (PEFT format) or, in full fine-tuning, the model to ``target``, with tokenizer and template.
 
     Every rank must call it; rank 0 writes. ``moved``: whether a step has changed the weights by now (the first one of a
     warm-up has a learning rate of 0). ``first`` holds a PiSSA adapter's initial weights. ``more`` adds to the folder before it
-    takes its name; it is called on every rank, with the folder on the one that writes.
+    takes its name, and says the sha256 of what is large; it is called on every rank, with the folder on the one that writes.
+    ``origin`` says what was trained on what (``models/identity.py``), for whoever uses the folder.
 
     Raises:
         RuntimeError: what was written is not what was trained (a tensor missing, not finite, or all zero).
@@ -56,6 +59,9 @@ def save(
             more(None)
         dist.barrier()
         return
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise RuntimeError(f"{target.name} is not written: {name} is not finite")
     with rundir.staged_folder(target) as staging:
         if adapted:
             assert isinstance(model, peft.PeftModel)
@@ -66,9 +72,10 @@ def save(
             model.save_pretrained(staging, state_dict=tensors)
             model.config.use_cache = False
         tokenizer.save_pretrained(staging)
-        if more is not None:
-            more(staging)
-        manifest.seal(staging)
+        if origin is not None:
+            rundir.write_json(staging / identity.NAME, origin)
+        known = {} if more is None else more(staging)
+        manifest.seal(staging, known)
     dist.barrier()
 
 

@@ -6,9 +6,23 @@ Each row says when it applies and what to write instead; ``check`` raises the fi
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 
-from hydraft.choices import Batching, Init, Kernels, LoraMethod, Mode, Offload, Precision, QuantKind, Scale
-from hydraft.config import TINY, Config, ConfigError, InferConfig
+from hydraft.choices import (
+    Batching,
+    Init,
+    Kernels,
+    Launcher,
+    LoraMethod,
+    Mode,
+    Offload,
+    OnDivergence,
+    Precision,
+    QuantKind,
+    Scale,
+    TrackerKind,
+)
+from hydraft.config import TINY, Config, ConfigError
 from hydraft.hardware import Gpu, Hardware
 
 
@@ -67,14 +81,34 @@ VALUES = [
     _value(lambda c: len(c.train.betas) != 2 or not all(0 <= b < 1 for b in c.train.betas), "train.betas={c.train.betas}: must be two numbers in [0, 1)"),
     _value(lambda c: c.train.eps <= 0, "train.eps={c.train.eps}: must be above 0"),
     _value(lambda c: c.train.max_grad_norm < 0, "train.max_grad_norm={c.train.max_grad_norm}: must be 0 (no clipping) or more"),
-    _value(lambda c: c.train.save_every is not None and c.train.save_every < 1, "train.save_every={c.train.save_every}: must be at least 1 step, or null for no checkpoints in between"),
+    _value(lambda c: c.train.save_every is not None and c.train.save_every < 1, "train.save_every={c.train.save_every}: must be at least 1 step, or null for none by their number"),
+    _value(lambda c: c.train.save_minutes is not None and c.train.save_minutes <= 0, "train.save_minutes={c.train.save_minutes}: must be above 0, or null for no checkpoints by the clock"),
     _value(lambda c: c.train.keep_last < 1, "train.keep_last={c.train.keep_last}: must be at least 1"),
     _value(lambda c: not 0 <= c.train.grace <= 3600, "train.grace={c.train.grace}: must be from 0 (a signal ends the run at once) to 3600 seconds"),
     _value(lambda c: c.train.log_every < 1, "train.log_every={c.train.log_every}: must be at least 1"),
+    _value(lambda c: c.train.loss_spike is not None and c.train.loss_spike <= 1, "train.loss_spike={c.train.loss_spike}: must be above 1 (times the highest loss of late), or null for no bound"),
+    _value(lambda c: c.train.zero_grad_steps is not None and c.train.zero_grad_steps < 1, "train.zero_grad_steps={c.train.zero_grad_steps}: must be at least 1 step, or null for any number"),
+    _value(lambda c: c.train.max_rewinds < 1, "train.max_rewinds={c.train.max_rewinds}: must be at least 1; for none use train.on_divergence=stop"),
+    _value(lambda c: any(step < 1 for step in c.train.pass_over), "train.pass_over={c.train.pass_over}: must be optimizer steps, counted from 1"),
     _value(lambda c: not _is_interval(c.train.eval_every), "train.eval_every={c.train.eval_every}: must be at least 1 (optimizer steps), or epoch, or null for scores before and after alone"),
 ]  # fmt: skip
 
 COMBINATIONS = [
+    _value(
+        lambda c: c.tracker.upload and c.tracker.kind not in (TrackerKind.wandb, TrackerKind.mlflow),
+        "tracker.upload=true needs a dashboard that keeps files: use tracker=wandb or tracker=mlflow, or tracker.upload=false",
+    ),
+    _value(
+        lambda c: (
+            bool(c.tracker.group or c.tracker.tags) and c.tracker.kind in (TrackerKind.none, TrackerKind.tensorboard)
+        ),
+        "tracker.group and tracker.tags are for a dashboard that has them: use tracker=wandb, mlflow or swanlab",
+    ),
+    _value(
+        lambda c: c.tracker.kind is not TrackerKind.none and find_spec(c.tracker.kind.value) is None,
+        "tracker={c.tracker.kind.value} needs a package that is not installed: pip install 'hydraft[{c.tracker.kind.value}]', or use tracker=none",
+        here=True,
+    ),
     _value(
         lambda c: c.kernels is Kernels.unsloth and c.zero.stage == 3,
         "kernels=unsloth has no ZeRO-3 path: use zero=stage2, or kernels=torch",
@@ -103,6 +137,14 @@ COMBINATIONS = [
     _value(
         lambda c: c.train.eval_loss_only and c.train.eval_every is None,
         "train.eval_loss_only=true is about scores in mid-training, and there are none: use train.eval_every=epoch, or train.eval_loss_only=false",
+    ),
+    _value(
+        lambda c: c.cluster.launcher is Launcher.joined and c.train.on_divergence is OnDivergence.rewind,
+        "train.on_divergence=rewind starts the ranks again, and another launcher than hydraft's own (cluster.launcher=joined) has started these: use train.on_divergence=stop, or type python train.py without it",
+    ),
+    _value(
+        lambda c: c.cluster.launcher is Launcher.joined and c.train.auto_micro_batch,
+        "train.auto_micro_batch=true starts the ranks again, and another launcher than hydraft's own (cluster.launcher=joined) has started these: use train.auto_micro_batch=false, or type python train.py without it",
     ),
     # A quantised weight has no gradient: bitsandbytes trains adapters only.
     _value(
@@ -168,6 +210,12 @@ COMBINATIONS = [
         source="DeepSpeed, accelerator/cpu_accelerator.py, is_fp16_supported",
         here=True,
     ),
+    # There the loss is not multiplied with the scale that its gradients are then divided by; they drown in AdamW's eps.
+    _value(
+        lambda c: c.train.precision is Precision.fp16 and c.zero.stage == 0,
+        "train.precision=fp16: DeepSpeed does not scale the loss under zero=stage0: use zero=stage1, or train.precision=fp32",
+        source="DeepSpeed 0.19.8, runtime/engine.py, backward: for a ZeROOptimizer alone; runtime/fp16/unfused_optimizer.py, step",
+    ),
     Rule(
         lambda c, h: c.train.precision is Precision.bf16 and any(g.compute_capability < 8 for g in h.gpus),
         "train.precision=bf16 needs compute capability 8.0 and this card has {h.gpus[0].compute_capability}: use train.precision=fp16",
@@ -211,19 +259,3 @@ def refused_here(config: Config, hardware: Hardware | None) -> list[str]:
         for rule in COMBINATIONS
         if rule.here and rule.broken(config, machine)
     ]
-
-
-def check_infer(options: InferConfig) -> None:
-    """Refuse what cannot be asked of a model.
-
-    Raises:
-        ConfigError: names the setting.
-    """
-    if options.max_new_tokens < 1:
-        raise ConfigError(f"max_new_tokens={options.max_new_tokens}: must be at least 1")
-    if options.temperature < 0:
-        raise ConfigError(f"temperature={options.temperature}: must be 0 (greedy) or more")
-    if not 0 < options.top_p <= 1:
-        raise ConfigError(f"top_p={options.top_p}: must be in (0, 1]")
-    if not options.prompt.strip():
-        raise ConfigError("prompt: is empty; give prompt=…")

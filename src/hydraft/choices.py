@@ -56,6 +56,12 @@ class Save(Enum):
     epoch = "epoch"
 
 
+class OnDivergence(Enum):
+    stop = "stop"
+    rewind = "rewind"
+    ignore = "ignore"
+
+
 class Format(Enum):
     auto = "auto"
     alpaca = "alpaca"
@@ -91,6 +97,9 @@ class Launcher(Enum):
 class TrackerKind(Enum):
     none = "none"
     wandb = "wandb"
+    tensorboard = "tensorboard"
+    mlflow = "mlflow"
+    swanlab = "swanlab"
 
 
 class Kernels(Enum):
@@ -100,3 +109,17 @@ class Kernels(Enum):
 
 class InferMode(Enum):
     generate = "generate"
+    chat = "chat"
+    batch = "batch"
+    serve = "serve"
+    export = "export"
+
+
+class ExportKind(Enum):
+    merged = "merged"
+    adapter = "adapter"
+
+
+class Layout(Enum):
+    native = "native"
+    published = "published"

@@ -22,7 +22,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from hydraft.config import ROOT, Config, ConfigError, InferConfig
+from hydraft.config import ROOT, Config, ConfigError
+from hydraft.infer.config import InferConfig
 
 T = TypeVar("T")
 
@@ -126,14 +127,14 @@ def names(group: str) -> bool:
 def quote(argument: str) -> str:
     """Take ``key=value`` as typed where Hydra's grammar cannot read the value: Chinese, spaces, punctuation.
 
-    The shell has taken a person's own quotes away by then. ``prompt=`` and ``system=`` are always text, and so is
-    ``data.template=``, braces and all; ``\\n`` in it is a line break, which no one can type in a shell.
+    The shell has taken a person's own quotes away by then. ``prompt=`` and ``system=`` are always text, and so are
+    ``data.template=`` and ``template=``, braces and all; ``\\n`` in it is a line break, which no one can type in a shell.
     """
     match = re.fullmatch(r"([+~]{0,2}[A-Za-z_][\w./@]*)=(.+)", argument, flags=re.DOTALL)
     if match is None or argument.startswith("-"):
         return argument
     key, value = match.groups()
-    if key == "data.template":
+    if key in ("data.template", "template"):
         value = value.replace("\\n", "\n")
         if value[0] in "'\"":
             return f"{key}={value}"

@@ -1,7 +1,7 @@
 """The schema of a run: every setting, its type and its unit. No torch here.
 
-A YAML file in ``conf/`` holds values, this file holds their meaning. The root is ``Config`` for
-``train.py`` and ``InferConfig`` for ``infer.py``. What a value may be is checked in ``checks.py``.
+A YAML file in ``conf/`` holds values, this file holds their meaning. The root is ``Config``, for
+``train.py``; ``infer.py`` has its own in ``infer/config.py``. What a value may be is checked in ``checks.py``.
 """
 
 from dataclasses import dataclass, field, replace
@@ -12,7 +12,6 @@ from omegaconf import MISSING, OmegaConf
 from hydraft.choices import (
     Batching,
     Format,
-    InferMode,
     Init,
     Kernels,
     LoraMethod,
@@ -184,9 +183,16 @@ class DataConfig:
 @dataclass
 class TrackerConfig:
     kind: TrackerKind = TrackerKind.none
-    """``wandb`` is online where a key is set up, offline otherwise; it never prompts."""
+    """``wandb`` is online where a key is set up, offline otherwise; it never prompts. ``tensorboard``, ``mlflow`` and ``swanlab``
+    have packages of their own to install."""
     project: str = "hydraft"
-    """The project on the dashboard."""
+    """The project on the dashboard; MLflow's experiment."""
+    group: str | None = None
+    """What the dashboard groups runs by; null for the name and id of the sweep that the run belongs to."""
+    tags: list[str] = field(default_factory=list)
+    """Words to find the run by, beside model, quant, LoRA method and ZeRO stage."""
+    upload: bool = False
+    """wandb and MLflow: keep the trained adapter (or model) on the dashboard, too."""
 
 
 @dataclass
@@ -220,28 +226,6 @@ class Config:
     def global_batch_size(self) -> int:
         """Records an optimizer step sees: micro-batch x accumulation x ranks."""
         return self.train.micro_batch_size * self.train.gradient_accumulation_steps * self.world_size
-
-
-@dataclass
-class InferConfig:
-    """A use of what was trained."""
-
-    mode: InferMode = InferMode.generate
-    """``generate`` answers one prompt."""
-    run: str = MISSING
-    """A run's folder, or ``last`` for the newest one below outputs/."""
-    prompt: str = MISSING
-    """What is asked, as plain text."""
-    system: str | None = None
-    """A system turn ahead of the prompt."""
-    max_new_tokens: int = 50
-    """Tokens the answer may have."""
-    temperature: float = 0.0
-    """0 always takes the likeliest token; above it, tokens are sampled."""
-    top_p: float = 1.0
-    """Sample only from the likeliest tokens that have this much probability together."""
-    seed: int = 42
-    """Seeds the sampling."""
 
 
 def saved(config: Config) -> str:

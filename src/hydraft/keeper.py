@@ -4,6 +4,7 @@ What the uninterrupted run would have had in memory after that step is all there
 the data, random numbers of every rank, sums that the next line of metrics.jsonl is made of, scores so far, the dashboard's id.
 """
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from hydraft import checkpoint, heartbeat, manifest
 from hydraft import state as run_state
 from hydraft.choices import Save
-from hydraft.config import Config, ConfigError
+from hydraft.config import Config, ConfigError, load_config
+from hydraft.health import Health
+from hydraft.interval import Interval
+from hydraft.models import identity
 from hydraft.progress import Screen
 from hydraft.reporter import Reporter
 from hydraft.scorer import Scorer
-from hydraft.trainer import RunTrainer, Start
+from hydraft.trainer import RunTrainer, Start, schedule_step
 
 Numbers = dict[str, Any]
 """What ``state.json`` holds."""
@@ -38,7 +42,11 @@ def find_start(folder: Path, screen: Screen) -> tuple[Start | None, Numbers]:
         return None, {}
     place, numbers = shared[0]
     screen.say(f"going on from {place.name}")
-    return Start(place, numbers["step"], numbers["adam_step"]), numbers
+    step = numbers["step"]
+    start = Start(
+        place, step, numbers["adam_step"], numbers.get("schedule_step", step), numbers.get("loss_scale", {})
+    )  # neither is in what earlier versions saved
+    return start, numbers
 
 
 class Keeper(TrainerCallback):
@@ -60,17 +68,22 @@ class Keeper(TrainerCallback):
         self.reporter = reporter
         self.scorer = scorer
         self.first = first
+        asked = load_config(folder / "config.yaml")  # ours has the model where it was prepared
+        self.origin = identity.of(asked) if dist.get_rank() == 0 else None
         self.trainer: RunTrainer | None = None
+        self.health: Health | None = None
         self.numbers: Numbers = {}
+        self.interval = Interval(config.train.save_minutes)
 
-    def attach(self, trainer: RunTrainer, numbers: Numbers) -> None:
+    def attach(self, trainer: RunTrainer, numbers: Numbers, health: Health) -> None:
         """``numbers``: those of the checkpoint that ``trainer`` goes on from; empty for a new run."""
         if numbers and numbers["records"] != self.records:
             raise ConfigError(
                 f"data.train={self.config.data.train}: its encoded records are not those that the run was begun with "
                 "(the files, the tokenizer or the version of hydraft changed): start a new run"
             )
-        self.trainer, self.numbers = trainer, numbers
+        self.trainer, self.numbers, self.health = trainer, numbers, health
+        health.resume(numbers.get("health", {}))
         trainer.on_save = self.save
         self.scorer.scores |= {int(step): scores for step, scores in numbers.get("scores", {}).items()}
 
@@ -78,6 +91,8 @@ class Keeper(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
     ) -> None:
         """Take up the sums of a checkpoint; the Trainer has just set its own to 0."""
+        self.interval.device = args.device
+        self.interval.begin(state.global_step)
         if not self.numbers or self.trainer is None:
             return
         numbers, trainer, rank = self.numbers, self.trainer, dist.get_rank()
@@ -91,8 +106,9 @@ class Keeper(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
         """Ask for a checkpoint; the Trainer takes it after it has logged the step."""
-        every = self.config.train.save_every
-        if every is not None and state.global_step % every == 0 and state.global_step < state.max_steps:
+        step, every = state.global_step, self.config.train.save_every
+        by_number = every is not None and step % every == 0
+        if (self.interval.due(step) or by_number) and step < state.max_steps:
             control.should_save = True
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
@@ -103,27 +119,29 @@ class Keeper(TrainerCallback):
 
     def save(self, trainer: RunTrainer) -> None:
         """Write ``checkpoints/step-…``; what is too old goes when it is there."""
-        step = trainer.state.global_step
+        step, begun = trainer.state.global_step, time.monotonic()
         target = self.folder / "checkpoints" / f"step-{step:06d}"
         numbers = self._numbers(trainer)
 
-        def more(staging: Path | None) -> None:
-            run_state.save_optimizer(trainer.model_wrapped, trainer.parameters, staging)
+        def more(staging: Path | None) -> dict[str, str]:
+            known = run_state.save_optimizer(trainer.model_wrapped, trainer.parameters, staging)
             run_state.save_random(staging)
             if staging is not None:
                 run_state.save_json(staging, numbers)
+            return known
 
         self.write(trainer, target, more)
         if dist.get_rank() == 0:
             best = self.scorer.best().get("step")
             manifest.retain(self.folder, self.config.train.keep_last, None if best is None else int(best))
+        self.interval.saved(step, time.monotonic() - begun)
 
     def write(self, trainer: RunTrainer, target: Path, more: Any = None) -> None:
         """The adapter or the model as it is now."""
-        moved = trainer.state.global_step > 1 or self.config.train.warmup_ratio == 0
+        moved = schedule_step(trainer.lr_scheduler) > (self.config.train.warmup_ratio > 0)
         tokenizer: Any = trainer.processing_class
         with heartbeat.while_working():
-            checkpoint.save(trainer.model, tokenizer, target, moved, self.first, more)  # type: ignore[arg-type]
+            checkpoint.save(trainer.model, tokenizer, target, moved, self.first, more, self.origin)  # type: ignore[arg-type]
 
     def _numbers(self, trainer: RunTrainer) -> Numbers:
         sums: list[Any] = [None] * dist.get_world_size()
@@ -133,6 +151,8 @@ class Keeper(TrainerCallback):
             "records": self.records,
             "epoch": trainer.state.epoch,
             "adam_step": run_state.adam_step(trainer.model_wrapped),
+            "schedule_step": schedule_step(trainer.lr_scheduler),
+            "loss_scale": run_state.loss_scale(trainer.model_wrapped),
             "loss_sums": sums,
             "loss_total": trainer._total_loss_scalar,
             "last_logged": trainer._globalstep_last_logged,
@@ -141,4 +161,6 @@ class Keeper(TrainerCallback):
             "seconds": self.reporter.seconds,
             "scores": {str(step): scores for step, scores in self.scorer.scores.items()},
             "tracker": self.reporter.tracker.identity,
+            "health": {} if self.health is None else self.health.numbers(),
+            "pass_over": self.config.train.pass_over,
         }

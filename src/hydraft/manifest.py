@@ -17,10 +17,10 @@ NAME = "manifest.json"
 CHUNK = 1 << 24
 
 
-def seal(folder: Path) -> None:
-    """Write the list of everything that is in ``folder`` now."""
-    files = {str(file.relative_to(folder)): _entry(file) for file in sorted(folder.rglob("*")) if file.is_file()}
-    rundir.write_json(folder / NAME, files)
+def seal(folder: Path, known: dict[str, str] | None = None) -> None:
+    """Write the list of everything that is in ``folder`` now; ``known``: the sha256 of files that need not be read again."""
+    files = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    rundir.write_json(folder / NAME, {name: _entry(file, (known or {}).get(name)) for name, file in files.items()})
 
 
 def fault(folder: Path, read: bool = True) -> str | None:
@@ -42,12 +42,16 @@ def fault(folder: Path, read: bool = True) -> str | None:
     return None
 
 
-def _entry(file: Path) -> dict[str, Any]:
+def _entry(file: Path, known: str | None = None) -> dict[str, Any]:
+    return {"bytes": file.stat().st_size, "sha256": known or _sha256(file)}
+
+
+def _sha256(file: Path) -> str:
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while data := stream.read(CHUNK):
             digest.update(data)
-    return {"bytes": file.stat().st_size, "sha256": digest.hexdigest()}
+    return digest.hexdigest()
 
 
 def checkpoints(run: Path) -> list[Path]:

@@ -7,6 +7,7 @@ it there may use it, ranks and later runs among them.
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ def check(model: ModelConfig) -> None:
     Raises:
         ConfigError: names the setting.
     """
+    check_code(model)
     folder = Path(model.path).expanduser()
     if folder.exists() and not (folder / "config.json").is_file():
         raise ConfigError(f"model.path={model.path}: not a model folder (no config.json in it)")
@@ -48,10 +50,37 @@ def check(model: ModelConfig) -> None:
         if model.path.startswith((".", "/", "~")) or model.path.count("/") != 1:
             raise ConfigError(f"model.path={model.path}: no such folder")
         return
-    if not any(file.suffix in (".safetensors", ".bin") for file in folder.iterdir()):
+    kinds = {file.suffix: file.name for file in folder.iterdir() if file.suffix in (".safetensors", ".bin")}
+    if not kinds:
         raise ConfigError(
             f"model.path={model.path}: no weights in it (*.safetensors); model.init=random starts without any"
         )
+    if ".safetensors" not in kinds and family_of(published_config(folder)) is None:  # conversions open pickles warily
+        raise ConfigError(
+            f"model.path={model.path}: {kinds['.bin']} is a pickle, which may hold code, and is not opened; have its weights as .safetensors"
+        )
+
+
+def check_code(model: ModelConfig, setting: str = "model.revision") -> None:
+    """Refuse to run a checkpoint's own code that may become other code: what is trusted has to stay what it is.
+
+    Raises:
+        ConfigError: names ``setting``, which pins a hub's model.
+    """
+    if not model.trust_remote_code:
+        return
+    folder = Path(model.path).expanduser()
+    if not folder.is_dir():
+        if not re.fullmatch(r"[0-9a-f]{40}", model.revision or ""):
+            raise ConfigError(
+                f"trust_remote_code=true: the code of {model.path} may change on the hub; pin it: {setting}=<a commit's 40 hex digits>"
+            )
+        return
+    for file in (folder / "config.json", folder / "tokenizer_config.json"):
+        if file.is_file() and (elsewhere := re.search(r'"([^"\s]+/[^"\s]+)--', file.read_text(encoding="utf-8"))):
+            raise ConfigError(
+                f"trust_remote_code=true: {file} takes its code from {elsewhere[1]} on the hub, where it may change: have the code in the folder"
+            )
 
 
 def native(model: ModelConfig, seed: int, console: Console | None = None) -> ModelConfig:

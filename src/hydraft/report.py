@@ -19,8 +19,8 @@ def draw_loss(folder: Path, title: str) -> Path:
     from matplotlib import pyplot
 
     lines = read_metrics(folder)
-    trained = [line for line in lines if "loss" in line]
-    held_out = [line for line in lines if "eval_loss" in line]
+    trained = [line for line in lines if "learning_rate" in line]  # null is a gap in the line
+    held_out = [line for line in lines if line.get("eval_loss") is not None]
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     axes.plot([x["step"] for x in trained], [x["loss"] for x in trained], label="training loss")
     if held_out:

@@ -9,7 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hydraft import rundir
 from hydraft.progress import Screen
-from hydraft.track import Tracker
+from hydraft.track import Tracker, numbers
 
 
 class Reporter(TrainerCallback):
@@ -25,6 +25,8 @@ class Reporter(TrainerCallback):
         self.seconds = 0.0
         """What the optimizer steps took, all scoring and saving at the end apart."""
         self.tokens = 0
+        self.of_ranks: list[int] | None = None
+        """Tokens of each rank at the last log; None where they were not seen from the first step on."""
 
     def begin(self) -> None:
         """A run from its first step: what an earlier attempt without a checkpoint has left will be made again."""
@@ -32,12 +34,12 @@ class Reporter(TrainerCallback):
             self.file.unlink(missing_ok=True)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """A line of metrics.jsonl, and the same to the dashboard."""
+        """A line of metrics.jsonl, with null for what is no finite number, and the same to the dashboard."""
         if self.rank != 0:
             return
         with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}, ensure_ascii=False) + "\n")
-        self.tracker.log({name: value for name, value in values.items() if isinstance(value, (int, float))}, step)
+            file.write(json.dumps(rundir.finite({"step": step, **values}), ensure_ascii=False) + "\n")
+        self.tracker.log(numbers(values), step)
 
     def resume(self, step: int, tokens: int, seconds: float) -> None:
         """Go on after ``step``: what metrics.jsonl has of later steps will be made again."""
@@ -47,6 +49,7 @@ class Reporter(TrainerCallback):
             lines = self.file.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if json.loads(line)["step"] <= step]
             rundir.write_text(self.file, "".join(f"{line}\n" for line in kept))
+            self.tracker.go_on([json.loads(line) for line in kept])
 
     def skip(self, seconds: float) -> None:
         """Leave out time that was not spent on training."""
@@ -73,14 +76,26 @@ class Reporter(TrainerCallback):
         if logs is None or "loss" not in logs:
             return
         now = time.perf_counter()
+        ranks = self._ranks(logs.get("ranks", []), now - self.clock)
         speed = (logs["tokens"] - self.tokens) / (now - self.clock)
         self.clock, self.tokens = now, logs["tokens"]
         kept: dict[str, Any] = {
             name: float(logs[name]) for name in ("loss", "grad_norm", "learning_rate", "epoch") if name in logs
         }
         self.write(state.global_step, {**kept, "tokens": logs["tokens"], "tokens_per_second": round(speed, 1)})
+        self.tracker.log(ranks, state.global_step)
         self.note = f"loss {kept['loss']:.3f}  {speed:,.0f} tokens/s"
         self.screen.advance(0, self.note, line=True)
+
+    def _ranks(self, ranks: list[list[int]], seconds: float) -> dict[str, float]:
+        """What the dashboard gets of each rank: how fast it is, and what it holds."""
+        found = {f"rank {rank}/memory_gib": bytes_ / 2**30 for rank, (_, bytes_) in enumerate(ranks)}
+        before = self.of_ranks or ([0] * len(ranks) if self.tokens == 0 else None)
+        if before is not None:
+            speeds = [(tokens - old) / seconds for (tokens, _), old in zip(ranks, before, strict=True)]
+            found |= {f"rank {rank}/tokens_per_second": speed for rank, speed in enumerate(speeds)}
+        self.of_ranks = [tokens for tokens, _ in ranks]
+        return found
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
         """The bar moves."""

@@ -1,6 +1,7 @@
 """Going on with a run: its own saved config, and what may be changed in it. No torch."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from hydraft.config import Config, ConfigError, load_config
 
 CHANGEABLE = (
     "mode", "resume", "cluster", "zero", "tracker", "train.epochs", "train.max_steps", "train.log_every", "train.save",
-    "train.save_every", "train.keep_last", "train.grace", "train.eval_every", "train.eval_loss_only", "train.micro_batch_size",
+    "train.save_every", "train.save_minutes", "train.keep_last", "train.grace", "train.eval_every", "train.eval_loss_only",
+    "train.micro_batch_size",
     "train.gradient_accumulation_steps", "train.gradient_checkpointing", "data.eval", "data.eval_limit",
-    "data.eval_max_new_tokens",
+    "data.eval_max_new_tokens", "train.on_divergence", "train.loss_spike", "train.zero_grad_steps", "train.max_rewinds",
+    "train.auto_micro_batch",
 )  # fmt: skip
 """Settings, and groups of them, that leave the path of the training what it was, or only make it longer."""
 
@@ -65,6 +68,22 @@ def changes(saved: Config, config: Config, folder: Path) -> list[str]:
     if config.global_batch_size != saved.global_batch_size:
         raise ConfigError(_batch(saved, config))
     return [f"{name}={after} (was {before})" for name, (before, after) in changed.items()]
+
+
+def adopted(config: Config, folder: Path) -> Config:
+    """``config`` with what the run in ``folder`` has changed in itself: steps it passes over, a smaller micro-batch."""
+    if not (folder / "config.yaml").exists():
+        return config
+    before = load_config(folder / "config.yaml").train
+    train = config.train
+    taken: dict[str, Any] = {}
+    if not train.pass_over:
+        taken["pass_over"] = before.pass_over
+    sizes = ("micro_batch_size", "gradient_accumulation_steps")
+    old, new = ([getattr(section, name) for name in sizes] for section in (before, train))
+    if train.auto_micro_batch and old[0] < new[0] and math.prod(old) == math.prod(new):
+        taken |= dict(zip(sizes, old, strict=True))
+    return dataclasses.replace(config, train=dataclasses.replace(train, **taken))
 
 
 def same(config: Config, folder: Path) -> bool:

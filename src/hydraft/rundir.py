@@ -4,9 +4,12 @@
 ``checkpoints/`` · ``adapter/`` (or ``model/``) · ``loss.png`` · ``result.json``.
 """
 
+import errno
 import json
+import math
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -52,7 +55,16 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """``write_text`` of indented JSON, Chinese kept readable."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+    write_text(path, json.dumps(finite(value), ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """``value`` with null in place of NaN and the infinities, inside dicts and lists too: JSON does not have them."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sync_folder(folder: Path) -> None:
@@ -119,6 +131,42 @@ def describe(folder: Path, config: Config, plan: "Plan", hardware: Hardware | No
     staging.replace(folder / "config.yaml")
     write_json(folder / "plan.json", plan.to_dict())
     write_json(folder / "environment.json", _environment(hardware))
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep every other process, on whatever host, from running the run in ``folder`` meanwhile.
+
+    The kernel lets go of ``.lock`` when its holder ends, however it ends. A file system without such locks goes without.
+
+    Raises:
+        ConfigError: one is at it already.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, holder = FileLock(folder / ".lock", fallback_to_soft=False), folder / ".holder.json"
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ConfigError(f"{folder}: {_who(holder)} is running it: wait for its end, or stop it first") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            raise
+    try:
+        write_json(holder, {"host": socket.gethostname(), "pid": os.getpid()})
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _who(holder: Path) -> str:
+    try:
+        known = json.loads(holder.read_text(encoding="utf-8"))
+        return f"process {known['pid']} on {known['host']}"
+    except (OSError, ValueError):
+        return "another process"
 
 
 def status(folder: Path) -> str | None:

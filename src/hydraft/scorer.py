@@ -82,7 +82,7 @@ class Scorer(TrainerCallback):
 
         def loss(step: int) -> float:
             value = self.scores[step]["loss"]
-            return math.inf if math.isnan(value) else value
+            return math.inf if value is None or math.isnan(value) else value  # None: NaN, read back from JSON
 
         step = min(self.scores, key=loss)
         return {"step": step, **self.scores[step]}

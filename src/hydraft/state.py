@@ -32,24 +32,30 @@ from hydraft.models import shards
 OPTIMIZER, RANDOM, STATE = "optimizer.safetensors", "random.safetensors", "state.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 KINDS = ("param", *MOMENTS)
+SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+"""What fp16 goes by in choosing the number that it multiplies a loss with."""
 Parameters = dict[str, torch.nn.Parameter]
 
 
 @torch.no_grad()
-def save_optimizer(engine: Any, parameters: Parameters, folder: Path | None) -> None:
-    """Write Adam's state and the fp32 weights it steps; every rank must call it, the one with a ``folder`` writes."""
+def save_optimizer(engine: Any, parameters: Parameters, folder: Path | None) -> dict[str, str]:
+    """Write Adam's state and the fp32 weights it steps; every rank must call it, the one with a ``folder`` writes.
+
+    Returns:
+        The file's sha256, by its name.
+    """
     _make_states(engine)
     names = [(kind, name) for name in parameters for kind in KINDS]
     values = (_get(engine, parameters[name], kind) for kind, name in names)
     if folder is None:
         for _ in values:  # its part of each gathering
             pass
-        return
+        return {}
     layout = {
         f"{kind}/{name}": shards.Tensor("F32", tuple(getattr(parameters[name], "ds_shape", parameters[name].shape)))
         for kind, name in names
     }
-    shards.write(folder / OPTIMIZER, layout, (value.cpu() for value in values), lambda _: None)
+    return {OPTIMIZER: shards.write(folder / OPTIMIZER, layout, (value.cpu() for value in values), lambda _: None)}
 
 
 @torch.no_grad()
@@ -69,6 +75,18 @@ def load_optimizer(engine: Any, parameters: Parameters, folder: Path, step: int)
 def adam_step(engine: Any) -> int:
     """Steps that Adam has counted."""
     return int(next(iter(_make_states(engine)))["step"])
+
+
+def loss_scale(engine: Any) -> dict[str, float]:
+    """Where fp16's search for a loss scale stands, the same on every rank; empty in other types."""
+    scaler = getattr(engine.optimizer, "loss_scaler", None)
+    return {name: getattr(scaler, name) for name in SCALE} if getattr(scaler, "dynamic", False) else {}
+
+
+def set_loss_scale(engine: Any, values: dict[str, float]) -> None:
+    """Go on with what ``loss_scale`` found."""
+    for name, value in values.items():
+        setattr(engine.optimizer.loss_scaler, name, value)
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """The sweep section of the schema; ``hydraft/config.py`` has the others. No torch here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -15,3 +15,5 @@ class SweepConfig:
     """Run the jobs again that failed before."""
     skip_invalid: bool = False
     """Leave out the jobs that cannot run, in place of refusing the whole sweep."""
+    objective: list[str] = field(default_factory=lambda: ["loss"])
+    """What jobs are compared by: ``loss``, a held-out score such as ``exact_match``, ``memory``, ``seconds``, ``tokens_per_second``."""

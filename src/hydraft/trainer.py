@@ -1,5 +1,6 @@
 """A run to transformers' TrainingArguments and Trainer, over a DeepSpeed engine."""
 
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import deepspeed
+import psutil
 import torch
 import torch.distributed as dist
 from deepspeed.runtime.utils import clip_grad_norm_
@@ -20,6 +22,9 @@ from hydraft.config import Config
 from hydraft.data.batch import EpochOrder, Examples, collator
 from hydraft.models.load import trainable
 from hydraft.zero import deepspeed_config
+
+SCALE_AT_FLOOR = "loss scale already at minimum"
+"""What DeepSpeed raises with when gradients overflow at the smallest scale (runtime/fp16/loss_scaler.py)."""
 
 WINDOW = 16
 """Global batches over which records of like length are brought together."""
@@ -75,6 +80,20 @@ class Start:
     """Optimizer steps that were made."""
     adam_step: int
     """Steps that Adam has counted."""
+    schedule_step: int
+    """Steps that the learning rate has made: fp16 leaves out those whose gradients overflowed."""
+    loss_scale: dict[str, float]
+    """See ``state.loss_scale``."""
+
+
+def schedule_step(scheduler: Any) -> int:
+    """Steps that a schedule has made."""
+    return int(getattr(scheduler, "scheduler", scheduler).last_epoch)
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Of this rank: the card's peak with CUDA, otherwise the process's resident memory."""
+    return torch.cuda.max_memory_allocated() if device.type == "cuda" else int(psutil.Process().memory_info().rss)
 
 
 def _advance(scheduler: Any, step: int) -> None:
@@ -110,6 +129,11 @@ class RunTrainer(Trainer):
         """Called on every rank when a checkpoint is due, after the step has been logged."""
         self.tokens = 0
         """Tokens this rank has taken through the model, padding apart."""
+        self.losses: list[torch.Tensor] = []
+        """Of this rank's micro-batches since ``health`` looked; their sum's mean over the ranks is the step's."""
+        self.scale_at_floor = False
+        """Whether fp16's loss scale can fall no further, and gradients overflow still."""
+        self._logged_before = 0
         super().__init__(
             model=model,
             train_dataset=examples,
@@ -119,10 +143,12 @@ class RunTrainer(Trainer):
         )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        c = self.config
+        c, batch = self.config, self.config.global_batch_size
         lengths = self.lengths if c.data.group_by_length else None
-        multiple, window = c.train.micro_batch_size * c.world_size, WINDOW * c.global_batch_size
-        self.order = EpochOrder(len(self.lengths), multiple, c.seed, c.data.shuffle, lengths, window)
+        multiple, window = c.train.micro_batch_size * c.world_size, WINDOW * batch
+        self.order = EpochOrder(
+            len(self.lengths), multiple, c.seed, c.data.shuffle, lengths, window, batch, c.train.pass_over
+        )
         return self.order
 
     def _run_epoch(self, *args: Any, **named: Any) -> None:
@@ -155,12 +181,14 @@ class RunTrainer(Trainer):
     def run(self) -> TrainOutput:
         """Train, from the start or from the checkpoint."""
         if self.start is None:
-            return self.train()
-        with (
-            tempfile.TemporaryDirectory() as folder
-        ):  # the Trainer looks for a file of its own, and we tell it all else
-            TrainerState().save_to_json(str(Path(folder) / "trainer_state.json"))
-            return self.train(resume_from_checkpoint=folder)
+            output = self.train()
+        else:
+            with (
+                tempfile.TemporaryDirectory() as folder
+            ):  # the Trainer looks for a file of its own, and we tell it all else
+                TrainerState().save_to_json(str(Path(folder) / "trainer_state.json"))
+                output = self.train(resume_from_checkpoint=folder)
+        return output._replace(training_loss=output.training_loss * self._share(0, self.state.global_step))
 
     def _init_training_state(
         self, max_steps: int, steps_an_epoch: int, epochs: int, resumed: Any, trial: Any
@@ -187,20 +215,39 @@ class RunTrainer(Trainer):
         state.begin(engine)
         if self.start is not None:
             state.load_optimizer(engine, self.parameters, self.start.folder, self.start.adam_step)
-            _advance(self.lr_scheduler, self.start.step)
+            state.set_loss_scale(engine, self.start.loss_scale)
+            _advance(self.lr_scheduler, self.start.schedule_step)
 
         def clip() -> None:  # DeepSpeed clips here at stage 0 in fp32, and forgets the norm that it found
-            norm = clip_grad_norm_(engine.module.parameters(), engine.gradient_clipping(), mpu=engine.mpu)
-            engine.optimizer._global_grad_norm = float(norm)
+            bound = engine.gradient_clipping() or math.inf
+            engine.optimizer._global_grad_norm = float(
+                clip_grad_norm_(engine.module.parameters(), bound, mpu=engine.mpu)
+            )
 
         engine.clip_fp32_gradients = clip
+        if (
+            engine.optimizer is engine.basic_optimizer and not engine.gradient_clipping()
+        ):  # it would not ask for the norm
+            engine.optimizer.register_step_pre_hook(lambda *_: clip())
         return engine, loader
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """The Trainer's, counted."""
+        """The Trainer's, counted; in a step that is passed over nothing is done, and only the schedule moves on."""
+        if self.order.passes_over(self.state.global_step + 1):
+            if hasattr(self.model_wrapped.optimizer, "overflow"):
+                self.model_wrapped.optimizer.overflow = False  # of the step before, which would hold the schedule
+            return torch.zeros((), device=self.args.device)
         mask = inputs.get("attention_mask")
         self.tokens += inputs["input_ids"].numel() if mask is None else int(mask.sum())
-        return super().training_step(model, inputs, num_items_in_batch)
+        loss = torch.zeros((), device=self.args.device)
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        except Exception as error:
+            if SCALE_AT_FLOOR not in str(error):
+                raise
+            self.scale_at_floor = True
+        self.losses.append(loss)
+        return loss
 
     def all_tokens(self) -> int:
         """Tokens of all ranks so far; every rank must ask."""
@@ -208,6 +255,28 @@ class RunTrainer(Trainer):
         dist.all_reduce(count)
         return int(count)
 
+    def _share(self, after: int, to: int) -> float:
+        """By what a mean over the steps from ``after`` to ``to`` grows where those that were passed over do not count."""
+        trained = sum(not self.order.passes_over(step) for step in range(after + 1, to + 1))
+        return (to - after) / trained if trained else 1.0
+
+    def _maybe_log_save_evaluate(self, *args: Any, **named: Any) -> None:
+        self._logged_before = self._globalstep_last_logged  # the Trainer moves it on before it calls ``log``
+        super()._maybe_log_save_evaluate(*args, **named)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The Trainer's line, with the tokens of all ranks added."""
-        super().log({**logs, "tokens": self.all_tokens()}, start_time)
+        """The Trainer's line, with the tokens of all ranks added; no line of steps that were all passed over."""
+        step = self.state.global_step
+        steps = range(self._logged_before + 1, step + 1)
+        if "loss" in logs and self.config.train.pass_over:
+            if all(map(self.order.passes_over, steps)):
+                return
+            logs = {**logs, "loss": logs["loss"] * self._share(self._logged_before, step)}
+            if self.order.passes_over(step):
+                logs.pop("grad_norm", None)  # of another step
+        mine = torch.zeros(dist.get_world_size(), 2, dtype=torch.int64, device=self.args.device)  # (ranks, 2)
+        mine[dist.get_rank()] = torch.tensor([self.tokens, memory_bytes(self.args.device)])
+        dist.all_reduce(mine)
+        ranks = mine.tolist()
+        line: dict[str, Any] = {**logs, "tokens": sum(tokens for tokens, _ in ranks), "ranks": ranks}
+        super().log(line, start_time)

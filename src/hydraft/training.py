@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from hydraft.choices import Precision, Save, Scheduler
+from hydraft.choices import OnDivergence, Precision, Save, Scheduler
 
 
 @dataclass
@@ -42,8 +42,22 @@ class TrainConfig:
     save: Save = Save.end
     """``epoch`` also keeps a checkpoint of each epoch."""
     save_every: int | None = None
-    """Optimizer steps between two checkpoints; null for none in between."""
+    """Optimizer steps between two checkpoints; null leaves it to ``save_minutes``."""
+    save_minutes: float | None = 1
+    """Minutes between two checkpoints, longer where saving would take more than 2 % of the time; null for none by the clock."""
     grace: float = 60
     """Seconds from a signal (SIGTERM, SIGUSR1, Ctrl-C) to the end: the step is finished and saved; 0 to end at once."""
     keep_last: int = 2
     """Newest checkpoints that are kept, and the one with the lowest held-out loss beside them; the adapter of each loads by itself."""
+    on_divergence: OnDivergence = OnDivergence.stop
+    """When a step is sick: ``stop``; ``rewind`` to the newest checkpoint and pass that batch over; or ``ignore``, with a warning."""
+    loss_spike: float | None = 3.0
+    """A loss above so many times the highest of the last 64 steps is sick; null for no bound."""
+    zero_grad_steps: int | None = 3
+    """So many steps in a row with a gradient norm of exactly 0 are sick; null for any number."""
+    max_rewinds: int = 3
+    """Rewinds of a command before it stops after all."""
+    pass_over: list[int] = field(default_factory=list)
+    """Optimizer steps that are not made: their records are never trained from there on. ``rewind`` adds to it."""
+    auto_micro_batch: bool = False
+    """Out of memory in a pass: halve the micro-batch, keep the global batch, and go on from the newest checkpoint."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import peft
-import psutil
 import torch
 import torch.distributed as dist
 import transformers
@@ -17,15 +16,20 @@ from hydraft.choices import LoraMethod
 from hydraft.config import Config, load_config
 from hydraft.data import cache, sources
 from hydraft.data.batch import Examples, fill, pack
+from hydraft.health import Health
 from hydraft.held_out import HeldOut
 from hydraft.keeper import Keeper, find_start
 from hydraft.models.load import load_tokenizer, load_trainable, trainable
+from hydraft.out_of_memory import Watch
 from hydraft.progress import Screen
 from hydraft.reporter import Reporter
 from hydraft.scorer import Scorer
 from hydraft.stopper import Stopper
 from hydraft.track import make_tracker
-from hydraft.trainer import RunTrainer, training_arguments
+from hydraft.trainer import RunTrainer, memory_bytes, training_arguments
+
+SUMMARY = ("train_loss", "tokens", "train_seconds", "peak_memory_bytes", "trained_parameters")
+"""Of result.json, what a dashboard's table has too."""
 
 
 def main(folder: Path, terminal: int) -> None:
@@ -35,12 +39,12 @@ def main(folder: Path, terminal: int) -> None:
     cores = int(os.environ.get("HYDRAFT_CORES", 0)) or len(os.sched_getaffinity(0))  # a sweep's job has a share of them
     torch.set_num_threads(max(1, cores // local_ranks))
     transformers.logging.disable_progress_bar()
-    with Screen(terminal, visible=rank == 0) as screen:
-        _train(config, folder, screen)
+    with Watch(config, folder) as memory, Screen(terminal, visible=rank == 0) as screen:
+        _train(config, folder, screen, memory)
     dist.destroy_process_group()
 
 
-def _train(config: Config, folder: Path, screen: Screen) -> None:
+def _train(config: Config, folder: Path, screen: Screen, memory: Watch) -> None:
     screen.phase("starting")
     arguments = training_arguments(config, folder)  # before the model: ZeRO-3 shards it as it loads
     rank = dist.get_rank()
@@ -52,6 +56,7 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
     screen.phase("loading the model")
     with heartbeat.while_working():
         model = load_trainable(config)
+    memory.model = model
     _beat_at_each_pass(model)
     _say_targets(model, config, screen)
     first = checkpoint.gather(model, trainable(model)) if config.lora.method is LoraMethod.pissa else None
@@ -71,7 +76,10 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
     callbacks = [stopper, scorer, reporter, keeper]
     trainer = RunTrainer(config, model, examples, lengths, tokenizer, start, args=arguments, callbacks=callbacks)
     trainer.remove_callback(transformers.PrinterCallback)
-    keeper.attach(trainer, numbers)
+    memory.trainer = trainer
+    health = Health(config, folder, reporter, trainer)
+    trainer.add_callback(health)
+    keeper.attach(trainer, numbers, health)
     started = time.perf_counter()
     output = trainer.run()
     saved = stopper.number != 0
@@ -89,7 +97,7 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
     keeper.write(trainer, target)
     keeper.save(trainer)  # where more epochs would go on
     checkpoint.write_probe(model, tokenizer, encoded[0]["input_ids"][:64], target)
-    result = {
+    result: dict[str, Any] = {
         "objective": after.get("loss", output.training_loss),
         "train_loss": output.training_loss,
         "before": scorer.scores.get(0, {}),
@@ -106,7 +114,12 @@ def _train(config: Config, folder: Path, screen: Screen) -> None:
     if rank == 0:
         rundir.write_json(folder / "result.json", result)
         report.draw_loss(folder, plan.headline(config))
-        tracker.finish({"objective": result["objective"], **{f"after/{k}": v for k, v in after.items()}})
+        if config.tracker.upload:
+            tracker.upload(target)
+        scores = {
+            f"{when}/{name}": value for when in ("before", "best", "after") for name, value in result[when].items()
+        }
+        tracker.finish({"objective": result["objective"], **scores, **{name: result[name] for name in SUMMARY}})
         _close(screen, folder, result, seconds)
 
 
@@ -157,8 +170,7 @@ def _say_targets(model: Any, config: Config, screen: Screen) -> None:
 
 def _peak_memory(device: torch.device) -> int:
     """Bytes, of the rank that has most: the card's peak with CUDA, otherwise the process's resident memory."""
-    mine = torch.cuda.max_memory_allocated() if device.type == "cuda" else psutil.Process().memory_info().rss
-    peak = torch.tensor([mine], device=device)
+    peak = torch.tensor([memory_bytes(device)], device=device)
     dist.all_reduce(peak, op=dist.ReduceOp.MAX)
     return int(peak)
 

@@ -59,6 +59,23 @@ def test_the_order_is_that_of_the_seed_and_the_epoch_and_not_of_the_ranks() -> N
     assert list(EpochOrder(5, 2, seed=1, shuffle=False)) == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize(("micro", "ranks", "passes"), [(1, 1, 4), (2, 2, 1), (1, 2, 2)])
+def test_a_step_has_the_same_items_however_it_is_split_and_may_be_passed_over(
+    micro: int, ranks: int, passes: int
+) -> None:
+    whole = EpochOrder(10, micro * ranks, seed=1, shuffle=True, batch=4)
+    assert whole.steps == 3
+    assert [item for step in (1, 2, 3) for item in whole.items(step)] == list(whole)[:10]
+    assert not any(map(whole.passes_over, range(1, 7)))
+    order = EpochOrder(10, micro * ranks, seed=1, shuffle=True, batch=4, pass_over=[2])
+    assert list(order)[4:8] == [10] * 4 and list(order)[:4] == list(whole)[:4]
+    assert [order.passes_over(step) for step in range(1, 7)] == [False, True, False, False, False, False]
+    order.begin(1)
+    whole.begin(1)
+    gone = set(whole.items(2))
+    assert list(order)[:10] == [10 if item in gone else item for item in list(whole)[:10]]
+
+
 def test_like_lengths_come_together_and_stay_in_their_window() -> None:
     lengths = [index % 4 for index in range(16)]
     plain = list(EpochOrder(16, 1, seed=1, shuffle=True))

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Debian packages that the tests of many machines need, a line each; only what is missing is fetched, and only by root.
-# Where they cannot be had the tests say so and are skipped.
+# Debian packages that tests of many machines, and of a sweep's report, need, a line each; only what is missing is fetched,
+# and only by root. Where they cannot be had the tests say so and are skipped.
 set -euo pipefail
 
 PACKAGES=(
@@ -10,6 +10,9 @@ PACKAGES=(
   munge            # how the parts of Slurm know each other
   pdsh             # deepspeed --hostfile
   slurm-wlm        # slurmctld, slurmd, sbatch, srun
+  chromium         # shows a sweep's report
+  chromium-driver  # tells chromium what to open, and what to click on
+  fonts-wqy-zenhei # Chinese in pictures of it
 )
 
 missing=()

@@ -10,6 +10,7 @@ import pytest
 from lab import HOSTS, Lab
 
 from conftest import ROOT, family, wait_for
+from hydraft import manifest
 
 pytestmark = pytest.mark.slow
 
@@ -76,14 +77,17 @@ def start(lab: Lab, tmp_path: Path, records: Path) -> Iterator[Callable[..., Far
         run.process.wait(10)
 
 
-def test_a_killed_rank_is_named_with_its_host(start: Callable[..., FarRun]) -> None:
-    run = start()
+def test_a_run_whose_rank_is_killed_begins_again_and_completes(start: Callable[..., FarRun]) -> None:
+    run = start("cluster.max_restarts=1", "train.max_steps=40", "train.save_every=2")
+    wait_for(lambda: bool(manifest.checkpoints(run.folder)), 30, "a checkpoint")
     run.rank(1).kill()
-    wait_for(run.over, 15, "the end")
-    assert run.process.returncode == 1
-    assert run.said.read_text().startswith("rank 1 on worker-2 failed: killed by SIGKILL")
-    error = json.loads((run.folder / "result.json").read_text())["error"]
-    assert (error["host"], error["rank"], error["log"]) == ("worker-2", 1, "rank-1.log")
+    wait_for(run.over, 90, "the end")
+    said = run.said.read_text()
+    assert run.process.returncode == 0, said
+    assert said.startswith("rank 1 on worker-2 failed: killed by SIGKILL") and "beginning again from step-" in said
+    assert json.loads((run.folder / "result.json").read_text())["status"] == "completed"
+    steps = [json.loads(line)["step"] for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 41))
 
 
 def test_ctrl_c_at_the_desk_saves_and_ends_both_hosts(start: Callable[..., FarRun]) -> None:
@@ -139,4 +143,6 @@ def test_a_rank_that_stands_still_is_named_with_its_host(start: Callable[..., Fa
     said = run.said.read_text()
     assert said.startswith("rank 1 on worker-2 failed: stood still for ")
     assert "its process was stopped (SIGSTOP, or a debugger), so it could not write its stack" in said
+    error = json.loads((run.folder / "result.json").read_text())["error"]
+    assert (error["host"], error["rank"], error["log"]) == ("worker-2", 1, "rank-1.log")
     assert "most recent call first" in (run.folder / "rank-0.log").read_text()

@@ -10,8 +10,8 @@ from rich.console import Console
 from conftest import ROOT, config_of, run_script
 from hydraft.hardware import Gpu, Hardware
 from hydraft.plan import Plan, make_plan, planned_for
-from hydraft.plan.parts import Parts
-from hydraft.plan.show import LOOKS, head, size, whole
+from hydraft.plan.parts import Parts, size
+from hydraft.plan.show import LOOKS, head, whole
 from hydraft.plan.tokens import Text
 
 MACHINE = Hardware(cpus=8, memory=64 * 2**30)

@@ -14,9 +14,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 if TYPE_CHECKING:
-    from hydraft.sweep.session import Session
+    from hydraft.sweep.pool import Source
     from hydraft.sweep.slots import Demand
-    from hydraft.sweep.stream import Search
 
 log = logging.getLogger(__name__)
 
@@ -91,18 +90,15 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
             batch.results[number].overrides = batch.results[number].overrides or overrides
         return [batch.results[number] for number, *_ in jobs]
 
-    def stream(self, search: "Search", session: "Session | None" = None) -> None:
-        """Run the jobs that ``search`` asks for, side by side, until it asks for no more."""
+    def stream(self, source: "Source", demand: "Demand", look_seconds: float) -> None:
+        """Run jobs as ``source`` thinks of them, each of which takes no more than ``demand``, until there are no more."""
         from hydraft import hardware
-        from hydraft.sweep import pool, stream
-        from hydraft.sweep import session as sessions
+        from hydraft.sweep import pool
         from hydraft.sweep.job import Sweep
         from hydraft.sweep.slots import slots
 
         setup_globals()
         self.warm()
-        source = stream.Streamed(session or sessions.Session(self.context, self.config), search)
-        if source.first is not None:
-            parts = slots([source.first[2].demand] * 1024, hardware.detect(), self.jobs)
-            shared = Sweep(self.context, self.config, self.task, Singleton.get_state())
-            pool.run(shared, source, parts, stream.LOOK_SECONDS)
+        machine = hardware.detect()
+        parts = slots([demand] * max(machine.count, machine.cpus), machine, self.jobs)
+        pool.run(Sweep(self.context, self.config, self.task, Singleton.get_state()), source, parts, look_seconds)

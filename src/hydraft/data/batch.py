@@ -72,7 +72,15 @@ class EpochOrder(Sampler[int]):
     """
 
     def __init__(
-        self, size: int, multiple: int, seed: int, shuffle: bool, lengths: list[int] | None = None, window: int = 0
+        self,
+        size: int,
+        multiple: int,
+        seed: int,
+        shuffle: bool,
+        lengths: list[int] | None = None,
+        window: int = 0,
+        batch: int = 1,
+        pass_over: Sequence[int] = (),
     ) -> None:
         """An order of ``size`` items.
 
@@ -80,6 +88,8 @@ class EpochOrder(Sampler[int]):
             multiple: items that all ranks take in one round, micro-batch x ranks.
             lengths: tokens of each item; with it, items of like length come together within ``window`` items.
             window: a multiple of the global batch, so that which window an item falls into is independent of the ranks.
+            batch: items of an optimizer step, the global batch.
+            pass_over: optimizer steps, from 1, whose items are blanks from there on.
         """
         self.size = size
         self.padded = -(-size // multiple) * multiple
@@ -87,7 +97,13 @@ class EpochOrder(Sampler[int]):
         self.shuffle = shuffle
         self.lengths = lengths
         self.window = window
+        self.batch = batch
+        self.pass_over = sorted(pass_over)
+        self.steps = -(-size // batch)
+        """Optimizer steps an epoch."""
         self.epoch = 0
+        self._orders: dict[int, list[int]] = {}
+        self._blanks: dict[int, set[int]] = {}
 
     def begin(self, epoch: int) -> None:
         """Choose which epoch's order the next iteration gives. (Not ``set_epoch``: who finds that name calls it, or forgets to.)"""
@@ -97,18 +113,48 @@ class EpochOrder(Sampler[int]):
         return self.padded
 
     def __iter__(self) -> Iterator[int]:
-        order = list(range(self.size))
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed + self.epoch)
-            order = torch.randperm(self.size, generator=generator).tolist()
-        if self.lengths is not None:
-            for start in range(0, self.size, self.window):
-                order[start : start + self.window] = sorted(
-                    order[start : start + self.window],
-                    key=lambda index: -self.lengths[index],  # type: ignore[index]
-                )
-        yield from order
+        gone = self._gone(self.epoch)
+        yield from (self.size if item in gone else item for item in self._order(self.epoch))
         yield from range(self.size, self.padded)
+
+    def items(self, step: int) -> list[int]:
+        """The items of an optimizer step, counted from 1 over all epochs, whether or not it is passed over.
+
+        They come in rounds: a micro-batch for rank 0, one for rank 1, and so on.
+        """
+        epoch, number = divmod(step - 1, self.steps)
+        return self._order(epoch)[number * self.batch : (number + 1) * self.batch]
+
+    def passes_over(self, step: int) -> bool:
+        """Whether nothing is left to train in an optimizer step, counted from 1."""
+        if not self.pass_over or step < self.pass_over[0]:
+            return False
+        return self._gone((step - 1) // self.steps).issuperset(self.items(step))
+
+    def _gone(self, epoch: int) -> set[int]:
+        """The items that are blanks in an epoch: of steps passed over in it or before."""
+        if epoch not in self._blanks:
+            before = [step for step in self.pass_over if (step - 1) // self.steps <= epoch]
+            self._blanks[epoch] = {item for step in before for item in self.items(step)}
+        return self._blanks[epoch]
+
+    def _order(self, epoch: int) -> list[int]:
+        """All items of an epoch; those of late are kept."""
+        if epoch not in self._orders:
+            order = list(range(self.size))
+            if self.shuffle:
+                generator = torch.Generator().manual_seed(self.seed + epoch)
+                order = torch.randperm(self.size, generator=generator).tolist()
+            if self.lengths is not None:
+                for start in range(0, self.size, self.window):
+                    order[start : start + self.window] = sorted(
+                        order[start : start + self.window],
+                        key=lambda index: -self.lengths[index],  # type: ignore[index]
+                    )
+            if len(self._orders) > 1:
+                self._orders.pop(min(self._orders))
+            self._orders[epoch] = order
+        return self._orders[epoch]
 
 
 @dataclass

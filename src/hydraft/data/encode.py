@@ -87,7 +87,7 @@ def encode_one(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, d
         raise ConfigError("model.path: its tokenizer has no end-of-sequence token, so no answer could learn to end")
     conversation = special.of(tokenizer).hide(conversation)
     if conversation.plain is not None:
-        text = _begin(tokenizer) + conversation.plain + str(tokenizer.eos_token)
+        text = begin(tokenizer) + conversation.plain + str(tokenizer.eos_token)
         return [tokens([Piece(text, True)], tokenizer)]
     whole = render(conversation.turns, tokenizer, data)
     if whole is not None:
@@ -148,7 +148,7 @@ def _prompt(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, templat
     if template == "chat":
         return _chat(turns, tokenizer, ask=True)
     eos = str(tokenizer.eos_token)
-    text = _begin(tokenizer)
+    text = begin(tokenizer)
     for turn in turns:
         if turn.role == "user":
             text += template.format(instruction=turn.content, input=turn.input)
@@ -255,7 +255,7 @@ def truncate(example: Example, max_length: int) -> tuple[Example, Truncation]:
     return shorter, Truncation(1, len(lost) - trained, trained)
 
 
-def _begin(tokenizer: PreTrainedTokenizerBase) -> str:
+def begin(tokenizer: PreTrainedTokenizerBase) -> str:
     """The tokens that this tokenizer puts ahead of plain text, if it does; a chat template has its own."""
     known = special.of(tokenizer).tokens
     return "".join(known[token].content for token in takewhile(known.__contains__, tokenizer("a")["input_ids"]))

@@ -12,7 +12,7 @@ Three published forms and plain text are read, each recognised by its keys, neve
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ class Conversation:
     plain: str | None = None
     """Text to train on as it is; there are no turns then."""
     task: str | None = None
+    number: int = field(default=0, compare=False)
+    """Which record of its source it is, from 1."""
 
     @property
     def asked(self) -> tuple[Turn, ...]:
@@ -98,7 +100,7 @@ def load(source: str, setting: str, form: Format = Format.auto) -> list[Conversa
             answer or with an unknown speaker, or an id twice.
     """
     name = f"{setting}={source}"
-    records = _read(source, name)
+    records = read(source, name)
     if not records:
         raise ConfigError(f"{name}: no records in it")
     forms: dict[Format, int] = {}
@@ -108,7 +110,7 @@ def load(source: str, setting: str, form: Format = Format.auto) -> list[Conversa
         place = f"{name}, record {number}"
         if not isinstance(record, dict):
             raise ConfigError(f"{place}: must be an object, and is a {type(record).__name__}")
-        known = _form(record, place) if form is Format.auto else form
+        known = form_of(record, place) if form is Format.auto else form
         forms.setdefault(known, number)
         if len(forms) > 1:
             (first, at), (second, then) = forms.items()
@@ -118,11 +120,12 @@ def load(source: str, setting: str, form: Format = Format.auto) -> list[Conversa
         identity = record.get("id")
         if identity is not None and seen.setdefault(str(identity), number) != number:
             raise ConfigError(f"{place}: has the id of record {seen[str(identity)]} ({identity})")
-        conversations.append(_conversation(record, known, place))
+        conversations.append(conversation_of(record, known, place, number))
     return conversations
 
 
-def _read(source: str, name: str) -> list[Any]:
+def read(source: str, name: str) -> list[Any]:
+    """The records of a file or of the hub, as they are; ``name`` is for messages."""
     path = Path(source).expanduser()
     if not is_file(source):
         return _from_hub(source, name)
@@ -190,7 +193,7 @@ def _from_hub(source: str, name: str) -> list[Any]:
         raise ConfigError(f"{name}: no such file, and not to be had from the hub ({reason})") from error
 
 
-def _form(record: dict[str, Any], place: str) -> Format:
+def form_of(record: dict[str, Any], place: str) -> Format:
     """The one form whose keys the record has."""
     found = [form for form, keys in KEYS.items() if keys[0] in record]
     if len(found) == 1:
@@ -203,17 +206,22 @@ def _form(record: dict[str, Any], place: str) -> Format:
     raise ConfigError(f"{place}: no known form (its keys: {keys}; known: {known})")
 
 
-def _conversation(record: dict[str, Any], form: Format, place: str) -> Conversation:
+def conversation_of(record: dict[str, Any], form: Format, place: str, number: int = 0) -> Conversation:
+    """One record as a conversation.
+
+    Raises:
+        ConfigError: it is not whole.
+    """
     for key in KEYS[form]:
         if key not in record:
             keys = ", ".join(map(str, record)) or "none"
             raise ConfigError(f"{place}: has no {key!r} (its keys: {keys})")
     task = record.get("task")
     if form is Format.text:
-        return Conversation(plain=_text(record, "text", place, needed=True), task=task)
+        return Conversation(plain=_text(record, "text", place, needed=True), task=task, number=number)
     turns = tuple(_alpaca(record, place) if form is Format.alpaca else _chat(record, form, place))
     _check_turns(turns, place)
-    return Conversation(turns, task=task)
+    return Conversation(turns, task=task, number=number)
 
 
 def _alpaca(record: dict[str, Any], place: str) -> Iterable[Turn]:

@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hydraft.choices import Launcher, Mode
 from hydraft.cli import RunFailed, RunStopped
 from hydraft.config import ROOT, Config, ConfigError
 from hydraft.hardware import Hardware
-from hydraft.launch import hosts, join, local, queue, slurm, ssh
+from hydraft.launch import again, hosts, join, local, queue, slurm, ssh
 from hydraft.launch.local import RankFailed
 from hydraft.launch.wish import Preempted, Stopped, Wish
 
@@ -46,7 +47,8 @@ def run(config: Config, folder: Path, quiet: bool = False) -> float | None:
         result_file = folder / "result.json"
         known = json.loads(result_file.read_text()) if result_file.exists() else {}
         logger.info("%s %s", status, more)
-        known = {name: value for name, value in known.items() if name not in OF_ITS_END}
+        gone = OF_ITS_END if status == "diverged" else (*OF_ITS_END, "divergence")
+        known = {name: value for name, value in known.items() if name not in gone}
         result = {**known, "status": status, "started": started, "ended": time.time(), **more}
         try:
             rundir.write_json(result_file, result)
@@ -62,10 +64,17 @@ def run(config: Config, folder: Path, quiet: bool = False) -> float | None:
             _persist(config, folder, quiet, wish)
     except RankFailed as error:
         where = {} if error.host is None else {"host": error.host}
-        end("failed", error={**where, "rank": error.rank, "cause": error.cause, "log": error.log.name})
+        diverged = error.cause.startswith(again.DIVERGED)
+        known = {**where, "rank": error.rank, "cause": error.cause, "log": error.log.name}
+        end("diverged" if diverged else "failed", error=known)
+        if diverged:
+            raise RunFailed(
+                f"the run diverged: {error.cause.removeprefix(again.DIVERGED)}\n  what was saved is in {folder}"
+            ) from None
         if error.cause.startswith("ConfigError: "):
             raise ConfigError(error.cause.removeprefix("ConfigError: ")) from None
-        raise RunFailed(f"{error.who} failed: {error.cause}\n  its log: {error.log}") from None
+        why = f"{error.cause}{again.advice_on_a_kill(config, error)}"
+        raise RunFailed(f"{error.who} failed: {why}\n  its log: {error.log}") from None
     except Preempted as error:
         end("preempted", signal=signal.Signals(error.number).name, step=error.step)
         raise RunStopped(f"{error}; to go on: python train.py resume={folder}", error.number) from None
@@ -82,22 +91,41 @@ def run(config: Config, folder: Path, quiet: bool = False) -> float | None:
     return rundir.objective(folder)
 
 
+def hold(config: Config, folder: Path) -> AbstractContextManager[None]:
+    """Keep others from running the run in ``folder``; where Slurm will run it, that job does so when it begins.
+
+    Raises:
+        ConfigError: another process runs it now.
+    """
+    if config.cluster.launcher is not Launcher.slurm or slurm.is_allocated():
+        return rundir.held(folder)
+    with rundir.held(folder):
+        return nullcontext()
+
+
 def _persist(config: Config, folder: Path, quiet: bool, wish: Wish) -> None:
     """Start the ranks, and again from the newest checkpoint as often as ``cluster.max_restarts`` says.
+
+    What the run may mend by itself (``again.py``) is no restart of those.
 
     Raises:
         RankFailed: they failed once more, or for what a person has to change.
         Preempted, Stopped: a signal asked for the end.
     """
-    for restart in range(1, config.cluster.max_restarts + 2):
+    attempts, restart = again.Attempts(config, folder), 0
+    while True:
         try:
-            return _start(config, folder, quiet, wish)
+            return _start(attempts.config, folder, quiet, wish)
         except RankFailed as error:
-            if wish.number is not None:
+            diverged = error.cause.startswith(again.DIVERGED)
+            if wish.number is not None and not diverged:
                 raise Stopped(
                     wish.number, f"stopped by {signal.Signals(wish.number).name}, and {error.who} failed: {error.cause}"
                 ) from None
-            if restart > config.cluster.max_restarts or error.cause.startswith("ConfigError: "):
+            if wish.number is None and attempts.mend(error):
+                continue
+            restart += 1
+            if diverged or restart > config.cluster.max_restarts or error.cause.startswith("ConfigError: "):
                 raise
             checkpoint, _ = manifest.newest(folder)
             place = "its beginning" if checkpoint is None else checkpoint.name

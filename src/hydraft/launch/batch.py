@@ -16,13 +16,22 @@ def main(arguments: list[str]) -> int:
     """Run what is saved in a folder; the exit code is that of train.py."""
     folder = Path(arguments[0])
     try:
+        with rundir.held(folder):
+            return _run(folder, "--quiet" in arguments)
+    except ConfigError as error:
+        print(error, file=sys.stderr)  # another job runs it: result.json will be that one's
+        return EXIT_REFUSED
+
+
+def _run(folder: Path, quiet: bool) -> int:
+    try:
         machine = hardware.detect()
         config = plan.resolve(load_config(folder / "config.yaml"), machine)
         checks.check(config, machine)
         rundir.write_text(folder / "config.yaml", saved(config))
         known = json.loads((folder / "environment.json").read_text())
         rundir.write_json(folder / "environment.json", {**known, "hardware": machine.to_dict()})
-        launch.run(config, folder, quiet="--quiet" in arguments)
+        launch.run(config, folder, quiet)
     except ConfigError as error:
         if not (folder / "result.json").exists():
             rundir.write_json(folder / "result.json", {"status": "failed", "error": _refused(error)})

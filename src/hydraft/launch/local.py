@@ -131,7 +131,7 @@ def start(
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     for name in logging.root.manager.loggerDict:  # failures are told by us, once; the traceback is in the rank's log
-        if name.startswith("torch.distributed.elastic"):
+        if name.startswith(("torch.distributed.elastic", "torch.multiprocessing")):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     config = LaunchConfig(
         nproc_per_node=ranks,

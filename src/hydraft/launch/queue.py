@@ -133,7 +133,7 @@ class Followed:
             raise Preempted(result["step"], number)
         if status == "interrupted":
             raise Stopped(number, f"job {self.number} was stopped by {number.name}")
-        if status == "failed":
+        if status in ("failed", "diverged"):
             raise RankFailed(
                 error["rank"], error["cause"], self.folder / error.get("log", "slurm.log"), host=error.get("host")
             )

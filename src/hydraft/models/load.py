@@ -40,14 +40,22 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_base(model: ModelConfig, quant: QuantConfig, precision: Precision) -> PreTrainedModel:
-    """The prepared model before any adapter, its weights in ``model.dtype``."""
+def load_base(
+    model: ModelConfig, quant: QuantConfig, precision: Precision, device: torch.device | None = None
+) -> PreTrainedModel:
+    """The prepared model before any adapter, its weights in ``model.dtype``, on ``device`` where one is named.
+
+    Only safetensors are read: a pickle may hold code.
+    """
     kept = precision if model.dtype is Precision.auto else model.dtype
+    placed = {} if device is None or (device.type == "cpu" and not torch.cuda.is_available()) else {"": device}
     loaded = _read(
         AutoModelForCausalLM.from_pretrained,
         model,
         dtype=DTYPES[kept],
         quantization_config=bits_and_bytes(quant, kept),
+        use_safetensors=True,
+        device_map=placed or None,
     )
     assert isinstance(loaded, PreTrainedModel)
     _keep_gradients(loaded)

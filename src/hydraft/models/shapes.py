@@ -95,7 +95,7 @@ def planned_config(model: ModelConfig) -> Native | None:
 
     The folder's own, else that in the hub's cache, else the size of ``conf/model``; shrunk for ``scale=tiny``.
     """
-    cached = _hub_cache(model)
+    cached = hub_snapshot(model)
     known = local_config(model if cached is None else dataclasses.replace(model, path=str(cached)))
     if known is None and model.shape is not None:
         known = native_config(model.shape)
@@ -106,7 +106,7 @@ def planned_config(model: ModelConfig) -> Native | None:
     return known
 
 
-def _hub_cache(model: ModelConfig) -> Path | None:
+def hub_snapshot(model: ModelConfig) -> Path | None:
     """The folder of a hub name in the hub's cache (``models--owner--name/snapshots/<commit>``), where it has a config.json."""
     home = Path(
         os.environ.get("HF_HOME", Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "huggingface")

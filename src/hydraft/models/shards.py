@@ -118,7 +118,7 @@ def opened(path: Path) -> Iterator[Shard]:
             raise ConfigError(f"{path}: truncated, or not safetensors ({error})") from None
     else:
         weights = _unpickle(path)
-        yield Shard(list(weights), lambda name: _describe(weights[name]), weights.__getitem__)
+        yield Shard(list(weights), lambda name: described(weights[name]), weights.__getitem__)
 
 
 def _unpickle(path: Path) -> Mapping[str, "torch.Tensor"]:
@@ -139,7 +139,8 @@ def _unpickle(path: Path) -> Mapping[str, "torch.Tensor"]:
     return weights
 
 
-def _describe(tensor: "torch.Tensor") -> Tensor:
+def described(tensor: "torch.Tensor") -> Tensor:
+    """What a header says of this tensor."""
     import torch
 
     names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -178,7 +179,7 @@ def write(path: Path, layout: Mapping[str, Tensor], tensors: Iterable["torch.Ten
         with path.open("wb", buffering=0) as file:
             _put(file, struct.pack("<Q", len(text)) + text, digest)
             for (name, expected), value in zip(layout.items(), tensors, strict=True):
-                assert _describe(value) == expected, name
+                assert described(value) == expected, name
                 numbers = memoryview(value.contiguous().view(-1).view(torch.uint8).numpy().data)
                 for start in range(0, len(numbers), CHUNK):
                     advance(_put(file, numbers[start : start + CHUNK], digest))

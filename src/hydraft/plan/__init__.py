@@ -54,6 +54,8 @@ class Plan:
     """Passes over the records those steps make."""
     tokens: int | None
     """Of an epoch, about: estimated from the records' characters."""
+    labelled: int
+    """The most trained tokens of a record, about."""
     gpu_memory: int | None
     """Bytes of a card that the run is held against: 0 for a card of unknown size, None for a run on CPUs."""
     host_memory: int
@@ -83,8 +85,8 @@ def make_plan(config: Config, records: int, machine: Hardware | None = None, tex
     steps = config.train.max_steps or math.ceil(steps_per_epoch * config.train.epochs)
     known, stored = known_layout(config)
     cost, fits, change = None, None, None
+    labelled = text.longest_answer if text else config.data.max_length
     if known is not None:
-        labelled = text.longest_answer if text else config.data.max_length
         subject = Subject(known, trained(known, config.lora), labelled, stored)
         cost = price(config, subject, machine)
         fits = holds(config, cost.memory, machine)
@@ -98,7 +100,7 @@ def make_plan(config: Config, records: int, machine: Hardware | None = None, tex
     card = min((gpu.memory for gpu in machine.gpus), default=None)
     return Plan(
         records, config.global_batch_size, steps_per_epoch, steps, steps / steps_per_epoch,
-        text.tokens if text else None, card, machine.memory, cost, fits, change,
+        text.tokens if text else None, labelled, card, machine.memory, cost, fits, change,
     )  # fmt: skip
 
 

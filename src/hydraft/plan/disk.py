@@ -37,7 +37,8 @@ def disk(config: Config, layout: Layout, learns: Trained) -> Disk:
     if config.lora.method is LoraMethod.pissa:
         tensors *= 2  # saved as plain LoRA of twice the rank
     state = (layout.count if learns.full else sum(learns.adapter)) * STATE_WIDTH
-    between = config.train.save is Save.epoch or config.train.save_every is not None
+    train = config.train
+    between = train.save is Save.epoch or train.save_every is not None or train.save_minutes is not None
     kept = config.train.keep_last + (config.data.eval is not None) if between else 1
     made = _converts(config) or config.model.init is Init.random
     return Disk(tensors * width, tensors * width + state, kept, layout.count * CHECKPOINT_WIDTH if made else 0)

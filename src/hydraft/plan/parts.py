@@ -36,3 +36,11 @@ class Parts:
     def times(self, ranks: int) -> "Parts":
         """Of so many ranks together."""
         return Parts(**{name: value * ranks for name, value in self.to_dict().items()})
+
+
+def size(count: float) -> str:
+    """Bytes as a person reads them."""
+    for least, unit, name in ((2**40, 2**40, "TiB"), (0.1 * 2**30, 2**30, "GiB"), (0.1 * 2**20, 2**20, "MiB")):
+        if count >= least:
+            return f"{count / unit:,.1f} {name}"
+    return f"{count / 2**10:,.0f} KiB" if count else "–"

@@ -9,7 +9,7 @@ from rich.text import Text
 from hydraft.choices import QuantKind
 from hydraft.config import Config
 from hydraft.plan import Cost, Plan, headline
-from hydraft.plan.parts import Parts
+from hydraft.plan.parts import Parts, size
 
 LOOKS = {  # a glyph for where there is no colour
     "weights": ("█", "blue", "frozen weights"),
@@ -23,14 +23,6 @@ LOOKS = {  # a glyph for where there is no colour
 }
 WIDTH = 48
 """Columns of a bar."""
-
-
-def size(count: float) -> str:
-    """Bytes as a person reads them."""
-    for least, unit, name in ((2**40, 2**40, "TiB"), (0.1 * 2**30, 2**30, "GiB"), (0.1 * 2**20, 2**20, "MiB")):
-        if count >= least:
-            return f"{count / unit:,.1f} {name}"
-    return f"{count / 2**10:,.0f} KiB" if count else "–"
 
 
 def head(config: Config, plan: Plan, console: Console | None = None) -> None:

@@ -200,7 +200,9 @@ def begin(folder: Path, about: dict[str, Any]) -> None:
             if axes != known.get("axes", []):
                 rundir.write_json(folder / ABOUT, {**known, "axes": axes})
             return
-        strange = [entry.name for entry in folder.iterdir() if entry.name not in (".ledger.lock", "multirun.yaml")]
+        strange = [
+            entry.name for entry in folder.iterdir() if entry.name not in (".ledger.lock", "multirun.yaml", "optuna")
+        ]
         if strange:
             raise ConfigError(
                 f"{folder}: holds something other than a sweep ({sorted(strange)[0]}): name another folder"

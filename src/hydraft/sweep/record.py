@@ -1,5 +1,6 @@
 """A run that tells its sweep's ledger how it goes, whichever launcher started it. No torch here."""
 
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydraft.choices import Mode
 from hydraft.cli import RunFailed, RunStopped, output_folder
 from hydraft.config import ConfigError
+from hydraft.sweep import objective
 from hydraft.sweep.ledger import ABOUT, Job, Ledger, State
 from hydraft.sweeping import SweepConfig
 
@@ -49,14 +51,23 @@ class Recorded:
                 return job.objective if not isinstance(job.objective, list) else job.objective[0]
             ledger.tell(key, State.running)
             try:
-                objective = self.task(composed)
+                loss = self.task(composed)
             except BaseException as error:
                 state = State.interrupted if isinstance(error, KeyboardInterrupt) else State.failed
                 with suppress(OSError):  # a full disk must not hide why
                     ledger.tell(key, state, error=line(error))
                 raise
-            ledger.tell(key, State.done, objective=objective)
-            return objective
+            compared = compared_by(list(composed.sweep.objective), output_folder(), loss)
+            ledger.tell(key, State.done, objective=compared)
+            return compared[0] if isinstance(compared, list) else compared
+
+
+def compared_by(names: list[str], folder: Path, loss: float | None) -> float | list[float] | None:
+    """What a sweep compares a finished run by: a number, or one for each of several objectives; None where it has none."""
+    if names == [objective.LOSS]:
+        return loss
+    found = objective.values(names, json.loads((folder / "result.json").read_text(encoding="utf-8")))
+    return found[0] if found is not None and len(found) == 1 else found
 
 
 def _refuse_outside(composed: DictConfig) -> None:

@@ -29,10 +29,10 @@ from hydraft.cli import EXIT_REFUSED, RunFailed
 from hydraft.config import Config, ConfigError
 from hydraft.hardware import Hardware
 from hydraft.plan.show import verdict
-from hydraft.sweep import ledger, names, place, record
+from hydraft.sweep import answer, ledger, names, objective, place, record
 from hydraft.sweep.ledger import Job, Ledger, State
 from hydraft.sweep.slots import Demand
-from hydraft.sweep.watch import Watch
+from hydraft.sweep.table import Live
 
 ELSEWHERE_SECONDS = 0.5
 """Between two looks at jobs that another process is at."""
@@ -88,7 +88,7 @@ class Session:
         if len(refused) == len(candidates) and len({one.refused for one in refused}) == 1:
             raise ConfigError(str(refused[0].refused))
         if refused and (len(refused) == len(candidates) or not self.config.sweep.skip_invalid):
-            raise RunFailed(self._refusal(candidates), EXIT_REFUSED)
+            raise RunFailed(self.refusal(candidates), EXIT_REFUSED)
         added = self.add(candidates)
         self._launch(launcher, {job.key: one for job, one in zip(added, candidates, strict=True)})
         self.here |= {job.key: self.ledger.jobs()[job.key] for job in added}
@@ -130,7 +130,7 @@ class Session:
         return known
 
     def close(self) -> None:
-        """Say how the jobs of this command went.
+        """Say how the jobs of this command went: the ranked table, summary.csv and report.html.
 
         Raises:
             RunFailed: not all of them are done.
@@ -138,10 +138,10 @@ class Session:
         jobs = list(self.here.values())
         counts = {state: sum(job.state is state for job in jobs) for state in State}
         told = ", ".join(f"{count} {state.value}" for state, count in counts.items() if count)
+        answer.at_the_end(self.folder)
         summary = f"{self.folder}: {told}"
         bad = [job for job in jobs if job.state not in (State.done, State.pruned, State.refused)]
         if not bad:
-            print(summary)
             return
         again = [f"sweep.resume={self.name}"]
         again += ["sweep.retry_failed=true"] if counts[State.failed] else []
@@ -183,9 +183,9 @@ class Session:
     def _launch(self, launcher: Launcher, candidates: dict[str, Candidate]) -> None:
         """Run what is left to do; what another process is at is waited for, and run if that process gives it up."""
         todo = self._left(candidates)
-        watch = Watch(self.ledger, list(candidates))
+        live = Live(self.folder, lines=not hasattr(launcher, "demands"))  # other launchers' jobs print to this terminal
         try:
-            with watch:
+            with live:
                 while todo:
                     free = [key for key in todo if not self.ledger.is_claimed(key)]
                     if free:
@@ -262,9 +262,8 @@ class Session:
         typed = [*(f"{key}={value}" for key, value in params.items()), *self.config.hydra.overrides.task]
         parsed = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(typed)
         swept = [override.key_or_group for override in parsed if override.is_sweep_override()]
-        return (
-            list(dict.fromkeys([*swept, *names.differing(jobs)])) if len(jobs) > 1 or swept else names.differing(jobs)
-        )
+        differing = names.differing(jobs) if len(jobs) > 1 or not swept else []  # a search has one at a time
+        return list(dict.fromkeys([*swept, *differing]))
 
     def _about(self, axes: list[str]) -> dict[str, Any]:
         return {
@@ -273,10 +272,13 @@ class Session:
             "command": shlex.join(["python", *sys.argv]),
             "created": time.time(),
             "axes": axes,
+            "objective": list(self.config.sweep.objective),
+            "direction": [objective.direction(name) for name in self.config.sweep.objective],
             "version": hydraft.__version__,
         }
 
-    def _refusal(self, candidates: Sequence[Candidate]) -> str:
+    def refusal(self, candidates: Sequence[Candidate]) -> str:
+        """What to say of jobs of which some cannot run."""
         refused = [one for one in candidates if one.refused]
         called = names.names([one.overrides for one in candidates])
         shown = [f"  {name}: {one.refused}" for one, name in zip(candidates, called, strict=True) if one.refused]

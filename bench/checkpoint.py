@@ -1,0 +1,165 @@
+"""What a checkpoint takes beside an optimizer step, on one rank.
+
+    python bench/checkpoint.py [--steps 20] [--records FILE]
+
+Two models in fp32 under ZeRO-2, LoRA r 8: the embedded one and the Llama of 31 M parameters of bench/throughput.py. Each step is
+followed by a checkpoint, so steps and checkpoints take turns; medians are printed, in milliseconds, and what the default of
+train.save_minutes makes of them. The first three of each warm up.
+
+* gather: copies of the adapter and of Adam's state, on rank 0 in main memory
+* hash: sha256 of every file, and the list of them
+* flush: waiting for the disk (fsync of files and folders)
+* the rest: writing, reading the adapter back to see that it is whole, tokenizer, removing what is too old
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in a run: threads that spin starve what is beside them
+
+WARM_UP = 3
+PARTS = ("gather", "hash", "flush")
+
+
+class Clock:
+    """Seconds that functions take, by the name of a part; one inside another counts for the outer one."""
+
+    def __init__(self) -> None:
+        self.spent = dict.fromkeys(("save", *PARTS), 0.0)
+        self.inside: set[str] = set()
+
+    def wrap(self, owner: Any, name: str, part: str) -> None:
+        """Have every call of ``owner.name`` counted as ``part``."""
+        inner: Callable[..., Any] = getattr(owner, name)
+
+        def timed(*arguments: Any, **named: Any) -> Any:
+            if self.inside & set(PARTS) or part in self.inside:
+                return inner(*arguments, **named)
+            self.inside.add(part)
+            begun = time.perf_counter()
+            try:
+                return inner(*arguments, **named)
+            finally:
+                self.spent[part] += time.perf_counter() - begun
+                self.inside.discard(part)
+
+        setattr(owner, name, timed)
+
+    def read(self) -> dict[str, float]:
+        """What was spent since it was last asked."""
+        found, self.spent = self.spent, dict.fromkeys(self.spent, 0.0)
+        return found
+
+
+def measure(overrides: list[str], folder: Path) -> dict[str, float]:
+    """Medians in seconds, from a run in this process, which is good for one."""
+    import torch.distributed as dist
+
+    from bench.equivalence import compose_run
+    from hydraft import checkpoint, hardware, keeper, manifest, plan, rundir, state, trainer, worker
+
+    clock, steps, saves = Clock(), [], []
+    for owner, name, part in (
+        (checkpoint, "gather", "gather"), (state, "_get", "gather"), (manifest, "seal", "hash"), (rundir, "sync_folder", "flush"),
+        (os, "fsync", "flush"), (keeper.Keeper, "save", "save"),
+    ):  # fmt: skip
+        clock.wrap(owner, name, part)
+    step = trainer.RunTrainer.training_step
+
+    def timed(self: Any, *arguments: Any, **named: Any) -> Any:
+        if step_begun:
+            saves.append(clock.read())
+        step_begun[:] = [time.perf_counter()]
+        return step(self, *arguments, **named)
+
+    save = keeper.Keeper.save
+
+    def stepped(self: Any, *arguments: Any) -> None:
+        steps.append(time.perf_counter() - step_begun[0])
+        save(self, *arguments)
+
+    step_begun: list[float] = []
+    trainer.RunTrainer.training_step = timed  # type: ignore[method-assign]
+    keeper.Keeper.save = stepped  # type: ignore[method-assign, assignment]
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    config = compose_run(overrides)
+    records = len(json.loads(Path(config.data.train).read_text()))
+    rundir.create(folder, config, plan.make_plan(config, records), hardware.detect())
+    worker.main(folder, os.open(os.devnull, os.O_WRONLY))
+    found = {part: statistics.median(save[part] for save in saves[WARM_UP:]) for part in clock.spent}
+    size = sum(file.stat().st_size for file in manifest.checkpoints(folder)[-1].rglob("*"))
+    return {**found, "step": statistics.median(steps[WARM_UP:-1]), "bytes": size}
+
+
+def forked(task: Callable[[], Any]) -> Any:
+    """What ``task`` returns, from a process of its own: a process is good for one run, and one with threads for no fork."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        os.dup2(2, 1)  # libraries speak where no table is
+        try:
+            os.write(writer, json.dumps(task()).encode())
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writer)
+    with os.fdopen(reader) as stream:
+        said = stream.read()
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+        raise RuntimeError("a run failed: see what it printed")
+    return json.loads(said)
+
+
+def main() -> None:
+    """Measure both models and print the table."""
+    from bench import throughput
+    from hydraft.interval import SHARE
+    from hydraft.training import TrainConfig
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=Path, default=ROOT / "data/zh_tasks.train.json")
+    parser.add_argument("--steps", type=int, default=20)
+    options = parser.parse_args()
+    shared = [
+        "zero=stage2", "quant=none", "cluster=1x1", "train.precision=fp32", f"data.train={options.records}", "data.eval=null",
+        f"train.max_steps={options.steps}", "train.save_every=1",
+    ]  # fmt: skip
+    print("| model | checkpoint | a step | a checkpoint | gather | hash | flush | rest | share of the time |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory(dir=ROOT / "outputs" if (ROOT / "outputs").is_dir() else None) as name:
+        folder = Path(name)
+        forked(lambda: throughput.build(folder / "llama", options.records))
+        models: dict[str, list[str]] = {
+            "tiny, 1.9 M": [],
+            "Llama, 31 M": ["model=auto", f"model.path={folder / 'llama'}"],
+        }
+        for model, overrides in models.items():
+            found = forked(partial(measure, [*shared, *overrides], folder / f"run-{len(overrides)}"))
+            rest = found["save"] - sum(found[part] for part in PARTS)
+            shown = " | ".join(f"{1000 * seconds:.0f}" for seconds in (*(found[part] for part in PARTS), rest))
+            minutes = TrainConfig().save_minutes
+            assert minutes is not None
+            between = max(60 * minutes, found["save"] / SHARE)
+            print(
+                f"| {model} | {found['bytes'] / 2**20:.1f} MiB | {1000 * found['step']:.0f} | {1000 * found['save']:.0f} | {shown} "
+                f"| {found['save'] / (between + found['save']):.2%} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""Resume runs in every topology and print how far their ends lie from those of runs that were never interrupted.
+
+    python bench/resume.py                                  # ranks x ZeRO stage x precision x quant: 72 cells
+    python bench/resume.py --cells "bf16 none stage2"       # those whose name has all of these words
+    python bench/resume.py --kills 20                       # one run, a rank of which is killed again and again
+
+Each cell trains 6 steps with dropout, with a checkpoint after step 3, and goes on from it in the same topology: bit-equal are
+adapter, Adam's moments, random numbers and every line of metrics.jsonl. Then a run that two ranks under ZeRO-2 wrote, without
+dropout (its random numbers belong to a rank), goes on in the cell's topology with the same global batch of 8: the largest
+absolute difference of any element of the adapter at the end, and the largest relative one of a loss.
+"""
+
+import argparse
+import dataclasses
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from bench.equivalence import compose_run  # noqa: E402
+from hydraft import hardware, launch, manifest, plan, rundir  # noqa: E402
+from hydraft.config import Config  # noqa: E402
+
+STAGES = ("stage0", "stage1", "stage2", "stage3", "stage2_offload", "stage3_offload")
+RANKS = (1, 2, 4)
+STEPS, CUT = 6, 3
+WRITTEN = ("stage2", 2)
+"""ZeRO stage and ranks of the run that goes on in other topologies."""
+TOLERANCE = {"fp32": 1e-6, "bf16": 1e-3}
+"""Of any element of the adapter that went on in another topology."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A topology and what is trained in it."""
+
+    precision: str
+    quant: str
+    stage: str
+    ranks: int
+
+    def __str__(self) -> str:
+        return f"{self.precision} {self.quant} {self.stage} 1x{self.ranks}"
+
+    def overrides(self, records: Path, dropout: float) -> list[str]:
+        """Global batches of 8 whatever the topology; the first of two epochs ends after step 5."""
+        return [
+            f"zero={self.stage}", f"cluster=1x{self.ranks}", f"quant={self.quant}", f"train.precision={self.precision}",
+            f"data.train={records}", "data.eval=null", f"train.max_steps={STEPS}", f"train.save_every={CUT}",
+            "train.keep_last=9", "train.log_every=1", "train.micro_batch_size=2",
+            f"train.gradient_accumulation_steps={4 // self.ranks}", "train.learning_rate=3e-4", f"lora.dropout={dropout}",
+            "train.eps=1e-5",  # with 1e-8, an element whose gradient is all rounding moves by a whole step, this way or that
+        ]  # fmt: skip
+
+
+def train(config: Config, folder: Path) -> None:
+    """What train.py does once it has a config, from the warm server that all runs of a process share."""
+    records = len(json.loads(Path(config.data.train).read_text()))
+    (rundir.describe if folder.exists() else rundir.create)(
+        folder, config, plan.make_plan(config, records), hardware.detect()
+    )
+    launch.run(config, folder, quiet=True)
+
+
+def cut(folder: Path, target: Path, step: int) -> Path:
+    """A copy of a finished run as it was after ``step``."""
+    shutil.copytree(folder, target)
+    for checkpoint in manifest.checkpoints(target):
+        if manifest.step_of(checkpoint) > step:
+            shutil.rmtree(checkpoint)
+    for name in ("adapter", "model"):
+        shutil.rmtree(target / name, ignore_errors=True)
+    (target / "result.json").unlink()
+    return target
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """What a run has trained."""
+    return load_file(next(iter([*folder.glob("adapter/*.safetensors"), *folder.glob("model/*.safetensors")])))
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """Its lines of metrics.jsonl, without what a clock has written."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in lines]
+
+
+def differs(ours: Path, theirs: Path) -> str | None:
+    """The first thing that two finished runs do not have bit for bit in common."""
+    before, after = weights(theirs), weights(ours)
+    if before.keys() != after.keys() or not all(torch.equal(before[name], after[name]) for name in before):
+        return "weights"
+    if metrics(ours) != metrics(theirs):
+        return "metrics.jsonl"
+    sealed = []
+    for folder in (ours, theirs):
+        listed = json.loads((manifest.checkpoints(folder)[-1] / manifest.NAME).read_text())
+        sealed.append({name: entry for name, entry in listed.items() if name.endswith(".safetensors")})
+    return next((name for name in sealed[0] if sealed[0][name] != sealed[1].get(name)), None)
+
+
+def apart(ours: Path, theirs: Path) -> tuple[float, float]:
+    """How far two runs ended from each other: adapter (absolute) and losses (relative)."""
+    before, after = weights(theirs), weights(ours)
+    losses = [[line["loss"] for line in metrics(folder)] for folder in (ours, theirs)]
+    return (
+        max(float((before[name].float() - after[name].float()).abs().max()) for name in before),
+        max(abs(a - b) / b for a, b in zip(*losses, strict=True)),
+    )
+
+
+def resume_same(cell: Cell, records: Path, folder: Path) -> str | None:
+    """Train a cell, go on from its middle, and compare; None where the two are bit-equal."""
+    config = compose_run(cell.overrides(records, dropout=0.1))
+    train(config, folder / "whole")
+    train(config, cut(folder / "whole", folder / "cut", CUT))
+    return differs(folder / "cut", folder / "whole")
+
+
+def resume_elsewhere(cell: Cell, records: Path, folder: Path, written: Path) -> tuple[float, float]:
+    """Go on with ``written`` in a cell's topology, and compare."""
+    resumed = cut(written, folder / "moved", CUT)
+    train(compose_run(cell.overrides(records, dropout=0)), resumed)
+    return apart(resumed, written)
+
+
+def run_killed(overrides: list[str], folder: Path, kills: int, say: Any = lambda done: None) -> list[float]:
+    """Run train.py on two ranks that save each step, and kill one of them at random ``kills`` times.
+
+    Returns:
+        Seconds from each kill to the next checkpoint.
+    """
+    draw = random.Random(0)
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        *overrides,
+        f"cluster.max_restarts={kills}",
+        f"hydra.run.dir={folder}",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+    logs = {str(folder / f"rank-{rank}.log") for rank in range(2)}
+    killed_at, seconds = 0.0, []
+
+    def reached() -> int:
+        return max([0, *map(manifest.step_of, manifest.checkpoints(folder))])
+
+    for kill in range(kills):
+        before = reached()
+        goal = before + draw.randint(1, 3)
+        ranks: list[psutil.Process] = []
+        while len(ranks) < 2 or reached() < goal:
+            if process.poll() is not None:
+                raise RuntimeError(process.communicate()[0])
+            if killed_at and reached() > before:
+                seconds.append(time.monotonic() - killed_at)
+                killed_at = 0.0
+            ranks = [child for child in psutil.Process(process.pid).children(recursive=True) if _output(child) in logs]
+            time.sleep(0.02)
+        if killed_at:
+            seconds.append(time.monotonic() - killed_at)
+        killed_at = time.monotonic()
+        draw.choice(ranks).kill()
+        while any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in ranks):
+            time.sleep(0.01)
+        say(kill + 1)
+    said, _ = process.communicate(timeout=300)
+    if process.returncode != 0 or said.count("beginning again from step-") != kills:
+        raise RuntimeError(said)
+    return seconds
+
+
+def _output(process: psutil.Process) -> str:
+    try:
+        return str(Path(f"/proc/{process.pid}/fd/1").readlink())
+    except OSError:
+        return ""
+
+
+def write_records(folder: Path) -> Path:
+    """The first 40 records that ship with the project: five global batches."""
+    records = json.loads((ROOT / "data" / "zh_tasks.train.json").read_text())[:40]
+    file = folder / "records.json"
+    file.write_text(json.dumps(records, ensure_ascii=False))
+    return file
+
+
+def progress() -> Progress:
+    """A bar on stderr, so that the table may go to a file."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def matrix(chosen: list[Cell], folder: Path) -> bool:
+    """Run the cells and print the table, a line for all ranks of a stage; whether all is as it should be."""
+    records, good = write_records(folder), True
+    counts = sorted({cell.ranks for cell in chosen})
+    print("| precision | quant | zero | " + " | ".join(f"{n} rank{'s' * (n > 1)}" for n in counts) + " |")
+    print("|---" * (3 + len(counts)) + "|", flush=True)
+    rows: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in chosen:
+        rows.setdefault((cell.precision, cell.quant, cell.stage), []).append(cell)
+    with progress() as bar:
+        task = bar.add_task("", total=len(chosen))
+        for (precision, quant, stage), cells in rows.items():
+            shown = dict.fromkeys(counts, "")
+            for cell in cells:
+                bar.update(task, description=str(cell))
+                scratch = folder / "cell"
+                first = folder / f"{precision}-{quant}"
+                if not first.exists():
+                    train(compose_run(Cell(precision, quant, *WRITTEN).overrides(records, dropout=0)), first)
+                wrong = resume_same(cell, records, scratch)
+                adapter, loss = resume_elsewhere(cell, records, scratch, first)
+                shutil.rmtree(scratch)
+                held = wrong is None and adapter <= TOLERANCE[precision]
+                good &= held
+                same = "bit-equal" if wrong is None else f"{wrong} DIFFER"
+                shown[cell.ranks] = f"{same}; {adapter:.0e}, {loss:.0e}{'' if held else ' TOO FAR'}"
+                bar.advance(task)
+            print(f"| {precision} | {quant} | {stage} | " + " | ".join(shown.values()) + " |", flush=True)
+    return good
+
+
+def kill(kills: int, folder: Path) -> bool:
+    """Kill a run's ranks again and again, and say how it ended."""
+    records = write_records(folder)
+    overrides = [
+        *Cell("fp32", "nf4", "stage2", 2).overrides(records, dropout=0.1),
+        f"train.max_steps={5 * kills}",
+        "train.save_minutes=null",
+    ]
+    train(compose_run([*overrides, "train.save_every=null"]), folder / "whole")
+    started = time.monotonic()
+    with progress() as bar:
+        task = bar.add_task("kills", total=kills)
+        seconds = run_killed(
+            [*overrides, "train.save_every=1"], folder / "killed", kills, lambda done: bar.update(task, completed=done)
+        )
+    wrong = differs(folder / "killed", folder / "whole")
+    took = time.monotonic() - started
+    print(
+        f"{kills} kills in {5 * kills} steps, {took:.0f} s: {'bit-equal' if wrong is None else f'{wrong} DIFFER'}; from a kill "
+        f"to the next checkpoint {min(seconds):.1f} to {max(seconds):.1f} s"
+    )
+    return wrong is None
+
+
+def main() -> int:
+    """1 if a cell is not what it should be."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", default="", help='such as "fp32 nf4 1x2": cells whose name has all of these words')
+    parser.add_argument("--kills", type=int, default=0, help="kill a rank so many times, in place of the table")
+    options = parser.parse_args()
+    cells = [
+        Cell(precision, quant, stage, ranks)
+        for precision in TOLERANCE
+        for quant in ("none", "nf4")
+        for stage in STAGES
+        for ranks in RANKS
+    ]
+    chosen = [cell for cell in cells if set(options.cells.split()) <= set(str(cell).split())]
+    if not chosen:
+        parser.error(f"--cells {options.cells!r}: no cell has all of these words; {cells[0]} is one")
+    with tempfile.TemporaryDirectory() as name:
+        good = kill(options.kills, Path(name)) if options.kills else matrix(chosen, Path(name))
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""Tokens a second of mode=serve: 16 requests at once against one at a time, and against transformers' own server.
+
+    python bench/serve.py [--requests 32] [--tokens 64] [--rounds 3]
+
+A Llama of 31 M parameters with random weights (bench/throughput.py), fp32, prompts of the shipped records, greedy answers of a
+fixed length. Both servers batch continuously, with a cache of the same size, and take turns in the same run; medians of the
+rounds are printed. Time to first token is a stream's first text. Peak memory is that of each server's process.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+from bench.throughput import build  # noqa: E402
+
+BLOCK, CACHE, BATCH = 32, 16384, 512
+"""Tokens of a block, of the cache, and of a forward pass: mode=serve's own defaults, given to the other server too."""
+
+
+@dataclass
+class Pass:
+    """All requests, once."""
+
+    rate: float
+    """Tokens a second."""
+    first: list[float]
+    """Seconds to each first token."""
+
+
+class Server:
+    """One of the two, in a process of its own."""
+
+    def __init__(self, name: str, command: list[str], model: str, url: str, log: Path) -> None:
+        self.name, self.model, self.url = name, model, url
+        with log.open("w") as file:
+            # infer.py asks for threads that do not spin; the other server is to have them too
+            environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+            self.process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+        deadline = time.monotonic() + 300
+        while not self._up():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                sys.exit(f"{name} did not start:\n{log.read_text()[-2000:]}")
+            time.sleep(0.3)
+
+    def _up(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health", timeout=5).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def peak(self) -> float:
+        """GiB of memory that it had at most."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(r"VmHWM:\s+(\d+) kB", status)
+        return int(found[1]) / 2**20 if found else float("nan")
+
+    def end(self) -> None:
+        """Stop it."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+async def drive(server: Server, prompts: list[str], tokens: int, at_once: int) -> Pass:
+    """Send every prompt, ``at_once`` at a time."""
+    gate, first = asyncio.Semaphore(at_once), []
+
+    async def one(client: httpx.AsyncClient, prompt: str) -> None:
+        body = {
+            "model": server.model, "messages": [{"role": "user", "content": prompt}], "max_tokens": tokens,
+            "temperature": 0, "stream": True,
+        }  # fmt: skip
+        async with gate:
+            began, seen, ending = time.perf_counter(), False, None
+            async with client.stream("POST", "/v1/chat/completions", json=body) as response:
+                if response.status_code != 200:
+                    sys.exit(f"{server.name}: {response.status_code} {await response.aread()!r}")
+                async for line in response.aiter_lines():
+                    if not line.startswith("data: {"):
+                        continue
+                    for choice in json.loads(line.removeprefix("data: "))["choices"]:
+                        if choice["delta"].get("content") and not seen:
+                            seen = True
+                            first.append(time.perf_counter() - began)
+                        ending = choice.get("finish_reason") or ending
+            if ending != "length":  # the count of tokens rests on it
+                sys.exit(f"{server.name}: an answer ended with {ending}")
+
+    async with httpx.AsyncClient(base_url=server.url, timeout=300, limits=httpx.Limits(max_connections=None)) as client:
+        began = time.perf_counter()
+        await asyncio.gather(*(one(client, prompt) for prompt in prompts))
+        return Pass(len(prompts) * tokens / (time.perf_counter() - began), first)
+
+
+def free_port() -> int:
+    """A port that nothing listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def servers(model: str, logs: Path) -> list[Server]:
+    """Ours and transformers'."""
+    ports = [free_port(), free_port()]
+    ours = [
+        sys.executable, str(ROOT / "infer.py"), "mode=serve", f"run={model}", "dtype=fp32", "device=cpu", f"serve.port={ports[0]}",
+        f"serve.cache_tokens={CACHE}", f"serve.batch_tokens={BATCH}",
+    ]  # fmt: skip
+    theirs = [
+        str(Path(sys.executable).with_name("transformers")), "serve", model, "--continuous-batching", "--device", "cpu", "--dtype",
+        "float32", "--cb-block-size", str(BLOCK), "--cb-num-blocks", str(CACHE // BLOCK), "--cb-max-batch-tokens", str(BATCH),
+        "--host", "127.0.0.1", "--port", str(ports[1]),
+    ]  # fmt: skip
+    started = []
+    for name, command, called, port in (
+        ("hydraft", ours, Path(model).name, ports[0]),
+        ("transformers serve", theirs, model, ports[1]),
+    ):
+        started.append(Server(name, command, called, f"http://127.0.0.1:{port}", logs / name.split()[0]))
+    return started
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The smallest value that ``share`` of all do not exceed."""
+    return sorted(values)[min(int(share * len(values)), len(values) - 1)]
+
+
+def main() -> None:
+    """Take turns and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=32, help="requests of a pass")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens of an answer")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each server")
+    options = parser.parse_args()
+    file = ROOT / "data/zh_tasks.train.json"
+    records = json.loads(file.read_text(encoding="utf-8"))[: options.requests]
+    prompts = ["\n".join(filter(None, (record["instruction"], record.get("input")))) for record in records]
+    found: dict[tuple[str, int], list[Pass]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        model = Path(name) / "model"
+        build(model, file)
+        both = servers(str(model), Path(name))
+        try:
+            for server in both:
+                asyncio.run(drive(server, prompts[:4], 8, 4))  # warm
+            for turn in range(1, options.rounds + 1):
+                for server in both:
+                    for at_once in (1, 16):
+                        result = asyncio.run(drive(server, prompts, options.tokens, at_once))
+                        found.setdefault((server.name, at_once), []).append(result)
+                        print(
+                            f"round {turn}: {server.name}, {at_once} at once, {result.rate:.0f} tokens/s",
+                            file=sys.stderr,
+                        )
+            peaks = {server.name: server.peak() for server in both}
+        finally:
+            for server in both:
+                server.end()
+    print(f"{len(prompts)} requests of {options.tokens} tokens, median of {options.rounds}\n")
+    print("| server | at once | tokens/s | against one at a time | first token p50 | p99 | peak memory |")
+    print("|---|---|---|---|---|---|---|")
+    rate = {key: statistics.median(result.rate for result in results) for key, results in found.items()}
+    for (server_name, at_once), results in found.items():
+        first = [seconds for result in results for seconds in result.first]
+        print(
+            f"| {server_name} | {at_once} | {rate[server_name, at_once]:.0f} "
+            f"| {rate[server_name, at_once] / rate[server_name, 1]:.1f} | {percentile(first, 0.5) * 1000:.0f} ms "
+            f"| {percentile(first, 0.99) * 1000:.0f} ms | {peaks[server_name]:.2f} GiB |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The sweeper ``hydra/sweeper=search``."""

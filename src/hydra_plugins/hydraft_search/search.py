@@ -1,0 +1,64 @@
+"""``hydra/sweeper=search``: a search that learns from the jobs it has seen, and stops those that lag behind."""
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional  # noqa: UP035 — Hydra reads this dataclass, and knows these
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+
+@dataclass
+class SearchConf:
+    _target_: str = "hydra_plugins.hydraft_search.search.SearchSweeper"
+    params: Optional[Dict[str, Any]] = None  # noqa: UP006, UP045
+    """The search space, as on the command line: ``lora.r: 4,8,16``; the command line's own comes after it."""
+    trials: Optional[int] = None  # noqa: UP045
+    """Jobs in all; null: every point of a grid, otherwise 20."""
+    sampler: str = "tpe"
+    """``tpe``, ``random``, ``cmaes``, ``qmc``, ``nsga2`` or ``grid``."""
+    sampler_options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of Optuna's class."""
+    pruner: str = "none"
+    """``median``, ``successive_halving``, ``hyperband`` or ``none``."""
+    pruner_options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of Optuna's class."""
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="search", node=SearchConf, provider="hydraft")
+
+
+class SearchSweeper(Sweeper):  # type: ignore[misc]
+    """Hydra's side of ``hydraft.sweep.searching``."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """What Hydra calls first."""
+        from hydraft.sweep.session import Session
+
+        self.session = Session(hydra_context, config)  # before the launcher, which is told the sweep's folder
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: List[str]) -> Any:  # noqa: UP006
+        """Search; the best trials.
+
+        Raises:
+            RunFailed: some jobs are not done.
+        """
+        from hydraft.sweep import searching  # Optuna, only where it is used
+
+        if hasattr(self.launcher, "warm"):
+            self.launcher.warm()  # it imports while the space is checked
+        plain = {
+            key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            for key, value in self.settings.items()
+        }
+        best = searching.run(self.session, self.launcher, plain, arguments)
+        self.session.close()
+        return best

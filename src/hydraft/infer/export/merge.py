@@ -1,0 +1,75 @@
+"""An adapter into the weights it was trained over, and how far the result is from what was trained.
+
+The merged weight is what the layer computed with: over NF4 or int8 that is the dequantised weight, not the published one. Each layer
+is dequantised and merged in fp32 and rounded once, to the type it is saved in.
+"""
+
+import dataclasses
+
+import peft
+import torch
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from peft.tuners.lora import LoraLayer
+from peft.utils.integrations import dequantize_module_weight
+from transformers import PreTrainedModel
+
+from hydraft.choices import Precision
+from hydraft.config import ConfigError, ModelConfig, QuantConfig
+from hydraft.infer.find import Kind, Source
+from hydraft.models.load import load_base
+from hydraft.quant import DTYPES
+
+Logits = list[torch.Tensor]
+"""(T, V) each, fp32."""
+
+
+@torch.no_grad()
+def merged(trained: torch.nn.Module, source: Source, section: ModelConfig, precision: Precision) -> PreTrainedModel:
+    """A plain model in ``precision`` that computes what ``trained`` does.
+
+    Args:
+        trained: the model as in training: base, quantised or not, and adapter.
+        source: where the adapter is.
+        section: the prepared base.
+        precision: what the weights are kept in.
+    """
+    base = load_base(dataclasses.replace(section, dtype=Precision.auto), QuantConfig(), precision)
+    if source.kind is Kind.model:
+        return base
+    model = peft.PeftModel.from_pretrained(base, str(source.folder), autocast_adapter_dtype=True)
+    for name, layer in trained.named_modules():
+        if isinstance(layer, (Linear4bit, Linear8bitLt)):
+            model.get_submodule(name).weight.data = dequantize_module_weight(layer).data.cpu()
+    for layer in list(model.modules()):
+        if not isinstance(layer, LoraLayer):
+            continue
+        weight = layer.get_base_layer().weight
+        weight.data = weight.data.float()
+        try:
+            layer.merge(safe_merge=True)
+        except ValueError as error:  # a weight that is not finite
+            raise ConfigError(f"run={source.folder}: cannot be merged: {error}") from error
+    plain = model.unload()
+    assert isinstance(plain, PreTrainedModel)
+    for parameter in plain.parameters():
+        parameter.data = parameter.data.to(DTYPES[precision])
+    return plain
+
+
+@torch.inference_mode()
+def logits(model: torch.nn.Module, prompts: list[list[int]]) -> Logits:
+    """What a model says after each token of each prompt."""
+    device = next(model.parameters()).device
+    return [model(input_ids=torch.tensor([prompt], device=device)).logits[0].float().cpu() for prompt in prompts]
+
+
+def difference(ours: Logits, theirs: Logits) -> dict[str, float]:
+    """How far two models are apart: the largest and the mean difference of a logit, and the share of places with the same likeliest token."""
+    apart = torch.cat([(mine - other).abs().flatten() for mine, other in zip(ours, theirs, strict=True)])
+    same = torch.cat([mine.argmax(-1) == other.argmax(-1) for mine, other in zip(ours, theirs, strict=True)])
+    return {
+        "logit_max": float(apart.max()),
+        "logit_mean": float(apart.mean()),
+        "same_token": float(same.float().mean()),
+        "places": len(same),
+    }

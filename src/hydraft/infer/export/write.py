@@ -1,0 +1,150 @@
+"""The exported folder: weights, tokenizer, template, generation settings and card, written beside it and put in place at once."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from hydraft import prepare, rundir
+from hydraft.choices import ExportKind, Layout, Precision
+from hydraft.config import ConfigError, ModelConfig, QuantConfig
+from hydraft.data.encode import begin, prompt_ids
+from hydraft.data.formats import ask
+from hydraft.infer.config import InferConfig
+from hydraft.infer.export import merge, published_source
+from hydraft.infer.export.card import card, commands, nearness
+from hydraft.infer.export.publish import publish
+from hydraft.infer.export.template import jinja
+from hydraft.infer.find import ADAPTER, ADAPTER_CONFIG, Source
+from hydraft.infer.load import Speaker, load, own_precision
+from hydraft.infer.sampling import end_ids
+from hydraft.models import identity
+from hydraft.models.load import load_base
+from hydraft.quant import DTYPES
+
+SMALL_FILES = 64 << 20
+"""Bytes that tokenizer, config and card may take."""
+QUESTIONS = (
+    "判断这条评论的情感，只回答正面或负面。\n房间很干净，服务也很热情。",
+    "用一句话介绍你自己。",
+    "What is the capital of France?",
+)
+"""What both models are asked, besides the run's own probe."""
+
+
+def write(source: Source, options: InferConfig, target: Path) -> None:
+    """Make ``target``; it is not there yet, and is not there if anything goes wrong."""
+    console = Console(highlight=False, soft_wrap=True)
+    section = prepare.native(source.model, source.seed, Console(stderr=True))
+    base = section.path
+    apart = None
+    if options.export.kind is ExportKind.adapter:
+        _need(target, (source.folder / ADAPTER).stat().st_size)
+        with rundir.staged_folder(target) as staging:
+            _adapter(source, base, staging)
+            (staging / "README.md").write_text(card(source, options.export.kind, target, base, None), encoding="utf-8")
+    else:
+        precision = options.export.dtype if options.export.dtype is not Precision.auto else own_precision(section)
+        _need(target, _bytes(section, precision))
+        loaded = load([source], options)
+        speaker = loaded.use()
+        questions = _questions(source, speaker)
+        trained = merge.logits(loaded.model, questions)
+        plain = merge.merged(loaded.model, source, section, precision)
+        with rundir.staged_folder(target) as staging:
+            if options.export.layout is Layout.published:
+                publish(plain.state_dict(), published_source(source), staging)
+                written: PreTrainedModel | ModelConfig = plain
+            else:
+                _native(plain, speaker, staging)
+                del plain
+                written = dataclasses.replace(section, path=str(staging), revision=None)
+            apart = merge.difference(trained, merge.logits(_asked(written, source, section, loaded.device), questions))
+            text = card(source, options.export.kind, target, base, apart)
+            (staging / "README.md").write_text(text, encoding="utf-8")
+    size = sum(file.stat().st_size for file in target.iterdir())
+    console.print(f"{target}: {size / 2**20:,.1f} MiB")
+    if apart is not None:
+        console.print(nearness(apart))
+    if options.export.layout is Layout.native:
+        for what, command in commands(source, options.export.kind, target, base):
+            console.print(f"{what}: {command}")
+
+
+def _need(target: Path, size: int) -> None:
+    free = shutil.disk_usage(target.parent).free
+    if free < size + SMALL_FILES:
+        raise ConfigError(f"output={target}: takes {size / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free there")
+
+
+def _bytes(section: ModelConfig, precision: Precision) -> int:
+    """Of a model's weights, from its shape alone."""
+    config = AutoConfig.from_pretrained(
+        section.path, revision=section.revision, trust_remote_code=section.trust_remote_code
+    )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=section.trust_remote_code)
+    return int(sum(parameter.numel() for parameter in model.parameters())) * int(DTYPES[precision].itemsize)
+
+
+def _questions(source: Source, speaker: Speaker) -> list[list[int]]:
+    """Prompts as tokens."""
+    asked = [prompt_ids(ask(question), speaker.tokenizer, speaker.data) for question in QUESTIONS]
+    probe = source.folder / "probe.json"
+    return [*asked, json.loads(probe.read_text())["input_ids"]] if probe.is_file() else asked
+
+
+def _native(model: PreTrainedModel, speaker: Speaker, folder: Path) -> None:
+    """Weights and config, tokenizer and template, and what ends an answer."""
+    tokenizer = speaker.tokenizer
+    ends = end_ids(tokenizer, model)
+    own = model.generation_config or GenerationConfig()
+    own.eos_token_id, own.pad_token_id = ends[0] if len(ends) == 1 else ends, tokenizer.pad_token_id
+    try:
+        own.validate(strict=True)
+    except ValueError:  # some published ones contradict themselves, and are not saved again
+        model.generation_config = GenerationConfig(
+            bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id
+        )
+    model.config.use_cache = True  # off in training alone
+    model.save_pretrained(folder)
+    _words(tokenizer, speaker.source, folder)
+
+
+def _words(tokenizer: PreTrainedTokenizerBase, source: Source, folder: Path) -> None:
+    """The tokenizer, with the template that the model was trained to be asked with."""
+    if source.template != "chat":
+        tokenizer.chat_template = jinja(source.template, begin(tokenizer), str(tokenizer.eos_token))
+    tokenizer.save_pretrained(folder)
+
+
+def _adapter(source: Source, base: str, folder: Path) -> None:
+    """The adapter as it is, but for the name of its base, which was a place in the cache where the base was converted."""
+    from hydraft.infer.load import words
+
+    shutil.copyfile(source.folder / ADAPTER, folder / ADAPTER)
+    settings = json.loads((source.folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    rundir.write_json(folder / ADAPTER_CONFIG, settings | {"base_model_name_or_path": base})
+    for name in (identity.NAME, "probe.json"):
+        if (source.folder / name).is_file():
+            shutil.copyfile(source.folder / name, folder / name)
+    tokenizer, _ = words(source, Console(stderr=True))
+    _words(tokenizer, source, folder)
+
+
+def _asked(
+    written: PreTrainedModel | ModelConfig, source: Source, section: ModelConfig, device: torch.device
+) -> PreTrainedModel:
+    """What was written in the training's precision: read from the disk, or, in a layout that is not native, as it is in memory."""
+    precision = source.precision if source.precision is not Precision.auto else own_precision(section)
+    if isinstance(written, PreTrainedModel):
+        written.to(device, DTYPES[precision]).eval()  # type: ignore[arg-type]
+        return written
+    native = dataclasses.replace(written, dtype=Precision.auto)
+    model = load_base(native, QuantConfig(), precision, device)
+    model.eval()
+    return model

@@ -1,0 +1,184 @@
+"""Answers in OpenAI's form: whole, or piece by piece as server-sent events."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from hydraft.infer.serve.sampler import Likelihood
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of an answer."""
+
+    text: str
+    tokens: list[int]
+    likelihoods: list[Likelihood]
+    """One a token, where they are asked for."""
+    finish: Literal["stop", "length"] | None = None
+    """Why it ends here."""
+
+
+class Usage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Said(BaseModel):
+    role: Literal["assistant"]
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(BaseModel):
+    index: int
+    message: Said
+    finish_reason: Literal["stop", "length"]
+    logprobs: dict[str, Any] | None
+
+
+class ChatCompletion(BaseModel):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class TextChoice(BaseModel):
+    index: int
+    text: str
+    finish_reason: Literal["stop", "length"]
+    logprobs: dict[str, Any] | None
+
+
+class Completion(BaseModel):
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[TextChoice]
+    usage: Usage
+
+
+class Model(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "hydraft"
+
+
+class Models(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+Decode = Callable[[int], str]
+"""The text of one token."""
+
+
+@dataclass
+class Reply:
+    """The frame around a request's answers."""
+
+    chat: bool
+    id: str
+    created: int
+    model: str
+    prompt_tokens: int
+    logprobs: bool
+    usage: bool
+    """Whether a stream ends with the counts."""
+    decode: Decode
+    offsets: dict[int, int] = field(default_factory=dict)
+    """Characters told of each answer, token by token."""
+
+    def whole(self, answers: list[list[Chunk]]) -> dict[str, Any]:
+        """All of it at once; ``answers`` are the pieces of each."""
+        choices = []
+        for index, chunks in enumerate(answers):
+            text = "".join(chunk.text for chunk in chunks)
+            said = {"message": {"role": "assistant", "content": text, "refusal": None}} if self.chat else {"text": text}
+            told = self._logprobs(
+                index, [t for c in chunks for t in c.tokens], [p for c in chunks for p in c.likelihoods]
+            )
+            choices.append({"index": index, **said, "logprobs": told, "finish_reason": chunks[-1].finish})
+        kind = "chat.completion" if self.chat else "text_completion"
+        written = sum(len(chunk.tokens) for chunks in answers for chunk in chunks)
+        return {**self._frame(kind), "choices": choices, "usage": self._usage(written)}
+
+    def opening(self, index: int) -> str:
+        """The first event of an answer: who speaks. Text completions have none."""
+        return self._event({"delta": {"role": "assistant", "content": ""}}, index, None, None) if self.chat else ""
+
+    def piece(self, index: int, chunk: Chunk) -> str:
+        """The events of a piece; an ending is an event of its own in a chat, as clients expect it."""
+        told = self._logprobs(index, chunk.tokens, chunk.likelihoods)
+        if not self.chat:
+            return self._event({"text": chunk.text}, index, chunk.finish, told)
+        events = ""
+        if chunk.text or (told and told["content"]):
+            events += self._event({"delta": {"content": chunk.text}}, index, None, told)
+        if chunk.finish:
+            events += self._event({"delta": {}}, index, chunk.finish, None)
+        return events
+
+    def closing(self, written: int) -> str:
+        """The counts, where they are asked for, and the end of the stream."""
+        counts = {**self._frame(self._chunk), "choices": [], "usage": self._usage(written)}
+        return (_sse(counts) if self.usage else "") + "data: [DONE]\n\n"
+
+    @property
+    def _chunk(self) -> str:
+        return "chat.completion.chunk" if self.chat else "text_completion"
+
+    def _frame(self, kind: str) -> dict[str, Any]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+    def _usage(self, written: int) -> dict[str, int]:
+        total = self.prompt_tokens + written
+        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": written, "total_tokens": total}
+
+    def _event(self, said: dict[str, Any], index: int, finish: str | None, told: dict[str, Any] | None) -> str:
+        choice = {"index": index, **said, "logprobs": told, "finish_reason": finish}
+        counts = {"usage": None} if self.usage else {}
+        return _sse({**self._frame(self._chunk), "choices": [choice], **counts})
+
+    def _logprobs(self, index: int, tokens: list[int], found: list[Likelihood]) -> dict[str, Any] | None:
+        if not self.logprobs:
+            return None
+        pairs = list(zip(tokens, found, strict=True))
+        if self.chat:
+            entries = [
+                {**self._entry(token, f.logprob), "top_logprobs": [self._entry(*pair) for pair in f.top]}
+                for token, f in pairs
+            ]
+            return {"content": entries, "refusal": None}
+        texts = [self.decode(token) for token, _ in pairs]
+        *starts, self.offsets[index] = accumulate(map(len, texts), initial=self.offsets.get(index, 0))
+        return {
+            "tokens": texts,
+            "token_logprobs": [f.logprob for _, f in pairs],
+            "top_logprobs": [{self.decode(token): logprob for token, logprob in f.top} for _, f in pairs],
+            "text_offset": starts,
+        }
+
+    def _entry(self, token: int, logprob: float) -> dict[str, Any]:
+        text = self.decode(token)
+        half = "�" in text  # part of a character: it has no text of its own
+        return {"token": text, "logprob": logprob, "bytes": None if half else list(text.encode())}
+
+
+def failure(body: dict[str, Any]) -> str:
+    """An error in mid-stream: clients raise it."""
+    return _sse(body)
+
+
+def _sse(value: dict[str, Any]) -> str:
+    return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n"

@@ -1,0 +1,244 @@
+"use strict";
+// Everything from a run goes into the page by textContent: nothing in a config or an error is ever read as HTML.
+const data = JSON.parse(document.getElementById("data").textContent);
+const drawn = []; // charts on the page, to draw again when the colours change
+
+function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+function choose(label, names, change) {
+  const list = make("select", { onchange: () => change(list.selectedIndex) }, ...names.map((name) => make("option", {}, name)));
+  return make("label", {}, `${label} `, list);
+}
+
+async function copy(text, button) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch { // a page from a file may have no clipboard
+    const area = make("textarea", { style: "position:fixed;opacity:0" });
+    area.value = text;
+    (document.querySelector("dialog[open]") || document.body).append(area);
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+  }
+  button.textContent = "Copied";
+  setTimeout(() => { button.textContent = "Copy"; }, 1500);
+}
+
+function command(text) {
+  const button = make("button", { type: "button", class: "copy", onclick: () => copy(text, button) }, "Copy");
+  return make("div", { class: "command" }, make("pre", {}, text), button);
+}
+
+// ---- charts -------------------------------------------------------------------------------------------------------
+
+function colour(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+}
+
+function painted(value) { // a copy with the page's own colours in it
+  if (typeof value === "string") return value.startsWith("var:") ? colour(value.slice(4)) : value;
+  if (Array.isArray(value)) return value.map(painted);
+  if (value && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, painted(v)]));
+  return value;
+}
+
+function axis(given = {}) {
+  const title = given.title ? { title: { text: given.title, standoff: 10 } } : {};
+  const lines = { gridcolor: colour("grid"), linecolor: colour("grid"), zerolinecolor: colour("grid"), automargin: true };
+  return { ...lines, ...given, ...title };
+}
+
+function layout(chart) {
+  return painted({
+    margin: chart.layout.xaxis?.side === "top" ? { l: 12, r: 12, t: 36, b: 8 } : { l: 56, r: 18, t: 12, b: 48 },
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("ink") },
+    hoverlabel: { align: "left", bgcolor: colour("panel"), bordercolor: colour("grid"), font: { color: colour("ink") } },
+    hovermode: "closest",
+    showlegend: false,
+    height: chart.height,
+    ...chart.layout,
+    xaxis: axis(chart.layout.xaxis),
+    yaxis: axis(chart.layout.yaxis),
+  });
+}
+
+function traces(chart, way) {
+  const list = painted(chart.traces);
+  if (way) list.forEach((trace, index) => {
+    const shade = painted(way.colours[index]);
+    trace.line = { ...trace.line, color: shade };
+    trace.marker = { ...trace.marker, color: shade };
+  });
+  return list;
+}
+
+function legend(way) {
+  if (!way || !way.legend.length) return null;
+  const [first, last] = [way.legend[0], way.legend[way.legend.length - 1]];
+  if (way.ramp) {
+    const ramp = make("i", { class: "ramp" });
+    ramp.style.background = `linear-gradient(90deg, ${way.stops.join(", ")})`;
+    return make("div", { class: "legend" }, first[0], ramp, last[0]);
+  }
+  return make("div", { class: "legend" }, ...way.legend.map(([name, shade]) => {
+    const line = make("i");
+    line.style.background = painted(shade);
+    return make("span", {}, line, name);
+  }));
+}
+
+function draw(chart) {
+  const plot = make("div", { class: "plot" });
+  if (chart.least_width) plot.style.minWidth = `${chart.least_width}px`;
+  const key = make("div");
+  const ways = chart.recolor || [];
+  let way = ways[0];
+  const show = () => {
+    key.replaceChildren(...[legend(way)].filter(Boolean));
+    if (window.Plotly) Plotly.react(plot, traces(chart, way), layout(chart), { displayModeBar: false, responsive: true });
+  };
+  const bar = ways.length > 1 || (way && way.legend.length)
+    ? make("div", { class: "bar" }, ways.length > 1 ? choose("coloured by", ways.map((w) => w.name), (i) => { way = ways[i]; show(); })
+      : make("span", {}, `coloured by ${way.name}`), key)
+    : null;
+  const box = make("section", { class: "panel chart" }, make("h3", {}, chart.title), make("p", { class: "note" }, chart.note), bar,
+    make("div", { class: "scroll" }, plot));
+  const begin = () => {
+    show();
+    if (!window.Plotly) return;
+    plot.on("plotly_click", ({ points: [point] }) => {
+      const name = typeof point.customdata === "string" ? point.customdata : point.data.meta;
+      if (name !== undefined) openJob(name);
+    });
+  };
+  return { box, begin, show };
+}
+
+function section(part) {
+  const choices = [...new Set(part.charts.map((chart) => chart.choice))];
+  const grid = make("div", { class: "charts" });
+  const turn = (index) => {
+    for (const old of drawn.filter((one) => grid.contains(one.box))) drawn.splice(drawn.indexOf(old), 1);
+    const now = part.charts.filter((chart) => chart.choice === choices[index]).map(draw);
+    grid.replaceChildren(...now.map((one) => one.box));
+    drawn.push(...now);
+    now.forEach((one) => one.begin());
+  };
+  const bar = choices.length > 1 ? make("div", { class: "bar" }, choose(part.select, choices, turn)) : null;
+  main.append(make("h2", {}, part.title), ...[bar].filter(Boolean), grid);
+  turn(0);
+}
+
+// ---- jobs ---------------------------------------------------------------------------------------------------------
+
+function openJob(name) {
+  const job = data.jobs[name];
+  const dialog = document.getElementById("job");
+  const config = { ...data.common, ...job.config };
+  const lines = make("pre", { class: "config" });
+  for (const key of Object.keys(job.config).sort()) lines.append(make("mark", {}, `${key}: ${config[key]}`), "\n"); // what differs
+  for (const key of Object.keys(data.common).sort()) lines.append(`${key}: ${config[key]}\n`);
+  dialog.replaceChildren(
+    make("div", { class: "top" }, make("h3", {}, name), make("button", { type: "button", onclick: () => dialog.close() }, "Close")),
+    make("dl", {}, ...job.facts.flatMap(([key, value]) => [make("dt", {}, key), make("dd", {}, value)])),
+    command(job.command),
+    Object.keys(config).length ? lines : make("p", { class: "note" }, "It never began, so no config was saved."),
+  );
+  if (!dialog.open) dialog.showModal();
+  dialog.scrollTop = 0;
+}
+
+function jobs() {
+  let sorted = -1;
+  let down = false;
+  const body = make("tbody");
+  const find = make("input", { type: "search", placeholder: "find a job", "aria-label": "find a job", oninput: () => fill() });
+  const count = make("span", { class: "muted" });
+  const heads = data.columns.map((column, index) => make("th", { class: column.word ? "word" : null, scope: "col" },
+    make("button", { type: "button", onclick: () => { down = sorted === index && !down; sorted = index; fill(); } }, column.label)));
+  const rank = (value) => value === null || value === "" ? 1 : 0;
+  function fill() {
+    const words = find.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let rows = data.rows.filter((row) => words.every((word) => row.text.toLowerCase().includes(word)));
+    if (sorted >= 0) rows = [...rows].sort((a, b) => {
+      const [x, y] = [a.cells[sorted][0], b.cells[sorted][0]];
+      if (rank(x) || rank(y)) return rank(x) - rank(y);
+      const order = typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y));
+      return down ? -order : order;
+    });
+    heads.forEach((head, index) => {
+      if (index === sorted) head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      else head.removeAttribute("aria-sort");
+    });
+    count.textContent = rows.length === data.rows.length ? `${rows.length} jobs` : `${rows.length} of ${data.rows.length} jobs`;
+    body.replaceChildren(...rows.map((row) => make("tr", {
+      class: row.best ? "best" : null, tabindex: 0, "data-job": row.name,
+      onclick: () => openJob(row.name),
+      onkeydown: (event) => { if (event.key === "Enter") openJob(row.name); },
+    }, ...row.cells.map(([, shown], index) => {
+      const column = data.columns[index];
+      const state = column.key === "state" ? ` state-${shown}` : "";
+      return make("td", { class: `${column.word ? "word" : ""}${state}`.trim() || null, title: column.word ? shown : null }, shown);
+    }))));
+  }
+  fill();
+  main.append(make("h2", {}, "Jobs"), make("p", { class: "note" }, "A click on a job shows its whole config; a click on a head sorts."),
+    make("div", { class: "bar" }, find, count),
+    make("div", { class: "panel jobs", id: "jobs" }, make("table", {}, make("thead", {}, make("tr", {}, ...heads)), body)));
+}
+
+function failures() {
+  if (!data.failures.length) return;
+  main.append(make("h2", {}, "What did not end well, and why"), ...data.failures.map((failure) => make("div", { class: "panel failure" },
+    make("pre", {}, failure.cause), make("p", { class: "note" }, failure.note),
+    make("div", { class: "chips" }, ...failure.jobs.map((name) => make("button", { type: "button", onclick: () => openJob(name) }, name))))));
+}
+
+// ---- the page -----------------------------------------------------------------------------------------------------
+
+const main = document.getElementById("main");
+
+async function loadPlotly() { // it stands in the page gzipped, as base64
+  const packed = document.getElementById("plotly").textContent.trim();
+  if (!packed) return;
+  const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
+  const text = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  document.head.append(make("script", {}, text));
+}
+
+async function begin() {
+  document.getElementById("head").append(make("h1", {}, data.title), make("p", { class: "muted" }, data.subtitle),
+    data.command ? make("p", { class: "muted mono" }, data.command) : "",
+    make("div", { class: "tiles" }, ...data.tiles.map(([label, value, note]) => make("div", { class: "panel tile" },
+      make("span", {}, label), make("b", {}, value), make("span", {}, note)))));
+  if (data.best) {
+    main.append(make("div", { class: "panel", id: "best" }, make("h3", {}, data.best.title), make("p", { class: "note" }, data.best.note),
+      command(data.best.command)));
+  }
+  if (data.note) main.append(make("p", { class: "note", id: "nothing" }, data.note));
+  try {
+    if (data.sections.length) await loadPlotly();
+    data.sections.forEach(section);
+  } catch (error) { // an old browser: the table is there all the same
+    main.append(make("p", { class: "note" }, `The charts cannot be drawn here: ${error}`));
+    console.error(error);
+  }
+  failures();
+  if (data.rows.length) jobs();
+  document.getElementById("job").addEventListener("click", (event) => { if (event.target.id === "job") event.target.close(); });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach((one) => one.show()));
+  document.documentElement.dataset.ready = "true";
+}
+
+begin();

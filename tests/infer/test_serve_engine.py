@@ -1,0 +1,155 @@
+"""The engine: one batch for all, as if each were alone."""
+
+import asyncio
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from conftest import wait_for
+from hydraft.config import TINY, ConfigError
+from hydraft.infer.serve import mixing
+from hydraft.infer.serve.engine import Answer, Engine, Failed, Full
+from hydraft.infer.serve.sampler import Sampling
+from hydraft.infer.serving import ServeConfig
+
+END = 2
+GREEDY = Sampling(temperature=0)
+ASKED = [
+    "你好",
+    "判断这条评论的情感：房间很干净，服务也热情",
+    "把这句话翻译成英文：我喜欢读书。",
+    "一加一等于几？" * 12,
+    "写一首诗",
+]
+
+
+def adapted(adapters: list[Path]) -> peft.PeftModel:
+    base = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
+    model = peft.PeftModel.from_pretrained(base, str(adapters[0]), adapter_name="red")
+    model.load_adapter(str(adapters[1]), adapter_name="blue")
+    return model.eval()
+
+
+def prompts() -> list[list[int]]:
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    return [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        for text in ASKED
+    ]
+
+
+async def tokens(answer: Answer) -> list[int]:
+    return [token async for new in answer.pieces() for token in new]
+
+
+def test_greedy_answers_in_one_batch_are_those_of_generate_token_for_token(adapters: list[Path]) -> None:
+    model = adapted(adapters)
+    alone: dict[tuple[str, int], list[int]] = {}
+    settings = GenerationConfig(do_sample=False, max_new_tokens=24, eos_token_id=END, pad_token_id=0)
+    for name in (mixing.BASE, "red", "blue"):  # blue is a DoRA adapter, which peft itself mixes with none
+        for index, prompt in enumerate(prompts()):
+            ids = torch.tensor([prompt])
+            if name == mixing.BASE:
+                with model.disable_adapter():
+                    made = model.generate(input_ids=ids, generation_config=settings)
+            else:
+                model.set_adapter(name)
+                made = model.generate(input_ids=ids, generation_config=settings)
+            alone[name, index] = made[0, len(prompt) :].tolist()
+    assert len({str([alone[name, i] for i in range(len(ASKED))]) for name in (mixing.BASE, "red", "blue")}) == 3
+
+    serve = ServeConfig(max_running=7, batch_tokens=48, cache_tokens=2048)  # prompts are cut, and some have to wait
+    engine = Engine(model, 3072, serve)
+
+    async def all_at_once() -> dict[tuple[str, int], list[int]]:
+        engine.start()
+        asked = {key: Answer(prompts()[key[1]], 24, [END], key[0], GREEDY) for key in alone}
+        engine.ask(list(asked.values()))
+        found = await asyncio.gather(*map(tokens, asked.values()))
+        assert not engine.running and engine.blocks == engine.cache.num_blocks
+        return dict(zip(asked, found, strict=True))
+
+    try:
+        assert asyncio.run(all_at_once()) == alone
+    finally:
+        engine.stop()
+
+
+def test_slots_of_those_who_leave_come_back_and_no_one_waits_for_ever() -> None:
+    model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32).eval()
+    engine = Engine(model, 3072, ServeConfig(max_running=2, max_waiting=3, batch_tokens=16, cache_tokens=1024))
+    prompt = prompts()[0]
+
+    def never_ending(size: int = 0) -> Answer:
+        return Answer(prompt + [300] * size, 200, [END], mixing.BASE, Sampling(logit_bias=((END, -100.0),)))
+
+    async def scene() -> None:
+        engine.start()
+        answers = [never_ending() for _ in range(5)]
+        engine.ask(answers)
+        assert len(engine.running) == 2 and len(engine.waiting) == 3
+        with pytest.raises(Full):
+            engine.ask([never_ending()])
+        async for _ in answers[0].pieces():  # it is being written
+            engine.leave(answers[0])
+            break
+        engine.leave(answers[4])  # it never began
+        reading = never_ending(200)  # sixteen tokens a batch: its prompt takes a while
+        for answer in answers[1:4]:
+            engine.leave(answer)
+        engine.ask([reading])
+        while len(engine.running) > 1 or engine.waiting:
+            await asyncio.sleep(0.01)
+        engine.leave(reading)
+        while engine.running:
+            await asyncio.sleep(0.01)
+        assert not reading.tokens, "it was read to the end"
+        assert engine.blocks == engine.cache.num_blocks
+        while engine.cache.get_num_free_blocks() < engine.blocks:  # the thread clears up before its next batch
+            await asyncio.sleep(0.01)
+        late = [never_ending() for _ in range(3)]
+        engine.ask(late)
+        engine.close()
+        with pytest.raises(Failed, match="ending"):
+            engine.ask([never_ending()])
+        engine.end_all("that is all")
+        for answer in late:
+            with pytest.raises(Failed, match="that is all"):
+                await tokens(answer)
+
+    try:
+        asyncio.run(asyncio.wait_for(scene(), 60))
+    finally:
+        engine.stop()
+    wait_for(lambda: not engine.alive, 5, "the thread's end")
+
+
+def test_a_model_that_fails_is_told_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32).eval()
+    engine = Engine(model, 3072, ServeConfig(max_running=1, cache_tokens=1024))
+    prompt = prompts()[0]
+
+    async def scene() -> None:
+        engine.start()
+        answers = [Answer(prompt, 50, [END], mixing.BASE, GREEDY) for _ in range(3)]
+        monkeypatch.setattr(model.lm_head, "forward", lambda x: 1 / 0)
+        engine.ask(answers)
+        for answer in answers:
+            with pytest.raises(Failed):
+                await tokens(answer)
+        assert not engine.running and not engine.waiting
+
+    asyncio.run(asyncio.wait_for(scene(), 60))
+    wait_for(lambda: not engine.alive, 10, "the thread's end")
+
+
+def test_an_adapter_that_replaces_weights_of_its_base_is_refused() -> None:
+    base = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
+    lora = peft.LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", bias="lora_only")
+    with pytest.raises(ConfigError, match="mode=export"):
+        Engine(peft.get_peft_model(base, lora), 3072, ServeConfig())
