@@ -17,6 +17,7 @@ _spawn = util.spawnv_passfds
 def run(root: Path, script: str, arguments: tuple[str, ...], environment: dict[str, str], streams: str) -> None:
     """What ``python script arguments`` does in ``root``; its output goes to files in ``streams``."""
     die_with_parent()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the server was started with
     for number in (signal.SIGTERM, signal.SIGUSR1):  # which the server ignores
         signal.signal(number, signal.SIG_DFL)
     os.chdir(root)
@@ -41,6 +42,7 @@ def _fork_server(path: bytes, arguments: Sequence[str], descriptors: Sequence[in
     if child:
         return child
     try:
+        die_with_parent()
         exec(code, {"__name__": "__main__"})
     except BaseException:
         traceback.print_exc()

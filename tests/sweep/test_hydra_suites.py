@@ -1,5 +1,9 @@
 """Hydra's own tests of a launcher, on ours."""
 
+import os
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
@@ -15,9 +19,25 @@ def test_hydra_finds_the_launcher() -> None:
     assert PoolLauncher.__name__ in found
 
 
-@pytest.mark.parametrize("launcher_name, overrides", [("pool", ["hydra.launcher.preload=[]"])])
+@pytest.mark.parametrize("launcher_name, overrides", [("pool", [])])
 class TestPoolLauncher(LauncherTestSuite):
     """Tasks in this process, jobs in others."""
+
+    def test_jobs_side_by_side_share_the_cores(
+        self, hydra_sweep_runner: Any, launcher_name: str, overrides: list[str], tmpdir: Path
+    ) -> None:
+        sweep = hydra_sweep_runner(
+            calling_file=None,
+            calling_module="hydra.test_utils.a_module",
+            task_function=lambda _: os.environ["HYDRAFT_CORES"],
+            config_path="configs",
+            config_name="compose.yaml",
+            overrides=[f"hydra/launcher={launcher_name}", "hydra.launcher.jobs=2", "+a=0,1", *overrides],
+            temp_dir=tmpdir,
+        )
+        with sweep:
+            share = max(1, len(os.sched_getaffinity(0)) // 2)
+            assert [job.return_value for job in sweep.returns[0]] == [str(share)] * 2
 
 
 @pytest.mark.parametrize(
