@@ -107,7 +107,7 @@ def main() -> None:
             print(f"| {name} | {seconds:.1f} | {seconds / pool:.1f} |")
         print(f"\na job of the pool takes {statistics.median(beyond):.1f} s beyond its training (median of 8)")
         nothing = {
-            name: 1000 * trivial(folder / name, options.trivial, launcher)
+            name: 1000 * trivial(folder / f"nothing-{name}", options.trivial, launcher)
             for name, launcher in {
                 "pool": "hydra/launcher=pool hydra.launcher.preload=[]",
                 "basic": "hydra/launcher=basic",
