@@ -7,12 +7,14 @@ Then how long the pool takes for a job that does nothing, and the ledger for an 
 
 import argparse
 import json
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime
 from pathlib import Path
 
 from hydraft.sweep import ledger
@@ -34,12 +36,18 @@ if __name__ == "__main__":
 """A program whose jobs return at once."""
 
 
-def timed(*command: str, folder: Path = ROOT) -> float:
-    """Seconds that a command takes; it has to succeed."""
-    begun = time.perf_counter()
+def printed(*command: str, folder: Path = ROOT) -> str:
+    """What a command prints; it has to succeed."""
     done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)} ended with code {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def timed(*command: str) -> float:
+    """Seconds that a command takes."""
+    begun = time.perf_counter()
+    printed(*command)
     return time.perf_counter() - begun
 
 
@@ -67,12 +75,13 @@ def beyond_training(folder: Path) -> list[float]:
 
 
 def trivial(folder: Path, jobs: int, launcher: str) -> float:
-    """Seconds a job that does nothing, composed by Hydra's own sweeper; the program's start is taken off."""
+    """Seconds that a launcher takes for a job that does nothing: from its first line, when the sweeper has checked all jobs, to the end."""
     folder.mkdir()
     (folder / "app.py").write_text(TRIVIAL)
-    command = ["app.py", "-m", *launcher.split()]
-    alone = timed(*command, "+a=1", folder=folder)
-    return (timed(*command, f"+a=range({jobs})", folder=folder) - alone) / (jobs - 1)
+    lines = printed("app.py", "-m", *launcher.split(), f"+a=range({jobs})", folder=folder)
+    begun = re.search(r"\[([-\d]+ [:\d]+,\d+)\]\[HYDRA\] Launching", lines)
+    assert begun is not None, lines
+    return (time.time() - datetime.strptime(begun[1], "%Y-%m-%d %H:%M:%S,%f").timestamp()) / jobs
 
 
 def event(folder: Path, jobs: int) -> float:

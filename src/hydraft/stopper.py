@@ -23,7 +23,8 @@ class Stopper(TrainerCallback):
         """Whether to leave. Every rank must ask: a signal that reached one of them is told to all."""
         if self.grace and not self.number:
             number = torch.tensor([preempt.asked()], device=self.device)
-            dist.all_reduce(number, op=dist.ReduceOp.MAX)
+            if dist.get_world_size() > 1:
+                dist.all_reduce(number, op=dist.ReduceOp.MAX)
             self.number = int(number)
         return self.number != 0
 

@@ -8,6 +8,7 @@ import warnings
 
 from hydraft.launch.lifeline import die_with_parent
 
+gc.disable()  # a fifth of the time that these imports take; what they leave behind goes uncollected
 LATER = (
     "deepspeed.ops.op_builder.all_ops", "matplotlib.pyplot", "peft.tuners.lora.bnb", "torch.distributed.launcher.api",
     "torch.utils.cpp_extension", "transformers.integrations.bitsandbytes", "transformers.models.llama.modeling_llama",
@@ -37,5 +38,5 @@ for name in LATER:
 
 assert not torch.cuda.is_initialized(), "a process that has touched CUDA must not be forked"
 inspect.stack()  # fills the table of modules by file, which torch's agent asks a launcher for
-gc.collect()
 gc.freeze()  # else the first collection in each fork walks, and so copies, all of this
+gc.enable()
