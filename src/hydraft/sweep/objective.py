@@ -37,3 +37,10 @@ def values(names: list[str], result: dict[str, Any]) -> list[float] | None:
     """All of ``names``; None where one is missing."""
     found = [value(name, result) for name in names]
     return None if None in found else [number for number in found if number is not None]
+
+
+def shown(name: str, value: float) -> str:
+    """A number that ``name`` stands for, as a person reads it: memory in GiB."""
+    if name == "memory":
+        return f"{value / 2**30:.3f} GiB"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}"

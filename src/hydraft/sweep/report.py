@@ -21,6 +21,7 @@ from hydraft.sweep import charts, scales, together
 from hydraft.sweep.axes import number
 from hydraft.sweep.draw import Chart
 from hydraft.sweep.ledger import State
+from hydraft.sweep.objective import shown
 from hydraft.sweep.outcome import Outcome, Sweep
 from hydraft.sweep.summary import columns, spent
 
@@ -128,7 +129,11 @@ def _tiles(sweep: Sweep) -> list[list[str]]:
         least = ["lowest" if least else "highest" for least in sweep.minimize]
         for name, value, word in zip(sweep.objectives, sweep.best.objectives, least, strict=False):
             tiles.append(
-                [f"{word} {name}" if len(sweep.objectives) == 1 else name, number(value), _before(sweep.best, name)]
+                [
+                    f"{word} {name}" if len(sweep.objectives) == 1 else name,
+                    shown(name, value),
+                    _before(sweep.best, name),
+                ]
             )
     seconds = [outcome.seconds for outcome in sweep.outcomes if outcome.seconds]
     if seconds:

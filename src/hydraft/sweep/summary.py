@@ -15,6 +15,7 @@ from rich.text import Text
 from hydraft import rundir
 from hydraft.sweep.axes import Axis, number
 from hydraft.sweep.ledger import State
+from hydraft.sweep.objective import shown
 from hydraft.sweep.outcome import Outcome, Sweep
 
 FILE = "summary.csv"
@@ -161,9 +162,7 @@ def _objective(sweep: Sweep, which: int) -> Column:
     def value(outcome: Outcome) -> float | None:
         return outcome.objectives[which] if which < len(outcome.objectives) else None
 
-    return Column(
-        f"objective/{name}", name, value, lambda found: f"{found:.4f}" if abs(found) < 1000 else number(found)
-    )
+    return Column(f"objective/{name}", name, value, lambda found: shown(name, found))
 
 
 def _score(when: str, name: str) -> Callable[[Outcome], Any]:
