@@ -56,7 +56,7 @@ CHATGLM2: dict[str, Any] = {
 }
 LLAMA3: dict[str, Any] = {
     "model.path": "unsloth/Meta-Llama-3.1-8B",
-    "kernels": "unsloth",
+    "kernels.kind": "unsloth",
     "quant.kind": "nf4",
     "lora.r": 8,
     "lora.alpha": 32,

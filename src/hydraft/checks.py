@@ -110,12 +110,12 @@ COMBINATIONS = [
         here=True,
     ),
     _value(
-        lambda c: c.kernels is Kernels.unsloth and c.zero.stage == 3,
+        lambda c: c.kernels.kind is Kernels.unsloth and c.zero.stage == 3,
         "kernels=unsloth has no ZeRO-3 path: use zero=stage2, or kernels=torch",
     ),
     _value(
-        lambda c: c.kernels is Kernels.unsloth,
-        "kernels=unsloth cannot run in this version: use kernels=torch",
+        lambda c: c.kernels.kind is not Kernels.torch,
+        "kernels={c.kernels.kind.value} cannot run in this version: use kernels=torch",
         here=True,
     ),
     Rule(

@@ -104,7 +104,14 @@ class TrackerKind(Enum):
 
 class Kernels(Enum):
     torch = "torch"
+    liger = "liger"
     unsloth = "unsloth"
+
+
+class Loss(Enum):
+    auto = "auto"
+    whole = "whole"
+    chunked = "chunked"
 
 
 class InferMode(Enum):

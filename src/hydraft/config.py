@@ -15,6 +15,7 @@ from hydraft.choices import (
     Init,
     Kernels,
     LoraMethod,
+    Loss,
     Mode,
     Offload,
     Precision,
@@ -117,6 +118,15 @@ class LoraConfig:
 
 
 @dataclass
+class KernelsConfig:
+    kind: Kernels = Kernels.torch
+    """Whose kernels run the model: ``torch``, Liger's (``liger``) or Unsloth's (``unsloth``)."""
+    loss: Loss = Loss.auto
+    """``torch`` only: the loss of all trained tokens at once (``whole``), or a few at a time (``chunked``): the logits are never there
+    together. ``auto`` goes by the vocabulary."""
+
+
+@dataclass
 class ZeroConfig:
     stage: int = 2
     """What is sharded over ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
@@ -205,8 +215,7 @@ class Config:
     """A run's folder, or ``last``, to go on with: its own config is taken, and what else is typed is changed in it."""
     seed: int = 42
     """Seeds the order of records, the adapter's first weights and dropout."""
-    kernels: Kernels = Kernels.torch
-    """Whose kernels run the model: ``torch``; ``unsloth`` is named in a recipe but not there yet."""
+    kernels: KernelsConfig = field(default_factory=KernelsConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     quant: QuantConfig = field(default_factory=QuantConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
