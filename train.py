@@ -33,6 +33,8 @@ def train(composed: DictConfig) -> float | None:
     config, priced = admitted.config, admitted.plan
     if config.mode is Mode.plan:
         plan.report(config, priced, checks.refused_here(config, machine) + launch.refused_here(config))
+        for note in admitted.notes:
+            print(note)
         return None
     if config.mode is Mode.preview:
         importlib.import_module("hydraft.preview").show(config)  # torch, only here
@@ -48,6 +50,8 @@ def train(composed: DictConfig) -> float | None:
     with launch.hold(config, folder):
         (rundir.describe if begun else rundir.create)(folder, config, priced, machine)
         plan.announce(config, priced)
+        for note in admitted.notes:
+            print(note)
         for change in changes:
             print(f"changed: {change}")
         return launch.run(config, folder)

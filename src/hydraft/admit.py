@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-from hydraft import checks, plan, prepare
+from hydraft import checks, kernels, plan, prepare
 from hydraft.choices import Mode
-from hydraft.config import Config
+from hydraft.config import Config, ConfigError
 from hydraft.data import sources
 from hydraft.hardware import Hardware
+from hydraft.models import shapes
 from hydraft.plan import tokens
 
 
@@ -19,6 +20,8 @@ class Admitted:
     machine: Hardware | None
     """Of rank 0; None where it is not known yet."""
     plan: plan.Plan
+    notes: list[str]
+    """What a person may want to know, and need not change."""
 
 
 def resolve(asked: Config, machine: Hardware | None) -> Config:
@@ -35,10 +38,13 @@ def admit(asked: Config, machine: Hardware | None) -> Admitted:
     planned_for = plan.planned_for(asked, machine)
     config = resolve(asked, machine)
     checks.check(config, machine)
+    family = (shapes.planned_config(config.model) or {}).get("model_type")
+    if (refused := kernels.refusal(config, family)) is not None:
+        raise ConfigError(refused)
     if not config.cluster.on_hosts:  # an agent asks this of its own host
         prepare.check(config.model)
     records = sources.training(config.data, config.seed)
     sources.held_out(config.data)
     whole = plan.resolve(config, planned_for)  # also where the machine of the run is not known yet
     priced = plan.make_plan(whole, len(records), planned_for, tokens.measure(records, config.data))
-    return Admitted(config, machine, priced)
+    return Admitted(config, machine, priced, kernels.slower(whole, family))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+from hydraft import kernels
 from hydraft.choices import (
     Batching,
     Init,
@@ -109,13 +110,14 @@ COMBINATIONS = [
         "tracker={c.tracker.kind.value} needs a package that is not installed: pip install 'hydraft[{c.tracker.kind.value}]', or use tracker=none",
         here=True,
     ),
-    _value(
-        lambda c: c.kernels.kind is Kernels.unsloth and c.zero.stage == 3,
-        "kernels=unsloth has no ZeRO-3 path: use zero=stage2, or kernels=torch",
+    Rule(
+        lambda c, h: c.kernels.kind is not Kernels.torch and not h.gpus and not kernels.interpreted(c),
+        "kernels={c.kernels.kind.value} needs a GPU, and none was found: use kernels=torch",
+        here=True,
     ),
     _value(
-        lambda c: c.kernels.kind is not Kernels.torch,
-        "kernels={c.kernels.kind.value} cannot run in this version: use kernels=torch",
+        lambda c: c.kernels.kind in kernels.PACKAGES and find_spec(kernels.PACKAGES[c.kernels.kind]) is None,
+        "kernels={c.kernels.kind.value} needs a package that is not installed: pip install 'hydraft[{c.kernels.kind.value}]', or use kernels=torch",
         here=True,
     ),
     Rule(

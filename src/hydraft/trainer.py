@@ -138,7 +138,7 @@ class RunTrainer(Trainer):
             model=model,
             train_dataset=examples,
             processing_class=tokenizer,
-            data_collator=collator(config.data, int(tokenizer.pad_token_id)),
+            data_collator=collator(config.data, int(tokenizer.pad_token_id), config.kernels.kind),
             **rest,
         )
 

@@ -3,14 +3,14 @@
 Shapes: B rows of a micro-batch, T tokens of a row, N tokens of all its documents together, L trained tokens.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from hydraft.choices import Batching
+from hydraft.choices import Batching, Kernels
 from hydraft.config import DataConfig
 from hydraft.data.encode import IGNORE, Example
 
@@ -211,6 +211,22 @@ class PaddingFree:
         }
 
 
-def collator(data: DataConfig, pad_id: int) -> Padded | PaddingFree:
-    """What makes a batch of items, as the data section says."""
-    return Padded(pad_id) if data.batching is Batching.padded else PaddingFree()
+@dataclass
+class PaddingFreeForUnsloth:
+    """The same row as Unsloth's models want it told: the length of each document, and a label for every token.
+
+    They pass over ``cu_seq_lens_q``, so documents would see each other, and they choose the tokens of the loss themselves.
+    """
+
+    def __call__(self, items: list[Item]) -> dict[str, Any]:
+        """input_ids, position_ids, labels (1, N); packed_seq_lengths (documents,)."""
+        batch = PaddingFree()(items)
+        lengths = batch["cu_seq_lens_q"].diff()
+        return {name: batch[name] for name in ("input_ids", "position_ids", "labels")} | {"packed_seq_lengths": lengths}
+
+
+def collator(data: DataConfig, pad_id: int, kernels: Kernels = Kernels.torch) -> Callable[[list[Item]], dict[str, Any]]:
+    """What makes a batch of items, as the data section says, for a model with these kernels."""
+    if data.batching is Batching.padded:
+        return Padded(pad_id)
+    return PaddingFreeForUnsloth() if kernels is Kernels.unsloth else PaddingFree()

@@ -17,10 +17,10 @@ from transformers import (
     set_seed,
 )
 
-from hydraft.choices import Precision
+from hydraft.choices import Kernels, Precision
 from hydraft.config import Config, ConfigError, ModelConfig, QuantConfig
 from hydraft.lora import adapter
-from hydraft.models import attention
+from hydraft.models import attention, with_liger, with_unsloth
 from hydraft.models.families import native_targets
 from hydraft.quant import DTYPES, bits_and_bytes
 
@@ -83,7 +83,11 @@ def _keep_gradients(model: PreTrainedModel) -> None:
 
 def load_trainable(config: Config) -> PreTrainedModel | peft.PeftModel:
     """What a run trains: the base with a fresh adapter on it, or all of it."""
+    if config.kernels.kind is Kernels.unsloth:
+        return with_unsloth.load(config)
     base = load_base(config.model, config.quant, config.train.precision)
+    if config.kernels.kind is Kernels.liger:
+        with_liger.patch(base)
     if config.train.gradient_checkpointing:
         base.enable_input_require_grads()  # an adapter's inputs would else need no gradient, and nothing be recomputed
     there = {name.rpartition(".")[2] for name, _ in base.named_modules()}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hydraft import checks
-from hydraft.choices import Precision
+from hydraft.choices import Kernels, Precision
 from hydraft.config import Config
 from hydraft.hardware import Gpu, Hardware, detect, parse_memory
 from hydraft.models.shapes import planned_config
@@ -182,6 +182,7 @@ def headline(config: Config) -> str:
     return (
         f"{config.model.name} · quant {config.quant.kind.value} · {trained} · ZeRO-{config.zero.stage}{offload} · "
         f"{config.cluster.nodes}x{config.cluster.ranks_per_node} · {config.train.precision.value}"
+        + (f" · {config.kernels.kind.value}" if config.kernels.kind is not Kernels.torch else "")
     )
 
 

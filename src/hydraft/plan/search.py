@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hydraft import checks
+from hydraft import checks, kernels
 from hydraft.choices import Offload, QuantKind
 from hydraft.config import Config
 from hydraft.hardware import Hardware
@@ -68,9 +68,8 @@ def cheapest(config: Config, machine: Hardware, price: Price, fits: Fits) -> Cha
             tried = sorted(_candidates(config, start), key=lambda pair: pair[0])
             for slowdown, settings in tried:
                 changed = apply(config, settings)
-                if any(checks.refusals(changed, machine, checks.COMBINATIONS)) or not fits(
-                    changed, cost := price(changed)
-                ):
+                refused = kernels.refusal(changed, None) or any(checks.refusals(changed, machine, checks.COMBINATIONS))
+                if refused or not fits(changed, cost := price(changed)):
                     continue
                 overrides = tuple(f"{name}={_typed(value)}" for name, value in settings)
                 return Change(overrides, slowdown, cost.peak, cost.host_peak)
