@@ -25,7 +25,7 @@ BREAKS = [  # overrides, hardware, and the rule (counted over both tables) that 
     "train.save_every=0", "train.save_minutes=0", "train.keep_last=0", "train.grace=-1", "train.loss_spike=1", "train.zero_grad_steps=0", "train.max_rewinds=0",
     "train.pass_over=[0]", "cluster.launcher=joined train.on_divergence=rewind", "cluster.launcher=joined train.auto_micro_batch=true",
     "train.eval_every=0", "train.eval_every=often", "train.eval_every=epoch data.eval=null", "train.eval_loss_only=true",
-    "kernels=unsloth zero=stage3", "kernels=unsloth", "model.scale=tiny", "cluster.gpu_memory=24GiB", "lora=none",
+    "kernels=unsloth", "kernels=liger", "model.scale=tiny", "cluster.gpu_memory=24GiB", "lora=none",
     "model.dtype=bf16 lora=none quant=none train.precision=fp32", "model.dtype=fp32 train.precision=bf16",
     "model.dtype=bf16 train.precision=fp32 zero=stage3",
     "model.path=owner/name", "lora=pissa", "lora=pissa quant=none zero=stage3", "quant=int8 zero=stage3", "zero.stage=0 zero.offload_optimizer=cpu",
@@ -36,7 +36,7 @@ BREAKS = [  # overrides, hardware, and the rule (counted over both tables) that 
 @pytest.fixture(autouse=True)
 def without_swanlab(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in an environment where it is not installed."""
-    monkeypatch.setattr(checks, "find_spec", lambda name: None if name == "swanlab" else True)
+    monkeypatch.setattr(checks, "find_spec", lambda name: None if name in ("swanlab", "liger_kernel") else True)
 
 
 ON_A_CARD = {"train.precision=bf16", "cluster=1x2"}

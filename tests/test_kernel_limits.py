@@ -63,7 +63,7 @@ def test_the_rest_is_not(kind: str, overrides: str) -> None:
 def test_a_family_without_kernels_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     for kind in ("liger", "unsloth"):
-        reason, _ = said(f"kernels={kind}", "model=auto", f"model.path={tmp_path}")
+        reason, _ = said(f"kernels={kind}", "model=auto", f"model.path={tmp_path}", "model.init=random")
         assert reason is not None
         assert "gpt2" in reason
 

@@ -16,6 +16,13 @@ FAMILIES = {
 }
 """Native families (``model_type`` of config.json) that have kernels, and whose those are. Baichuan is a Llama, ChatGLM2 a GLM."""
 
+NAMES = {
+    "llama": "Llama 3, Baichuan2 (`llama`)",
+    "qwen2": "Qwen2.5 (`qwen2`)",
+    "qwen3": "Qwen3 (`qwen3`)",
+    "glm": "ChatGLM2 (`glm`)",
+}
+
 PACKAGES = {Kernels.liger: "liger_kernel", Kernels.unsloth: "unsloth"}
 
 INTERPRETED = "TRITON_INTERPRET"
@@ -49,7 +56,7 @@ def _unknown(kind: Kernels) -> Broken:
 LIMITS = [
     Limit(
         Kernels.liger, "other families", _unknown(Kernels.liger),
-        "there are none for the family {family}", "kernels=torch",
+        "it has none for the family {family}", "kernels=torch",
         "liger-kernel 0.8.5, transformers/monkey_patch.py, MODEL_TYPE_TO_APPLY_LIGER_FN",
     ),
     # The loss reads ``lm_head.weight``, which is the weight beneath an adapter: the adapter would train on nothing, in silence.
@@ -60,7 +67,7 @@ LIMITS = [
     ),
     Limit(
         Kernels.liger, "train.compile=true", lambda c, _: getattr(c.train, "compile", False),
-        "each of its kernels is a gap in what torch compiles", "train.compile=false, or kernels=torch",
+        "each of its kernels is a gap in what is compiled", "train.compile=false, or kernels=torch",
         "liger-kernel 0.8.5, backends/dispatch.py: torch.compiler.disable",
     ),
     Limit(
@@ -157,24 +164,19 @@ def _said(limit: Limit, config: Config, family: str | None) -> str:
 def table() -> str:
     """README's table of what goes with what, in Markdown."""
     kinds = (Kernels.liger, Kernels.unsloth)
-    known = sorted({family for families in FAMILIES.values() for family in families})
-    lines = ["| | `kernels=torch` | `kernels=liger` | `kernels=unsloth` |", "|---|---|---|---|"]
-    for family in known:
-        lines.append(
-            f"| `{family}` | yes | " + " | ".join("yes" if family in FAMILIES[kind] else "no" for kind in kinds) + " |"
-        )
+    rows = [("", *(f"`kernels={kind.value}`" for kind in Kernels)), ("---",) * 4]
+    rows += [(name, "yes", *("yes" if family in FAMILIES[kind] else "no" for kind in kinds)) for family, name in NAMES.items()]
     for setting in dict.fromkeys(limit.setting for limit in LIMITS):
-        row = []
-        for kind in kinds:
-            found = next((limit for limit in LIMITS if limit.kind is kind and limit.setting == setting), None)
-            row.append(
-                "yes"
-                if found is None
-                else f"{'no' if found.refused else 'slower'}: {found.reason}".replace(" {family}", "")
-            )
+        about = {limit.kind: limit for limit in LIMITS if limit.setting == setting}
         name = f"`{setting}`" if "=" in setting or "." in setting else setting
-        lines.append(f"| {name} | yes | {' | '.join(row)} |")
-    return "\n".join(lines)
+        rows.append((name, "yes", *(_verdict(about.get(kind)) for kind in kinds)))
+    return "\n".join("|".join(["", *(f" {cell} ".replace(" --- ", "---") for cell in row), ""]) for row in rows)
+
+
+def _verdict(limit: Limit | None) -> str:
+    if limit is None:
+        return "yes"
+    return f"{'no' if limit.refused else 'slower'}: {limit.reason}".replace(" {family}", "")
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def test_what_cannot_run_here_can_be_planned_here(arguments: list[str], expected
         (["quant=int8", "zero=stage3"], "quant=int8 cannot be sharded"),
         (["cluster.gpu_memory=24"], "cluster.gpu_memory=24: must be a number with one of the units"),
         (["model=llama3", "lora.target_modules=[query]"], "no such layers in this model"),
-        (["kernels=unsloth", "zero=stage3"], "no ZeRO-3 path"),
+        (["kernels=unsloth", "zero=stage3"], "that ZeRO-3 has not gathered"),
     ],
 )
 def test_what_can_be_nowhere_is_refused(arguments: list[str], expected: str) -> None:
