@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-tools test-fast test-gpu check sweep bench bench-sweep equivalence resume-matrix fit-table memory tiny data report bench-serve
+.PHONY: help setup train test test-tools test-fast test-gpu check sweep bench bench-sweep equivalence resume-matrix fit-table memory tiny data report bench-serve bench-kernels
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -74,6 +74,9 @@ bench-sweep: setup ## What a sweep costs beside its training (some three minutes
 
 bench-serve: setup ## Tokens a second of mode=serve, 16 requests at once, beside transformers' own server
 	@$(PY) bench/serve.py $(ARGS)
+
+bench-kernels: setup ## Tokens a second and memory of the same run with each kind of kernels
+	@$(PY) bench/kernels.py $(ARGS)
 
 data: setup ## Write the instruction set again from its generator
 	@$(PY) data/generate.py

@@ -138,8 +138,10 @@ def on_cpu() -> None:
 def on_gpu() -> None:
     """Train each case for three steps."""
     from bench.equivalence import train, write_data
+    from bench.results import write
 
     print(f"{HEAD}")
+    rows: list[str] = []
     with tempfile.TemporaryDirectory() as name:
         data = write_data(Path(name))
         for number, case in enumerate(ON_GPU):
@@ -156,7 +158,9 @@ def on_gpu() -> None:
                     ],
                     folder,
                 )
-            print(finished(folder, case), flush=True)
+            rows.append(finished(folder, case))
+            print(rows[-1], flush=True)
+    print(f"\n{write('memory', rows)}")
 
 
 HEAD = "| run | plan | measured | |\n|---|---|---|---|"

@@ -26,6 +26,7 @@ import httpx
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+from bench.results import write  # noqa: E402
 from bench.throughput import build  # noqa: E402
 
 BLOCK, CACHE, BATCH = 32, 16384, 512
@@ -184,6 +185,7 @@ def main() -> None:
             f"| {rate[server_name, at_once] / rate[server_name, 1]:.1f} | {percentile(first, 0.5) * 1000:.0f} ms "
             f"| {percentile(first, 0.99) * 1000:.0f} ms | {peaks[server_name]:.2f} GiB |"
         )
+    print(f"\n{write('serve', {f'{name}, {at_once} at once': found for (name, at_once), found in rate.items()})}")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from bench.results import write
 from hydraft.sweep import ledger
 from hydraft.sweep.ledger import Job, Ledger, State
 
@@ -125,7 +127,10 @@ def main() -> None:
         print(
             f"a job that does nothing: {nothing['pool']:.0f} ms in the pool, {nothing['basic']:.0f} ms with the basic launcher"
         )
-        print(f"an event in the ledger: {1000 * event(folder / 'ledger', options.trivial):.1f} ms")
+        told = 1000 * event(folder / "ledger", options.trivial)
+        print(f"an event in the ledger: {told:.1f} ms")
+        seconds = {"pool": pool, "basic": basic, "one by one": commands, "beyond training": statistics.median(beyond)}
+        print(write("sweep", {"seconds": seconds, "milliseconds": {**nothing, "event": told}}))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

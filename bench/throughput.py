@@ -22,6 +22,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+from bench.results import write  # noqa: E402
+
 VARIANTS = ("recipe", "trainer", "hydraft", "hydraft-bf16")
 BATCH, LENGTH = 4, 512
 
@@ -189,6 +192,7 @@ def main() -> None:
             f"| {variant} | {median[variant]:.2f} | {median[variant] / median['trainer']:.2f} "
             f"| {median[variant] / median['recipe']:.2f} | {tokens:,.0f} | {share:.0%} | {first['memory'] / 2**30:.2f} GiB | {apart:.1e} |"
         )
+    print(f"\n{write('throughput', {'samples a second': median, 'matmul FLOP/s': rate})}")
 
 
 if __name__ == "__main__":

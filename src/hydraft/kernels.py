@@ -165,7 +165,10 @@ def table() -> str:
     """README's table of what goes with what, in Markdown."""
     kinds = (Kernels.liger, Kernels.unsloth)
     rows = [("", *(f"`kernels={kind.value}`" for kind in Kernels)), ("---",) * 4]
-    rows += [(name, "yes", *("yes" if family in FAMILIES[kind] else "no" for kind in kinds)) for family, name in NAMES.items()]
+    rows += [
+        (name, "yes", *("yes" if family in FAMILIES[kind] else "no" for kind in kinds))
+        for family, name in NAMES.items()
+    ]
     for setting in dict.fromkeys(limit.setting for limit in LIMITS):
         about = {limit.kind: limit for limit in LIMITS if limit.setting == setting}
         name = f"`{setting}`" if "=" in setting or "." in setting else setting
