@@ -14,6 +14,7 @@ from hydraft.choices import (
     Kernels,
     Launcher,
     LoraMethod,
+    Loss,
     Mode,
     Offload,
     OnDivergence,
@@ -117,6 +118,19 @@ COMBINATIONS = [
         lambda c: c.kernels.kind is not Kernels.torch,
         "kernels={c.kernels.kind.value} cannot run in this version: use kernels=torch",
         here=True,
+    ),
+    _value(
+        lambda c: c.kernels.kind is not Kernels.torch and c.kernels.loss is not Loss.auto,
+        "kernels.loss={c.kernels.loss.value} is for kernels=torch, and {c.kernels.kind.value} takes the loss in its own way: use kernels.loss=auto",
+    ),
+    # Chunks give the hidden states a gradient, and the head none.
+    _value(
+        lambda c: c.kernels.loss is Loss.chunked and c.lora.method is LoraMethod.none,
+        "kernels.loss=chunked is for a head that is frozen, and lora=none trains it: use kernels.loss=whole, or lora=default",
+    ),
+    _value(
+        lambda c: c.kernels.loss is Loss.chunked and "lm_head" in c.lora.target_modules,
+        "kernels.loss=chunked is for a head that is frozen, and lora.target_modules has lm_head: use kernels.loss=whole",
     ),
     Rule(
         lambda c, h: c.cluster.gpu_memory is not None and c.mode is not Mode.plan and not h.gpus,

@@ -20,8 +20,10 @@ from transformers import (
 from hydraft.choices import Precision
 from hydraft.config import Config, ConfigError, ModelConfig, QuantConfig
 from hydraft.lora import adapter
+from hydraft.loss import chunked
 from hydraft.models import attention
 from hydraft.models.families import native_targets
+from hydraft.models.head import take_loss_in_chunks
 from hydraft.quant import DTYPES, bits_and_bytes
 
 
@@ -84,6 +86,8 @@ def _keep_gradients(model: PreTrainedModel) -> None:
 def load_trainable(config: Config) -> PreTrainedModel | peft.PeftModel:
     """What a run trains: the base with a fresh adapter on it, or all of it."""
     base = load_base(config.model, config.quant, config.train.precision)
+    if chunked(config, base.config.model_type, getattr(base.config, "vocab_size", 0)):
+        take_loss_in_chunks(base)
     if config.train.gradient_checkpointing:
         base.enable_input_require_grads()  # an adapter's inputs would else need no gradient, and nothing be recomputed
     there = {name.rpartition(".")[2] for name, _ in base.named_modules()}

@@ -16,6 +16,7 @@ from functools import lru_cache
 
 from hydraft.choices import Batching, LoraMethod, QuantKind
 from hydraft.config import Config
+from hydraft.loss import ROWS, chunked
 from hydraft.plan.parameters import Layout, Trained
 
 SOURCES = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "up", "up_proj": "up"}
@@ -47,6 +48,9 @@ def activations(config: Config, layout: Layout, learns: Trained, width: int, tok
         kept = at_layer = ends + sum(each[on] * count for on, count in _adapted(layout, learns).items())
     # In fp32: the log-softmax, the gradient of the loss, and that of the log-softmax. The logits themselves are gone by then.
     logits = labelled * layout.vocabulary * 12
+    if chunked(config, layout.architecture, layout.vocabulary):
+        # A chunk's logits and log-probabilities in fp32; of all trained tokens, their hidden states and the gradients of these.
+        logits = min(labelled, ROWS) * layout.vocabulary * 8 + labelled * layout.hidden * 2 * width
     working = tokens * (3 * width * layout.inner + 12 * layout.hidden)
     return Activations(kept, at_layer, logits, working)
 

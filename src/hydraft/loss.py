@@ -1,0 +1,41 @@
+"""Whether a run takes its loss some trained tokens at a time, ``kernels.loss``. No torch.
+
+What is taken so is written in ``models/head.py``.
+"""
+
+from hydraft.choices import Kernels, LoraMethod, Loss
+from hydraft.config import Config, ConfigError
+
+ROWS = 512
+"""The most trained tokens whose logits are there together. Each chunk reads the whole head, so a chunk must be worth it: at 512
+rows a card of the H100 class is bound by arithmetic (about 300 operations a byte), and ``bench/loss.py`` finds fewer slower on a CPU."""
+
+LEAST_VOCABULARY = 32_000
+"""Where ``auto`` begins to chunk. By ``bench/loss.py`` on a CPU it is faster from here on at every number of trained tokens, and
+at 8,000 and below it is about as fast, or slower, while there is little memory to save."""
+
+PLAIN_HEADS = ("llama", "mistral", "qwen2", "qwen3", "glm")
+"""Architectures (``model_type``) whose logits are the head's output and nothing else: not capped, not scaled."""
+
+
+def trains_head(config: Config) -> bool:
+    """Whether the head's weight, or an adapter on it, learns."""
+    on_head = any(target.rpartition(".")[2] == "lm_head" for target in config.lora.target_modules)
+    return config.lora.method is LoraMethod.none or on_head
+
+
+def chunked(config: Config, architecture: str, vocabulary: int) -> bool:
+    """Whether a model of that ``model_type`` and so many tokens in its vocabulary takes its loss in chunks.
+
+    Raises:
+        ConfigError: it is asked to, and its head is not known to be a plain one.
+    """
+    known = architecture in PLAIN_HEADS
+    if config.kernels.loss is Loss.chunked and not known:
+        raise ConfigError(
+            f"kernels.loss=chunked: what a model of type {architecture} does to its logits is not known here "
+            f"(it is for {', '.join(PLAIN_HEADS)}): use kernels.loss=whole"
+        )
+    if config.kernels.kind is not Kernels.torch or config.kernels.loss is Loss.whole or trains_head(config):
+        return False
+    return known and (config.kernels.loss is Loss.chunked or vocabulary >= LEAST_VOCABULARY)
