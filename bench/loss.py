@@ -1,12 +1,12 @@
 """Time and memory of the loss with all its logits at once (whole), against some trained tokens at a time (chunked).
 
-    python bench/loss.py [--rounds 5] [--vocabularies 32000,152064]
+    python bench/loss.py [--rounds 5] [--vocabularies 32000,152064] [--rows 128]
 
 Forward and backward from the last hidden states through a frozen head, on a card in bf16 if there is one, otherwise on the CPU
 in fp32, where the processor's seconds of one thread are counted, not the clock's: others may use the machine meanwhile. The two
 take turns in one process (A B A B …), the first turn apart, and medians are compared. Memory is what each adds at its highest: on a card torch.cuda.max_memory_allocated, on a CPU the process's highest resident memory, of a process for
-each, in which the C library gives freed memory back at once. Above 1, chunked is slower, or takes more. The figures are also
-written to bench/results/loss-<card or cpu>.json.
+each, in which the C library gives freed memory back at once. Above 1, chunked is slower, or takes more. --rows tries chunks of
+another size than the project's; otherwise the figures are also written to bench/results/loss-<card or cpu>.json.
 """
 
 import argparse
@@ -25,6 +25,8 @@ from typing import Any
 import torch
 import transformers
 
+from hydraft.loss import ROWS
+from hydraft.models import head
 from hydraft.models.head import summed_loss
 
 ROOT = Path(__file__).parents[1]
@@ -107,7 +109,15 @@ def measured(vocabulary: int, tokens: int, hidden: int, rounds: int) -> dict[str
     """Both ways of a case, and chunked over whole."""
     peaks = {}
     for way in WAYS:
-        command = [sys.executable, __file__, "--peak", way, str(vocabulary), str(tokens), str(hidden)]
+        command = [
+            sys.executable,
+            __file__,
+            "--rows",
+            str(head.ROWS),
+            "--peak",
+            way,
+            *map(str, (vocabulary, tokens, hidden)),
+        ]
         environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         peaks[way] = int(done.stdout.splitlines()[-1])
@@ -124,8 +134,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each way whose median counts")
     parser.add_argument("--vocabularies", default=",".join(map(str, VOCABULARIES)))
+    parser.add_argument("--rows", type=int, default=ROWS, help="trained tokens of a chunk")
     parser.add_argument("--peak", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    head.ROWS = arguments.rows
     if arguments.peak:
         way, *sizes = arguments.peak
         print(peak(way, *map(int, sizes)))
@@ -150,6 +162,8 @@ def main() -> None:
             f"{row['memory']:.2f}", *(f"{peaks[way] / 2**20:,.0f}" for way in WAYS),
         ]  # fmt: skip
         print("| " + " | ".join(cells) + " |", flush=True)
+    if arguments.rows != ROWS:
+        return
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     found = {"card": name, "date": datetime.date.today().isoformat(), "versions": versions, "figures": figures}
     file = ROOT / "bench/results" / f"loss-{re.sub('[^a-z0-9]+', '-', name.lower())}.json"
