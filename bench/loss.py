@@ -25,8 +25,7 @@ from typing import Any
 import torch
 import transformers
 
-from hydraft.loss import ROWS
-from hydraft.models import head
+from hydraft import loss
 from hydraft.models.head import summed_loss
 
 ROOT = Path(__file__).parents[1]
@@ -113,7 +112,7 @@ def measured(vocabulary: int, tokens: int, hidden: int, rounds: int) -> dict[str
             sys.executable,
             __file__,
             "--rows",
-            str(head.ROWS),
+            str(loss.ROWS),
             "--peak",
             way,
             *map(str, (vocabulary, tokens, hidden)),
@@ -134,10 +133,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each way whose median counts")
     parser.add_argument("--vocabularies", default=",".join(map(str, VOCABULARIES)))
-    parser.add_argument("--rows", type=int, default=ROWS, help="trained tokens of a chunk")
+    parser.add_argument("--rows", type=int, default=loss.ROWS, help="trained tokens of a chunk")
     parser.add_argument("--peak", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    head.ROWS = arguments.rows
+    usual, loss.ROWS = loss.ROWS, arguments.rows
     if arguments.peak:
         way, *sizes = arguments.peak
         print(peak(way, *map(int, sizes)))
@@ -162,7 +161,7 @@ def main() -> None:
             f"{row['memory']:.2f}", *(f"{peaks[way] / 2**20:,.0f}" for way in WAYS),
         ]  # fmt: skip
         print("| " + " | ".join(cells) + " |", flush=True)
-    if arguments.rows != ROWS:
+    if usual != loss.ROWS:
         return
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     found = {"card": name, "date": datetime.date.today().isoformat(), "versions": versions, "figures": figures}

@@ -28,7 +28,7 @@ TOLERANCE = {"fp32": 1e-6, "bf16": 2e-2}
 @pytest.fixture(autouse=True)
 def chunks_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several chunks, of unlike size, in what a tiny model is given."""
-    monkeypatch.setattr(head, "ROWS", 16)
+    monkeypatch.setattr("hydraft.loss.ROWS", 16)
 
 
 def batch_of(config: Config, vocabulary: int) -> dict[str, Any]:

@@ -143,7 +143,7 @@ class Live(TorchDispatchMode):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_loss_in_chunks_has_at_once_what_the_formula_says(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a few hundred tokens in chunks of 64, through a head of a vocabulary that is large beside the hidden states."""
-    monkeypatch.setattr("hydraft.models.head.ROWS", 64)
+    monkeypatch.setattr("hydraft.loss.ROWS", 64)
     monkeypatch.setattr("hydraft.plan.activations.ROWS", 64)
     config = config_of("model=tiny", "quant=none", f"train.precision={precision}", "kernels.loss=chunked")
     native = planned_config(config.model)

@@ -17,8 +17,8 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from hydraft import loss
 from hydraft.data.encode import IGNORE
-from hydraft.loss import ROWS
 
 
 class _Summed(torch.autograd.Function):
@@ -33,7 +33,8 @@ class _Summed(torch.autograd.Function):
     ) -> torch.Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden)
-        chunks = -(-len(hidden) // ROWS) or 1  # of like size: a last one of few rows would read all of the head too
+        # Of like size: a last one of few rows would read all of the head too.
+        chunks = -(-len(hidden) // loss.ROWS) or 1
         parts = zip(hidden.chunk(chunks), gradient.chunk(chunks), targets[:, None].chunk(chunks), strict=True)
         for rows, into, target in parts:
             logits = (rows @ weight.T).float()  # (C, V)
@@ -61,8 +62,8 @@ def summed_loss(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tenso
         weight: (V, H).
         targets: (L,), none of them ignored.
     """
-    loss: torch.Tensor = _Summed.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
-    return loss
+    summed: torch.Tensor = _Summed.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
+    return summed
 
 
 def take_loss_in_chunks(model: PreTrainedModel) -> None:
@@ -99,7 +100,7 @@ def take_loss_in_chunks(model: PreTrainedModel) -> None:
         else:
             following = pad(labels, (0, 1), value=IGNORE)[:, 1:]  # (B, T): what comes next
             hidden, targets = hidden[following != IGNORE], following[following != IGNORE]
-        loss = model.lm_head(hidden, targets)
-        return CausalLMOutputWithPast(loss=loss / (len(targets) if count is None else count))
+        summed = model.lm_head(hidden, targets)
+        return CausalLMOutputWithPast(loss=summed / (len(targets) if count is None else count))
 
     head.forward, model.forward = of_head, forward
