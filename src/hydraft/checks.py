@@ -15,6 +15,7 @@ from hydraft.choices import (
     Kernels,
     Launcher,
     LoraMethod,
+    Loss,
     Mode,
     Offload,
     OnDivergence,
@@ -119,6 +120,15 @@ COMBINATIONS = [
         lambda c: c.kernels.kind in kernels.PACKAGES and find_spec(kernels.PACKAGES[c.kernels.kind]) is None,
         "kernels={c.kernels.kind.value} needs a package that is not installed: pip install 'hydraft[{c.kernels.kind.value}]', or use kernels=torch",
         here=True,
+    ),
+    # Chunks give the hidden states a gradient, and the head none.
+    _value(
+        lambda c: c.kernels.loss is Loss.chunked and c.lora.method is LoraMethod.none,
+        "kernels.loss=chunked is for a head that is frozen, and lora=none trains it: use kernels.loss=whole, or lora=default",
+    ),
+    _value(
+        lambda c: c.kernels.loss is Loss.chunked and "lm_head" in c.lora.target_modules,
+        "kernels.loss=chunked is for a head that is frozen, and lora.target_modules has lm_head: use kernels.loss=whole",
     ),
     Rule(
         lambda c, h: c.cluster.gpu_memory is not None and c.mode is not Mode.plan and not h.gpus,

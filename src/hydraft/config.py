@@ -122,8 +122,8 @@ class KernelsConfig:
     kind: Kernels = Kernels.torch
     """Whose kernels run the model: ``torch``, Liger's (``liger``) or Unsloth's (``unsloth``)."""
     loss: Loss = Loss.auto
-    """``torch`` only: the loss of all trained tokens at once (``whole``), or a few at a time (``chunked``): the logits are never there
-    together. ``auto`` goes by the vocabulary."""
+    """``torch`` only: the loss of all trained tokens at once (``whole``), or, where the head is frozen, of 512 at a time (``chunked``): the
+    logits are never there together. ``auto`` goes by the vocabulary."""
 
 
 @dataclass

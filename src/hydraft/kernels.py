@@ -119,7 +119,7 @@ LIMITS = [
     ),
     *(
         Limit(
-            kind, "kernels.loss=chunked", lambda c, _: c.kernels.loss is Loss.chunked,
+            kind, "kernels.loss=whole", lambda c, _: c.kernels.loss is not Loss.auto,
             "it has a loss of its own", "kernels.loss=auto", "its fused linear cross entropy",
         )
         for kind in (Kernels.liger, Kernels.unsloth)

@@ -1,6 +1,7 @@
-"""The formula for activations, against what autograd saves in one decoder layer of each family."""
+"""The formula for activations, against what autograd saves in one decoder layer of each family, and against what the loss has at once."""
 
 import dataclasses
+import weakref
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +10,13 @@ from weakref import WeakSet
 import pytest
 import torch
 from models.test_families import FAMILIES
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import config_of
 from hydraft import prepare
 from hydraft.config import Config
 from hydraft.data.batch import Padded, PaddingFree
+from hydraft.models import head
 from hydraft.models.load import load_trainable
 from hydraft.models.shapes import planned_config
 from hydraft.plan.activations import activations
@@ -108,3 +111,54 @@ def test_a_layer_keeps_what_the_formula_says(family: str, case: str) -> None:
     if config.lora.dropout:  # a CPU keeps the mask as a number and not as a byte
         ours += tokens * 3 * sum(columns for _, columns in known.linears.values())
     assert ours == pytest.approx(saved_by_a_layer(config), rel=0.05)
+
+
+class Live(TorchDispatchMode):
+    """The most bytes that what operations make takes at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.users: dict[int, int] = {}  # by address: tensors on a storage
+        self.sizes: dict[int, int] = {}
+        self.most = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, inputs: Any = (), named: Any = None) -> Any:
+        known = {id(value) for value in inputs if isinstance(value, torch.Tensor)}
+        made = function(*inputs, **(named or {}))
+        for tensor in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(tensor, torch.Tensor) and id(tensor) not in known:
+                address, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
+                self.users[address] = self.users.get(address, 0) + 1
+                self.sizes[address] = size
+                weakref.finalize(tensor, self.gone, address)
+        self.most = max(self.most, sum(self.sizes.values()))
+        return made
+
+    def gone(self, address: int) -> None:
+        self.users[address] -= 1
+        if not self.users[address]:
+            del self.users[address], self.sizes[address]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_loss_in_chunks_has_at_once_what_the_formula_says(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a few hundred tokens in chunks of 64, through a head of a vocabulary that is large beside the hidden states."""
+    monkeypatch.setattr("hydraft.loss.ROWS", 64)
+    monkeypatch.setattr("hydraft.plan.activations.ROWS", 64)
+    config = config_of("model=tiny", "quant=none", f"train.precision={precision}", "kernels.loss=chunked")
+    native = planned_config(config.model)
+    assert native is not None
+    known = layout(native | {"vocab_size": 4096, "hidden_size": 64})
+    assert known is not None
+    weight = torch.zeros(4096, 64, dtype=DTYPES[config.train.precision])
+    states = torch.ones(1, 512, 64, dtype=weight.dtype).requires_grad_()
+    with Live() as live:
+        kept = states[:, torch.arange(320)].flatten(0, 1)
+        saved: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.nbytes) or t, lambda t: t):
+            head.summed_loss(kept, weight, torch.zeros(320, dtype=torch.long))
+    made = activations(config, known, trained(known, config.lora), weight.itemsize, 512, 320)
+    assert saved == [320 * 64 * weight.itemsize]
+    assert made.logits == pytest.approx(live.most, rel=0.05)
+    config.kernels.loss = type(config.kernels.loss).whole
+    assert activations(config, known, trained(known, config.lora), weight.itemsize, 512, 320).logits > 4 * live.most

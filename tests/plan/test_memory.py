@@ -64,10 +64,15 @@ def test_full_fine_tuning_is_sixteen_bytes_a_parameter() -> None:
 
 
 def test_logits_by_hand_and_only_where_a_label_is() -> None:
-    made = priced("train.gradient_checkpointing=true", "data.max_length=512", labelled=512).training
+    recomputed = ["train.gradient_checkpointing=true", "data.max_length=512"]
+    made = priced(*recomputed, "kernels.loss=whole", labelled=512).training
     assert made.logits == 4 * 512 * 128256 * 12  # 4 records; at a layer's backward pass none are left
+    assert (
+        priced(*recomputed, labelled=512).training.total < 0.8 * made.total
+    )  # in chunks, a layer takes more than they do
     few, padded = (
         priced(
+            "kernels.loss=whole",
             "train.gradient_checkpointing=true",
             "train.micro_batch_size=1",
             "data.max_length=2048",

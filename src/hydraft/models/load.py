@@ -20,8 +20,10 @@ from transformers import (
 from hydraft.choices import Kernels, Precision
 from hydraft.config import Config, ConfigError, ModelConfig, QuantConfig
 from hydraft.lora import adapter
+from hydraft.loss import chunked
 from hydraft.models import attention, with_liger, with_unsloth
 from hydraft.models.families import native_targets
+from hydraft.models.head import take_loss_in_chunks
 from hydraft.quant import DTYPES, bits_and_bytes
 
 
@@ -88,6 +90,8 @@ def load_trainable(config: Config) -> PreTrainedModel | peft.PeftModel:
     base = load_base(config.model, config.quant, config.train.precision)
     if config.kernels.kind is Kernels.liger:
         with_liger.patch(base)
+    elif chunked(config, base.config.model_type, getattr(base.config, "vocab_size", 0)):
+        take_loss_in_chunks(base)
     if config.train.gradient_checkpointing:
         base.enable_input_require_grads()  # an adapter's inputs would else need no gradient, and nothing be recomputed
     there = {name.rpartition(".")[2] for name, _ in base.named_modules()}

@@ -14,6 +14,7 @@ from hydraft import checks
 from hydraft.choices import Kernels, Precision
 from hydraft.config import Config
 from hydraft.hardware import Gpu, Hardware, detect, parse_memory
+from hydraft.loss import chunked
 from hydraft.models.shapes import planned_config
 from hydraft.plan.disk import Disk, disk
 from hydraft.plan.memory import Memory, Subject, memory
@@ -126,8 +127,14 @@ def holds(config: Config, cost: Memory, machine: Hardware) -> bool | None:
 
 
 def known_layout(config: Config) -> tuple[Layout | None, Precision]:
-    """The parameters of the run's model as far as they are known without loading it, and what they are stored in."""
+    """The parameters of the run's model as far as they are known without loading it, and what they are stored in.
+
+    Raises:
+        ConfigError: ``kernels.loss`` asks for what they cannot do.
+    """
     native = planned_config(config.model) or {}
+    if native:  # a refusal comes before anything is loaded
+        chunked(config, str(native.get("model_type")), native.get("vocab_size", 0))
     name = str(native.get("dtype") or native.get("torch_dtype") or "bfloat16").removeprefix("torch.")
     return layout(native), {"float32": Precision.fp32, "float16": Precision.fp16}.get(name, Precision.bf16)
 

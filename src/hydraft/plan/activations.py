@@ -14,8 +14,9 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
-from hydraft.choices import Batching, LoraMethod, QuantKind
+from hydraft.choices import Batching, Kernels, LoraMethod, QuantKind
 from hydraft.config import Config
+from hydraft.loss import ROWS, chunked
 from hydraft.plan.parameters import Layout, Trained
 
 SOURCES = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "up", "up_proj": "up"}
@@ -47,6 +48,12 @@ def activations(config: Config, layout: Layout, learns: Trained, width: int, tok
         kept = at_layer = ends + sum(each[on] * count for on, count in _adapted(layout, learns).items())
     # In fp32: the log-softmax, the gradient of the loss, and that of the log-softmax. The logits themselves are gone by then.
     logits = labelled * layout.vocabulary * 12
+    if config.kernels.kind is not Kernels.torch:
+        # Their chunks have so many rows that the logits of one take about as much as all hidden states (Liger, arXiv:2410.10989, 3.2).
+        logits = labelled * layout.hidden * (2 * width + 8)
+    elif chunked(config, layout.architecture, layout.vocabulary):
+        # A chunk's logits and log-probabilities in fp32; of all trained tokens, their hidden states and the gradients of these.
+        logits = min(labelled, ROWS) * layout.vocabulary * 8 + labelled * layout.hidden * 2 * width
     working = tokens * (3 * width * layout.inner + 12 * layout.hidden)
     return Activations(kept, at_layer, logits, working)
 

@@ -61,6 +61,8 @@ class Layout:
     vocabulary: int
     head_norms: bool
     """Whether queries and keys are normalised head by head (Qwen3)."""
+    architecture: str
+    """``model_type`` of its config."""
 
     @cached_property
     def count(self) -> int:
@@ -117,7 +119,7 @@ def layout(native: Native) -> Layout | None:
         tensors.append(Tensor("lm_head.weight", (vocabulary, hidden)))
     return Layout(
         tuple(tensors), native["num_hidden_layers"], hidden, native["intermediate_size"], heads, heads * size, keys * size,
-        vocabulary, kind.head_norms,
+        vocabulary, kind.head_norms, native["model_type"],
     )  # fmt: skip
 
 
