@@ -31,6 +31,7 @@ def train(composed: DictConfig) -> float | None:
     changes = [] if saved is None else resume.changes(saved, admit.resolve(asked, machine), folder)
     admitted = admit.admit(asked, machine)
     config, priced = admitted.config, admitted.plan
+    changes = [] if saved is None else resume.changes(saved, config, folder)  # with what the records have settled
     if config.mode is Mode.plan:
         plan.report(config, priced, checks.refused_here(config, machine) + launch.refused_here(config))
         for note in admitted.notes:

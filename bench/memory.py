@@ -86,7 +86,7 @@ def resident(overrides: list[str]) -> dict[str, int]:
     model = load_trainable(dataclasses.replace(config, model=model_section))
     loaded = anonymous()
     optimizer = torch.optim.AdamW(list(trainable(model).values()), lr=1e-4)
-    if config.train.gradient_checkpointing:
+    if config.train.recomputes:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config))
     engine.train()

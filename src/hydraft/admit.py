@@ -25,7 +25,7 @@ class Admitted:
 
 
 def resolve(asked: Config, machine: Hardware | None) -> Config:
-    """``asked`` with ``auto`` replaced; a plan's for the machine that it plans for."""
+    """``asked`` with ``auto`` replaced, as far as that needs no records; a plan's for the machine that it plans for."""
     return plan.resolve(asked, plan.planned_for(asked, machine) if asked.mode is Mode.plan else machine)
 
 
@@ -45,6 +45,9 @@ def admit(asked: Config, machine: Hardware | None) -> Admitted:
         prepare.check(config.model)
     records = sources.training(config.data, config.seed)
     sources.held_out(config.data)
+    text = tokens.measure(records, config.data)
+    config = plan.settle(config, planned_for if asked.mode is Mode.plan else machine, text.longest_answer)
     whole = plan.resolve(config, planned_for)  # also where the machine of the run is not known yet
-    priced = plan.make_plan(whole, len(records), planned_for, tokens.measure(records, config.data))
+    whole = plan.settle(whole, planned_for, text.longest_answer)
+    priced = plan.make_plan(whole, len(records), planned_for, text)
     return Admitted(config, machine, priced, kernels.slower(whole, family))

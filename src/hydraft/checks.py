@@ -26,6 +26,7 @@ from hydraft.choices import (
 )
 from hydraft.config import TINY, Config, ConfigError
 from hydraft.hardware import Gpu, Hardware
+from hydraft.training import AUTO
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ VALUES = [
     _value(lambda c: c.train.save_minutes is not None and c.train.save_minutes <= 0, "train.save_minutes={c.train.save_minutes}: must be above 0, or null for no checkpoints by the clock"),
     _value(lambda c: c.train.keep_last < 1, "train.keep_last={c.train.keep_last}: must be at least 1"),
     _value(lambda c: not 0 <= c.train.grace <= 3600, "train.grace={c.train.grace}: must be from 0 (a signal ends the run at once) to 3600 seconds"),
+    _value(lambda c: isinstance(c.train.gradient_checkpointing, str) and c.train.gradient_checkpointing != AUTO, "train.gradient_checkpointing={c.train.gradient_checkpointing}: must be auto, true or false"),
     _value(lambda c: c.train.log_every < 1, "train.log_every={c.train.log_every}: must be at least 1"),
     _value(lambda c: c.train.loss_spike is not None and c.train.loss_spike <= 1, "train.loss_spike={c.train.loss_spike}: must be above 1 (times the highest loss of late), or null for no bound"),
     _value(lambda c: c.train.zero_grad_steps is not None and c.train.zero_grad_steps < 1, "train.zero_grad_steps={c.train.zero_grad_steps}: must be at least 1 step, or null for any number"),

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydraft import rundir
 from hydraft.choices import Launcher
 from hydraft.config import Config, ConfigError, load_config
+from hydraft.training import AUTO
 
 CHANGEABLE = (
     "mode", "resume", "cluster", "zero", "tracker", "train.epochs", "train.max_steps", "train.log_every", "train.save",
@@ -71,7 +72,7 @@ def changes(saved: Config, config: Config, folder: Path) -> list[str]:
 
 
 def adopted(config: Config, folder: Path) -> Config:
-    """``config`` with what the run in ``folder`` has changed in itself: steps it passes over, a smaller micro-batch."""
+    """``config`` with what the run in ``folder`` has settled or changed: recomputation, steps it passes over, a smaller micro-batch."""
     if not (folder / "config.yaml").exists():
         return config
     before = load_config(folder / "config.yaml").train
@@ -79,6 +80,8 @@ def adopted(config: Config, folder: Path) -> Config:
     taken: dict[str, Any] = {}
     if not train.pass_over:
         taken["pass_over"] = before.pass_over
+    if train.gradient_checkpointing == AUTO:
+        taken["gradient_checkpointing"] = before.gradient_checkpointing
     sizes = ("micro_batch_size", "gradient_accumulation_steps")
     old, new = ([getattr(section, name) for name in sizes] for section in (before, train))
     if train.auto_micro_batch and old[0] < new[0] and math.prod(old) == math.prod(new):

@@ -55,8 +55,8 @@ def training_arguments(config: Config, folder: Path) -> TrainingArguments:
         adam_epsilon=train.eps,
         max_grad_norm=train.max_grad_norm,
         optim="adamw_torch",
-        gradient_checkpointing=train.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if train.gradient_checkpointing else None,
+        gradient_checkpointing=train.recomputes,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if train.recomputes else None,
         average_tokens_across_devices=True,  # every trained token of the global batch weighs the same
         logging_steps=train.log_every,
         logging_first_step=True,

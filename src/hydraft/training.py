@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 
 from hydraft.choices import OnDivergence, Precision, Save, Scheduler
 
+AUTO = "auto"
+"""A setting that the plan settles."""
+
 
 @dataclass
 class TrainConfig:
@@ -31,8 +34,9 @@ class TrainConfig:
     """Clip the global gradient norm; 0 for no clipping."""
     precision: Precision = Precision.auto
     """``auto``: bf16 where the card has it, fp16 on older cards, fp32 on a CPU."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more work."""
+    gradient_checkpointing: bool | str = AUTO
+    """Recompute activations in the backward pass: less memory, about a third more work. ``auto``: where the plan says that the run
+    does not fit without, and fits with it."""
     log_every: int = 10
     """Optimizer steps between two lines of metrics.jsonl."""
     eval_every: int | str | None = None
@@ -61,3 +65,8 @@ class TrainConfig:
     """Optimizer steps that are not made: their records are never trained from there on. ``rewind`` adds to it."""
     auto_micro_batch: bool = False
     """Out of memory in a pass: halve the micro-batch, keep the global batch, and go on from the newest checkpoint."""
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether activations are recomputed; an ``auto`` that has not been settled means no."""
+        return self.gradient_checkpointing is True

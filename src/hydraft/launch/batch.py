@@ -27,6 +27,8 @@ def _run(folder: Path, quiet: bool) -> int:
     try:
         machine = hardware.detect()
         config = plan.resolve(load_config(folder / "config.yaml"), machine)
+        planned = json.loads((folder / "plan.json").read_text())
+        config = plan.settle(config, machine, planned.get("labelled", config.data.max_length))
         checks.check(config, machine)
         rundir.write_text(folder / "config.yaml", saved(config))
         known = json.loads((folder / "environment.json").read_text())

@@ -92,7 +92,7 @@ def load_trainable(config: Config) -> PreTrainedModel | peft.PeftModel:
         with_liger.patch(base)
     elif chunked(config, base.config.model_type, getattr(base.config, "vocab_size", 0)):
         take_loss_in_chunks(base)
-    if config.train.gradient_checkpointing:
+    if config.train.recomputes:
         base.enable_input_require_grads()  # an adapter's inputs would else need no gradient, and nothing be recomputed
     there = {name.rpartition(".")[2] for name, _ in base.named_modules()}
     lora = adapter(config.lora, native_targets(config.lora.target_modules, there))

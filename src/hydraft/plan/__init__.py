@@ -20,11 +20,15 @@ from hydraft.plan.disk import Disk, disk
 from hydraft.plan.memory import Memory, Subject, memory
 from hydraft.plan.network import Network, network
 from hydraft.plan.parameters import Layout, layout, trained
-from hydraft.plan.search import Change, cheapest
+from hydraft.plan.search import Change, apply, cheapest
 from hydraft.plan.tokens import Text
+from hydraft.training import AUTO
 
 UNKNOWN_CARD = Gpu("a card", 0, 8.0)
 """Stands for cards that are not here and whose memory no one has said."""
+
+
+RECOMPUTES = "train.gradient_checkpointing"
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class Plan:
     """Bytes of a machine's main memory, 0 where it is not this machine's."""
     cost: Cost | None
     """None for an architecture that the plan does not know."""
+    without: int | None
+    """Bytes that a card (on CPUs, a machine) would hold without recomputation, for a run that recomputes; else None."""
     fits: bool | None
     """Whether card and machine hold it; None where nothing is known to hold it against."""
     change: Change | None
@@ -85,12 +91,15 @@ def make_plan(config: Config, records: int, machine: Hardware | None = None, tex
     steps_per_epoch = math.ceil(records / config.global_batch_size)
     steps = config.train.max_steps or math.ceil(steps_per_epoch * config.train.epochs)
     known, stored = known_layout(config)
-    cost, fits, change = None, None, None
+    cost, without, fits, change = None, None, None, None
     labelled = text.longest_answer if text else config.data.max_length
     if known is not None:
         subject = Subject(known, trained(known, config.lora), labelled, stored)
         cost = price(config, subject, machine)
         fits = holds(config, cost.memory, machine)
+        if config.train.recomputes:
+            kept = memory(apply(config, [(RECOMPUTES, False)]), subject, bool(machine.gpus))
+            without = kept.peak if machine.gpus else kept.host_peak * config.cluster.ranks_per_node
         if fits is False:
             change = cheapest(
                 config,
@@ -101,7 +110,7 @@ def make_plan(config: Config, records: int, machine: Hardware | None = None, tex
     card = min((gpu.memory for gpu in machine.gpus), default=None)
     return Plan(
         records, config.global_batch_size, steps_per_epoch, steps, steps / steps_per_epoch,
-        text.tokens if text else None, labelled, card, machine.memory, cost, fits, change,
+        text.tokens if text else None, labelled, card, machine.memory, cost, without, fits, change,
     )  # fmt: skip
 
 
@@ -157,7 +166,7 @@ def planned_for(config: Config, here: Hardware | None) -> Hardware:
 
 
 def resolve(config: Config, hardware: Hardware | None) -> Config:
-    """Replace each ``auto`` by what ``hardware`` calls for, so that the saved config says what ran.
+    """Replace each ``auto`` by what ``hardware`` calls for, so that the saved config says what ran; ``settle`` has the rest.
 
     Without ``hardware``, ``auto`` stays until the machine is known.
     """
@@ -169,6 +178,29 @@ def resolve(config: Config, hardware: Hardware | None) -> Config:
         model=dataclasses.replace(config.model, dtype=dtype),
         train=dataclasses.replace(config.train, precision=precision),
     )
+
+
+def settle(config: Config, hardware: Hardware | None, labelled: int) -> Config:
+    """Replace ``train.gradient_checkpointing=auto`` of a resolved ``config``; without ``hardware`` it stays.
+
+    It is on where the run does not fit without and fits with it. Where it fits neither way it is off: then the plan's
+    ``change`` says what to do, and recomputation is among what it tries.
+
+    Args:
+        labelled: the most trained tokens of a record.
+
+    Raises:
+        ConfigError: the adapter's targets are not in the model.
+    """
+    if config.train.gradient_checkpointing != AUTO or hardware is None:
+        return config
+    off, on = (apply(config, [(RECOMPUTES, value)]) for value in (False, True))
+    known, stored = known_layout(config)
+    if known is None:
+        return off
+    subject = Subject(known, trained(known, config.lora), labelled, stored)
+    fits = [holds(one, memory(one, subject, bool(hardware.gpus)), hardware) for one in (off, on)]
+    return on if fits == [False, True] else off
 
 
 def _precision(hardware: Hardware) -> Precision:

@@ -41,7 +41,7 @@ def activations(config: Config, layout: Layout, learns: Trained, width: int, tok
     """Bytes that a micro-batch of ``tokens`` tokens needs, of which ``labelled`` are trained."""
     each = {on: tokens * _layer(config, layout, on, width) for on in _adapted(layout, learns)}
     ends = tokens * layout.hidden * (width + 4)  # the embedding's output, and the last norm's input in fp32
-    if config.train.gradient_checkpointing:
+    if config.train.recomputes:
         kept = layout.layers * tokens * layout.hidden * width + ends  # a layer's input each
         at_layer = kept + max(each.values())
     else:

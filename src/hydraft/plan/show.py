@@ -32,6 +32,8 @@ def head(config: Config, plan: Plan, console: Console | None = None) -> None:
     _say(console, batch(config, plan))
     if plan.cost is not None:
         _say(console, f"{parameters(plan.cost)} · about {_peak(config, plan)}")
+    if plan.without is not None:
+        _say(console, recomputation(plan))
     if plan.fits is False:
         _say(console, verdict(plan), style="red")
 
@@ -56,6 +58,8 @@ def whole(config: Config, plan: Plan, refused: list[str], console: Console | Non
             _say(console, "loading: quantised weights are whole on every rank until ZeRO-3 has sharded them")
         _say(console, _network(config, plan.cost))
         _say(console, _disk(plan.cost))
+        if plan.without is not None:
+            _say(console, recomputation(plan))
         _say(console, verdict(plan), style="bold red" if plan.fits is False else "bold green")
     for message in refused:
         _say(console, f"refused here: {message}", style="yellow")
@@ -90,6 +94,14 @@ def verdict(plan: Plan) -> str:
     held += f"{size(change.host_peak)} of main memory a rank"
     slower = f"; a step takes some {change.slowdown:.1f} times as long" if change.slowdown > 1 else ""
     return f"does not fit; the cheapest change: {' '.join(change.overrides)} ({held}{slower})"
+
+
+def recomputation(plan: Plan) -> str:
+    """What a run that recomputes activations would take if it did not."""
+    assert plan.without is not None
+    there = plan.host_memory if plan.gpu_memory is None else plan.gpu_memory
+    what = "of main memory" if plan.gpu_memory is None else "a card"
+    return f"recomputes activations: {size(plan.without)} {what} without" + (f", of {size(there)}" if there else "")
 
 
 def _peak(config: Config, plan: Plan) -> str:
