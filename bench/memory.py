@@ -85,7 +85,7 @@ def resident(overrides: list[str]) -> dict[str, int]:
     start = anonymous()
     model = load_trainable(dataclasses.replace(config, model=model_section))
     loaded = anonymous()
-    optimizer = torch.optim.AdamW(list(trainable(model).values()), lr=1e-4)
+    optimizer = torch.optim.AdamW(list(trainable(model).values()), lr=1e-4, fused=True)
     if config.train.recomputes:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config))

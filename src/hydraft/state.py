@@ -69,7 +69,7 @@ def load_optimizer(engine: Any, parameters: Parameters, folder: Path, step: int)
     for (kind, name), value in _told(folder, parameters, KINDS):
         _set(engine, parameters[name], kind, value)
     for state in states:
-        state["step"] = torch.tensor(float(step)) if torch.is_tensor(state["step"]) else step
+        state["step"] = torch.full_like(state["step"], step) if torch.is_tensor(state["step"]) else step
 
 
 def adam_step(engine: Any) -> int:
@@ -148,7 +148,8 @@ def _make_states(engine: Any) -> list[dict[str, Any]]:
         state = adam.state[tensor]
         if not state:
             on_host = type(adam).__name__ == "DeepSpeedCPUAdam"
-            state["step"] = 0 if on_host else torch.tensor(0.0)
+            counts_on = tensor.device if adam.param_groups[0].get("fused") else "cpu"  # its kernel reads the count itself
+            state["step"] = 0 if on_host else torch.zeros((), dtype=torch.float32, device=counts_on)
             for kind in MOMENTS:
                 state[kind] = torch.zeros_like(tensor.detach())
     if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):

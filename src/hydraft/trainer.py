@@ -54,7 +54,7 @@ def training_arguments(config: Config, folder: Path) -> TrainingArguments:
         adam_beta2=train.betas[1],
         adam_epsilon=train.eps,
         max_grad_norm=train.max_grad_norm,
-        optim="adamw_torch",
+        optim="adamw_torch_fused",  # bench/optimizer.py
         gradient_checkpointing=train.recomputes,
         gradient_checkpointing_kwargs={"use_reentrant": False} if train.recomputes else None,
         average_tokens_across_devices=True,  # every trained token of the global batch weighs the same

@@ -39,9 +39,10 @@ def kept(overrides: str) -> dict[str, int]:
     os.environ.update(ops.environment(machine))
     model = load_trainable(dataclasses.replace(config, model=prepare.native(config.model, config.seed)))
     learns = list(trainable(model).values())
-    adam = torch.optim.AdamW if config.zero.offload_optimizer is Offload.none else DeepSpeedCPUAdam
+    here = config.zero.offload_optimizer is Offload.none
+    adam = torch.optim.AdamW(learns, lr=1e-3, fused=True) if here else DeepSpeedCPUAdam(learns, lr=1e-3)
     settings = {**deepspeed_config(config), "train_batch_size": config.global_batch_size}
-    engine, optimizer, *_ = deepspeed.initialize(model=model, optimizer=adam(learns, lr=1e-3), config=settings)
+    engine, optimizer, *_ = deepspeed.initialize(model=model, optimizer=adam, config=settings)
     for _ in range(config.train.gradient_accumulation_steps):
         ids = torch.randint(9, 99, (1, 32))
         engine.backward(engine(input_ids=ids, labels=ids).loss)

@@ -1,0 +1,76 @@
+"""Seconds of AdamW's step: torch's default (a loop of kernels over all tensors) and its fused kernel, on the same state.
+
+    python bench/optimizer.py [--rounds 7] [--cuda]
+
+What is stepped is what a run steps: single tensors as they are under ZeRO-0, or one flat fp32 partition under ZeRO-1 and 2; under
+ZeRO-3 one flat partition a group too. The two take turns (A B A B …); medians, and how often the fused one is faster.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+ADAPTER = [(8, 512), (512, 8)] * 32 + [(8, 1408), (512, 8)] * 8
+"""LoRA r 8 on a model of 31 M parameters."""
+MODEL = [(8192, 512), *([(512, 512)] * 4 + [(1408, 512)] * 2 + [(512, 1408), (512,), (512,)]) * 8, (512,)]
+"""All of its weights."""
+
+
+def state(shapes: list[tuple[int, ...]], flat: bool, fused: bool, device: torch.device) -> Callable[[], object]:
+    """The step of an optimizer that has made one, for tensors of these shapes."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(shape, generator=generator) for shape in shapes]
+    if flat:
+        tensors = [torch.cat([tensor.flatten() for tensor in tensors])]
+    parameters = [tensor.to(device).requires_grad_() for tensor in tensors]
+    for parameter in parameters:
+        parameter.grad = torch.randn(parameter.shape, generator=generator).to(device)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=fused)
+    optimizer.step()
+    return optimizer.step
+
+
+def seconds(step: Callable[[], object], times: int, device: torch.device) -> float:
+    """Of one step, in the mean over ``times``."""
+    started = time.perf_counter()
+    for _ in range(times):
+        step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) / times
+
+
+def main() -> None:
+    """Take turns and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each")
+    parser.add_argument("--cuda", action="store_true", help="on a GPU")
+    options = parser.parse_args()
+    device = torch.device("cuda" if options.cuda else "cpu")
+    print("| state | parameters | tensors | default, ms | fused, ms | times as fast | fused faster |")
+    print("|---|---|---|---|---|---|---|")
+    for name, shapes in {"adapter": ADAPTER, "model": MODEL}.items():
+        for flat in (False, True):
+            steps = [state(shapes, flat, fused, device) for fused in (False, True)]
+            count = sum(torch.Size(shape).numel() for shape in shapes)
+            times = max(2, 8_000_000 // count)
+            turns = [[seconds(step, times, device) for step in steps] for _ in range(options.rounds)]
+            default, fused = (statistics.median(turn[index] for turn in turns) for index in (0, 1))
+            won = sum(turn[1] < turn[0] for turn in turns)
+            print(
+                f"| {name}{', flat' if flat else ''} | {count:,} | {1 if flat else len(shapes)} | {default * 1e3:.2f} "
+                f"| {fused * 1e3:.2f} | {default / fused:.1f} | {won} of {options.rounds} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
