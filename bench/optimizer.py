@@ -10,7 +10,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -18,13 +18,15 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-ADAPTER = [(8, 512), (512, 8)] * 32 + [(8, 1408), (512, 8)] * 8
+Shapes = Sequence[tuple[int, ...]]
+
+ADAPTER: Shapes = [(8, 512), (512, 8)] * 32 + [(8, 1408), (512, 8)] * 8
 """LoRA r 8 on a model of 31 M parameters."""
-MODEL = [(8192, 512), *([(512, 512)] * 4 + [(1408, 512)] * 2 + [(512, 1408), (512,), (512,)]) * 8, (512,)]
+MODEL: Shapes = [(8192, 512), *([(512, 512)] * 4 + [(1408, 512)] * 2 + [(512, 1408), (512,), (512,)]) * 8, (512,)]
 """All of its weights."""
 
 
-def state(shapes: list[tuple[int, ...]], flat: bool, fused: bool, device: torch.device) -> Callable[[], object]:
+def state(shapes: Shapes, flat: bool, fused: bool, device: torch.device) -> Callable[[], object]:
     """The step of an optimizer that has made one, for tensors of these shapes."""
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(shape, generator=generator) for shape in shapes]

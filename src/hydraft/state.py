@@ -148,7 +148,9 @@ def _make_states(engine: Any) -> list[dict[str, Any]]:
         state = adam.state[tensor]
         if not state:
             on_host = type(adam).__name__ == "DeepSpeedCPUAdam"
-            counts_on = tensor.device if adam.param_groups[0].get("fused") else "cpu"  # its kernel reads the count itself
+            counts_on = (
+                tensor.device if adam.param_groups[0].get("fused") else "cpu"
+            )  # its kernel reads the count itself
             state["step"] = 0 if on_host else torch.zeros((), dtype=torch.float32, device=counts_on)
             for kind in MOMENTS:
                 state[kind] = torch.zeros_like(tensor.detach())

@@ -1,0 +1,162 @@
+"""Attention over documents: what flash attention is given, and that both ways give the same.
+
+Shapes: N tokens of a row, H query heads, K key and value heads, D features a head.
+"""
+
+import inspect
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AutoModelForCausalLM, GlmConfig, LlamaConfig, PreTrainedConfig
+
+from hydraft.data.batch import PaddingFree
+from hydraft.models import attention
+
+LENGTHS = (5, 1, 17, 8)
+HEADS, KEYS, SIZE = 4, 2, 8
+SHAPE = {
+    "vocab_size": 32, "hidden_size": HEADS * SIZE, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": HEADS, "num_key_value_heads": KEYS, "head_dim": SIZE, "pad_token_id": 0, "eos_token_id": 2,
+}  # fmt: skip
+
+
+def model_of(family: type[PreTrainedConfig]) -> Any:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(family(**SHAPE), dtype=torch.float32)
+    attention.register()
+    model.set_attn_implementation(attention.NAME)
+    return model
+
+
+def batch() -> dict[str, Any]:
+    """A real collator's, of documents of these lengths."""
+    generator = torch.Generator().manual_seed(0)
+    documents = [torch.randint(3, 32, (length,), generator=generator).tolist() for length in LENGTHS]
+    return PaddingFree()([[{"input_ids": ids, "labels": ids}] for ids in documents])
+
+
+class Recorder:
+    """Stands for ``varlen_attn``: keeps what it was given, and answers by one masked matrix product over the row."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+
+    def __call__(self, *args: Any, **named: Any) -> torch.Tensor:
+        call = inspect.signature(varlen_attn).bind(*args, **named)  # as the real one would take it
+        call.apply_defaults()
+        self.calls.append(dict(call.arguments))
+        q, k, v = (call.arguments[name].transpose(0, 1) for name in ("query", "key", "value"))  # (H, N, D), (K, N, D)
+        if call.arguments["enable_gqa"]:
+            k, v = (x.repeat_interleave(q.shape[0] // k.shape[0], 0) for x in (k, v))
+        ends = call.arguments["cu_seq_q"]
+        document = torch.bucketize(torch.arange(q.shape[1]), ends[1:], right=True)  # (N,)
+        seen = (document[:, None] == document[None]).tril()  # (N, N)
+        scores = (q @ k.mT * call.arguments["scale"]).masked_fill(~seen, -torch.inf)
+        return (scores.softmax(-1) @ v).transpose(0, 1)  # (N, H, D)
+
+
+@pytest.mark.parametrize("family", [LlamaConfig, GlmConfig])
+def test_flash_attention_is_given_the_row_once_with_its_documents(
+    family: type[PreTrainedConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loss and gradients to 1e-6 of those of one sdpa a document."""
+    model, given, found = model_of(family), batch(), []
+    recorder = Recorder()
+    for flash in (False, True):
+        if flash:
+            monkeypatch.setattr(attention, "varlen_attn", recorder)
+            monkeypatch.setattr(attention, "flash_takes", lambda *_: True)
+        model.zero_grad()
+        loss = model(**given).loss
+        loss.backward()
+        found.append((loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
+    (split, gradient), (flashed, flash_gradient) = found
+    assert float(flashed) == pytest.approx(float(split), rel=1e-6)
+    assert (flash_gradient - gradient).norm() <= 1e-6 * gradient.norm()
+    assert len(recorder.calls) == SHAPE["num_hidden_layers"]
+    tokens = sum(LENGTHS)
+    for call in recorder.calls:
+        assert call["query"].shape == (tokens, HEADS, SIZE)
+        assert call["key"].shape == call["value"].shape == (tokens, KEYS, SIZE)
+        for name in ("cu_seq_q", "cu_seq_k"):
+            assert call[name].dtype is torch.int32 and call[name].is_contiguous()
+            assert call[name].tolist() == [0, 5, 6, 23, 31]
+        assert call["max_q"] == call["max_k"] == max(LENGTHS) and type(call["max_q"]) is int
+        assert call["scale"] == pytest.approx(SIZE**-0.5)
+        assert call["window_size"] == (-1, 0) and call["enable_gqa"] is True
+        assert all(call[name].stride(-1) == 1 for name in ("query", "key", "value"))
+
+
+LLAMA = {"is_cuda": True, "dtype": torch.bfloat16, "shape": (1, 32, 99, 128)}
+
+
+@pytest.mark.parametrize(
+    ("change", "capability", "expected"),
+    [
+        ({}, (8, 0), True),
+        ({"dtype": torch.float16}, (9, 0), True),
+        ({}, (7, 5), False),
+        ({"dtype": torch.float32}, (8, 0), False),
+        ({"is_cuda": False}, (8, 0), False),
+        ({"shape": (1, 32, 99, 256)}, (8, 0), True),
+        ({"shape": (1, 32, 99, 256)}, (8, 9), False),
+        ({"shape": (1, 32, 99, 264)}, (8, 0), False),
+        ({"shape": (1, 32, 99, 100)}, (8, 0), False),
+    ],
+)
+def test_what_flash_attention_takes(
+    change: dict[str, Any], capability: tuple[int, int], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
+    tensor: Any = SimpleNamespace(**{**LLAMA, **change})
+    assert attention.flash_takes(tensor, tensor, tensor) is expected
+    other: Any = SimpleNamespace(**{**LLAMA, "dtype": torch.float32})
+    assert not attention.flash_takes(tensor, other, tensor)
+
+
+def test_boundaries_are_read_from_the_device_once_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    diff = torch.Tensor.diff
+    monkeypatch.setattr(torch.Tensor, "diff", lambda self: asked.append(1) or diff(self))
+    model = model_of(LlamaConfig)
+    before = len(attention._lengths)
+    for _ in range(2):
+        given = batch()
+        model(**given)
+    assert len(asked) == 2  # and there are two layers
+    del given
+    assert len(attention._lengths) <= before + 1  # forgotten with the batch
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("size", [64, 128])
+def test_on_a_gpu_both_ways_are_the_same_and_no_document_sees_another(size: int) -> None:
+    """bf16: to 2e-2 of the largest element, forward and backward (its own epsilon is 8e-3)."""
+    torch.manual_seed(0)
+    ends = torch.tensor([0, *LENGTHS], dtype=torch.int32).cumsum(0, dtype=torch.int32).cuda()
+    tokens, longest = sum(LENGTHS), max(LENGTHS)
+    shapes = ((1, HEADS, tokens, size), (1, KEYS, tokens, size), (1, KEYS, tokens, size))
+    q, k, v = (torch.randn(shape, device="cuda", dtype=torch.bfloat16).requires_grad_() for shape in shapes)
+    assert attention.flash_takes(q, k, v)
+    module, weight = torch.nn.Module(), torch.randn(1, tokens, HEADS, size, device="cuda", dtype=torch.bfloat16)
+
+    def run(max_length: int | None) -> list[torch.Tensor]:
+        out, _ = attention.documents_attention(
+            module, q, k, v, None, scaling=size**-0.5, cu_seq_lens_q=ends, max_length_q=max_length
+        )
+        return [out.detach(), *torch.autograd.grad((out * weight).sum(), (q, k, v))]
+
+    for flash, split in zip(run(longest), run(None), strict=True):
+        assert (flash - split).abs().max() <= 2e-2 * split.abs().max()
+    before = run(longest)[0]
+    with torch.no_grad():
+        for tensor in (k, v):
+            tensor[:, :, 6:23].neg_()
+    after = run(longest)[0]
+    for document, (start, end) in enumerate(pairwise(ends.tolist())):
+        assert torch.equal(before[:, start:end], after[:, start:end]) == (document != 2)
