@@ -3,10 +3,12 @@
 Each row says when it applies and what to write instead; ``check`` raises the first that does.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from shutil import which
 
 from hydraft import kernels
 from hydraft.choices import (
@@ -48,6 +50,11 @@ def _is_interval(every: int | str | None) -> bool:
 
 def _value(broken: Callable[[Config], bool], message: str, source: str = "", here: bool = False) -> Rule:
     return Rule(lambda c, _: broken(c), message, source, here)
+
+
+def _compilers(hardware: Hardware) -> list[str]:
+    """What torch.compile calls: for a CPU a C++ compiler, for a GPU one for C."""
+    return [os.environ.get("CC", "gcc"), "clang"] if hardware.gpus else [os.environ.get("CXX", "g++")]
 
 
 VALUES = [
@@ -111,6 +118,22 @@ COMBINATIONS = [
     _value(
         lambda c: c.tracker.kind is not TrackerKind.none and find_spec(c.tracker.kind.value) is None,
         "tracker={c.tracker.kind.value} needs a package that is not installed: pip install 'hydraft[{c.tracker.kind.value}]', or use tracker=none",
+        here=True,
+    ),
+    # A gathered weight is there from a hook before a module's forward pass to one after it; a compiled layer has no such moments.
+    _value(
+        lambda c: c.train.compile and c.zero.stage == 3,
+        "train.compile=true: a compiled layer does not stop for zero=stage3 to gather its weights: use zero=stage2, or train.compile=false",
+        source="DeepSpeed, runtime/zero/parameter_offload.py: hooks on every module",
+    ),
+    _value(
+        lambda c: c.train.compile and c.kernels.kind is not Kernels.torch,
+        "train.compile=true compiles the layers whose kernels kernels={c.kernels.kind.value} replaces: use kernels=torch, or train.compile=false",
+    ),
+    Rule(
+        lambda c, h: c.train.compile and not any(map(which, _compilers(h))),
+        "train.compile=true needs a compiler, and none was found: use train.compile=false, or have one (Debian: apt-get install g++)",
+        source="torch, _inductor/cpp_builder.py; on a GPU Triton compiles its launchers",
         here=True,
     ),
     Rule(

@@ -37,6 +37,8 @@ class TrainConfig:
     gradient_checkpointing: bool | str = AUTO
     """Recompute activations in the backward pass: less memory, about a third more work. ``auto``: where the plan says that the run
     does not fit without, and fits with it."""
+    compile: bool = False
+    """Compile the decoder layers after the first steps (TorchInductor), and say from which step on that pays."""
     log_every: int = 10
     """Optimizer steps between two lines of metrics.jsonl."""
     eval_every: int | str | None = None

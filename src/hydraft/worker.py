@@ -13,6 +13,7 @@ import transformers
 
 from hydraft import agree, checkpoint, heartbeat, plan, preempt, prepare, report, rundir, state
 from hydraft.choices import LoraMethod
+from hydraft.compiled import Compiled
 from hydraft.config import Config, load_config
 from hydraft.data import cache, sources
 from hydraft.data.batch import Examples, fill, pack
@@ -73,10 +74,13 @@ def _train(config: Config, folder: Path, screen: Screen, memory: Watch) -> None:
     stopper = Stopper(config.train.grace, arguments.device)
     scorer = Scorer(model, held_out, config.train, reporter, screen, stopper)
     keeper = Keeper(config, folder, encoded.key, reporter, scorer, first)
-    callbacks = [stopper, scorer, reporter, keeper]
+    compiled = [Compiled(model, reporter, arguments.device)] if config.train.compile else []
+    callbacks = [*compiled, stopper, scorer, reporter, keeper]
     trainer = RunTrainer(config, model, examples, lengths, tokenizer, start, args=arguments, callbacks=callbacks)
     trainer.remove_callback(transformers.PrinterCallback)
     memory.trainer = trainer
+    for callback in compiled:
+        callback.trainer = trainer
     health = Health(config, folder, reporter, trainer)
     trainer.add_callback(health)
     keeper.attach(trainer, numbers, health)

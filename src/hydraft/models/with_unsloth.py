@@ -36,7 +36,7 @@ def load(config: Config) -> peft.PeftModel:
         use_exact_model_name=True,  # else a name may stand for other weights, quantised beforehand
         fix_tokenizer=False,  # ours has been looked at
         offload_embedding=False,
-        use_gradient_checkpointing=config.train.gradient_checkpointing,
+        use_gradient_checkpointing=config.train.recomputes,
         random_state=config.seed,
     )
     base.config.use_cache = False
@@ -51,7 +51,7 @@ def load(config: Config) -> peft.PeftModel:
         target_modules="all-linear" if targets == ["all-linear"] else targets,
         use_rslora=config.lora.method is LoraMethod.rslora,
         use_dora=config.lora.method is LoraMethod.dora,
-        use_gradient_checkpointing=config.train.gradient_checkpointing,
+        use_gradient_checkpointing=config.train.recomputes,
         random_state=config.seed,  # the same first weights on every rank
     )
     assert isinstance(adapted, peft.PeftModel)
