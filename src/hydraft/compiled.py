@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch._inductor.config as inductor
 import torch.distributed as dist
+import torch.fx.experimental._config as shapes
 from torch._dynamo.utils import counters
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -23,7 +24,7 @@ from hydraft import heartbeat, rundir
 from hydraft.reporter import Reporter
 from hydraft.trainer import RunTrainer
 
-EAGER = 5
+EAGER = 8
 """Optimizer steps before layers are compiled; the first, which warms up, is not timed."""
 TIMED, LOOK = 8, 10
 """Compiled steps that it takes to know, and after how many the ranks compare what they have."""
@@ -132,6 +133,7 @@ class Compiled(TrainerCallback):
     def _compile(self) -> None:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(rundir.cache_folder("inductor")))
         inductor.compile_threads = torch.get_num_threads()  # a rank's share of the cores
+        shapes.use_duck_shape = False  # that two lengths are the same by chance is nothing to compile for
         for layer in self.layers:
             layer.compile(dynamic=True)  # rows are of any length
 
