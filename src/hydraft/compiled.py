@@ -18,6 +18,7 @@ import torch._inductor.config as inductor
 import torch.distributed as dist
 import torch.fx.experimental._config as shapes
 from torch._dynamo.utils import counters
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hydraft import heartbeat, rundir
@@ -28,6 +29,8 @@ EAGER = 8
 """Optimizer steps before layers are compiled; the first, which warms up, is not timed."""
 TIMED, LOOK = 8, 10
 """Compiled steps that it takes to know, and after how many the ranks compare what they have."""
+
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 @dataclass(frozen=True)
@@ -131,8 +134,11 @@ class Compiled(TrainerCallback):
         self.reporter.screen.say(line)
 
     def _compile(self) -> None:
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(rundir.cache_folder("inductor")))
-        inductor.compile_threads = torch.get_num_threads()  # a rank's share of the cores
+        if (
+            os.environ.get(CACHE, default_cache_dir()) == default_cache_dir()
+        ):  # no person's own; a reboot empties torch's
+            os.environ[CACHE] = str(rundir.cache_folder("inductor"))
+        inductor.compile_threads = 1  # workers would take the cores that the steps after are timed on
         shapes.use_duck_shape = False  # that two lengths are the same by chance is nothing to compile for
         for layer in self.layers:
             layer.compile(dynamic=True)  # rows are of any length
