@@ -25,8 +25,8 @@ from hydraft import heartbeat, rundir
 from hydraft.reporter import Reporter
 from hydraft.trainer import RunTrainer
 
-EAGER = 8
-"""Optimizer steps before layers are compiled; the first, which warms up, is not timed."""
+WARM, EAGER = 3, 11
+"""Optimizer steps that warm up and are not timed, and those before layers are compiled."""
 TIMED, LOOK = 8, 10
 """Compiled steps that it takes to know, and after how many the ranks compare what they have."""
 
@@ -183,7 +183,7 @@ def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 def judged(steps: list[Step]) -> Verdict | None:
     """What the steps of an attempt say; None as long as they are too few. The same on every rank, times apart."""
-    eager = [step for step in steps[1:EAGER] if step.tokens]
+    eager = [step for step in steps[WARM:EAGER] if step.tokens]
     busy = [step for step in steps[EAGER:] if step.graphs]
     calm = [step for step in steps[EAGER:] if step.tokens and not step.graphs]
     if not eager or len(calm) < TIMED:
