@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from conftest import ROOT
+from hydraft import hardware, ops
 
 STAGES = (0, 1, 2, 3)
 
@@ -35,10 +36,18 @@ def test_ten_steps_are_those_of_the_default(shapes: list[tuple[int, ...]], decay
 def test_a_checkpoint_of_one_goes_on_with_the_other_under_each_stage(tmp_path: Path) -> None:
     """``state.save_optimizer`` and ``load_optimizer`` over real engines: three steps of each, against six of the default."""
     code = f"import sys; sys.path[:0] = ['{ROOT}/src', '{ROOT}', '{ROOT}/tests']; import test_optimizer; test_optimizer.engines('{tmp_path}')"
-    meeting = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **meeting}, check=False
-    )
+    machine = hardware.detect()
+    ops.prepare([] if machine.gpus else [ops.SHARED_MEMORY], machine)
+    meeting = {
+        **os.environ,
+        **ops.environment(machine),
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "0",
+    }
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=meeting, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert len(found) == 2 * len(STAGES)
