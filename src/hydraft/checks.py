@@ -126,10 +126,6 @@ COMBINATIONS = [
         "train.compile=true: a compiled layer does not stop for zero=stage3 to gather its weights: use zero=stage2, or train.compile=false",
         source="DeepSpeed, runtime/zero/parameter_offload.py: hooks on every module",
     ),
-    _value(
-        lambda c: c.train.compile and c.kernels.kind is not Kernels.torch,
-        "train.compile=true compiles the layers whose kernels kernels={c.kernels.kind.value} replaces: use kernels=torch, or train.compile=false",
-    ),
     Rule(
         lambda c, h: c.train.compile and not any(map(which, _compilers(h))),
         "train.compile=true needs a compiler, and none was found: use train.compile=false, or have one (Debian: apt-get install g++)",

@@ -66,7 +66,7 @@ LIMITS = [
         "liger-kernel 0.8.5, transformers/model/llama.py, lce_forward",
     ),
     Limit(
-        Kernels.liger, "train.compile=true", lambda c, _: getattr(c.train, "compile", False),
+        Kernels.liger, "train.compile=true", lambda c, _: c.train.compile,
         "each of its kernels is a gap in what is compiled", "train.compile=false, or kernels=torch",
         "liger-kernel 0.8.5, backends/dispatch.py: torch.compiler.disable",
     ),
@@ -101,7 +101,7 @@ LIMITS = [
         "unsloth 2026.10.7, models/llama.py, get_peft_model",
     ),
     Limit(
-        Kernels.unsloth, "train.compile=true", lambda c, _: getattr(c.train, "compile", False),
+        Kernels.unsloth, "train.compile=true", lambda c, _: c.train.compile,
         "it compiles what it wants to", "train.compile=false, or kernels=torch",
         "unsloth 2026.10.7, models/llama.py",
     ),
