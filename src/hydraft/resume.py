@@ -18,7 +18,7 @@ CHANGEABLE = (
     "train.micro_batch_size",
     "train.gradient_accumulation_steps", "train.gradient_checkpointing", "train.compile", "data.eval", "data.eval_limit",
     "data.eval_max_new_tokens", "train.on_divergence", "train.loss_spike", "train.zero_grad_steps", "train.max_rewinds",
-    "train.auto_micro_batch", "kernels.loss",
+    "train.auto_micro_batch", "kernels",
 )  # fmt: skip
 """Settings, and groups of them, that leave the path of the training what it was, or only make it longer."""
 
