@@ -106,7 +106,8 @@ def test_a_rewound_run_equals_one_that_never_had_those_records(poisoned: list[st
     assert [line["loss"] for line in trained] == [line["loss"] for line in metrics(tmp_path / "reference")]
     passed = [line["step"] for line in metrics(folder) if "passed_over" in line]
     assert passed == [4, 10]  # in the second epoch too
-    assert result(folder)["train_loss"] == result(tmp_path / "reference")["train_loss"]
+    # A mean that passed-over steps are taken out of again: the last digit of a division may differ.
+    assert result(folder)["train_loss"] == pytest.approx(result(tmp_path / "reference")["train_loss"], rel=1e-12)
     assert (
         "nothing is left to do" in run_script("train.py", *command).stdout
     )  # the command knows of no step passed over
