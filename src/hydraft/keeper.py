@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from hydraft import checkpoint, heartbeat, manifest
 from hydraft import state as run_state
 from hydraft.choices import Save
-from hydraft.config import Config, ConfigError, load_config
+from hydraft.config import Config, ConfigError
 from hydraft.health import Health
 from hydraft.interval import Interval
 from hydraft.models import identity
@@ -55,20 +55,20 @@ class Keeper(TrainerCallback):
     def __init__(
         self,
         config: Config,
+        asked: Config,
         folder: Path,
         records: str,
         reporter: Reporter,
         scorer: Scorer,
         first: checkpoint.Tensors | None,
     ) -> None:
-        """``records``: a hash of the encoded records. ``first``: a PiSSA adapter's initial weights."""
+        """``asked``: the config before the model was prepared. ``records``: a hash of the encoded records. ``first``: a PiSSA adapter's initial weights."""
         self.config = config
         self.folder = folder
         self.records = records
         self.reporter = reporter
         self.scorer = scorer
         self.first = first
-        asked = load_config(folder / "config.yaml")  # ours has the model where it was prepared
         self.origin = identity.of(asked) if dist.get_rank() == 0 else None
         self.trainer: RunTrainer | None = None
         self.health: Health | None = None

@@ -13,7 +13,6 @@ import transformers
 
 from hydraft import agree, checkpoint, heartbeat, plan, preempt, prepare, report, rundir, state
 from hydraft.choices import LoraMethod
-from hydraft.compiled import Compiled
 from hydraft.config import Config, load_config
 from hydraft.data import cache, sources
 from hydraft.data.batch import Examples, fill, pack
@@ -50,7 +49,7 @@ def _train(config: Config, folder: Path, screen: Screen, memory: Watch) -> None:
     arguments = training_arguments(config, folder)  # before the model: ZeRO-3 shards it as it loads
     rank = dist.get_rank()
     _compare_hosts(config)
-    config = dataclasses.replace(config, model=prepare.native(config.model, config.seed, screen.console))
+    asked, config = config, dataclasses.replace(config, model=prepare.native(config.model, config.seed, screen.console))
     tokenizer = load_tokenizer(config.model)
     with heartbeat.while_working():
         examples, lengths, encoded = _examples(config, tokenizer, screen)
@@ -73,8 +72,12 @@ def _train(config: Config, folder: Path, screen: Screen, memory: Watch) -> None:
         reporter.begin()
     stopper = Stopper(config.train.grace, arguments.device)
     scorer = Scorer(model, held_out, config.train, reporter, screen, stopper)
-    keeper = Keeper(config, folder, encoded.key, reporter, scorer, first)
-    compiled = [Compiled(model, reporter, arguments.device)] if config.train.compile else []
+    keeper = Keeper(config, asked, folder, encoded.key, reporter, scorer, first)
+    compiled = []
+    if config.train.compile:
+        from hydraft.compiled import Compiled  # with it torch's compiler, which all other runs start sooner without
+
+        compiled.append(Compiled(model, reporter, arguments.device))
     callbacks = [*compiled, stopper, scorer, reporter, keeper]
     trainer = RunTrainer(config, model, examples, lengths, tokenizer, start, args=arguments, callbacks=callbacks)
     trainer.remove_callback(transformers.PrinterCallback)
