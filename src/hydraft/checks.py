@@ -148,7 +148,7 @@ COMBINATIONS = [
         "kernels.loss=chunked is for a head that is frozen, and lora=none trains it: use kernels.loss=whole, or lora=default",
     ),
     _value(
-        lambda c: c.kernels.loss is Loss.chunked and "lm_head" in c.lora.target_modules,
+        lambda c: c.kernels.loss is Loss.chunked and c.lora.on_head,
         "kernels.loss=chunked is for a head that is frozen, and lora.target_modules has lm_head: use kernels.loss=whole",
     ),
     Rule(

@@ -87,6 +87,10 @@ class ModelConfig:
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint."""
 
+    def kept_in(self, precision: Precision) -> Precision:
+        """What the weights are kept in when a run computes in ``precision``."""
+        return precision if self.dtype is Precision.auto else self.dtype
+
     @property
     def shape(self) -> ShapeConfig | None:
         """The chosen size; None where the model says of itself what it is."""
@@ -115,6 +119,11 @@ class LoraConfig:
     """Which biases are trained: ``none``, ``all`` or ``lora_only``."""
     target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
     """Names of the linear layers that get an update; ``[all-linear]`` for all but the head."""
+
+    @property
+    def on_head(self) -> bool:
+        """Whether the head gets one."""
+        return any(target.rpartition(".")[2] == "lm_head" for target in self.target_modules)
 
 
 @dataclass

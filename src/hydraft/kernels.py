@@ -61,7 +61,7 @@ LIMITS = [
     ),
     # The loss reads ``lm_head.weight``, which is the weight beneath an adapter: the adapter would train on nothing, in silence.
     Limit(
-        Kernels.liger, "an adapter on lm_head", lambda c, _: "lm_head" in c.lora.target_modules,
+        Kernels.liger, "an adapter on lm_head", lambda c, _: c.lora.on_head,
         "its loss passes by an adapter on lm_head", "kernels=torch, or lora.target_modules without lm_head",
         "liger-kernel 0.8.5, transformers/model/llama.py, lce_forward",
     ),
@@ -96,7 +96,7 @@ LIMITS = [
         "unsloth 2026.10.7, models/loader.py, from_pretrained: FastModel",
     ),
     Limit(
-        Kernels.unsloth, "an adapter on lm_head", lambda c, _: "lm_head" in c.lora.target_modules,
+        Kernels.unsloth, "an adapter on lm_head", lambda c, _: c.lora.on_head,
         "it would train lm_head whole", "kernels=torch, or lora.target_modules without lm_head",
         "unsloth 2026.10.7, models/llama.py, get_peft_model",
     ),

@@ -22,8 +22,7 @@ PLAIN_HEADS = ("llama", "mistral", "qwen2", "qwen3", "glm")
 
 def trains_head(config: Config) -> bool:
     """Whether the head's weight, or an adapter on it, learns."""
-    on_head = any(target.rpartition(".")[2] == "lm_head" for target in config.lora.target_modules)
-    return config.lora.method is LoraMethod.none or on_head
+    return config.lora.method is LoraMethod.none or config.lora.on_head
 
 
 def chunked(config: Config, architecture: str, vocabulary: int) -> bool:

@@ -45,11 +45,12 @@ def published_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def native_targets(targets: Iterable[str], there: set[str]) -> list[str]:
+def native_targets(targets: Iterable[str], modules: Iterable[str]) -> list[str]:
     """LoRA's target names, with those of the published layout replaced by the native layers that hold the same weights.
 
-    ``there``: the last part of every module's name in the model.
+    ``modules``: the name of every module in the model.
     """
+    there = {name.rpartition(".")[2] for name in modules}
     found: list[str] = []
     for target in targets:
         found += [target] if target in there else LORA_NAMES.get(target, (target,))

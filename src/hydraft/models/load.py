@@ -49,7 +49,7 @@ def load_base(
 
     Only safetensors are read: a pickle may hold code.
     """
-    kept = precision if model.dtype is Precision.auto else model.dtype
+    kept = model.kept_in(precision)
     placed = {} if device is None or (device.type == "cpu" and not torch.cuda.is_available()) else {"": device}
     loaded = _read(
         AutoModelForCausalLM.from_pretrained,
@@ -94,8 +94,7 @@ def load_trainable(config: Config) -> PreTrainedModel | peft.PeftModel:
         take_loss_in_chunks(base)
     if config.train.recomputes:
         base.enable_input_require_grads()  # an adapter's inputs would else need no gradient, and nothing be recomputed
-    there = {name.rpartition(".")[2] for name, _ in base.named_modules()}
-    lora = adapter(config.lora, native_targets(config.lora.target_modules, there))
+    lora = adapter(config.lora, native_targets(config.lora.target_modules, dict(base.named_modules())))
     if lora is None:
         return base
     set_seed(config.seed)  # the same first weights on every rank, whatever loading drew

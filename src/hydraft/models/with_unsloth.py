@@ -12,7 +12,7 @@ import peft
 from transformers import BitsAndBytesConfig
 
 from hydraft import rundir
-from hydraft.choices import LoraMethod, Precision
+from hydraft.choices import LoraMethod
 from hydraft.config import Config
 from hydraft.models import shapes
 from hydraft.models.families import native_targets
@@ -21,7 +21,7 @@ from hydraft.quant import DTYPES, bits_and_bytes
 
 def load(config: Config) -> peft.PeftModel:
     """The base with a fresh adapter on it, on this rank's card."""
-    kept = config.train.precision if config.model.dtype is Precision.auto else config.model.dtype
+    kept = config.model.kept_in(config.train.precision)
     quantised = bits_and_bytes(config.quant, kept)
     base, _ = _library().from_pretrained(
         model_name=str(Path(config.model.path).expanduser()),
@@ -40,8 +40,7 @@ def load(config: Config) -> peft.PeftModel:
         random_state=config.seed,
     )
     base.config.use_cache = False
-    there = {name.rpartition(".")[2] for name, _ in base.named_modules()}
-    targets = native_targets(config.lora.target_modules, there)
+    targets = native_targets(config.lora.target_modules, dict(base.named_modules()))
     adapted = _library().get_peft_model(
         base,
         r=config.lora.r,

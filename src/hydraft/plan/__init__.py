@@ -172,10 +172,9 @@ def resolve(config: Config, hardware: Hardware | None) -> Config:
     """
     asked = config.train.precision
     precision = _precision(hardware) if asked is Precision.auto and hardware is not None else asked
-    dtype = precision if config.model.dtype is Precision.auto else config.model.dtype
     return dataclasses.replace(
         config,
-        model=dataclasses.replace(config.model, dtype=dtype),
+        model=dataclasses.replace(config.model, dtype=config.model.kept_in(precision)),
         train=dataclasses.replace(config.train, precision=precision),
     )
 

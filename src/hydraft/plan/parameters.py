@@ -205,8 +205,7 @@ def _targeted(layout: Layout, matrices: list[Tensor], asked: list[str]) -> set[s
     """The modules that ``lora.target_modules`` names: whole names or their ends, as in peft."""
     if asked == ["all-linear"]:
         return {tensor.module for tensor in matrices if tensor.linear}
-    there = {tensor.module.rpartition(".")[2] for tensor in layout.tensors}
-    targets = native_targets(asked, there)
+    targets = native_targets(asked, (tensor.module for tensor in layout.tensors))
     found = {
         tensor.module
         for tensor in matrices
