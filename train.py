@@ -28,7 +28,8 @@ def train(composed: DictConfig) -> float | None:
     machine = launch.machine(asked)
     if saved is None and asked.mode is Mode.train:
         asked = resume.adopted(asked, folder)
-    changes = [] if saved is None else resume.changes(saved, admit.resolve(asked, machine), folder)
+    if saved is not None:
+        resume.changes(saved, admit.resolve(asked, machine), folder)  # refused before any records are read
     admitted = admit.admit(asked, machine)
     config, priced = admitted.config, admitted.plan
     changes = [] if saved is None else resume.changes(saved, config, folder)  # with what the records have settled
