@@ -24,6 +24,7 @@ from hydraft.loss import chunked
 from hydraft.models import attention, with_liger, with_unsloth
 from hydraft.models.families import native_targets
 from hydraft.models.head import take_loss_in_chunks
+from hydraft.models.linear_4bit import let_go_of_weights
 from hydraft.quant import DTYPES, bits_and_bytes
 
 
@@ -88,6 +89,8 @@ def load_trainable(config: Config) -> PreTrainedModel | peft.PeftModel:
     if config.kernels.kind is Kernels.unsloth:
         return with_unsloth.load(config)
     base = load_base(config.model, config.quant, config.train.precision)
+    if config.zero.stage == 3:
+        let_go_of_weights(base)
     if config.kernels.kind is Kernels.liger:
         with_liger.patch(base)
     elif chunked(config, base.config.model_type, getattr(base.config, "vocab_size", 0)):
