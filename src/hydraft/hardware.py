@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import re
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import Any, Self
 
@@ -65,10 +65,6 @@ class Hardware:
         if self.trouble:
             return self.trouble
         return wheel.unfit(self.gpus, self.driver, self.driver_cuda, self.torch, self.torch_cuda)
-
-    def emptied(self) -> Self:
-        """The same without what processes have of the cards: in a run, they are its own."""
-        return replace(self, gpus=tuple(replace(gpu, free=None) for gpu in self.gpus))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for environment.json."""

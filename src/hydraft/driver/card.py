@@ -31,7 +31,9 @@ class Gpu:
     @property
     def available(self) -> int:
         """Bytes that a run can have: what is free, or, where that is not known, all but the driver's own; 0 if not known."""
-        return self.free if self.free is not None and self.memory else max(0, self.memory - self.reserved)
+        if self.free is not None and self.memory:
+            return max(1, self.free)  # 0 is for what is not known
+        return max(0, self.memory - self.reserved)
 
     @property
     def taken(self) -> int:
