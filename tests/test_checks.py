@@ -1,12 +1,13 @@
 """Each rule of the table refuses a config that breaks it, and only names settings that exist."""
 
+import dataclasses
 import re
 
 import pytest
 from hydra import compose, initialize_config_dir
 
 from conftest import ROOT
-from hydraft import checks, cli
+from hydraft import checks, cli, machine_rules
 from hydraft.checks import COMBINATIONS, VALUES, check
 from hydraft.config import Config, ConfigError
 from hydraft.hardware import Gpu, Hardware
@@ -31,6 +32,7 @@ BREAKS = [  # overrides, hardware, and the rule (counted over both tables) that 
     "model.dtype=bf16 train.precision=fp32 zero=stage3",
     "model.path=owner/name", "lora=pissa", "lora=pissa quant=none zero=stage3", "quant=int8 zero=stage3", "zero.stage=0 zero.offload_optimizer=cpu",
     "lora=dora zero=stage3", "tracker.upload=true", "tracker.tags=[a]", "tracker=swanlab", "zero.offload_param=cpu", "train.precision=fp16", "train.precision=fp16 zero=stage0", "train.precision=bf16", "cluster=1x2",
+    "kernels=liger data.max_length=64", "train.epochs=1",
 ]  # fmt: skip
 
 
@@ -38,10 +40,18 @@ BREAKS = [  # overrides, hardware, and the rule (counted over both tables) that 
 def without_swanlab(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in an environment where it is not installed."""
     monkeypatch.setattr(checks, "find_spec", lambda name: None if name in ("swanlab", "liger_kernel") else True)
-    monkeypatch.setattr(checks, "which", lambda name: None)  # and no compiler
+    monkeypatch.setattr(machine_rules, "which", lambda name: None)  # and no compiler
+    monkeypatch.setattr(machine_rules, "has_headers", lambda: False)  # nor what it compiles against
 
 
-ON_A_CARD = {"train.precision=bf16", "cluster=1x2"}
+OLD_DRIVER = dataclasses.replace(T4, driver="550.54.15", driver_cuda="12.4", torch="2.13.0", torch_cuda="13.0")
+
+ELSEWHERE = {  # what is not checked for the CPU
+    "train.precision=bf16": T4,
+    "cluster=1x2": T4,
+    "kernels=liger data.max_length=64": T4,
+    "train.epochs=1": OLD_DRIVER,
+}
 
 
 def compose_unchecked(overrides: str) -> Config:
@@ -52,7 +62,7 @@ def compose_unchecked(overrides: str) -> Config:
 @pytest.mark.parametrize("overrides", BREAKS)
 def test_a_broken_rule_is_told_with_the_override(overrides: str) -> None:
     config = compose_unchecked(overrides)
-    hardware = T4 if overrides in ON_A_CARD else CPU
+    hardware = ELSEWHERE.get(overrides, CPU)
     with pytest.raises(ConfigError) as refusal:
         check(config, hardware)
     message = str(refusal.value)
@@ -65,7 +75,7 @@ def test_every_rule_of_the_table_is_broken_by_one_of_the_cases() -> None:
     hit = set()
     for overrides in BREAKS:
         config = compose_unchecked(overrides)
-        hardware = T4 if overrides in ON_A_CARD else CPU
+        hardware = ELSEWHERE.get(overrides, CPU)
         hit |= {index for index, rule in enumerate(VALUES + COMBINATIONS) if rule.broken(config, hardware)}
     assert hit == set(range(len(VALUES + COMBINATIONS)))
 

@@ -1,4 +1,4 @@
-"""A lock that a killed build left behind is cleared; one that a build holds is not."""
+"""Ops are built where this user may write, with this code, and only where one is needed; locks of killed builds are cleared."""
 
 import fcntl
 import os
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import config_of, run_script
+from conftest import ROOT, config_of, run_script
 from hydraft import ops
+from hydraft.config import ConfigError
 from hydraft.hardware import Gpu, Hardware
 
 
@@ -58,6 +59,82 @@ def test_a_run_asks_for_the_ops_it_loads() -> None:
     assert ops.needed(config_of("zero=stage3_offload"), cpu) == [ops.SHARED_MEMORY, ops.CPU_ADAM]
     assert ops.needed(config_of(), card) == []
     assert ops.needed(config_of("zero=stage2_offload"), card) == [ops.CPU_ADAM]
+
+
+def test_nothing_is_written_where_no_op_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert ops.prepare([], Hardware(gpus=(Gpu("A100", 1, 8.0),))) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_in_a_read_only_environment_ops_go_to_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix = tmp_path / "environment"
+    prefix.mkdir()
+    monkeypatch.setattr(sys, "prefix", str(prefix))
+    monkeypatch.setenv("HYDRAFT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
+    assert ops.folder() == prefix / "torch_extensions"
+    writable = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: prefix not in (Path(path), *Path(path).parents) and writable(path, mode))  # fmt: skip
+    assert ops.folder().parent == tmp_path / "cache" / "ops"
+    assert ops.environment(Hardware())["TORCH_EXTENSIONS_DIR"] == str(ops.folder())
+    (tmp_path / "cache").write_text("")  # nor can that be written to
+    with pytest.raises(ConfigError, match="HYDRAFT_CACHE="):
+        ops.prepare([ops.CPU_ADAM], Hardware())
+
+
+def test_a_build_finds_this_code_and_tells_why_it_failed(extensions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process that has no PYTHONPATH, as a checkout that is not installed has none."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    started: list[dict[str, str]] = []
+
+    def run(command: list[str], env: dict[str, str], **more: object) -> object:
+        started.append(env)
+        where = [command[0], "-c", "import hydraft; print(hydraft.__file__); raise SystemExit(1)"]
+        return subprocess_run(where, env=env, **more)
+
+    subprocess_run = subprocess.run
+    monkeypatch.setattr(ops.subprocess, "run", run)
+    with pytest.raises(ConfigError) as refusal:
+        ops.prepare([ops.CPU_ADAM], Hardware())
+    assert f"cpu_adam does not compile here: {ROOT / 'src' / 'hydraft' / '__init__.py'}; " in str(refusal.value)
+    assert started[0]["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT / "src")
+
+
+TRACEBACK = "Traceback (most recent call last):\n  File 'x', line 1\n"
+LOGS = [
+    ("[1/2] c++ -MMD\nFAILED: a.o\na.cpp:3:10: fatal error: omp.h: No such file or directory\ncompilation terminated.\n"
+     f"ninja: build stopped: subcommand failed.\n{TRACEBACK}RuntimeError: Error building extension 'cpu_adam'\n",
+     "a.cpp:3:10: fatal error: omp.h: No such file or directory"),
+    (f"{TRACEBACK}ModuleNotFoundError: No module named 'hydraft'\n", "ModuleNotFoundError: No module named 'hydraft'"),
+    ("a.o: undefined reference to `x'\ncollect2: error: ld returned 1 exit status\n", "a.o: undefined reference to `x'"),
+    ("Killed\n", "Killed"),
+    ("", "it said nothing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("log", "cause"), LOGS)
+def test_the_line_that_says_most_is_told(log: str, cause: str, tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    file.write_text(log)
+    assert ops._cause(file) == cause
+
+
+@pytest.mark.parametrize("name", [ops.CPU_ADAM, ops.SHARED_MEMORY])
+def test_what_is_missing_is_named_before_a_build(name: str, extensions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is advised beside is not what was asked for: a run on CPUs loads the op of shared memory whatever it is."""
+    monkeypatch.setattr(ops, "_cause", lambda log: pytest.fail("a build was tried"))
+    monkeypatch.setattr(ops, "has_headers", lambda: False)
+    with pytest.raises(
+        ConfigError, match=r"Python\.h, which was not found: install it \(Debian: apt-get install python3-dev\)"
+    ) as headers:
+        ops.prepare([name], Hardware())
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match="needs a C\\+\\+ compiler, and no-such-compiler was not found") as compiler:
+        ops.prepare([name], Hardware())
+    for refusal in (headers, compiler):
+        assert ("zero.offload_optimizer=none" in str(refusal.value)) is (name == ops.CPU_ADAM)
+        assert "cluster=1x1" not in str(refusal.value)
 
 
 @pytest.mark.slow

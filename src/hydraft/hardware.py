@@ -1,29 +1,28 @@
-"""What this machine has, asked without torch: GPUs through the driver's own tool, memory from the system."""
+"""What this machine has, asked without torch: GPUs of the driver, memory of the system, and torch's build of its files."""
 
 import json
 import os
 import platform
 import re
-import shutil
-import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import Any, Self
 
+from hydraft import driver, wheel
 from hydraft.config import ConfigError
+from hydraft.driver import visible
+from hydraft.driver.card import Gpu
+
+__all__ = ["Gpu", "Hardware", "detect", "environment", "parse_memory"]
 
 UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 """What a size of memory may be given in; cards are sold and listed in GiB, whatever the box says."""
 
+ORDER = "CUDA_DEVICE_ORDER"
+"""By default CUDA counts the fastest card first; nvidia-smi, and with it all here, counts by the PCI bus."""
 
-@dataclass(frozen=True)
-class Gpu:
-    """A card as the driver names it."""
-
-    name: str
-    memory: int
-    """Bytes."""
-    compute_capability: float
+ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+"""Torch's settings of its allocator, under both names."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +35,36 @@ class Hardware:
     memory: int = 0
     """Bytes of main memory."""
     machine: str = ""
+    driver: str = ""
+    """Version of the NVIDIA driver; empty without one, and in what older versions wrote."""
+    driver_cuda: str = ""
+    """The newest CUDA version that the driver runs."""
+    torch: str = ""
+    """Version of the installed torch, on a machine with GPUs."""
+    torch_cuda: str | None = None
+    """The CUDA version that this was built for; empty for none, None where it is not known."""
+    trouble: str = ""
+    """What is wrong with the cards or with the choice of them, for which there are no ``gpus``."""
 
     @property
     def count(self) -> int:
         """GPUs that may be used."""
         return len(self.gpus)
+
+    @property
+    def names(self) -> list[str]:
+        """What CUDA_VISIBLE_DEVICES calls each GPU."""
+        return [
+            gpu.uuid if gpu.is_slice else str(place if gpu.index is None else gpu.index)
+            for place, gpu in enumerate(self.gpus)
+        ]
+
+    @property
+    def unusable(self) -> str:
+        """Why torch cannot use the cards that are here, and what to do about it; empty where it can, and without cards."""
+        if self.trouble:
+            return self.trouble
+        return wheel.unfit(self.gpus, self.driver, self.driver_cuda, self.torch, self.torch_cuda)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for environment.json."""
@@ -48,28 +72,13 @@ class Hardware:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """What ``to_dict`` gave."""
-        return cls(**{**values, "gpus": tuple(Gpu(**gpu) for gpu in values["gpus"])})
+        """What ``to_dict`` gave, in this or another version."""
+        return cls(**{**_known(cls, values), "gpus": tuple(Gpu(**_known(Gpu, gpu)) for gpu in values["gpus"])})
 
 
-def _visible_gpus() -> tuple[Gpu, ...]:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if shutil.which("nvidia-smi") is None or visible == "":
-        return ()
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"]
-    done = subprocess.run(query, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        return ()
-    gpus = []
-    for line in done.stdout.strip().splitlines():
-        name, mebibytes, capability = (part.strip() for part in line.rsplit(",", 2))
-        gpus.append(Gpu(name, int(mebibytes) * 2**20, float(capability)))
-    if visible is None:
-        return tuple(gpus)
-    chosen = [part.strip() for part in visible.split(",")]
-    if all(part.isdigit() for part in chosen):
-        return tuple(gpus[int(part)] for part in chosen if int(part) < len(gpus))
-    return tuple(gpus[: len(chosen)])  # GPU-… names: how many is what matters here
+def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in values.items() if name in names}
 
 
 def parse_memory(text: str, setting: str) -> int:
@@ -89,7 +98,36 @@ def parse_memory(text: str, setting: str) -> int:
 def detect() -> Hardware:
     """Look at this machine, once a process."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Hardware(_visible_gpus(), len(os.sched_getaffinity(0)), memory, platform.machine())
+    cpus = len(os.sched_getaffinity(0))
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":  # no card is to be used: none is asked for
+        return Hardware((), cpus, memory, platform.machine())
+    found = driver.ask()
+    gpus, trouble = visible.chosen(found.cards, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if os.environ.get(ORDER) == "FASTEST_FIRST" and len({card.gpu.name for card in found.cards}) > 1:
+        gpus, trouble = (
+            (),
+            f"{ORDER}=FASTEST_FIRST: only CUDA knows that order, and the cards differ: use {ORDER}=PCI_BUS_ID",
+        )
+    torch, torch_cuda = wheel.installed() if gpus else ("", None)
+    return Hardware(
+        gpus, cpus, memory, platform.machine(), found.driver, found.cuda, torch, torch_cuda, found.failure or trouble
+    )  # fmt: skip
+
+
+def environment(machine: Hardware) -> dict[str, str]:
+    """What a process needs for CUDA to give it the cards of ``machine``, this one, and no others.
+
+    Cards go by their number in nvidia-smi's list, which DeepSpeed reads; CUDA has MIG slices by their name alone.
+    """
+    if not machine.gpus:
+        return {"CUDA_VISIBLE_DEVICES": ""}  # torch may see a card where the driver does not show one
+    found = {ORDER: "PCI_BUS_ID"}
+    if "CUDA_VISIBLE_DEVICES" in os.environ or any(gpu.is_slice for gpu in machine.gpus):
+        found["CUDA_VISIBLE_DEVICES"] = ",".join(machine.names)
+    if not any(name in os.environ for name in ALLOCATOR) and not any(gpu.unified for gpu in machine.gpus):
+        # Rows of tokens differ in length from step to step: blocks that can grow leave no holes.
+        found[ALLOCATOR[0]] = "expandable_segments:True"
+    return found
 
 
 if __name__ == "__main__":  # asked from another machine

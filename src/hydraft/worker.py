@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 import transformers
 
-from hydraft import agree, checkpoint, heartbeat, plan, preempt, prepare, report, rundir, state
+from hydraft import agree, checkpoint, heartbeat, ops, plan, preempt, prepare, report, rundir, state
 from hydraft.choices import LoraMethod
 from hydraft.config import Config, load_config
 from hydraft.data import cache, sources
@@ -35,6 +35,7 @@ SUMMARY = ("train_loss", "tokens", "train_seconds", "peak_memory_bytes", "traine
 def main(folder: Path, terminal: int) -> None:
     """Run this rank of the run in ``folder``. ``terminal`` is the file descriptor a person looks at."""
     config = load_config(folder / "config.yaml")
+    ops.ready_device()
     rank, local_ranks = int(os.environ["RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     cores = int(os.environ.get("HYDRAFT_CORES", 0)) or len(os.sched_getaffinity(0))  # a sweep's job has a share of them
     torch.set_num_threads(max(1, cores // local_ranks))

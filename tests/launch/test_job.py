@@ -35,7 +35,7 @@ def test_what_is_no_job_is_refused_without_its_contents(line: bytes) -> None:
 def test_the_variables_that_travel_are_the_listed_ones() -> None:
     environment = dict.fromkeys(
         ["NCCL_DEBUG", "CUDA_VISIBLE_DEVICES", "HF_TOKEN", "HUGGINGFACE_HUB_CACHE", "WANDB_API_KEY", "GLOO_SOCKET_IFNAME",
-         "TORCH_LOGS", "OMP_NUM_THREADS", "HYDRAFT_CACHE", "https_proxy", "NO_PROXY", "PYTHONHASHSEED"], "1"
+         "TORCH_LOGS", "PYTORCH_CUDA_ALLOC_CONF", "OMP_NUM_THREADS", "HYDRAFT_CACHE", "https_proxy", "NO_PROXY", "PYTHONHASHSEED"], "1"
     )  # fmt: skip
     kept = {"HOME": "1", "PATH": "1", "AWS_SECRET_ACCESS_KEY": "1", "TORCHELASTIC_RUN_ID": "1", "HYDRAFT_HOST": "1"}
     assert forwarded({**environment, **kept}) == environment

@@ -144,6 +144,10 @@ def test_jobs_side_by_side_share_the_machine() -> None:
     assert [slot.gpus for slot in slots([Demand(2)] * 8, cards)] == [("0", "1"), ("2", "3")]
     assert [slot.gpus for slot in slots([Demand(1), Demand(4)], cards)] == [("0", "1", "2", "3")]
     assert [slot.gpus for slot in slots([Demand(4)] * 2, cards, jobs=2)] == [("0", "1", "2", "3")] * 2
+    chosen = Hardware(gpus=(Gpu("a card", 0, 9.0, 3, "GPU-3"), Gpu("a card", 0, 9.0, 1, "GPU-1")), cpus=8)
+    assert [slot.gpus for slot in slots([Demand(1)] * 2, chosen)] == [("3",), ("1",)]  # numbers, which DeepSpeed reads
+    part = Hardware(gpus=(Gpu("a slice", 0, 9.0, 0, "MIG-1"),), cpus=8)
+    assert [slot.gpus for slot in slots([Demand(1)], part)] == [("MIG-1",)]
     assert len(slots([Demand(1, memory=20 << 30)] * 8, cards)) == 2
     assert len(slots([Demand(2, alone=True)] * 8, cards)) == 1
     here = Hardware(cpus=8)

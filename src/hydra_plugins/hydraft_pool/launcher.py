@@ -1,6 +1,7 @@
 """``hydra/launcher=pool``: a sweep's jobs side by side on this machine. Hydra reads this file at every start: it imports little."""
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,6 +56,7 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
         Raises:
             ConfigError: ``jobs`` is none.
         """
+        from hydraft import hardware
         from hydraft.config import ConfigError
         from hydraft.sweep import pool
 
@@ -62,6 +64,9 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
             raise ConfigError(
                 f"hydra.launcher.jobs={self.jobs}: must be at least 1, or null for as many as the machine holds"
             )
+        os.environ.update(
+            hardware.environment(hardware.detect())
+        )  # the server has no card that the driver does not show
         pool.warm(self.preload)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hydraft.choices import ExportKind, InferMode, Layout, QuantKind
 from hydraft.config import ConfigError
+from hydraft.hardware import Hardware
 from hydraft.infer.config import InferConfig
 from hydraft.infer.serving import ServeConfig
 
@@ -94,3 +95,13 @@ def check(options: InferConfig) -> None:
     for broken, message in RULES:
         if broken(options):
             raise ConfigError(message.format(o=options))
+
+
+def usable(options: InferConfig, machine: Hardware) -> None:
+    """Refuse what torch could not do with the cards of ``machine``, before it is loaded.
+
+    Raises:
+        ConfigError: says what to install.
+    """
+    if options.device != "cpu" and machine.unusable:
+        raise ConfigError(f"{machine.unusable}; without a card: device=cpu")

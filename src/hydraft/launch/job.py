@@ -34,7 +34,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Self
 
 FORWARDED = (
-    "NCCL_*", "CUDA_*", "HF_*", "HUGGING*", "WANDB_*", "GLOO_*", "TORCH*", "OMP_*", "HYDRAFT_*", "PYTHON*",
+    "NCCL_*", "CUDA_*", "HF_*", "HUGGING*", "WANDB_*", "GLOO_*", "TORCH*", "PYTORCH_*", "OMP_*", "HYDRAFT_*", "PYTHON*",
     "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "TERM", "COLORTERM",
 )  # fmt: skip
 """Names of the variables that reach every host; ``cluster.env`` adds to them."""

@@ -7,10 +7,14 @@ first host opens a door, and who knocks hears the run's token.
 import os
 import socket
 import threading
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
 KNOCK_SECONDS = 5.0
+
+NCCL = "NCCL_SOCKET_IFNAME"
 
 
 class Door:
@@ -66,18 +70,42 @@ def addresses() -> list[str]:
 
 
 def environment(endpoint: str) -> dict[str, str]:
-    """What gloo needs: the interface that leads to ``endpoint``. Left alone it takes the one of this host's own name,
-    which on many systems is loopback."""
-    if "GLOO_SOCKET_IFNAME" in os.environ:
+    """What gloo and NCCL need: the interface that leads to ``endpoint``, for each that has not been given one.
+
+    Left alone, gloo takes the one of this host's own name, which on many systems is loopback; NCCL takes any, a bridge of
+    containers or a VPN too. NCCL makes its connections over it, and sends its data where its other settings say.
+    """
+    interface = _leads_to(endpoint)
+    if interface is None:
         return {}
+    alias = ":" in interface  # NCCL would read a port there; without it the name is the beginning of one
+    names = {"GLOO_SOCKET_IFNAME": interface, NCCL: interface.partition(":")[0] if alias else f"={interface}"}
+    return {
+        name: value for name, value in names.items() if name not in os.environ and not (name == NCCL and _in_a_file())
+    }
+
+
+def _leads_to(endpoint: str) -> str | None:
+    """The interface; None where no route leads there."""
     host, _, port = endpoint.rpartition(":")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((host, int(port)))  # sends nothing: it asks the routing table
             mine = probe.getsockname()[0]
         except OSError:
-            return {}
+            return None
     for name, found in psutil.net_if_addrs().items():
         if any(address.address == mine for address in found):
-            return {"GLOO_SOCKET_IFNAME": name}
-    return {}
+            return str(name)
+    return None
+
+
+def _in_a_file() -> bool:
+    """Whether a file of NCCL's settings has the interface, which a variable would override."""
+    own = os.environ.get("NCCL_CONF_FILE")
+    files = [Path(own).expanduser() if own else Path.home() / ".nccl.conf", Path("/etc/nccl.conf")]
+    for file in files:
+        with suppress(OSError, UnicodeDecodeError):
+            if any(line.strip().startswith(NCCL) for line in file.read_text().splitlines()):
+                return True
+    return False

@@ -103,6 +103,8 @@ def _prepare(job: Job, folder: Path, shared: bool, events: int) -> None:
     if canonical(config) != job.config:
         raise ConfigError(f"{folder}/config.yaml is not the launcher's: is another run in that folder?")
     machine = hardware.detect()
+    if machine.unusable:
+        raise ConfigError(machine.unusable)
     if machine.gpus and machine.count < job.ranks:
         raise ConfigError(f"cluster.ranks_per_node={job.ranks}: it has {machine.count} GPUs")
     os.environ.update(ops.environment(machine))

@@ -62,7 +62,8 @@ class Plan:
     labelled: int
     """The most trained tokens of a record, about."""
     gpu_memory: int | None
-    """Bytes of a card that the run is held against: 0 for a card of unknown size, None for a run on CPUs."""
+    """Bytes of a card that the run is held against, less what other processes have: 0 for a card of unknown size, None for a run
+    on CPUs."""
     host_memory: int
     """Bytes of a machine's main memory, 0 where it is not this machine's."""
     cost: Cost | None
@@ -73,6 +74,8 @@ class Plan:
     """Whether card and machine hold it; None where nothing is known to hold it against."""
     change: Change | None
     """The cheapest change that makes it fit, where it does not."""
+    gpu_taken: int = 0
+    """Bytes of that card that other processes have."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for plan.json."""
@@ -107,10 +110,11 @@ def make_plan(config: Config, records: int, machine: Hardware | None = None, tex
                 price=lambda changed: memory(changed, subject, bool(machine.gpus)),
                 fits=lambda changed, cost: holds(changed, cost, machine) is True,
             )
-    card = min((gpu.memory for gpu in machine.gpus), default=None)
+    card = smallest(config, machine)
     return Plan(
         records, config.global_batch_size, steps_per_epoch, steps, steps / steps_per_epoch,
-        text.tokens if text else None, labelled, card, machine.memory, cost, without, fits, change,
+        text.tokens if text else None, labelled, None if card is None else card.available, machine.memory, cost, without, fits,
+        change, 0 if card is None else card.taken,
     )  # fmt: skip
 
 
@@ -126,13 +130,20 @@ def price(config: Config, subject: Subject, machine: Hardware) -> Cost:
 
 def holds(config: Config, cost: Memory, machine: Hardware) -> bool | None:
     """Whether each card and each machine has the memory; None where neither is known."""
-    card = min((gpu.memory for gpu in machine.gpus), default=0)
+    card, ranks = smallest(config, machine), config.cluster.ranks_per_node
     verdicts = []
-    if card:
-        verdicts.append(cost.peak <= card)
+    if card is not None and card.available:
+        verdicts.append(cost.peak <= card.available)
     if machine.memory:
-        verdicts.append(cost.host_peak * config.cluster.ranks_per_node <= machine.memory)
+        shared = cost.peak if card is not None and card.unified else 0
+        verdicts.append((cost.host_peak + shared) * ranks <= machine.memory)
     return all(verdicts) if verdicts else None
+
+
+def smallest(config: Config, machine: Hardware) -> Gpu | None:
+    """Of the cards that the ranks of a machine take, the one with the least memory to be had; None without cards."""
+    taken = machine.gpus[: max(1, config.cluster.ranks_per_node)]
+    return min(taken, key=lambda gpu: gpu.available, default=None)
 
 
 def known_layout(config: Config) -> tuple[Layout | None, Precision]:

@@ -34,6 +34,8 @@ def head(config: Config, plan: Plan, console: Console | None = None) -> None:
         _say(console, f"{parameters(plan.cost)} · about {_peak(config, plan)}")
     if plan.without is not None:
         _say(console, recomputation(plan))
+    if matters(plan):
+        _say(console, taken(plan))
     if plan.fits is False:
         _say(console, verdict(plan), style="red")
 
@@ -60,6 +62,8 @@ def whole(config: Config, plan: Plan, refused: list[str], console: Console | Non
         _say(console, _disk(plan.cost))
         if plan.without is not None:
             _say(console, recomputation(plan))
+        if matters(plan):
+            _say(console, taken(plan))
         _say(console, verdict(plan), style="bold red" if plan.fits is False else "bold green")
     for message in refused:
         _say(console, f"refused here: {message}", style="yellow")
@@ -102,6 +106,18 @@ def recomputation(plan: Plan) -> str:
     there = plan.host_memory if plan.gpu_memory is None else plan.gpu_memory
     what = "of main memory" if plan.gpu_memory is None else "a card"
     return f"recomputes activations: {size(plan.without)} {what} without" + (f", of {size(there)}" if there else "")
+
+
+def matters(plan: Plan) -> bool:
+    """Whether what other processes have of a card is worth a line: where the run does not fit, or they have a twentieth."""
+    whole = (plan.gpu_memory or 0) + plan.gpu_taken
+    return plan.gpu_taken > 0 and (plan.fits is False or 20 * plan.gpu_taken >= whole)
+
+
+def taken(plan: Plan) -> str:
+    """What other processes have of the card that a run is held against."""
+    whole = (plan.gpu_memory or 0) + plan.gpu_taken
+    return f"{size(plan.gpu_taken)} of {size(whole)} of a card are in use by other processes (nvidia-smi names them)"
 
 
 def _peak(config: Config, plan: Plan) -> str:

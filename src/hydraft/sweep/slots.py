@@ -1,6 +1,5 @@
 """How many jobs a machine runs side by side, and which part of it each has. No torch here."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,7 +41,7 @@ def slots(demands: Sequence[Demand], machine: Hardware, jobs: int | None = None)
     """
     width = min(jobs or fitting(demands, machine), len(demands))
     ranks = max(demand.ranks for demand in demands)
-    cards = _names(machine)
+    cards = machine.names
     return [
         Slot(
             max(1, machine.cpus // width),
@@ -64,9 +63,3 @@ def fitting(demands: Sequence[Demand], machine: Hardware) -> int:
     if memory and machine.memory:
         width = min(width, int(MEMORY_SHARE * machine.memory / memory))
     return max(1, width)
-
-
-def _names(machine: Hardware) -> list[str]:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [part.strip() for part in visible.split(",")] if visible else [str(n) for n in range(machine.count)]
-    return names[: machine.count]
