@@ -2,7 +2,7 @@
 
 Put this folder first on PYTHONPATH and on PATH (for nvidia-smi). torch.cuda's own Python code runs as it is: replaced is what it
 calls in torch._C, and the count that it asks NVML for. As with CUDA, a process that was forked from one that had touched the
-driver cannot use it. Nothing can be computed on the card that is not there: see ``_rank``.
+driver cannot use it. Nothing can be computed on the card that is not there: see ``_after_trainer``.
 
     PRETEND_CUDA_LOG    a file; a JSON object a line: pid, parent, command, call (or ``fork``, of a process that had made one), stack
     PRETEND_CUDA_NVML   0: NVML is not there, so that even torch.cuda.device_count() asks the driver
@@ -64,7 +64,7 @@ def _before_torch_cuda():
         _touch("_cuda_init")
         properties = types.SimpleNamespace(major=9, minor=0, name="a card that is not there", total_memory=80 * 2**30)
         torch.cuda._get_device_properties = lambda index: properties
-        torch.cuda.default_generators = ()
+        torch.cuda.default_generators = (torch.Generator(),)
 
     torch.version.cuda = "13.0"
     torch._C._cudart = types.ModuleType("torch._C._cudart")
@@ -99,7 +99,49 @@ class _Loader(importlib.abc.Loader):
         return getattr(self.inner, name)
 
 
-HOOKS = {"torch.cuda": (_before_torch_cuda, _after_torch_cuda)}
+def _after_trainer(module):
+    """A rank computes on the CPU once it has chosen what its process group communicates by.
+
+    NCCL is gloo then, for the device types that it was chosen for. Until DeepSpeed moves the model, what lies in main memory here
+    lies there with a card as well: a collective is refused it, in torch's words, where nothing was chosen for main memory.
+    """
+    import torch
+    from torch import distributed
+
+    deepspeed, arguments, chosen = module.deepspeed, module.TrainingArguments, {"cpu": True}
+    init_distributed, initialize = deepspeed.init_distributed, deepspeed.initialize
+
+    def init(dist_backend, **rest):
+        from deepspeed.accelerator import set_accelerator
+        from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+
+        _write(f"init_distributed({dist_backend})")
+        chosen["cpu"] = "gloo" in dist_backend
+        torch.cuda.is_available, torch.cuda.device_count = (lambda: False), (lambda: 0)
+        set_accelerator(CPU_Accelerator())
+        return init_distributed(dist_backend="cpu:gloo,cuda:gloo", **rest)
+
+    def refusing(collective):
+        def call(tensor, *rest, **named):
+            if not chosen["cpu"]:
+                raise RuntimeError("No backend type associated with device type cpu")
+            return collective(tensor, *rest, **named)
+
+        return call
+
+    def engine(*rest, **named):
+        chosen["cpu"] = True
+        return initialize(*rest, **named)
+
+    deepspeed.init_distributed, deepspeed.initialize = init, engine
+    distributed.broadcast, distributed.all_reduce = refusing(distributed.broadcast), refusing(distributed.all_reduce)
+    module.TrainingArguments = lambda **named: arguments(**{**named, "use_cpu": True, "dataloader_pin_memory": False})
+
+
+HOOKS = {
+    "hydraft.trainer": (lambda: None, _after_trainer),
+    "torch.cuda": (_before_torch_cuda, _after_torch_cuda),
+}
 
 
 class _Finder(importlib.abc.MetaPathFinder):
