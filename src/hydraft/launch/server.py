@@ -24,6 +24,10 @@ PRELOAD = "HYDRAFT_PRELOAD"
 BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 """Set to 1, ``torch.cuda.is_available`` counts GPUs by NVML, which leaves the driver alone; without NVML it asks the driver."""
 
+TOUCHED = "the process that it is forked from had touched CUDA's driver"
+
+UNIFIED_MEMORY = "/dev/nvidia-uvm"
+
 imported: list[str] = []
 """In a server and its forks: the modules that it has imported, or tried to."""
 trouble: list[str] = []
@@ -87,11 +91,11 @@ def without_gpu() -> str | None:
     """
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda._is_in_bad_fork():
-        return "CUDA was initialised in the process that it would be forked from"
+        return TOUCHED
     for descriptor in Path("/proc/self/fd").glob("*"):
         with suppress(OSError):
-            if str(descriptor.readlink()) == "/dev/nvidia-uvm":
-                return "the process that it would be forked from has CUDA's driver open"
+            if str(descriptor.readlink()) == UNIFIED_MEMORY:
+                return TOUCHED
     return None
 
 
@@ -103,7 +107,7 @@ def _tell(channel: Connection, modules: list[str], on_gpu: bool) -> None:
         why = "; ".join(trouble)
     else:
         why = without_gpu() if on_gpu else None
-        why = why and f"{why}: one of {', '.join(modules)} touches it as it is imported"
+        why = why and f"{why}, which one of these does as it is imported: {', '.join(modules)}"
     channel.send(why)
     channel.close()
 
