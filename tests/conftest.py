@@ -3,8 +3,8 @@
 import json
 import multiprocessing
 import multiprocessing.context
-import multiprocessing.forkserver
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,12 +32,20 @@ sys.path.insert(0, str(ROOT))  # bench/ is no package of the environment
 import warm_command  # noqa: E402
 from bench.equivalence import compose_run  # noqa: E402
 from hydraft.config import TINY, Config  # noqa: E402
+from hydraft.hardware import detect  # noqa: E402
+from hydraft.launch import local  # noqa: E402
 
 RECORDS = [{"instruction": f"第{i}题：{i}加一等于几？", "input": "", "output": f"等于{i + 1}。"} for i in range(24)]
 
 
 MACHINES = {"lab", "slurm"}
 """Fixtures that this machine has room for once: names of networks, ports of daemons."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What the tests expect is of CPUs: a card is left alone, by them and by all that they start, unless ``-m gpu`` asks for it."""
+    if not re.search(r"(?<!not )\bgpu\b", config.option.markexpr):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -100,7 +108,7 @@ def run_script(
 
 def start_script(script: str, *arguments: str, streams: str | Path) -> multiprocessing.context.ForkServerProcess:
     """Start ``script`` as ``run_script`` does; what it prints goes to the files out and err in ``streams``."""
-    multiprocessing.forkserver.set_forkserver_preload(["hydraft.launch.warm"])
+    local.warm(detect())
     process = multiprocessing.get_context("forkserver").Process(
         target=warm_command.run, args=(ROOT, script, arguments, dict(os.environ), str(streams))
     )

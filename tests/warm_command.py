@@ -43,6 +43,7 @@ def _fork_server(path: bytes, arguments: Sequence[str], descriptors: Sequence[in
         return child
     try:
         die_with_parent()
+        sys.modules.pop("hydraft.launch.preload", None)  # else it would not import what this server is to have
         exec(code, {"__name__": "__main__"})
     except BaseException:
         traceback.print_exc()

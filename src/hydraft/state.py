@@ -118,13 +118,18 @@ def load_weights(parameters: Parameters, folder: Path) -> None:
 def _told(
     folder: Path, parameters: Parameters, kinds: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, str], torch.Tensor]]:
-    """Each saved tensor of these kinds, read on rank 0 and broadcast."""
+    """Each saved tensor of these kinds, read on rank 0 and broadcast, on this rank's card where it has one.
+
+    That is where the links between ranks are fast, wherever the parameter lies: in main memory until there is an engine, or
+    for as long as it is offloaded.
+    """
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     file = safe_open(folder / OPTIMIZER, framework="pt") if dist.get_rank() == 0 else None
     for name, parameter in parameters.items():
         for kind in kinds:
             shape = getattr(parameter, "ds_shape", parameter.shape)
             value = torch.empty(shape, dtype=torch.float32) if file is None else file.get_tensor(f"{kind}/{name}")  # type: ignore[no-untyped-call]
-            value = value.to(parameter.device)
+            value = value.to(device)
             dist.broadcast(value, 0)
             yield (kind, name), value
 

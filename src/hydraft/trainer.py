@@ -26,6 +26,10 @@ from hydraft.zero import deepspeed_config
 SCALE_AT_FLOOR = "loss scale already at minimum"
 """What DeepSpeed raises with when gradients overflow at the smallest scale (runtime/fp16/loss_scaler.py)."""
 
+GPU_BACKENDS = "cpu:gloo,cuda:nccl"
+"""What carries tensors that lie on a card, and those in main memory: NCCL alone refuses the latter, such as weights before
+DeepSpeed has moved the model. Objects and barriers then go by gloo, and need no card to be idle."""
+
 WINDOW = 16
 """Global batches over which records of like length are brought together."""
 
@@ -35,7 +39,7 @@ def training_arguments(config: Config, folder: Path) -> TrainingArguments:
     train = config.train
     on_cpu = not torch.cuda.is_available()
     # DeepSpeed's own communicator must know the group: zero.Init counts ranks with it while a model is still loading.
-    deepspeed.init_distributed(dist_backend="gloo" if on_cpu else "nccl", auto_mpi_discovery=False)
+    deepspeed.init_distributed(dist_backend="gloo" if on_cpu else GPU_BACKENDS, auto_mpi_discovery=False)
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         deepspeed=deepspeed_config(config),

@@ -2,7 +2,6 @@
 
 import json as jsonlib
 import multiprocessing
-import multiprocessing.forkserver
 import os
 import re
 import signal
@@ -19,6 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import warm_command
 from conftest import ROOT, wait_for
 from hydraft.config import TINY
+from hydraft.hardware import detect
+from hydraft.launch import local
 
 KEY = "a-key-that-no-one-guesses"
 
@@ -54,7 +55,7 @@ class Server:
         self.streams.mkdir()
         key = self.streams / "key"
         key.write_text(KEY + "\n", encoding="utf-8")
-        multiprocessing.forkserver.set_forkserver_preload(["hydraft.launch.warm"])
+        local.warm(detect())
         run = f"run=[{','.join(map(str, self.adapters))}]"
         arguments = ("mode=serve", run, "dtype=fp32", "serve.port=0", f"serve.api_key_file={key}", *self.settings)
         self.process = multiprocessing.get_context("forkserver").Process(

@@ -1,7 +1,6 @@
 """Adapters without a training run, and infer.py as a process that may be killed."""
 
 import multiprocessing
-import multiprocessing.forkserver
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ import warm_command
 from conftest import ROOT, config_of
 from hydraft import rundir
 from hydraft.config import TINY, Config, save_config
+from hydraft.hardware import detect
+from hydraft.launch import local
 from hydraft.models import identity
 
 RECORDS = [
@@ -43,7 +44,7 @@ def adapter(folder: Path, *overrides: str, base: Path = TINY, seed: int = 0, **l
 def start(streams: Path, *arguments: str) -> Any:
     """infer.py, running; its output goes to ``streams``."""
     streams.mkdir(exist_ok=True)
-    multiprocessing.forkserver.set_forkserver_preload(["hydraft.launch.warm"])
+    local.warm(detect())
     process = multiprocessing.get_context("forkserver").Process(
         target=warm_command.run, args=(ROOT, "infer.py", arguments, dict(os.environ), str(streams))
     )

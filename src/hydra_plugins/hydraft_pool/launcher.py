@@ -36,7 +36,7 @@ ConfigStore.instance().store(group="hydra/launcher", name="pool", node=PoolConf,
 
 
 class PoolLauncher(Launcher):  # type: ignore[misc]
-    """Each job in a process of its own, forked from one that has its imports behind it."""
+    """Each job in a process of its own, forked from one that has its imports behind it where that can be."""
 
     def __init__(self, jobs: int | None, preload: Sequence[str]) -> None:
         self.jobs = jobs
@@ -64,10 +64,9 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
             raise ConfigError(
                 f"hydra.launcher.jobs={self.jobs}: must be at least 1, or null for as many as the machine holds"
             )
-        os.environ.update(
-            hardware.environment(hardware.detect())
-        )  # the server has no card that the driver does not show
-        pool.warm(self.preload)
+        machine = hardware.detect()
+        os.environ.update(hardware.environment(machine))  # the server has no card that the driver does not show
+        pool.warm(self.preload, machine)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs and wait for all of them; one that fails fails alone."""
@@ -83,14 +82,16 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
         demands = self.demands or [Demand() for _ in job_overrides]
         configs: Sequence[Any] = self.composed or [None] * len(job_overrides)
         self.demands = self.composed = None
-        parts = slots(demands, hardware.detect(), self.jobs)
+        machine = hardware.detect()
+        parts = slots(demands, machine, self.jobs)
+        method = pool.method(self.preload, machine)
         log.info(f"Launching {len(job_overrides)} jobs, {len(parts)} side by side")
         jobs = []
         for number, (overrides, config) in enumerate(zip(job_overrides, configs, strict=True), initial_job_idx):
             log.info(f"\t#{number} : {' '.join(filter_overrides(overrides))}")
             jobs.append((number, list(overrides), config))
         batch = pool.Batch(jobs)
-        pool.run(Sweep(self.context, self.config, self.task, Singleton.get_state()), batch, parts)
+        pool.run(Sweep(self.context, self.config, self.task, Singleton.get_state()), batch, parts, method)
         for number, overrides, _ in jobs:
             batch.results[number].overrides = batch.results[number].overrides or overrides
         return [batch.results[number] for number, *_ in jobs]
@@ -106,4 +107,6 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
         self.warm()
         machine = hardware.detect()
         parts = slots([demand] * max(machine.count, machine.cpus), machine, self.jobs)
-        pool.run(Sweep(self.context, self.config, self.task, Singleton.get_state()), source, parts, look_seconds)
+        method = pool.method(self.preload, machine)
+        sweep = Sweep(self.context, self.config, self.task, Singleton.get_state())
+        pool.run(sweep, source, parts, method, look_seconds)

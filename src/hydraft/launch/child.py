@@ -15,7 +15,7 @@ from typing import Any
 from hydraft import agree, hardware, ops, preempt
 from hydraft.cli import EXIT_REFUSED
 from hydraft.config import ROOT, ConfigError, load_config
-from hydraft.launch import watch
+from hydraft.launch import meet, watch
 from hydraft.launch.local import RankFailed
 from hydraft.launch.meeting import DONE, FAILED, STOPPED, Meeting
 from hydraft.launch.rank import ended_by, read_failures
@@ -25,6 +25,10 @@ from hydraft.launch.world import World
 POLL_SECONDS = 0.2
 
 RANK = "import sys; from hydraft.launch.rank import enter; enter(sys.argv[1], sys.argv[2], None, {})"
+
+
+ELSEWHERE = "192.0.2.1:9"
+"""An address of no one's (RFC 5737): the way there is the way out of this machine."""
 
 
 class Signals:
@@ -126,7 +130,18 @@ def _environment(world: World, folder: Path) -> dict[str, str]:
     ops.prepare(needed, machine)  # on each machine the first builds, the others wait
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "FSDP_"))}
     path = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
-    return {"OMP_WAIT_POLICY": "PASSIVE", **kept, **ops.environment(machine), **world.environment(), "PYTHONPATH": path}
+    own = {**_interface(world), **ops.environment(machine), **world.environment(), "PYTHONPATH": path}
+    return {"OMP_WAIT_POLICY": "PASSIVE", **kept, **own}
+
+
+def _interface(world: World) -> dict[str, str]:
+    """What gloo needs, which with GPUs too carries objects and what lies in main memory: the interface to other machines."""
+    if world.nodes == 1:
+        return {}
+    found = meet.environment(f"{world.address}:{world.port}")
+    if found.get("GLOO_SOCKET_IFNAME") == "lo":  # on the machine of rank 0, whose name may be loopback's
+        found = meet.environment(ELSEWHERE)
+    return found
 
 
 def _ending(code: int, by_itself: bool, notes: Path, log: Path, rank: int, number: int) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Ranks on this machine, under torch's elastic agent: all of a run's, or one node's share.
 
-On a CPU they are forked from a server that has imported the stack once. With CUDA they are spawned: a library that
-touched the driver while it was imported would break every fork.
+They are forked, each in hundredths of a second, from this process where it has the stack in memory, else from a server that
+has imported it once. Where a fork could not use a GPU (``launch.server`` finds out) they are spawned.
 """
 
+import inspect
 import json
 import logging
 import os
@@ -11,19 +12,24 @@ import signal
 import sys
 import threading
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydraft
 from hydraft import preempt, rundir
 from hydraft.hardware import Hardware
-from hydraft.launch import watch
+from hydraft.launch import server, watch
 from hydraft.launch.rank import ended_by, enter, read_failures
 from hydraft.launch.wish import Preempted, Stopped, Wish
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+    from torch.distributed.launcher.api import LaunchConfig
+
+logger = logging.getLogger(__name__)
+
+STACK = "hydraft.launch.warm"
+"""The module that imports what ranks need."""
 
 SHUTDOWN_SECONDS = 10
 """From SIGTERM to SIGKILL, for a rank."""
@@ -80,20 +86,45 @@ def own_code_first() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys(paths)))
 
 
-def warm(hardware: Hardware) -> str:
-    """Start the server that ranks are forked from; it imports the stack while its caller does other things.
-
-    Returns:
-        multiprocessing's name of how ranks start.
-    """
+def warm(hardware: Hardware) -> None:
+    """Start the server that ranks are forked from; it imports the stack while its caller does other things."""
     own_code_first()
-    if hardware.gpus:
-        return "spawn"
-    if "hydraft.launch.warm" in sys.modules:  # this process came from such a server, and has all that a rank needs
-        return "fork"
-    forkserver.set_forkserver_preload(["hydraft.launch.warm"])
-    forkserver.ensure_running()
-    return "forkserver"
+    os.environ.setdefault(server.BY_NVML, "1")
+    if STACK not in sys.modules:  # a process that came from such a server has the stack itself
+        server.begin([STACK], hardware)
+
+
+def method(hardware: Hardware) -> str:
+    """multiprocessing's name of how ranks start, known when the server has imported all.
+
+    Ask when this process has nothing more to do before it starts them: what it does to CUDA later is their loss.
+    """
+    warm(hardware)
+    if STACK in sys.modules:
+        if not hardware.gpus or server.forks_without_gpu() is None:
+            return "fork"
+        server.begin([STACK], hardware)
+    why = server.unusable([STACK], hardware)
+    if why is None:
+        return "forkserver"
+    line = f"ranks are spawned, which takes each some ten seconds more, since a fork cannot be used: {why}"
+    logger.warning(line)
+    print(line, file=sys.stderr, flush=True)
+    return "spawn"
+
+
+def launch_config(hardware: Hardware, **settings: Any) -> "LaunchConfig":
+    """torch's settings for its agent, with how ranks start.
+
+    torch 2.11 does not know ``shutdown_timeout``: its agent gives ranks 30 seconds.
+    """
+    from torch.distributed.launcher.api import LaunchConfig
+
+    if "shutdown_timeout" in inspect.signature(LaunchConfig).parameters:
+        settings["shutdown_timeout"] = SHUTDOWN_SECONDS
+    config = LaunchConfig(**settings)  # counts GPUs
+    config.start_method = method(hardware)
+    return config
 
 
 def start(
@@ -124,21 +155,20 @@ def start(
         Stopped: a signal, and the ranks have been ended at once.
     """
     place = place or Place()
-    method = warm(hardware)
+    warm(hardware)
 
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.launcher.api import elastic_launch
 
     for name in logging.root.manager.loggerDict:  # failures are told by us, once; the traceback is in the rank's log
         if name.startswith(("torch.distributed.elastic", "torch.multiprocessing")):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    config = LaunchConfig(
+    config = launch_config(
+        hardware,
         nproc_per_node=ranks,
         max_restarts=0,
-        start_method=method,
         logs_specs=DefaultLogsSpecs(log_dir=str(notes)),
-        shutdown_timeout=SHUTDOWN_SECONDS,
         signals_to_handle="SIGQUIT",  # the others are for ``wish``
         **place.rendezvous(),
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydraft import heartbeat, preempt, rundir
+from hydraft.launch import server
 from hydraft.launch.lifeline import die_with_parent
 
 
@@ -33,6 +34,7 @@ def enter(folder: str, notes: str, terminal: str | None, environment: dict[str, 
     try:
         _redirect(Path(folder) / f"rank-{rank}.log")
         heartbeat.start(Path(notes) / f"{rank}.beat")
+        _check_gpu()
         importlib.import_module("hydraft.worker").main(Path(folder), screen)
     except BaseException as error:
         traceback.print_exc()  # into the log; the launcher tells the terminal
@@ -41,6 +43,17 @@ def enter(folder: str, notes: str, terminal: str | None, environment: dict[str, 
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def _check_gpu() -> None:
+    """Refuse to go on as a fork that cannot use its GPU: torch would see none, or fail somewhere later.
+
+    Raises:
+        RuntimeError: so it is; the launcher asked before it forked (``local.method``), and CUDA was touched since.
+    """
+    why = server.without_gpu() if os.environ.get("DS_ACCELERATOR") == "cuda" else None
+    if why is not None:
+        raise RuntimeError(f"this rank is a fork that cannot use a GPU: {why}")
 
 
 def _note_failure(notes: Path, rank: int, error: BaseException) -> None:

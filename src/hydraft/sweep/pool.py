@@ -1,10 +1,10 @@
 """Jobs side by side on this machine, each in fresh processes forked from a server that has imported the stack once. No torch here.
 
 A job's ranks are forks of the job, so a sweep pays for its imports once. Nothing of a job outlives it: no module state, no CUDA
-context, no process. With CUDA, jobs are forked (the server has not touched the driver, ``launch.warm`` sees to that) and their
-ranks spawned, as in a single run.
+context, no process. Where forks of the server could not be used (``launch.server``), jobs are spawned.
 """
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -13,32 +13,47 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing import connection, forkserver
+from multiprocessing import connection
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkServerProcess, SpawnProcess
 from typing import Any, Protocol
 
 import cloudpickle
 from hydra.core.utils import JobReturn
 
 from hydraft.cli import RunStopped
+from hydraft.hardware import Hardware
+from hydraft.launch import server
 from hydraft.launch.local import own_code_first
 from hydraft.launch.rank import ended_by
 from hydraft.sweep import job
 from hydraft.sweep.record import JobDied
 from hydraft.sweep.slots import Slot
 
+log = logging.getLogger(__name__)
+
+OWN = "hydraft.sweep.server"
+"""Imported by the server before what the launcher's ``preload`` names."""
+
 ENDING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 """Signals that end a sweep, beside Ctrl-C; its jobs get the same one, and ``train.grace`` to save what they have."""
 
 
-def warm(preload: Sequence[str]) -> None:
+def method(preload: Sequence[str], machine: Hardware) -> str:
+    """multiprocessing's name of how jobs start, known when the server that ``warm`` started has imported all."""
+    why = server.unusable([OWN, *preload], machine)
+    if why is None:
+        return "forkserver"
+    log.warning(f"Jobs are spawned, each with imports of its own, since a fork cannot be used: {why}")
+    return "spawn"
+
+
+def warm(preload: Sequence[str], machine: Hardware) -> None:
     """Start the server that jobs are forked from; it imports while its caller does other things."""
     own_code_first()
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "PASSIVE"
     )  # read as libraries load: threads that spin starve the jobs beside them
-    forkserver.set_forkserver_preload(["hydraft.sweep.server", *preload])
     in_main = threading.current_thread() is threading.main_thread()
     before = (
         signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
@@ -49,7 +64,7 @@ def warm(preload: Sequence[str]) -> None:
     try:
         for number in (1, 2):  # nor is the screen, where libraries greet as they are imported
             os.dup2(nowhere, number)
-        forkserver.ensure_running()
+        server.begin([OWN, *preload], machine)
     finally:
         for number, terminal in zip((1, 2), kept, strict=True):
             os.dup2(terminal, number)
@@ -62,14 +77,16 @@ def warm(preload: Sequence[str]) -> None:
 class Running:
     """A job that has been started."""
 
-    def __init__(self, slot: Slot, sweep: bytes, payload: bytes) -> None:
+    def __init__(self, slot: Slot, sweep: bytes, payload: bytes, method: str) -> None:
         self.slot = slot
         self.stopped = False
         self.answer: bytes | None = None
         place = job.Place(str(os.getcwd()), dict(os.environ), slot.cores, slot.gpus)  # noqa: PTH109
         self.channel, theirs = connection.Pipe(duplex=False)
-        context = multiprocessing.get_context("forkserver")
-        self.process: ForkServerProcess = context.Process(target=job.enter, args=(theirs, place, sweep, payload))
+        context: Any = multiprocessing.get_context(method)
+        self.process: ForkServerProcess | SpawnProcess = context.Process(
+            target=job.enter, args=(theirs, place, sweep, payload)
+        )
         sys.stdout.flush()
         self.process.start()
         theirs.close()
@@ -138,13 +155,16 @@ class Batch:
         self.results[number] = returned
 
 
-def run(sweep: job.Sweep, source: Source, slots: Sequence[Slot], look_seconds: float | None = None) -> None:
+def run(
+    sweep: job.Sweep, source: Source, slots: Sequence[Slot], method: str, look_seconds: float | None = None
+) -> None:
     """Run every job of ``source``, as many at once as there are slots, until there are no more.
 
     Args:
         sweep: what they share.
         source: of the jobs; it is told of each one's end.
         slots: the parts of the machine.
+        method: how jobs start, as ``method`` found.
         look_seconds: how often the source is asked about those that run; None for never.
 
     Raises:
@@ -160,7 +180,7 @@ def run(sweep: job.Sweep, source: Source, slots: Sequence[Slot], look_seconds: f
                     if task is None:
                         more = False
                         break
-                    running[task[0]] = Running(free.pop(), shared, cloudpickle.dumps(task))
+                    running[task[0]] = Running(free.pop(), shared, cloudpickle.dumps(task), method)
                 if running:
                     connection.wait([end for one in running.values() for end in one.waited_for()], look_seconds)
                 for number, one in list(running.items()):

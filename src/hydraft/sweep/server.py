@@ -1,6 +1,6 @@
 """Imported once by the server that a sweep's jobs are forked from: what a job needs before its ranks, and no torch.
 
-What else it imports (by default all of the stack, ``hydraft.launch.warm``) is the launcher's ``preload``.
+What else it imports (by default the stack, ``hydraft.launch.warm``) is the launcher's ``preload``.
 """
 
 import gc
