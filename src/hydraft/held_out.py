@@ -16,10 +16,10 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from hydraft.config import DataConfig
 from hydraft.data.batch import Padded
-from hydraft.data.encode import IGNORE, Example, encode, prompt_ids
+from hydraft.data.encode import Example, encode, prompt_ids
 from hydraft.data.formats import Conversation
 from hydraft.metrics import Scores, score
-from hydraft.models import answering
+from hydraft.models import answering, scored
 
 Done = Callable[[int], None]
 """Told that so many more are done, over all ranks."""
@@ -81,16 +81,13 @@ def held_out_loss(
     collate = Padded(pad_id)
     chunks = _chunks([len(example["input_ids"]) for example in examples], batch_size)
     sums = torch.zeros(len(chunks), 2, dtype=torch.float64, device=device)  # loss and tokens of each
+    taken = [scored.chunks_of([examples[index] for index in chunk]) for chunk in chunks]
     for number, counts, together in _shared(len(chunks)):
         batch = collate([[examples[index] for index in chunks[number]]])
-        batch = {key: value.to(device) for key, value in batch.items()}
-        labels = batch.pop("labels")[:, 1:]  # (B, T - 1)
-        logits = model(**batch).logits[:, :-1].float()  # (B, T - 1, V)
-        loss = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="sum"
-        )
+        batch = {key: value if key == "labels" else value.to(device) for key, value in batch.items()}
+        loss, tokens = scored.summed_loss(model, batch, max(taken[other] for other in together))
         if counts:
-            sums[number] = torch.stack([loss.double(), (labels != IGNORE).sum().double()])
+            sums[number, 0], sums[number, 1] = loss, tokens
         done(sum(len(chunks[other]) for other in together))
     dist.all_reduce(sums)  # one rank's numbers and zeros: exact
     total = sums.sum(0)

@@ -1,5 +1,7 @@
 """The quant section to transformers' BitsAndBytesConfig."""
 
+import logging
+
 import torch
 from transformers import BitsAndBytesConfig
 
@@ -20,6 +22,8 @@ def bits_and_bytes(quant: QuantConfig, precision: Precision) -> BitsAndBytesConf
     if quant.kind is QuantKind.none:
         return None
     if quant.kind is QuantKind.int8:
+        # On a card its product takes fp16, and says so for each layer in each pass; nothing can be done about it.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
     dtype = DTYPES[precision]
     return BitsAndBytesConfig(

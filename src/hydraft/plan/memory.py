@@ -1,4 +1,4 @@
-"""Memory of a rank while the model loads and while it trains. No torch.
+"""Memory of a rank while the model loads, while it trains and while it is scored. No torch.
 
 Weights and optimizer state are exact; activations follow a formula that autograd was held against; what the driver, the
 libraries and the allocator take is a constant and a share, and so about right.
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from hydraft.choices import Batching, LoraMethod, Offload, Precision, QuantKind
 from hydraft.config import Config
+from hydraft.plan import scoring
 from hydraft.plan.activations import activations
 from hydraft.plan.parameters import Layout, Tensor, Trained, codes, constants
 from hydraft.plan.parts import Parts
@@ -42,18 +43,21 @@ class Memory:
 
     loading: Parts
     training: Parts
+    scoring: Parts
+    """All 0 for a run without held-out records."""
     host_loading: Parts
     host_training: Parts
+    host_scoring: Parts
 
     @property
     def peak(self) -> int:
         """The most that the card holds."""
-        return max(self.loading.total, self.training.total)
+        return max(self.loading.total, self.training.total, self.scoring.total)
 
     @property
     def host_peak(self) -> int:
         """The most that main memory holds, for one rank."""
-        return max(self.host_loading.total, self.host_training.total)
+        return max(self.host_loading.total, self.host_training.total, self.host_scoring.total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,16 +79,19 @@ def memory(config: Config, subject: Subject, on_gpu: bool) -> Memory:
     kept = states(config, learns, width, on_gpu)
     frozen = _frozen(config, layout, learns, on_gpu)
     training = _training(config, subject, kept, frozen, width)
+    scored = _scoring(config, subject, kept, frozen, width)
     loading, host_loading = _loading(config, subject, on_gpu)
     host = _named(kept.host, learns) + Parts(weights=frozen.host)
-    if not on_gpu:
-        process = Parts(overhead=PROCESS_ON_CPU)
-        heap = Parts(overhead=round(HEAP * training.activations))
-        return Memory(Parts(), Parts(), loading + host_loading + process, training + host + process + heap)
-    process = Parts(overhead=PROCESS_ON_GPU)
-    return Memory(
-        _with_overhead(config, loading), _with_overhead(config, training), host_loading + process, host + process
-    )
+    process = Parts(overhead=PROCESS_ON_GPU if on_gpu else PROCESS_ON_CPU)
+    if on_gpu:
+        cards = [_with_overhead(config, parts) if parts.total else parts for parts in (loading, training, scored)]
+        hosts = [host + process, host + process if scored.total else Parts()]
+        return Memory(*cards, host_loading + process, *hosts)
+    hosts = [
+        parts + host + process + Parts(overhead=round(HEAP * parts.activations)) if parts.total else parts
+        for parts in (training, scored)
+    ]
+    return Memory(Parts(), Parts(), Parts(), loading + host_loading + process, *hosts)
 
 
 def _named(parts: Parts, learns: Trained) -> Parts:
@@ -172,6 +179,19 @@ def _training(config: Config, subject: Subject, kept: States, frozen: _Frozen, w
         Parts(activations=held.at_layer, buffers=frozen.gathered + unpacked + held.working),
         Parts(gradients=kept.step),
     ]
+    return base + max(moments, key=lambda parts: parts.total)
+
+
+def _scoring(config: Config, subject: Subject, kept: States, frozen: _Frozen, width: int) -> Parts:
+    """The largest of three moments: a layer, the loss, answers; what training keeps between its steps is there too."""
+    layout, learns = subject.layout, subject.learns
+    if config.data.eval is None:
+        return Parts()
+    base = Parts(weights=frozen.device) + _named(kept.device, learns)
+    layer, head = scoring.losses(config, layout, learns, width)
+    answers = scoring.room(config, layout, learns, width).most(config.data.max_length)
+    working = Parts(buffers=frozen.gathered + _unpacked(config, layout, width))
+    moments = [layer + working, head + Parts(buffers=frozen.gathered), answers + working]
     return base + max(moments, key=lambda parts: parts.total)
 
 

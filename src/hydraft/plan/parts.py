@@ -16,6 +16,8 @@ class Parts:
     activations: int = 0
     """What the forward pass keeps for the backward pass."""
     logits: int = 0
+    cache: int = 0
+    """Keys and values of the tokens before, while answers are generated."""
     buffers: int = 0
     """Of communication, of gathered or unpacked weights, and of gradients on their way."""
     overhead: int = 0

@@ -18,6 +18,7 @@ LOOKS = {  # a glyph for where there is no colour
     "optimizer": ("▚", "yellow", "optimizer"),
     "activations": ("▤", "green", "activations"),
     "logits": ("▥", "bright_green", "logits"),
+    "cache": ("◫", "bright_cyan", "keys and values of answers"),
     "buffers": ("░", "red", "buffers"),
     "overhead": ("·", "bright_black", "driver and libraries"),
 }
@@ -130,11 +131,14 @@ def _peak(config: Config, plan: Plan) -> str:
 
 
 def _moments(config: Config, plan: Plan, cost: Cost) -> dict[str, Parts]:
-    """The columns: a card's, or on a CPU a machine's."""
+    """The columns: a card's, or on a CPU a machine's; scoring is one where there are held-out records."""
     memory, ranks = cost.memory, config.cluster.ranks_per_node
     if plan.gpu_memory is not None:
-        return {"loading": memory.loading, "training": memory.training}
-    return {"loading": memory.host_loading.times(ranks), "training": memory.host_training.times(ranks)}
+        found = {"loading": memory.loading, "training": memory.training, "scoring": memory.scoring}
+    else:
+        host = {"loading": memory.host_loading, "training": memory.host_training, "scoring": memory.host_scoring}
+        found = {name: parts.times(ranks) for name, parts in host.items()}
+    return {name: parts for name, parts in found.items() if name != "scoring" or parts.total}
 
 
 def _bars(config: Config, plan: Plan, cost: Cost) -> Table:
