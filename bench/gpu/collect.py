@@ -47,9 +47,9 @@ def run(folder: Path, peak: float | None) -> dict[str, Any]:
     result, cost = read(folder / "result.json"), read(folder / "plan.json").get("cost") or {}
     trained = [line for line in lines(folder / "metrics.jsonl") if "learning_rate" in line]
     speeds = [line["tokens_per_second"] for line in trained]
-    speed = statistics.median(speeds[WARM_UP:] or speeds) if speeds else None
+    timed = Path(config["model"]["path"]).parent == folder.parent / "models"  # the others ran side by side
+    speed = statistics.median(speeds[WARM_UP:] or speeds) if speeds and timed else None
     planned, measured = compared(folder) or (None, None)
-    timed = config["data"]["eval"] is None and Path(config["model"]["path"]).parent.name == "models"
     work = None
     if timed and cost:
         recomputes = config["train"]["gradient_checkpointing"] is True
@@ -92,9 +92,8 @@ def other(found: dict[str, Any], peak: float | None) -> dict[str, Any]:
 
 def gather(scratch: Path, outcomes: Iterable[Outcome]) -> dict[str, Any]:
     """Everything that has been measured so far."""
-    probes = lines(scratch / "probes.jsonl")
-    peaks = [probe["answer"]["FLOP/s"] for probe in probes if probe["probe"] == "matmul" and probe["answer"]]
-    peak = peaks[-1] if peaks else None
+    probes = list({probe["probe"]: probe for probe in lines(scratch / "probes.jsonl")}.values())  # the latest of each
+    peak = next((probe["answer"]["FLOP/s"] for probe in probes if probe["probe"] == "matmul" and probe["answer"]), None)
     runs = {file.parent.name: run(file.parent, peak) for file in sorted(scratch.glob("*/config.yaml"))}
     for file in sorted(scratch.glob("*.json")):
         found = read(file)

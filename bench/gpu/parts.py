@@ -104,7 +104,7 @@ def first(machine: Machine) -> Part:
         f"{machine.python} --version; {machine.python} -m pip list 2>/dev/null; true"
     )
     written = ("bench.gpu.records", str(machine.records), "--count", count, "--characters", characters)
-    steps, limit = (20, 4) if machine.rehearse else (60, 12)
+    steps, limit, answer = (5, 2, 8) if machine.rehearse else (60, 12, 48)
     together = ("records", "environment", "random-chatglm2", "random-llama3", "smoke", "probes")
     return Part(
         "first",
@@ -115,7 +115,7 @@ def first(machine: Machine) -> Part:
                 Step(f"random-{name}", 110, machine.module("bench.gpu.weights", name, str(machine.model(name)), *tiny))
                 for name in ("chatglm2", "llama3")
             ),
-            train(machine, "smoke", 90, f"train.max_steps={steps} data.eval_limit={limit} quant=nf4 zero=stage2"),
+            train(machine, "smoke", 90, f"train.max_steps={steps} data.eval_limit={limit} data.eval_max_new_tokens={answer} quant=nf4 zero=stage2"),
             Step("probes", 110, machine.module("bench.gpu.probes", str(machine.scratch / "probes.jsonl"), "shared")),
             # what is left wants the card for itself
             Step("probes-alone", 60, machine.module("bench.gpu.probes", str(machine.scratch / "probes.jsonl"), "alone"), after=together),

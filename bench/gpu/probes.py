@@ -44,7 +44,7 @@ def versions() -> Any:
 def imports() -> Any:
     """Seconds that a rank's imports take, each in a process of its own."""
     found = {}
-    for module in ("torch", "transformers", "peft", "bitsandbytes", "deepspeed", "hydraft.worker"):
+    for module in ("torch", "bitsandbytes", "deepspeed", "hydraft.worker"):
         code = f"import time; began = time.perf_counter(); import {module}; print(time.perf_counter() - began)"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         found[module] = round(float(done.stdout.splitlines()[-1]), 1)
@@ -97,7 +97,7 @@ def matmul() -> Any:
     """FLOP/s of a matrix product here, the best of several rounds: bf16 8,192 x 8,192 on a card, fp32 1,024 x 1,024 on a CPU."""
     from bench.throughput import matmul_rate
 
-    return {"FLOP/s": matmul_rate()}
+    return {"FLOP/s": round(matmul_rate())}
 
 
 CONTEXT = """

@@ -19,6 +19,7 @@ from bench.serve import Pass, Server, drive, free_port
 ROOT = Path(__file__).parents[2]
 PASSES = ((1, 3), (16, 32), (32, 64))
 """Requests at once, and in all."""
+SETTINGS = ("mode=serve", "serve.max_running=32", "serve.cache_tokens=32768")
 START = 80
 """Seconds in which the server has to be up."""
 
@@ -65,10 +66,7 @@ def main() -> None:
     records = json.loads((ROOT / "data/zh_tasks.train.json").read_text(encoding="utf-8"))[: max(n for _, n in PASSES)]
     prompts = ["\n".join(filter(None, (record["instruction"], record.get("input")))) for record in records]
     port = free_port()
-    command = [
-        sys.executable, str(ROOT / "infer.py"), "mode=serve", f"run={run}", f"serve.port={port}", "serve.max_running=32",
-        "serve.cache_tokens=32768",
-    ]  # fmt: skip
+    command = [sys.executable, str(ROOT / "infer.py"), f"run={run}", f"serve.port={port}", *SETTINGS]
     log = options.out.with_suffix(".server.log")
     server = Server("hydraft", command, None, f"http://127.0.0.1:{port}", log, START)
     found: dict[str, Any] = {"run": run.name, "started_seconds": round(server.started, 1), "passes": []}
