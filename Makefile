@@ -80,7 +80,7 @@ bench-kernels: setup ## Tokens a second and memory of the same run with each kin
 
 # On a machine with neither .venv nor network, WHEELS is a folder of wheels, and python3 has torch and transformers already.
 bench-gpu: $(if $(WHEELS),,setup) ## All that is worth measuring on a GPU in BUDGET=530 seconds: PARTS="first tests chatglm2 llama serve" OUT=… SCRATCH=… WHEELS=…
-	@$(if $(WHEELS),$(PYTHON),$(PY)) -m bench.gpu --budget "$(or $(BUDGET),530)" --parts "$(PARTS)" --out "$(OUT)" --wheels "$(WHEELS)" --scratch "$(SCRATCH)" $(if $(REHEARSE),--rehearse) $(ARGS)
+	@$(if $(WHEELS),$(PYTHON),$(PY)) -m bench.gpu --budget "$(BUDGET)" --parts "$(PARTS)" --out "$(OUT)" --wheels "$(WHEELS)" --scratch "$(SCRATCH)" $(if $(REHEARSE),--rehearse) $(ARGS)
 
 data: setup ## Write the instruction set again from its generator
 	@$(PY) data/generate.py

@@ -27,17 +27,15 @@ from typing import Any
 
 import psutil
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.equivalence import compose_run, lacking, made_on  # noqa: E402
+from bench.progress import progress  # noqa: E402
 from hydraft import hardware, launch, manifest, plan, rundir  # noqa: E402
 from hydraft.config import Config  # noqa: E402
-from hydraft.hardware import Hardware  # noqa: E402
 
 STAGES = ("stage0", "stage1", "stage2", "stage3", "stage2_offload", "stage3_offload")
 RANKS = (1, 2, 4)
@@ -203,25 +201,6 @@ def write_records(folder: Path) -> Path:
     return file
 
 
-def progress() -> Progress:
-    """A bar on stderr, so that the table may go to a file."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-
-
-def written(machine: Hardware) -> tuple[str, int]:
-    """Stage and ranks of the run that goes on elsewhere, on this machine."""
-    stage, ranks = WRITTEN
-    return stage, ranks if lacking(ranks, machine) is None else 1
-
-
 def judge(cell: Cell, records: Path, scratch: Path, first: Path) -> tuple[str, bool]:
     """What stands in a cell of the table, and whether it is as it should be."""
     wrong = resume_same(cell, records, scratch)
@@ -256,7 +235,8 @@ def matrix(chosen: list[Cell], folder: Path) -> bool:
                 scratch = folder / "cell"
                 first = folder / f"{precision}-{quant}"
                 if not first.exists():
-                    train(compose_run(Cell(precision, quant, *written(machine)).overrides(records, dropout=0)), first)
+                    writer = Cell(precision, quant, WRITTEN[0], 1 if lacking(WRITTEN[1], machine) else WRITTEN[1])
+                    train(compose_run(writer.overrides(records, dropout=0)), first)
                 shown[cell.ranks], held = judge(cell, records, scratch, first)
                 shutil.rmtree(scratch)
                 good &= held

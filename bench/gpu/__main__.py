@@ -26,7 +26,7 @@ SHARED_MEMORY = Path("/dev/shm")
 def options() -> argparse.Namespace:
     """The command line; an empty word is as none, since make hands on empty variables."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=sys.modules["bench.gpu"].__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--budget", type=float, default=530, help="seconds in all")
+    parser.add_argument("--budget", default="", help="seconds in all; by default 530, for a rehearsal 1,500")
     parser.add_argument("--parts", default="", help=f"of {' '.join(parts.ALL)}; by default {' '.join(parts.DEFAULT)}")
     parser.add_argument("--out", default="", help="folder of the results; by default bench/results/gpu-<card>")
     parser.add_argument("--wheels", default="", help="folder of wheels to install in a folder of their own first")
@@ -35,6 +35,10 @@ def options() -> argparse.Namespace:
     )
     parser.add_argument("--rehearse", action="store_true", help="tiny shapes, on a card too")
     found = parser.parse_args()
+    try:
+        found.budget = float(found.budget) if found.budget else None
+    except ValueError:
+        parser.error(f"BUDGET={found.budget}: must be a number of seconds")
     found.parts = found.parts.split() or list(parts.DEFAULT)
     if unknown := [name for name in found.parts if name not in parts.ALL]:
         parser.error(f"PARTS={' '.join(found.parts)}: no part is called {unknown[0]}; there are {' '.join(parts.ALL)}")
@@ -87,7 +91,7 @@ def described(here: parts.Machine, found: dict[str, Any], chosen: argparse.Names
     """The figures with what they were measured on."""
     from bench.results import described as header
 
-    how = {"rehearsal": here.rehearse, "parts": chosen.parts, "budget": chosen.budget, "seconds": round(budget.spent)}
+    how = {"rehearsal": here.rehearse, "parts": chosen.parts, "budget": budget.seconds, "seconds": round(budget.spent)}
     return {**header(), **how, **found}
 
 
@@ -112,7 +116,7 @@ def measure(here: parts.Machine, site: list[str], out: Path, chosen: argparse.Na
     around = environment(site, here.scratch / "cache")
     try:
         for name in chosen.parts:
-            for outcome in run(parts.ALL[name](here), budget, logs, around):
+            for outcome in run(parts.part(name, here), budget, logs, around):
                 outcomes.append(outcome)
                 told = f": {outcome.said}" if outcome.status.startswith(("failed", "out of")) else ""
                 clock = f"[{budget.spent:4.0f} s, {max(0.0, budget.left):4.0f} s left]"
@@ -127,7 +131,7 @@ def measure(here: parts.Machine, site: list[str], out: Path, chosen: argparse.Na
 def main() -> int:
     """0 if every step that could run was ok, 1 otherwise."""
     chosen = options()
-    budget = Budget(chosen.budget)
+    budget = Budget(chosen.budget or parts.SECONDS)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     os.chdir(ROOT)
     out = Path(chosen.out).resolve() if chosen.out else None
@@ -139,11 +143,13 @@ def main() -> int:
             Path(chosen.wheels).resolve() if chosen.wheels else None, scratch / "site", "unsloth" in chosen.parts
         )
         here = machine(scratch, site, apart, chosen.rehearse)
+        if here.rehearse and chosen.budget is None:
+            budget.seconds = parts.REHEARSAL_SECONDS
         from bench.results import FOLDER, card, slug
 
         where = "no GPU here" if here.card is None else card()
         how = "a rehearsal with tiny shapes, which measures nothing" if here.rehearse else f"{here.card / 2**30:.0f} GiB" if here.card else ""  # fmt: skip
-        print(f"{where}: {how}; {chosen.budget:.0f} s for {' '.join(chosen.parts)}; scratch in {scratch}", flush=True)
+        print(f"{where}: {how}; {budget.seconds:.0f} s for {' '.join(chosen.parts)}; scratch in {scratch}", flush=True)
         out = out or FOLDER / ("rehearsal" if here.rehearse else f"gpu-{slug(card())}")
         out.mkdir(parents=True, exist_ok=True)
         in_memory = models_in_memory(scratch, here, bool(chosen.scratch))

@@ -4,13 +4,17 @@ On a card and in a rehearsal the commands are the same; a rehearsal has other nu
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.gpu.steps import Part, Step
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = ("first", "tests", "chatglm2", "llama", "serve")
+SECONDS, REHEARSAL_SECONDS = 530, 1500
+"""In all; a rehearsal is not about time, and may be on a slow machine that others use too."""
+PATIENCE = 4
+"""Times its limit that a step may take in a rehearsal."""
 STAGES = ("stage0", "stage1", "stage2", "stage3", "stage2_offload", "stage3_offload")
 SMALL_CARD = 40 << 30
 """Bytes; a smaller card trains Llama-3.1-8B with recomputation."""
@@ -265,3 +269,11 @@ def _missing(machine: Machine, package: str) -> str | None:
 
 
 ALL = {part.__name__: part for part in (first, tests, chatglm2, llama, serve, unsloth, benches)}
+
+
+def part(name: str, machine: Machine) -> Part:
+    """The part of this name; in a rehearsal with more time for each step."""
+    made = ALL[name](machine)
+    if not machine.rehearse:
+        return made
+    return replace(made, steps=tuple(replace(step, limit=PATIENCE * step.limit) for step in made.steps))
