@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-tools test-fast test-gpu check sweep bench bench-sweep equivalence resume-matrix fit-table memory tiny data report bench-serve bench-kernels
+.PHONY: help setup train test test-tools test-fast test-gpu check sweep bench bench-sweep equivalence resume-matrix fit-table memory tiny data report bench-serve bench-kernels bench-gpu
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -77,6 +77,10 @@ bench-serve: setup ## Tokens a second of mode=serve, 16 requests at once, beside
 
 bench-kernels: setup ## Tokens a second and memory of the same run with each kind of kernels
 	@$(PY) bench/kernels.py $(ARGS)
+
+# On a machine with neither .venv nor network, WHEELS is a folder of wheels, and python3 has torch and transformers already.
+bench-gpu: $(if $(WHEELS),,setup) ## All that is worth measuring on a GPU in BUDGET=530 seconds: PARTS="first tests chatglm2 llama serve" OUT=… SCRATCH=… WHEELS=…
+	@$(if $(WHEELS),$(PYTHON),$(PY)) -m bench.gpu --budget "$(BUDGET)" --parts "$(PARTS)" --out "$(OUT)" --wheels "$(WHEELS)" --scratch "$(SCRATCH)" $(if $(REHEARSE),--rehearse) $(ARGS)
 
 data: setup ## Write the instruction set again from its generator
 	@$(PY) data/generate.py

@@ -94,7 +94,8 @@ def measure(overrides: list[str], folder: Path) -> dict[str, float]:
     keeper.Keeper.save = stepped  # type: ignore[method-assign, assignment]
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    backend = "cpu:gloo,cuda:nccl" if hardware.detect().gpus else "gloo"
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     config = compose_run(overrides)
     records = len(json.loads(Path(config.data.train).read_text()))
     rundir.create(folder, config, plan.make_plan(config, records), hardware.detect())
@@ -127,6 +128,7 @@ def forked(task: Callable[[], Any]) -> Any:
 def main() -> None:
     """Measure both models and print the table."""
     from bench import throughput
+    from bench.results import card
     from hydraft.interval import SHARE
     from hydraft.training import TrainConfig
 
@@ -138,6 +140,7 @@ def main() -> None:
         "zero=stage2", "quant=none", "cluster=1x1", "train.precision=fp32", f"data.train={options.records}", "data.eval=null",
         f"train.max_steps={options.steps}", "train.save_every=1",
     ]  # fmt: skip
+    print(f"on {card()}\n")
     print("| model | checkpoint | a step | a checkpoint | gather | hash | flush | rest | share of the time |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory(dir=ROOT / "outputs" if (ROOT / "outputs").is_dir() else None) as name:

@@ -4,7 +4,8 @@
     python bench/equivalence.py --precision bf16
 
 Loss and gradient norm are the largest relative differences over all steps; the adapter's is the largest absolute
-difference of any of its elements after the last step (AdamW at this learning rate moves an element by up to 8e-3).
+difference of any of its elements after the last step (AdamW at this learning rate moves an element by up to 8e-3). The last line
+says on what device the table was made. On a machine with GPUs, cells with more ranks than there are GPUs are left out.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from safetensors.torch import load_file
 
 from hydraft import checks, cli, hardware, launch, plan, prepare, rundir
 from hydraft.config import ROOT, Config
+from hydraft.hardware import Hardware
 from hydraft.training import AUTO
 
 STAGES = ("stage0", "stage1", "stage2", "stage3", "stage2_offload", "stage3_offload")
@@ -39,13 +41,14 @@ class Curve:
     adapter: dict[str, torch.Tensor]
 
 
-def compose_run(overrides: list[str]) -> Config:
-    """The config that ``python train.py <overrides>`` would run."""
+def compose_run(overrides: list[str], machine: Hardware | None = None) -> Config:
+    """The config that ``python train.py <overrides>`` would run, on this machine or on ``machine``."""
+    machine = machine or hardware.detect()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = plan.resolve(cli.typed(compose("train", overrides), Config), hardware.detect())
+        config = plan.resolve(cli.typed(compose("train", overrides), Config), machine)
     if config.train.gradient_checkpointing == AUTO:
         config.train.gradient_checkpointing = False  # what is measured must not hang on how much memory there is
-    checks.check(config, hardware.detect())
+    checks.check(config, machine)
     prepare.check(config.model)
     return config
 
@@ -108,6 +111,23 @@ def write_data(folder: Path) -> Path:
     return file
 
 
+def lacking(ranks: int, machine: Hardware) -> str | None:
+    """Why ``machine`` cannot run so many ranks: on GPUs each has its own, on a CPU they share it."""
+    if not machine.gpus or ranks <= machine.count:
+        return None
+    return f"needs {ranks} GPUs, {machine.count} here"
+
+
+def made_on(machine: Hardware) -> str:
+    """What a table was made on, and what that means for its zeros."""
+    if not machine.gpus:
+        return "Made on the CPU."
+    return (
+        f"Made on {machine.count} x {machine.gpus[0].name}: attention's backward pass adds in any order there, so two runs of the "
+        "same thing may differ in their last bits."
+    )
+
+
 def main() -> int:
     """Run the matrix and print it as a Markdown table; 1 if a cell is out of tolerance."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -128,6 +148,9 @@ def main() -> int:
             reference = None
             for stage in STAGES:
                 for ranks in RANKS:
+                    if reason := lacking(ranks, hardware.detect()):
+                        print(f"| {quant} | {stage} | {ranks} | – | – | – | skipped: {reason} |", flush=True)
+                        continue
                     run = folder / f"{quant}-{stage}-{ranks}"
                     curve = train([*overrides_for(stage, ranks, quant, precision, data), *arguments.overrides], run)
                     reference = reference or curve
@@ -137,6 +160,7 @@ def main() -> int:
                     shown = " | ".join(f"{cell:.1e}" for cell in cells)
                     mark = "reference" if curve is reference else "yes" if held else "NO"
                     print(f"| {quant} | {stage} | {ranks} | {shown} | {mark} |", flush=True)
+    print(f"\n{made_on(hardware.detect())}")
     return 0 if good else 1
 
 

@@ -2,8 +2,8 @@
 
     python bench/kernels.py [--rounds 3] [--steps 40] [key=value …]
 
-On a GPU: Llama 3.1 8B in its true shape with random weights, QLoRA r 32, 2 records x 4 accumulated of up to 2,048 tokens. On a CPU: a
-Llama of 31 M parameters (bench/throughput.py), LoRA r 8, and only what a CPU can run. Each is ``python train.py`` with the same
+On a GPU: Llama 3.1 8B in its true shape with random weights, QLoRA r 32, 2 records x 4 accumulated, each long enough to
+fill 2,048 tokens (bench/gpu/records.py: the shipped ones have some 70, and a card would wait for its launches). On a CPU: a Llama of 31 M parameters (bench/throughput.py), LoRA r 8, and only what a CPU can run. Each is ``python train.py`` with the same
 records; the first two lines of its metrics.jsonl warm up. Every figure stands beside the first variant's, and so do the losses.
 Written to bench/results/kernels-<card or cpu>.json.
 """
@@ -21,10 +21,10 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.results import card, write  # noqa: E402
-from bench.throughput import build  # noqa: E402
+from bench.gpu import records as long_records  # noqa: E402
+from bench.results import device, write  # noqa: E402
+from bench.throughput import RECORDS, build  # noqa: E402
 
-RECORDS = ROOT / "data/zh_tasks.train.json"
 VARIANTS = {
     "torch, all logits": "kernels=torch kernels.loss=whole",
     "torch": "kernels=torch kernels.loss=chunked",
@@ -38,6 +38,14 @@ LLAMA = "model=llama3 model.init=random quant=nf4 zero=stage2 lora.r=32 train.gr
 SMALL = "model=auto quant=none zero=stage0"
 EVERY = 2
 """Steps between two lines of metrics.jsonl."""
+
+
+def common(scratch: Path, gpu: bool) -> list[str]:
+    """What all variants share: the model, and records that fill a card's batches."""
+    if gpu:
+        return [*LLAMA.split(), f"data.train={long_records.write(scratch / 'records.json', 256)}"]
+    build(scratch / "model", RECORDS)
+    return [*SMALL.split(), f"model.path={scratch}/model", f"data.train={RECORDS}"]
 
 
 def run(overrides: list[str], folder: Path) -> dict[str, Any]:
@@ -62,22 +70,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="turns of each variant")
     parser.add_argument("--steps", type=int, default=40, help="optimizer steps a run")
     options, overrides = parser.parse_known_args()
-    gpu = card() != "cpu"
+    gpu = device() == "cuda"
     able = [name for name in VARIANTS if name not in ON_A_GPU or (gpu and find_spec(ON_A_GPU[name]) is not None)]
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in able}
     with tempfile.TemporaryDirectory() as scratch:
-        common = LLAMA.split()
-        if not gpu:
-            build(Path(scratch, "model"), RECORDS)
-            common = [*SMALL.split(), f"model.path={scratch}/model"]
-        common += [
-            f"data.train={RECORDS}", "data.eval=null", "train.micro_batch_size=2", "lora.dropout=0", f"train.max_steps={options.steps}",
+        shared = [
+            *common(Path(scratch), gpu), "data.eval=null", "train.micro_batch_size=2", "lora.dropout=0", f"train.max_steps={options.steps}",
             f"train.log_every={EVERY}", "train.save_minutes=null", *overrides,
         ]  # fmt: skip
         for turn in range(1, options.rounds + 1):
             for number, name in enumerate(able):
                 folder = Path(scratch, f"{turn}-{number}")
-                found[name].append(run([*common, *VARIANTS[name].split()], folder))
+                found[name].append(run([*shared, *VARIANTS[name].split()], folder))
                 print(f"round {turn}: {name}, {found[name][-1]['speed']:,.0f} tokens/s", file=sys.stderr)
     first = found[able[0]]
     speed = {name: statistics.median(one["speed"] for one in runs) for name, runs in found.items()}

@@ -160,7 +160,7 @@ def main() -> None:
         ]  # fmt: skip
         print("| " + " | ".join(cells) + " |", flush=True)
     if usual == loss.ROWS:
-        print(f"\n{write('loss', figures)}")
+        print(f"\n{write('loss', figures, DEVICE.type)}")
 
 
 if __name__ == "__main__":

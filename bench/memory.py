@@ -168,14 +168,29 @@ HEAD = "| run | plan | measured | |\n|---|---|---|---|"
 
 def finished(folder: Path, name: str) -> str:
     """A row of a run's folder; on a card without the driver's and the allocator's own."""
-    plan, result = (json.loads((folder / file).read_text()) for file in ("plan.json", "result.json"))
-    if "peak_memory_bytes" not in result:
+    found = compared(folder)
+    if found is None:
         return f"| {name} | | | did not finish |"
+    on_card = json.loads((folder / "plan.json").read_text())["gpu_memory"] is not None
+    return f"| {name}{'' if on_card else ' (resident at its end)'} | {row(*found)} |"
+
+
+def compared(folder: Path) -> tuple[int, int] | None:
+    """Bytes that the plan of a finished run says, and that it had; None for one that did not finish, or has no plan.
+
+    On a card both without the driver's and the allocator's own.
+    """
+    files = [folder / name for name in ("plan.json", "result.json")]
+    if not all(file.is_file() for file in files):
+        return None
+    plan, result = (json.loads(file.read_text()) for file in files)
+    if "peak_memory_bytes" not in result or plan["cost"] is None:
+        return None
     memory = plan["cost"]["memory"]
     if plan["gpu_memory"] is None:
-        return f"| {name} (resident at its end) | {row(sum(memory['host_training'].values()), result['peak_memory_bytes'])} |"
+        return sum(memory["host_training"].values()), result["peak_memory_bytes"]
     peak = max(sum(memory[moment].values()) - memory[moment]["overhead"] for moment in ("loading", "training"))
-    return f"| {name} | {row(peak, result['peak_memory_bytes'])} |"
+    return peak, result["peak_memory_bytes"]
 
 
 def row(plan: int, real: int) -> str:

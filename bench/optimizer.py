@@ -1,8 +1,8 @@
 """Seconds of AdamW's step: torch's default (a loop of kernels over all tensors) and its fused kernel, on the same state.
 
-    python bench/optimizer.py [--rounds 7] [--cuda]
+    python bench/optimizer.py [--rounds 7] [--device cpu]
 
-What is stepped is what a run steps: single tensors as they are under ZeRO-0, or one flat fp32 partition under ZeRO-1 and 2; under
+On the card where there is one. What is stepped is what a run steps: single tensors as they are under ZeRO-0, or one flat fp32 partition under ZeRO-1 and 2; under
 ZeRO-3 one flat partition a group too. The two take turns (A B A B …); medians, and how often the fused one is faster.
 """
 
@@ -17,6 +17,8 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+from bench.results import card, write  # noqa: E402
+from bench.results import device as found_device  # noqa: E402
 
 Shapes = Sequence[tuple[int, ...]]
 
@@ -42,6 +44,8 @@ def state(shapes: Shapes, flat: bool, fused: bool, device: torch.device) -> Call
 
 def seconds(step: Callable[[], object], times: int, device: torch.device) -> float:
     """Of one step, in the mean over ``times``."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
     started = time.perf_counter()
     for _ in range(times):
         step()
@@ -54,11 +58,15 @@ def main() -> None:
     """Take turns and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="turns of each")
-    parser.add_argument("--cuda", action="store_true", help="on a GPU")
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), default=found_device(), help="by default the card, where there is one"
+    )
     options = parser.parse_args()
-    device = torch.device("cuda" if options.cuda else "cpu")
+    device = torch.device(options.device)
+    print(f"on {card() if options.device == 'cuda' else 'cpu'}\n")
     print("| state | parameters | tensors | default, ms | fused, ms | times as fast | fused faster |")
     print("|---|---|---|---|---|---|---|")
+    figures = []
     for name, shapes in {"adapter": ADAPTER, "model": MODEL}.items():
         for flat in (False, True):
             steps = [state(shapes, flat, fused, device) for fused in (False, True)]
@@ -67,11 +75,13 @@ def main() -> None:
             turns = [[seconds(step, times, device) for step in steps] for _ in range(options.rounds)]
             default, fused = (statistics.median(turn[index] for turn in turns) for index in (0, 1))
             won = sum(turn[1] < turn[0] for turn in turns)
+            figures.append({"state": name, "flat": flat, "default_seconds": default, "fused_seconds": fused})
             print(
                 f"| {name}{', flat' if flat else ''} | {count:,} | {1 if flat else len(shapes)} | {default * 1e3:.2f} "
                 f"| {fused * 1e3:.2f} | {default / fused:.1f} | {won} of {options.rounds} |",
                 flush=True,
             )
+    print(f"\n{write('optimizer', figures, options.device)}")
 
 
 if __name__ == "__main__":

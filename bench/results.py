@@ -1,4 +1,4 @@
-"""Figures of a bench, kept with what they were measured on: ``bench/results/<name>-<card>.json``."""
+"""Figures of a bench, kept with what they were measured on: ``bench/results/<name>-<card or cpu>.json``."""
 
 import json
 import os
@@ -6,36 +6,72 @@ import platform
 import re
 import subprocess
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from hydraft import hardware
 
 FOLDER = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "peft", "deepspeed", "bitsandbytes")
 
 
 def card() -> str:
-    """The first GPU's name, or ``cpu``; without torch."""
-    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    """The name of the first GPU that may be used (``CUDA_VISIBLE_DEVICES``), or ``cpu``; without torch."""
+    gpus = hardware.detect().gpus
+    return gpus[0].name if gpus else "cpu"
+
+
+def device() -> str:
+    """What a bench measures unless it is told otherwise: ``cuda`` where there is a GPU that may be used, else ``cpu``."""
+    return "cuda" if hardware.detect().gpus else "cpu"
+
+
+def slug(name: str) -> str:
+    """A name as part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def driver() -> str | None:
+    """The version of the GPU's driver; None where nvidia-smi does not say."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        names = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+        found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
     except OSError:
-        names = []
-    return names[0].strip() if names else "cpu"
+        return None
+    return found[0] if found else None
 
 
-def write(name: str, figures: Any) -> Path:
-    """Write them, and return where."""
-    FOLDER.mkdir(exist_ok=True)
-    where = card()
-    target = FOLDER / f"{name}-{re.sub(r'[^a-z0-9]+', '-', where.lower()).strip('-')}.json"
-    measured = {
-        "card": where,
+def described(measured: str | None = None) -> dict[str, Any]:
+    """What figures are of: the device that was measured (``cuda`` or ``cpu``), its name, driver, versions, date."""
+    measured = measured or device()
+    return {
+        "device": measured,
+        "card": card() if measured == "cuda" else "cpu",
+        "driver": driver() if measured == "cuda" else None,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": {package: _version(package) for package in PACKAGES},
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "figures": figures,
     }
-    target.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def write(name: str, figures: Any, measured: str | None = None) -> Path:
+    """Write them, and return where.
+
+    Args:
+        measured: ``cuda`` or ``cpu``, the device that the figures are of; None for ``device()``. What was measured on the CPU of
+            a machine with a GPU is the CPU's.
+    """
+    FOLDER.mkdir(exist_ok=True)
+    about = described(measured)
+    target = FOLDER / f"{name}-{slug(about['card'])}.json"
+    target.write_text(json.dumps({**about, "figures": figures}, indent=2) + "\n", encoding="utf-8")
     return target

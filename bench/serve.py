@@ -1,9 +1,9 @@
 """Tokens a second of mode=serve: 16 requests at once against one at a time, and against transformers' own server.
 
-    python bench/serve.py [--requests 32] [--tokens 64] [--rounds 3]
+    python bench/serve.py [--requests 32] [--tokens 64] [--rounds 3] [--device cpu]
 
-A Llama of 31 M parameters with random weights (bench/throughput.py), fp32, prompts of the shipped records, greedy answers of a
-fixed length. Both servers batch continuously, with a cache of the same size, and take turns in the same run; medians of the
+On a CPU a Llama of 31 M parameters with random weights (bench/throughput.py) in fp32, on a card one of 0.9 B parameters in bf16;
+prompts of the shipped records, greedy answers of a fixed length. Both servers batch continuously, with a cache of the same size, and take turns in the same run; medians of the
 rounds are printed. Time to first token is a stream's first text. Peak memory is that of each server's process.
 """
 
@@ -26,8 +26,8 @@ import httpx
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-from bench.results import write  # noqa: E402
-from bench.throughput import build  # noqa: E402
+from bench.results import card, device, write  # noqa: E402
+from bench.throughput import LARGE, SMALL, build  # noqa: E402
 
 BLOCK, CACHE, BATCH = 32, 16384, 512
 """Tokens of a block, of the cache, and of a forward pass: mode=serve's own defaults, given to the other server too."""
@@ -46,17 +46,32 @@ class Pass:
 class Server:
     """One of the two, in a process of its own."""
 
-    def __init__(self, name: str, command: list[str], model: str, url: str, log: Path) -> None:
-        self.name, self.model, self.url = name, model, url
+    def __init__(
+        self, name: str, command: list[str], model: str | None, url: str, log: Path, limit: float = 300
+    ) -> None:
+        """Start it and wait until it answers.
+
+        Args:
+            model: what a request calls it; None for the first that it lists.
+            limit: seconds that it may take to start.
+
+        Raises:
+            SystemExit: it ended, or took longer.
+        """
+        self.name, self.url = name, url
+        began = time.monotonic()
         with log.open("w") as file:
             # infer.py asks for threads that do not spin; the other server is to have them too
             environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
             self.process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
-        deadline = time.monotonic() + 300
         while not self._up():
-            if self.process.poll() is not None or time.monotonic() > deadline:
+            if self.process.poll() is not None or time.monotonic() > began + limit:
+                self.end()
                 sys.exit(f"{name} did not start:\n{log.read_text()[-2000:]}")
             time.sleep(0.3)
+        self.started = time.monotonic() - began
+        """Seconds until it answered."""
+        self.model = model or httpx.get(f"{url}/v1/models").json()["data"][0]["id"]
 
     def _up(self) -> bool:
         try:
@@ -80,34 +95,39 @@ class Server:
 
 
 async def drive(server: Server, prompts: list[str], tokens: int, at_once: int) -> Pass:
-    """Send every prompt, ``at_once`` at a time."""
-    gate, first = asyncio.Semaphore(at_once), []
+    """Send every prompt, ``at_once`` at a time; an answer has ``tokens`` tokens unless its server says how many it has."""
+    gate, first, counts = asyncio.Semaphore(at_once), list[float](), list[int]()
 
     async def one(client: httpx.AsyncClient, prompt: str) -> None:
         body = {
             "model": server.model, "messages": [{"role": "user", "content": prompt}], "max_tokens": tokens,
-            "temperature": 0, "stream": True,
+            "temperature": 0, "stream": True, "stream_options": {"include_usage": True},
         }  # fmt: skip
         async with gate:
-            began, seen, ending = time.perf_counter(), False, None
+            began, seen, ending, counted = time.perf_counter(), False, None, None
             async with client.stream("POST", "/v1/chat/completions", json=body) as response:
                 if response.status_code != 200:
                     sys.exit(f"{server.name}: {response.status_code} {await response.aread()!r}")
                 async for line in response.aiter_lines():
                     if not line.startswith("data: {"):
                         continue
-                    for choice in json.loads(line.removeprefix("data: "))["choices"]:
+                    part = json.loads(line.removeprefix("data: "))
+                    if "error" in part:
+                        sys.exit(f"{server.name}: {part['error']}")
+                    counted = (part.get("usage") or {}).get("completion_tokens") or counted
+                    for choice in part.get("choices") or ():
                         if choice["delta"].get("content") and not seen:
                             seen = True
                             first.append(time.perf_counter() - began)
                         ending = choice.get("finish_reason") or ending
-            if ending != "length":  # the count of tokens rests on it
+            if counted is None and ending != "length":  # the count of tokens rests on it
                 sys.exit(f"{server.name}: an answer ended with {ending}")
+            counts.append(counted or tokens)
 
     async with httpx.AsyncClient(base_url=server.url, timeout=300, limits=httpx.Limits(max_connections=None)) as client:
         began = time.perf_counter()
         await asyncio.gather(*(one(client, prompt) for prompt in prompts))
-        return Pass(len(prompts) * tokens / (time.perf_counter() - began), first)
+        return Pass(sum(counts) / (time.perf_counter() - began), first)
 
 
 def free_port() -> int:
@@ -117,16 +137,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def servers(model: str, logs: Path) -> list[Server]:
-    """Ours and transformers'."""
+def servers(model: str, logs: Path, where: str) -> list[Server]:
+    """Ours and transformers', on the device ``where``."""
     ports = [free_port(), free_port()]
+    short, long = ("bf16", "bfloat16") if where == "cuda" else ("fp32", "float32")
     ours = [
-        sys.executable, str(ROOT / "infer.py"), "mode=serve", f"run={model}", "dtype=fp32", "device=cpu", f"serve.port={ports[0]}",
+        sys.executable, str(ROOT / "infer.py"), "mode=serve", f"run={model}", f"dtype={short}", f"device={where}", f"serve.port={ports[0]}",
         f"serve.cache_tokens={CACHE}", f"serve.batch_tokens={BATCH}",
     ]  # fmt: skip
     theirs = [
-        str(Path(sys.executable).with_name("transformers")), "serve", model, "--continuous-batching", "--device", "cpu", "--dtype",
-        "float32", "--cb-block-size", str(BLOCK), "--cb-num-blocks", str(CACHE // BLOCK), "--cb-max-batch-tokens", str(BATCH),
+        str(Path(sys.executable).with_name("transformers")), "serve", model, "--continuous-batching", "--device", where, "--dtype",
+        long, "--cb-block-size", str(BLOCK), "--cb-num-blocks", str(CACHE // BLOCK), "--cb-max-batch-tokens", str(BATCH),
         "--host", "127.0.0.1", "--port", str(ports[1]),
     ]  # fmt: skip
     started = []
@@ -149,6 +170,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=32, help="requests of a pass")
     parser.add_argument("--tokens", type=int, default=64, help="tokens of an answer")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each server")
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), default=device(), help="by default the card, where there is one"
+    )
     options = parser.parse_args()
     file = ROOT / "data/zh_tasks.train.json"
     records = json.loads(file.read_text(encoding="utf-8"))[: options.requests]
@@ -156,8 +180,8 @@ def main() -> None:
     found: dict[tuple[str, int], list[Pass]] = {}
     with tempfile.TemporaryDirectory() as name:
         model = Path(name) / "model"
-        build(model, file)
-        both = servers(str(model), Path(name))
+        build(model, file, LARGE if options.device == "cuda" else SMALL)
+        both = servers(str(model), Path(name), options.device)
         try:
             for server in both:
                 asyncio.run(drive(server, prompts[:4], 8, 4))  # warm
@@ -174,7 +198,10 @@ def main() -> None:
         finally:
             for server in both:
                 server.end()
-    print(f"{len(prompts)} requests of {options.tokens} tokens, median of {options.rounds}\n")
+    where = card() if options.device == "cuda" else "cpu"
+    print(
+        f"on {where}: {len(prompts)} requests of {options.tokens} tokens, median of {options.rounds}; memory is the process's own\n"
+    )
     print("| server | at once | tokens/s | against one at a time | first token p50 | p99 | peak memory |")
     print("|---|---|---|---|---|---|---|")
     rate = {key: statistics.median(result.rate for result in results) for key, results in found.items()}
@@ -185,7 +212,9 @@ def main() -> None:
             f"| {rate[server_name, at_once] / rate[server_name, 1]:.1f} | {percentile(first, 0.5) * 1000:.0f} ms "
             f"| {percentile(first, 0.99) * 1000:.0f} ms | {peaks[server_name]:.2f} GiB |"
         )
-    print(f"\n{write('serve', {f'{name}, {at_once} at once': found for (name, at_once), found in rate.items()})}")
+    print(
+        f"\n{write('serve', {f'{name}, {at_once} at once': found for (name, at_once), found in rate.items()}, options.device)}"
+    )
 
 
 if __name__ == "__main__":

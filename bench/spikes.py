@@ -74,7 +74,7 @@ def main() -> None:
             run = [f"train.micro_batch_size={batch}", *sys.argv[1:]]
             cells = " | ".join(f"{value:.1f}" for value in farthest(losses(run, Path(name) / str(batch))))
             print(f"| {batch} | {cells} |", flush=True)
-        print("\n| ranks | a look at a step, microseconds |\n|---|---|", flush=True)
+        print("\n| ranks (gloo, on the CPU) | a look at a step, microseconds |\n|---|---|", flush=True)
         for ranks in (1, 2):
             mp.spawn(agree, (f"{name}/meeting-{ranks}", ranks), nprocs=ranks)  # type: ignore[attr-defined, no-untyped-call]
 

@@ -1,11 +1,12 @@
 """Samples a second of a training step, against transformers' Trainer as it comes, on the same records in the same run.
 
-    python bench/throughput.py [--records FILE] [--steps 25] [--rounds 3]
+    python bench/throughput.py [--records FILE] [--steps 25] [--rounds 3] [--device cpu]
 
-A Llama of 31 M parameters with random weights, LoRA r 8 on q, k, v, o, batch 4, at most 512 tokens. Each variant is a process of
-its own; the variants take turns (A B C A B C …) and the medians are printed.
+On a CPU a Llama of 31 M parameters with random weights in fp32, batch 4, at most 512 tokens of the shipped records; on a card one
+of 0.9 B parameters in bf16 (autocast over fp32 weights, but for hydraft-bf16), batch 4, records of 200 to 2,048 tokens. LoRA r 8 on
+q, k, v, o. Each variant is a process of its own; the variants take turns (A B C A B C …) and the medians are printed.
 
-* recipe: transformers' Trainer, every record padded to 512 tokens
+* recipe: transformers' Trainer, every record padded to 512 (on a card 2,048) tokens
 * trainer: transformers' Trainer, dynamic padding (the baseline)
 * hydraft: padding-free batches, logits only where a label is
 * hydraft-bf16: the same with the frozen base in bf16 and the adapter in fp32
@@ -23,13 +24,34 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-from bench.results import write  # noqa: E402
+from bench.gpu import records as long_records  # noqa: E402
+from bench.results import card, device, write  # noqa: E402
 
 VARIANTS = ("recipe", "trainer", "hydraft", "hydraft-bf16")
-BATCH, LENGTH = 4, 512
+BATCH = 4
+LENGTH = {"cpu": 512, "cuda": 2048}
+"""Tokens of a record, at most."""
+RECORDS = ROOT / "data/zh_tasks.train.json"
+SMALL: dict[str, Any] = {
+    "hidden_size": 512,
+    "intermediate_size": 1408,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+}
+LARGE: dict[str, Any] = {
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_hidden_layers": 18,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+}
+"""31 M parameters, and 0.9 B for a card: a card waits for the launches of smaller ones."""
+SIDE = {"cpu": 1024, "cuda": 8192}
+"""Rows and columns of the matrices that the rate is taken from."""
 
 
-def build(folder: Path, records: Path) -> None:
+def build(folder: Path, records: Path, sizes: dict[str, Any] = SMALL) -> None:
     """The model of every variant, once, with a tokenizer of 8,192 tokens made from the records themselves."""
     import torch
     from tokenizers import ByteLevelBPETokenizer
@@ -52,16 +74,15 @@ def build(folder: Path, records: Path) -> None:
     )
     torch.manual_seed(0)
     shape = LlamaConfig(
-        vocab_size=8192, hidden_size=512, intermediate_size=1408, num_hidden_layers=8, num_attention_heads=8,
-        num_key_value_heads=8, max_position_embeddings=2048, tie_word_embeddings=True,
+        vocab_size=8192, **sizes, max_position_embeddings=2048, tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     LlamaForCausalLM(shape).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def measure(variant: str, model_folder: Path, records: Path, steps: int) -> dict[str, Any]:
-    """Train ``steps`` steps in this process; samples and tokens a second, the losses, and peak memory in bytes."""
+def measure(variant: str, model_folder: Path, records: Path, steps: int, where: str) -> dict[str, Any]:
+    """Train ``steps`` steps in this process on ``where``; samples and tokens a second, the losses, and peak memory in bytes."""
     import resource
 
     import peft
@@ -75,7 +96,8 @@ def measure(variant: str, model_folder: Path, records: Path, steps: int) -> dict
     from hydraft.data.formats import load
     from hydraft.models import attention
 
-    config = compose_run([f"data.max_length={LENGTH}"])
+    cuda, length = where == "cuda", LENGTH[where]
+    config = compose_run([f"data.max_length={length}"])
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     examples, _ = encode(load(str(records), "records")[:1000], tokenizer, config.data)
     ours = variant.startswith("hydraft")
@@ -89,7 +111,7 @@ def measure(variant: str, model_folder: Path, records: Path, steps: int) -> dict
         base.set_attn_implementation(attention.NAME)
         collate = PaddingFree()
     elif variant == "recipe":
-        collate = _padded_to(LENGTH, pad)
+        collate = _padded_to(length, pad)
     torch.manual_seed(0)
     lora = peft.LoraConfig(
         r=8, lora_alpha=16, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], task_type="CAUSAL_LM"
@@ -99,11 +121,13 @@ def measure(variant: str, model_folder: Path, records: Path, steps: int) -> dict
 
     class Clock(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
+            if cuda:
+                torch.cuda.synchronize()
             clock.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as scratch:
         arguments = TrainingArguments(
-            output_dir=scratch, use_cpu=True, per_device_train_batch_size=BATCH, max_steps=steps, learning_rate=1e-4,
+            output_dir=scratch, use_cpu=not cuda, bf16=cuda, per_device_train_batch_size=BATCH, max_steps=steps, learning_rate=1e-4,
             lr_scheduler_type="constant", logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True,
             remove_unused_columns=False, dataloader_pin_memory=False, seed=0,
         )  # fmt: skip
@@ -120,7 +144,9 @@ def measure(variant: str, model_folder: Path, records: Path, steps: int) -> dict
     return {
         "samples": BATCH * (steps - 5) / seconds,
         "losses": losses,
-        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "memory": torch.cuda.max_memory_allocated()
+        if cuda
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "tokens": statistics.mean(len(example["input_ids"]) for example in examples),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
@@ -137,46 +163,63 @@ def _padded_to(length: int, pad: int) -> Any:
     return collate
 
 
-def matmul_rate() -> float:
-    """FLOP/s of a 1024 x 1024 fp32 matrix product here: the best of several."""
+def matmul_rate(where: str | None = None) -> float:
+    """FLOP/s of a matrix product, the best of several rounds: in bf16 of 8,192 rows on a card, in fp32 of 1,024 on a CPU."""
     import torch
 
-    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    best = float("inf")
+    where = where or device()
+    side, dtype = SIDE[where], torch.bfloat16 if where == "cuda" else torch.float32
+    a, b = (torch.randn(side, side, device=where, dtype=dtype) for _ in range(2))
+    best, times = float("inf"), 5 if where == "cuda" else 1  # a card is given several at once, so that it never waits
     for _ in range(20):
+        if where == "cuda":
+            torch.cuda.synchronize()
         start = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - start)
-    return 2 * 1024**3 / best
+        for _ in range(times):
+            a @ b
+        if where == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, (time.perf_counter() - start) / times)
+    return 2 * side**3 / best
 
 
 def main() -> None:
     """Take turns and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=Path, default=ROOT / "data/zh_tasks.train.json")
+    parser.add_argument("--records", type=Path, help="by default the shipped ones, on a card long ones of their text")
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), default=device(), help="by default the card, where there is one"
+    )
     parser.add_argument("--steps", type=int, default=25, help="optimizer steps a variant, of which the first 5 warm up")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each variant")
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.variant:
-        print(json.dumps(measure(options.variant, options.model, options.records, options.steps)))
+        print(json.dumps(measure(options.variant, options.model, options.records, options.steps, options.device)))
         return
     found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in VARIANTS}
     with tempfile.TemporaryDirectory() as name:
-        build(Path(name), options.records)
+        cuda = options.device == "cuda"
+        records = options.records or (
+            long_records.write(Path(name, "records.json"), 400, 3000, vary=True) if cuda else RECORDS
+        )
+        build(Path(name, "model"), records, LARGE if cuda else SMALL)
         for turn in range(1, options.rounds + 1):
             for variant in VARIANTS:
                 command = [
-                    sys.executable, __file__, "--variant", variant, "--model", name, "--records", str(options.records),
-                    "--steps", str(options.steps),
+                    sys.executable, __file__, "--variant", variant, "--model", f"{name}/model", "--records", str(records),
+                    "--steps", str(options.steps), "--device", options.device,
                 ]  # fmt: skip
                 done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
                 found[variant].append(json.loads(done.stdout.splitlines()[-1]))
                 print(f"round {turn}: {variant} {found[variant][-1]['samples']:.2f} samples/s", file=sys.stderr)
     lengths = found["trainer"][0]["tokens"]
-    print(f"{lengths:.0f} tokens a record in the mean, {BATCH} records a batch, at most {LENGTH} tokens\n")
-    rate = matmul_rate()
+    print(
+        f"on {card() if options.device == 'cuda' else 'cpu'}: {lengths:.0f} tokens a record in the mean, {BATCH} records a "
+        f"batch, at most {LENGTH[options.device]} tokens\n"
+    )
+    rate = matmul_rate(options.device)
     median = {v: statistics.median(run["samples"] for run in runs) for v, runs in found.items()}
     print(
         "| variant | samples/s | against trainer | against recipe | tokens/s | of matmul rate | peak memory | loss apart |"
@@ -192,7 +235,7 @@ def main() -> None:
             f"| {variant} | {median[variant]:.2f} | {median[variant] / median['trainer']:.2f} "
             f"| {median[variant] / median['recipe']:.2f} | {tokens:,.0f} | {share:.0%} | {first['memory'] / 2**30:.2f} GiB | {apart:.1e} |"
         )
-    print(f"\n{write('throughput', {'samples a second': median, 'matmul FLOP/s': rate})}")
+    print(f"\n{write('throughput', {'samples a second': median, 'matmul FLOP/s': rate}, options.device)}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,279 @@
+"""The parts: every command with its limit in seconds. Standard library alone.
+
+On a card and in a rehearsal the commands are the same; a rehearsal has other numbers in them (``Shape``), and a shorter ladder.
+"""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench.gpu.steps import Part, Step
+
+ROOT = Path(__file__).parents[2]
+DEFAULT = ("first", "tests", "chatglm2", "llama", "serve")
+SECONDS, REHEARSAL_SECONDS = 530, 1500
+"""In all; a rehearsal is not about time, and may be on a slow machine that others use too."""
+PATIENCE = 4
+"""Times its limit that a step may take in a rehearsal."""
+STAGES = ("stage0", "stage1", "stage2", "stage3", "stage2_offload", "stage3_offload")
+SMALL_CARD = 40 << 30
+"""Bytes; a smaller card trains Llama-3.1-8B with recomputation."""
+NEEDS_CARD = "needs a GPU"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers of a run of a part."""
+
+    length: int
+    """data.max_length, which the records fill."""
+    micro: int
+    accumulate: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the commands hang on."""
+
+    scratch: Path
+    """Runs, logs and models are made in it."""
+    card: int | None
+    """Bytes of the smallest card's memory; None without one."""
+    rehearse: bool = False
+    packages: frozenset[str] = frozenset()
+    """Those of liger_kernel, unsloth, xdist and pytest_timeout that can be imported."""
+    unsloth_path: str = ""
+    """PYTHONPATH of unsloth's steps; empty for the one of all."""
+    gpu_tests: tuple[str, ...] = ()
+    """Files with tests marked gpu."""
+    python: str = sys.executable
+
+    @property
+    def records(self) -> Path:
+        """The long records."""
+        return self.scratch / "records.json"
+
+    def model(self, name: str) -> Path:
+        """The folder of random weights."""
+        return self.scratch / "models" / name
+
+    def shape(self, card: Shape) -> Shape:
+        """``card`` on a card, small numbers in a rehearsal."""
+        return Shape(64, 2, card.accumulate, 5) if self.rehearse else card
+
+    def module(self, name: str, *words: str) -> tuple[str, ...]:
+        """``python -m name words``."""
+        return (self.python, "-m", name, *words)
+
+
+def gpu_tests() -> tuple[str, ...]:
+    """Files below tests/ that have a test marked gpu: no others are collected, since a bare machine lacks what those import."""
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    return tuple(str(file.relative_to(ROOT)) for file in files if "mark.gpu" in file.read_text(encoding="utf-8"))
+
+
+def train(machine: Machine, name: str, limit: int, overrides: str, **more: object) -> Step:
+    """A run of train.py in the scratch folder."""
+    folder = machine.scratch / name
+    words = [f"hydra.run.dir={folder}", "train.grace=0", "train.save_minutes=null", *overrides.split()]
+    return Step(name, limit, (machine.python, "train.py", *words), replaces=folder, **more)  # type: ignore[arg-type]
+
+
+def overrides(command: tuple[str, ...]) -> list[str]:
+    """The overrides of a command that has some: of train.py (not of a resumed run), or of bench.gpu.trainer."""
+    if "train.py" in command and "-m" not in command and not any(word.startswith("resume=") for word in command):
+        return [word for word in command[2:] if not word.startswith("hydra.")]
+    if "bench.gpu.trainer" in command:
+        return [word for word in command[3:] if "=" in word and not word.startswith("-")]
+    return []
+
+
+def long_run(machine: Machine, model: str, shape: Shape, recomputes: bool) -> str:
+    """Overrides of a run that is timed: every record fills data.max_length, every step is logged."""
+    real = machine.shape(shape)
+    return (
+        f"model=auto model.path={machine.model(model)} data.train={machine.records} data.eval=null data.max_length={real.length} "
+        f"lora.dropout=0 train.micro_batch_size={real.micro} train.gradient_accumulation_steps={real.accumulate} "
+        f"train.log_every=1 train.max_steps={real.steps} train.gradient_checkpointing={str(recomputes).lower()} train.loss_spike=null"
+    )
+
+
+def first(machine: Machine) -> Part:
+    """What the machine is, weights for the other parts, and a first run."""
+    tiny = ("--tiny",) if machine.rehearse else ()
+    count, characters = ("32", "300") if machine.rehearse else ("128", "4000")
+    versions = (
+        "nvidia-smi; nvcc --version | tail -2; free -g; df -h / /tmp /dev/shm; nproc; "
+        f"{machine.python} --version; {machine.python} -m pip list 2>/dev/null; true"
+    )
+    written = ("bench.gpu.records", str(machine.records), "--count", count, "--characters", characters)
+    steps, limit, answer = (5, 2, 8) if machine.rehearse else (60, 12, 48)
+    together = ("records", "environment", "random-chatglm2", "random-llama3", "smoke", "probes")
+    return Part(
+        "first",
+        (
+            Step("records", 30, machine.module(*written)),
+            Step("environment", 30, ("bash", "-c", versions)),
+            *(
+                Step(f"random-{name}", 110, machine.module("bench.gpu.weights", name, str(machine.model(name)), *tiny))
+                for name in ("chatglm2", "llama3")
+            ),
+            train(machine, "smoke", 90, f"train.max_steps={steps} data.eval_limit={limit} data.eval_max_new_tokens={answer} quant=nf4 zero=stage2"),
+            Step("probes", 110, machine.module("bench.gpu.probes", str(machine.scratch / "probes.jsonl"), "shared")),
+            # what is left wants the card for itself
+            Step("probes-alone", 60, machine.module("bench.gpu.probes", str(machine.scratch / "probes.jsonl"), "alone"), after=together),
+        ),
+        at_once=2 if machine.rehearse else 6,
+    )  # fmt: skip
+
+
+def ladder(rehearse: bool) -> dict[str, str]:
+    """Runs of the embedded model: every ZeRO stage with NF4 and without, other precisions and kernels."""
+    stages = ("stage2",) if rehearse else STAGES
+    runs = {f"tiny-{quant}-{zero}": f"quant={quant} zero={zero}" for quant in ("nf4", "none") for zero in stages}
+    if rehearse:
+        return runs | {"tiny-nf4-stage3": "quant=nf4 zero=stage3"}
+    return runs | {
+        "tiny-int8-stage2": "quant=int8",
+        "tiny-nf4-fp16": "train.precision=fp16",
+        "tiny-nf4-fp32": "train.precision=fp32",
+        "tiny-full": "lora=none quant=none",
+        "tiny-liger": "kernels=liger",
+        "tiny-compile": "train.compile=true train.max_steps=36",
+    }
+
+
+def tests(machine: Machine) -> Part:
+    """Everything that is only to work: side by side, so nothing is timed."""
+    pytest = ["pytest", "-m", "gpu", "-p", "no:cacheprovider", "-o", "addopts=-q", "--continue-on-collection-errors"]
+    if "xdist" in machine.packages and not machine.rehearse:
+        pytest += ["-n", "5", "--dist", "load"]
+    if "pytest_timeout" in machine.packages:
+        pytest += ["--timeout=120"]
+    none = None if machine.gpu_tests else "no test is marked gpu"
+    short = "data.eval=null train.log_every=1 train.max_steps=12"
+    runs = [train(machine, name, 90, f"{short} {more}") for name, more in ladder(machine.rehearse).items()]
+    resumed = [
+        Step(
+            f"resume-{quant}",
+            60,
+            (machine.python, "train.py", f"resume={machine.scratch / f'tiny-{quant}-stage2'}", "train.max_steps=16"),
+            after=(f"tiny-{quant}-stage2",),
+        )
+        for quant in ("nf4", "none")
+    ]
+    folder = machine.scratch / "sweep"
+    sweep = (machine.python, "train.py", "-m", "lora.r=4,8", *short.split(), f"hydra.sweep.dir={folder}")
+    return Part(
+        "tests",
+        (
+            Step("pytest", 150, machine.module(*pytest, *machine.gpu_tests), skip=none),
+            *runs,
+            *resumed,
+            Step("sweep", 90, sweep, replaces=folder),
+        ),
+        at_once=2 if machine.rehearse else 7,
+    )
+
+
+def chatglm2(machine: Machine) -> Part:
+    """The 6B shape against the plan."""
+    common = long_run(machine, "chatglm2", Shape(512, 4, 1, 8), recomputes=False) + " quant=nf4"
+    names = ("chatglm2-stage2", "chatglm2-stage3")
+    folders = [str(machine.scratch / name) for name in names]
+    return Part(
+        "chatglm2",
+        (
+            train(machine, names[0], 75, f"{common} zero=stage2"),
+            train(machine, names[1], 80, f"{common} zero=stage3"),
+            Step("chatglm2-table", 15, (machine.python, "bench/memory.py", *folders)),
+        ),
+    )
+
+
+def llama_run(machine: Machine) -> str:
+    """Overrides that all runs of the 8B shape share."""
+    small = machine.card is not None and machine.card < SMALL_CARD
+    return long_run(machine, "llama3", Shape(2048, 2, 2, 14), recomputes=small) + " zero=stage2"
+
+
+def trainer(machine: Machine, name: str, limit: int, kind: str, more: str, **rest: object) -> Step:
+    """The same run without hydraft."""
+    words = ("--kind", kind, str(machine.scratch / f"{name}.json"), *llama_run(machine).split(), *more.split())
+    return Step(name, limit, machine.module("bench.gpu.trainer", *words), **rest)  # type: ignore[arg-type]
+
+
+def llama(machine: Machine) -> Part:
+    """The 8B shape, beside transformers' Trainer and Liger."""
+    liger = _missing(machine, "liger_kernel")
+    common = llama_run(machine)
+    return Part(
+        "llama",
+        (
+            train(machine, "llama-qlora", 90, f"{common} quant=nf4"),
+            train(machine, "llama-lora", 90, f"{common} quant=none"),
+            trainer(machine, "trainer-qlora", 90, "plain", "quant=nf4"),
+            train(machine, "llama-qlora-liger", 90, f"{common} quant=nf4 kernels=liger", skip=liger),
+            trainer(machine, "trainer-qlora-liger", 90, "liger", "quant=nf4", skip=liger, reserve=110),
+            trainer(machine, "trainer-lora", 75, "plain", "quant=none", reserve=110),
+        ),
+    )
+
+
+def serve(machine: Machine) -> Part:
+    """The adapter of an earlier part, served."""
+    runs = [str(machine.scratch / name) for name in ("llama-qlora", "smoke")]
+    tokens = "8" if machine.rehearse else "48"
+    words = ("bench.gpu.serve", str(machine.scratch / "serve.json"), *runs, "--tokens", tokens)
+    return Part("serve", (Step("serve", 90, machine.module(*words)),))
+
+
+def unsloth(machine: Machine) -> Part:
+    """Unsloth's kernels in hydraft, and Unsloth alone."""
+    skip = _missing(machine, "unsloth")
+    path = {"PYTHONPATH": machine.unsloth_path} if machine.unsloth_path else {}
+    return Part(
+        "unsloth",
+        (
+            *(step for step in first(machine).steps if step.name in ("records", "random-llama3")),
+            Step("unsloth-import", 60, (machine.python, "-c", "import unsloth; print('imported')"), skip=skip, environment=path),
+            train(machine, "llama-qlora-unsloth", 150, f"{llama_run(machine)} quant=nf4 kernels=unsloth", skip=skip, environment=path),
+            trainer(machine, "unsloth-qlora", 150, "unsloth", "quant=nf4", skip=skip, environment=path),
+        ),
+    )  # fmt: skip
+
+
+def benches(machine: Machine) -> Part:
+    """Commands in bench/ that a card says more about; each writes its own file in bench/results/."""
+    rounds = "1" if machine.rehearse else "3"
+    vocabularies = "2000" if machine.rehearse else "128000"
+    memory = "runs are measured on a card only" if machine.card is None else None
+    steps = ("8", "1") if machine.rehearse else ("25", "2")
+    return Part(
+        "benches",
+        (
+            Step("bench-optimizer", 60, (machine.python, "bench/optimizer.py", "--rounds", rounds)),
+            Step("bench-loss", 120, (machine.python, "bench/loss.py", "--rounds", rounds, "--vocabularies", vocabularies)),
+            Step("bench-memory", 200, (machine.python, "bench/memory.py"), skip=memory),
+            Step("bench-throughput", 200, (machine.python, "bench/throughput.py", "--steps", steps[0], "--rounds", steps[1])),
+        ),
+    )  # fmt: skip
+
+
+def _missing(machine: Machine, package: str) -> str | None:
+    """Why a step that runs ``package``'s kernels cannot be."""
+    if machine.card is None:
+        return NEEDS_CARD
+    return None if package in machine.packages else f"{package} is not installed"
+
+
+ALL = {part.__name__: part for part in (first, tests, chatglm2, llama, serve, unsloth, benches)}
+
+
+def part(name: str, machine: Machine) -> Part:
+    """The part of this name; in a rehearsal with more time for each step."""
+    made = ALL[name](machine)
+    if not machine.rehearse:
+        return made
+    return replace(made, steps=tuple(replace(step, limit=PATIENCE * step.limit) for step in made.steps))
