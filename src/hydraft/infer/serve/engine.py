@@ -79,7 +79,11 @@ class Engine:
     """A model at work for many requests."""
 
     def __init__(self, model: PreTrainedModel | peft.PeftModel, words: int, serve: ServeConfig) -> None:
-        """Make the cache; ``start`` sets it to work. ``words``: tokens of the tokenizer."""
+        """Make the cache; ``start`` sets it to work. ``words``: tokens of the tokenizer.
+
+        Raises:
+            ConfigError: an adapter cannot be served beside others, or the cache is too small for one answer.
+        """
         mixing.check(model)
         base = mixing.base_of(model)
         adapters = list(model.peft_config) if isinstance(model, peft.PeftModel) else []
