@@ -47,7 +47,7 @@ def test_the_named_card_is_the_current_one(device: str, card: str | None, run: P
     options = InferConfig(run=str(run), device=device)
     with pytest.raises(Reached):
         load.load(find(options), options)
-    assert told == ["load_base"] if card is None else [card, "load_base"]
+    assert told == [*([card] if card else []), "load_base"]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
