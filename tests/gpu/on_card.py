@@ -1,12 +1,4 @@
-"""What the tests on a card share. Each is small (the embedded model, commands of their own process) and needs one card.
-
-    make test-gpu                                                        # with the others that are marked gpu
-    pytest -o addopts= -m gpu tests/gpu                                  # where pytest-timeout is not installed
-    HYDRAFT_GPU_TESTS_ON_CPU=1 pytest tests/gpu                          # here, without a card
-
-With ``HYDRAFT_GPU_TESTS_ON_CPU`` they are not marked gpu and run on the CPU, less what only a card has (``card_only``: fp16,
-waiting for a device). It shows that nothing in them is mistyped, and nothing of cards.
-"""
+"""Commands on a card, and what they leave. No test needs a device before it runs."""
 
 import json
 import os
@@ -22,7 +14,6 @@ from conftest import run_script
 
 ON_CPU = bool(os.environ.get("HYDRAFT_GPU_TESTS_ON_CPU"))
 DEVICE = torch.device("cpu") if ON_CPU else torch.device("cuda", 0)
-gpu = pytest.mark.slow if ON_CPU else pytest.mark.gpu
 card_only = pytest.mark.skipif(ON_CPU, reason="only a card has it")
 
 

@@ -13,10 +13,10 @@ import httpx
 import peft
 import pytest
 import torch
-from on_card import DEVICE, card_only, gpu, run, train, weights
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from conftest import ROOT, wait_for
+from gpu.on_card import DEVICE, card_only, run, train, weights
 from hydraft.config import TINY
 from hydraft.infer.serve import mixing
 from hydraft.infer.serve.engine import Answer, Engine
@@ -24,7 +24,7 @@ from hydraft.infer.serve.sampler import Sampling
 from hydraft.infer.serving import ServeConfig
 from using import adapter
 
-pytestmark = gpu
+pytestmark = pytest.mark.gpu
 
 ON = f"device={DEVICE}"
 ASKED = "判断这条评论的情感：房间很干净，服务也热情"

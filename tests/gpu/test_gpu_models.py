@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from on_card import DEVICE, card_only, gpu
 from transformers import PreTrainedModel
 
+from gpu.on_card import DEVICE, card_only
 from hydraft.choices import Precision, QuantKind
 from hydraft.config import TINY, ModelConfig, QuantConfig
 from hydraft.data.batch import PaddingFree
 from hydraft.models.load import load_base
 
-pytestmark = gpu
+pytestmark = pytest.mark.gpu
 
 LENGTHS = (9, 1, 30, 12)
 
@@ -57,7 +57,10 @@ def test_logits_are_those_of_the_cpu(kind: QuantKind, precision: Precision, tole
 
 
 def batch() -> dict[str, Any]:
+    """What a collator makes of them, for the logits of every token."""
     made = PaddingFree()([[{"input_ids": ids, "labels": ids}] for ids in documents()])
+    for name in ("labels", "shift_labels", "logits_to_keep"):
+        made.pop(name, None)
     return {name: value.to(DEVICE) if isinstance(value, torch.Tensor) else value for name, value in made.items()}
 
 
@@ -66,7 +69,6 @@ def batch() -> dict[str, Any]:
 def test_documents_of_a_row_are_as_they_are_alone(precision: Precision) -> None:
     """In bf16 flash attention's kernel does the row, where there is one; in fp32 each document is an sdpa."""
     model, given = loaded(QuantKind.none, precision, DEVICE), batch()
-    given.pop("labels")
     row = model(**given).logits[0].float()  # (N, V)
     ends = [0, *torch.tensor(LENGTHS).cumsum(0).tolist()]
     for (start, end), ids in zip(pairwise(ends), documents(), strict=True):
@@ -81,7 +83,6 @@ def test_documents_of_a_row_are_as_they_are_alone(precision: Precision) -> None:
 @pytest.mark.parametrize("precision", [Precision.fp32, Precision.bf16])
 def test_no_gradient_passes_between_documents(precision: Precision) -> None:
     model, given = loaded(QuantKind.none, precision, DEVICE), batch()
-    given.pop("labels")
     read = model.get_input_embeddings()(given.pop("input_ids")).detach().requires_grad_()  # (1, N, D)
     ends = [0, *torch.tensor(LENGTHS).cumsum(0).tolist()]
     model(inputs_embeds=read, **given).logits[0, ends[2] : ends[3]].float().pow(2).sum().backward()

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from on_card import DEVICE, card_only, gpu, losses, run, train, weights
 
 from bench.resume import cut
 from conftest import ROOT
+from gpu.on_card import DEVICE, card_only, losses, run, train, weights
 
-pytestmark = gpu
+pytestmark = pytest.mark.gpu
 
 NEAR = 0.02
 """Relative, of a loss: bf16 keeps 8 bits, and each stage adds up and steps in another order and precision."""
