@@ -2,6 +2,8 @@
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import peft
 import pytest
@@ -10,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from conftest import wait_for
 from hydraft.config import TINY, ConfigError
-from hydraft.infer.serve import mixing
+from hydraft.infer.serve import attention, mixing
 from hydraft.infer.serve.engine import Answer, Engine, Failed, Full
 from hydraft.infer.serve.sampler import Sampling
 from hydraft.infer.serving import ServeConfig
@@ -153,3 +155,74 @@ def test_an_adapter_that_replaces_weights_of_its_base_is_refused() -> None:
     lora = peft.LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", bias="lora_only")
     with pytest.raises(ConfigError, match="mode=export"):
         Engine(peft.get_peft_model(base, lora), 3072, ServeConfig())
+
+
+NAMES = {
+    "paged|flash_attention_2": 256, "paged|flash_attention_3": 256, "paged|kernels-community/flash-attn2": 256,
+    "paged|kernels-community/vllm-flash-attn3": 256, "paged|sdpa": 32, "paged|eager": 32, attention.NAME: 32,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_blocks_are_as_long_as_the_attention_needs_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flash attention decodes from blocks whose length is a multiple of 256 alone. Its kernels need a card; sdpa stands in."""
+    model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32).eval()
+    prompt, settings = (
+        prompts()[3],
+        GenerationConfig(do_sample=False, max_new_tokens=150, eos_token_id=-1, pad_token_id=0),
+    )
+    alone = model.generate(input_ids=torch.tensor([prompt]), generation_config=settings)[0, len(prompt) :].tolist()
+    monkeypatch.setattr(attention, "choose", lambda model: name)
+    asked = []
+    real = type(model).set_attn_implementation
+    monkeypatch.setattr(
+        type(model), "set_attn_implementation", lambda self, name: (asked.append(name), real(self, "paged|sdpa"))
+    )
+    serve = ServeConfig(max_running=1, cache_tokens=300 if NAMES[name] == 256 else 3000, batch_tokens=32)
+    engine = Engine(model, 3072, serve)
+    assert asked == [name]
+    assert engine.manager.continuous_batching_config.block_size == engine.cache.block_size == NAMES[name]
+    assert engine.cache.num_blocks == (3 if NAMES[name] == 256 else 94)
+    assert engine.max_context == (256 if NAMES[name] == 256 else min(92 * 32, model.config.max_position_embeddings))
+
+    async def one() -> list[int]:
+        engine.start()
+        answer = Answer(prompt, 150, [-1], mixing.BASE, GREEDY)
+        engine.ask([answer])
+        return await tokens(answer)
+
+    assert 200 < len(prompt) + 150 <= 256, "more than one short block, and room for it in one long one"
+    try:
+        assert asyncio.run(asyncio.wait_for(one(), 60)) == alone
+    finally:
+        engine.stop()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, "paged|flash_attention_2"),
+        ({"installed": False}, "paged|sdpa"),
+        ({"dtype": torch.float32}, "paged|sdpa"),
+        ({"capability": (7, 5)}, "paged|sdpa"),
+        ({"head": 320}, "paged|sdpa"),
+        ({"supported": False}, "paged|sdpa"),
+        ({"device": "cpu"}, attention.NAME),
+    ],
+)
+def test_flash_attention_is_taken_where_it_works(
+    change: dict[str, Any], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_ = {"installed": True, "dtype": torch.bfloat16, "capability": (8, 0), "head": 128, "supported": True, "device": "cuda:1"} | change  # fmt: skip
+    asked = []
+    monkeypatch.setattr(attention, "is_flash_attn_2_available", lambda: is_["installed"])
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device: (asked.append(device), is_["capability"])[1]
+    )
+    text = SimpleNamespace(head_dim=is_["head"], sliding_window=None)
+    model: Any = SimpleNamespace(
+        config=SimpleNamespace(get_text_config=lambda: text), device=torch.device(is_["device"]), dtype=is_["dtype"],
+        _supports_flash_attn=is_["supported"],
+    )  # fmt: skip
+    assert attention.choose(model) == expected
+    assert set(asked) <= {torch.device("cuda:1")}, "the model's card, not the current one"

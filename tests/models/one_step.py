@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -48,6 +49,20 @@ def build(folder: Path) -> None:
         for parameter in model.parameters():
             parameter.data += 0.05 * torch.randn(parameter.shape)
         model.save_pretrained(folder / family)
+        tokenizer().save_pretrained(folder / family)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Bytes, and names for the rest of the models' words. Unsloth reads one from beside a model, whoever asks for it."""
+    named = ["<pad>", "</s>", "<s>", "<|endoftext|>", *(f"<{i}>" for i in range(4, WORDS - 256))]
+    words = [*named, *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())]
+    assert len(words) == WORDS
+    made = tokenizers.Tokenizer(tokenizers.models.BPE({word: index for index, word in enumerate(words)}, []))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", eos_token="</s>", bos_token="<s>", unk_token="<|endoftext|>"
+    )
 
 
 def examples() -> list[list[dict[str, list[int]]]]:

@@ -13,6 +13,7 @@ import one_step
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoConfig, AutoTokenizer
 
 from conftest import RECORDS, ROOT, run_script
 from hydraft.choices import Kernels
@@ -45,6 +46,19 @@ def interpreted(folder: Path) -> dict[str, one_step.Step]:
 def test_liger_computes_what_torch_does(case: str, folder: Path, interpreted: dict[str, one_step.Step]) -> None:
     method, family = case.split("/")
     _alike(interpreted[case], one_step.step("torch", method, folder / family, "cpu"), 1e-5)
+
+
+@pytest.mark.parametrize("family", one_step.MODELS)
+def test_the_folders_have_the_tokenizer_that_unsloth_reads(family: str, folder: Path) -> None:
+    """The call of its ``load_correct_tokenizer`` that nothing guards; a padding token is one that it need not add."""
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder / family, model_max_length=64, padding_side="right", token=None, trust_remote_code=False, revision=None
+    )
+    config = AutoConfig.from_pretrained(folder / family)
+    assert len(tokenizer) == config.vocab_size == one_step.WORDS
+    for kind in ("pad_token_id", "eos_token_id", "bos_token_id"):
+        assert getattr(tokenizer, kind) == getattr(config, kind), kind
+    assert tokenizer.decode(tokenizer("一加一 = 2", add_special_tokens=False)["input_ids"]) == "一加一 = 2"
 
 
 @pytest.mark.gpu

@@ -74,6 +74,10 @@ def load(sources: list[Source], options: InferConfig, console: Console | None = 
     logging.disable_progress_bar()
     first = sources[0]
     device = device_of(options.device)
+    if device.type == "cuda":
+        # What names no card means the current one, else the first: on which each process would keep half a gigabyte, and
+        # whose kind may be another.
+        torch.cuda.set_device(device)
     if not torch.cuda.is_available():
         os.environ.setdefault(
             "DS_ACCELERATOR", "cpu"

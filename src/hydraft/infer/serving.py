@@ -22,7 +22,8 @@ class ServeConfig:
     max_body: int = 1_000_000
     """Bytes of a request."""
     cache_tokens: int = 16384
-    """Tokens whose keys and values are kept, over all answers that are being written."""
+    """Tokens whose keys and values are kept, over all answers that are being written; rounded up to whole blocks of 32, with
+    flash-attn of 256, and three of those at least."""
     batch_tokens: int = 512
     """Tokens a forward pass takes at most; longer prompts are read in several."""
     drain: float = 30.0

@@ -10,7 +10,9 @@ Shapes: T tokens of the batch, N tokens that are looked at, of all requests; H h
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.utils.generic import is_flash_attention_requested
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 NAME = "paged|requests"
 
@@ -61,12 +63,31 @@ def _mask(new: int, all_of_them: int) -> torch.Tensor | None:
     return torch.ones(new, all_of_them, dtype=torch.bool).tril(all_of_them - new)
 
 
-def choose(config: Any, device: torch.device, flash: bool) -> str:
-    """The implementation for a model: ``flash`` where it is installed, ours on a CPU, unless attention slides over a window."""
-    if device.type == "cuda":
-        return "paged|flash_attention_2" if flash else "paged|sdpa"
-    if getattr(config, "sliding_window", None) is not None:
+def choose(model: PreTrainedModel) -> str:
+    """The implementation for a model: flash attention where it works, ours on a CPU, unless attention slides over a window."""
+    text = model.config.get_text_config()
+    if model.device.type == "cuda":
+        return "paged|flash_attention_2" if is_flash_attn_2_available() and flash_takes(model) else "paged|sdpa"
+    if getattr(text, "sliding_window", None) is not None:
         return "paged|sdpa"
     AttentionInterface.register(NAME, requests_attention)
     AttentionMaskInterface.register(NAME, lambda *_, **__: None)
     return NAME
+
+
+def flash_takes(model: PreTrainedModel) -> bool:
+    """Whether flash-attn's kernels take this model on its card: 16 bits, Ampere or newer, heads of up to 256 features."""
+    text = model.config.get_text_config()
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    halves = model.dtype in (torch.bfloat16, torch.float16)
+    return bool(
+        model._supports_flash_attn
+        and halves
+        and head <= 256
+        and torch.cuda.get_device_capability(model.device) >= (8, 0)
+    )
+
+
+def block_size(implementation: str) -> int:
+    """Tokens of a block of the cache: with flash attention a multiple of 256, which its decoding from blocks needs."""
+    return 256 if is_flash_attention_requested(requested_attention_implementation=implementation) else 32

@@ -15,14 +15,14 @@ import peft
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestState, RequestStatus
-from transformers.utils.import_utils import is_flash_attn_2_available
 
+from hydraft.config import ConfigError
 from hydraft.infer.serve import attention, mixing
 from hydraft.infer.serve.sampler import Batch, Draw, Sampling
 from hydraft.infer.serving import ServeConfig
 
-BLOCK = 32
-"""Tokens of a block of the cache."""
+SPARE = 2
+"""Blocks that no single answer may fill: the scheduler asks for one ahead of need."""
 
 
 class Full(Exception):
@@ -79,7 +79,11 @@ class Engine:
     """A model at work for many requests."""
 
     def __init__(self, model: PreTrainedModel | peft.PeftModel, words: int, serve: ServeConfig) -> None:
-        """Make the cache; ``start`` sets it to work. ``words``: tokens of the tokenizer."""
+        """Make the cache; ``start`` sets it to work. ``words``: tokens of the tokenizer.
+
+        Raises:
+            ConfigError: an adapter cannot be served beside others, or the cache is too small for one answer.
+        """
         mixing.check(model)
         base = mixing.base_of(model)
         adapters = list(model.peft_config) if isinstance(model, peft.PeftModel) else []
@@ -87,13 +91,15 @@ class Engine:
         self.vocabulary = min(words, base.config.get_text_config().vocab_size)
         self.batch = Batch(self.vocabulary, self._drop)
         mixing.mix(model, self.batch)
-        text = base.config.get_text_config()
-        base.set_attn_implementation(attention.choose(text, base.device, is_flash_attn_2_available()))
+        implementation = attention.choose(base)
+        base.set_attn_implementation(implementation)
+        self.block = attention.block_size(implementation)
+        """Tokens of a block of the cache."""
         self.manager = base.init_continuous_batching(  # type: ignore[operator]
             generation_config=GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=1),
             continuous_batching_config=ContinuousBatchingConfig(
-                block_size=BLOCK,
-                num_blocks=-(-serve.cache_tokens // BLOCK),
+                block_size=self.block,
+                num_blocks=max(SPARE + 1, -(-serve.cache_tokens // self.block)),
                 max_batch_tokens=serve.batch_tokens,
                 max_requests_per_batch=serve.max_running,
                 # what is read of a prompt depends on the adapter, which the cache's index of shared beginnings does not know
@@ -106,8 +112,12 @@ class Engine:
         with torch.no_grad():
             self.manager.warmup()  # makes the cache
         self.cache = self.manager.batch_processor.cache
-        known = getattr(base.config.get_text_config(), "max_position_embeddings", None) or serve.cache_tokens
-        room = serve.cache_tokens - 2 * BLOCK  # the scheduler asks for a block ahead of need
+        groups = self.cache.blocks_needed(1, 0)  # of layers that look back equally far; each takes blocks of its own
+        room = (self.cache.num_blocks // groups - SPARE) * self.block
+        if room < 1:
+            fewest = (SPARE + 1) * groups * self.block
+            raise ConfigError(f"serve.cache_tokens={serve.cache_tokens}: must be at least {fewest} for this model")
+        known = getattr(base.config.get_text_config(), "max_position_embeddings", None) or room
         self.max_context = min(serve.max_context or known, known, room)
         self.running: dict[str, tuple[Answer, int]] = {}
         self.waiting: deque[Answer] = deque()
@@ -167,7 +177,7 @@ class Engine:
 
     def _needs(self, answer: Answer) -> int:
         """Blocks of the cache that ``answer`` may come to fill."""
-        return int(self.cache.blocks_needed(-(-(len(answer.prompt) + answer.limit) // BLOCK) + 1, 0))
+        return int(self.cache.blocks_needed(-(-(len(answer.prompt) + answer.limit) // self.block) + 1, 0))
 
     def _admit(self) -> None:
         while self.waiting and len(self.running) < self.serve.max_running:

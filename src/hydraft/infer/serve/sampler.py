@@ -5,17 +5,22 @@ transformers' continuous batching asks a list of logits processors what to make 
 the same answer alone and in company. It also notes which adapter each row of the batch belongs to, and ends what is not
 wanted any more: such a request gets its end token next.
 
+On a card nothing here waits for it, but for likelihoods, where a request asks for them: what is chosen stays there, and
+transformers reads it once a batch.
+
 Shapes: R rows, one a request that gets a token; V tokens of the vocabulary.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import LogitsProcessorList
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
+
+from hydraft.infer.serve.rows import Rows, on_device
 
 COLDEST = 1e-4
 """Below this temperature the likeliest token is taken: scores divided by less overflow."""
@@ -61,8 +66,10 @@ class Draw:
     """Set from any thread: no one waits for the rest."""
     likelihoods: list[Likelihood] = field(default_factory=list)
     """One a token, where they are asked for."""
-    said: dict[int, int] = field(default_factory=dict)
-    """How often each token was chosen."""
+    said: torch.Tensor | None = None
+    """How often each token was chosen, where its scores depend on that: (V,)"""
+    bias: tuple[torch.Tensor, torch.Tensor] | None = None
+    """``logit_bias`` where the scores are: the tokens, and what is added."""
 
     def __post_init__(self) -> None:
         """Seed the random numbers."""
@@ -74,11 +81,15 @@ class Draw:
         return self.sampling.temperature < COLDEST
 
     @property
+    def penalised(self) -> bool:
+        """Whether its scores depend on what was said."""
+        return bool(self.sampling.presence_penalty or self.sampling.frequency_penalty)
+
+    @property
     def plain(self) -> bool:
         """Whether the largest score decides and nothing is told of it."""
-        s = self.sampling
-        changed = s.presence_penalty or s.frequency_penalty or s.logit_bias
-        return self.greedy and s.top_logprobs is None and not changed and not self.unwanted
+        changed = self.penalised or self.sampling.logit_bias
+        return self.greedy and self.sampling.top_logprobs is None and not changed and not self.unwanted
 
 
 class Batch(ContinuousBatchingLogitsProcessorList):
@@ -91,18 +102,18 @@ class Batch(ContinuousBatchingLogitsProcessorList):
         self.supported_keys = {"draw": Draw}
         self.vocabulary = vocabulary
         self.drop = drop
-        self.adapters: list[str] = []
+        self.rows = Rows([])
         """Of every token of the batch, in order: the adapter it is read with."""
-        self.last: list[str] = []
+        self.last = Rows([])
         """Of every row that gets a token."""
         self.draws: list[Draw] = []
 
     def prepare_tensor_args(self, requests_in_batch: list[Any], arg_storage: torch.Tensor) -> torch.Tensor:
         """Note who is in the next batch; nothing of it has to be a tensor."""
         every = [(request, request.state.logit_processor_kwargs["draw"]) for request in requests_in_batch]
-        self.adapters = [draw.adapter for request, draw in every for _ in range(request.query_length)]
+        self.rows = Rows([draw.adapter for request, draw in every for _ in range(request.query_length)])
         self.draws = [draw for request, draw in every if request.has_new_token]
-        self.last = [draw.adapter for draw in self.draws]
+        self.last = Rows([draw.adapter for draw in self.draws])
         for request, draw in every:
             if draw.unwanted and not request.has_new_token:
                 self.drop(request.state)
@@ -115,44 +126,53 @@ class Batch(ContinuousBatchingLogitsProcessorList):
         if all(draw.plain for draw in self.draws):
             return scores
         rows = scores[: len(self.draws), : self.vocabulary].clone()  # (R, V); what comes after belongs to no request
-        told = _likelihoods(rows, self.draws)
+        told = [i for i, draw in enumerate(self.draws) if draw.sampling.top_logprobs is not None]
+        logprobs = _pick(rows, told).log_softmax(-1) if told else None  # before any setting changes them
         _adjust(rows, self.draws)
-        tokens = _choose(rows, self.draws).tolist()
-        for draw, token, likelihood in zip(self.draws, tokens, told, strict=True):
-            draw.said[token] = draw.said.get(token, 0) + 1
-            if likelihood is not None:
-                draw.likelihoods.append(likelihood(token))
-        kept = [draw.end if draw.unwanted else token for draw, token in zip(self.draws, tokens, strict=True)]
+        tokens = _choose(rows, self.draws)
+        if logprobs is not None:
+            _tell([self.draws[i] for i in told], logprobs, _pick(tokens, told))
+        for i, draw in enumerate(self.draws):
+            if draw.said is not None:
+                draw.said.index_add_(0, tokens[i : i + 1], draw.said.new_ones(1))
+            if draw.unwanted:
+                tokens[i] = draw.end
         decided = torch.zeros_like(scores)
-        decided[list(range(len(kept))), kept] = 1
+        decided[: len(rows)].scatter_(1, tokens[:, None], 1)
         return decided
 
 
-def _likelihoods(rows: torch.Tensor, draws: list[Draw]) -> list[Callable[[int], Likelihood] | None]:
-    """For each row what tells of its token, once there is one; None where no one asked."""
-    found: list[Callable[[int], Likelihood] | None] = []
-    for row, draw in zip(rows, draws, strict=True):
-        count = draw.sampling.top_logprobs
-        if count is None:
-            found.append(None)
-            continue
-        logprobs = row.log_softmax(-1)  # (V,)
-        values, ids = logprobs.topk(count)
-        top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
-        found.append(lambda token, logprobs=logprobs, top=top: Likelihood(float(logprobs[token]), top))  # type: ignore[misc]
-    return found
+def _pick(rows: torch.Tensor, wanted: Sequence[int]) -> torch.Tensor:
+    """Some of the rows; all of them as they are."""
+    if len(wanted) == len(rows):
+        return rows
+    return rows[on_device(list(wanted), torch.long, rows.device)]
+
+
+def _tell(draws: list[Draw], logprobs: torch.Tensor, tokens: torch.Tensor) -> None:
+    """Note how likely each row's token was, and which were the likeliest.  logprobs: (R, V), tokens: (R,)"""
+    counts = [draw.sampling.top_logprobs or 0 for draw in draws]
+    values, ids = logprobs.topk(max(counts))
+    chosen = logprobs.gather(-1, tokens[:, None])
+    read = torch.cat([chosen.double(), values.double(), ids.double()], -1).tolist()  # one for all, which is waited for
+    for draw, count, (logprob, *rest) in zip(draws, counts, read, strict=True):
+        likeliest = zip(rest[max(counts) :], rest[: max(counts)], strict=True)
+        draw.likelihoods.append(Likelihood(logprob, tuple((int(token), value) for token, value in likeliest)[:count]))
 
 
 def _adjust(rows: torch.Tensor, draws: list[Draw]) -> None:
     """Penalties and biases, in place, as OpenAI's reference has them."""
     for row, draw in zip(rows, draws, strict=True):
         s = draw.sampling
-        if (s.presence_penalty or s.frequency_penalty) and draw.said:
-            ids = torch.tensor(list(draw.said), device=row.device)
-            counts = torch.tensor(list(draw.said.values()), device=row.device, dtype=row.dtype)
-            row[ids] -= s.presence_penalty + s.frequency_penalty * counts
-        for token, bias in s.logit_bias:
-            row[token] += bias
+        if draw.penalised:
+            if draw.said is None:
+                draw.said = torch.zeros_like(row)
+            row -= s.presence_penalty * (draw.said > 0) + s.frequency_penalty * draw.said
+        if s.logit_bias:
+            if draw.bias is None:
+                pairs = on_device([list(pair) for pair in s.logit_bias], torch.double, row.device)
+                draw.bias = pairs[:, 0].long(), pairs[:, 1].to(row.dtype)
+            row.index_add_(0, *draw.bias)
 
 
 def _choose(rows: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
@@ -162,18 +182,22 @@ def _choose(rows: torch.Tensor, draws: list[Draw]) -> torch.Tensor:
         drawn = [i for i, d in enumerate(draws) if not d.greedy and (d.sampling.top_p < 1) is nucleus]
         if not drawn:
             continue
-        temperatures = rows.new_tensor([draws[i].sampling.temperature for i in drawn])
-        numbers = rows.new_tensor([draws[i].random.random() for i in drawn], dtype=torch.float64)
-        probabilities = (rows[drawn] / temperatures[:, None]).softmax(-1).double()
+        settings = [
+            [i, d.sampling.temperature, d.random.random(), d.sampling.top_p] for i, d in enumerate(draws) if i in drawn
+        ]
+        index, temperatures, numbers, top_p = on_device(settings, torch.double, rows.device)[:, :, None].unbind(
+            1
+        )  # (n, 1)
+        picked = index[:, 0].long()
+        probabilities = (rows[picked] / temperatures.to(rows.dtype)).softmax(-1).double()
         order = None
         if nucleus:
-            top_p = rows.new_tensor([draws[i].sampling.top_p for i in drawn], dtype=torch.float64)
             probabilities, order = probabilities.sort(-1, descending=True)
             ahead = probabilities.cumsum(-1) - probabilities  # what likelier tokens have together
-            beyond = ahead >= top_p[:, None]
+            beyond = ahead >= top_p
             beyond[:, 0] = False  # the likeliest stays, even with a top_p of 0
-            probabilities[beyond] = 0
+            probabilities.masked_fill_(beyond, 0)
         reach = probabilities.cumsum(-1)
-        place = torch.searchsorted(reach, numbers[:, None] * reach[:, -1:], right=True).clamp(max=rows.shape[-1] - 1)
-        tokens[drawn] = (place if order is None else order.gather(-1, place))[:, 0]
+        place = torch.searchsorted(reach, numbers * reach[:, -1:], right=True).clamp(max=rows.shape[-1] - 1)
+        tokens[picked] = (place if order is None else order.gather(-1, place))[:, 0]
     return tokens

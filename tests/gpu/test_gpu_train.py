@@ -1,0 +1,112 @@
+"""Training on a card: each ZeRO stage and way of storing weights, each precision, going on, sweeping and scoring."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.resume import cut
+from conftest import ROOT
+from gpu.on_card import DEVICE, card_only, losses, run, train, weights
+
+pytestmark = pytest.mark.gpu
+
+NEAR = 0.02
+"""Relative, of a loss: bf16 keeps 8 bits, and each stage adds up and steps in another order and precision."""
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
+    """Losses under stage 0 by ``quant``, as they come to be known."""
+    return {}
+
+
+@pytest.mark.parametrize("quant", ["nf4", "none"])
+@pytest.mark.parametrize("zero", ["stage0", "stage1", "stage2", "stage2_offload", "stage3", "stage3_offload"])
+def test_every_stage_trains_as_stage_0_does(
+    zero: str, quant: str, plain: dict[str, list[float]], records: Path, tmp_path: Path
+) -> None:
+    common = (f"quant={quant}", "lora.dropout=0")
+    if quant not in plain:
+        train(tmp_path / "plain", records, "zero=stage0", *common)
+        plain[quant] = losses(tmp_path / "plain")
+    train(tmp_path / "run", records, f"zero={zero}", *common)
+    found = losses(tmp_path / "run")
+    assert len(found) == 4 and found == pytest.approx(plain[quant], rel=NEAR)
+    assert found[-1] < found[0], "it learns nothing"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", pytest.param("fp16", marks=card_only)])
+@pytest.mark.parametrize("quant", ["nf4", "int8", "none"])
+def test_every_precision_trains(precision: str, quant: str, records: Path, tmp_path: Path) -> None:
+    train(tmp_path / "run", records, f"train.precision={precision}", f"quant={quant}", "lora.dropout=0")
+    train(tmp_path / "fp32", records, "train.precision=fp32", "quant=none", "lora.dropout=0")
+    assert losses(tmp_path / "run")[0] == pytest.approx(losses(tmp_path / "fp32")[0], rel=0.1)
+
+
+@pytest.mark.parametrize("zero", ["stage2", "stage3"])
+def test_the_whole_model_trains(zero: str, records: Path, tmp_path: Path) -> None:
+    train(tmp_path / "run", records, "lora=none", "quant=none", f"zero={zero}")
+    found = losses(tmp_path / "run")
+    assert found[-1] < found[0]
+    assert len(weights(tmp_path / "run")) > 40
+
+
+@pytest.mark.parametrize("overrides", ["lora=dora", "lora=pissa quant=none", "train.gradient_checkpointing=true", "data.batching=padded", "data.packing=true"])  # fmt: skip
+def test_other_ways_to_train(overrides: str, records: Path, tmp_path: Path) -> None:
+    train(tmp_path / "run", records, *overrides.split())
+    found = losses(tmp_path / "run")
+    assert found[-1] < found[0]
+
+
+@pytest.mark.parametrize("overrides", ["quant=none zero=stage0", "quant=none zero=stage2", "quant=nf4 zero=stage2", "quant=nf4 zero=stage3", "quant=none lora=none zero=stage1"])  # fmt: skip
+def test_a_run_goes_on(overrides: str, records: Path, tmp_path: Path) -> None:
+    """From its middle to the end that it had; kernels on a card add up in no fixed order, so to a bf16 tolerance."""
+    whole = tmp_path / "whole"
+    train(whole, records, "train.max_steps=6", "train.save_every=3", "train.keep_last=9", *overrides.split())
+    resumed = cut(whole, tmp_path / "cut", 3)
+    run("train.py", f"resume={resumed}")
+    assert json.loads((resumed / "result.json").read_text())["status"] == "completed"
+    assert losses(resumed) == pytest.approx(losses(whole), rel=NEAR)
+    before, after = weights(whole), weights(resumed)
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        assert (after[name].float() - value.float()).abs().max() <= 3 * 1e-3, name  # three steps of AdamW at this rate
+
+
+def test_a_sweep_of_two_jobs(records: Path, tmp_path: Path) -> None:
+    run(
+        "train.py", "-m", "lora.r=2,4", f"data.train={records}", "data.eval=null", "train.max_steps=2", f"hydra.sweep.dir={tmp_path / 'sweep'}",
+    )  # fmt: skip
+    found = sorted((tmp_path / "sweep").glob("*/result.json"))
+    assert len(found) == 2
+    for file in found:
+        result = json.loads(file.read_text())
+        assert result["status"] == "completed" and result["objective"] > 0
+    widths = {value.shape[0] for file in found for name, value in weights(file.parent).items() if "lora_A" in name}
+    assert widths == {2, 4}
+
+
+def test_held_out_records_are_scored_before_and_after(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    scored = (
+        f"data.eval={ROOT / 'data/zh_tasks.test.json'}",
+        "data.eval_limit=12",
+        "train.max_steps=30",
+        "train.eval_every=15",
+    )
+    train(folder, ROOT / "data/zh_tasks.train.json", *scored)
+    result = json.loads((folder / "result.json").read_text())
+    assert 0 < result["after"]["loss"] < result["before"]["loss"]
+    assert {"exact_match", "sentiment_accuracy"} <= set(result["after"])
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert len([line for line in lines if "eval_loss" in line]) >= 3
+
+
+@pytest.mark.parametrize("quant", ["nf4", "int8"])
+def test_the_plan_counts_the_card(quant: str, records: Path, tmp_path: Path) -> None:
+    """What was used lies below what the plan names, on the device that the other tests speak of."""
+    result = train(tmp_path / "run", records, f"quant={quant}")
+    where = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert bool(where["gpus"]) == (DEVICE.type == "cuda"), where
+    assert result["peak_memory_bytes"] > 0
