@@ -4,6 +4,8 @@ import json
 import os
 import platform
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import Any, Self
@@ -13,7 +15,7 @@ from hydraft.config import ConfigError
 from hydraft.driver import visible
 from hydraft.driver.card import Gpu
 
-__all__ = ["Gpu", "Hardware", "detect", "environment", "parse_memory"]
+__all__ = ["Gpu", "Hardware", "detect", "environment", "hidden", "parse_memory"]
 
 UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 """What a size of memory may be given in; cards are sold and listed in GiB, whatever the box says."""
@@ -81,6 +83,23 @@ def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in names}
 
 
+@contextmanager
+def hidden(machine: Hardware) -> Iterator[None]:
+    """While a server is started that will have no card: where ``machine`` has none, torch shall see none in it either.
+
+    This process keeps what it was given, which other hosts may be told.
+    """
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not machine.gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    try:
+        yield
+    finally:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        if given is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = given
+
+
 def parse_memory(text: str, setting: str) -> int:
     """Bytes of a size such as ``24GiB``.
 
@@ -121,9 +140,7 @@ def environment(machine: Hardware) -> dict[str, str]:
     """
     if not machine.gpus:
         return {"CUDA_VISIBLE_DEVICES": ""}  # torch may see a card where the driver does not show one
-    found = {ORDER: "PCI_BUS_ID"}
-    if "CUDA_VISIBLE_DEVICES" in os.environ or any(gpu.is_slice for gpu in machine.gpus):
-        found["CUDA_VISIBLE_DEVICES"] = ",".join(machine.names)
+    found = {ORDER: "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(machine.names)}
     if not any(name in os.environ for name in ALLOCATOR) and not any(gpu.unified for gpu in machine.gpus):
         # Rows of tokens differ in length from step to step: blocks that can grow leave no holes.
         found[ALLOCATOR[0]] = "expandable_segments:True"
