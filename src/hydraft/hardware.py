@@ -121,9 +121,7 @@ def environment(machine: Hardware) -> dict[str, str]:
     """
     if not machine.gpus:
         return {"CUDA_VISIBLE_DEVICES": ""}  # torch may see a card where the driver does not show one
-    found = {ORDER: "PCI_BUS_ID"}
-    if "CUDA_VISIBLE_DEVICES" in os.environ or any(gpu.is_slice for gpu in machine.gpus):
-        found["CUDA_VISIBLE_DEVICES"] = ",".join(machine.names)
+    found = {ORDER: "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(machine.names)}
     if not any(name in os.environ for name in ALLOCATOR) and not any(gpu.unified for gpu in machine.gpus):
         # Rows of tokens differ in length from step to step: blocks that can grow leave no holes.
         found[ALLOCATOR[0]] = "expandable_segments:True"

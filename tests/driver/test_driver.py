@@ -13,6 +13,7 @@ import pytest
 from hydraft import driver, hardware
 from hydraft.driver import nvml, smi
 from hydraft.hardware import Gpu, Hardware
+from hydraft.launch import server
 from pretended import GIB, RTX, Device, library, program
 
 Looked = Callable[[], Hardware]
@@ -94,8 +95,10 @@ def test_a_slice_has_its_own_memory_and_goes_by_its_name(
     ):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
         assert [gpu.uuid for gpu in look().gpus] == expected
-    with_library(monkeypatch, library(tmp_path / "bare", dataclasses.replace(H100, mig=1)))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with_library(monkeypatch, library(tmp_path / "mixed", dataclasses.replace(H100, mig=1, slices=slices), RTX))
+    assert hardware.environment(look())["CUDA_VISIBLE_DEVICES"] == "1"  # whole cards first
+    with_library(monkeypatch, library(tmp_path / "bare", dataclasses.replace(H100, mig=1)))
     assert look().gpus == ()  # no slice has been made: CUDA has nothing
 
 
@@ -131,7 +134,7 @@ def test_cards_are_chosen_as_cuda_chooses_them(
     machine = look()
     assert [gpu.index for gpu in machine.gpus] == indices
     given = hardware.environment(machine).get("CUDA_VISIBLE_DEVICES")
-    assert given == (None if variable is None else ",".join(map(str, indices)))
+    assert given == ",".join(map(str, indices))
     if given:
         assert list(map(int, given.split(","))) == indices  # as DeepSpeed reads it
 
@@ -165,7 +168,8 @@ def test_a_card_that_is_lost_is_told(look: Looked, tmp_path: Path, monkeypatch: 
     assert look().trouble == "" and look().count == 1
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     with_library(monkeypatch, library(tmp_path / "not_ours", dataclasses.replace(RTX, handle_code=4), H100))
-    assert [gpu.name for gpu in look().gpus] == [H100.name]  # one that this process may not open is none
+    # One that this process may not open is none, to CUDA's count too.
+    assert [(gpu.name, gpu.index) for gpu in look().gpus] == [(H100.name, 0)]
 
 
 def test_a_driver_that_was_replaced_under_way_is_told(
@@ -262,6 +266,23 @@ def test_no_card_is_asked_for_where_none_may_be_used(
     monkeypatch.setattr(driver, "ask", lambda: pytest.fail("the driver was asked"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert look().gpus == ()
+
+
+def test_a_server_has_no_card_that_the_driver_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And other hosts are told what a person has set, not that."""
+    card = Hardware(gpus=(Gpu("card", GIB, 9.0),))
+    seen = []
+    monkeypatch.setattr(
+        server.forkserver, "ensure_running", lambda: seen.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    )
+    for given in (None, "1"):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if given is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+        for machine in (Hardware(), card):
+            server.begin([], machine)
+            assert os.environ.get("CUDA_VISIBLE_DEVICES") == given
+    assert seen == ["", "0", "", "0"]
 
 
 def test_the_allocator_may_be_set_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """``hydra/launcher=pool``: a sweep's jobs side by side on this machine. Hydra reads this file at every start: it imports little."""
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,9 +63,7 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
             raise ConfigError(
                 f"hydra.launcher.jobs={self.jobs}: must be at least 1, or null for as many as the machine holds"
             )
-        machine = hardware.detect()
-        os.environ.update(hardware.environment(machine))  # the server has no card that the driver does not show
-        pool.warm(self.preload, machine)
+        pool.warm(self.preload, hardware.detect())
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs and wait for all of them; one that fails fails alone."""

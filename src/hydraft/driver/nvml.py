@@ -104,10 +104,10 @@ def _load() -> _Library | None:
 
 def _cards(library: _Library, main_memory: int) -> tuple[Card, ...]:
     """All cards in nvidia-smi's order, which is that of the PCI bus; those that this process may not open are no cards to CUDA."""
-    cards = []
-    for index in range(sum(library.numbers("nvmlDeviceGetCount_v2"))):
-        handle = ctypes.c_void_p()
-        code = library.call("nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(index), ctypes.byref(handle))
+    cards: list[Card] = []
+    for number in range(sum(library.numbers("nvmlDeviceGetCount_v2"))):
+        handle, index = ctypes.c_void_p(), len(cards)
+        code = library.call("nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(number), ctypes.byref(handle))
         if code == NO_PERMISSION:
             continue
         if code != SUCCESS:

@@ -38,8 +38,6 @@ def begin(modules: Sequence[str], hardware: Hardware) -> None:
     """Start the server where there is none yet; it imports ``modules`` while its caller does other things."""
     os.environ.setdefault(BY_NVML, "1")  # for the caller too: what it forks must be able to use a GPU
     given = {**ops.environment(hardware), PRELOAD: json.dumps(list(modules))}
-    if not hardware.gpus:
-        given["CUDA_VISIBLE_DEVICES"] = ""  # a driver that we have not seen is none for the libraries either
     forkserver.set_forkserver_preload(["hydraft.launch.preload"])
     with _environment(given):
         forkserver.ensure_running()
