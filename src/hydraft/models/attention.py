@@ -25,7 +25,7 @@ HALVES = (torch.bfloat16, torch.float16)
 """What flash attention computes in."""
 
 
-def grouping(kernel: Callable[..., Any]) -> dict[str, bool]:
+def grouping(kernel: Callable[..., Any]) -> dict[str, Any]:
     """What ``varlen_attn`` needs where there are fewer key heads than query heads; torch 2.11's takes them without a word."""
     return {"enable_gqa": True} if "enable_gqa" in inspect.signature(kernel).parameters else {}
 
