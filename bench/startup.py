@@ -1,15 +1,23 @@
 """How long a person waits for an answer that needs no training: medians of 5 whole processes, in turn.
 
-    python bench/startup.py
+    python bench/startup.py [--starts]
 
-The baseline is importing torch, which none of these may do.
+The baseline is importing torch, which none of these may do. With --starts: how long a rank takes until it has imported what it
+needs, forked from a server (one that has all of it, and one that has left out what touches CUDA) and spawned.
 """
 
+import dataclasses
+import importlib
+import multiprocessing
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+from hydraft import hardware
+from hydraft.launch import local, server
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = {
@@ -22,6 +30,54 @@ COMMANDS = {
     "python -c 'import torch' (baseline)": [sys.executable, "-c", "import torch"],
 }
 RUNS = 5
+
+
+STARTS = {
+    "all": "forked from a server that has all of it (no GPU)",
+    "clean": "forked from a server that has left CUDA alone (GPUs)",
+    "spawn": "spawned",
+}
+"""How a rank starts."""
+
+
+def ready(channel: Any) -> None:
+    """A rank, up to its imports."""
+    importlib.import_module("hydraft.worker")
+    channel.send(None)
+
+
+def start(how: str) -> float:
+    """Seconds until a rank has its imports, median of several: for this process alone, which has one server."""
+    machine = hardware.detect()
+    gpus = () if how == "all" else machine.gpus or (hardware.Gpu("none", 2**30, 9.0),)
+    machine = dataclasses.replace(machine, gpus=gpus)
+    if how != "spawn":
+        server.begin([local.STACK], machine)
+        why = server.unusable([local.STACK], machine)
+        assert why is None, why
+    context: Any = multiprocessing.get_context("spawn" if how == "spawn" else "forkserver")
+    seconds = []
+    for _ in range(RUNS):
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=ready, args=(theirs,))
+        begun = time.perf_counter()
+        process.start()
+        ours.recv()
+        seconds.append(time.perf_counter() - begun)
+        process.join()
+    return statistics.median(seconds)
+
+
+def starts() -> None:
+    """Print what the start of a rank costs, in turn, each with a server of its own."""
+    seconds = {}
+    for how in STARTS:
+        command = [sys.executable, __file__, "--start", how]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+        seconds[how] = float(done.stdout)
+    print(f"| a rank | seconds (median of {RUNS}) | of being spawned |\n|---|---|---|")
+    for how, told in STARTS.items():
+        print(f"| {told} | {seconds[how]:.2f} | {seconds[how] / seconds['spawn']:.2f} |")
 
 
 def main() -> None:
@@ -40,4 +96,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--start"]:
+        print(start(sys.argv[2]))
+    elif sys.argv[1:] == ["--starts"]:
+        starts()
+    else:
+        main()

@@ -133,3 +133,13 @@ def test_a_rank_that_cannot_use_its_card_does_not_go_on(tmp_path: Path) -> None:
     assert done.returncode == 1
     cause = json.loads((tmp_path / "0.json").read_text())["cause"]
     assert cause == f"RuntimeError: this rank is a fork that cannot use a GPU: {server.TOUCHED}"
+
+
+def test_a_driver_that_torch_knows_nothing_of_is_seen_by_the_file_that_it_keeps_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "UNIFIED_MEMORY", str(tmp_path / "nvidia-uvm"))
+    assert server.forks_without_gpu() is None
+    with (tmp_path / "nvidia-uvm").open("w"):
+        assert server.forks_without_gpu() == server.TOUCHED
+    assert server.forks_without_gpu() is None

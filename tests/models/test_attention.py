@@ -91,6 +91,17 @@ def test_flash_attention_is_given_the_row_once_with_its_documents(
         assert all(call[name].stride(-1) == 1 for name in ("query", "key", "value"))
 
 
+def test_torch_2_11_takes_fewer_key_heads_without_a_word() -> None:
+    def of_2_11(
+        query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None, window_size=(-1, -1)
+    ):  # type: ignore[no-untyped-def]
+        raise AssertionError
+
+    assert attention.grouping(of_2_11) == {}
+    assert attention.grouping(varlen_attn) == attention.GROUPED
+    assert attention.grouping(lambda query, *, enable_gqa=False: query) == {"enable_gqa": True}
+
+
 LLAMA = {"is_cuda": True, "dtype": torch.bfloat16, "shape": (1, 32, 99, 128)}
 
 

@@ -116,7 +116,7 @@ class Stillness:
         if len(standing) < self.meeting.world.size:
             return None
         stuck, cause = watch.verdict(standing)
-        return RankFailed(stuck, cause, self.folder / f"rank-{stuck}.log", "hung")
+        return RankFailed(stuck, cause, self.folder / f"rank-{stuck or 0}.log", "hung")
 
 
 def _environment(world: World, folder: Path) -> dict[str, str]:

@@ -42,7 +42,7 @@ class RankFailed(Exception):
     """A rank ended badly; ``cause`` is one line."""
 
     def __init__(self, rank: int | None, cause: str, log: Path, kind: str = "raised", host: str | None = None) -> None:
-        """``rank`` is None where a host failed before it had any. ``kind``: killed, raised or hung."""
+        """``rank`` is None where a host failed before it had any, or none is to blame. ``kind``: killed, raised or hung."""
         super().__init__(f"rank {rank}: {cause}")
         self.rank = rank
         self.cause = cause
@@ -54,7 +54,7 @@ class RankFailed(Exception):
     def who(self) -> str:
         """Rank and host, for a line of text."""
         rank = None if self.rank is None else f"rank {self.rank}"
-        return " on ".join(part for part in (rank, self.host) if part is not None)
+        return " on ".join(part for part in (rank, self.host) if part is not None) or "the run"
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def _first(failures: "dict[int, ProcessFailure]", notes: Path, folder: Path) -> 
     """
     if (notes / "hung").exists():
         hung = json.loads((notes / "hung").read_text())
-        return RankFailed(hung["rank"], hung["cause"], folder / f"rank-{hung['rank']}.log", "hung")
+        return RankFailed(hung["rank"], hung["cause"], folder / f"rank-{hung['rank'] or 0}.log", "hung")
     raised = read_failures(notes)
     killed = {rank for note in raised.values() for rank in note["gone"]} - raised.keys()
     killed |= {rank for rank, failure in failures.items() if failure.exitcode < 0}

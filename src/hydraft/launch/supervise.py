@@ -210,7 +210,7 @@ class Supervisor:
         elif all(node.stacks is not None for node in self.nodes) or now - self.dumped > self.job.link_timeout:
             ranks = {rank: known for node in self.nodes for rank, known in (node.stacks or {}).items()}
             rank, cause = watch.verdict(ranks)
-            self.fail(self.nodes[rank // self.job.ranks], "hung", rank, cause)
+            self.fail(self.nodes[(rank or 0) // self.job.ranks], "hung", rank, cause)
 
     def keep(self, name: str, piece: bytes) -> None:
         """Add a piece to a file of the run's folder; whoever sends it stays inside."""

@@ -1,9 +1,11 @@
 """Whether ranks get on, and which of them stands still. No torch here.
 
 Ranks work in step: when one stops, the others wait for it in the next collective. So a run hangs when none of its ranks
-has got on for a while, and the one to name is the one that is not waiting.
+has got on for a while, and the one to name is the one that is not waiting. With GPUs a collective returns at once, and it is
+their card that ranks wait for, wherever they next need what it has computed.
 """
 
+import linecache
 import os
 import re
 import signal
@@ -12,17 +14,27 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hydraft import hardware
 from hydraft.heartbeat import DUMP
 
 DUMP_SECONDS = 1.0
 """What a rank gets to write its stack."""
 
 COLLECTIVE = re.compile(r"torch/distributed/|deepspeed/comm/")
+LOADER = re.compile(r"/torch/utils/data/|/hydraft/data/")
+ON_DEVICE = re.compile(
+    r"/torch/(?!utils/cpp_extension|multiprocessing/|serialization|_inductor/|_dynamo/)"
+    r"|/deepspeed/(?!ops/op_builder)|/accelerate/(?!data_loader)|/bitsandbytes/|/flash_attn/|/liger_kernel/"
+)
+"""Files whose code waits where the card is busy: it reads from it, or its queue of kernels is full."""
+READS = re.compile(r"\.(item|tolist|cpu|numpy|to|any|all)\(|\b(int|float|bool)\(|synchronize\(")
+"""A line that waits for what the card has computed: a tensor to a number, or to main memory."""
 STOPPED = ("T", "t", "Z", "X")
 """States of a process that cannot answer a signal: stopped, traced, dead."""
 
 Ranks = dict[int, dict[str, Any]]
-"""By rank: ``state`` (of its process, as in ps), ``age`` (seconds since it got on), and from ``stacks`` its ``frames``."""
+"""By rank: ``state`` (of its process, as in ps), ``age`` (seconds since it got on), and from ``stacks`` its ``frames`` and
+whether it ``waits``, which its own machine tells: the code is there."""
 
 
 class Watch:
@@ -51,6 +63,7 @@ class Watch:
 
     def stacks(self, folder: Path) -> Ranks:
         """Let every rank write its stack to its log in ``folder``; ``frames`` has it, innermost first."""
+        on_gpu = bool(hardware.detect().gpus)
         ranks = self.status()
         logs = {rank: folder / f"rank-{rank}.log" for rank in ranks}
         sizes = {rank: log.stat().st_size if log.exists() else 0 for rank, log in logs.items()}
@@ -63,6 +76,7 @@ class Watch:
                 with logs[rank].open(encoding="utf-8", errors="replace") as log:
                     log.seek(sizes[rank])
                     known["frames"] = main_stack(log.read())
+            known["waits"] = waits(known["frames"], on_gpu)
         return ranks
 
     def kill(self) -> None:
@@ -90,9 +104,29 @@ def main_stack(dump: str) -> list[str]:
     return []
 
 
-def verdict(ranks: Ranks) -> tuple[int, str]:
-    """The rank that stands still, and what is known of it, in a line."""
-    waiting = [rank for rank, known in ranks.items() if any(COLLECTIVE.search(f) for f in known["frames"][:8])]
+def waits(frames: list[str], on_gpu: bool) -> bool:
+    """Whether a rank with this stack, innermost first, waits for the others: in a collective, or for its card."""
+    if any(COLLECTIVE.search(frame) for frame in frames[:8]):
+        return True
+    if not on_gpu or not frames or any(LOADER.search(frame) for frame in frames):
+        return False
+    return bool(ON_DEVICE.search(frames[0]) or READS.search(_source(frames[0])))
+
+
+def _source(frame: str) -> str:
+    """The line of code; empty where its file is not here."""
+    file, _, line = frame.partition(" (")[2].removesuffix(")").rpartition(":")
+    return linecache.getline(file, int(line))
+
+
+def verdict(ranks: Ranks) -> tuple[int | None, str]:
+    """The rank that stands still, None where all seem to wait, and what is known of it, in a line."""
+    waiting = [rank for rank, known in ranks.items() if known.get("waits", waits(known["frames"], on_gpu=False))]
+    if len(waiting) == len(ranks) > 1:
+        age = max(known["age"] for known in ranks.values())
+        places = ", ".join(sorted({_short(known["frames"]) for known in ranks.values()}))
+        told = f"all {len(ranks)} ranks stood still for {age:.0f} s, and each waited for another or for its GPU, in {places}"
+        return None, f"{told}; every stack is in the ranks' logs"
     stopped = [rank for rank, known in ranks.items() if known["state"] in STOPPED]
     silent = [rank for rank, known in ranks.items() if not known["frames"]]
     awake = [rank for rank in ranks if rank not in waiting]

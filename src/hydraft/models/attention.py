@@ -8,6 +8,8 @@ elsewhere each is an sdpa of its own.
 Shapes: H heads, K key and value heads, N tokens of the row, D features a head.
 """
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,6 +23,14 @@ NAME = "documents"
 
 HALVES = (torch.bfloat16, torch.float16)
 """What flash attention computes in."""
+
+
+def grouping(kernel: Callable[..., Any]) -> dict[str, Any]:
+    """What ``varlen_attn`` needs where there are fewer key heads than query heads; torch 2.11's takes them without a word."""
+    return {"enable_gqa": True} if "enable_gqa" in inspect.signature(kernel).parameters else {}
+
+
+GROUPED = grouping(varlen_attn)
 
 _lengths = WeakTensorKeyDictionary()
 """Tokens of each document, by the boundaries of a batch that is still there: all its layers ask the device but once."""
@@ -53,7 +63,7 @@ def documents_attention(
         max_length_q,
         scale=scaling,
         window_size=(-1, 0),  # all that came before, and nothing that comes
-        enable_gqa=query.shape[1] != key.shape[1],
+        **(GROUPED if query.shape[1] != key.shape[1] else {}),
     )
     assert isinstance(out, torch.Tensor)
     return out[None], None  # (1, N, H, D)
