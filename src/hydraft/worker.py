@@ -65,8 +65,9 @@ def _train(config: Config, folder: Path, screen: Screen, memory: Watch) -> None:
         state.load_weights(trainable(model), start.folder)
     tracker = make_tracker(config, folder, rank, numbers.get("tracker"))
     held_out = HeldOut(
-        sources.held_out(config.data), tokenizer, config.data, arguments.device, config.train.micro_batch_size
-    )
+        sources.held_out(config.data), tokenizer, config.data, arguments.device, config.train.micro_batch_size,
+        plan.answering_room(config),
+    )  # fmt: skip
     reporter = Reporter(folder, rank, screen, tracker)
     if start is None:
         reporter.begin()
