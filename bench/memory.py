@@ -2,7 +2,7 @@
 
     python bench/memory.py                  # with a GPU: short runs, torch.cuda.max_memory_allocated against the plan
                                             # without: weights and optimizer state against this process's own memory
-    python bench/memory.py outputs/…/…      # finished runs: plan.json against peak_memory_bytes of result.json
+    python bench/memory.py outputs/…/…      # finished runs: plan.json against the peaks of result.json
 
 On a card, what the driver and the allocator keep for themselves is left out of both. On a CPU, weights and optimizer state are
 anonymous pages once freed ones are given back, and a step is the highest resident memory over what was there before it, in a
@@ -163,19 +163,31 @@ def on_gpu() -> None:
     print(f"\n{write('memory', rows)}")
 
 
+PEAKS = {
+    "loading": "peak_memory_loading_bytes",
+    "training": "peak_memory_bytes",
+    "scoring": "peak_memory_scoring_bytes",
+}
+"""What result.json has of each of the plan's moments."""
+
 HEAD = "| run | plan | measured | |\n|---|---|---|---|"
 
 
 def finished(folder: Path, name: str) -> str:
-    """A row of a run's folder; on a card without the driver's and the allocator's own."""
+    """Rows of a run's folder, one for each moment; on a card without the driver's and the allocator's own."""
     plan, result = (json.loads((folder / file).read_text()) for file in ("plan.json", "result.json"))
     if "peak_memory_bytes" not in result:
         return f"| {name} | | | did not finish |"
     memory = plan["cost"]["memory"]
     if plan["gpu_memory"] is None:
         return f"| {name} (resident at its end) | {row(sum(memory['host_training'].values()), result['peak_memory_bytes'])} |"
-    peak = max(sum(memory[moment].values()) - memory[moment]["overhead"] for moment in ("loading", "training"))
-    return f"| {name} | {row(peak, result['peak_memory_bytes'])} |"
+    rows = []
+    for moment, key in PEAKS.items():
+        if result.get(key) is not None and moment in memory:
+            rows.append(
+                f"| {name}, {moment} | {row(sum(memory[moment].values()) - memory[moment]['overhead'], result[key])} |"
+            )
+    return "\n".join(rows)
 
 
 def row(plan: int, real: int) -> str:

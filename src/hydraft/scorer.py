@@ -9,6 +9,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hydraft.held_out import HeldOut
 from hydraft.metrics import Scores
+from hydraft.peaks import Peaks
 from hydraft.progress import Screen
 from hydraft.reporter import Reporter
 from hydraft.stopper import Stopper
@@ -30,6 +31,7 @@ class Scorer(TrainerCallback):
         reporter: Reporter,
         screen: Screen,
         stopper: Stopper,
+        peaks: Peaks,
     ) -> None:
         self.model = model
         self.held_out = held_out
@@ -38,6 +40,7 @@ class Scorer(TrainerCallback):
         self.reporter = reporter
         self.screen = screen
         self.stopper = stopper
+        self.peaks = peaks
         self.scores: dict[int, Scores] = {}
         """What was found, by optimizer steps made."""
 
@@ -45,6 +48,7 @@ class Scorer(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
     ) -> None:
         """The untouched model, once the engine is there (under ZeRO-3 nothing can run before)."""
+        self.peaks.end("loading")
         if state.global_step == 0:
             self.at_an_end("before training", 0)
         elif self._is_due(state) and state.global_step not in self.scores:  # a run that was asked to end put it off
@@ -109,7 +113,11 @@ class Scorer(TrainerCallback):
             if self.stopper.agreed():
                 raise Abandoned
 
-        scores = self.held_out.score(self.model, done, loss_only)
+        self.peaks.end("training")
+        try:
+            scores = self.held_out.score(self.model, done, loss_only)
+        finally:
+            self.peaks.end("scoring")
         self.reporter.write(step, {f"eval_{name}": value for name, value in scores.items()})
         self.scores[step] = scores
         return scores
