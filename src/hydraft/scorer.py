@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,6 +44,8 @@ class Scorer(TrainerCallback):
         self.peaks = peaks
         self.scores: dict[int, Scores] = {}
         """What was found, by optimizer steps made."""
+        self.before: Callable[[], None] = lambda: None
+        """Called before it scores in mid-training: the last step is looked at first (``health.py``)."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
@@ -93,6 +96,7 @@ class Scorer(TrainerCallback):
 
     def _midway(self, state: TrainerState, control: TrainerControl) -> None:
         step = state.global_step
+        self.before()
         if step >= state.max_steps or self.stopper.number:
             return  # training is over, and is scored as such; or the run is, and is scored when it goes on
         began = time.perf_counter()

@@ -87,7 +87,8 @@ def _train(config: Config, folder: Path, screen: Screen, memory: Watch) -> None:
     memory.trainer = trainer
     for callback in compiled:
         callback.trainer = trainer
-    health = Health(config, folder, reporter, trainer)
+    health = Health(config, folder, reporter, trainer, stopper)
+    scorer.before = health.settle
     trainer.add_callback(health)
     keeper.attach(trainer, numbers, health)
     started = time.perf_counter()
