@@ -2,7 +2,7 @@
 
     python bench/memory.py                  # with a GPU: short runs, torch.cuda.max_memory_allocated against the plan
                                             # without: weights and optimizer state against this process's own memory
-    python bench/memory.py outputs/…/…      # finished runs: plan.json against peak_memory_bytes of result.json
+    python bench/memory.py outputs/…/…      # finished runs: plan.json against the peaks of result.json
 
 On a card, what the driver and the allocator keep for themselves is left out of both. On a CPU, weights and optimizer state are
 anonymous pages once freed ones are given back, and a step is the highest resident memory over what was there before it, in a
@@ -163,34 +163,49 @@ def on_gpu() -> None:
     print(f"\n{write('memory', rows)}")
 
 
+PEAKS = {
+    "loading": "peak_memory_loading_bytes",
+    "training": "peak_memory_bytes",
+    "scoring": "peak_memory_scoring_bytes",
+}
+"""What result.json has of each of the plan's moments."""
+
+RESIDENT = "resident at its end"
+"""The one moment of a run on a CPU."""
+
 HEAD = "| run | plan | measured | |\n|---|---|---|---|"
 
 
 def finished(folder: Path, name: str) -> str:
-    """A row of a run's folder; on a card without the driver's and the allocator's own."""
+    """Rows of a run's folder, one for each moment."""
     found = compared(folder)
-    if found is None:
+    if not found:
         return f"| {name} | | | did not finish |"
-    on_card = json.loads((folder / "plan.json").read_text())["gpu_memory"] is not None
-    return f"| {name}{'' if on_card else ' (resident at its end)'} | {row(*found)} |"
+    return "\n".join(
+        f"| {name} ({RESIDENT}) | {row(*figures)} |" if moment == RESIDENT else f"| {name}, {moment} | {row(*figures)} |"
+        for moment, figures in found.items()
+    )
 
 
-def compared(folder: Path) -> tuple[int, int] | None:
-    """Bytes that the plan of a finished run says, and that it had; None for one that did not finish, or has no plan.
+def compared(folder: Path) -> dict[str, tuple[int, int]]:
+    """Bytes that the plan of a finished run says, and that it had, by moment; empty for one that did not finish, or has no plan.
 
     On a card both without the driver's and the allocator's own.
     """
     files = [folder / name for name in ("plan.json", "result.json")]
     if not all(file.is_file() for file in files):
-        return None
+        return {}
     plan, result = (json.loads(file.read_text()) for file in files)
     if "peak_memory_bytes" not in result or plan["cost"] is None:
-        return None
+        return {}
     memory = plan["cost"]["memory"]
     if plan["gpu_memory"] is None:
-        return sum(memory["host_training"].values()), result["peak_memory_bytes"]
-    peak = max(sum(memory[moment].values()) - memory[moment]["overhead"] for moment in ("loading", "training"))
-    return peak, result["peak_memory_bytes"]
+        return {RESIDENT: (sum(memory["host_training"].values()), result["peak_memory_bytes"])}
+    return {
+        moment: (sum(memory[moment].values()) - memory[moment]["overhead"], result[key])
+        for moment, key in PEAKS.items()
+        if result.get(key) is not None and moment in memory
+    }
 
 
 def row(plan: int, real: int) -> str:

@@ -23,7 +23,8 @@ sys.path.insert(0, str(ROOT))
 from bench.equivalence import compose_run  # noqa: E402
 from hydraft import hardware, launch, plan, rundir  # noqa: E402
 from hydraft.data.sources import training  # noqa: E402
-from hydraft.health import FEWEST, WINDOW, agreed  # noqa: E402
+from hydraft.health import FEWEST, WINDOW  # noqa: E402
+from hydraft.sums import agreed  # noqa: E402
 
 STEPS = 200
 ROUNDS = 500

@@ -41,7 +41,7 @@ def find(rank: int, world: int, folder: Path) -> None:
         assert model.training and not any(training)  # dropout is off while scores are taken, and on again
         assert sum(told) == held_out.parts() == count
         model.eval()
-        found.append([scores, answers(model, tokenizer, conversations, config.data, device)])
+        found.append([scores, answers(model, tokenizer, conversations, config.data, device, held_out.at_once)])
     if world == 1:
         found.append(by_the_formula(model, held_out))
     (folder / f"{world}-{rank}.json").write_text(json.dumps(found))

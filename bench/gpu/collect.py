@@ -12,7 +12,7 @@ import yaml
 
 from bench.gpu.flops import of_folder
 from bench.gpu.steps import OK, Outcome
-from bench.memory import compared
+from bench.memory import RESIDENT, compared
 
 WARM_UP = 2
 """Lines of metrics.jsonl that are not timed, where there are more."""
@@ -49,7 +49,8 @@ def run(folder: Path, peak: float | None) -> dict[str, Any]:
     speeds = [line["tokens_per_second"] for line in trained]
     timed = Path(config["model"]["path"]).parent == folder.parent / "models"  # the others ran side by side
     speed = statistics.median(speeds[WARM_UP:] or speeds) if speeds and timed else None
-    planned, measured = compared(folder) or (None, None)
+    memory = compared(folder)
+    planned, measured = memory.get("training") or memory.get(RESIDENT) or (None, None)
     work = None
     if timed and cost:
         recomputes = config["train"]["gradient_checkpointing"] is True
@@ -64,6 +65,7 @@ def run(folder: Path, peak: float | None) -> dict[str, Any]:
         "mfu": work.utilisation(speed, peak) if work and speed and peak else None,
         "planned_bytes": planned,
         "peak_memory_bytes": measured,
+        "memory": {moment: {"plan": plan, "measured": real} for moment, (plan, real) in memory.items()},
         "plan_off": planned / measured - 1 if planned and measured else None,
         "losses": [line["loss"] for line in trained],
         "before": result.get("before"),

@@ -7,9 +7,17 @@ the highest, but 17 times the median, and 9 standard deviations above the mean (
 steps the bound is that often the loss of a guess among all tokens, ln V.
 
 An fp16 step that DeepSpeed's loss scaler skips is none of this, until its scale can fall no further.
+
+On a CPU the numbers are there, and are looked at after the step. On a card to read them is to wait for all that the card has yet to
+do; so they are summed over the ranks there, with the signals that ``stopper.py`` would ask for in a sum of its own, copied without
+waiting, and read one step later. That changes no name and no record: what a step had is kept with its number. They are read at
+once where more hangs on it than a step: before anything is logged, scored or saved, after the last step, and where steps are so
+long (``LONG``) that the wait is nothing beside them and a step more would be much of the time that a signal leaves. All ranks read
+at the same steps, since what decides that is the config or is in the sums.
 """
 
 import math
+import time
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -23,10 +31,15 @@ from hydraft.choices import OnDivergence, Precision
 from hydraft.config import Config
 from hydraft.data import places
 from hydraft.reporter import Reporter
+from hydraft.stopper import Stopper
+from hydraft.sums import Made, Reading, agreed, summed
 from hydraft.trainer import RunTrainer
 
 WINDOW, FEWEST = 64, 16
 """Steps whose losses are remembered, and how many it takes to know what is usual."""
+
+LONG = 0.5
+"""Seconds of a step that is looked at when it is made: the wait for a card is a thousandth of that."""
 
 
 class Diverged(Exception):
@@ -36,7 +49,7 @@ class Diverged(Exception):
 class Health(TrainerCallback):
     """Looks at every step; every rank has one, and all come to the same verdict."""
 
-    def __init__(self, config: Config, folder: Path, reporter: Reporter, trainer: RunTrainer) -> None:
+    def __init__(self, config: Config, folder: Path, reporter: Reporter, trainer: RunTrainer, stopper: Stopper) -> None:
         self.config = config
         self.folder = folder
         self.reporter = reporter
@@ -48,6 +61,15 @@ class Health(TrainerCallback):
         """Whether the last step was sick."""
         self.moved = trainer.start is not None
         """Whether a step that was not sick has changed the weights."""
+        self.stopper = stopper
+        self.waiting: tuple[Made, Reading] | None = None
+        """The last step, if it has not been looked at."""
+        self.begun: float | None = None
+        """When the last step was made; None before there is one."""
+        self.quick = False
+        """Whether steps are shorter than ``LONG`` on every rank."""
+        self.deferred = trainer.args.device.type == "cuda"
+        """Whether a step may be looked at after the next one."""
 
     def numbers(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
@@ -67,28 +89,75 @@ class Health(TrainerCallback):
             Diverged: it is sick, and ``train.on_divergence`` does not ignore that.
         """
         step, trainer = state.global_step + 1, self.trainer
+        self.stopper.told = self.deferred and dist.get_world_size() > 1
+        self.settle()
         if trainer.order.passes_over(step):
             if dist.get_rank() == 0:
                 self.reporter.write(step, {"passed_over": self._places(trainer.order.items(step))})
+            if self.stopper.told:
+                self.stopper.agreed()  # nothing was computed that could be waited for
             return
         mine, trainer.losses = torch.stack(trainer.losses), []
         engine: Any = trainer.model_wrapped
         norm = engine.get_global_grad_norm()
-        loss, broken, zero = agreed(mine, math.nan if norm is None else float(norm), norm is None)
         skipped = self.config.train.precision is Precision.fp16 and not engine.was_step_applied()
-        self.zeros = self.zeros + 1 if zero else self.zeros if skipped else 0
-        cause = self._cause(loss, None if skipped or not broken else norm)
+        made = Made(step, mine, norm, skipped, trainer.scale_at_floor)
+        if not self.deferred:
+            self._judge(made, *agreed(mine, math.nan if norm is None else float(norm), norm is None))
+            return
+        self.waiting = made, self._share(made)
+        if not self.quick or self._due(step, state):
+            self.settle()
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
+        """Nothing is written of a run whose last step has not been looked at."""
+        self.settle()
+
+    def settle(self) -> None:
+        """Look at the last step, if that is still to be done; every rank must ask.
+
+        Raises:
+            Diverged: it is sick, and ``train.on_divergence`` does not ignore that.
+        """
+        if self.waiting is None:
+            return
+        (made, reading), self.waiting = self.waiting, None
+        loss, bad, zeros, long, *asked = reading.read()
+        world = dist.get_world_size()
+        self.quick = not long
+        if self.stopper.told:
+            self.stopper.tell(asked)
+        self._judge(made, loss / world, bad > 0, zeros == world)
+
+    def _due(self, step: int, state: TrainerState) -> bool:
+        """Whether something is known to be logged, scored or saved after ``step``; what goes by a clock calls ``settle``."""
+        train = self.config.train
+        every = [train.log_every, train.save_every, train.eval_every]
+        counted = any(isinstance(each, int) and step % each == 0 for each in every)
+        return counted or step == 1 or step >= state.max_steps
+
+    def _share(self, made: Made) -> Reading:
+        """What ``settle`` reads: whether the step was long for any rank, what it had, and who was asked to leave."""
+        now, before = time.perf_counter(), self.begun
+        self.begun = now
+        long = before is None or now - before > LONG
+        return summed(made, [float(long), *self.stopper.heard()])
+
+    def _judge(self, made: Made, loss: float, broken: bool, zero: bool) -> None:
+        """Count a step by what all ranks had of it, and act if it is sick."""
+        self.zeros = self.zeros + 1 if zero else self.zeros if made.skipped else 0
+        cause = self._cause(made, loss, None if made.skipped or not broken else made.norm)
         if math.isfinite(loss):
             self.losses.append(loss)
         if cause is not None:
-            self._handle(step, cause, mine, loss)
+            self._handle(made.step, cause, made.losses, loss)
         self.ill = cause is not None
         self.moved |= cause is None and not zero
 
-    def _cause(self, loss: float, norm: Any) -> str | None:
+    def _cause(self, made: Made, loss: float, norm: Any) -> str | None:
         """What is wrong with a step, in words; ``norm`` is there if it is no finite number."""
         train = self.config.train
-        if self.trainer.scale_at_floor:
+        if made.at_floor:
             return "gradients overflow fp16 at the smallest loss scale"
         if not math.isfinite(loss):
             return f"the loss is {loss}"
@@ -163,24 +232,6 @@ class Health(TrainerCallback):
         members = [member for item in items for member in ([item] if examples.bins is None else examples.bins[item])]
         tokenizer: Any = self.trainer.processing_class
         return places.of_examples(members, len(examples.examples), self.config.data, self.config.seed, tokenizer)
-
-
-def agreed(mine: torch.Tensor, norm: float, unknown: bool) -> tuple[float, bool, bool]:
-    """Over all ranks: the step's loss, whether a gradient norm is no finite number, and whether it is 0.
-
-    Args:
-        mine: losses of this rank's micro-batches, ``(micro-batches,)``.
-        unknown: the norm was not computed.
-    """
-    broken = not unknown and not (math.isfinite(norm) and norm >= 0)
-    shared = torch.stack(
-        [mine.sum().double(), mine.new_tensor(float(broken)).double(), mine.new_tensor(float(norm == 0)).double()]
-    )
-    world = dist.get_world_size()
-    if world > 1:
-        dist.all_reduce(shared)
-    loss, bad, zeros = shared.tolist()
-    return loss / world, bad > 0, zeros == world
 
 
 def _advice(config: Config, cause: str, moved: bool) -> str:

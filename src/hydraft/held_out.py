@@ -2,6 +2,9 @@
 
 How many ranks there are changes no batch, only who takes it; so the scores are those of one rank.
 
+The loss takes the logits of trained tokens alone, some at a time (``models/scored.py``), and as many records are answered at once
+as take no more memory than a micro-batch does in training (``plan/scoring.py``): what training fits, scoring fits.
+
 Shapes: B records of a batch, T tokens, V vocabulary.
 """
 
@@ -20,13 +23,14 @@ from hydraft.data.encode import Example, encode, prompt_ids
 from hydraft.data.formats import Conversation
 from hydraft.metrics import Scores, score
 from hydraft.models import answering, scored
+from hydraft.plan import scoring
 
 Done = Callable[[int], None]
 """Told that so many more are done, over all ranks."""
 Batch = list[tuple[int, list[int]]]
 """(index of the record, prompt ids) pairs."""
-
-BATCH_SIZE = 32
+AtOnce = Callable[[int], int]
+"""How many records are answered at once whose longest prompt has so many tokens."""
 
 
 @dataclass
@@ -38,7 +42,9 @@ class HeldOut:
     data: DataConfig
     device: torch.device
     micro_batch_size: int
-    """Records at a time when the loss is taken: what training fits, this fits."""
+    """Records at a time when the loss is taken."""
+    room: scoring.Room | None = None
+    """For answers; None for an architecture that the plan does not know."""
 
     def __post_init__(self) -> None:
         self.examples, _ = encode(self.conversations, self.tokenizer, self.data)
@@ -49,6 +55,17 @@ class HeldOut:
         """How many parts ``score`` reports as done, all together."""
         return len(self.examples) if loss_only or not self.asked else len(self.asked)
 
+    def at_once(self, prompt: int) -> int:
+        """How many records are answered at once whose longest prompt has so many tokens.
+
+        Where the plan does not know what a token takes, no more tokens than a micro-batch may have: without recomputation training
+        keeps the keys and values of each.
+        """
+        if self.room is not None:
+            return self.room.records(prompt)
+        tokens = self.micro_batch_size * self.data.max_length
+        return max(1, min(scoring.MOST, tokens // (prompt + self.data.eval_max_new_tokens)))
+
     def score(self, model: torch.nn.Module, done: Done, loss_only: bool = False) -> Scores:
         """Held-out loss of all records and scores of the answers; every rank must ask, and all get the same."""
         model.eval()
@@ -57,7 +74,7 @@ class HeldOut:
         try:
             scores = {"loss": held_out_loss(model, self.examples, pad, self.device, self.micro_batch_size, told)}
             if self.asked and not loss_only:
-                predictions = answers(model, self.tokenizer, self.asked, self.data, self.device, done)
+                predictions = answers(model, self.tokenizer, self.asked, self.data, self.device, self.at_once, done)
                 scores |= score(self.asked, predictions, self.data.task)
         finally:
             model.train()
@@ -79,7 +96,7 @@ def held_out_loss(
 ) -> float:
     """Mean cross-entropy of the trained tokens of ``examples``, each token weighing the same, in nats."""
     collate = Padded(pad_id)
-    chunks = _chunks([len(example["input_ids"]) for example in examples], batch_size)
+    chunks = _chunks([len(example["input_ids"]) for example in examples], lambda _: batch_size)
     sums = torch.zeros(len(chunks), 2, dtype=torch.float64, device=device)  # loss and tokens of each
     taken = [scored.chunks_of([examples[index] for index in chunk]) for chunk in chunks]
     for number, counts, together in _shared(len(chunks)):
@@ -101,12 +118,13 @@ def answers(
     conversations: list[Conversation],
     data: DataConfig,
     device: torch.device,
+    at_once: AtOnce,
     done: Done = _untold,
 ) -> list[str]:
     """Greedy answers to every conversation's last question, gathered over the ranks."""
     world = dist.get_world_size()
     prompts = [prompt_ids(conversation, tokenizer, data)[-data.max_length :] for conversation in conversations]
-    chunks = _chunks([len(prompt) for prompt in prompts], BATCH_SIZE)
+    chunks = _chunks([len(prompt) for prompt in prompts], at_once)
     found: dict[int, str] = {}
     for number, _, together in _shared(len(chunks)):
         batch = [(index, prompts[index]) for index in chunks[number]]
@@ -120,10 +138,14 @@ def answers(
     return [merged[index] for index in range(len(conversations))]
 
 
-def _chunks(lengths: list[int], size: int) -> list[list[int]]:
-    """Indices in chunks of ``size``, like lengths together."""
-    by_length = sorted(range(len(lengths)), key=lambda index: lengths[index])
-    return [by_length[start : start + size] for start in range(0, len(by_length), size)]
+def _chunks(lengths: list[int], at_once: AtOnce) -> list[list[int]]:
+    """Indices in chunks, like lengths together; ``at_once`` says how many there are of up to so many tokens."""
+    chunks: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        if not chunks or len(chunks[-1]) >= at_once(lengths[index]):  # the longest so far
+            chunks.append([])
+        chunks[-1].append(index)
+    return chunks
 
 
 def _shared(count: int) -> Iterator[tuple[int, bool, range]]:

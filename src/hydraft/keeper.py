@@ -119,6 +119,8 @@ class Keeper(TrainerCallback):
 
     def save(self, trainer: RunTrainer) -> None:
         """Write ``checkpoints/step-…``; what is too old goes when it is there."""
+        if self.health is not None:
+            self.health.settle()  # a sick step becomes no checkpoint
         step, begun = trainer.state.global_step, time.monotonic()
         target = self.folder / "checkpoints" / f"step-{step:06d}"
         numbers = self._numbers(trainer)

@@ -38,7 +38,7 @@ GROUPS = {
     "weights": ("weights",),
     "adapter": ("adapter",),
     "optimizer": ("optimizer",),
-    "activations, logits, gradients and buffers": ("activations", "logits", "gradients", "buffers"),
+    "activations, logits, gradients and buffers": ("activations", "logits", "cache", "gradients", "buffers"),
 }
 """Parts of the plan, as far as they can be told apart in a process."""
 
@@ -134,8 +134,8 @@ class Watch:
         known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
         if not known.get("cost"):
             return f"{line}; the plan knows nothing of this model's memory; try a smaller train.micro_batch_size or data.max_length"
-        moment = ("" if on_gpu else "host_") + ("loading" if "loaded" in phase else "training")
-        planned = known["cost"]["memory"][moment]
+        moment = "loading" if "loaded" in phase else "scoring" if "scored" in phase else "training"
+        planned = known["cost"]["memory"][moment if on_gpu else f"host_{moment}"]
         line += f"; {_wrong(planned, found)}"
         return f"{line}; try {self._change(known, found, sum(planned.values()), on_gpu)}"
 

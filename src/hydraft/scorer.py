@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hydraft.held_out import HeldOut
 from hydraft.metrics import Scores
+from hydraft.peaks import Peaks
 from hydraft.progress import Screen
 from hydraft.reporter import Reporter
 from hydraft.stopper import Stopper
@@ -30,6 +32,7 @@ class Scorer(TrainerCallback):
         reporter: Reporter,
         screen: Screen,
         stopper: Stopper,
+        peaks: Peaks,
     ) -> None:
         self.model = model
         self.held_out = held_out
@@ -38,13 +41,17 @@ class Scorer(TrainerCallback):
         self.reporter = reporter
         self.screen = screen
         self.stopper = stopper
+        self.peaks = peaks
         self.scores: dict[int, Scores] = {}
         """What was found, by optimizer steps made."""
+        self.before: Callable[[], None] = lambda: None
+        """Called before it scores in mid-training: the last step is looked at first (``health.py``)."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
     ) -> None:
         """The untouched model, once the engine is there (under ZeRO-3 nothing can run before)."""
+        self.peaks.end("loading")
         if state.global_step == 0:
             self.at_an_end("before training", 0)
         elif self._is_due(state) and state.global_step not in self.scores:  # a run that was asked to end put it off
@@ -89,6 +96,7 @@ class Scorer(TrainerCallback):
 
     def _midway(self, state: TrainerState, control: TrainerControl) -> None:
         step = state.global_step
+        self.before()
         if step >= state.max_steps or self.stopper.number:
             return  # training is over, and is scored as such; or the run is, and is scored when it goes on
         began = time.perf_counter()
@@ -109,7 +117,11 @@ class Scorer(TrainerCallback):
             if self.stopper.agreed():
                 raise Abandoned
 
-        scores = self.held_out.score(self.model, done, loss_only)
+        self.peaks.end("training")
+        try:
+            scores = self.held_out.score(self.model, done, loss_only)
+        finally:
+            self.peaks.end("scoring")
         self.reporter.write(step, {f"eval_{name}": value for name, value in scores.items()})
         self.scores[step] = scores
         return scores

@@ -18,15 +18,29 @@ class Stopper(TrainerCallback):
         self.device = device
         self.number = 0
         """The signal that all ranks have agreed to leave for; 0 as long as they have not."""
+        self.told = False
+        """Whether ``health.py`` shares the signals with what else the ranks share after a step, and calls ``tell``."""
 
     def agreed(self) -> bool:
         """Whether to leave. Every rank must ask: a signal that reached one of them is told to all."""
         if self.grace and not self.number:
-            number = torch.tensor([preempt.asked()], device=self.device)
-            if dist.get_world_size() > 1:
+            if dist.get_world_size() == 1:
+                self.number = preempt.asked()
+            else:
+                number = torch.tensor([preempt.asked()], device=self.device)
                 dist.all_reduce(number, op=dist.ReduceOp.MAX)
-            self.number = int(number)
+                self.number = int(number)
         return self.number != 0
+
+    def heard(self) -> list[float]:
+        """What ``tell`` wants the sum of, over the ranks: which of ``preempt.ASKING`` has asked this rank to leave."""
+        number = preempt.asked() if self.grace else 0
+        return [float(number == signal) for signal in preempt.ASKING]
+
+    def tell(self, counts: list[float]) -> None:
+        """How many ranks each of ``preempt.ASKING`` has asked to leave; the same on all of them, and told at the same step."""
+        asked = [int(signal) for signal, count in zip(preempt.ASKING, counts, strict=True) if count]
+        self.number = self.number or max(asked, default=0)
 
     def stop(self, control: TrainerControl) -> None:
         """Have the Trainer save and end."""
@@ -38,5 +52,5 @@ class Stopper(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
         """The last step of a run that was asked to end."""
-        if self.agreed():
+        if self.number or (not self.told and self.agreed()):
             self.stop(control)

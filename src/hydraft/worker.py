@@ -21,12 +21,13 @@ from hydraft.held_out import HeldOut
 from hydraft.keeper import Keeper, find_start
 from hydraft.models.load import load_tokenizer, load_trainable, trainable
 from hydraft.out_of_memory import Watch
+from hydraft.peaks import Peaks
 from hydraft.progress import Screen
 from hydraft.reporter import Reporter
 from hydraft.scorer import Scorer
 from hydraft.stopper import Stopper
 from hydraft.track import make_tracker
-from hydraft.trainer import RunTrainer, memory_bytes, training_arguments
+from hydraft.trainer import RunTrainer, training_arguments
 
 SUMMARY = ("train_loss", "tokens", "train_seconds", "peak_memory_bytes", "trained_parameters")
 """Of result.json, what a dashboard's table has too."""
@@ -66,13 +67,15 @@ def _train(config: Config, folder: Path, screen: Screen, memory: Watch) -> None:
         state.load_weights(trainable(model), start.folder)
     tracker = make_tracker(config, folder, rank, numbers.get("tracker"))
     held_out = HeldOut(
-        sources.held_out(config.data), tokenizer, config.data, arguments.device, config.train.micro_batch_size
-    )
+        sources.held_out(config.data), tokenizer, config.data, arguments.device, config.train.micro_batch_size,
+        plan.answering_room(config),
+    )  # fmt: skip
     reporter = Reporter(folder, rank, screen, tracker)
     if start is None:
         reporter.begin()
     stopper = Stopper(config.train.grace, arguments.device)
-    scorer = Scorer(model, held_out, config.train, reporter, screen, stopper)
+    peaks = Peaks(arguments.device)
+    scorer = Scorer(model, held_out, config.train, reporter, screen, stopper, peaks)
     keeper = Keeper(config, asked, folder, encoded.key, reporter, scorer, first)
     compiled = []
     if config.train.compile:
@@ -85,11 +88,13 @@ def _train(config: Config, folder: Path, screen: Screen, memory: Watch) -> None:
     memory.trainer = trainer
     for callback in compiled:
         callback.trainer = trainer
-    health = Health(config, folder, reporter, trainer)
+    health = Health(config, folder, reporter, trainer, stopper)
+    scorer.before = health.settle
     trainer.add_callback(health)
     keeper.attach(trainer, numbers, health)
     started = time.perf_counter()
     output = trainer.run()
+    peaks.end("training")
     saved = stopper.number != 0
     after = {} if saved else scorer.at_an_end("after training", trainer.state.global_step)
     if stopper.number:
@@ -114,7 +119,7 @@ def _train(config: Config, folder: Path, screen: Screen, memory: Watch) -> None:
         "steps": trainer.state.global_step,
         "tokens": trainer.all_tokens(),
         "train_seconds": reporter.seconds,
-        "peak_memory_bytes": _peak_memory(arguments.device),
+        **peaks.result(),
         "trained_parameters": sum(getattr(p, "ds_numel", p.numel()) for p in trainable(model).values()),
         "truncated": vars(encoded.truncation),
     }
@@ -176,13 +181,6 @@ def _say_targets(model: Any, config: Config, screen: Screen) -> None:
         screen.say(f"lora.target_modules: {renamed} of the published layout is {found} here")
 
 
-def _peak_memory(device: torch.device) -> int:
-    """Bytes, of the rank that has most: the card's peak with CUDA, otherwise the process's resident memory."""
-    peak = torch.tensor([memory_bytes(device)], device=device)
-    dist.all_reduce(peak, op=dist.ReduceOp.MAX)
-    return int(peak)
-
-
 def _close(screen: Screen, folder: Path, result: dict[str, Any], seconds: float) -> None:
     """The closing table, and what to type next."""
     before, after = result["before"], result["after"]
@@ -197,13 +195,22 @@ def _close(screen: Screen, folder: Path, result: dict[str, Any], seconds: float)
         ["training loss", "", f"{result['train_loss']:.3f}"],
         ["steps", "", f"{result['steps']:,}"],
         ["tokens/s", "", f"{speed:,.0f}"],
-        ["peak memory a rank", "", f"{result['peak_memory_bytes'] / 2**30:.2f} GiB"],
+        *_peaks(result),
         ["trained parameters", "", f"{result['trained_parameters']:,}"],
         ["time", "", f"{seconds:.0f} s"],
     ]
     screen.progress.stop()
     screen.table(str(folder), ["", "before", "after"], rows)
     screen.say(f'try it: python infer.py run={_short(folder)} prompt="…"')
+
+
+def _peaks(result: dict[str, Any]) -> list[list[str]]:
+    """Rows of memory: of training and of scoring where a card tells them apart."""
+    training, scoring = result["peak_memory_bytes"], result["peak_memory_scoring_bytes"]
+    if result["peak_memory_loading_bytes"] is None:
+        return [["resident memory a rank", "", f"{training / 2**30:.2f} GiB"]]
+    rows = [["peak memory a rank", "", f"{training / 2**30:.2f} GiB"]]
+    return rows + ([["… while scored", "", f"{scoring / 2**30:.2f} GiB"]] if scoring else [])
 
 
 def _shown(name: str, value: float) -> str:

@@ -1,6 +1,10 @@
 """The loss that a model is scored by: transformers' own on padded batches, without ever all logits."""
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +14,7 @@ import torch
 from models.test_families import FAMILIES
 from plan.test_activations import Live
 
-from conftest import config_of
+from conftest import ROOT, config_of, run_script
 from hydraft import loss, prepare
 from hydraft.data.batch import Padded
 from hydraft.data.encode import IGNORE, Example
@@ -106,6 +110,73 @@ def test_logits_that_are_more_than_the_heads_output_are_the_models_own(
     assert isinstance(asked[-1], torch.Tensor) == keeps
     if keeps:
         assert len(asked[-1]) == max(LENGTHS) - PROMPT  # the columns of any record's trained tokens
+
+
+LIGER = """
+from models.test_scored import CASES, examples_of, loaded, ours, theirs
+for family in ("llama3", "qwen2.5", "qwen3", "chatglm2"):
+    model = loaded(*CASES[family].split(), "kernels=liger")
+    assert "liger" in type(model.get_base_model().model.norm).forward.__module__ + repr(model)[:9999].lower()
+    examples = examples_of(model.config.vocab_size)
+    print("found", *(ours(model, examples, rows) for rows in (512, 7)), theirs(model, examples))
+"""
+
+
+def test_with_ligers_kernels_it_is_the_same_loss() -> None:
+    """In Triton's interpreter, in a process of its own: they change transformers for all of it."""
+    pytest.importorskip("liger_kernel")
+    paths = [str(ROOT / place) for place in ("tests/interpreter", "src", "tests", ".")]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(
+        [sys.executable, "-c", LIGER], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("found ")]
+    assert len(lines) == 4
+    for line in lines:
+        whole, chunks, expected = map(float, line)
+        assert whole == pytest.approx(expected, rel=1e-6) and chunks == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kernels", ["torch", "liger", "unsloth"])
+def test_on_a_card_it_takes_no_more_than_its_chunks(kernels: str, tmp_path: Path) -> None:
+    """In a run: before training, with 2,048 tokens through a head of 128,256."""
+    pytest.importorskip({"torch": "torch", "liger": "liger_kernel", "unsloth": "unsloth"}[kernels])
+    file = tmp_path / "records.json"
+    file.write_text(json.dumps([{"instruction": "?", "input": "", "output": "word " * 4000}] * 4), encoding="utf-8")
+    folder = tmp_path / "run"
+    done = run_script(
+        "train.py", "model=llama3", "model.size=3.2-1b", "model.init=random", f"kernels={kernels}", f"data.train={file}",
+        f"data.eval={file}", "data.max_length=2048", "train.micro_batch_size=2", "train.max_steps=1",
+        "data.eval_max_new_tokens=2", "train.gradient_checkpointing=true", f"hydra.run.dir={folder}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads((folder / "result.json").read_text())
+    planned = json.loads((folder / "plan.json").read_text())["cost"]["memory"]["scoring"]
+    assert result["peak_memory_scoring_bytes"] < 1.15 * (sum(planned.values()) - planned["overhead"])
+
+
+def test_ranks_with_unlike_numbers_of_chunks_meet(tmp_path: Path) -> None:
+    """Under ZeRO-3, with an adapter on the head, whose parts are gathered for each chunk."""
+    records = [{"instruction": "?", "input": "", "output": text} for text in ("yes", "no " * 700, "a " * 300)]
+    file = tmp_path / "records.json"
+    file.write_text(json.dumps(records * 2), encoding="utf-8")
+    found = []
+    for name, topology in (
+        ("one", ["zero=stage2"]),
+        ("two", ["zero=stage3", "zero.stage3_param_persistence_threshold=0", "cluster=1x2"]),
+    ):
+        done = run_script(
+            "train.py", "quant=none", "lora.target_modules=[q_proj,lm_head]", f"data.train={file}", f"data.eval={file}",
+            "data.max_length=1600", "data.eval_limit=3", "train.micro_batch_size=1", "train.max_steps=1",
+            "data.eval_max_new_tokens=2", "train.learning_rate=1e-9", f"hydra.run.dir={tmp_path / name}", *topology,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads((tmp_path / name / "result.json").read_text()))
+    one, two = found
+    assert two["before"]["loss"] == pytest.approx(one["before"]["loss"], rel=1e-6)
+    assert two["after"]["loss"] == pytest.approx(one["after"]["loss"], rel=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """What was found, in memory: one model, its adapters by name, and with each of them how it is asked."""
 
-import logging as stdlib_logging
 import os
 import re
 import sys
@@ -70,7 +69,6 @@ def load(sources: list[Source], options: InferConfig, console: Console | None = 
         for notice in source.notices:
             console.print(f"notice: {notice}", highlight=False, soft_wrap=True)
     logging.set_verbosity_error()
-    stdlib_logging.getLogger("bitsandbytes").setLevel(stdlib_logging.ERROR)  # a line each layer of int8
     logging.disable_progress_bar()
     first = sources[0]
     device = device_of(options.device)

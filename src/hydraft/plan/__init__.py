@@ -1,8 +1,8 @@
 """What a run will do and cost, before a GPU is touched: the batch arithmetic and the values ``auto`` stands for. No torch.
 
 ``tokens.py`` estimates the records, ``parameters.py`` counts the model, ``states.py`` and ``activations.py`` what training keeps
-of it, ``memory.py`` adds that up, ``network.py`` and ``disk.py`` count what is sent and written, ``search.py`` finds what to change,
-and ``show.py`` draws it.
+of it and ``scoring.py`` what scoring takes, ``memory.py`` adds that up, ``network.py`` and ``disk.py`` count what is sent and
+written, ``search.py`` finds what to change, and ``show.py`` draws it.
 """
 
 import dataclasses
@@ -16,8 +16,9 @@ from hydraft.config import Config
 from hydraft.hardware import Gpu, Hardware, detect, parse_memory
 from hydraft.loss import chunked
 from hydraft.models.shapes import planned_config
+from hydraft.plan import scoring
 from hydraft.plan.disk import Disk, disk
-from hydraft.plan.memory import Memory, Subject, memory
+from hydraft.plan.memory import WIDTH, Memory, Subject, memory
 from hydraft.plan.network import Network, network
 from hydraft.plan.parameters import Layout, layout, trained
 from hydraft.plan.search import Change, apply, cheapest
@@ -157,6 +158,13 @@ def known_layout(config: Config) -> tuple[Layout | None, Precision]:
         chunked(config, str(native.get("model_type")), native.get("vocab_size", 0))
     name = str(native.get("dtype") or native.get("torch_dtype") or "bfloat16").removeprefix("torch.")
     return layout(native), {"float32": Precision.fp32, "float16": Precision.fp16}.get(name, Precision.bf16)
+
+
+def answering_room(config: Config) -> scoring.Room | None:
+    """What generating answers to the held-out records may take; None for an architecture that the plan does not know."""
+    known, _ = known_layout(config)
+    width = WIDTH[config.train.precision]
+    return None if known is None else scoring.room(config, known, trained(known, config.lora), width)
 
 
 def planned_for(config: Config, here: Hardware | None) -> Hardware:

@@ -83,15 +83,20 @@ def memory(config: Config, subject: Subject, on_gpu: bool) -> Memory:
     loading, host_loading = _loading(config, subject, on_gpu)
     host = _named(kept.host, learns) + Parts(weights=frozen.host)
     process = Parts(overhead=PROCESS_ON_GPU if on_gpu else PROCESS_ON_CPU)
+    none = Parts()
     if on_gpu:
-        cards = [_with_overhead(config, parts) if parts.total else parts for parts in (loading, training, scored)]
-        hosts = [host + process, host + process if scored.total else Parts()]
-        return Memory(*cards, host_loading + process, *hosts)
-    hosts = [
-        parts + host + process + Parts(overhead=round(HEAP * parts.activations)) if parts.total else parts
-        for parts in (training, scored)
-    ]
-    return Memory(Parts(), Parts(), Parts(), loading + host_loading + process, *hosts)
+        return Memory(
+            _with_overhead(config, loading),
+            _with_overhead(config, training),
+            _with_overhead(config, scored) if scored.total else none,
+            host_loading + process,
+            host + process,
+            host + process if scored.total else none,
+        )
+    passes, scores = (
+        parts + host + process + Parts(overhead=round(HEAP * parts.activations)) for parts in (training, scored)
+    )
+    return Memory(none, none, none, loading + host_loading + process, passes, scores if scored.total else none)
 
 
 def _named(parts: Parts, learns: Trained) -> Parts:

@@ -45,7 +45,7 @@ class Room:
         last = known.vocabulary * (width + 4)  # the logits of the last token, and in fp32
         read = Parts(
             cache=prompt * known.layers * layer,
-            activations=prompt * passing(known, self.learns, width, prompt),
+            activations=prompt * (passing(known, self.learns, width, prompt) + layer),  # what is cached is a copy
             logits=last,
         )
         # A layer's keys and values are copied to append the next token's, and repeated for every query head.

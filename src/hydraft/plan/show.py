@@ -18,7 +18,7 @@ LOOKS = {  # a glyph for where there is no colour
     "optimizer": ("▚", "yellow", "optimizer"),
     "activations": ("▤", "green", "activations"),
     "logits": ("▥", "bright_green", "logits"),
-    "cache": ("◫", "bright_cyan", "keys and values of answers"),
+    "cache": ("◫", "bright_cyan", "cache of answers"),
     "buffers": ("░", "red", "buffers"),
     "overhead": ("·", "bright_black", "driver and libraries"),
 }
