@@ -182,7 +182,9 @@ def finished(folder: Path, name: str) -> str:
     if not found:
         return f"| {name} | | | did not finish |"
     return "\n".join(
-        f"| {name} ({RESIDENT}) | {row(*figures)} |" if moment == RESIDENT else f"| {name}, {moment} | {row(*figures)} |"
+        f"| {name} ({RESIDENT}) | {row(*figures)} |"
+        if moment == RESIDENT
+        else f"| {name}, {moment} | {row(*figures)} |"
         for moment, figures in found.items()
     )
 

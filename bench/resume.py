@@ -147,13 +147,8 @@ def run_killed(overrides: list[str], folder: Path, kills: int, say: Any = lambda
         Seconds from each kill to the next checkpoint.
     """
     draw = random.Random(0)
-    command = [
-        sys.executable,
-        str(ROOT / "train.py"),
-        *overrides,
-        f"cluster.max_restarts={kills}",
-        f"hydra.run.dir={folder}",
-    ]
+    command = [sys.executable, str(ROOT / "train.py"), *overrides]
+    command += [f"cluster.max_restarts={kills}", f"hydra.run.dir={folder}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
     logs = {str(folder / f"rank-{rank}.log") for rank in range(2)}
     killed_at, seconds = 0.0, []

@@ -3,7 +3,8 @@
     make bench-gpu                                       # 530 seconds, the default parts
     make bench-gpu BUDGET=200 PARTS="unsloth benches"    # another time limit, other parts
     make bench-gpu WHEELS=.whl OUT=results               # a machine without .venv: the wheels in .whl are all that is installed
-    make bench-gpu SCRATCH=/tmp/scratch                  # keep runs and random weights there, for a second call
+    make bench-gpu SCRATCH=/tmp/scratch                  # keep runs and random weights there, for a second call; libraries are
+                                                         # loaded from it too, so not /dev/shm where that is mounted noexec
 
 Parts (``parts.py`` has every command and its limit), with about what each takes on an H100; a machine without a card takes every
 part through the same commands with tiny shapes, which shows that they work and measures nothing (``REHEARSE=1`` asks for that

@@ -13,6 +13,7 @@ import yaml
 from bench.gpu.flops import of_folder
 from bench.gpu.steps import OK, Outcome
 from bench.memory import RESIDENT, compared
+from bench.results import FOLDER
 
 WARM_UP = 2
 """Lines of metrics.jsonl that are not timed, where there are more."""
@@ -155,9 +156,11 @@ def _answer(probe: dict[str, Any]) -> str:
     return ", ".join(f"{name}: {value}" for name, value in probe["answer"].items()).replace("|", "/")
 
 
-def pack(scratch: Path, target: Path) -> None:
-    """Logs, configs, plans and metrics of every step in one archive; no weights, no records."""
+def pack(scratch: Path, target: Path, figures: Path = FOLDER) -> None:
+    """Logs, configs, plans and metrics of every step, and the benches' own files in ``figures``; no weights, no records."""
     with tarfile.open(target, "w:gz") as archive:
+        for file in sorted(figures.glob("*.json")):
+            archive.add(file, f"bench-results/{file.name}")
         for file in sorted(scratch.rglob("*")):
             inside = file.relative_to(scratch)
             if file.suffix not in KEPT or inside.parts[0] in ("models", "cache") or inside.name == "records.json":
