@@ -119,6 +119,9 @@ def _after_trainer(module):
         chosen["cpu"] = "gloo" in dist_backend
         torch.cuda.is_available, torch.cuda.device_count = (lambda: False), (lambda: 0)
         set_accelerator(CPU_Accelerator())
+        deepspeed.comm.torch.build_shm_op = lambda: (
+            None
+        )  # none on a card; built here, it would replace the environment's own
         return init_distributed(dist_backend="cpu:gloo,cuda:gloo", **rest)
 
     def refusing(collective):
