@@ -96,7 +96,7 @@ def test_a_sweep_runs_on_the_card(records: Path, tmp_path: Path) -> None:
     """From nothing, as a person starts it: jobs and ranks are forks, and train with 4-bit weights."""
     done = run_script(
         "train.py", "-m", "lora.r=2,4", "data.eval=null", f"data.train={records}", "train.max_steps=2",
-        f"hydra.sweep.dir={tmp_path / 'sweep'}", HYDRAFT_FROM_NOTHING="1",
+        f"hydra.sweep.dir={tmp_path / 'sweep'}", OMP_WAIT_POLICY="PASSIVE",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "spawned" not in done.stdout + done.stderr
