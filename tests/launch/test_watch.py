@@ -33,7 +33,8 @@ def dump(*frames: str) -> list[str]:
 
 AT_THE_CARD = {
     "int(tensor), after a step": [at("hydraft/stopper.py", "int(number)")],
-    "tolist, after a step": [at("hydraft/health.py", "shared.tolist()")],
+    "tolist, after a step": [at("hydraft/sums.py", "shared.tolist()")],
+    "an event, a step later": [at("hydraft/sums.py", "self.event.synchronize()"), at("hydraft/health.py")],
     "tolist, as it logs": [at("hydraft/trainer.py", "mine.tolist()")],
     "the norm's item": [at("deepspeed/runtime/utils.py", ".item()")],
     "overflow": [at("deepspeed/runtime/zero/stage_1_and_2.py", "def has_overflow"), at("deepspeed/runtime/engine.py")],
