@@ -104,9 +104,8 @@ def test_held_out_records_are_scored_before_and_after(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("quant", ["nf4", "int8"])
-def test_the_plan_counts_the_card(quant: str, records: Path, tmp_path: Path) -> None:
-    """What was used lies below what the plan names, on the device that the other tests speak of."""
+def test_a_run_tells_of_the_card_that_it_used(quant: str, records: Path, tmp_path: Path) -> None:
     result = train(tmp_path / "run", records, f"quant={quant}")
-    where = json.loads((tmp_path / "run" / "environment.json").read_text())
+    where = json.loads((tmp_path / "run" / "environment.json").read_text())["hardware"]
     assert bool(where["gpus"]) == (DEVICE.type == "cuda"), where
     assert result["peak_memory_bytes"] > 0
