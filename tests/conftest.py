@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked gpu need one; side by side (pytest-xdist), a file's tests stay together, and so do those of many machines."""
     for item in items:
-        if "gpu" in item.keywords and not torch.cuda.is_available():
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
         shared = MACHINES & set(getattr(item, "fixturenames", ()))
         item.add_marker(pytest.mark.xdist_group("machines" if shared else item.path.name))

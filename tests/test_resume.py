@@ -31,6 +31,7 @@ SAME = [  # what goes another way; `make resume-matrix` has every topology
     "zero=stage2 cluster=1x2 lora.dropout=0.1 data.group_by_length=true",
     "zero=stage3_offload quant=none cluster=1x2 lora.dropout=0.1 train.gradient_accumulation_steps=2 train.micro_batch_size=2",
     "zero=stage3 lora=none quant=none cluster=1x2",
+    "zero=stage2 lora=none quant=none",
     "zero=stage2 data.packing=true data.max_length=64 model.dtype=bf16",
 ]
 

@@ -160,6 +160,8 @@ def _make_states(engine: Any) -> list[dict[str, Any]]:
             for kind in MOMENTS:
                 state[kind] = torch.zeros_like(tensor.detach())
     if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
+        # linked within the first group's step, it took the second group's state, which was not there yet, for empty
+        zero._hp_optimizer_states_linked = False
         zero._lazy_init_hp_params_optimizer_state()
     return [adam.state[tensor] for tensor in flat]
 
