@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -29,8 +30,10 @@ sys.path.insert(0, str(ROOT))
 from bench.results import card, device, write  # noqa: E402
 from bench.throughput import LARGE, SMALL, build  # noqa: E402
 
-BLOCK, CACHE, BATCH = 32, 16384, 512
-"""Tokens of a block, of the cache, and of a forward pass: mode=serve's own defaults, given to the other server too."""
+BLOCK = 256 if find_spec("flash_attn") else 32
+"""Tokens of a page; flash-attn decodes from multiples of 256 alone."""
+CACHE, BATCH = 16384, 512
+"""Tokens of the cache and of a forward pass: mode=serve's own defaults, given to the other server too."""
 
 
 @dataclass
