@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from conftest import ROOT, run_script
-from hydraft.launch import server, warm
+from hydraft.launch import server
 from touches import calls, environment, touching
 
 pytestmark = pytest.mark.skipif(
@@ -34,8 +34,8 @@ if __name__ == "__main__":
 
 
 def test_what_a_server_imports_leaves_the_driver_alone_and_the_rest_does_not() -> None:
-    assert touching(*warm.CLEAN) == []
-    for module in warm.TOUCHING[:2]:
+    assert touching(*server.CLEAN) == []
+    for module in server.TOUCHING[:2]:
         assert touching(module)[0]["call"] == "_cuda_init", module
 
 

@@ -2,7 +2,7 @@
 
     python tests/launch/touches.py [module …]
 
-By default those that ``hydraft.launch.warm`` imports; what it says of each belongs into CLEAN or TOUCHING there.
+By default those that ``hydraft.launch.warm`` imports; what it says of each belongs into CLEAN or TOUCHING of ``hydraft.launch.server``.
 """
 
 import json
@@ -12,9 +12,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from hydraft.launch.server import CLEAN, TOUCHING
+
 ROOT = Path(__file__).parents[2]
 PRETENCE = ROOT / "tests" / "pretend_cuda"
-LISTS = "import sys; from hydraft.launch import warm; print(*warm.CLEAN, *warm.TOUCHING)"
 
 
 def environment(log: Path) -> dict[str, str]:
@@ -48,8 +49,7 @@ def touching(*modules: str, **more: str) -> list[dict[str, object]]:
 
 def main(modules: list[str]) -> None:
     """Print a line a module."""
-    listed = subprocess.run([sys.executable, "-c", LISTS], capture_output=True, text=True, check=True)
-    for module in modules or listed.stdout.split():
+    for module in modules or (*CLEAN, *TOUCHING):
         found = touching(module)
         by = (
             next((frame for frame in found[0]["stack"] if "/torch/" not in frame and "pretend_cuda" not in frame), "")

@@ -28,6 +28,21 @@ TOUCHED = "the process that it is forked from had touched CUDA's driver"
 
 UNIFIED_MEMORY = "/dev/nvidia-uvm"
 
+CLEAN = (
+    "torch", "transformers", "datasets", "accelerate", "deepspeed", "deepspeed.ops.op_builder.all_ops", "matplotlib.pyplot",
+    "torch.distributed.launcher.api", "torch.utils.cpp_extension", "transformers.models.llama.modeling_llama",
+    "transformers.tokenization_utils_sentencepiece", "transformers.tokenization_utils_tokenizers",
+    "torch._dynamo.repro.after_dynamo", "torch._inductor.compiler_bisector",  # bitsandbytes compiles as it is imported
+    "hydraft.data.cache", "hydraft.models.attention", "hydraft.models.head", "hydraft.quant", "hydraft.report", "hydraft.state",
+    "hydraft.track",
+)  # fmt: skip
+"""What leaves CUDA's driver alone (with the environment of ``begin``)."""
+
+TOUCHING = (
+    "bitsandbytes", "hydraft.worker", "peft.tuners.lora.bnb", "transformers.integrations.bitsandbytes",
+)  # fmt: skip
+"""bitsandbytes asks each GPU for its compute capability; peft and transformers' Trainer import it."""
+
 imported: list[str] = []
 """In a server and its forks: the modules that it has imported, or tried to."""
 trouble: list[str] = []

@@ -12,23 +12,9 @@ import signal
 import warnings
 
 from hydraft.launch.lifeline import die_with_parent
+from hydraft.launch.server import CLEAN, TOUCHING
 
 gc.disable()  # a fifth of the time that these imports take; what they leave behind goes uncollected
-CLEAN = (
-    "torch", "transformers", "datasets", "accelerate", "deepspeed", "deepspeed.ops.op_builder.all_ops", "matplotlib.pyplot",
-    "torch.distributed.launcher.api", "torch.utils.cpp_extension", "transformers.models.llama.modeling_llama",
-    "transformers.tokenization_utils_sentencepiece", "transformers.tokenization_utils_tokenizers",
-    "torch._dynamo.repro.after_dynamo", "torch._inductor.compiler_bisector",  # bitsandbytes compiles as it is imported
-    "hydraft.data.cache", "hydraft.models.attention", "hydraft.models.head", "hydraft.quant", "hydraft.report", "hydraft.state",
-    "hydraft.track",
-)  # fmt: skip
-"""What leaves CUDA's driver alone (with ``launch.server``'s environment)."""
-
-TOUCHING = (
-    "bitsandbytes", "hydraft.worker", "peft.tuners.lora.bnb", "transformers.integrations.bitsandbytes",
-)  # fmt: skip
-"""bitsandbytes asks each GPU for its compute capability; peft and transformers' Trainer import it."""
-
 die_with_parent()
 for number in (
     signal.SIGTERM,
