@@ -6,13 +6,14 @@ import multiprocessing.context
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -114,6 +115,28 @@ def start_script(script: str, *arguments: str, streams: str | Path) -> multiproc
     )
     process.start()
     return process
+
+
+def run_ranks(script: Path, arguments: list[str], ranks: int) -> Any:
+    """Run ``script`` on ``ranks`` ranks on the CPU, with ``cluster=1xN`` added to each argument: the JSON that rank 0 prints last."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, str(script), *(f"{argument} cluster=1x{ranks}" for argument in arguments)]
+    environment = {**os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    processes = [
+        subprocess.Popen(
+            command,
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    outputs = [process.communicate(timeout=400) for process in processes]
+    assert all(process.returncode == 0 for process in processes), outputs[0][1][-2000:]
+    return json.loads(outputs[0][0].splitlines()[-1])
 
 
 def family(pid: int) -> list[psutil.Process]:

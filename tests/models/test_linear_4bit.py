@@ -1,11 +1,6 @@
 """4-bit layers that ZeRO-3 can free: bitsandbytes' own results to the bit, and no weight that outlives its use."""
 
 import copy
-import json
-import os
-import socket
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,7 +9,7 @@ import bitsandbytes
 import pytest
 import torch
 
-from conftest import config_of
+from conftest import config_of, run_ranks
 from hydraft.models.linear_4bit import ShardedLinear4bit, let_go_of_weights
 from hydraft.models.shapes import planned_config
 from hydraft.plan.memory import stored_bytes
@@ -31,28 +26,9 @@ CASES = [
 PLAIN = ["model=llama3 quant=none", "model=chatglm2 quant=none kernels.loss=chunked train.gradient_checkpointing=true"]
 
 
-def run(cases: list[str], ranks: int) -> list[dict[str, dict[str, Any]]]:
-    """What rank 0 of ``ranks`` saw in each case (sharded_rank.py)."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    command = [sys.executable, str(Path(__file__).with_name("sharded_rank.py"))]
-    command += [f"{case} cluster=1x{ranks}" for case in cases]
-    environment = {**os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    environment |= {"OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
-    processes = [
-        subprocess.Popen(
-            command,
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-    outputs = [process.communicate(timeout=400) for process in processes]
-    assert all(process.returncode == 0 for process in processes), outputs[0][1][-2000:]
-    found: list[dict[str, dict[str, Any]]] = json.loads(outputs[0][0].splitlines()[-1])
+def run(cases: list[str]) -> list[dict[str, dict[str, Any]]]:
+    """What rank 0 of two saw in each case (sharded_rank.py)."""
+    found: list[dict[str, dict[str, Any]]] = run_ranks(Path(__file__).with_name("sharded_rank.py"), cases, 2)
     return found
 
 
@@ -74,7 +50,7 @@ def planned(case: str) -> int:
 
 @pytest.mark.slow
 def test_no_weight_outlives_its_forward_pass() -> None:
-    for case, seen in zip(CASES, run(CASES, 2), strict=True):
+    for case, seen in zip(CASES, run(CASES), strict=True):
         own, theirs = seen["sharded"], seen["bitsandbytes"]
         assert own["losses"] == theirs["losses"] and own["weights"] == theirs["weights"], case  # to the bit
         assert own["graph"] == [0, 0] and all(theirs["graph"]), case  # the walk finds what bitsandbytes keeps
@@ -88,7 +64,7 @@ def test_no_weight_outlives_its_forward_pass() -> None:
 
 @pytest.mark.slow
 def test_nor_does_one_that_is_not_quantised() -> None:
-    for case, seen in zip(PLAIN, run(PLAIN, 2), strict=True):
+    for case, seen in zip(PLAIN, run(PLAIN), strict=True):
         assert seen["sharded"]["alive"] == [0, 0], case
 
 

@@ -1,15 +1,10 @@
 """What a stage keeps for the optimizer, against real DeepSpeed engines on one rank and on two."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from conftest import config_of
+from conftest import config_of, run_ranks
 from hydraft.models.shapes import planned_config
 from hydraft.plan.memory import WIDTH
 from hydraft.plan.parameters import layout, trained
@@ -24,25 +19,7 @@ CASES = [
 
 def engines(ranks: int) -> list[dict[str, int]]:
     """What rank 0 of ``ranks`` measured in each case."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    script = str(Path(__file__).parent / "engine.py")
-    command = [sys.executable, script, *(f"{case} cluster=1x{ranks}" for case in CASES)]
-    environment = {**os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    processes = [
-        subprocess.Popen(
-            command,
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-    outputs = [process.communicate(timeout=300) for process in processes]
-    assert all(process.returncode == 0 for process in processes), outputs[0][1][-2000:]
-    found: list[dict[str, int]] = json.loads(outputs[0][0].splitlines()[-1])
+    found: list[dict[str, int]] = run_ranks(Path(__file__).with_name("engine.py"), CASES, ranks)
     return found
 
 
