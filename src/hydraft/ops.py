@@ -36,6 +36,12 @@ def folder() -> Path:
     return rundir.cache_folder("ops") / version  # an op fits one torch and one Python
 
 
+def own_code_first() -> str:
+    """PYTHONPATH for a process that is to import this working copy, whatever else is installed."""
+    paths = [str(Path(hydraft.__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return os.pathsep.join(filter(None, dict.fromkeys(paths)))
+
+
 def environment(hardware: Hardware) -> dict[str, str]:
     """What every process that imports DeepSpeed needs: the ops' folder, the device, its cards, and ninja on the path."""
     path = os.environ.get("PATH", "")
@@ -110,8 +116,7 @@ def _build(name: str, hardware: Hardware) -> None:
             f"{_instead(name)}"
         )
     log = folder() / f"{name}.log"
-    paths = [str(Path(hydraft.__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    own_code = {"PYTHONPATH": os.pathsep.join(filter(None, dict.fromkeys(paths)))}  # hydraft need not be installed
+    own_code = {"PYTHONPATH": own_code_first()}  # hydraft need not be installed
     with log.open("w") as output:
         done = subprocess.run(
             [sys.executable, "-m", "hydraft.ops", name],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from hydraft.driver.card import Gpu
+from hydraft.driver.card import FIRST_DRIVER, Gpu
 
 OVERRIDE = "HYDRAFT_DRIVER_CHECK"
 """Set to 0, torch is taken to fit the driver: for CUDA's forward compatibility package, and for builds of one's own."""
@@ -16,10 +16,6 @@ OLDEST_CAPABILITY = 7.5
 
 BUILDS = ((13, "cu130"), (12, "cu126"))
 """CUDA releases that a driver may run, and torch's wheels for them."""
-
-FIRST_DRIVER = {11: 450, 12: 525, 13: 580}
-"""The driver that each CUDA release begins with; within a release, each driver runs what was built for any of its versions
-(CUDA Toolkit release notes, minor version compatibility)."""
 
 NEWEST = FIRST_DRIVER[BUILDS[0][0]]
 

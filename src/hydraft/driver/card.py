@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+FIRST_DRIVER = {11: 450, 12: 525, 13: 580}
+"""The driver that each CUDA release begins with; within a release, each driver runs what was built for any of its versions
+(CUDA Toolkit release notes, minor version compatibility)."""
+
 
 @dataclass(frozen=True)
 class Gpu:

@@ -6,7 +6,7 @@ import subprocess
 from contextlib import suppress
 from dataclasses import replace
 
-from hydraft.driver.card import Answer, Card, Gpu
+from hydraft.driver.card import FIRST_DRIVER, Answer, Card, Gpu
 
 PROGRAMS = ("nvidia-smi", "/usr/lib/wsl/lib/nvidia-smi")
 
@@ -21,9 +21,6 @@ SECONDS = 30.0
 """It takes one to three without persistence mode; with a card that hangs, for ever."""
 
 NOT_KNOWN = ("[N/A]", "N/A", "[Not Supported]")
-
-CUDA_OF_DRIVERS = ((580, "13.0"), (525, "12.0"), (450, "11.0"))
-"""First driver of each CUDA release (CUDA Toolkit release notes, minor version compatibility)."""
 
 SLICE = re.compile(r"MIG (?P<profile>(?:\d+c\.)?\d+g\.(?P<gigabytes>\d+)gb\S*).*?\(UUID: (?P<uuid>MIG-[^)]+)\)")
 CARD = re.compile(r"GPU (?P<index>\d+):")
@@ -123,4 +120,5 @@ def _slices(listed: str) -> dict[int, list[Gpu]]:
 def _cuda(driver: str) -> str:
     """The newest CUDA that a driver runs, for all that its version says; empty where that is nothing."""
     major = driver.split(".")[0]
-    return next((cuda for first, cuda in CUDA_OF_DRIVERS if major.isdecimal() and int(major) >= first), "")
+    runs = [cuda for cuda, first in FIRST_DRIVER.items() if major.isdecimal() and int(major) >= first]
+    return f"{max(runs)}.0" if runs else ""

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydraft
-from hydraft import preempt, rundir
+from hydraft import ops, preempt, rundir
 from hydraft.hardware import Hardware
 from hydraft.launch import server, watch
 from hydraft.launch.rank import ended_by, enter, read_failures
@@ -82,8 +81,7 @@ class Place:
 
 def own_code_first() -> None:
     """Have every process below this one import this working copy, whatever else is installed."""
-    paths = [str(Path(hydraft.__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys(paths)))
+    os.environ["PYTHONPATH"] = ops.own_code_first()
 
 
 def warm(hardware: Hardware) -> None:
