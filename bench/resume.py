@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.equivalence import compose_run, lacking, made_on  # noqa: E402
+from bench.processes import runs  # noqa: E402
 from bench.progress import progress  # noqa: E402
 from hydraft import hardware, launch, manifest, plan, rundir  # noqa: E402
 from hydraft.config import Config  # noqa: E402
@@ -172,7 +173,7 @@ def run_killed(overrides: list[str], folder: Path, kills: int, say: Any = lambda
             seconds.append(time.monotonic() - killed_at)
         killed_at = time.monotonic()
         draw.choice(ranks).kill()
-        while any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in ranks):
+        while any(map(runs, ranks)):
             time.sleep(0.01)
         say(kill + 1)
     said, _ = process.communicate(timeout=300)

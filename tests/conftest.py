@@ -1,5 +1,6 @@
 """What the tests share: composing a config, running train.py as a person does, and a model folder to train."""
 
+import contextlib
 import json
 import multiprocessing
 import multiprocessing.context
@@ -160,7 +161,7 @@ def survivors() -> Iterator[list[psutil.Process]]:
     processes: list[psutil.Process] = []
     yield processes
     for process in processes:
-        if process.is_running():
+        with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
 
 

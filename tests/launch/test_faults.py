@@ -3,23 +3,18 @@
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 from lab import HOSTS, Lab
 
+from bench.processes import runs
 from conftest import ROOT, family, wait_for
 from hydraft import manifest
 
 pytestmark = pytest.mark.slow
-
-
-def runs(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 class FarRun:
@@ -71,7 +66,8 @@ def start(lab: Lab, tmp_path: Path, records: Path) -> Iterator[Callable[..., Far
     yield begin
     for run in started:
         for process in run.survivors():
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                process.kill()
         if run.process.poll() is None:
             run.process.kill()
         run.process.wait(10)

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bench.processes import runs
 from conftest import ROOT, family, run_script, wait_for
 
 pytestmark = pytest.mark.slow
@@ -39,10 +40,7 @@ class Run:
 
     def all_gone(self) -> bool:
         """Whether nothing of the family runs any more."""
-        return (
-            not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in self.family[1:])
-            and self.process.poll() is not None
-        )
+        return not any(map(runs, self.family[1:])) and self.process.poll() is not None
 
     def result(self) -> dict[str, object]:
         """result.json."""

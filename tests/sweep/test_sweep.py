@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from bench.processes import runs
 from conftest import family, run_script, start_script, wait_for
 from hydraft import manifest
 from hydraft.sweep.ledger import Job, Ledger, State
@@ -40,7 +41,7 @@ def steps(run: Path) -> list[int]:
 
 
 def gone(processes: list[psutil.Process]) -> Callable[[], bool]:
-    return lambda: not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in processes)
+    return lambda: not any(map(runs, processes))
 
 
 @pytest.fixture
