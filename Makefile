@@ -12,7 +12,7 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: $(READY) ## Virtual environment, pinned packages, compiled DeepSpeed ops (skips what is done)
-	@$(PY) -m hydraft.ops
+	@$(PY) -m hydraft ops
 
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"make: Python 3.11 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.12 …")'
@@ -23,7 +23,7 @@ $(READY): requirements.txt pyproject.toml
 	@$(PY) -m pip install --disable-pip-version-check --progress-bar on -r requirements.txt
 	@$(PY) -m pip install --disable-pip-version-check -q --no-deps -e .
 	@echo "[3/3] DeepSpeed's ops (one to three minutes)"
-	@$(PY) -m hydraft.ops
+	@$(PY) -m hydraft ops
 	@touch $@
 
 train: setup ## Fine-tune the embedded model with NF4 QLoRA; more with ARGS="lora.r=16 …"
@@ -33,7 +33,7 @@ test: setup ## Every test, two side by side
 	@$(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
 
 test-tools: ## Debian packages that the tests of many machines and of the report need (as root; else those are skipped)
-	@tests/launch/install.sh
+	@tests/support/install.sh
 
 test-fast: setup ## The tests that take no more than half a minute each
 	@$(PY) -m pytest -m "not slow" $(ARGS)
@@ -51,7 +51,7 @@ sweep: setup ## A small multirun: three ranks of LoRA by two learning rates
 	@$(PY) train.py -m lora.r=4,8,16 train.learning_rate=2e-3,4e-3 $(ARGS)
 
 report: setup ## Table, summary.csv and report.html of the newest sweep, or of ARGS="multirun/…"
-	@$(PY) -m hydraft.sweep $(ARGS)
+	@$(PY) -m hydraft sweep $(ARGS)
 
 equivalence: setup ## Train the same data in every topology and print how far the results lie apart
 	@$(PY) bench/equivalence.py $(ARGS)

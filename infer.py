@@ -10,24 +10,34 @@ sys.path.insert(0, str(Path(__file__).parent / "src"))
 try:
     from omegaconf import DictConfig
 
-    from hydraft import cli, hardware
-    from hydraft.infer import checks
-    from hydraft.infer.config import InferConfig
-    from hydraft.infer.find import find
+    from hydraft.config import cli, infer_rules
+    from hydraft.config.choices import InferMode
+    from hydraft.config.infer import InferConfig
+    from hydraft.infer.resolve import find
+    from hydraft.system import hardware
 except ModuleNotFoundError as error:
     sys.exit(f"infer.py: {error.name} is not installed here: run make setup, then .venv/bin/python infer.py")
+
+MODULES = {
+    InferMode.generate: "hydraft.infer.generate",
+    InferMode.chat: "hydraft.infer.chat",
+    InferMode.batch: "hydraft.infer.batch.run",
+    InferMode.serve: "hydraft.infer.serve.run",
+    InferMode.export: "hydraft.infer.export.run",
+}
+"""Of a mode: the module whose ``run`` takes the sources and the options."""
 
 
 def infer(composed: DictConfig) -> None:
     """One use of a model: check it, find what it needs, and hand it to the mode's module."""
     options = cli.typed(composed, InferConfig)
-    checks.check(options)
+    infer_rules.check(options)
     machine = hardware.detect()
-    checks.usable(options, machine)
+    infer_rules.usable(options, machine)
     sources = find(options)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve the processes beside them
     os.environ.update(hardware.environment(machine))
-    importlib.import_module(f"hydraft.infer.{options.mode.value}").run(sources, options)  # torch, only now
+    importlib.import_module(MODULES[options.mode]).run(sources, options)  # torch, only now
 
 
 if __name__ == "__main__":

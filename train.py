@@ -9,12 +9,16 @@ sys.path.insert(0, str(Path(__file__).parent / "src"))
 try:
     from omegaconf import DictConfig
 
-    from hydraft import admit, checks, cli, launch, plan, prepare, resume, rundir
-    from hydraft.choices import Mode
-    from hydraft.config import Config
-    from hydraft.launch.join import enter
-    from hydraft.launch.world import find, place
-    from hydraft.sweep.record import Recorded
+    from hydraft.config import cli, rules
+    from hydraft.config.choices import Mode
+    from hydraft.config.schema import Config
+    from hydraft.launch import run as launch
+    from hydraft.launch.external.coordinator import enter
+    from hydraft.launch.external.environment import find, place
+    from hydraft.models import prepare
+    from hydraft.plan import preflight, render
+    from hydraft.runs import resume, run_folder
+    from hydraft.sweep.job_status import Recorded
 except ModuleNotFoundError as error:
     sys.exit(f"train.py: {error.name} is not installed here: run make setup, then .venv/bin/python train.py")
 
@@ -29,29 +33,29 @@ def train(composed: DictConfig) -> float | None:
     if saved is None and asked.mode is Mode.train:
         asked = resume.adopted(asked, folder)
     if saved is not None:
-        resume.changes(saved, admit.resolve(asked, machine), folder)  # refused before any records are read
-    admitted = admit.admit(asked, machine)
+        resume.changes(saved, preflight.resolve(asked, machine), folder)  # refused before any records are read
+    admitted = preflight.admit(asked, machine)
     config, priced = admitted.config, admitted.plan
     changes = [] if saved is None else resume.changes(saved, config, folder)  # with what the records have settled
     if config.mode is Mode.plan:
-        plan.report(config, priced, checks.refused_here(config, machine) + launch.refused_here(config))
+        render.report(config, priced, rules.refused_here(config, machine) + launch.refused_here(config))
         for note in admitted.notes:
             print(note)
         return None
     if config.mode is Mode.preview:
-        importlib.import_module("hydraft.preview").show(config)  # torch, only here
+        importlib.import_module("hydraft.training.preview").show(config)  # torch, only here
         return None
     begun = saved is not None or resume.same(config, folder)
-    if begun and rundir.status(folder) == "completed" and not changes:
+    if begun and run_folder.status(folder) == "completed" and not changes:
         print(f"{folder}: has run to its end; nothing is left to do")
-        return rundir.objective(folder)
+        return run_folder.objective(folder)
     if config.cluster.on_hosts:
         config = launch.placed(config)
     else:
         prepare.native(config.model, config.seed)  # the ranks find it done
     with launch.hold(config, folder):
-        (rundir.describe if begun else rundir.create)(folder, config, priced, machine)
-        plan.announce(config, priced)
+        (run_folder.describe if begun else run_folder.create)(folder, config, priced, machine)
+        render.announce(config, priced)
         for note in admitted.notes:
             print(note)
         for change in changes:

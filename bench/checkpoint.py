@@ -67,12 +67,17 @@ def measure(overrides: list[str], folder: Path) -> dict[str, float]:
     import torch.distributed as dist
 
     from bench.equivalence import compose_run
-    from hydraft import checkpoint, hardware, keeper, manifest, plan, rundir, state, trainer, worker
+    from hydraft.checkpoint import manifest, training_state, weights
+    from hydraft.plan import plan
+    from hydraft.runs import run_folder
+    from hydraft.system import hardware
+    from hydraft.training import trainer, worker
+    from hydraft.training.callbacks import checkpoint
 
     clock, steps, saves = Clock(), [], []
     for owner, name, part in (
-        (checkpoint, "gather", "gather"), (state, "_get", "gather"), (manifest, "seal", "hash"), (rundir, "sync_folder", "flush"),
-        (os, "fsync", "flush"), (keeper.Keeper, "save", "save"),
+        (weights, "gather", "gather"), (training_state, "_get", "gather"), (manifest, "seal", "hash"), (run_folder, "sync_folder", "flush"),
+        (os, "fsync", "flush"), (checkpoint.Keeper, "save", "save"),
     ):  # fmt: skip
         clock.wrap(owner, name, part)
     step = trainer.RunTrainer.training_step
@@ -83,7 +88,7 @@ def measure(overrides: list[str], folder: Path) -> dict[str, float]:
         step_begun[:] = [time.perf_counter()]
         return step(self, *arguments, **named)
 
-    save = keeper.Keeper.save
+    save = checkpoint.Keeper.save
 
     def stepped(self: Any, *arguments: Any) -> None:
         steps.append(time.perf_counter() - step_begun[0])
@@ -91,14 +96,14 @@ def measure(overrides: list[str], folder: Path) -> dict[str, float]:
 
     step_begun: list[float] = []
     trainer.RunTrainer.training_step = timed  # type: ignore[method-assign]
-    keeper.Keeper.save = stepped  # type: ignore[method-assign, assignment]
+    checkpoint.Keeper.save = stepped  # type: ignore[method-assign, assignment]
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     backend = "cpu:gloo,cuda:nccl" if hardware.detect().gpus else "gloo"
     dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     config = compose_run(overrides)
     records = len(json.loads(Path(config.data.train).read_text()))
-    rundir.create(folder, config, plan.make_plan(config, records), hardware.detect())
+    run_folder.create(folder, config, plan.make_plan(config, records), hardware.detect())
     worker.main(folder, os.open(os.devnull, os.O_WRONLY))
     found = {part: statistics.median(save[part] for save in saves[WARM_UP:]) for part in clock.spent}
     size = sum(file.stat().st_size for file in manifest.checkpoints(folder)[-1].rglob("*"))
@@ -129,8 +134,8 @@ def main() -> None:
     """Measure both models and print the table."""
     from bench import throughput
     from bench.results import card
-    from hydraft.interval import SHARE
-    from hydraft.training import TrainConfig
+    from hydraft.checkpoint.interval import SHARE
+    from hydraft.config.train import TrainConfig
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=Path, default=ROOT / "data/zh_tasks.train.json")

@@ -19,10 +19,16 @@ import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
-from hydraft import checks, cli, hardware, launch, plan, prepare, rundir
-from hydraft.config import ROOT, Config
-from hydraft.hardware import Hardware
-from hydraft.training import AUTO
+from hydraft.config import cli, rules
+from hydraft.config.schema import Config
+from hydraft.config.train import AUTO
+from hydraft.launch import run as launch
+from hydraft.models import prepare
+from hydraft.plan import plan
+from hydraft.runs import run_folder
+from hydraft.system import hardware
+from hydraft.system.hardware import Hardware
+from hydraft.system.source_tree import ROOT
 
 STAGES = ("stage0", "stage1", "stage2", "stage3", "stage2_offload", "stage3_offload")
 RANKS = (1, 2)
@@ -48,7 +54,7 @@ def compose_run(overrides: list[str], machine: Hardware | None = None) -> Config
         config = plan.resolve(cli.typed(compose("train", overrides), Config), machine)
     if config.train.gradient_checkpointing == AUTO:
         config.train.gradient_checkpointing = False  # what is measured must not hang on how much memory there is
-    checks.check(config, machine)
+    rules.check(config, machine)
     prepare.check(config.model)
     return config
 
@@ -57,7 +63,7 @@ def train(overrides: list[str], folder: Path) -> Curve:
     """Run ``overrides`` in ``folder`` and read back what it wrote."""
     config = compose_run(overrides)
     records = len(json.loads(Path(config.data.train).read_text()))
-    rundir.create(folder, config, plan.make_plan(config, records), hardware.detect())
+    run_folder.create(folder, config, plan.make_plan(config, records), hardware.detect())
     launch.run(config, folder, quiet=True)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return Curve(

@@ -18,12 +18,12 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.equivalence import compose_run  # noqa: E402
-from hydraft.config import Config  # noqa: E402
-from hydraft.hardware import Gpu, Hardware  # noqa: E402
-from hydraft.plan import holds, known_layout  # noqa: E402
+from hydraft.config.schema import Config  # noqa: E402
 from hydraft.plan.memory import Subject, memory  # noqa: E402
 from hydraft.plan.parameters import trained  # noqa: E402
-from hydraft.plan.search import apply  # noqa: E402
+from hydraft.plan.plan import holds, known_layout  # noqa: E402
+from hydraft.plan.suggest import apply  # noqa: E402
+from hydraft.system.hardware import Gpu, Hardware  # noqa: E402
 
 STAGES = ("stage0", "stage1", "stage2", "stage2_offload", "stage3", "stage3_offload")
 CARDS = (24, 80)

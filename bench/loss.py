@@ -24,8 +24,8 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from bench.results import write  # noqa: E402
-from hydraft import loss  # noqa: E402
-from hydraft.models.head import summed_loss  # noqa: E402
+from hydraft.models import loss  # noqa: E402
+from hydraft.models.loss_chunked import summed_loss  # noqa: E402
 
 VOCABULARIES = (2_000, 8_000, 32_000, 65_000, 128_000, 152_064)
 TOKENS = (256, 1024, 4096)

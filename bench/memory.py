@@ -66,14 +66,16 @@ def resident(overrides: list[str]) -> dict[str, int]:
     import torch
 
     from bench.equivalence import compose_run
-    from hydraft import hardware, ops, prepare
+    from hydraft.models import prepare
     from hydraft.models.load import load_trainable, trainable
-    from hydraft.zero import deepspeed_config
+    from hydraft.system import hardware
+    from hydraft.training import deepspeed_ops
+    from hydraft.training.zero import deepspeed_config
 
     config = compose_run(overrides)
     machine = hardware.detect()
-    ops.prepare(ops.needed(config, machine), machine)
-    os.environ.update(ops.environment(machine))
+    deepspeed_ops.prepare(deepspeed_ops.needed(config, machine), machine)
+    os.environ.update(deepspeed_ops.environment(machine))
     os.environ.update(
         {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
     )
@@ -104,7 +106,7 @@ def resident(overrides: list[str]) -> dict[str, int]:
 def planned(overrides: list[str]) -> Any:
     """The plan's cost of ``overrides``."""
     from bench.equivalence import compose_run
-    from hydraft.plan import make_plan
+    from hydraft.plan.plan import make_plan
 
     cost = make_plan(compose_run(overrides), 64).cost
     assert cost is not None
@@ -228,7 +230,7 @@ def main() -> None:
         for run in arguments.runs:
             print(finished(Path(run), run))
     else:
-        from hydraft import hardware
+        from hydraft.system import hardware
 
         on_gpu() if hardware.detect().gpus else on_cpu()
 

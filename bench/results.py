@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from hydraft import hardware
+from hydraft.system import hardware
 
 FOLDER = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "peft", "deepspeed", "bitsandbytes")

@@ -35,8 +35,12 @@ sys.path.insert(0, str(ROOT))
 from bench.equivalence import compose_run, lacking, made_on  # noqa: E402
 from bench.processes import runs  # noqa: E402
 from bench.progress import progress  # noqa: E402
-from hydraft import hardware, launch, manifest, plan, rundir  # noqa: E402
-from hydraft.config import Config  # noqa: E402
+from hydraft.checkpoint import manifest  # noqa: E402
+from hydraft.config.schema import Config  # noqa: E402
+from hydraft.launch import run as launch  # noqa: E402
+from hydraft.plan import plan  # noqa: E402
+from hydraft.runs import run_folder  # noqa: E402
+from hydraft.system import hardware  # noqa: E402
 
 STAGES = ("stage0", "stage1", "stage2", "stage3", "stage2_offload", "stage3_offload")
 RANKS = (1, 2, 4)
@@ -73,7 +77,7 @@ class Cell:
 def train(config: Config, folder: Path) -> None:
     """What train.py does once it has a config, from the warm server that all runs of a process share."""
     records = len(json.loads(Path(config.data.train).read_text()))
-    (rundir.describe if folder.exists() else rundir.create)(
+    (run_folder.describe if folder.exists() else run_folder.create)(
         folder, config, plan.make_plan(config, records), hardware.detect()
     )
     launch.run(config, folder, quiet=True)

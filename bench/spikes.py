@@ -21,10 +21,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bench.equivalence import compose_run  # noqa: E402
-from hydraft import hardware, launch, plan, rundir  # noqa: E402
-from hydraft.data.sources import training  # noqa: E402
-from hydraft.health import FEWEST, WINDOW  # noqa: E402
-from hydraft.sums import agreed  # noqa: E402
+from hydraft.data.mixture import training  # noqa: E402
+from hydraft.launch import run as launch  # noqa: E402
+from hydraft.plan import plan  # noqa: E402
+from hydraft.runs import run_folder  # noqa: E402
+from hydraft.system import hardware  # noqa: E402
+from hydraft.training.callbacks.divergence import FEWEST, WINDOW  # noqa: E402
+from hydraft.training.reductions import agreed  # noqa: E402
 
 STEPS = 200
 ROUNDS = 500
@@ -34,7 +37,7 @@ def losses(overrides: list[str], folder: Path) -> list[float]:
     """Of each step of a run."""
     config = compose_run([*overrides, "data.eval=null", f"train.max_steps={STEPS}", "train.log_every=1"])
     priced = plan.make_plan(config, len(training(config.data, config.seed)))
-    rundir.create(folder, config, priced, hardware.detect())
+    run_folder.create(folder, config, priced, hardware.detect())
     launch.run(config, folder, quiet=True)
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [line["loss"] for line in lines if "learning_rate" in line]

@@ -17,8 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hydraft import hardware, ops
-from hydraft.launch import local, server
+from hydraft.launch.local import elastic, fork_server
+from hydraft.system import hardware
+from hydraft.training import deepspeed_ops
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = {
@@ -43,7 +44,7 @@ STARTS = {
 
 def ready(channel: Any) -> None:
     """A rank, up to its imports."""
-    importlib.import_module("hydraft.worker")
+    importlib.import_module("hydraft.training.worker")
     channel.send(None)
 
 
@@ -53,8 +54,8 @@ def start(how: str) -> float:
     gpus = () if how == "all" else machine.gpus or (hardware.Gpu("none", 2**30, 9.0),)
     machine = dataclasses.replace(machine, gpus=gpus)
     if how != "spawn":
-        server.begin([local.STACK], machine)
-        why = server.unusable([local.STACK], machine)
+        fork_server.begin([elastic.STACK], machine)
+        why = fork_server.unusable([elastic.STACK], machine)
         assert why is None, why
     context: Any = multiprocessing.get_context("spawn" if how == "spawn" else "forkserver")
     seconds = []
@@ -74,7 +75,7 @@ def starts() -> None:
     seconds = {}
     for how in STARTS:
         command = [sys.executable, __file__, "--start", how]
-        environment = {**os.environ, **ops.environment(hardware.detect())}
+        environment = {**os.environ, **deepspeed_ops.environment(hardware.detect())}
         done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         seconds[how] = float(done.stdout.split()[-1])  # libraries greet before it
     print(f"| a rank | seconds (median of {RUNS}) | of being spawned |\n|---|---|---|")

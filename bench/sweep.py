@@ -19,8 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.results import write
-from hydraft.sweep import ledger
-from hydraft.sweep.ledger import Job, Ledger, State
+from hydraft.sweep.results import ledger
+from hydraft.sweep.results.ledger import Job, Ledger, State
 
 ROOT = Path(__file__).parents[1]
 SPACE = {"lora.r": ["2", "4"], "zero": ["stage1", "stage2"], "train.learning_rate": ["1e-3", "2e-3"]}

@@ -92,8 +92,8 @@ def measure(variant: str, model_folder: Path, records: Path, steps: int, where: 
     sys.path.insert(0, str(ROOT))
     from bench.equivalence import compose_run
     from hydraft.data.batch import Examples, Padded, PaddingFree
-    from hydraft.data.encode import encode
     from hydraft.data.formats import load
+    from hydraft.data.tokenize import encode
     from hydraft.models import attention
 
     cuda, length = where == "cuda", LENGTH[where]
@@ -154,7 +154,8 @@ def measure(variant: str, model_folder: Path, records: Path, steps: int, where: 
 
 def _padded_to(length: int, pad: int) -> Any:
     from hydraft.data.batch import Padded
-    from hydraft.data.encode import IGNORE, Example
+    from hydraft.data.labels import IGNORE
+    from hydraft.data.tokenize import Example
 
     def collate(items: list[list[Example]]) -> Any:
         ruler: Example = {"input_ids": [pad] * length, "labels": [IGNORE] * length}

@@ -21,7 +21,6 @@ import pytest
 
 if TYPE_CHECKING:
     from lab import Lab
-
     from serving import Server
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in a run: threads that spin starve the ranks beside them
@@ -33,9 +32,10 @@ sys.path.insert(0, str(ROOT))  # bench/ is no package of the environment
 
 import warm_command  # noqa: E402
 from bench.equivalence import compose_run  # noqa: E402
-from hydraft.config import TINY, Config  # noqa: E402
-from hydraft.hardware import detect  # noqa: E402
-from hydraft.launch import local  # noqa: E402
+from hydraft.config.schema import Config  # noqa: E402
+from hydraft.launch.local import elastic  # noqa: E402
+from hydraft.system.hardware import detect  # noqa: E402
+from hydraft.system.source_tree import TINY  # noqa: E402
 
 RECORDS = [{"instruction": f"第{i}题：{i}加一等于几？", "input": "", "output": f"等于{i + 1}。"} for i in range(24)]
 
@@ -110,7 +110,7 @@ def run_script(
 
 def start_script(script: str, *arguments: str, streams: str | Path) -> multiprocessing.context.ForkServerProcess:
     """Start ``script`` as ``run_script`` does; what it prints goes to the files out and err in ``streams``."""
-    local.warm(detect())
+    elastic.warm(detect())
     process = multiprocessing.get_context("forkserver").Process(
         target=warm_command.run, args=(ROOT, script, arguments, dict(os.environ), str(streams))
     )

@@ -61,7 +61,7 @@ def machine(scratch: Path, site: list[str], apart: list[str], rehearse: bool) ->
     """What there is here."""
     sys.path[1:1] = [*site, str(ROOT / "src")]
     importlib.invalidate_caches()
-    from hydraft import hardware
+    from hydraft.system import hardware
 
     card = min((gpu.memory for gpu in hardware.detect().gpus), default=None)
     sys.path += apart

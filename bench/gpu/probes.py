@@ -44,7 +44,7 @@ def versions() -> Any:
 def imports() -> Any:
     """Seconds that a rank's imports take, each in a process of its own."""
     found = {}
-    for module in ("torch", "bitsandbytes", "deepspeed", "hydraft.worker"):
+    for module in ("torch", "bitsandbytes", "deepspeed", "hydraft.training.worker"):
         code = f"import time; began = time.perf_counter(); import {module}; print(time.perf_counter() - began)"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         found[module] = round(float(done.stdout.splitlines()[-1]), 1)
@@ -57,7 +57,7 @@ def detected() -> Any:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
     done = subprocess.run([sys.executable, "-c", hidden], env=environment, capture_output=True, text=True, check=True)
     began = time.perf_counter()
-    from hydraft import hardware
+    from hydraft.system import hardware
 
     machine = hardware.detect()
     seconds = time.perf_counter() - began

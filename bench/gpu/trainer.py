@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hydraft.config import Config
+    from hydraft.config.schema import Config
 
 WARM_UP = 3
 KINDS = ("plain", "liger", "unsloth")
@@ -28,7 +28,7 @@ def lora_model(config: "Config", path: str, cuda: bool) -> Any:
     import peft
     from transformers import AutoModelForCausalLM
 
-    from hydraft.quant import DTYPES, bits_and_bytes
+    from hydraft.models.quant import DTYPES, bits_and_bytes
 
     base = AutoModelForCausalLM.from_pretrained(
         path,
@@ -52,8 +52,8 @@ def unsloth_model(config: "Config", path: str) -> Any:
     """Unsloth's own model and adapter."""
     from unsloth import FastLanguageModel
 
-    from hydraft.choices import QuantKind
-    from hydraft.quant import DTYPES
+    from hydraft.config.choices import QuantKind
+    from hydraft.models.quant import DTYPES
 
     base, _ = FastLanguageModel.from_pretrained(
         path,
@@ -90,12 +90,12 @@ def measure(kind: str, overrides: list[str]) -> dict[str, Any]:
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     from bench.equivalence import compose_run
-    from hydraft.choices import Precision
+    from hydraft.config.choices import Precision
     from hydraft.data.batch import Examples, Padded
-    from hydraft.data.encode import encode
     from hydraft.data.formats import load
+    from hydraft.data.tokenize import encode
     from hydraft.models.load import load_tokenizer
-    from hydraft.plan import known_layout
+    from hydraft.plan.plan import known_layout
 
     config = compose_run(overrides)
     layout, _ = known_layout(config)

@@ -18,8 +18,8 @@ def write(model: str, tiny: bool, target: Path) -> int:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     from bench.equivalence import compose_run
-    from hydraft.config import TINY
     from hydraft.models import shapes
+    from hydraft.system.source_tree import TINY
 
     if not target.exists():
         section = compose_run([f"model={model}", "model.init=random", "mode=plan"]).model

@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 from gpu.on_card import ON_CPU
 
-sys.path.append(str(ROOT / "tests/infer"))  # its helpers: adapters without a training run
+sys.path.append(str(ROOT / "tests/support"))  # its helpers: adapters without a training run
 
 
 @pytest.hookimpl(trylast=True)

@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from conftest import ROOT, wait_for
 from gpu.on_card import DEVICE, card_only, run, train, weights
-from hydraft.config import TINY
-from hydraft.infer.serve import mixing
+from hydraft.config.serve import ServeConfig
+from hydraft.infer.serve import multi_lora
 from hydraft.infer.serve.engine import Answer, Engine
 from hydraft.infer.serve.sampler import Sampling
-from hydraft.infer.serving import ServeConfig
+from hydraft.system.source_tree import TINY
 from using import adapter
 
 pytestmark = pytest.mark.gpu
@@ -144,7 +144,7 @@ def test_greedy_answers_of_many_adapters_are_those_of_generate(adapters: list[Pa
         alone.append(model.generate(input_ids=ids, generation_config=settings)[0, len(prompt) :].tolist())
     engine = Engine(model, 3072, ServeConfig(cache_tokens=2048, batch_tokens=32, max_running=8))
     greedy = Sampling(temperature=0)
-    names = ["blue", "red", mixing.BASE, "red", "blue"]
+    names = ["blue", "red", multi_lora.BASE, "red", "blue"]
     found = write(engine, [Answer(prompt, 16, [-1], name, greedy) for name in names])
     assert [found[0], found[1]] == [alone[1], alone[0]] == [found[4], found[3]]
     assert alone[0] != alone[1]
@@ -172,7 +172,7 @@ def test_a_batch_waits_for_the_card_once(dtype: torch.dtype, adapters: list[Path
 
     runner.compute_batch = step
     prompt = [1, 300, 17, 400, 9, 22]
-    asked = [Answer(prompt, 12, [2], name, s) for s in samplings for name in (mixing.BASE, "red", "blue")]
+    asked = [Answer(prompt, 12, [2], name, s) for s in samplings for name in (multi_lora.BASE, "red", "blue")]
     assert all(write(engine, asked)) and len(steps) > 6
 
 
@@ -184,5 +184,7 @@ def test_flash_attention_decodes_from_its_blocks(tokens: int) -> None:
     model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.bfloat16).to(DEVICE).eval()
     engine = Engine(model, 3072, ServeConfig(cache_tokens=4096))
     assert engine.block == 256 and engine.manager.continuous_batching_config.max_blocks_per_request > 0
-    found = write(engine, [Answer([1, 300, 17], tokens, [-1], mixing.BASE, Sampling(temperature=0)) for _ in range(3)])
+    found = write(
+        engine, [Answer([1, 300, 17], tokens, [-1], multi_lora.BASE, Sampling(temperature=0)) for _ in range(3)]
+    )
     assert found[0] == found[1] == found[2] and len(found[0]) == tokens

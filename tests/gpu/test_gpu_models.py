@@ -8,10 +8,11 @@ import torch
 from transformers import PreTrainedModel
 
 from gpu.on_card import DEVICE, card_only
-from hydraft.choices import Precision, QuantKind
-from hydraft.config import TINY, ModelConfig, QuantConfig
+from hydraft.config.choices import Precision, QuantKind
+from hydraft.config.schema import ModelConfig, QuantConfig
 from hydraft.data.batch import PaddingFree
 from hydraft.models.load import load_base
+from hydraft.system.source_tree import TINY
 
 pytestmark = pytest.mark.gpu
 

@@ -53,8 +53,8 @@ class GridSweeper(Sweeper):  # type: ignore[misc]
         Raises:
             RunFailed: some are not done.
         """
-        from hydraft.choices import Mode
-        from hydraft.config import ConfigError
+        from hydraft.config.choices import Mode
+        from hydraft.errors import ConfigError
 
         trains = self.config.mode is Mode.train
         if trains and hasattr(self.launcher, "warm"):

@@ -27,7 +27,7 @@ class PoolConf:
     _target_: str = "hydra_plugins.hydraft_pool.launcher.PoolLauncher"
     jobs: Optional[int] = None  # noqa: UP045
     """Side by side; null for as many as the GPUs (or cores) and the memory hold."""
-    preload: List[str] = field(default_factory=lambda: ["hydraft.launch.warm"])  # noqa: UP006
+    preload: List[str] = field(default_factory=lambda: ["hydraft.launch.local.preload"])  # noqa: UP006
     """Modules that are imported once, before the first job."""
 
 
@@ -55,9 +55,9 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
         Raises:
             ConfigError: ``jobs`` is none.
         """
-        from hydraft import hardware
-        from hydraft.config import ConfigError
+        from hydraft.errors import ConfigError
         from hydraft.sweep import pool
+        from hydraft.system import hardware
 
         if self.jobs is not None and self.jobs < 1:
             raise ConfigError(
@@ -67,10 +67,10 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs and wait for all of them; one that fails fails alone."""
-        from hydraft import hardware
         from hydraft.sweep import pool
-        from hydraft.sweep.job import Sweep
+        from hydraft.sweep.pool_job import Sweep
         from hydraft.sweep.slots import Demand, slots
+        from hydraft.system import hardware
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
@@ -95,10 +95,10 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
 
     def stream(self, source: "Source", demand: "Demand", look_seconds: float) -> None:
         """Run jobs as ``source`` thinks of them, each of which takes no more than ``demand``, until there are no more."""
-        from hydraft import hardware
         from hydraft.sweep import pool
-        from hydraft.sweep.job import Sweep
+        from hydraft.sweep.pool_job import Sweep
         from hydraft.sweep.slots import slots
+        from hydraft.system import hardware
 
         setup_globals()
         self.warm()

@@ -31,7 +31,7 @@ ConfigStore.instance().store(group="hydra/sweeper", name="search", node=SearchCo
 
 
 class SearchSweeper(Sweeper):  # type: ignore[misc]
-    """Hydra's side of ``hydraft.sweep.searching``."""
+    """Hydra's side of ``hydraft.sweep.search_loop``."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
@@ -51,7 +51,7 @@ class SearchSweeper(Sweeper):  # type: ignore[misc]
         Raises:
             RunFailed: some jobs are not done.
         """
-        from hydraft.sweep import searching  # Optuna, only where it is used
+        from hydraft.sweep import search_loop  # Optuna, only where it is used
 
         if hasattr(self.launcher, "warm"):
             self.launcher.warm()  # it imports while the space is checked
@@ -59,6 +59,6 @@ class SearchSweeper(Sweeper):  # type: ignore[misc]
             key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             for key, value in self.settings.items()
         }
-        best = searching.run(self.session, self.launcher, plain, arguments)
+        best = search_loop.run(self.session, self.launcher, plain, arguments)
         self.session.close()
         return best

@@ -1,1 +1,1 @@
-"""Records to batches: formats (files), encode (tokens and labels), batch (tensors and order)."""
+"""Records to batches."""

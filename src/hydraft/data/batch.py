@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from hydraft.choices import Batching, Kernels
-from hydraft.config import DataConfig
-from hydraft.data.encode import IGNORE, Example
+from hydraft.config.choices import Batching, Kernels
+from hydraft.config.schema import DataConfig
+from hydraft.data.labels import IGNORE
+from hydraft.data.tokenize import Example
 
 Item = list[Example]
 """What a sampler's index stands for: one example, or with packing the examples of one bin."""

@@ -16,12 +16,12 @@ from datasets.arrow_writer import ArrowWriter
 from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
-import hydraft
-from hydraft import rundir
-from hydraft.config import DataConfig
-from hydraft.data import sources
-from hydraft.data.encode import Example, Truncation, encode_one, system_note, truncate
+from hydraft.config.schema import DataConfig
+from hydraft.data import mixture
 from hydraft.data.formats import Conversation, is_file
+from hydraft.data.tokenize import Example, Truncation, encode_one, system_note, truncate
+from hydraft.system import files
+from hydraft.system.version import __version__
 
 FEATURES = datasets.Features(
     {"input_ids": datasets.List(datasets.Value("int32")), "labels": datasets.List(datasets.Value("int32"))}
@@ -58,11 +58,11 @@ def key(data: DataConfig, seed: int, tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash of all that the encoded training records depend on."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts: list[Any] = [
-        FORMAT, hydraft.__version__, data.template, data.train_on.value, data.max_length, data.format.value, data.only, data.mix, seed if data.mix else None,
+        FORMAT, __version__, data.template, data.train_on.value, data.max_length, data.format.value, data.only, data.mix, seed if data.mix else None,
         backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items()),
         tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token,
     ]  # fmt: skip
-    for source in (data.train, *(source for source, _ in sources.mix(data))):
+    for source in (data.train, *(source for source, _ in mixture.mix(data))):
         file = Path(source).expanduser()
         parts.append(hashlib.sha256(file.read_bytes()).hexdigest() if is_file(source) else source)
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:32]
@@ -77,7 +77,7 @@ def training(
         encodes: whether this process encodes what is not there (one a machine); the others wait for it.
         progress: told ``(done, total)`` records now and then.
     """
-    target = rundir.cache_folder("encoded") / key(data, seed, tokenizer)
+    target = files.cache_folder("encoded") / key(data, seed, tokenizer)
     if not encodes:
         while not target.is_dir():  # the launcher ends this process if the one that encodes fails
             time.sleep(0.05)
@@ -85,8 +85,8 @@ def training(
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):  # another run may be at the same records
         if not target.is_dir():
-            conversations = sources.training(data, seed)
-            with rundir.staged_folder(target) as staging:
+            conversations = mixture.training(data, seed)
+            with files.staged_folder(target) as staging:
                 _write(conversations, tokenizer, data, staging, progress)
     return Encoded(target)
 
@@ -111,4 +111,4 @@ def _write(
         writer.finalize()
     note = system_note(conversations, tokenizer, data)
     about = {"lengths": lengths, "truncation": vars(cut), "notes": [note] if note else []}
-    rundir.write_json(staging / "about.json", about)
+    files.write_json(staging / "about.json", about)

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydraft.choices import Format
-from hydraft.config import ConfigError
+from hydraft.config.choices import Format
+from hydraft.errors import ConfigError
 
 KEYS = {
     Format.alpaca: ("instruction", "output"),

@@ -1,1 +1,1 @@
-"""Use of what was trained: find it, load it, then generate, chat, batch, serve or export; a module a mode."""
+"""Use of a trained model."""

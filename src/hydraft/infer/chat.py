@@ -12,13 +12,13 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from transformers import set_seed
 
-from hydraft.config import ConfigError
-from hydraft.data.encode import prompt_ids
+from hydraft.config.infer import InferConfig
 from hydraft.data.formats import Conversation, Turn
-from hydraft.infer.config import InferConfig
-from hydraft.infer.find import Source
+from hydraft.data.tokenize import prompt_ids
+from hydraft.errors import ConfigError
 from hydraft.infer.generate import Stream, answer, decoded
 from hydraft.infer.load import Loaded, load
+from hydraft.infer.source import Source
 
 HELP = """\
 /reset           forget the talk; the system turn stays

@@ -17,13 +17,13 @@ from transformers import (
     set_seed,
 )
 
-from hydraft.data.encode import prompt_ids
+from hydraft.config.infer import InferConfig
 from hydraft.data.formats import ask
+from hydraft.data.tokenize import prompt_ids
 from hydraft.infer import sampling
-from hydraft.infer.config import InferConfig
-from hydraft.infer.find import Source
 from hydraft.infer.load import Loaded, Speaker, load
-from hydraft.models import answering
+from hydraft.infer.source import Source
+from hydraft.models import generation
 
 
 def run(sources: list[Source], options: InferConfig) -> None:
@@ -89,7 +89,7 @@ def drawn(loaded: Loaded, speaker: Speaker, options: InferConfig) -> GenerationC
     """The GenerationConfig of the command line."""
     return sampling.settings(
         speaker.tokenizer,
-        answering.end_ids(speaker.tokenizer, loaded.model),
+        generation.end_ids(speaker.tokenizer, loaded.model),
         options.max_new_tokens,
         options.temperature,
         options.top_p,

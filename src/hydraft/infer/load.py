@@ -12,13 +12,14 @@ from rich.console import Console
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, logging
 
-from hydraft import prepare
-from hydraft.choices import Precision
-from hydraft.config import ConfigError, DataConfig, ModelConfig
-from hydraft.infer.config import InferConfig
-from hydraft.infer.find import ADAPTER, Kind, Source, check_base
-from hydraft.models import answering
-from hydraft.models.families import published_config
+from hydraft.config.choices import Precision
+from hydraft.config.infer import InferConfig
+from hydraft.config.schema import DataConfig, ModelConfig
+from hydraft.errors import ConfigError
+from hydraft.infer.resolve import check_base
+from hydraft.infer.source import ADAPTER, Kind, Source
+from hydraft.models import generation, prepare
+from hydraft.models.families.registry import published_config
 from hydraft.models.load import load_base, load_tokenizer
 
 
@@ -86,7 +87,7 @@ def load(sources: list[Source], options: InferConfig, console: Console | None = 
             check_base(source, options.other_base)  # a hub's model may have come only now
             check_fit(source, section)
     base = load_base(section, first.quant, _precision(first, section, device, console), device)
-    answering.own_defaults_away(base)
+    generation.own_defaults_away(base)
     speakers = {
         source.name: Speaker(
             source,

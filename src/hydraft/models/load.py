@@ -17,15 +17,16 @@ from transformers import (
     set_seed,
 )
 
-from hydraft.choices import Kernels, Precision
-from hydraft.config import Config, ConfigError, ModelConfig, QuantConfig
-from hydraft.lora import adapter
-from hydraft.loss import chunked
-from hydraft.models import attention, with_liger, with_unsloth
-from hydraft.models.families import native_targets
-from hydraft.models.head import take_loss_in_chunks
+from hydraft.config.choices import Kernels, Precision
+from hydraft.config.schema import Config, ModelConfig, QuantConfig
+from hydraft.errors import ConfigError
+from hydraft.models import attention, liger, unsloth
+from hydraft.models.families.registry import native_targets
 from hydraft.models.linear_4bit import let_go_of_weights
-from hydraft.quant import DTYPES, bits_and_bytes
+from hydraft.models.lora import adapter
+from hydraft.models.loss import chunked
+from hydraft.models.loss_chunked import take_loss_in_chunks
+from hydraft.models.quant import DTYPES, bits_and_bytes
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
@@ -87,12 +88,12 @@ def _keep_gradients(model: PreTrainedModel) -> None:
 def load_trainable(config: Config) -> PreTrainedModel | peft.PeftModel:
     """What a run trains: the base with a fresh adapter on it, or all of it."""
     if config.kernels.kind is Kernels.unsloth:
-        return with_unsloth.load(config)
+        return unsloth.load(config)
     base = load_base(config.model, config.quant, config.train.precision)
     if config.zero.stage == 3:
         let_go_of_weights(base)
     if config.kernels.kind is Kernels.liger:
-        with_liger.patch(base)
+        liger.patch(base)
     elif chunked(config, base.config.model_type, getattr(base.config, "vocab_size", 0)):
         take_loss_in_chunks(base)
     if config.train.recomputes:

@@ -9,9 +9,10 @@ import torch
 from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, set_seed
 
-from hydraft.config import ConfigError
-from hydraft.models import shapes, shards
-from hydraft.progress import Bytes
+from hydraft.errors import ConfigError
+from hydraft.models import shapes
+from hydraft.models.convert import shards
+from hydraft.system.console import Bytes
 
 SHARD = 2 << 30
 """Bytes a file, at most."""

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hydraft.choices import Scale
-from hydraft.config import TINY, ConfigError, ModelConfig, ShapeConfig
-from hydraft.models import baichuan, chatglm2
-from hydraft.models.families import family_of, published_config
+from hydraft.config.choices import Scale
+from hydraft.config.schema import ModelConfig, ShapeConfig
+from hydraft.errors import ConfigError
+from hydraft.models.families import baichuan, chatglm2
+from hydraft.models.families.registry import family_of, published_config
+from hydraft.system.source_tree import TINY
 
 Native = dict[str, Any]
 """The arguments of ``AutoConfig.for_model``."""

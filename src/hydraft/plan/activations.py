@@ -3,7 +3,7 @@
 After Korthikanti et al. 2022 (arXiv:2205.05198, section 4.1), who count what each operation of a GPT layer saves; here for
 RMSNorm, SwiGLU, grouped queries and frozen weights, as transformers computes them. A frozen matrix needs its output's gradient
 and not its input, so an input is kept only where an adapter (or the weight itself) learns. Scores (T, T) are never kept: sdpa
-and flash attention compute them again (arXiv:2205.14135). ``tests/plan/test_activations.py`` holds the sum against what autograd
+and flash attention compute them again (arXiv:2205.14135). ``tests/unit/plan/test_activations.py`` holds the sum against what autograd
 saves.
 
 Shapes: N tokens of a micro-batch, L of them trained, H hidden, Q and K features of all query and key heads, F feed-forward, V
@@ -14,9 +14,9 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
-from hydraft.choices import Batching, Kernels, LoraMethod, QuantKind
-from hydraft.config import Config
-from hydraft.loss import ROWS, chunked
+from hydraft.config.choices import Batching, Kernels, LoraMethod, QuantKind
+from hydraft.config.schema import Config
+from hydraft.models.loss import ROWS, chunked
 from hydraft.plan.parameters import Layout, Trained
 
 SOURCES = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "up", "up_proj": "up"}

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydraft.choices import Init, LoraMethod, Save
-from hydraft.config import Config
-from hydraft.models.families import FAMILIES, family_of, published_config
+from hydraft.config.choices import Init, LoraMethod, Save
+from hydraft.config.schema import Config
+from hydraft.models.families.registry import FAMILIES, family_of, published_config
 from hydraft.plan.memory import WIDTH
 from hydraft.plan.parameters import Layout, Trained
 

@@ -7,13 +7,13 @@ libraries and the allocator take is a constant and a share, and so about right.
 import dataclasses
 from dataclasses import dataclass
 
-from hydraft.choices import Batching, LoraMethod, Offload, Precision, QuantKind
-from hydraft.config import Config
+from hydraft.config.choices import Batching, LoraMethod, Offload, Precision, QuantKind
+from hydraft.config.schema import Config
 from hydraft.plan import scoring
 from hydraft.plan.activations import activations
+from hydraft.plan.memory_parts import Parts
+from hydraft.plan.optimizer_states import States, pinned, states
 from hydraft.plan.parameters import Layout, Tensor, Trained, codes, constants
-from hydraft.plan.parts import Parts
-from hydraft.plan.states import States, pinned, states
 
 WIDTH = {Precision.fp32: 4, Precision.bf16: 2, Precision.fp16: 2}
 """Bytes an element."""

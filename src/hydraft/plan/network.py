@@ -7,7 +7,7 @@ reduced and weights gathered, in stage 3 for the forward and for the backward pa
 
 from dataclasses import dataclass
 
-from hydraft.config import Config
+from hydraft.config.schema import Config
 from hydraft.plan.memory import WIDTH, stored_bytes
 from hydraft.plan.parameters import Layout, Trained
 

@@ -1,7 +1,7 @@
 """Every tensor of a model and of its adapter, counted from the shape alone. No torch.
 
 The names and sizes are those of transformers' LlamaForCausalLM and its relatives; what peft puts on them is counted as peft
-does it. ``tests/plan/test_parameters.py`` holds both against the real modules, to the byte.
+does it. ``tests/unit/plan/test_parameters.py`` holds both against the real modules, to the byte.
 """
 
 from collections.abc import Iterator
@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from hydraft.choices import LoraMethod, QuantKind
-from hydraft.config import ConfigError, LoraConfig
-from hydraft.models.families import native_targets
+from hydraft.config.choices import LoraMethod, QuantKind
+from hydraft.config.schema import LoraConfig
+from hydraft.errors import ConfigError
+from hydraft.models.families.registry import native_targets
 from hydraft.models.shapes import Native
 
 BLOCK, NESTED_BLOCK = 64, 256

@@ -11,11 +11,11 @@ Shapes: N tokens of a batch, L of them trained, T tokens of the longest prompt.
 
 from dataclasses import dataclass
 
-from hydraft.config import Config
-from hydraft.loss import ROWS
+from hydraft.config.schema import Config
+from hydraft.models.loss import ROWS
 from hydraft.plan.activations import activations
+from hydraft.plan.memory_parts import Parts
 from hydraft.plan.parameters import Layout, Trained
-from hydraft.plan.parts import Parts
 
 MOST = 32
 """Answers generated at once where there is room."""

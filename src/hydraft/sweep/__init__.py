@@ -1,1 +1,1 @@
-"""Sweeps: many runs under one name, and what is known of each. No torch at module level anywhere in here."""
+"""Many runs: their folders, their scheduling, and the search."""

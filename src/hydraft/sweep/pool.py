@@ -21,18 +21,18 @@ from typing import Any, Protocol
 import cloudpickle
 from hydra.core.utils import JobReturn
 
-from hydraft.cli import RunStopped
-from hydraft.hardware import Hardware
-from hydraft.launch import server
-from hydraft.launch.local import own_code_first
-from hydraft.launch.rank import ended_by
-from hydraft.sweep import job
-from hydraft.sweep.record import JobDied
+from hydraft.errors import RunStopped
+from hydraft.launch.local import fork_server
+from hydraft.launch.local.elastic import own_code_first
+from hydraft.launch.local.rank import ended_by
+from hydraft.sweep import pool_job
+from hydraft.sweep.job_status import JobDied
 from hydraft.sweep.slots import Slot
+from hydraft.system.hardware import Hardware
 
 log = logging.getLogger(__name__)
 
-OWN = "hydraft.sweep.server"
+OWN = "hydraft.sweep.preload"
 """Imported by the server before what the launcher's ``preload`` names."""
 
 ENDING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -41,7 +41,7 @@ ENDING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 def method(preload: Sequence[str], machine: Hardware) -> str:
     """multiprocessing's name of how jobs start, known when the server that ``warm`` started has imported all."""
-    why = server.unusable([OWN, *preload], machine)
+    why = fork_server.unusable([OWN, *preload], machine)
     if why is None:
         return "forkserver"
     log.warning(f"Jobs are spawned, each with imports of its own, since a fork cannot be used: {why}")
@@ -64,7 +64,7 @@ def warm(preload: Sequence[str], machine: Hardware) -> None:
     try:
         for number in (1, 2):  # nor is the screen, where libraries greet as they are imported
             os.dup2(nowhere, number)
-        server.begin([OWN, *preload], machine)
+        fork_server.begin([OWN, *preload], machine)
     finally:
         for number, terminal in zip((1, 2), kept, strict=True):
             os.dup2(terminal, number)
@@ -81,11 +81,11 @@ class Running:
         self.slot = slot
         self.stopped = False
         self.answer: bytes | None = None
-        place = job.Place(str(os.getcwd()), dict(os.environ), slot.cores, slot.gpus)  # noqa: PTH109
+        place = pool_job.Place(str(os.getcwd()), dict(os.environ), slot.cores, slot.gpus)  # noqa: PTH109
         self.channel, theirs = connection.Pipe(duplex=False)
         context: Any = multiprocessing.get_context(method)
         self.process: ForkServerProcess | SpawnProcess = context.Process(
-            target=job.enter, args=(theirs, place, sweep, payload)
+            target=pool_job.enter, args=(theirs, place, sweep, payload)
         )
         sys.stdout.flush()
         self.process.start()
@@ -111,7 +111,7 @@ class Running:
             returned: JobReturn = cloudpickle.loads(self.answer)
             return returned
         code = self.process.exitcode
-        return job.failed(
+        return pool_job.failed(
             JobDied(f"its process was {ended_by(code)}" if code and code < 0 else f"its process ended with code {code}")
         )
 
@@ -156,7 +156,7 @@ class Batch:
 
 
 def run(
-    sweep: job.Sweep, source: Source, slots: Sequence[Slot], method: str, look_seconds: float | None = None
+    sweep: pool_job.Sweep, source: Source, slots: Sequence[Slot], method: str, look_seconds: float | None = None
 ) -> None:
     """Run every job of ``source``, as many at once as there are slots, until there are no more.
 

@@ -20,19 +20,21 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-import hydraft
-from hydraft import cli, launch
-from hydraft.admit import admit
-from hydraft.choices import Launcher as Starter
-from hydraft.choices import Mode
-from hydraft.cli import EXIT_REFUSED, RunFailed
-from hydraft.config import Config, ConfigError
-from hydraft.hardware import Hardware
-from hydraft.plan.show import verdict
-from hydraft.sweep import answer, ledger, names, objective, place, record
-from hydraft.sweep.ledger import Job, Ledger, State
+from hydraft.config import cli
+from hydraft.config.choices import Launcher as Starter
+from hydraft.config.choices import Mode
+from hydraft.config.schema import Config
+from hydraft.errors import EXIT_REFUSED, ConfigError, RunFailed
+from hydraft.launch import run as launch
+from hydraft.plan.preflight import admit
+from hydraft.plan.render import verdict
+from hydraft.sweep import folder_names, job_status, sweep_folder
+from hydraft.sweep.results import ledger, objective, write
+from hydraft.sweep.results.ledger import Job, Ledger, State
+from hydraft.sweep.results.live_table import Live
 from hydraft.sweep.slots import Demand
-from hydraft.sweep.table import Live
+from hydraft.system.hardware import Hardware
+from hydraft.system.version import __version__
 
 ELSEWHERE_SECONDS = 0.5
 """Between two looks at jobs that another process is at."""
@@ -61,7 +63,7 @@ class Session:
         """
         self.context = context
         self.config = config
-        self.folder = place.folder_of(config)
+        self.folder = sweep_folder.folder_of(config)
         with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.sweep.dir = str(self.folder)
             config.hydra.overrides.hydra.append(cli.quote(f"hydra.sweep.dir={self.folder}"))
@@ -105,7 +107,7 @@ class Session:
             found.demand = self._admit(asked)
         except (ConfigError, HydraException, OmegaConfBaseException) as error:
             found.refused = cli.explain(error)
-            found.key = found.key or names.mark(overrides)
+            found.key = found.key or folder_names.mark(overrides)
         return found
 
     def add(self, candidates: Sequence[Candidate]) -> list[Job]:
@@ -114,7 +116,7 @@ class Session:
         ledger.begin(self.folder, self._about(axes))
         if not (self.folder / "multirun.yaml").exists():
             OmegaConf.save(self.config, self.folder / "multirun.yaml")
-        called = names.names([one.overrides for one in candidates], axes)
+        called = folder_names.names([one.overrides for one in candidates], axes)
         jobs = [
             Job(one.key, name, one.overrides, State.refused if one.refused else State.pending, error=one.refused)
             for one, name in zip(candidates, called, strict=True)
@@ -138,21 +140,21 @@ class Session:
         jobs = list(self.here.values())
         counts = {state: sum(job.state is state for job in jobs) for state in State}
         told = ", ".join(f"{count} {state.value}" for state, count in counts.items() if count)
-        answer.at_the_end(self.folder)
+        write.at_the_end(self.folder)
         summary = f"{self.folder}: {told}"
         bad = [job for job in jobs if job.state not in (State.done, State.pruned, State.refused)]
         if not bad:
             return
         again = [f"sweep.resume={self.name}"]
         again += ["sweep.retry_failed=true"] if counts[State.failed] else []
-        lines = [record.describe(job, self.folder) for job in bad]
+        lines = [job_status.describe(job, self.folder) for job in bad]
         raise RunFailed("\n".join([summary, *lines, f"the same command with {' '.join(again)} tries again"]))
 
     @property
     def name(self) -> str:
         """What ``sweep.resume`` takes."""
         try:
-            return str(self.folder.relative_to(place.ROOT))
+            return str(self.folder.relative_to(sweep_folder.ROOT))
         except ValueError:
             return str(self.folder)
 
@@ -221,7 +223,7 @@ class Session:
         tried: list[str] = []
         for index, key in enumerate(keys):
             why = trouble if trouble is not None else failure(results[index])
-            if isinstance(why, record.Elsewhere):
+            if isinstance(why, job_status.Elsewhere):
                 continue
             tried.append(key)
             if why is not None and not self.ledger.is_claimed(key):
@@ -233,9 +235,11 @@ class Session:
         if self.ledger.jobs()[key].state not in (State.pending, State.running):
             return
         try:
-            self.ledger.tell(key, state, error=record.line(error))
+            self.ledger.tell(key, state, error=job_status.line(error))
         except OSError as full:
-            print(f"{self.ledger.file}: {full.strerror}; a job {state.value}: {record.line(error)}", file=sys.stderr)
+            print(
+                f"{self.ledger.file}: {full.strerror}; a job {state.value}: {job_status.line(error)}", file=sys.stderr
+            )
 
     def _left(self, candidates: dict[str, Candidate]) -> list[str]:
         """The jobs of this command that are to run."""
@@ -262,25 +266,25 @@ class Session:
         typed = [*(f"{key}={value}" for key, value in params.items()), *self.config.hydra.overrides.task]
         parsed = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(typed)
         swept = [override.key_or_group for override in parsed if override.is_sweep_override()]
-        differing = names.differing(jobs) if len(jobs) > 1 or not swept else []  # a search has one at a time
+        differing = folder_names.differing(jobs) if len(jobs) > 1 or not swept else []  # a search has one at a time
         return list(dict.fromkeys([*swept, *differing]))
 
     def _about(self, axes: list[str]) -> dict[str, Any]:
         return {
-            "id": names.mark([str(self.folder.resolve()), str(time.time_ns())]),
+            "id": folder_names.mark([str(self.folder.resolve()), str(time.time_ns())]),
             "name": self.name,
             "command": shlex.join(["python", *sys.argv]),
             "created": time.time(),
             "axes": axes,
             "objective": list(self.config.sweep.objective),
             "direction": [objective.direction(name) for name in self.config.sweep.objective],
-            "version": hydraft.__version__,
+            "version": __version__,
         }
 
     def refusal(self, candidates: Sequence[Candidate]) -> str:
         """What to say of jobs of which some cannot run."""
         refused = [one for one in candidates if one.refused]
-        called = names.names([one.overrides for one in candidates])
+        called = folder_names.names([one.overrides for one in candidates])
         shown = [f"  {name}: {one.refused}" for one, name in zip(candidates, called, strict=True) if one.refused]
         head = f"{Path(sys.argv[0]).name}: {len(refused)} of {len(candidates)} jobs cannot run, and none was begun:"
         rest = [] if len(refused) == len(candidates) else ["sweep.skip_invalid=true runs the others"]

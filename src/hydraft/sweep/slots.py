@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hydraft.hardware import Hardware
+from hydraft.system.hardware import Hardware
 
 MEMORY_SHARE = 0.9
 """Of the main memory, what jobs may plan with together."""

@@ -13,11 +13,12 @@ from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from transformers import PreTrainedModel
 
-from hydraft.choices import Precision
-from hydraft.config import ConfigError, ModelConfig, QuantConfig
-from hydraft.infer.find import Kind, Source
+from hydraft.config.choices import Precision
+from hydraft.config.schema import ModelConfig, QuantConfig
+from hydraft.errors import ConfigError
+from hydraft.infer.source import Kind, Source
 from hydraft.models.load import load_base
-from hydraft.quant import DTYPES
+from hydraft.models.quant import DTYPES
 
 Logits = list[torch.Tensor]
 """(T, V) each, fp32."""

@@ -9,22 +9,25 @@ import torch
 from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from hydraft import prepare, rundir
-from hydraft.choices import ExportKind, Layout, Precision
-from hydraft.config import ConfigError, ModelConfig, QuantConfig
-from hydraft.data.encode import begin, prompt_ids
+from hydraft.config.choices import ExportKind, Layout, Precision
+from hydraft.config.infer import InferConfig
+from hydraft.config.schema import ModelConfig, QuantConfig
 from hydraft.data.formats import ask
-from hydraft.infer.config import InferConfig
-from hydraft.infer.export import merge, published_source
-from hydraft.infer.export.card import card, commands, nearness
-from hydraft.infer.export.publish import publish
-from hydraft.infer.export.template import jinja
-from hydraft.infer.find import ADAPTER, ADAPTER_CONFIG, Source
+from hydraft.data.tokenize import begin, prompt_ids
+from hydraft.errors import ConfigError
+from hydraft.infer.export import merge
+from hydraft.infer.export.chat_template import jinja
+from hydraft.infer.export.model_card import card, commands, nearness
+from hydraft.infer.export.published_layout import publish
+from hydraft.infer.export.published_source import published_source
 from hydraft.infer.load import Speaker, load, own_precision
-from hydraft.models import identity
-from hydraft.models.answering import end_ids
+from hydraft.infer.resolve import ADAPTER_CONFIG
+from hydraft.infer.source import ADAPTER, Source
+from hydraft.models import base_identity, prepare
+from hydraft.models.generation import end_ids
 from hydraft.models.load import load_base
-from hydraft.quant import DTYPES
+from hydraft.models.quant import DTYPES
+from hydraft.system import files
 
 SMALL_FILES = 64 << 20
 """Bytes that tokenizer, config and card may take."""
@@ -44,7 +47,7 @@ def write(source: Source, options: InferConfig, target: Path) -> None:
     apart = None
     if options.export.kind is ExportKind.adapter:
         _need(target, (source.folder / ADAPTER).stat().st_size)
-        with rundir.staged_folder(target) as staging:
+        with files.staged_folder(target) as staging:
             _adapter(source, base, staging)
             (staging / "README.md").write_text(card(source, options.export.kind, target, base, None), encoding="utf-8")
     else:
@@ -55,7 +58,7 @@ def write(source: Source, options: InferConfig, target: Path) -> None:
         questions = _questions(source, speaker)
         trained = merge.logits(loaded.model, questions)
         plain = merge.merged(loaded.model, source, section, precision)
-        with rundir.staged_folder(target) as staging:
+        with files.staged_folder(target) as staging:
             if options.export.layout is Layout.published:
                 publish(plain.state_dict(), published_source(source), staging)
                 written: PreTrainedModel | ModelConfig = plain
@@ -128,8 +131,8 @@ def _adapter(source: Source, base: str, folder: Path) -> None:
 
     shutil.copyfile(source.folder / ADAPTER, folder / ADAPTER)
     settings = json.loads((source.folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    rundir.write_json(folder / ADAPTER_CONFIG, settings | {"base_model_name_or_path": base})
-    for name in (identity.NAME, "probe.json"):
+    files.write_json(folder / ADAPTER_CONFIG, settings | {"base_model_name_or_path": base})
+    for name in (base_identity.NAME, "probe.json"):
         if (source.folder / name).is_file():
             shutil.copyfile(source.folder / name, folder / name)
     tokenizer, _ = words(source, Console(stderr=True))

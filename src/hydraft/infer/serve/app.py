@@ -14,19 +14,19 @@ from fastapi.openapi.utils import get_openapi
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
-from hydraft.config import ConfigError
+from hydraft.config.serve import ServeConfig
+from hydraft.errors import ConfigError
 from hydraft.infer.serve import errors
 from hydraft.infer.serve.engine import Answer, Engine, Failed, Full
 from hydraft.infer.serve.errors import Refused
-from hydraft.infer.serve.gate import Gate
 from hydraft.infer.serve.metrics import Metrics
-from hydraft.infer.serve.replies import ChatCompletion, Chunk, Completion, Model, Models, Reply, failure
+from hydraft.infer.serve.middleware import Gate
+from hydraft.infer.serve.registry import ENCODER, Voice
+from hydraft.infer.serve.responses import ChatCompletion, Chunk, Completion, Model, Models, Reply, failure
 from hydraft.infer.serve.sampler import Sampling
 from hydraft.infer.serve.schema import ChatRequest, CompletionRequest
 from hydraft.infer.serve.schema import Request as Asked
-from hydraft.infer.serve.voices import ENCODER, Voice
-from hydraft.infer.serve.writing import Gone, together
-from hydraft.infer.serving import ServeConfig
+from hydraft.infer.serve.streaming import Gone, together
 
 PAGE = Path(__file__).with_name("page.html")
 TOLD: dict[int | str, dict[str, Any]] = {

@@ -16,10 +16,10 @@ import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestState, RequestStatus
 
-from hydraft.config import ConfigError
-from hydraft.infer.serve import attention, mixing
+from hydraft.config.serve import ServeConfig
+from hydraft.errors import ConfigError
+from hydraft.infer.serve import attention, multi_lora
 from hydraft.infer.serve.sampler import Batch, Draw, Sampling
-from hydraft.infer.serving import ServeConfig
 
 SPARE = 2
 """Blocks that no single answer may fill: the scheduler asks for one ahead of need."""
@@ -84,13 +84,13 @@ class Engine:
         Raises:
             ConfigError: an adapter cannot be served beside others, or the cache is too small for one answer.
         """
-        mixing.check(model)
-        base = mixing.base_of(model)
+        multi_lora.check(model)
+        base = multi_lora.base_of(model)
         adapters = list(model.peft_config) if isinstance(model, peft.PeftModel) else []
         self.serve = serve
         self.vocabulary = min(words, base.config.get_text_config().vocab_size)
         self.batch = Batch(self.vocabulary, self._drop)
-        mixing.mix(model, self.batch)
+        multi_lora.mix(model, self.batch)
         implementation = attention.choose(base)
         base.set_attn_implementation(implementation)
         self.block = attention.block_size(implementation)

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from hydraft.cli import RunFailed
+from hydraft.config.serve import ServeConfig
+from hydraft.errors import RunFailed
 from hydraft.infer.load import Loaded
-from hydraft.infer.serve import is_local
 from hydraft.infer.serve.app import build
 from hydraft.infer.serve.engine import Engine
-from hydraft.infer.serve.voices import voices
-from hydraft.infer.serving import ServeConfig
+from hydraft.infer.serve.listen import is_local
+from hydraft.infer.serve.registry import voices
 
 FLUSH_SECONDS = 5.0
 """After ``serve.drain``, for what is left to be told."""

@@ -1,0 +1,44 @@
+"""``hydraft <command>``, or ``python -m hydraft <command>``: what is not a run. Each command imports what it needs when it is called."""
+
+import sys
+from importlib import import_module
+
+from hydraft.errors import EXIT_REFUSED
+
+COMMANDS = {
+    "convert": ("hydraft.models.convert.convert", "convert a published checkpoint of ChatGLM2 or Baichuan: SRC DST"),
+    "sweep": ("hydraft.sweep.results.report", "table, summary.csv and report.html of a sweep: [multirun/…]"),
+    "workspace": ("hydraft.sweep.results.wandb_workspace", "wandb's own page for a sweep: multirun/… [entity]"),
+    "kernels": ("hydraft.config.kernel_support", "which kernels work with which settings, as a Markdown table"),
+    "hardware": ("hydraft.system.hardware", "GPUs, cores and memory of this machine, as JSON"),
+    "ops": ("hydraft.training.deepspeed_ops", "build the DeepSpeed ops that this machine can use"),
+}
+"""By name: the module whose ``main`` takes the arguments and returns the exit code, and a line of help."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run a command.
+
+    Returns:
+        Its exit code; 2 for an unknown one.
+    """
+    name = arguments[0] if arguments else "--help"
+    if name in COMMANDS:
+        code: int = import_module(COMMANDS[name][0]).main(arguments[1:])
+        return code
+    lines = [f"  {command:10} {help}" for command, (_, help) in COMMANDS.items()]
+    usage = "\n".join(["usage: hydraft <command> [arguments]", *lines, "Training is train.py, inference is infer.py."])
+    if name in ("-h", "--help"):
+        print(usage)
+        return 0
+    print(f"hydraft: no command {name!r} (there are: {', '.join(COMMANDS)})", file=sys.stderr)
+    return EXIT_REFUSED
+
+
+def command() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    command()

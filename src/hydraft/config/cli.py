@@ -1,0 +1,201 @@
+"""The boundary: Hydra composes what a person typed, and OmegaConf ends here. No torch.
+
+What a person has to change ends a command with one line and code 2; a run that failed ends with 1, and one that a signal
+ended with 128 and its number: 130 for Ctrl-C.
+"""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+
+from hydraft.config.infer import InferConfig
+from hydraft.config.schema import Config
+from hydraft.errors import EXIT_INTERRUPTED, EXIT_REFUSED, ConfigError, RunFailed, RunStopped
+from hydraft.system.source_tree import ROOT
+
+T = TypeVar("T")
+
+
+ConfigStore.instance().store("train_schema", Config)
+ConfigStore.instance().store("infer_schema", InferConfig)
+OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
+
+
+def run(task: Callable[[DictConfig], Any], config_name: str) -> int:
+    """Compose ``conf/<config_name>.yaml`` with the command line's overrides and call ``task`` (once a job, under ``-m``).
+
+    Returns:
+        The exit code: 0, 1 (failed), 2 (refused) or 128 + the signal that ended it (130 for Ctrl-C).
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us, not Hydra's printer
+    sys.argv[1:] = [quote(argument) for argument in sys.argv[1:]]
+    caught: list[BaseException] = []
+
+    def guarded(config: DictConfig) -> Any:
+        try:
+            return task(config)
+        except (ConfigError, OmegaConfBaseException, RunFailed, KeyboardInterrupt) as error:
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                raise
+            caught.append(error)  # raised here, Hydra would print lines of its own
+            return None
+        finally:
+            with suppress(OSError):  # Hydra made these; a refused run and a plan leave nothing behind
+                output_folder().rmdir()
+                output_folder().parent.rmdir()
+
+    try:
+        hydra.main(config_path=str(ROOT / "conf"), config_name=config_name, version_base="1.3")(guarded)()
+        if caught:
+            raise caught[0]
+    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+        print(f"{Path(sys.argv[0]).name}: {explain(error)}", file=sys.stderr)
+        return EXIT_REFUSED
+    except RunFailed as error:
+        print(error, file=sys.stderr)
+        return error.code
+    except RunStopped as error:
+        print(error, file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has seen enough (… | head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return 0
+
+
+def typed(config: DictConfig, schema: type[T]) -> T:
+    """The composed config as an instance of ``schema``; an unknown key (``+model.typo=3``) is refused here.
+
+    Raises:
+        ConfigError: a value has no place in the schema, or none was given for one that needs it.
+    """
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise ConfigError(f"{missing[0]}: needs a value; give {missing[0]}=…")
+    plain = OmegaConf.to_container(config, resolve=True)
+    value = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), plain))  # + may have added keys
+    assert isinstance(value, schema)
+    return value
+
+
+def output_folder() -> Path:
+    """Where this job's run goes, as Hydra chose it."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def overrides() -> list[str]:
+    """What this job's command line overrides."""
+    return list(HydraConfig.get().overrides.task)
+
+
+def names(group: str) -> bool:
+    """Whether the command line itself says something about ``group``."""
+    return any(re.match(rf"\W*{group}\b", override) for override in overrides())
+
+
+def quote(argument: str) -> str:
+    """Take ``key=value`` as typed where Hydra's grammar cannot read the value: Chinese, spaces, punctuation.
+
+    The shell has taken a person's own quotes away by then. ``prompt=`` and ``system=`` are always text, and so are
+    ``data.template=`` and ``template=``, braces and all; ``\\n`` in it is a line break, which no one can type in a shell.
+    """
+    match = re.fullmatch(r"([+~]{0,2}[A-Za-z_][\w./@]*)=(.+)", argument, flags=re.DOTALL)
+    if match is None or argument.startswith("-"):
+        return argument
+    key, value = match.groups()
+    if key in ("data.template", "template"):
+        value = value.replace("\\n", "\n")
+        if value[0] in "'\"":
+            return f"{key}={value}"
+    elif key not in ("prompt", "system"):
+        try:
+            OverridesParser.create().parse_override(argument)
+            return argument
+        except HydraException:
+            if value[0] in "[{'\"":
+                return argument  # meant as a list, a dict or a quoted string: let Hydra say what is wrong
+    # In Hydra's grammar a backslash escapes only before a quote, or at the end before the closing quote.
+    escaped = re.sub(r"(\\*)'", lambda m: m.group(1) * 2 + "\\'", value)
+    escaped = re.sub(r"(\\+)$", lambda m: m.group(1) * 2, escaped)
+    return f"{key}='{escaped}'"
+
+
+def explain(error: Exception) -> str:
+    """One line that says what to change, made from whatever refused the config."""
+    if isinstance(error, ConfigError):
+        return " ".join(str(error).split())
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        options = sorted(error.options)
+        meant = difflib.get_close_matches(choice, options, n=1, cutoff=0.5)
+        hint = f"; did you mean {group}={meant[0]}?" if meant else ""
+        return f"{group}={choice}: no such option{hint} (there are: {', '.join(options)})"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: cannot be read ({str(error).splitlines()[0]})"
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, InterpolationKeyError) and (size := re.search(r"sizes\[(.*?)\]", str(cause))):
+        return f"model.size={size[1]}: no such size (there are: {', '.join(cause.parent_node.sizes)})"
+    key = getattr(cause, "full_key", None) or ""
+    text = (getattr(cause, "msg", None) or str(cause)).strip().splitlines()[0]
+    if key and text.startswith("Value '' "):
+        return f"{key}=: is empty; give {key}=…"
+    unknown = re.match(r"Key '([^']+)' (?:is )?not in '(\w+)'", text)
+    group = re.match(r"Could not override '([^']+)'", str(error))
+    if unknown or (group and "No match in the defaults list" in str(error)):
+        name = (key or unknown.group(1)) if unknown else group.group(1) if group else ""
+        return f"{name}: no such setting{_did_you_mean(name)}"
+    return f"{key}: {text}" if key and key not in text else text
+
+
+def _did_you_mean(name: str) -> str:
+    """The setting that was meant: one with that last part, those initials, or nearly that name."""
+    known = _settings()
+    parent, _, leaf = name.rpartition(".")
+    siblings = [other for other in known if other.rpartition(".")[0] == parent]
+    initials = {other: "".join(word[0] for word in other.rpartition(".")[2].split("_")) for other in known}
+    close = (
+        [other for other in known if other.rpartition(".")[2] == leaf]
+        or [other for other in siblings if initials[other] == leaf]
+        or difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)
+        or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    )
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _settings() -> list[str]:
+    """Every dotted name of both schemas."""
+    names: list[str] = []
+
+    def walk(node: DictConfig, prefix: str) -> None:
+        for key in node:
+            names.append(f"{prefix}{key!s}")
+            child = node._get_node(key)
+            if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+                walk(child, f"{prefix}{key!s}.")
+
+    for schema in (Config, InferConfig):
+        walk(OmegaConf.structured(schema), "")
+    return names
+
+
+def exit_with(code: int) -> NoReturn:
+    """End the process; the streams are flushed first."""
+    sys.stdout.flush()
+    sys.exit(code)

@@ -1,0 +1,57 @@
+"""Several adapters at once: their names, and whether they belong together. No torch."""
+
+from typing import TYPE_CHECKING
+
+from hydraft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from hydraft.infer.source import Source
+
+
+def tell_apart(sources: "list[Source]") -> None:
+    """Give names of one sound the part of their path that differs.
+
+    Raises:
+        ConfigError: one stands there twice, or nothing tells two apart.
+    """
+    for source in sources:
+        alike = [other for other in sources if other is not source and other.name == source.name]
+        if any(other.folder.resolve() == source.folder.resolve() for other in alike):
+            raise ConfigError(f"run: {source.folder} stands in it twice")
+    names = [source.name for source in sources]
+    for source in sources:
+        if names.count(source.name) > 1:
+            place = source.run or source.folder
+            source.name = f"{place.resolve().parent.name}-{source.name}"
+    names = [source.name for source in sources]
+    if double := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"run: two are called {double}; give them names: run={{one: …, two: …}}")
+
+
+def check_together(sources: "list[Source]") -> None:
+    """Refuse sources that one model in memory cannot hold.
+
+    Raises:
+        ConfigError: names the two that differ.
+    """
+    if len(sources) == 1:
+        return
+    if model := next((source for source in sources if source.kind.value == "model"), None):
+        raise ConfigError(f"run: {model.folder} is a whole model; several are adapters of one base, so give it alone")
+    first = sources[0]
+    for other in sources[1:]:
+        if (first.model.path, first.model.revision, first.model.init, first.model.scale, first.model.size) != (
+            other.model.path, other.model.revision, other.model.init, other.model.scale, other.model.size,
+        ):  # fmt: skip
+            raise ConfigError(
+                f"run: {first.name} is for {first.model.path} and {other.name} for {other.model.path}; several adapters need one base"
+            )
+        if first.base_sha256 and other.base_sha256 and first.base_sha256 != other.base_sha256:
+            raise ConfigError(
+                f"run: {first.name} and {other.name} were trained on different weights, both called {first.model.path}"
+            )
+        if (first.quant, first.precision) != (other.quant, other.precision):
+            raise ConfigError(
+                f"run: {first.name} was trained with quant={first.quant.kind.value} in {first.precision.value}, {other.name} with "
+                f"quant={other.quant.kind.value} in {other.precision.value}: say which, with quant=… and dtype=…"
+            )

@@ -1,0 +1,1 @@
+"""mode=batch: a file of prompts."""

@@ -1,0 +1,113 @@
+"""Buckets of prompts to answers: in this process, or in several, one a GPU."""
+
+import dataclasses
+import multiprocessing
+import os
+import queue
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers import set_seed
+
+from hydraft.config.infer import InferConfig
+from hydraft.errors import RunFailed
+from hydraft.infer.batch.journal import Answers, Bucket
+from hydraft.infer.generate import answers, decoded, drawn
+from hydraft.infer.load import Loaded, load
+from hydraft.infer.source import Source
+from hydraft.launch.local import elastic
+from hydraft.system.hardware import detect
+from hydraft.system.parent_death import die_with_parent
+
+
+def answer_bucket(loaded: Loaded, bucket: Bucket, options: InferConfig) -> Answers:
+    """The answers to one bucket."""
+    number, indices, prompts = bucket
+    speaker = loaded.use()
+    set_seed(options.seed + number)
+    ends = drawn(loaded, speaker, options).eos_token_id
+    made = answers(loaded, speaker, prompts, options)
+    return [
+        {
+            "index": index,
+            "answer": decoded(speaker.tokenizer, ids),
+            "tokens": len(ids),
+            "finish": "stop" if ids and ids[-1] in ends else "length",
+        }
+        for index, ids in zip(indices, made, strict=True)
+    ]
+
+
+def work(
+    left: list[Bucket], loaded: Loaded | None, source: Source, options: InferConfig, count: int
+) -> Iterator[tuple[int, Answers]]:
+    """The buckets ``left`` as they are done: by ``loaded``, or by ``count`` processes that each load the source."""
+    if loaded is not None:
+        for bucket in left:
+            yield bucket[0], answer_bucket(loaded, bucket, options)
+    elif left:
+        yield from _shared(left, source, options, min(count, len(left)))
+
+
+def _shared(left: list[Bucket], source: Source, options: InferConfig, count: int) -> Iterator[tuple[int, Answers]]:
+    """The buckets over ``count`` processes, each taking the next when it has done one."""
+    context: Any = multiprocessing.get_context(elastic.method(detect()))
+    todo, done = context.Queue(), context.Queue()
+    for item in [*left, *[None] * count]:
+        todo.put(item)
+    members = [
+        context.Process(target=_member, args=(rank, count, source, options, todo, done), daemon=True)
+        for rank in range(count)
+    ]
+    for member in members:
+        member.start()
+    try:
+        for _ in left:
+            yield _next(done, members)
+        for member in members:
+            member.join()
+    finally:
+        for member in members:
+            member.terminate()
+
+
+def _next(done: Any, members: list[Any]) -> tuple[int, Answers]:
+    """The next bucket that is done.
+
+    Raises:
+        RunFailed: a process ended, or told why it cannot go on.
+    """
+    while True:
+        for rank, member in enumerate(members):
+            if member.exitcode not in (None, 0):
+                raise RunFailed(f"process {rank} {_ended(member.exitcode)}; the same command goes on from where it was")
+        try:
+            found = done.get(timeout=1)
+        except queue.Empty:
+            continue
+        if isinstance(found, str):
+            raise RunFailed(f"{found}; the same command goes on from where it was")
+        number, answers = found
+        return int(number), answers
+
+
+def _ended(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+
+
+def _member(rank: int, count: int, source: Source, options: InferConfig, todo: Any, done: Any) -> None:
+    """A process: answers buckets until there are no more."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
+    try:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // count))
+        if options.device != "cpu" and torch.cuda.is_available():
+            options = dataclasses.replace(options, device=f"cuda:{rank}")
+        loaded = load([source], options, Console(quiet=True))
+        while (bucket := todo.get()) is not None:
+            done.put((bucket[0], answer_bucket(loaded, bucket, options)))
+    except Exception as error:
+        done.put(f"process {rank}: {' '.join(f'{type(error).__name__}: {error}'.split())}")

@@ -1,0 +1,162 @@
+"""The README.md of an exported folder: what was trained on what, how it scored, and how to use it. No torch."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hydraft.config.choices import ExportKind, LoraMethod
+from hydraft.config.schema import Config, load_config
+from hydraft.infer.source import Kind, Source
+from hydraft.system.version import __version__
+
+
+def commands(source: Source, kind: ExportKind, target: Path, base: str) -> list[tuple[str, str]]:
+    """How the folder is used elsewhere: (what it is, the command)."""
+    if kind is ExportKind.merged:
+        return [
+            ("serve it", f"vllm serve {target} --served-model-name {target.name}"),
+            (
+                "as GGUF, by llama.cpp's converter",
+                f"python convert_hf_to_gguf.py {target} --outfile {target.name}.gguf",
+            ),
+        ]
+    settings = json.loads((source.folder / "adapter_config.json").read_text(encoding="utf-8"))
+    rank = next((size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= int(settings.get("r", 8))), 512)
+    if settings.get("use_dora"):
+        return [
+            (
+                "a DoRA adapter, which vLLM does not take; merged it does",
+                f"python infer.py mode=export run={source.folder} output=…",
+            )
+        ]
+    return [
+        (
+            "serve it over its base",
+            f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {target.name}={target}",
+        )
+    ]
+
+
+def card(source: Source, kind: ExportKind, target: Path, base: str, apart: dict[str, float] | None) -> str:
+    """The text."""
+    parts = [_head(kind, base), f"# {target.name}", _what(source, kind, base)]
+    if source.run is not None:
+        config = load_config(source.run / "config.yaml")
+        parts += [_data(config), _config(config), _scores(source.run), _plan(source.run), _command(source.run)]
+    if apart is not None:
+        parts.append("## How near the merged weights are\n\n" + nearness(apart))
+    used = "\n".join(f"# {what}\n{command}" for what, command in commands(source, kind, Path(target.name), base))
+    parts.append(f"## Use\n\n```bash\n{used}\n```")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def nearness(apart: dict[str, float]) -> str:
+    """``merge.difference`` in words."""
+    return (
+        f"logits of the merged model and of the trained one: {apart['logit_max']:.2g} apart at most, {apart['logit_mean']:.2g} in the mean, "
+        f"the same likeliest token at {apart['same_token']:.1%} of {apart['places']:.0f} places"
+    )
+
+
+def _head(kind: ExportKind, base: str) -> str:
+    library = "peft" if kind is ExportKind.adapter else "transformers"
+    named = [f"base_model: {json.dumps(base)}"] if not Path(base).is_absolute() else []
+    return "\n".join(
+        ["---", f"library_name: {library}", "pipeline_tag: text-generation", *named, "tags: [hydraft]", "---"]
+    )
+
+
+def _what(source: Source, kind: ExportKind, base: str) -> str:
+    name = source.base_name or Path(base).name
+    what = (
+        "the adapter alone"
+        if kind is ExportKind.adapter
+        else "whole weights, the adapter merged in"
+        if source.kind is Kind.adapter
+        else "whole weights"
+    )
+    return f"{name}, fine-tuned with hydraft {__version__}: {what}."
+
+
+def _data(config: Config) -> str:
+    data = config.data
+    rows = [f"trained on `{_short(data.train)}`", *(f"mixed with `{_short(entry)}`" for entry in data.mix)]
+    if data.only:
+        rows.append(f"the tasks {', '.join(data.only)} alone")
+    if data.eval:
+        rows.append(f"scored on `{_short(data.eval)}`")
+    rows.append(
+        f"at most {data.max_length} tokens a record, asked through "
+        + ("the model's chat template" if data.template == "chat" else f"`{data.template!r}`")
+    )
+    return "## Data\n\n" + "\n".join(f"- {row}" for row in rows)
+
+
+def _short(path: str) -> str:
+    """A file by its name, without the folders of the machine that it was on; a hub name as it is."""
+    return Path(path).name if Path(path).is_absolute() else path
+
+
+def _config(config: Config) -> str:
+    lora, train = config.lora, config.train
+    method = (
+        "every weight"
+        if lora.method is LoraMethod.none
+        else f"{lora.method.value}, r {lora.r}, alpha {lora.alpha:g}, on {', '.join(lora.target_modules)}"
+    )
+    rows = [
+        ("trained", method),
+        ("base weights", config.quant.kind.value if config.quant.kind.value != "none" else "unquantised"),
+        ("learning rate", f"{train.learning_rate:g}, {train.scheduler.value}"),
+        ("global batch", f"{config.global_batch_size} records"),
+        ("length", f"{train.max_steps} steps" if train.max_steps else f"{train.epochs:g} epochs"),
+        ("precision", train.precision.value),
+        ("ranks", f"{config.world_size}, ZeRO-{config.zero.stage}"),
+        ("seed", str(config.seed)),
+    ]
+    return "## Config\n\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
+
+
+def _scores(run: Path) -> str:
+    result = _read(run / "result.json")
+    before, after = result.get("before") or {}, result.get("after") or {}
+    rows = [
+        f"| {name.replace('_', ' ')} | {_number(before.get(name))} | {_number(value)} |"
+        for name, value in after.items()
+    ]
+    if not rows:
+        return ""
+    return "## Scores\n\n| held-out | before | after |\n|---|---|---|\n" + "\n".join(rows)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, (int, float)) else "–"
+
+
+def _plan(run: Path) -> str:
+    plan = _read(run / "plan.json")
+    rows = [
+        f"- {name.replace('_', ' ')}: {value:,}"
+        for name, value in plan.items()
+        if isinstance(value, int) and not isinstance(value, bool)
+    ]
+    return "## Plan\n\n" + "\n".join(rows) if rows else ""
+
+
+def _command(run: Path) -> str:
+    environment = _read(run / "environment.json")
+    words = [str(word) for word in environment.get("command") or []]
+    if not words:
+        return ""
+    typed = " ".join([Path(words[0]).name, *(word for word in words[1:] if not word.startswith("hydra."))])
+    versions = ", ".join(
+        f"{name} {version}" for name, version in (environment.get("packages") or {}).items() if version
+    )
+    return f"## Command\n\n```bash\npython {typed}\n```\n\n{versions}"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}

@@ -1,0 +1,59 @@
+"""Native weights back in the layout that ChatGLM2 was published in: the conversion's own rules, read backwards."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from hydraft.models.convert import shards
+from hydraft.models.convert.mapping import Plan, make_plan
+from hydraft.models.families.registry import published_config
+from hydraft.system.files import write_json
+
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+WEIGHTS = (".bin", ".safetensors")
+
+
+def publish(tensors: Mapping[str, torch.Tensor], source: Path, folder: Path) -> None:
+    """Write native ``tensors`` to ``folder`` as the published checkpoint ``source`` has its own; all else is copied from there.
+
+    Tensors that the native model has no use for are copied too. Shards are the source's, as safetensors.
+    """
+    plan = make_plan(source)
+    rules = plan.family.rules(plan.published)
+    files, _ = shards.files(source)
+    placed: dict[str, str] = {}
+    for number, file in enumerate(files, 1):
+        name = "model.safetensors" if len(files) == 1 else f"model-{number:05d}-of-{len(files):05d}.safetensors"
+        with shards.opened(source / file) as shard:
+            made = {
+                key: _stacked(rules[key].parts, tensors) if key in rules else shard.read(key) for key in shard.names
+            }
+            order = sorted(made, key=lambda key: -made[key].element_size())  # wide types first: all stay aligned
+            layout = {key: shards.described(made[key]) for key in order}
+            shards.write(folder / name, layout, (made[key] for key in order), lambda _: None)
+        placed |= dict.fromkeys(order, name)
+    if len(files) > 1:
+        total = sum((folder / name).stat().st_size for name in set(placed.values()))
+        write_json(folder / SAFETENSORS_INDEX, {"metadata": {"total_size": total}, "weight_map": placed})
+    _copy_the_rest(plan, next(iter(tensors.values())).dtype, folder)
+
+
+def _stacked(parts: tuple, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:  # type: ignore[type-arg]
+    """A published tensor (N, …) from its native ones, on top of each other."""
+    ordered = sorted(parts, key=lambda part: (part.rows or (0, 0))[0])
+    assert not any(part.unit_rows for part in ordered), "scaled rows have no way back"
+    found = [tensors[part.name].detach().cpu() for part in ordered]
+    return (found[0] if len(found) == 1 else torch.cat(found)).contiguous()
+
+
+def _copy_the_rest(plan: Plan, dtype: torch.dtype, folder: Path) -> None:
+    for file in plan.source.iterdir():
+        named_for_weights = file.suffix in WEIGHTS or file.name.endswith(".index.json")
+        if file.is_file() and not named_for_weights and not file.name.startswith(".") and file.name != "README.md":
+            shutil.copyfile(file, folder / file.name)
+    config = published_config(plan.source)
+    kept = {**config, "torch_dtype": str(dtype).removeprefix("torch.")}
+    (folder / "config.json").write_text(json.dumps(kept, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,249 @@
+"""What ``run=`` means: a run, an adapter or a model, seen from the files alone. No torch."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from hydraft.config.choices import Init, Precision, QuantKind
+from hydraft.config.infer import InferConfig
+from hydraft.config.schema import Config, ModelConfig, QuantConfig, load_config
+from hydraft.errors import ConfigError
+from hydraft.infer import adapters
+from hydraft.infer.source import ADAPTER, Kind, Source
+from hydraft.models import base_identity, prepare
+from hydraft.models.families.registry import family_of, published_config
+from hydraft.runs import run_folder
+
+ADAPTER_CONFIG = "adapter_config.json"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def find(options: InferConfig) -> list[Source]:
+    """Everything that ``run=`` names, the first one first; several are adapters of one base.
+
+    Raises:
+        ConfigError: nothing is there, it is not whole, it is a pickle, or it does not fit its base or its neighbours.
+    """
+    given = options.run
+    if isinstance(given, Mapping):
+        named = {str(name): str(place) for name, place in given.items()}
+        sources = [_settled(place, options, name) for name, place in named.items()]
+    else:
+        places = [str(place) for place in given] if isinstance(given, (list, tuple)) else [str(given)]
+        sources = [_settled(place, options, None) for place in places]
+        adapters.tell_apart(sources)
+    if not sources:
+        raise ConfigError("run=[]: names nothing; give run=last, or a run's folder")
+    adapters.check_together(sources)
+    names = [source.name for source in sources]
+    if options.adapter is not None and options.adapter not in names:
+        raise ConfigError(f"adapter={options.adapter}: not among those of run ({', '.join(names)})")
+    return sources
+
+
+def _settled(place: str, options: InferConfig, name: str | None) -> Source:
+    """One place, with what the command line says of it."""
+    source = look(place)
+    source.name = name or source.name
+    if options.base is not None:
+        if source.kind is Kind.model:
+            raise ConfigError(f"base={options.base}: {source.folder} is a whole model, which needs none: leave it away")
+        source.model = ModelConfig(name=Path(options.base).name, path=options.base, dtype=source.model.dtype)
+    if options.revision is not None:
+        source.model.revision = options.revision
+    if options.quant.kind is not None:
+        source.quant = QuantConfig(options.quant.kind, options.quant.double_quant)
+    if options.dtype is not Precision.auto:
+        source.precision, source.model.dtype = options.dtype, Precision.auto
+    if options.template is not None:
+        source.template = options.template
+    _check_code(source.model, options.trust_remote_code)
+    check_base(source, options.other_base)
+    return source
+
+
+def look(place: str) -> Source:
+    """What stands in the folder ``place``, or in the newest run for ``last``.
+
+    Raises:
+        ConfigError: it is none of the things that can be used.
+    """
+    folder = run_folder.find("last") if place == "last" else Path(place).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(f"run={place}: no such folder")
+    run = folder if (folder / "config.yaml").is_file() else None
+    if run is not None:
+        inside = [run / "model", run / "adapter"]
+        folder = next((part for part in inside if part.is_dir()), folder)
+        if folder is run:
+            raise ConfigError(f"run={place}: it saved no adapter ({_status(run)})")
+    else:
+        run = next((up for up in (folder.parent, folder.parent.parent) if (up / "config.yaml").is_file()), None)
+    if (folder / ADAPTER_CONFIG).is_file():
+        return _adapter(folder, run)
+    if (folder / "config.json").is_file():
+        return _model(folder, run)
+    _refuse_pickles(folder, ())
+    raise ConfigError(
+        f"run={place}: not a run's folder (config.yaml), an adapter's (adapter_config.json) or a model's (config.json)"
+    )
+
+
+def _adapter(folder: Path, run: Path | None) -> Source:
+    if not (folder / ADAPTER).is_file():
+        _refuse_pickles(folder, ())
+        raise ConfigError(f"run={folder}: no {ADAPTER} in it")
+    known = _origin(folder, run)
+    if known is not None:
+        return _described(Kind.adapter, folder, run, known)
+    try:
+        settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        base = str(settings.get("base_model_name_or_path") or "")
+    except (OSError, ValueError, AttributeError):
+        raise ConfigError(f"run={folder}: its {ADAPTER_CONFIG} is no adapter's") from None
+    model = ModelConfig(name=Path(base).name, path=base, revision=settings.get("revision"))
+    notice = (
+        f"{folder}: does not say which base it was trained on but by its name ({base or 'none'}); nothing was compared"
+    )
+    return Source(
+        Kind.adapter, folder, _name(folder, run), model, QuantConfig(), Precision.auto, "chat", notices=[notice]
+    )
+
+
+def _model(folder: Path, run: Path | None) -> Source:
+    _refuse_pickles(folder, ("*.safetensors",))
+    itself = ModelConfig(name=_name(folder, run), path=str(folder))
+    known = _origin(folder, run) if run is not None or (folder / base_identity.NAME).is_file() else None
+    if known is None:
+        return Source(Kind.model, folder, itself.name, itself, QuantConfig(), Precision.auto, "chat", run=run)
+    source = _described(Kind.model, folder, run, known)
+    source.origin, source.model, source.quant = source.model, itself, QuantConfig()
+    source.notices = []
+    return source
+
+
+def _described(kind: Kind, folder: Path, run: Path | None, known: dict[str, Any]) -> Source:
+    try:
+        model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), known["model"]))
+        assert isinstance(model, ModelConfig)
+        source = Source(
+            kind,
+            folder,
+            _name(folder, run),
+            model,
+            QuantConfig(QuantKind(known["quant"]["kind"]), bool(known["quant"]["double_quant"])),
+            Precision(known["precision"]),
+            str(known["template"]),
+            known["max_length"],
+            known["seed"],
+            base_sha256=known["base"]["sha256"],
+            base_name=known["base"]["name"],
+            run=run,
+        )
+    except Exception as error:
+        raise ConfigError(
+            f"{folder / base_identity.NAME}: not what hydraft wrote ({str(error).splitlines()[0]})"
+        ) from error
+    if kind is Kind.adapter and source.base_sha256 is None:
+        source.notices.append(f"{folder}: recorded no hash of its base, so only its shapes can be compared")
+    return source
+
+
+def _origin(folder: Path, run: Path | None) -> dict[str, Any] | None:
+    """What the folder says of itself, else what its run does; None for what was made elsewhere."""
+    file = folder / base_identity.NAME
+    if file.is_file():
+        try:
+            return dict(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            raise ConfigError(f"{file}: damaged; it says which base belongs to what stands beside it") from None
+    if run is None:
+        return None
+    config: Config = load_config(run / "config.yaml")
+    known = base_identity.of(config)
+    known["base"]["sha256"] = None  # what is there now need not be what was there then
+    return known
+
+
+def _name(folder: Path, run: Path | None) -> str:
+    """Short and telling: the run's own name, with the checkpoint's where it is one."""
+    folder = folder.resolve()
+    if run is None:
+        return folder.name
+    run = run.resolve()
+    return run.name if folder.parent == run else f"{run.name}-{folder.name}"
+
+
+def _check_code(model: ModelConfig, trusted: bool) -> None:
+    """Code that comes with a checkpoint runs where this command line says so, and then only code that cannot change.
+
+    A run's config.yaml may come from anyone, so what it says of trust does not count here.
+    """
+    if model.trust_remote_code and not trusted:
+        raise ConfigError(
+            f"model.path={model.path}: was trained with code that comes with it; to run that here give trust_remote_code=true"
+        )
+    model.trust_remote_code = trusted
+    prepare.check_code(model, "revision")
+
+
+def check_base(source: Source, other_base: bool) -> None:
+    """Refuse a base that is not the one the adapter was trained on, or is not there.
+
+    Raises:
+        ConfigError: names both.
+    """
+    if source.kind is Kind.model:
+        return
+    model = source.model
+    if not model.path:
+        raise ConfigError(f"run={source.folder}: says nothing of its base; give base=<folder or hub name>")
+    place = Path(model.path).expanduser()
+    if (
+        not place.is_dir()
+        and (place.is_absolute() or model.path.startswith((".", "~")))
+        and model.init is Init.pretrained
+    ):
+        raise ConfigError(
+            f"run={source.folder}: its base {model.path} is not there any more; give base=<where it is now>"
+        )
+    try:
+        prepare.check(model)
+        if place.is_dir() and model.init is Init.pretrained and family_of(published_config(place)) is None:
+            _refuse_pickles(place, ("*.safetensors",))
+    except ConfigError as error:
+        raise ConfigError(f"base={model.path}: {str(error).removeprefix(f'model.path={model.path}: ')}") from None
+    if source.base_sha256 is None or other_base:
+        return
+    found = base_identity.fingerprint(model, source.seed)
+    if found is not None and found != source.base_sha256:
+        raise ConfigError(
+            f"run={source.folder}: was trained on {source.base_name} (sha256 {source.base_sha256[:12]}), and {model.path} is another "
+            f"model (sha256 {found[:12]}): give base=<the one it was trained on>, or other_base=true if you know better"
+        )
+
+
+def _refuse_pickles(folder: Path, wanted: tuple[str, ...]) -> None:
+    """Refuse a folder whose weights are pickles, which may hold code; with ``wanted`` files beside them they are not read."""
+    if any(any(folder.glob(pattern)) for pattern in wanted):
+        return
+    pickles = sorted(
+        file.name for file in folder.iterdir() if file.suffix in PICKLES and file.name != "training_args.bin"
+    )
+    if pickles:
+        raise ConfigError(
+            f"{folder / pickles[0]}: is a pickle, which may hold code, and is not opened; have its weights as .safetensors"
+        )
+    if wanted:
+        raise ConfigError(f"{folder}: no weights in it (*.safetensors)")
+
+
+def _status(run: Path) -> str:
+    file = run / "result.json"
+    if not file.exists():
+        return "it has not ended"
+    result = json.loads(file.read_text(encoding="utf-8"))
+    return f"status {result.get('status')}" + (f", {result['error']['cause']}" if result.get("error") else "")

@@ -1,0 +1,15 @@
+"""An OpenAI-compatible server: requests run batched together, the base and its adapters in one batch. No torch here."""
+
+from hydraft.config.infer import InferConfig
+from hydraft.infer.serve.listen import api_key, listen
+from hydraft.infer.source import Source
+
+
+def run(sources: list[Source], options: InferConfig) -> None:
+    """mode=serve, until SIGTERM or Ctrl-C. The port is taken before anything is loaded."""
+    key = api_key(options.serve)
+    with listen(options.serve, key) as listener:
+        from hydraft.infer.load import load
+        from hydraft.infer.serve.server import serve
+
+        serve(load(sources, options), options.serve, listener, key)

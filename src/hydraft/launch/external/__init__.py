@@ -1,0 +1,1 @@
+"""Ranks that torchrun, deepspeed, accelerate or srun started."""

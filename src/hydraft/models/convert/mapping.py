@@ -1,0 +1,114 @@
+"""Which native shards a published checkpoint becomes: the family found, its rules held against what is there."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from hydraft.errors import ConfigError
+from hydraft.models.convert import shards
+from hydraft.models.families.layout import Part, Rule, assign
+from hydraft.models.families.registry import FAMILIES, family_of, published_config
+from hydraft.system.version import __version__
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Output:
+    """A native shard: where it comes from, and what stands in it, in order."""
+
+    name: str
+    source: str
+    parts: list[tuple[str, Part]]
+    """Published tensor, and what is taken from it."""
+    layout: dict[str, shards.Tensor]
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.bytes for tensor in self.layout.values())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A conversion, before a byte is written."""
+
+    source: Path
+    family: ModuleType
+    published: dict[str, Any]
+    """The published config.json."""
+    native: dict[str, Any]
+    """The arguments of the native config."""
+    outputs: list[Output]
+    dropped: list[str]
+    inputs: list[str]
+    """Every source file that is read."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with whatever changes the shards, but for the numbers in them."""
+        layout = [
+            [o.name, o.source, [[name, str(part)] for name, part in o.parts], str(o.layout)] for o in self.outputs
+        ]
+        return hashlib.sha256(json.dumps([__version__, self.native, layout], sort_keys=True).encode()).hexdigest()
+
+
+def make_plan(source: Path) -> Plan:
+    """Read what the source says of itself (config and headers, no weights) and hold it against its family.
+
+    Raises:
+        ConfigError: the source is of no known family, an unsupported variant, or not whole.
+    """
+    published = published_config(source)
+    family = family_of(published)
+    if family is None:
+        raise ConfigError(
+            f"{source}: model_type={published.get('model_type')} is none of {', '.join(f.NAME for f in FAMILIES)}; "
+            "what transformers loads as it is needs no conversion"
+        )
+    family.refuse(published, source)
+    rules: dict[str, Rule] = family.rules(published)
+    if not (source / "tokenizer.model").is_file():
+        raise ConfigError(f"{source}: tokenizer.model is missing")
+    names, placed = shards.files(source)
+    headers = {name: shards.header(source / name) for name in names}
+    if placed is not None:
+        found = {tensor: name for name, tensors in headers.items() for tensor in tensors}
+        if wrong := sorted(name for name in placed.keys() | found.keys() if placed.get(name) != found.get(name)):
+            raise ConfigError(
+                f"{source}: the index has {wrong[0]} in {placed.get(wrong[0])}, it is in {found.get(wrong[0])}"
+            )
+    there = ((file, name, tensor.shape) for file, tensors in headers.items() for name, tensor in tensors.items())
+    used, dropped = assign(rules, family.DROPPED, there)
+    outputs = [_output(file, used[file], rules, headers[file], place, len(used)) for place, file in enumerate(used, 1)]
+    inputs = [*names, "config.json", "tokenizer.model"]
+    return Plan(source, family, published, family.native_config(published), outputs, dropped, inputs)
+
+
+def _output(
+    file: str, used: list[str], rules: Mapping[str, Rule], header: Mapping[str, shards.Tensor], place: int, count: int
+) -> Output:
+    parts = [(name, part) for name in used for part in rules[name].parts]
+    parts.sort(key=lambda pair: -shards.SIZES[header[pair[0]].dtype])  # wide types first: all stay aligned
+    layout = {part.name: shards.Tensor(header[name].dtype, rules[name].shape_of(part)) for name, part in parts}
+    return Output(f"model-{place:05d}-of-{count:05d}.safetensors", file, parts, layout)
+
+
+def take(tensor: "torch.Tensor", part: Part) -> "torch.Tensor":
+    """A native tensor out of its published one (N, …)."""
+    import torch
+    from torch.nn.functional import normalize
+
+    if part.rows is not None:
+        tensor = tensor[part.rows[0] : part.rows[1]]
+    if not part.unit_rows:
+        return tensor
+    made = torch.empty_like(tensor)
+    for start in range(0, len(tensor), 4096):  # the fp32 copy stays small beside the shard
+        rows = slice(start, start + 4096)
+        made[rows] = normalize(tensor[rows].float(), dim=-1).to(tensor.dtype)
+    return made

@@ -1,0 +1,107 @@
+"""A SentencePiece BPE model (``tokenizer.model``) as a fast tokenizer of the ``tokenizers`` library, id for id.
+
+SentencePiece (Kudo and Richardson 2018, arXiv:1808.06226) joins, again and again, the neighbouring symbols whose
+concatenation is the piece of highest score; ``tokenizers`` joins the pair of lowest rank. So every way to split a piece into
+two pieces is a merge, ranked by the score of what it makes. What no piece covers becomes its UTF-8 bytes.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
+
+from hydraft.errors import ConfigError
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+"""``SentencePiece.Type`` of sentencepiece_model.proto."""
+BPE = 2
+"""``TrainerSpec.ModelType`` of the same file."""
+SPACE = "▁"
+"""What SentencePiece writes for a space."""
+
+
+def read(path: Path) -> Any:
+    """The ``ModelProto`` in ``path``.
+
+    Raises:
+        ConfigError: the file is missing, no SentencePiece model, or of a kind that ``build`` cannot reproduce.
+    """
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2
+
+    if not path.is_file():
+        raise ConfigError(f"{path}: missing; the published checkpoint has it")
+    model = sentencepiece_model_pb2.ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except DecodeError:
+        raise ConfigError(f"{path}: no SentencePiece model (truncated, or a Git LFS pointer?)") from None
+    if reason := _unsupported(model):
+        raise ConfigError(f"{path}: {reason}, so the fast tokenizer could not give the same ids")
+    return model
+
+
+def _unsupported(model: Any) -> str | None:
+    """Why ``build`` could not reproduce this model, if so."""
+    normalizer, trainer = model.normalizer_spec, model.trainer_spec
+    pieces = [piece.piece for piece in model.pieces]
+    count = {kind: sum(piece.type == kind for piece in model.pieces) for kind in (UNKNOWN, UNUSED, BYTE)}
+    reasons = {
+        "it is not BPE": trainer.model_type != BPE,
+        "it normalises text": bool(normalizer.precompiled_charsmap),
+        "it removes spaces": normalizer.remove_extra_whitespaces,
+        "it leaves spaces as they are": not normalizer.escape_whitespaces,
+        "it writes spaces behind words": trainer.treat_whitespace_as_suffix,
+        "it has no byte fallback": not trainer.byte_fallback or count[BYTE] != 256,
+        "it has pieces marked unused": count[UNUSED] > 0,
+        "it has not one piece for the unknown": count[UNKNOWN] != 1,
+        "two of its pieces are the same": len(set(pieces)) < len(pieces),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def merges(model: Any) -> list[tuple[str, str]]:
+    """Every split of a piece into two pieces, best score first (scores need not follow the ids)."""
+    normal = [(piece.piece, piece.score) for piece in model.pieces if piece.type == NORMAL]
+    known = {text for text, _ in normal}
+    ranked = sorted(normal, key=lambda entry: -entry[1])  # stable: of equal scores, the lower id first
+    splits = ((text[:cut], text[cut:]) for text, _ in ranked for cut in range(1, len(text)))
+    return [(left, right) for left, right in splits if left in known and right in known]
+
+
+def build(model: Any) -> Tokenizer:
+    """The fast tokenizer of a model that ``read`` gave.
+
+    Pieces that the model's makers defined are found before anything is joined. SentencePiece looks for them in the text
+    with its spaces rewritten, hence ``normalized=True``.
+
+    Decoding gives back what SentencePiece gives for whatever it encoded; bytes that are no UTF-8 (from a model that broke
+    off inside a character, say) may come out as one more or one fewer replacement character.
+
+    One text comes out otherwise: where a space is put ahead (``add_dummy_prefix``), one that is nothing but a defined
+    piece goes without it, since the library passes those pieces themselves through the same normalizer.
+    """
+    vocabulary = {piece.piece: index for index, piece in enumerate(model.pieces)}
+    unknown = next(piece.piece for piece in model.pieces if piece.type == UNKNOWN)
+    defined = [piece.piece for piece in model.pieces if piece.type == USER_DEFINED]
+    fast = Tokenizer(
+        models.BPE(vocab=vocabulary, merges=merges(model), unk_token=unknown, fuse_unk=True, byte_fallback=True)
+    )
+    steps = [normalizers.Replace(" ", SPACE)]
+    ends = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if model.normalizer_spec.add_dummy_prefix:
+        steps.append(_prefix(defined))
+        ends.append(decoders.Strip(" ", 1, 0))
+    fast.normalizer = normalizers.Sequence(steps)
+    fast.decoder = decoders.Sequence(ends)
+    fast.add_tokens([AddedToken(text, normalized=True, special=False) for text in defined])
+    return fast
+
+
+def _prefix(defined: list[str]) -> Any:
+    """Puts a space ahead of a text, but not of a defined piece by itself."""
+    if not defined:
+        return normalizers.Prepend(SPACE)
+    pieces = "|".join(re.escape(text) for text in defined)
+    return normalizers.Replace(Regex(rf"\A(?!(?:{pieces})\z)(?=[\s\S])"), SPACE)

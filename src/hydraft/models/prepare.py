@@ -1,0 +1,232 @@
+"""The model section to a folder that transformers loads: converted, or drawn at random, on first use. No torch at module level.
+
+What is made stands in the cache under a name that hashes all that it depends on, and only when it is whole; so whoever finds
+it there may use it, ranks and later runs among them.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from hydraft.config.choices import Init, Scale
+from hydraft.config.schema import ModelConfig
+from hydraft.errors import ConfigError
+from hydraft.models import shapes
+from hydraft.models.families.registry import family_of, published_config
+from hydraft.system import files
+from hydraft.system.source_tree import TINY
+from hydraft.system.version import __version__
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+HUB_FILES = ["*.safetensors", "*.bin", "*.json", "tokenizer.model", "tokenization_*.py"]
+"""What a conversion needs of a checkpoint on the hub."""
+
+
+def check(model: ModelConfig) -> None:
+    """Refuse a model that is not there, not whole, or cannot be converted; a hub name is left to the hub.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    check_code(model)
+    folder = Path(model.path).expanduser()
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise ConfigError(f"model.path={model.path}: not a model folder (no config.json in it)")
+    shapes.check_size(model)
+    if model.init is Init.random:
+        if not folder.exists() and model.shape is None:
+            raise ConfigError(
+                f"model.init=random: nothing says what shape {model.path} has: name a folder with a config.json in it, "
+                "or a model with sizes, such as model=qwen"
+            )
+        return
+    if not folder.exists():
+        if model.path.startswith((".", "/", "~")) or model.path.count("/") != 1:
+            raise ConfigError(f"model.path={model.path}: no such folder")
+        return
+    kinds = {file.suffix: file.name for file in folder.iterdir() if file.suffix in (".safetensors", ".bin")}
+    if not kinds:
+        raise ConfigError(
+            f"model.path={model.path}: no weights in it (*.safetensors); model.init=random starts without any"
+        )
+    if ".safetensors" not in kinds and family_of(published_config(folder)) is None:  # conversions open pickles warily
+        raise ConfigError(
+            f"model.path={model.path}: {kinds['.bin']} is a pickle, which may hold code, and is not opened; have its weights as .safetensors"
+        )
+
+
+def check_code(model: ModelConfig, setting: str = "model.revision") -> None:
+    """Refuse to run a checkpoint's own code that may become other code: what is trusted has to stay what it is.
+
+    Raises:
+        ConfigError: names ``setting``, which pins a hub's model.
+    """
+    if not model.trust_remote_code:
+        return
+    folder = Path(model.path).expanduser()
+    if not folder.is_dir():
+        if not re.fullmatch(r"[0-9a-f]{40}", model.revision or ""):
+            raise ConfigError(
+                f"trust_remote_code=true: the code of {model.path} may change on the hub; pin it: {setting}=<a commit's 40 hex digits>"
+            )
+        return
+    for file in (folder / "config.json", folder / "tokenizer_config.json"):
+        if file.is_file() and (elsewhere := re.search(r'"([^"\s]+/[^"\s]+)--', file.read_text(encoding="utf-8"))):
+            raise ConfigError(
+                f"trust_remote_code=true: {file} takes its code from {elsewhere[1]} on the hub, where it may change: have the code in the folder"
+            )
+
+
+def native(model: ModelConfig, seed: int, console: Console | None = None) -> ModelConfig:
+    """The section with ``path`` at a folder (or hub name) that transformers loads as it is.
+
+    A hub name is taken at the revision that the hub's cache has; only what is missing there is asked for. Progress and
+    what is done are shown on ``console``.
+
+    Raises:
+        ConfigError: the checkpoint cannot be had or converted, or the disk is full.
+    """
+    console = console or Console(stderr=True)
+    if model.init is Init.random:
+        return dataclasses.replace(model, path=str(_random(model, seed, console)), init=Init.pretrained, revision=None)
+    source = _published(model, console)
+    if source is None:
+        return model
+    return dataclasses.replace(model, path=str(_converted(source, console)), revision=None)
+
+
+def tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
+    """The tokenizer that the prepared model will have, without preparing the model."""
+    from hydraft.models.load import load_tokenizer
+
+    if model.init is Init.random:
+        return load_tokenizer(dataclasses.replace(model, path=str(_tokenizer_folder(model))))
+    source = _published(model, Console(stderr=True))
+    if source is None:
+        return load_tokenizer(model)
+    config = published_config(source)
+    family = family_of(config)
+    assert family is not None
+    made: PreTrainedTokenizerBase = family.tokenizer(source, config)
+    return made
+
+
+def _published(model: ModelConfig, console: Console) -> Path | None:
+    """The folder of a published checkpoint that has to be converted; None for what transformers loads as it is."""
+    folder = Path(model.path).expanduser()
+    if folder.is_dir():
+        return folder if family_of(published_config(folder)) else None
+    config = _hub_config(model)
+    if config is None or family_of(published_config(config.parent)) is None:
+        return None  # whatever else is wrong with the name, transformers will say it
+    if not _whole(config.parent):
+        from huggingface_hub import snapshot_download
+
+        console.print(f"{model.path}: downloading", highlight=False, soft_wrap=True)
+        try:
+            snapshot_download(model.path, revision=model.revision, allow_patterns=HUB_FILES)
+        except Exception as error:  # the hub's client raises a dozen kinds, none of them ours to mend
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ConfigError(f"model.path={model.path}: not to be had from the hub ({reason})") from error
+    return config.parent
+
+
+def _hub_config(model: ModelConfig) -> Path | None:
+    """The config.json of a hub name in the hub's cache, fetched where it is not there."""
+    from huggingface_hub import hf_hub_download
+
+    for here_alone in (True, False):
+        try:
+            return Path(
+                hf_hub_download(model.path, "config.json", revision=model.revision, local_files_only=here_alone)
+            )
+        except Exception:
+            continue
+    return None
+
+
+def _whole(snapshot: Path) -> bool:
+    from hydraft.models.convert import shards
+
+    try:
+        shards.files(snapshot)
+    except ConfigError:
+        return False
+    return (snapshot / "tokenizer.model").is_file()
+
+
+def _converted(source: Path, console: Console) -> Path:
+    """Where ``source`` stands converted."""
+    from hydraft.models.convert import shards
+
+    names = [*shards.files(source)[0], "config.json", "tokenizer.model"]
+    stats = [
+        (name, file.stat().st_size, file.stat().st_mtime_ns) for name in names if (file := source / name).is_file()
+    ]
+    target = _folder(source.resolve().name, [str(source.resolve()), stats])
+    with _alone(target, console) as missing:
+        if missing:
+            from hydraft.models.convert.convert import convert
+
+            console.print(f"{source}: converting it to {target}, once", highlight=False, soft_wrap=True)
+            convert(source, target, console)
+    return target
+
+
+def _tokenizer_folder(model: ModelConfig) -> Path:
+    """Random weights take the tokenizer of the folder that gives them their shape, or else the embedded model's."""
+    folder = Path(model.path).expanduser()
+    return folder if folder.is_dir() and family_of(published_config(folder)) is None else TINY
+
+
+def _random(model: ModelConfig, seed: int, console: Console) -> Path:
+    """Where random weights of this model's shape stand."""
+    shape = shapes.local_config(model)
+    if shape is None:
+        assert model.shape is not None  # see check
+        shape = shapes.native_config(model.shape)
+    words = _tokenizer_folder(model)
+    tiny = model.scale is Scale.tiny
+    target = _folder(f"random-{model.name}", [shape, tiny, seed, str(words)])
+    with _alone(target, console) as missing:
+        if missing:
+            from hydraft.models.random_weights import write
+
+            with files.staged_folder(target) as staging:
+                write(shape, words, tiny, seed, staging, console)
+    return target
+
+
+def _folder(name: str, depends_on: list[Any]) -> Path:
+    key = hashlib.sha256(json.dumps([__version__, *depends_on], sort_keys=True).encode()).hexdigest()[:16]
+    return files.cache_folder("models") / f"{name}-{key}"
+
+
+@contextmanager
+def _alone(target: Path, console: Console) -> Iterator[bool]:
+    """Whether ``target`` is still missing; while it is, no one else makes it."""
+    if target.is_dir():
+        yield False
+        return
+    from filelock import FileLock, Timeout
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{target}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        console.print(f"waiting for another run that makes {target}", highlight=False, soft_wrap=True)
+        lock.acquire()
+    try:
+        yield not target.is_dir()
+    finally:
+        lock.release()

@@ -1,0 +1,102 @@
+"""What each ZeRO stage of DeepSpeed keeps on a rank for the weights that learn. No torch.
+
+ZeRO: Rajbhandari et al. 2019, arXiv:1910.02054, section 3.1: with 16-bit weights, Adam keeps 12 bytes a parameter (an fp32 copy and two
+moments), which stage 1 divides by the ranks; stage 2 divides the gradients too, stage 3 the weights. The rest is read from
+DeepSpeed 0.19.8 (runtime/zero/stage_1_and_2.py, stage3.py, runtime/fp16/unfused_optimizer.py).
+"""
+
+from dataclasses import dataclass
+
+from hydraft.config.choices import Offload
+from hydraft.config.schema import Config
+from hydraft.plan.memory_parts import Parts
+from hydraft.plan.parameters import Trained
+
+FALLBACK_BUCKET = 500_000_000
+"""Elements that stage 0 reduces at once (``buffered_allreduce_fallback``)."""
+
+
+@dataclass(frozen=True)
+class States:
+    """Bytes of one rank."""
+
+    device: Parts
+    host: Parts
+    """What is offloaded."""
+    step: int
+    """On the device while the optimizer steps: gradients in fp32."""
+
+
+def states(config: Config, learns: Trained, width: int, on_gpu: bool) -> States:
+    """What ``learns`` takes, with ``width`` bytes an element in the compute type.
+
+    ``device.weights`` is left to whoever counts the frozen ones; trained tensors of the model itself are in ``device.adapter``.
+    """
+    if config.zero.stage == 0:
+        return _whole(config, learns, width)
+    if config.zero.stage == 3:
+        return _stage3(config, learns, width, on_gpu)
+    return _stage12(config, learns, width, on_gpu)
+
+
+def pinned(size: int, config: Config, on_gpu: bool) -> int:
+    """Bytes of main memory that ``size`` offloaded ones take: torch pins powers of two (ATen/core/CachingHostAllocator.h)."""
+    if not (config.zero.pin_memory and on_gpu and size):
+        return size
+    return 1 << (size - 1).bit_length()
+
+
+def _whole(config: Config, learns: Trained, width: int) -> States:
+    """Stage 0: nothing is sharded. In fp32 torch's AdamW works on the weights themselves."""
+    count, ranks = learns.count, config.world_size
+    master = 4 * count if width < 4 else 0
+    flat = min(count, FALLBACK_BUCKET) * width if ranks > 1 else 0
+    device = Parts(adapter=count * width, gradients=count * width, optimizer=8 * count + master, buffers=flat)
+    return States(device, Parts(), step=master)
+
+
+def _stage12(config: Config, learns: Trained, width: int, on_gpu: bool) -> States:
+    """Stages 1 and 2: flat buffers, and an fp32 copy even of fp32 weights (``single_partition_of_fp32_groups`` is a clone)."""
+    zero, count, ranks = config.zero, learns.count, config.world_size
+    own = -(-count // (2 * ranks)) * 2  # aligned to 2 elements a rank (nccl_start_alignment_factor)
+    bucket = zero.reduce_bucket_size * width * (2 if zero.overlap_comm else 1) if zero.contiguous_gradients else 0
+    bucket = bucket if on_gpu else min(bucket, count * width)  # a CPU gives no memory to what is not touched
+    accumulates = config.train.gradient_accumulation_steps > 1
+    if zero.offload_optimizer is Offload.none:
+        gradients = own * width * (2 if accumulates else 1)
+        if zero.stage == 1:
+            gradients += count * width
+        device = Parts(adapter=count * width, gradients=gradients, optimizer=12 * own, buffers=bucket)
+        return States(device, Parts(), step=4 * own)
+    largest = max(learns.tensors) * width
+    device = Parts(adapter=count * width, buffers=bucket + largest)
+    kept = sum(pinned(-(-n // ranks) * width, config, on_gpu) for n in learns.tensors) if accumulates else 0
+    host = Parts(
+        optimizer=pinned(4 * own, config, on_gpu) + 8 * own,
+        gradients=pinned(4 * own, config, on_gpu) + kept,
+        buffers=pinned(own * width, config, on_gpu) + pinned(largest, config, on_gpu),
+    )
+    return States(device, host, step=0)
+
+
+def _stage3(config: Config, learns: Trained, width: int, on_gpu: bool) -> States:
+    """Stage 3: each tensor in slices; small ones stay whole beside their slices. Slices of fp32 have an fp32 copy too."""
+    zero, ranks = config.zero, config.world_size
+    own = sum(-(-n // ranks) for n in learns.tensors)
+    small = sum(n for n in learns.tensors if n <= zero.stage3_param_persistence_threshold) if ranks > 1 else 0
+    bucket = zero.reduce_bucket_size * width if zero.contiguous_gradients else 0
+    bucket = bucket if on_gpu else min(bucket, learns.count * width)
+    scattered = min(zero.reduce_bucket_size, learns.count) * width if ranks > 1 else 0
+    offloads, rests = zero.offload_optimizer is not Offload.none, zero.offload_param is not Offload.none
+    device = Parts(
+        adapter=(small + (0 if rests else own)) * width,
+        gradients=0 if offloads else own * width,
+        optimizer=0 if offloads else 12 * own,
+        buffers=bucket + scattered,
+    )
+    host = Parts(
+        adapter=pinned(own * width, config, on_gpu) if rests else 0,
+        gradients=pinned(own * width, config, on_gpu) + pinned(4 * own, config, on_gpu) if offloads else 0,
+        optimizer=12 * own if offloads else 0,
+    )
+    return States(device, host, step=0 if offloads else 4 * own)

@@ -1,0 +1,1 @@
+"""A run's folder, resuming a run, and consistency between hosts."""

@@ -1,0 +1,143 @@
+"""Going on with a run: its own saved config, and what may be changed in it. No torch."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from hydraft.config.choices import Launcher
+from hydraft.config.schema import Config, load_config
+from hydraft.config.train import AUTO
+from hydraft.errors import ConfigError
+from hydraft.runs import run_folder
+
+CHANGEABLE = (
+    "mode", "resume", "cluster", "zero", "tracker", "train.epochs", "train.max_steps", "train.log_every", "train.save",
+    "train.save_every", "train.save_minutes", "train.keep_last", "train.grace", "train.eval_every", "train.eval_loss_only",
+    "train.micro_batch_size",
+    "train.gradient_accumulation_steps", "train.gradient_checkpointing", "train.compile", "data.eval", "data.eval_limit",
+    "data.eval_max_new_tokens", "train.on_divergence", "train.loss_spike", "train.zero_grad_steps", "train.max_rewinds",
+    "train.auto_micro_batch", "kernels",
+)  # fmt: skip
+"""Settings, and groups of them, that leave the path of the training what it was, or only make it longer."""
+
+
+def merged(composed: DictConfig, overrides: list[str]) -> tuple[Config, Config, Path]:
+    """The config of the run that ``resume`` names, with the other overrides applied to it.
+
+    Args:
+        composed: what Hydra made of the command line.
+        overrides: the command line itself; a group (``zero=stage2``) brings its whole section.
+
+    Returns:
+        That config, the saved one, and the run's folder.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    folder = run_folder.find(str(composed.resume), "resume")
+    saved = load_config(folder / "config.yaml")
+    base = OmegaConf.structured(saved)
+    if saved.cluster.launcher is Launcher.joined:  # by whom this time is for this command to say
+        base.cluster.launcher = Launcher.auto
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0].partition("@")[0]
+        if key in ("resume", "experiment") or OmegaConf.select(composed, key, default=None) is None:
+            continue
+        value = OmegaConf.select(composed, key)
+        OmegaConf.update(
+            base, key, OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        )
+    config = OmegaConf.to_object(base)
+    assert isinstance(config, Config)
+    return config, saved, folder
+
+
+def changes(saved: Config, config: Config, folder: Path) -> list[str]:
+    """What differs from the saved config, a line each.
+
+    Raises:
+        ConfigError: something differs that a run cannot go on with.
+    """
+    changed = differences(saved, config)
+    for name, (before, after) in changed.items():
+        if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in CHANGEABLE):
+            raise ConfigError(
+                f"{name}={after}: {folder} was begun with {name}={before}, and cannot go on otherwise: start a new run"
+            )
+    if config.global_batch_size != saved.global_batch_size:
+        raise ConfigError(_batch(saved, config))
+    return [f"{name}={after} (was {before})" for name, (before, after) in changed.items()]
+
+
+def adopted(config: Config, folder: Path) -> Config:
+    """``config`` with what the run in ``folder`` has settled or changed: recomputation, steps it passes over, a smaller micro-batch."""
+    if not (folder / "config.yaml").exists():
+        return config
+    before = load_config(folder / "config.yaml").train
+    train = config.train
+    taken: dict[str, Any] = {}
+    if not train.pass_over:
+        taken["pass_over"] = before.pass_over
+    if train.gradient_checkpointing == AUTO:
+        taken["gradient_checkpointing"] = before.gradient_checkpointing
+    sizes = ("micro_batch_size", "gradient_accumulation_steps")
+    old, new = ([getattr(section, name) for name in sizes] for section in (before, train))
+    if train.auto_micro_batch and old[0] < new[0] and math.prod(old) == math.prod(new):
+        taken |= dict(zip(sizes, old, strict=True))
+    return dataclasses.replace(config, train=dataclasses.replace(train, **taken))
+
+
+def same(config: Config, folder: Path) -> bool:
+    """Whether ``folder`` holds a run of this very config; false if it holds none.
+
+    Raises:
+        ConfigError: it holds another run.
+    """
+    if not (folder / "config.yaml").exists():
+        return False
+    different = differences(load_config(folder / "config.yaml"), config)
+    if different:
+        name, (before, after) = next(iter(different.items()))
+        raise ConfigError(
+            f"hydra.run.dir={folder}: a run is in it already, with {name}={before} where {after} is asked for: name another "
+            f"folder, or go on with it: resume={folder}"
+        )
+    return True
+
+
+def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
+    """Every setting that differs, by its dotted name; sizes that were not chosen do not count."""
+    old, new = _flat(before), _flat(after)
+    return {
+        name: (old.get(name), new.get(name))
+        for name in old | new
+        if old.get(name) != new.get(name) and not name.startswith(("model.sizes.", "resume", "sweep."))
+    }
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+
+    def walk(value: Any, name: str) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                walk(item, f"{name}.{key}" if name else str(key))
+        else:
+            found[name] = getattr(value, "value", value)
+
+    walk(dataclasses.asdict(config), "")
+    return found
+
+
+def _batch(saved: Config, config: Config) -> str:
+    """What to change so that a global batch stays what it was."""
+    round_size = config.train.micro_batch_size * config.world_size
+    steps, rest = divmod(saved.global_batch_size, round_size)
+    hint = "use another cluster or train.micro_batch_size" if rest else f"use train.gradient_accumulation_steps={steps}"
+    return (
+        f"cluster={config.cluster.nodes}x{config.cluster.ranks_per_node}: the global batch would be {config.global_batch_size} "
+        f"records, and the run was begun with {saved.global_batch_size}: {hint}"
+    )

@@ -1,0 +1,155 @@
+"""A run's folder: what stands in it, and writing it so that no reader ever sees half a file. No torch.
+
+``config.yaml`` · ``plan.json`` · ``environment.json`` · ``metrics.jsonl`` · ``train.log`` · ``rank-N.log`` ·
+``checkpoints/`` · ``adapter/`` (or ``model/``) · ``loss.png`` · ``result.json``.
+"""
+
+import errno
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydraft.config.schema import Config, save_config
+from hydraft.errors import ConfigError
+from hydraft.system.files import version_of, write_json
+from hydraft.system.hardware import Hardware
+from hydraft.system.source_tree import ROOT
+
+if TYPE_CHECKING:
+    from hydraft.plan.plan import Plan
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "deepspeed",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+    "hydra-core",
+    "wandb",
+)
+
+
+def create(folder: Path, config: Config, plan: "Plan", hardware: Hardware | None) -> None:
+    """Claim ``folder`` for a run and write down what it is; ``hardware`` is None where it is not known yet.
+
+    Raises:
+        ConfigError: the folder already holds a run.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / "config.yaml").touch(exist_ok=False)  # the claim: one of two runs gets it
+    except FileExistsError:
+        raise ConfigError(f"hydra.run.dir={folder}: a run is in it already; name another folder") from None
+    describe(folder, config, plan, hardware)
+
+
+def describe(folder: Path, config: Config, plan: "Plan", hardware: Hardware | None) -> None:
+    """Write down what the run in ``folder`` is, or has become."""
+    staging = folder / ".config.yaml"
+    save_config(config, staging)
+    staging.replace(folder / "config.yaml")
+    write_json(folder / "plan.json", plan.to_dict())
+    write_json(folder / "environment.json", _environment(hardware))
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep every other process, on whatever host, from running the run in ``folder`` meanwhile.
+
+    The kernel lets go of ``.lock`` when its holder ends, however it ends. A file system without such locks goes without.
+
+    Raises:
+        ConfigError: one is at it already.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, holder = FileLock(folder / ".lock", fallback_to_soft=False), folder / ".holder.json"
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise ConfigError(f"{folder}: {_who(holder)} is running it: wait for its end, or stop it first") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            raise
+    try:
+        write_json(holder, {"host": socket.gethostname(), "pid": os.getpid()})
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _who(holder: Path) -> str:
+    try:
+        known = json.loads(holder.read_text(encoding="utf-8"))
+        return f"process {known['pid']} on {known['host']}"
+    except (OSError, ValueError):
+        return "another process"
+
+
+def status(folder: Path) -> str | None:
+    """How the run in ``folder`` ended; None if it has not."""
+    try:
+        found = json.loads((folder / "result.json").read_text(encoding="utf-8")).get("status")
+    except (OSError, ValueError):
+        return None
+    return None if found is None else str(found)
+
+
+def objective(folder: Path) -> float | None:
+    """What the run in ``folder`` came to: its held-out loss, or else its training loss."""
+    found = json.loads((folder / "result.json").read_text(encoding="utf-8")).get("objective")
+    return None if found is None else float(found)
+
+
+def _environment(hardware: Hardware | None) -> dict[str, Any]:
+    return {
+        "command": sys.argv,
+        "python": sys.version.split()[0],
+        "packages": {name: version_of(name) for name in PACKAGES},
+        "commit": _commit(),
+        "hardware": hardware.to_dict() if hardware else None,
+    }
+
+
+def _commit() -> str | None:
+    """The checked-out commit, read from .git itself: starting git costs more than all else here."""
+    git = ROOT / ".git"
+    try:
+        head = (git / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        reference = git / head.removeprefix("ref: ")
+        if reference.exists():
+            return reference.read_text().strip()
+        for line in (git / "packed-refs").read_text().splitlines():
+            if line.endswith(head.removeprefix("ref: ")):
+                return line.split()[0]
+    except OSError:
+        pass
+    return None
+
+
+def find(run: str, setting: str = "run") -> Path:
+    """The folder of ``run``: a path, or ``last`` for the newest below ``outputs/``.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    if run == "last":
+        configs = sorted(Path("outputs").glob("**/config.yaml"), key=lambda path: path.stat().st_mtime)
+        if not configs:
+            raise ConfigError(f"{setting}=last: no run below outputs/; train one with python train.py")
+        return configs[-1].parent
+    folder = Path(run)
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(f"{setting}={run}: not a run's folder (no config.yaml in it)")
+    return folder

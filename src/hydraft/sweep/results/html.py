@@ -1,0 +1,226 @@
+"""``report.html`` of a sweep: one file that opens without a network, in light and dark. No torch.
+
+What is in it is JSON that the page's own script turns into text, never into HTML; plotly.js goes in gzipped, which makes the
+file some 2 MB, and a content security policy keeps it from asking any network for anything.
+"""
+
+import base64
+import functools
+import gzip
+import json
+import math
+import string
+import time
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from hydraft.sweep.results import charts, charts_multi, scales
+from hydraft.sweep.results.axes import number
+from hydraft.sweep.results.ledger import State
+from hydraft.sweep.results.objective import shown
+from hydraft.sweep.results.outcome import Outcome, Sweep
+from hydraft.sweep.results.plot_style import Chart
+from hydraft.sweep.results.table import columns, spent
+from hydraft.system import files
+
+FILE = "report.html"
+
+
+def write(sweep: Sweep) -> Path:
+    """Write ``report.html`` into the sweep's folder.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    target = sweep.folder / FILE
+    files.write_text(target, page(content(sweep)))
+    return target
+
+
+def page(found: dict[str, Any]) -> str:
+    """The whole file; what could end a script's element is spelled as JSON has it."""
+    data = json.dumps(found, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for letter, spelled in (("<", "\\u003c"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029")):
+        data = data.replace(letter, spelled)
+    title = found["title"].replace("&", "&amp;").replace("<", "&lt;")
+    return string.Template(_part("report.html")).substitute(
+        title=title,
+        style=_part("report.css"),
+        script=_part("report.js"),
+        data=data,
+        plotly=plotly() if found["sections"] else "",
+    )
+
+
+@functools.cache
+def plotly() -> str:
+    """plotly.js as base64 of gzip; the package itself is not imported, which would take half a second."""
+    script = resources.files("plotly").joinpath("package_data/plotly.min.js").read_bytes()
+    return base64.b64encode(gzip.compress(script, 9, mtime=0)).decode()
+
+
+def content(sweep: Sweep) -> dict[str, Any]:
+    """All that the page shows."""
+    common = _common(sweep)
+    table = columns(sweep)
+    sections = list(_sections(sweep))
+    return {
+        "title": sweep.name,
+        "subtitle": f"{len(sweep.outcomes)} jobs: {sweep.counts}",
+        "command": sweep.command,
+        "tiles": _tiles(sweep),
+        "best": _best(sweep),
+        "note": "" if sections else "No job has written anything that can be drawn yet.",
+        "sections": sections,
+        "failures": _failures(sweep),
+        "columns": [{"key": column.key, "label": column.label, "word": column.word} for column in table],
+        "rows": [
+            {
+                "name": outcome.job.name,
+                "best": outcome.rank == 1,
+                "text": f"{outcome.job.name} {outcome.job.state.value} {outcome.error}",
+                "cells": [[_safe(column.value(outcome)), column.shown(outcome)] for column in table],
+            }
+            for outcome in sweep.outcomes
+        ],
+        "common": {key: _spelled(value) for key, value in common.items()},
+        "jobs": {outcome.job.name: _job(outcome, common) for outcome in sweep.outcomes},
+    }
+
+
+def _sections(sweep: Sweep) -> Iterator[dict[str, Any]]:
+    several = len(sweep.objectives) > 1
+    by_objective: list[Chart] = []
+    crossed: list[Chart] = []
+    for which, name in enumerate(sweep.objectives):
+        by_objective += [{**chart, "choice": name} for chart in charts.against(sweep, which)]
+        more = f"{name}: " if several else ""
+        crossed += [{**chart, "choice": f"{more}{chart['choice']}"} for chart in charts_multi.heat(sweep, which)]
+    goals = ", ".join(
+        f"{name} ({'lower' if least else 'higher'} is better)"
+        for name, least in zip(sweep.objectives, sweep.minimize, strict=True)
+    )
+    for title, select, found in (
+        ("One objective against the other", "", charts_multi.front(sweep)),
+        (f"What each setting does to the {goals}", "objective", by_objective),
+        ("Settings together", "", charts_multi.parallel(sweep)),
+        ("Pairs of settings", "pair", crossed),
+        ("Training", "show", charts.curves(sweep)),
+        ("What it cost", "", charts.cost(sweep)),
+    ):
+        if found:
+            yield {"title": title, "select": select, "charts": [_with_stops(chart) for chart in found]}
+
+
+def _with_stops(chart: Chart) -> Chart:
+    for way in chart.get("recolor", []):
+        if way["ramp"]:
+            way["stops"] = [scales.shade(part / 4) for part in range(5)]
+    return chart
+
+
+def _tiles(sweep: Sweep) -> list[list[str]]:
+    """A few figures on top: name, value, and a word on it."""
+    over = sweep.count(State.done)
+    tiles = [["jobs done", f"{over} of {len(sweep.outcomes)}", _rest(sweep)]]
+    if sweep.best:
+        least = ["lowest" if least else "highest" for least in sweep.minimize]
+        for name, value, word in zip(sweep.objectives, sweep.best.objectives, least, strict=False):
+            tiles.append(
+                [
+                    f"{word} {name}" if len(sweep.objectives) == 1 else name,
+                    shown(name, value),
+                    _before(sweep.best, name),
+                ]
+            )
+    seconds = [outcome.seconds for outcome in sweep.outcomes if outcome.seconds]
+    if seconds:
+        tiles.append(["time of all jobs", spent(sum(seconds)), f"{spent(sum(seconds) / len(seconds))} a job"])
+    tokens = sum(outcome.result.get("tokens") or 0 for outcome in sweep.outcomes)
+    if tokens:
+        tiles.append(["tokens trained", f"{tokens:,}", ""])
+    return tiles
+
+
+def _rest(sweep: Sweep) -> str:
+    left = [state for state in State if state is not State.done]
+    return ", ".join(f"{sweep.count(state)} {state.value}" for state in left if sweep.count(state))
+
+
+def _before(outcome: Outcome, name: str) -> str:
+    before = outcome.result.get("before", {}).get("loss")
+    return f"{number(before)} before training" if before is not None and name == "held-out loss" else ""
+
+
+def _best(sweep: Sweep) -> dict[str, str] | None:
+    if sweep.best is None:
+        return None
+    what = ", ".join(f"{axis.key} {number(sweep.best.values.get(axis.key))}" for axis in sweep.axes)
+    note = "This command runs it again; it is the best by the first objective of those that no other job beats in all."
+    return {
+        "title": f"The best of {sum(o.rank is not None for o in sweep.outcomes)}: {what or sweep.best.job.name}",
+        "note": note if len(sweep.objectives) > 1 else "This command runs it again:",
+        "command": sweep.best.command,
+    }
+
+
+def _failures(sweep: Sweep) -> list[dict[str, Any]]:
+    """Jobs that did not end well, by their cause; the most frequent cause first."""
+    found: dict[tuple[State, str], list[Outcome]] = {}
+    for outcome in sweep.outcomes:
+        if outcome.job.state in (State.failed, State.refused, State.interrupted):
+            found.setdefault((outcome.job.state, outcome.error), []).append(outcome)
+    return [
+        {
+            "cause": cause or ("cut off before its end" if state is State.interrupted else "nothing says why"),
+            "note": f"{len(jobs)} {state.value}; logs are in each job's folder: train.log, rank-0.log",
+            "jobs": [outcome.job.name for outcome in jobs],
+        }
+        for (state, cause), jobs in sorted(found.items(), key=lambda pair: -len(pair[1]))
+    ]
+
+
+def _common(sweep: Sweep) -> dict[str, Any]:
+    """The settings that most jobs share; each job then needs to bring only what it has otherwise."""
+    configs = [outcome.config for outcome in sweep.outcomes if outcome.config]
+    return {
+        key: value
+        for key, value in (configs[0] if configs else {}).items()
+        if all(c.get(key) == value for c in configs)
+    }
+
+
+def _job(outcome: Outcome, common: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows of a job."""
+    job, result = outcome.job, outcome.result
+    facts = [
+        ["state", job.state.value + (f", attempt {job.attempt}" if job.attempt > 1 else "")],
+        ["folder", str(outcome.folder)],
+    ]
+    facts += [["error", outcome.error]] if outcome.error else []
+    for when in ("before", "after"):
+        scores = {name: value for name, value in (result.get(when) or {}).items() if isinstance(value, (int, float))}
+        facts += (
+            [[f"held-out, {when}", ", ".join(f"{k.replace('_', ' ')} {number(v)}" for k, v in scores.items())]]
+            if scores
+            else []
+        )
+    if result.get("ended"):
+        facts.append(["ended", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(result["ended"]))])
+    mine = {key: _spelled(value) for key, value in outcome.config.items() if key not in common}
+    return {"facts": facts, "command": outcome.command, "config": mine}
+
+
+def _spelled(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _safe(value: Any) -> Any:
+    """A value that JSON has."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _part(name: str) -> str:
+    return resources.files("hydraft.sweep").joinpath("page", name).read_text(encoding="utf-8")

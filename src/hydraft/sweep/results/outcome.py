@@ -1,0 +1,277 @@
+"""What came of a sweep: each job with its values, scores, cost and end, best first. No torch.
+
+A sweep is read from its ledger and its jobs' folders; one that Hydra's own launcher made has no ledger, and is read from
+the folders and the command that each of them remembers.
+"""
+
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hydraft.errors import ConfigError
+from hydraft.sweep.results import axes as axes_of
+from hydraft.sweep.results import ledger
+from hydraft.sweep.results.axes import Axis
+from hydraft.sweep.results.command import of_job
+from hydraft.sweep.results.ledger import Job, Ledger, State
+
+ENDS = {"completed": State.done, "failed": State.failed}
+"""What a run's result.json calls its end."""
+
+ORDER = [State.running, State.pending, State.pruned, State.interrupted, State.failed, State.refused]
+"""Of the jobs that have no objective, behind those that have one."""
+
+
+@dataclass
+class Outcome:
+    """A job and what came of it."""
+
+    job: Job
+    folder: Path
+    values: dict[str, Any] = field(default_factory=dict)
+    """By the keys of the sweep's axes."""
+    rank: int | None = None
+    """1 for the best; None for a job without an objective."""
+    on_front: bool = False
+    """With several objectives: no other job is better in one and as good in the rest."""
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """Every setting by its dotted name; empty for a job that never began."""
+        try:
+            text = (self.folder / "config.yaml").read_text(encoding="utf-8")
+            found = yaml.load(
+                text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+            )  # OmegaConf takes 30 ms a file
+        except (OSError, ValueError, yaml.YAMLError):  # not there, or cut off
+            return {}
+        return axes_of.flat(found) if isinstance(found, dict) else {}
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """``result.json``."""
+        return _json(self.folder / "result.json")
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl`` that were written whole."""
+        return read_lines(self.folder / "metrics.jsonl")
+
+    @cached_property
+    def objectives(self) -> list[float]:
+        """What a sweep compares; empty where the job has none yet."""
+        if self.job.state not in (State.done, State.pruned):
+            return []
+        found = self.job.objective if self.job.objective is not None else self.result.get("objective")
+        return [float(value) for value in (found if isinstance(found, list) else [found]) if value is not None]
+
+    @property
+    def seconds(self) -> float | None:
+        """From its start to its end, or to the last that was heard of it."""
+        started, ended = self.result.get("started"), self.result.get("ended")
+        if started and ended:
+            return float(ended) - float(started)
+        return self.job.time - self.job.started if self.job.started and self.job.time > self.job.started else None
+
+    @property
+    def speed(self) -> float | None:
+        """Tokens a second in training, scoring apart."""
+        tokens, seconds = self.result.get("tokens"), self.result.get("train_seconds")
+        return tokens / seconds if tokens and seconds else None
+
+    @property
+    def peak(self) -> int | None:
+        """Bytes of the rank that had most."""
+        found = self.result.get("peak_memory_bytes")
+        return None if found is None else int(found)
+
+    @property
+    def zero(self) -> str | None:
+        """Its ZeRO stage, with what is offloaded."""
+        if "zero.stage" not in self.config:
+            return None
+        offloaded = any(self.config.get(f"zero.offload_{part}") == "cpu" for part in ("optimizer", "param"))
+        return f"ZeRO-{self.config['zero.stage']}{' offload' if offloaded else ''}"
+
+    @property
+    def error(self) -> str:
+        """Why it did not end well, in a line."""
+        found = self.job.error or (self.result.get("error") or {}).get("cause") or ""
+        return " ".join(str(found).split())
+
+    @property
+    def command(self) -> str:
+        """What runs it again, as a single run."""
+        own = [
+            override for override in self.job.overrides if not override.lstrip("+~").startswith(("sweep.", "hydra."))
+        ]
+        return shlex.join(["python", "train.py", *own])
+
+
+@dataclass
+class Sweep:
+    """All of it."""
+
+    folder: Path
+    name: str
+    command: str
+    objectives: list[str]
+    """Their names."""
+    minimize: list[bool]
+    axes: list[Axis]
+    outcomes: list[Outcome]
+    """Best first."""
+
+    @property
+    def best(self) -> Outcome | None:
+        """The first of them, where any job has an objective."""
+        return self.outcomes[0] if self.outcomes and self.outcomes[0].rank == 1 else None
+
+    def count(self, *states: State) -> int:
+        """Jobs in one of ``states``."""
+        return sum(outcome.job.state in states for outcome in self.outcomes)
+
+    @property
+    def counts(self) -> str:
+        """How many jobs came to what, in words: ``16 done, 2 failed``."""
+        states = [State.done, *(state for state in State if state is not State.done)]
+        return ", ".join(f"{self.count(state)} {state.value}" for state in states if self.count(state)) or "no jobs"
+
+
+def read(folder: Path) -> Sweep:
+    """The sweep in ``folder``.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder")
+    about: dict[str, Any] = {}
+    if (folder / ledger.ABOUT).exists():
+        about = ledger.read_about(folder)
+        outcomes = [Outcome(_seen(Ledger(folder), job), folder / job.name) for job in Ledger(folder).jobs().values()]
+    else:
+        outcomes = [Outcome(_found(run), run) for run in _runs(folder)]
+        if not outcomes:
+            raise ConfigError(f"{folder}: no sweep and no run is in it")
+    chosen = [dict(map(axes_of.split, outcome.job.overrides)) for outcome in outcomes]
+    keys = about.get("axes") or list(dict.fromkeys(key for job in chosen for key in job))
+    axes = axes_of.of_overrides([key for key in keys if not key.startswith(("hydra.", "sweep."))], chosen)
+    if not axes and any(outcome.config for outcome in outcomes):
+        chosen = [outcome.config for outcome in outcomes]
+        axes = axes_of.of_configs([config for config in chosen if config])
+    for outcome, values in zip(outcomes, chosen, strict=True):
+        outcome.values = {axis.key: values.get(axis.key, outcome.config.get(axis.key)) for axis in axes}
+    count = max((len(outcome.objectives) for outcome in outcomes), default=0) or 1
+    names, minimize = _objectives(about, outcomes, count)
+    command = about.get("command") or _remembered(outcomes)
+    return Sweep(
+        folder,
+        str(about.get("name") or folder.name),
+        _spelled(command),
+        names,
+        minimize,
+        axes,
+        rank(outcomes, minimize),
+    )
+
+
+def rank(outcomes: Sequence[Outcome], minimize: Sequence[bool]) -> list[Outcome]:
+    """Best first: by the objective; with several, those on the front first, each part by the first objective."""
+
+    def costs(outcome: Outcome) -> list[float]:
+        signed = zip(outcome.objectives, minimize, strict=False)
+        return [(value if least else -value) if math.isfinite(value) else math.inf for value, least in signed]
+
+    scored = [outcome for outcome in outcomes if outcome.objectives]
+    for outcome in scored:
+        mine = costs(outcome)
+        outcome.on_front = len(minimize) > 1 and not any(
+            all(a <= b for a, b in zip(costs(other), mine, strict=False)) and costs(other) != mine for other in scored
+        )
+    scored.sort(key=lambda outcome: (not outcome.on_front, costs(outcome)))
+    for place, outcome in enumerate(scored, 1):
+        outcome.rank = place
+    rest = [outcome for outcome in outcomes if not outcome.objectives]
+    places = {state: place for place, state in enumerate([State.done, *ORDER])}
+    return scored + sorted(rest, key=lambda outcome: places[outcome.job.state])
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of a .jsonl file; one that is being written, or was cut off, is left out."""
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return [line for line in map(_line, text.splitlines()) if line]
+
+
+def _line(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        return _line(file.read_text(encoding="utf-8"))
+    except OSError:
+        return {}
+
+
+def _seen(book: Ledger, job: Job) -> Job:
+    """``job``, but not as running where no process is at work on it any more."""
+    if job.state is State.running and not book.is_claimed(job.key):
+        job.state = State.interrupted
+    return job
+
+
+def _runs(folder: Path) -> list[Path]:
+    """The folders of runs below a sweep's, in the order of their numbers."""
+    found = [file.parent for file in folder.glob("*/config.yaml")]
+    return sorted(found, key=lambda run: (not run.name.isdigit(), int(run.name) if run.name.isdigit() else 0, run.name))
+
+
+def _found(run: Path) -> Job:
+    """What a run's folder says of itself, where there is no ledger."""
+    result = _json(run / "result.json")
+    command = _json(run / "environment.json").get("command") or []
+    overrides = of_job([str(part) for part in command[1:]], run.name)
+    state = ENDS.get(str(result.get("status")), State.interrupted)
+    return Job(run.name, run.name, overrides, state)
+
+
+def _objectives(about: dict[str, Any], outcomes: Sequence[Outcome], count: int) -> tuple[list[str], list[bool]]:
+    """Names and directions of the objectives; a sweep that does not say has the held-out or the training loss."""
+    names = about.get("objective") or []
+    names = [names] if isinstance(names, str) else [str(name) for name in names]
+    if names in ([], ["loss"]):
+        scored = any("loss" in outcome.result.get("after", {}) for outcome in outcomes)
+        names = ["held-out loss" if scored or not outcomes else "training loss"]
+    names = [names[i] if i < len(names) else f"objective {i + 1}" for i in range(count)]
+    directions = about.get("direction") or about.get("directions") or []
+    directions = [directions] if isinstance(directions, str) else list(directions)
+    return names, [not (i < len(directions) and str(directions[i]).startswith("max")) for i in range(count)]
+
+
+def _remembered(outcomes: Sequence[Outcome]) -> list[str]:
+    """The command of a sweep without a ledger, as its jobs wrote it down."""
+    for outcome in outcomes:
+        if command := _json(outcome.folder / "environment.json").get("command"):
+            return [str(part) for part in command]
+    return []
+
+
+def _spelled(command: Any) -> str:
+    if isinstance(command, str):
+        return command
+    return shlex.join(["python", *map(str, command)]) if command else ""

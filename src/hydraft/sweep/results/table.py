@@ -1,0 +1,181 @@
+"""The ranked table of a sweep on the terminal, and ``summary.csv``. No torch."""
+
+import csv
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from hydraft.sweep.results.axes import Axis, number
+from hydraft.sweep.results.ledger import State
+from hydraft.sweep.results.objective import shown
+from hydraft.sweep.results.outcome import Outcome, Sweep
+from hydraft.system import files
+
+FILE = "summary.csv"
+
+ROWS = 40
+"""Of the table on the terminal; summary.csv has all."""
+
+WIDEST = 36
+"""Characters of a cell."""
+
+LOOKS = {
+    State.done: "green", State.running: "cyan", State.pending: "dim", State.failed: "red", State.refused: "red",
+    State.pruned: "yellow", State.interrupted: "yellow",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Column:
+    """Of the ranked table."""
+
+    key: str
+    label: str
+    value: Callable[[Outcome], Any]
+    """To sort by; None where a job has none."""
+    show: Callable[[Any], str] = number
+    word: bool = False
+    """Set to the left."""
+    spare: int = 0
+    """The highest goes first where there is no room; 0 never does."""
+
+    def shown(self, outcome: Outcome) -> str:
+        """A job's value, for people."""
+        value = self.value(outcome)
+        return "" if value is None else self.show(value)
+
+
+def columns(sweep: Sweep) -> list[Column]:
+    """What the table has of each job; of the settings only those that differ."""
+    found = [Column("rank", "#", lambda outcome: outcome.rank, str)]
+    found += [_setting(axis) for axis in sweep.axes]
+    if not sweep.axes:
+        found.append(Column("job", "job", lambda outcome: outcome.job.name, str, word=True))
+    found += [_objective(sweep, which) for which in range(len(sweep.objectives))]
+    for name in _scores(sweep):
+        label = name.replace("_", " ")
+        found.append(Column(f"before/{name}", f"{label} before", _score("before", name), _shown_as(name), spare=3))
+        if name != "loss" or sweep.objectives != ["held-out loss"]:
+            found.append(Column(f"after/{name}", f"{label} after", _score("after", name), _shown_as(name), spare=2))
+    found += [
+        Column("tokens_per_second", "tokens/s", lambda outcome: outcome.speed, lambda value: f"{value:,.0f}", spare=4),
+        Column("peak_memory", "GiB", lambda outcome: outcome.peak, lambda value: f"{value / 2**30:.2f}", spare=5),
+        Column("seconds", "time", lambda outcome: outcome.seconds, spent, spare=1),
+        Column("state", "state", lambda outcome: outcome.job.state.value, str, word=True),
+    ]
+    return [column for column in found if any(column.value(o) is not None for o in sweep.outcomes) or not column.spare]
+
+
+def show(sweep: Sweep, console: Console) -> None:
+    """Print the ranked table, what failed, and the command of the best job."""
+    table = columns(sweep)
+    shown = sweep.outcomes[:ROWS]
+    drawn = _drawn(sweep, table, shown)
+    while _width(drawn, console) > console.width and any(column.spare for column in table):
+        least = max(column.spare for column in table)
+        table = [column for column in table if column.spare != least]
+        drawn = _drawn(sweep, table, shown)
+    console.print(drawn)
+    if len(sweep.outcomes) > len(shown):
+        console.print(f"… and {len(sweep.outcomes) - len(shown)} more: {FILE} has all", highlight=False, soft_wrap=True)
+    causes: dict[str, int] = {}
+    for outcome in sweep.outcomes:
+        if outcome.job.state in (State.failed, State.refused):
+            cause = f"{outcome.job.state.value}: {outcome.error or 'nothing says why'}"
+            causes[cause] = causes.get(cause, 0) + 1
+    for cause, count in causes.items():
+        console.print(Text(f"{count} {cause}", style="red"), soft_wrap=True)
+    if sweep.best:
+        console.print(Text(f"the best again: {sweep.best.command}"), soft_wrap=True)
+
+
+def write(sweep: Sweep) -> Path:
+    """Write ``summary.csv``: a line a job, ranked, numbers as they are.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    scores = sorted(
+        {
+            (when, name)
+            for o in sweep.outcomes
+            for when in ("before", "best", "after")
+            for name in o.result.get(when, {})
+        }
+    )
+    head = ["rank", "job", "state", *(axis.key for axis in sweep.axes), *sweep.objectives]
+    head += [f"{when}/{name}" for when, name in scores]
+    head += ["train_loss", "steps", "tokens", "tokens_per_second", "peak_memory_bytes", "seconds", "error", "command"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    for o in sweep.outcomes:
+        goals = [o.objectives[i] if i < len(o.objectives) else None for i in range(len(sweep.objectives))]
+        row = [o.rank, o.job.name, o.job.state.value, *(o.values.get(axis.key) for axis in sweep.axes), *goals]
+        row += [o.result.get(when, {}).get(name) for when, name in scores]
+        row += [o.result.get(name) for name in ("train_loss", "steps", "tokens")]
+        writer.writerow([*row, o.speed, o.peak, o.seconds, o.error, o.command])
+    target = sweep.folder / FILE
+    files.write_text(target, text.getvalue())
+    return target
+
+
+def spent(seconds: float) -> str:
+    """A time as a person reads it: 48 s, 3:20, 2:05:00."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _drawn(sweep: Sweep, table: list[Column], outcomes: list[Outcome]) -> Table:
+    drawn = Table(title=f"{sweep.folder}: {sweep.counts}", title_justify="left")
+    for column in table:
+        drawn.add_column(Text(column.label), justify="left" if column.word else "right", no_wrap=True, max_width=WIDEST)
+    for outcome in outcomes:
+        look = "bold" if outcome.rank == 1 else LOOKS[outcome.job.state] if outcome.rank is None else ""
+        drawn.add_row(*(Text(column.shown(outcome)) for column in table), style=look)
+    return drawn
+
+
+def _width(drawn: Table, console: Console) -> int:
+    """Columns that a table takes if nothing in it is cut."""
+    return Measurement.get(console, console.options.update(width=10_000, max_width=10_000), drawn).maximum
+
+
+def _setting(axis: Axis) -> Column:
+    return Column(axis.key, axis.label, lambda outcome: outcome.values.get(axis.key), word=not axis.numeric)
+
+
+def _objective(sweep: Sweep, which: int) -> Column:
+    name = sweep.objectives[which]
+
+    def value(outcome: Outcome) -> float | None:
+        return outcome.objectives[which] if which < len(outcome.objectives) else None
+
+    return Column(f"objective/{name}", name, value, lambda found: shown(name, found))
+
+
+def _score(when: str, name: str) -> Callable[[Outcome], Any]:
+    return lambda outcome: (outcome.result.get(when) or {}).get(name)
+
+
+def _shown_as(name: str) -> Callable[[Any], str]:
+    return (lambda value: f"{value:.3f}") if name == "loss" else (lambda value: f"{value:.1%}")
+
+
+def _scores(sweep: Sweep) -> list[str]:
+    """The held-out scores that say most: the loss, and exact match or what stands in its place."""
+    known = list(dict.fromkeys(name for o in sweep.outcomes for name in o.result.get("after") or {}))
+    answers = [name for name in known if name not in ("loss", "empty")]
+    main = ["exact_match"] if "exact_match" in answers else answers[:1]
+    return [name for name in known if name == "loss"] + main

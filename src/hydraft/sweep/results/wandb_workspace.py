@@ -1,0 +1,103 @@
+"""wandb's own page for a sweep: ``hydraft workspace multirun/… [entity]``.
+
+Without an entity it prints the page's spec as JSON, which takes no login and no network; with one it saves the page there.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydraft.config.schema import load_config
+from hydraft.errors import ConfigError
+from hydraft.sweep.results import outcome
+from hydraft.tracking import metadata
+
+
+def build(folder: Path, entity: str = "") -> Any:
+    """The page of the sweep in ``folder``: its runs by their objective, and what led to it.
+
+    Raises:
+        ConfigError: it is no sweep with wandb runs, or the package is not there.
+    """
+    try:
+        import wandb_workspaces.reports.v2 as panels
+        import wandb_workspaces.workspaces as pages
+    except ImportError:
+        raise ConfigError(
+            "wandb's pages need a package that is not installed: pip install 'hydraft[workspace]'"
+        ) from None
+
+    sweep = outcome.read(folder)
+    run = next((one.folder for one in sweep.outcomes if one.config), None)
+    if run is None:
+        raise ConfigError(f"{folder}: no run has been begun in it")
+    config = load_config(run / "config.yaml")
+    settings = {axis.key: axis for axis in sweep.axes}
+    columns = [
+        panels.ParallelCoordinatesPlotColumn(metric=panels.Config(_setting(key)), log=axis.geometric)
+        for key, axis in settings.items()
+    ]
+    objective = panels.SummaryMetric("objective")
+    against = [
+        panels.ScatterPlot(
+            title=f"objective against {key}", x=panels.Config(_setting(key)), y=objective, log_x=axis.geometric
+        )
+        for key, axis in settings.items()
+        if axis.numeric
+    ]
+    answer = [
+        panels.ParallelCoordinatesPlot(
+            title="settings and objective", columns=[*columns, panels.ParallelCoordinatesPlotColumn(metric=objective)]
+        ),
+        panels.ParameterImportancePlot(with_respect_to="objective"),
+        *against,
+    ]
+    course = [
+        panels.LinePlot(title="training loss", x="Step", y=["loss"]),
+        panels.LinePlot(title="held-out loss", x="Step", y=["eval_loss"]),
+        panels.LinePlot(title="gradient norm", x="Step", y=["grad_norm"]),
+        panels.LinePlot(title="tokens a second", x="Step", y=["tokens_per_second"]),
+        panels.LinePlot(title="memory of each rank (GiB)", x="Step", metric_regex="rank .*/memory_gib"),
+    ]
+    order = pages.Ordering(item=pages.Summary("objective"), ascending=sweep.minimize[0])
+    return pages.Workspace(
+        entity=entity,
+        project=config.tracker.project,
+        name=f"sweep {sweep.name}",
+        sections=[
+            pages.Section(name="What each setting does", panels=answer, is_open=True),
+            pages.Section(name="Training", panels=course, is_open=True),
+        ],
+        runset_settings=pages.RunsetSettings(order=[order], filters=f"Group == '{metadata.group(config, run)}'"),
+    )
+
+
+def spec(folder: Path) -> str:
+    """The page as wandb's server takes it, in JSON."""
+    return str(build(folder)._to_model().model_dump_json(by_alias=True, exclude_none=True, indent=2))
+
+
+def _setting(key: str) -> str:
+    """Where a run's config has an axis: a group's override chose what the first of its settings says."""
+    return {
+        "zero": "zero.stage",
+        "quant": "quant.kind",
+        "lora": "lora.method",
+        "model": "model.name",
+        "data": "data.name",
+    }.get(key, key)
+
+
+def main(arguments: list[str]) -> int:
+    """The exit code: 0, or 2 where there is nothing to make a page of."""
+    try:
+        if len(arguments) not in (1, 2):
+            raise ConfigError("give a sweep's folder, and whose page it is to save it: multirun/… [entity]")
+        if len(arguments) == 1:
+            print(spec(Path(arguments[0])))
+        else:
+            print(build(Path(arguments[0]), arguments[1]).save().url)
+    except ConfigError as error:
+        print(f"hydraft workspace: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,188 @@
+"""A search at work: it asks for jobs, has a launcher run them, hears how they get on, and says which is to stop. No torch."""
+
+import json
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig, OmegaConf
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import Trial
+
+from hydraft.config import cli
+from hydraft.errors import EXIT_REFUSED, ConfigError, RunFailed
+from hydraft.sweep.results import objective
+from hydraft.sweep.results.ledger import OVER, State
+from hydraft.sweep.results.live_table import Live
+from hydraft.sweep.search_space import Space, Value, make_space
+from hydraft.sweep.session import Candidate, Session, failure, in_folder
+from hydraft.sweep.slots import Demand
+from hydraft.sweep.study import Method, Search
+from hydraft.system import files
+
+LOOK_SECONDS = 0.2
+"""Between two looks at what running jobs were evaluated at."""
+
+
+def run(session: Session, launcher: Launcher, settings: dict[str, Any], arguments: list[str]) -> list[Any]:
+    """Search the space that ``settings`` and ``arguments`` span with jobs of ``launcher``.
+
+    Returns:
+        The best trials.
+
+    Raises:
+        ConfigError: there is no such search.
+        RunFailed: some of its jobs cannot run, and ``sweep.skip_invalid`` is not set; none was begun.
+    """
+    config, loader = session.config, session.context.config_loader
+    typed = [f"{key}={value}" for key, value in (settings.pop("params") or {}).items()]
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides([*typed, *arguments])
+    plain = [override.input_line or "" for override in overrides if not override.is_sweep_override()]
+    composed = loader.load_sweep_config(config, plain)
+    if settings["pruner"] != "none" and OmegaConf.select(composed, "train.eval_every") is None:
+        raise ConfigError(
+            f"hydra.sweeper.pruner={settings['pruner']}: no job is evaluated in mid-training: add train.eval_every=epoch, or steps"
+        )
+    space = make_space(overrides, composed)
+    demand = _check(session, space)
+    method = Method(seed=int(OmegaConf.select(composed, "seed", default=42)), **settings)
+    search = Search(session.folder, space, list(config.sweep.objective), method)
+    jobs = Jobs(session, search)
+    streams = hasattr(launcher, "stream")
+    session.add([])  # the folder is this sweep's
+    try:
+        with Live(session.folder, lines=not streams):
+            if streams:
+                launcher.stream(jobs, demand, LOOK_SECONDS)
+            else:
+                jobs.one_by_one(launcher)
+    except BaseException:
+        print(f"go on with it by the same command and sweep.resume={session.name}", file=sys.stderr)
+        raise
+    session.here = session.ledger.jobs()
+    return search.best()
+
+
+def _check(session: Session, space: Space) -> Demand:
+    """Every end of every axis is tried on the checks and the plan, the other axes at their first value.
+
+    Returns:
+        What the greediest of these jobs takes.
+
+    Raises:
+        RunFailed: one of them cannot run.
+    """
+    ends = {key: _ends(axis) for key, axis in space.axes.items()}
+    first = {key: values[0] for key, values in ends.items()}
+    trials = [{**first, key: value} for key, values in ends.items() for value in values]
+    candidates = [session.candidate(space.overrides(values)) for values in trials]
+    refused = [one for one in candidates if one.refused]
+    if refused and (len(refused) == len(candidates) or not session.config.sweep.skip_invalid):
+        raise RunFailed(session.refusal(candidates), EXIT_REFUSED)
+    demands = [one.demand for one in candidates if not one.refused]
+    return Demand(
+        max(demand.ranks for demand in demands),
+        max(demand.memory for demand in demands),
+        any(demand.alone for demand in demands),
+    )
+
+
+def _ends(axis: Any) -> list[Value]:
+    return (
+        [str(choice) for choice in axis.choices] if isinstance(axis, CategoricalDistribution) else [axis.low, axis.high]
+    )
+
+
+@dataclass
+class Jobs:
+    """A search as the jobs of a pool."""
+
+    session: Session
+    search: Search
+    trials: dict[int, Trial] = field(default_factory=dict)
+    """Those that run, by number."""
+    candidates: dict[int, Candidate] = field(default_factory=dict)
+    twins: dict[str, list[Trial]] = field(default_factory=dict)
+    """By job, trials of the same values as one that runs: they share its end."""
+    read: dict[int, int] = field(default_factory=dict)
+    """Bytes of metrics.jsonl that were read, by number."""
+
+    def next(self) -> tuple[int, list[str], DictConfig | None] | None:
+        """The next trial that has to run; what is known already, or cannot run, is told at once."""
+        ledger = self.session.ledger
+        while (trial := self.search.ask()) is not None:
+            one = self.session.candidate(self.search.overrides(trial))
+            job = self.session.add([one])[0]
+            self.session.here[job.key] = job
+            failed = job.state is State.failed and not self.session.config.sweep.retry_failed
+            if any(one.key == other.key for other in self.candidates.values()):
+                self.twins.setdefault(one.key, []).append(trial)
+            elif one.refused or failed or job.state in (State.done, State.pruned):
+                self._tell(trial, job.state, job.name)
+            elif not ledger.is_claimed(job.key):  # by another process, which will tell of it
+                self.trials[trial.number], self.candidates[trial.number] = trial, one
+                return (
+                    trial.number,
+                    [*one.overrides, cli.quote(f"hydra.sweep.subdir={job.name}")],
+                    in_folder(one, job.name),
+                )
+        return None
+
+    def look(self, number: int) -> bool:
+        """Tell the search of every new evaluation in mid-training; whether the job is to stop."""
+        if len(self.search.objectives) > 1:
+            return False
+        name, stop = f"eval_{self.search.objectives[0]}", False
+        for line in self._lines(number):
+            if line.get("step") and isinstance(line.get(name), (int, float)):
+                stop |= self.search.evaluated(self.trials[number], int(line["step"]), float(line[name]))
+        return stop
+
+    def ended(self, number: int, returned: JobReturn, stopped: bool) -> None:
+        """Tell the ledger and the search what came of a job."""
+        one, why = self.candidates.pop(number), failure(returned)
+        if why is not None and not self.session.ledger.is_claimed(one.key):
+            self.session.settle(one.key, why)
+        if why is not None and stopped:
+            self.session.ledger.tell(one.key, State.pruned)
+            self._mark(self.session.folder / self.session.here[one.key].name / "result.json")
+        job = self.session.here[one.key] = self.session.ledger.jobs()[one.key]
+        for trial in [self.trials.pop(number), *self.twins.pop(one.key, [])]:
+            if job.state in OVER:
+                self._tell(trial, job.state, job.name)
+
+    def one_by_one(self, launcher: Launcher) -> None:
+        """With a launcher that takes whole batches: each job is one, so that the next can learn from it."""
+        while (task := self.next()) is not None:
+            number, overrides, _ = task
+            self.ended(number, launcher.launch([overrides], initial_job_idx=number)[0], stopped=False)
+
+    def _mark(self, file: Path) -> None:
+        """Have a run's own folder say that it was stopped for its numbers."""
+        with suppress(OSError, ValueError):
+            files.write_json(file, {**json.loads(file.read_text(encoding="utf-8")), "status": State.pruned.value})
+
+    def _tell(self, trial: Trial, state: State, name: str) -> None:
+        values = None
+        if state is State.done:
+            result = json.loads((self.session.folder / name / "result.json").read_text(encoding="utf-8"))
+            values = objective.values(self.search.objectives, result)
+        self.search.ended(trial, values, state is State.pruned)
+
+    def _lines(self, number: int) -> list[dict[str, Any]]:
+        job = self.session.here[self.candidates[number].key]
+        file: Path = self.session.folder / job.name / "metrics.jsonl"
+        try:
+            with file.open("rb") as stream:
+                stream.seek(self.read.get(number, 0))
+                new = stream.read()
+        except FileNotFoundError:
+            return []
+        whole = new[: new.rfind(b"\n") + 1]
+        self.read[number] = self.read.get(number, 0) + len(whole)
+        return [json.loads(line) for line in whole.splitlines()]

@@ -1,0 +1,194 @@
+"""A search that learns from the jobs it has seen: Optuna's samplers and pruners over a space, kept in the sweep's folder.
+
+No torch. The storage is Optuna's journal (``optuna/journal.log``): it needs no database, and takes a kill at any time.
+"""
+
+import itertools
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from hydraft.errors import ConfigError
+from hydraft.sweep.results import objective
+from hydraft.sweep.search_space import Space
+
+T = TypeVar("T")
+
+NAME = "sweep"
+TRIALS = 20
+OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
+    "tpe": TPESampler,
+    "random": RandomSampler,
+    "cmaes": CmaEsSampler,
+    "qmc": QMCSampler,
+    "nsga2": NSGAIISampler,
+    "grid": RandomSampler,  # never asked: every point is queued
+}
+PRUNERS: dict[str, Callable[..., BasePruner]] = {
+    "none": NopPruner,
+    "median": MedianPruner,
+    "successive_halving": SuccessiveHalvingPruner,
+    "hyperband": HyperbandPruner,
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """How the space is searched."""
+
+    trials: int | None = None
+    """Jobs in all, those of earlier goes of the same sweep counted; None: every point of a grid, otherwise 20."""
+    sampler: str = "tpe"
+    """``tpe``, ``random``, ``cmaes``, ``qmc``, ``nsga2`` or ``grid``."""
+    sampler_options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of Optuna's class."""
+    pruner: str = "none"
+    """``median``, ``successive_halving``, ``hyperband`` or ``none``; their unit of resource is an evaluation in mid-training."""
+    pruner_options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of Optuna's class."""
+    seed: int = 42
+    """Seeds the sampler."""
+
+
+class Search:
+    """A study: what to try next, what a job's numbers mean, when one is to stop."""
+
+    def __init__(self, folder: Path, space: Space, objectives: list[str], method: Method) -> None:
+        """``folder``: the sweep's. What an earlier go has found there is known from the start.
+
+        Raises:
+            ConfigError: the method does not fit the space, or the folder has a search of another kind.
+        """
+        if len(objectives) > 1 and method.pruner != "none":
+            raise ConfigError(
+                f"hydra.sweeper.pruner={method.pruner}: Optuna prunes by one objective, sweep.objective has {len(objectives)}"
+            )
+        self.space = space
+        self.objectives = objectives
+        self.trials = method.trials or TRIALS
+        pruner, axes = _pruner(method), space.grid() if method.sampler == "grid" else {}
+        _sampler(method, method.seed)  # refused before anything is written
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.filterwarnings("ignore", module="optuna")
+        (folder / "optuna").mkdir(parents=True, exist_ok=True)
+        storage = JournalStorage(JournalFileBackend(str(folder / "optuna" / "journal.log")))
+        self.study = _study(storage, space, objectives, pruner)
+        seen = self.study.get_trials(deepcopy=False)
+        # A sampler that begins again would draw the first values again.
+        self.study.sampler = _sampler(method, method.seed + len(seen))
+        if method.sampler == "grid":  # Optuna's own grid can only run inside its own loop
+            for point in itertools.product(*axes.values()):
+                self.study.enqueue_trial(dict(zip(axes, point, strict=True)), skip_if_exists=True)
+            points = math.prod(len(values) for values in axes.values())
+            self.trials = min(method.trials or points, points)
+        self._left = [trial.number for trial in seen if trial.state is TrialState.RUNNING]
+        self._evaluations: dict[int, dict[int, float]] = {}
+
+    def ask(self) -> Trial | None:
+        """The next job: first those that an earlier go did not end; None when all are out."""
+        if self._left:
+            number = self._left.pop(0)
+            return Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
+        out = [trial for trial in self.study.get_trials(deepcopy=False) if trial.state is not TrialState.WAITING]
+        if len(out) >= self.trials:
+            return None
+        return self.study.ask(self.space.axes)
+
+    def overrides(self, trial: Trial) -> list[str]:
+        """The command line of a trial's job."""
+        return self.space.overrides(trial.params)
+
+    def evaluated(self, trial: Trial, step: int, value: float) -> bool:
+        """A running job's value of the objective after ``step`` optimizer steps; whether the job is to stop."""
+        known = self._evaluations.setdefault(trial.number, {})
+        if step in known:  # told again, after a resume
+            return False
+        known[step] = value
+        trial.report(value, len(known))
+        return trial.should_prune()
+
+    def ended(self, trial: Trial, values: list[float] | None, pruned: bool = False) -> None:
+        """A job's numbers at its end; None: it failed. A pruned one keeps what it was evaluated at last."""
+        if pruned:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        elif values is None:
+            self.study.tell(trial, state=TrialState.FAIL)
+        else:
+            self.study.tell(trial, values)
+
+    def best(self) -> list[FrozenTrial]:
+        """The best trial; with several objectives, those that no other beats in all (the Pareto front)."""
+        if not self.study.get_trials(states=(TrialState.COMPLETE,)):
+            return []
+        return self.study.best_trials
+
+    def counts(self) -> dict[str, int]:
+        """Trials by how they ended."""
+        found = [trial.state for trial in self.study.get_trials(deepcopy=False)]
+        return {state.name.lower(): found.count(state) for state in OVER if state in found}
+
+
+def _study(storage: JournalStorage, space: Space, objectives: list[str], pruner: BasePruner) -> Study:
+    """The study of this space; if the last one had another, a new one that knows what was found in its part of this space.
+
+    Raises:
+        ConfigError: the last one had other objectives.
+    """
+    axes = {key: distribution_to_json(axis) for key, axis in space.axes.items()}
+    names = optuna.get_all_study_names(storage)
+    last = None if not names else optuna.load_study(study_name=f"{NAME}-{len(names)}", storage=storage, pruner=pruner)
+    if last is not None and last.user_attrs["objectives"] != objectives:
+        raise ConfigError(f"sweep.objective={objectives}: the sweep was begun with {last.user_attrs['objectives']}")
+    if last is not None and last.user_attrs["axes"] == axes:
+        return last
+    directions = [objective.direction(name) for name in objectives]
+    study = optuna.create_study(
+        storage=storage, study_name=f"{NAME}-{len(names) + 1}", directions=directions, pruner=pruner
+    )
+    study.set_user_attr("objectives", objectives)
+    study.set_user_attr("axes", axes)
+    for trial in last.trials if last is not None else []:
+        inside = trial.params.keys() == space.axes.keys() and all(
+            _contains(axis, trial.params[key]) for key, axis in space.axes.items()
+        )
+        if inside and trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            trial.distributions = space.axes
+            study.add_trial(trial)
+    return study
+
+
+def _contains(axis: BaseDistribution, value: Any) -> bool:
+    if isinstance(axis, CategoricalDistribution):
+        return value in axis.choices
+    return isinstance(value, (int, float)) and axis._contains(axis.to_internal_repr(value))
+
+
+def _sampler(method: Method, seed: int) -> BaseSampler:
+    return _build("sampler", SAMPLERS, method.sampler, {"seed": seed, **method.sampler_options})
+
+
+def _pruner(method: Method) -> BasePruner:
+    return _build("pruner", PRUNERS, method.pruner, method.pruner_options)
+
+
+def _build(kind: str, known: dict[str, Callable[..., T]], name: str, options: dict[str, Any]) -> T:
+    if name not in known:
+        raise ConfigError(f"hydra.sweeper.{kind}={name}: no such {kind} (there are: {', '.join(sorted(known))})")
+    try:
+        return known[name](**options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"hydra.sweeper.{kind}_options={options}: {error}") from None

@@ -1,0 +1,62 @@
+"""Where a sweep is: a new folder below multirun/, or that of one that is gone on with. No torch here."""
+
+import re
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from hydraft.errors import ConfigError
+from hydraft.sweep.folder_names import UNSAFE
+from hydraft.sweep.results.ledger import ABOUT, FILE
+
+ROOT = Path("multirun")
+
+
+def folder_of(config: DictConfig) -> Path:
+    """The folder of the sweep that ``config``, Hydra's section included, is about.
+
+    Raises:
+        ConfigError: it is taken, not there, or said twice.
+    """
+    name, resumed = config.sweep.name, config.sweep.resume
+    said = [override for override in config.hydra.overrides.hydra if re.match(r"\W*hydra\.sweep\.dir=", override)]
+    for setting, value in (("sweep.name", name), ("sweep.resume", resumed)):
+        if value is not None and said:
+            raise ConfigError(f"{setting}={value} and {said[0]} both say where the sweep is: leave one away")
+    if resumed is not None:
+        if name is not None:
+            raise ConfigError(
+                f"sweep.name={name}: sweep.resume={resumed} goes on with a sweep that has its name: leave it away"
+            )
+        return find(str(resumed))
+    if name is not None and (UNSAFE.search(str(name)) or str(name).strip(" .") != str(name) or not str(name)):
+        raise ConfigError(f"sweep.name={name}: must be the name of a folder, without any of / \\ : * ? < > |")
+    folder = Path(str(config.hydra.sweep.dir)) if name is None else ROOT / str(name)
+    if (folder / ABOUT).exists():
+        raise ConfigError(
+            f"{folder}: a sweep is in it already: go on with it by sweep.resume={name or folder}, or name another"
+        )
+    return folder
+
+
+def find(name: str) -> Path:
+    """The folder of a sweep by its name, by its path, or ``last`` for the one where something happened last.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    known = sorted([*ROOT.glob(f"*/{ABOUT}"), *ROOT.glob(f"*/*/{ABOUT}")], key=lambda about: _moved(about.parent))
+    if name == "last":
+        if not known:
+            raise ConfigError("sweep.resume=last: no sweep below multirun/")
+        return known[-1].parent
+    for folder in (ROOT / name, Path(name)):
+        if (folder / ABOUT).exists():
+            return folder
+    there = ", ".join(str(about.parent.relative_to(ROOT)) for about in known[-5:]) or "none"
+    raise ConfigError(f"sweep.resume={name}: no such sweep (no {ABOUT} there); below multirun/ there are: {there}")
+
+
+def _moved(folder: Path) -> float:
+    file = folder / FILE
+    return (file if file.exists() else folder / ABOUT).stat().st_mtime

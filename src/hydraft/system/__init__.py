@@ -1,0 +1,1 @@
+"""This machine and this process: hardware, driver, signals, heartbeat, console, files. No torch."""

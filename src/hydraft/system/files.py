@@ -1,0 +1,93 @@
+"""Files that are written whole or not at all, the cache folder, and versions of installed packages. No torch."""
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` whole or not at all: a neighbouring file, flushed to disk, then renamed."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``write_text`` of indented JSON, Chinese kept readable."""
+    write_text(path, json.dumps(finite(value), ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """``value`` with null in place of NaN and the infinities, inside dicts and lists too: JSON does not have them."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename in it outlives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def staged_folder(target: Path) -> Iterator[Path]:
+    """Fill a folder beside ``target``, which takes its place only when all of it is on the disk.
+
+    If the block raises (a full disk, say), ``target`` stays what it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        yield staging
+        staging.chmod(0o755)
+        for file in staging.rglob("*"):
+            file.chmod(0o755 if file.is_dir() else 0o644)  # safetensors makes files that only their owner may read
+            sync_folder(file)  # fsync takes files the same way
+        sync_folder(staging)
+        if target.exists():
+            old = staging.with_name(f"{staging.name}.old")
+            target.rename(old)
+            staging.rename(target)
+            shutil.rmtree(old)
+        else:
+            staging.rename(target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    sync_folder(target.parent)
+
+
+def cache_folder(kind: str) -> Path:
+    """Where what can be made again is kept, ``kind`` by kind: ``$HYDRAFT_CACHE`` or the user's cache folder."""
+    base = os.environ.get("HYDRAFT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hydraft"
+    return Path(base) / kind
+
+
+def version_of(name: str) -> str | None:
+    """Of an installed package; None where it is not there."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""Dashboards: what a run reports and to whom. No torch."""

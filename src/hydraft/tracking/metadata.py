@@ -1,0 +1,98 @@
+"""What a dashboard is told of a run beside its metrics: config, plan, environment and sweep, less what is secret. No torch."""
+
+import dataclasses
+import json
+import re
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from hydraft.config.schema import Config
+
+HIDDEN = "…"
+
+SECRETS = [
+    (re.compile(r"(://[^/\s:@]*):[^/\s@]+@"), rf"\1:{HIDDEN}@"),  # a password in an address
+    (
+        re.compile(
+            r"(?i)(\b[\w-]*(?:token(?!s)|secret|passw(?:or)?d|api[_-]?key|access[_-]?key)[\w-]*\s*[=:]\s*)[^\s,;'\"]+"
+        ),
+        rf"\1{HIDDEN}",
+    ),
+    (re.compile(r"(?i)(bearer\s+)\S+"), rf"\1{HIDDEN}"),
+    (re.compile(r"\b(?:hf_|sk-|ghp_|github_pat_|glpat-|AKIA)[\w-]{12,}"), HIDDEN),
+]
+"""What looks like one, and what stands in its place: a person may have put it into a path, an address or ``cluster.slurm.setup``."""
+
+
+def settings(config: Config, folder: Path) -> dict[str, Any]:
+    """The whole resolved config, with ``plan`` and ``environment`` as their files have them."""
+    found = plain(dataclasses.asdict(config))
+    found["model"]["sizes"] = {
+        size: shape for size, shape in found["model"]["sizes"].items() if size == config.model.size
+    }
+    shown: dict[str, Any] = less_secrets(
+        {**found, "plan": _json(folder / "plan.json"), "environment": _json(folder / "environment.json")}
+    )
+    return shown
+
+
+def flat(settings: dict[str, Any], name: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names, for dashboards that have no others."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        whole = f"{name}.{key}" if name else key
+        found.update(flat(value, whole) if isinstance(value, dict) and value else {whole: value})
+    return found
+
+
+def group(config: Config, folder: Path) -> str | None:
+    """What the runs of a sweep have in common: ``tracker.group``, or the sweep's name and id; None for a single run."""
+    if config.tracker.group is not None:
+        return config.tracker.group
+    about = _json(folder.parent / "sweep.json")
+    if about.get("id"):
+        return f"{Path(str(about.get('name') or folder.parent.name)).name}-{about['id']}"
+    return folder.parent.name if (folder.parent / "multirun.yaml").exists() else None
+
+
+def directions(folder: Path) -> list[str]:
+    """``min`` or ``max`` for each objective of the run's sweep."""
+    about = _json(folder.parent / "sweep.json")
+    given = about.get("direction") or about.get("directions") or ["minimize"]
+    return [str(one)[:3] for one in ([given] if isinstance(given, str) else given)]
+
+
+def tags(config: Config, grouped: bool) -> list[str]:
+    """Words to find a run by."""
+    own = [config.model.name, config.quant.kind.value, config.lora.method.value, f"zero{config.zero.stage}"]
+    return list(dict.fromkeys([*own, *(["sweep"] if grouped else []), *config.tracker.tags]))
+
+
+def less_secrets(value: Any) -> Any:
+    """``value`` with what looks like a secret hidden."""
+    if isinstance(value, dict):
+        return {key: less_secrets(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [less_secrets(item) for item in value]
+    if isinstance(value, str):
+        for pattern, hidden in SECRETS:
+            value = pattern.sub(hidden, value)
+    return value
+
+
+def plain(value: Any) -> Any:
+    """Enums by their value, inside dicts and lists too."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

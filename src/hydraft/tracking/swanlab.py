@@ -1,0 +1,48 @@
+"""``tracker=swanlab``: SWANLAB_MODE says how; without it, online with a key (SWANLAB_API_KEY or swanlab login), else offline."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from hydraft.config.schema import Config
+from hydraft.tracking import metadata
+from hydraft.tracking.base import Tracker
+
+
+class SwanlabTracker(Tracker):
+    """One SwanLab run a training run; offline, its files lie in the run's folder for ``swanlab sync``."""
+
+    def __init__(self, config: Config, folder: Path, identity: str | None) -> None:
+        import swanlab
+
+        self.swanlab: Any = swanlab
+        saved = (Path(os.environ.get("SWANLAB_SAVE_DIR") or Path.home() / ".swanlab") / ".netrc").exists()
+        keyed = bool(os.environ.get("SWANLAB_API_KEY")) or saved
+        mode: Any = os.environ.get("SWANLAB_MODE") or ("online" if keyed else "offline")
+        group = metadata.group(config, folder)
+        logs = folder / "swanlog"
+        logs.mkdir(exist_ok=True)
+        self.run = swanlab.init(
+            project=config.tracker.project,
+            name=folder.name,
+            config=metadata.settings(config, folder),
+            mode=mode,
+            log_dir=str(logs),
+            id=identity,
+            resume="allow" if identity else None,
+            group=group,
+            job_type="train",
+            tags=metadata.tags(config, group is not None),
+        )
+        self.identity = getattr(self.run, "id", None)
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Values of one step."""
+        self.swanlab.log(values, step=step)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """The run is over; its last values are the summary."""
+        scores = {f"summary/{key}": float(value) for key, value in summary.items() if isinstance(value, (int, float))}
+        if scores:
+            self.swanlab.log(scores)
+        self.swanlab.finish()

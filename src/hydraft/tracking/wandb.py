@@ -1,0 +1,63 @@
+"""``tracker=wandb``: online where a key is set up, otherwise offline; ``wandb sync`` sends such a run later."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from hydraft.config.schema import Config
+from hydraft.tracking import metadata
+from hydraft.tracking.base import Tracker, numbers
+
+LOWER = ("loss", "eval_loss", "eval_empty", "train_loss")
+"""Scores that are better low; a table shows the lowest."""
+
+
+class WandbTracker(Tracker):
+    """One wandb run a training run."""
+
+    def __init__(self, config: Config, folder: Path, identity: str | None) -> None:
+        import wandb
+
+        # A prompt would hang a run that no one watches; without a key, the files are kept for `wandb sync`.
+        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+        group = metadata.group(config, folder)
+        self.run = wandb.init(
+            project=config.tracker.project,
+            name=folder.name,
+            dir=str(folder),
+            config=metadata.settings(config, folder),
+            mode=mode,  # type: ignore[arg-type]
+            id=identity,
+            resume="allow",
+            group=group,
+            job_type="train",
+            tags=metadata.tags(config, group is not None),
+        )
+        self.identity = self.run.id
+        self.offline = mode == "offline"
+        self.run.define_metric("eval_*", summary="max")
+        for name in LOWER:
+            self.run.define_metric(name, summary="min")
+        self.run.define_metric("objective", summary=metadata.directions(folder)[0])
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Values of one step."""
+        self.run.log(values, step=step)
+
+    def go_on(self, lines: list[dict[str, Any]]) -> None:
+        """Offline, each start has a file of its own; the last has every step once. Online, the server knows them."""
+        for line in lines if self.offline else []:
+            self.log(numbers(line), line["step"])
+
+    def upload(self, folder: Path) -> None:
+        """``folder`` as an artifact of the run."""
+        import wandb
+
+        artifact = wandb.Artifact(f"{folder.name}-{self.run.id}", type=folder.name)
+        artifact.add_dir(str(folder))
+        self.run.log_artifact(artifact)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Close the run; every file is on the disk after."""
+        self.run.summary.update(summary)
+        self.run.finish()

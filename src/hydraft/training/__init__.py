@@ -1,0 +1,1 @@
+"""One rank: objectives, trainer, callbacks."""

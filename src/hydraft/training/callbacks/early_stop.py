@@ -1,0 +1,56 @@
+"""Ends the training in good order when any rank was asked to: all ranks stop after the same step, and it is saved."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hydraft.system import signals
+
+
+class Stopper(TrainerCallback):
+    """Asks after each step whether a signal came (see ``preempt.py``); every rank has one, and all get the same answer."""
+
+    def __init__(self, grace: float, device: torch.device) -> None:
+        """``grace``: seconds from a signal to the end; 0 leaves every signal to end its rank at once."""
+        self.grace = grace
+        self.device = device
+        self.number = 0
+        """The signal that all ranks have agreed to leave for; 0 as long as they have not."""
+        self.told = False
+        """Whether ``health.py`` shares the signals with what else the ranks share after a step, and calls ``tell``."""
+
+    def agreed(self) -> bool:
+        """Whether to leave. Every rank must ask: a signal that reached one of them is told to all."""
+        if self.grace and not self.number:
+            if dist.get_world_size() == 1:
+                self.number = signals.asked()
+            else:
+                number = torch.tensor([signals.asked()], device=self.device)
+                dist.all_reduce(number, op=dist.ReduceOp.MAX)
+                self.number = int(number)
+        return self.number != 0
+
+    def heard(self) -> list[float]:
+        """What ``tell`` wants the sum of, over the ranks: which of ``preempt.ASKING`` has asked this rank to leave."""
+        number = signals.asked() if self.grace else 0
+        return [float(number == signal) for signal in signals.ASKING]
+
+    def tell(self, counts: list[float]) -> None:
+        """How many ranks each of ``preempt.ASKING`` has asked to leave; the same on all of them, and told at the same step."""
+        asked = [int(signal) for signal, count in zip(signals.ASKING, counts, strict=True) if count]
+        self.number = self.number or max(asked, default=0)
+
+    def stop(self, control: TrainerControl) -> None:
+        """Have the Trainer save and end."""
+        control.should_training_stop = control.should_save = True
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
+        """A step that has begun is a step to save."""
+        signals.begin(self.grace)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
+        """The last step of a run that was asked to end."""
+        if self.number or (not self.told and self.agreed()):
+            self.stop(control)

@@ -1,0 +1,54 @@
+"""The zero section to a DeepSpeed config dict. No torch."""
+
+from typing import Any
+
+from hydraft.config.choices import Offload, Precision
+from hydraft.config.schema import Config, ZeroConfig
+
+
+def deepspeed_config(config: Config) -> dict[str, Any]:
+    """What ``deepspeed.initialize`` gets.
+
+    ``train_batch_size`` is computed, never typed in; only keys that the chosen stage reads are there. DeepSpeed's
+    ``activation_checkpointing`` block is left out, since the Trainer does not call DeepSpeed's checkpointing
+    (``train.gradient_checkpointing`` does the work), and so is ``aio``, which is read for NVMe offload only. There is no ``optimizer`` block: the Trainer makes it, over its own parameter groups.
+    """
+    train = config.train
+    return {
+        "train_micro_batch_size_per_gpu": train.micro_batch_size,
+        "gradient_accumulation_steps": train.gradient_accumulation_steps,
+        "train_batch_size": config.global_batch_size,
+        "gradient_clipping": train.max_grad_norm,
+        "bf16": {"enabled": train.precision is Precision.bf16},
+        "fp16": {"enabled": train.precision is Precision.fp16},
+        "zero_optimization": _zero(config.zero),
+        "steps_per_print": 2**31,  # our own lines say more
+        "wall_clock_breakdown": False,
+    }
+
+
+def _zero(zero: ZeroConfig) -> dict[str, Any]:
+    built: dict[str, Any] = {"stage": zero.stage}
+    if zero.stage == 0:
+        return built
+    built |= {
+        "overlap_comm": zero.overlap_comm,
+        "contiguous_gradients": zero.contiguous_gradients,
+        "reduce_scatter": zero.reduce_scatter,
+        "reduce_bucket_size": zero.reduce_bucket_size,
+    }
+    if zero.stage < 3:
+        built |= {
+            "allgather_partitions": zero.allgather_partitions,
+            "allgather_bucket_size": zero.allgather_bucket_size,
+        }
+    else:
+        built |= {
+            "stage3_prefetch_bucket_size": zero.stage3_prefetch_bucket_size,
+            "stage3_param_persistence_threshold": zero.stage3_param_persistence_threshold,
+        }
+    if zero.offload_optimizer is Offload.cpu:
+        built["offload_optimizer"] = {"device": "cpu", "pin_memory": zero.pin_memory}
+    if zero.offload_param is Offload.cpu:
+        built["offload_param"] = {"device": "cpu", "pin_memory": zero.pin_memory}
+    return built

@@ -1,0 +1,199 @@
+"""A checkpoint is whole or is not taken for one: killed at every write, altered in every file, on a full disk."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from test_resume import CUT, settings
+
+from bench.equivalence import compose_run
+from bench.resume import cut, differs, train
+from conftest import ROOT, run_script
+from hydraft.checkpoint import manifest
+from hydraft.config.choices import Precision
+from hydraft.plan import plan
+from hydraft.runs import run_folder
+from hydraft.system import hardware
+
+# Runs of one rank, each in a process forked from this one, which has imported the stack: a line of stdin asks for one, a line of
+# stdout is its exit code. Python tells an audit hook of every file it is about to open, rename, make or remove; at the one whose
+# number is given, the process is killed, as by the kernel or a power cut. `fp16`: DeepSpeed has it on a CPU too, once it is told
+# so; its loss scale begins too high and grows every other step, so some steps overflow.
+FORKS = """
+import json, os, signal, sys
+os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+sys.path.insert(0, sys.argv[1])
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+import torch.distributed as dist
+from pathlib import Path
+from deepspeed.accelerator import get_accelerator
+from hydraft import keeper, trainer, worker
+for line in sys.stdin:
+    asked = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
+else:
+    sys.exit(0)
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+seen = [0]
+armed = [False]
+EVENTS = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.chmod", "shutil.rmtree", "tempfile.mkdtemp", "tempfile.mkstemp"}
+
+def hook(event, arguments):
+    if not armed[0] or event not in EVENTS:
+        return
+    if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+        return
+    if "checkpoints" not in " ".join(map(str, arguments)):
+        return
+    seen[0] += 1
+    if seen[0] == asked["stop_at"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(hook)
+save = keeper.Keeper.save
+
+def watched(self, trainer):
+    armed[0] = trainer.state.global_step == 6
+    save(self, trainer)
+    armed[0] = False
+
+keeper.Keeper.save = watched
+if asked["fp16"]:
+    get_accelerator().__class__.is_fp16_supported = lambda self: True
+    made = trainer.deepspeed_config
+    scale = {"enabled": True, "initial_scale_power": 24, "loss_scale_window": 2}
+    trainer.deepspeed_config = lambda config: {**made(config), "fp16": scale}
+worker.main(Path(asked["folder"]), os.open(os.devnull, os.O_WRONLY))
+Path(asked["folder"], "count").write_text(str(seen[0]))
+os._exit(0)
+"""
+
+
+class Forks:
+    """Runs a run's one rank in a fork of a warm process, and waits."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", FORKS, str(ROOT / "src")],
+            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def run(self, folder: Path, stop_at: int = 0, fp16: bool = False) -> int:
+        """Its exit code; killed at the write of the checkpoint of step 6 whose number is ``stop_at``."""
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(json.dumps({"folder": str(folder), "stop_at": stop_at, "fp16": fp16}) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    """A warm process."""
+    forks = Forks()
+    yield forks
+    forks.process.communicate(timeout=10)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 9 steps, cut off after its checkpoints of steps 2 and 4."""
+    folder = tmp_path_factory.mktemp("faults")
+    records = folder / "records.json"
+    records.write_text(json.dumps([{"instruction": f"{i}加一？", "output": f"{i + 1}"} for i in range(12)]))
+    train(compose_run([*settings(records), "train.micro_batch_size=4"]), folder / "all")
+    run = cut(folder / "all", folder / "cut", CUT)
+    config = run / "config.yaml"
+    config.write_text(
+        config.read_text().replace("keep_last: 9", "keep_last: 2")
+    )  # so that the oldest goes in the next save
+    return run
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_write_leaves_a_whole_checkpoint(begun: Path, forks: Forks, tmp_path: Path) -> None:
+    shutil.copytree(begun, tmp_path / "probe")
+    assert forks.run(tmp_path / "probe") == 0
+    writes = int((tmp_path / "probe/count").read_text())
+    assert writes >= 10
+    found = set()
+    for number in range(1, writes + 1):
+        run = tmp_path / f"killed-{number}"
+        shutil.copytree(begun, run)
+        assert forks.run(run, stop_at=number) == -signal.SIGKILL
+        newest, passed_over = manifest.newest(run)
+        assert newest is not None and passed_over == [], number
+        found.add(newest.name)
+        assert manifest.fault(run / "checkpoints" / "step-000004") is None, number
+    assert found == {"step-000004", "step-000006"}  # before the name is given, and after
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", ["stage1", "stage3"])
+def test_fp16_goes_on_with_its_loss_scale(zero: str, forks: Forks, records: Path, tmp_path: Path) -> None:
+    """Steps that overflowed are no steps of Adam's nor of the schedule's."""
+    config = compose_run([*settings(records), f"zero={zero}", "quant=none", "train.micro_batch_size=8"])
+    fp16 = dataclasses.replace(config.train, precision=Precision.fp16)  # refused without a GPU: it would be slow
+    config = dataclasses.replace(config, train=fp16, model=dataclasses.replace(config.model, dtype=Precision.fp16))
+    run_folder.create(tmp_path / "whole", config, plan.make_plan(config, 24), hardware.detect())
+    assert forks.run(tmp_path / "whole", fp16=True) == 0
+    numbers = json.loads((tmp_path / "whole/checkpoints/step-000009/state.json").read_text())
+    assert 0 < numbers["schedule_step"] == numbers["adam_step"] < 9
+    resumed = cut(tmp_path / "whole", tmp_path / "cut", CUT)
+    assert forks.run(resumed, fp16=True) == 0
+    assert differs(resumed, tmp_path / "whole") is None
+
+
+@pytest.mark.slow
+def test_an_altered_file_is_named_and_its_checkpoint_passed_over(begun: Path, tmp_path: Path) -> None:
+    latest = begun / "checkpoints/step-000004"
+    files = [file for file in latest.rglob("*") if file.is_file()]
+    assert {"optimizer.safetensors", "random.safetensors", "state.json", "manifest.json"} <= {
+        file.name for file in files
+    }
+    for number, original in enumerate(files):
+        for change in ("flip", "truncate", "remove"):
+            run = tmp_path / f"{number}-{change}"
+            shutil.copytree(begun / "checkpoints", run / "checkpoints")
+            file = run / "checkpoints/step-000004" / original.relative_to(latest)
+            content = bytearray(file.read_bytes())
+            content[len(content) // 2] ^= 1
+            if change == "remove":
+                file.unlink()
+            else:
+                file.write_bytes(content if change == "flip" else content[:-1])
+            newest, passed_over = manifest.newest(run)
+            assert newest is not None and newest.name == "step-000002"
+            assert len(passed_over) == 1 and "step-000004 is passed over" in passed_over[0]
+            assert file.name in passed_over[0] or file.name == manifest.NAME  # an altered list accuses another file
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_ends_the_run_and_keeps_what_is_there(begun: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    size = sum(file.stat().st_size for file in begun.rglob("*") if file.is_file())
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size + 300_000}", "none", str(disk)], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        shutil.copytree(begun, disk / "run")
+        done = run_script("train.py", f"resume={disk / 'run'}")
+        assert done.returncode == 1
+        assert "No space left on device" in done.stderr
+        newest, _ = manifest.newest(disk / "run")
+        assert newest is not None and newest.name == "step-000004"
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -1,0 +1,133 @@
+"""Both copied recipes as experiments: every setting of theirs is ours, or replaced for a reason that stands here."""
+
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from conftest import ROOT
+from hydraft.config import cli
+from hydraft.config.schema import Config
+from hydraft.plan.plan import resolve
+from hydraft.system.hardware import Gpu, Hardware
+from hydraft.training.zero import deepspeed_config
+
+CHATGLM2_ZERO: dict[str, Any] = {
+    "stage": 3,
+    "offload_optimizer": {"device": "cpu", "pin_memory": True},
+    "offload_param": {"device": "cpu", "pin_memory": True},
+    "overlap_comm": True,
+    "contiguous_gradients": True,
+    "reduce_bucket_size": 50_000_000,
+    "stage3_prefetch_bucket_size": 50_000_000,
+    "stage3_param_persistence_threshold": 100_000,
+}
+LLAMA3_ZERO: dict[str, Any] = {
+    "stage": 2,
+    "offload_optimizer": {"device": "cpu", "pin_memory": True},
+    "allgather_partitions": True,
+    "allgather_bucket_size": 200_000_000,
+    "overlap_comm": True,
+    "reduce_scatter": True,
+    "reduce_bucket_size": 200_000_000,
+}
+CHATGLM2: dict[str, Any] = {
+    "model.path": "THUDM/chatglm2-6b",
+    "quant.kind": "nf4",
+    "lora.r": 8,
+    "lora.alpha": 32,
+    "lora.dropout": 0.05,
+    "lora.bias": "none",
+    "lora.target_modules": ["q_proj", "k_proj", "v_proj"],  # query_key_value of the published layout
+    "data.template": "### 问题：\n{instruction}\n{input}\n\n### 回答：\n",
+    "data.max_length": 512,
+    "train.micro_batch_size": 1,
+    "train.gradient_accumulation_steps": 8,
+    "train.learning_rate": 2e-4,
+    "train.epochs": 3,
+    "train.precision": "bf16",
+    "train.max_grad_norm": 1.0,
+    "train.log_every": 10,
+    "train.save": "epoch",
+    # DeepSpeed's activation_checkpointing block turns nothing on in the Trainer; this does what it was meant to.
+    "train.gradient_checkpointing": True,
+    "cluster.nodes": 2,
+    "cluster.ranks_per_node": 4,
+}
+LLAMA3: dict[str, Any] = {
+    "model.path": "unsloth/Meta-Llama-3.1-8B",
+    "kernels.kind": "unsloth",
+    "quant.kind": "nf4",
+    "lora.r": 8,
+    "lora.alpha": 32,
+    "lora.dropout": 0.1,
+    "lora.target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
+    "data.template": "{instruction}\n{input}",
+    "data.max_length": 2048,
+    "train.micro_batch_size": 1,
+    "train.gradient_accumulation_steps": 4,
+    "train.learning_rate": 2e-4,
+    "train.epochs": 3,
+    "train.precision": "auto",  # the recipe's fp16 on a card without bf16, bf16 on one with it
+    "train.max_grad_norm": 1.0,
+    "train.betas": [0.9, 0.999],
+    "train.eps": 1e-8,
+    "train.weight_decay": 0.01,
+    "train.log_every": 10,
+    "train.save": "epoch",
+}
+
+
+def composed(experiment: str) -> Config:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return cli.typed(compose("train", [f"experiment={experiment}"]), Config)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "settings", "zero"),
+    [("chatglm2_qlora_zero3", CHATGLM2, CHATGLM2_ZERO), ("llama3_unsloth_zero2", LLAMA3, LLAMA3_ZERO)],
+)
+def test_the_resolved_settings_are_the_recipes(experiment: str, settings: dict[str, Any], zero: dict[str, Any]) -> None:
+    config = composed(experiment)
+    for name, expected in settings.items():
+        value: Any = config
+        for part in name.split("."):
+            value = getattr(value, part)
+        assert getattr(value, "value", value) == expected, name
+    made = deepspeed_config(config)
+    assert made["zero_optimization"] | zero == made["zero_optimization"]
+    assert made["gradient_clipping"] == 1.0
+
+
+def test_the_flaws_of_the_deepspeed_dicts_are_gone() -> None:
+    """No block that does nothing, and no batch size that contradicts the number of ranks."""
+    chatglm2 = deepspeed_config(composed("chatglm2_qlora_zero3"))
+    assert "aio" not in chatglm2  # read for NVMe offload only
+    assert "activation_checkpointing" not in chatglm2
+    assert chatglm2["train_batch_size"] == 1 * 8 * 8
+    llama3 = composed("llama3_unsloth_zero2")
+    llama3.cluster.ranks_per_node = 2
+    assert deepspeed_config(llama3)["train_batch_size"] == 1 * 4 * 2
+
+
+def test_the_second_recipes_dtype_follows_the_card() -> None:
+    config = composed("llama3_unsloth_zero2")
+    for capability, key in ((7.5, "fp16"), (8.6, "bf16")):
+        card = Hardware(gpus=(Gpu("card", 24 * 2**30, capability),))
+        made = deepspeed_config(resolve(config, card))
+        assert {name: made[name]["enabled"] for name in ("fp16", "bf16")} == {
+            "fp16": key == "fp16",
+            "bf16": key == "bf16",
+        }
+
+
+@pytest.mark.parametrize(
+    ("experiment", "reason"),
+    [("chatglm2_qlora_zero3", "cluster.hostfile"), ("llama3_unsloth_zero2", "kernels=unsloth")],
+)
+def test_what_cannot_run_yet_says_so(experiment: str, reason: str) -> None:
+    from conftest import run_script
+
+    done = run_script("train.py", f"experiment={experiment}")
+    assert done.returncode == 2
+    assert reason in done.stderr

@@ -1,0 +1,131 @@
+"""A file of prompts: the same answers as one by one, in the input's order, once each, whatever kills it."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from conftest import run_script, wait_for
+from hydraft.config.choices import Format
+from hydraft.config.infer import InferConfig
+from hydraft.data.tokenize import prompt_ids
+from hydraft.errors import ConfigError
+from hydraft.infer.batch import records
+from hydraft.infer.generate import answer, answers, generate
+from hydraft.infer.load import load
+from hydraft.infer.resolve import find
+from using import RECORDS, adapter, start
+
+LENGTH = 8
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return adapter(tmp_path_factory.mktemp("run") / "mine", "quant=none")
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Path:
+    file = tmp_path / "asked.jsonl"
+    file.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in RECORDS), encoding="utf-8")
+    return file
+
+
+def test_batched_answers_are_those_of_one_by_one(run: Path, tmp_path: Path) -> None:
+    """Token for token in fp32, whatever stands beside a prompt."""
+    options = InferConfig(run=str(run), max_new_tokens=24)
+    loaded = load(find(options), options)
+    speaker = loaded.use()
+    read = [records._trained(record, Format.alpaca, "") for record in RECORDS]
+    prompts = [prompt_ids(record.conversation, speaker.tokenizer, speaker.data) for record in read]
+    assert len({len(prompt) for prompt in prompts}) > 3
+    alone = [answer(loaded, speaker, prompt, options) for prompt in prompts]
+    assert len({tuple(ids) for ids in alone}) > 3
+    assert answers(loaded, speaker, prompts, options) == alone
+    with (tmp_path / "said").open("w") as out:
+        said = generate(loaded, InferConfig(run="", prompt="回答问题。\n0加一等于几？", max_new_tokens=24), out)
+    assert said == speaker.tokenizer.decode(alone[0], skip_special_tokens=True)
+    assert (tmp_path / "said").read_text() == said + "\n"
+
+
+def test_a_killed_batch_goes_on_and_loses_and_repeats_nothing(run: Path, asked: Path, tmp_path: Path) -> None:
+    """Two processes, SIGKILL, half a line; then one process. The file is that of a run that was never killed."""
+    settings = ["mode=batch", f"run={run}", f"input={asked}", f"max_new_tokens={LENGTH}", "batch_size=2"]
+    whole, output = tmp_path / "whole.jsonl", tmp_path / "answers.jsonl"
+    done = run_script("infer.py", *settings, f"output={whole}")
+    assert done.returncode == 0, done.stderr
+    assert "qa exact match" in done.stdout
+    part = tmp_path / "answers.jsonl.part"
+    process = start(tmp_path / "streams", *settings, f"output={output}", "cluster=1x2")
+    wait_for(lambda: part.exists() and part.read_bytes().count(b"\n") >= 3, 120, "two buckets")
+    members = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    wait_for(lambda: not any(member.is_running() for member in members), 10, "its processes ended")
+    assert not output.exists()
+    before = part.read_bytes().count(b"\n") - 1
+    with part.open("a") as file:
+        file.write('{"bucket": 5, "answers": [{"ind')
+    other = run_script("infer.py", *settings, f"output={output}", "seed=1")
+    assert other.returncode == 2
+    assert "was begun with another input, model or setting" in other.stderr
+    again = run_script("infer.py", *settings, f"output={output}")
+    assert again.returncode == 0, again.stderr
+    assert f"going on: {2 * before} of {len(RECORDS)} are answered" in again.stdout or before == 6
+    assert output.read_bytes() == whole.read_bytes()
+    assert not part.exists()
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line["id"] for line in lines] == [record["id"] for record in RECORDS]
+    assert [line["reference"] for line in lines] == [record["output"] for record in RECORDS]
+    summary = json.loads((tmp_path / "answers.summary.json").read_text())
+    assert summary["records"] == summary["scored"] == len(RECORDS)
+    assert set(summary["scores"]) == {"exact_match", "empty", "qa_exact_match", "qa_f1"}
+    nothing = run_script("infer.py", *settings, f"output={output}")
+    assert (nothing.returncode, "nothing is left to do" in nothing.stdout) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("lines", "last", "reference"),
+    [
+        ([{"prompt": "问"}], "问", None),
+        ([{"prompt": "问", "answer": "答", "system": "系统"}], "问", "答"),
+        ([{"instruction": "问", "input": "题"}], "问\n题", None),
+        ([{"messages": [{"role": "user", "content": "问"}]}], "问", None),
+        ([{"messages": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]}], "问", "答"),
+        ([{"conversations": [{"from": "human", "value": "问"}]}], "问", None),
+    ],
+)
+def test_every_form_is_read_with_and_without_answers(
+    lines: list[dict[str, object]], last: str, reference: str | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_text("\n".join(json.dumps(line) for line in lines))
+    (record,) = records.read(str(file), Format.auto, "默认")
+    turns = record.conversation.turns
+    assert turns[-2].text == last
+    assert (turns[-1].content or None, record.answered) == (reference, reference is not None)
+    assert turns[0].content == lines[0].get("system", "默认")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "no records in it"),
+        ([{"text": "a"}], "plain text asks nothing"),
+        ([{"prompt": "a"}, {"instruction": "b"}], "record 1 is prompt and record 2 is alpaca"),
+        ([{"prompt": " "}], "record 1: 'prompt' is empty"),
+        ([{"prompt": 3}], "record 1: 'prompt' must be text"),
+        ([{"prompt": "a", "id": 1}, {"prompt": "b", "id": "1"}], "record 2: has the id of record 1"),
+        ([{"question": "a"}], r"no known form \(its keys: question; known: prompt;"),
+        ([["a"]], "record 1: must be an object"),
+        ([{"messages": [{"role": "assistant", "content": "a"}]}], "turn 1 is the assistant's"),
+    ],
+)
+def test_what_cannot_be_asked_is_named(lines: list[object], message: str, tmp_path: Path) -> None:
+    file = tmp_path / "in.jsonl"
+    file.write_text("\n".join(json.dumps(line) for line in lines))
+    with pytest.raises(ConfigError, match=message):
+        records.read(str(file), Format.auto, None)

@@ -1,0 +1,329 @@
+"""Real launchers of other people start train.py: one run, one folder, our own launcher's losses; and no way to end hangs."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from conftest import RECORDS, ROOT, family
+from hydraft.launch.external.environment import World
+from hydraft.launch.external.rank import Stillness
+from hydraft.launch.external.store import Meeting
+from sshd import Sshd
+from test_local import wait_for
+
+pytestmark = pytest.mark.slow
+
+BIN = Path(sys.executable).parent
+TRAIN = str(ROOT / "train.py")
+LAUNCHERS = {
+    "torchrun": ["torchrun", "--nproc-per-node", "2", TRAIN],
+    "accelerate": ["accelerate", "launch", "--multi_gpu", "--num_processes", "2", TRAIN],
+    "deepspeed": ["deepspeed", "--num_gpus", "2", TRAIN],
+}
+
+
+def free_port() -> int:
+    """A port that nobody has."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(**more: str) -> dict[str, str]:
+    """A shell with the virtual environment on its path, on a machine without cards."""
+    return {
+        **os.environ,
+        "PATH": f"{BIN}:/usr/sbin:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT / "src"),
+        "DS_ACCELERATOR": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        **more,
+    }
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Three steps on 24 short records."""
+    records = tmp_path_factory.mktemp("records") / "records.json"
+    records.write_text(json.dumps(RECORDS, ensure_ascii=False), encoding="utf-8")
+    return [f"data.train={records}", "data.eval=null", "train.max_steps=3", "train.log_every=1"]
+
+
+def run_in(folder: Path, command: list[str], **more: str) -> subprocess.CompletedProcess[str]:
+    """Run ``command`` there, as a person would, and wait; runs land in its outputs/."""
+    return subprocess.run(
+        command, cwd=folder, env=environment(**more), capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+def the_run(folder: Path) -> Path:
+    """The only run below ``folder``."""
+    (config,) = folder.glob("outputs/*/*/config.yaml")
+    assert len(list(config.parent.parent.iterdir())) == 1
+    return config.parent
+
+
+def losses(run: Path) -> list[float]:
+    """Each step's."""
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def own(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """The losses of the same run under our own launcher."""
+    folder = tmp_path_factory.mktemp("own")
+    done = run_in(folder, [sys.executable, TRAIN, *settings, "cluster=1x2"])
+    assert done.returncode == 0, done.stderr
+    return losses(the_run(folder))
+
+
+def assert_ran(folder: Path, done: "subprocess.CompletedProcess[str]", own: list[float], starter: str) -> None:
+    """It ended well, told once, in one folder, with the losses of our own launcher."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = the_run(folder)
+    assert losses(run) == pytest.approx(own, rel=1e-5)
+    assert f"2 ranks, started by {starter}: cluster is " in done.stdout
+    assert done.stdout.count("training 3/3") == 1
+    assert json.loads((run / "result.json").read_text())["status"] == "completed"
+    assert (run / "adapter" / "adapter_model.safetensors").exists()
+    assert (run / "rank-1.log").exists()
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_a_launcher_of_other_people_trains_the_same(
+    name: str, settings: list[str], own: list[float], tmp_path: Path
+) -> None:
+    command = [str(BIN / LAUNCHERS[name][0]), *LAUNCHERS[name][1:-1]]
+    if name != "torchrun":
+        command += ["--main_process_port" if name == "accelerate" else "--master_port", str(free_port())]
+    done = run_in(tmp_path, [*command, TRAIN, *settings])
+    assert_ran(tmp_path, done, own, name)
+
+
+def test_deepspeed_with_a_hostfile_trains_the_same(settings: list[str], own: list[float], tmp_path: Path) -> None:
+    if shutil.which("pdsh") is None:
+        pytest.skip("pdsh is not installed")
+    hostfile = tmp_path / "hostfile"
+    hostfile.write_text("localhost slots=1\n127.0.0.1 slots=1\n")
+    with Sshd(tmp_path / "sshd") as sshd:
+        command = [
+            str(BIN / "deepspeed"), "--hostfile", str(hostfile), "--ssh_port", str(sshd.port), "--no_ssh_check",
+            "--master_addr", "127.0.0.1", "--master_port", str(free_port()), TRAIN, *settings,
+        ]  # fmt: skip
+        done = run_in(tmp_path, command, PDSH_SSH_ARGS_APPEND=" ".join(sshd.options))
+    done.stdout = done.stdout.replace("localhost: ", "").replace("127.0.0.1: ", "")
+    assert_ran(tmp_path, done, own, "deepspeed")
+
+
+@pytest.mark.parametrize("name", ["torchrun", "deepspeed"])
+def test_a_refusal_is_told_once(name: str, tmp_path: Path) -> None:
+    port = ["--master_port", str(free_port())]
+    command = [str(BIN / LAUNCHERS[name][0]), *port, *LAUNCHERS[name][1:]]
+    done = run_in(tmp_path, [*command, "train.lr=3"])
+    assert done.returncode == (2 if name == "deepspeed" else 1)  # torchrun has one code for all that is not 0
+    assert done.stderr.count("train.py: train.lr: no such setting; did you mean train.learning_rate?") == 1
+    assert not list(tmp_path.glob("outputs/*"))
+
+
+def test_a_rank_that_stands_still_is_found(tmp_path: Path, survivors: list[psutil.Process]) -> None:
+    world = World("RANK", 0, 1, 0, 1, "localhost", free_port())
+    sleeper = subprocess.Popen(["sleep", "60"])
+    survivors.append(psutil.Process(sleeper.pid))
+    sleeper.send_signal(signal.SIGSTOP)
+    (tmp_path / "0.pid").write_text(str(sleeper.pid))
+    (tmp_path / "0.beat").touch()
+    stillness = Stillness(Meeting(world), tmp_path, tmp_path, timeout=0.3)
+    assert stillness.look() is None
+    time.sleep(0.4)
+    found = stillness.look()
+    assert found is not None
+    assert (found.rank, found.kind) == (0, "hung")
+    assert "its process was stopped" in found.cause
+    os.utime(tmp_path / "0.beat")
+    assert stillness.look() is None
+    assert not stillness.meeting.standing()
+
+
+class Ranks:
+    """Two ranks that a person starts by hand, with the variables that launchers set."""
+
+    def __init__(self, folder: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> None:
+        """``prefix``: what stands before rank 1's command."""
+        port = free_port()
+        self.folder = folder
+        self.started = [
+            subprocess.Popen(
+                [*(prefix if rank else ()), sys.executable, TRAIN, f"--local_rank={rank}", *arguments],
+                cwd=folder,
+                env=environment(
+                    RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2", MASTER_ADDR="localhost",
+                    MASTER_PORT=str(port),
+                ),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in (0, 1)
+        ]  # fmt: skip
+
+    def wait(self) -> tuple[list[int], list[str]]:
+        """Every rank's exit code, and what it said on its standard error."""
+        said = [rank.communicate(timeout=120)[1] for rank in self.started]
+        return [rank.returncode for rank in self.started], said
+
+    def result(self) -> dict[str, object]:
+        """result.json."""
+        return json.loads((the_run(self.folder) / "result.json").read_text())  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def ranks(tmp_path: Path, settings: list[str], survivors: list[psutil.Process]) -> Ranks:
+    """Two that would go on for hours, from their first step on."""
+    started = Ranks(tmp_path, *settings[:2], "train.epochs=100000", "train.log_every=1")
+    wait_for(lambda: bool(list(tmp_path.glob("outputs/*/*/metrics.jsonl"))), 120, "the first step")
+    for rank in started.started:
+        survivors += family(rank.pid)
+    assert len(survivors) == 4  # each rank and who watches it
+    return started
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lora.r=0"], "lora.r=0: the rank"),
+        (["-m", "lora.r=4,8"], "type python train.py -m lora.r=4,8 cluster=1x2"),
+        (["cluster=1x4"], "cluster=1x4: a launcher started 1x2: say cluster=1x2, or start it with RANK=… "),
+    ],
+)
+def test_both_ranks_end_with_a_refusal_and_rank_0_says_why(arguments: list[str], message: str, tmp_path: Path) -> None:
+    codes, said = Ranks(tmp_path, *arguments).wait()
+    assert codes == [2, 2]
+    assert said[0].count("\n") == 1
+    assert message in said[0]
+    assert said[1] == ""
+    assert not list(tmp_path.glob("outputs/*"))
+
+
+def test_help_is_shown_once(tmp_path: Path) -> None:
+    ranks = Ranks(tmp_path, "--help")
+    said = [rank.communicate(timeout=60)[0] for rank in ranks.started]
+    assert [rank.returncode for rank in ranks.started] == [0, 0]
+    assert ("zero: stage0" in said[0], said[1]) == (True, "")
+
+
+def test_what_a_rank_finds_wrong_ends_both_with_code_2(
+    tmp_path: Path, settings: list[str], untemplated: list[str]
+) -> None:
+    ranks = Ranks(tmp_path, *settings, *untemplated)
+    codes, said = ranks.wait()
+    assert codes == [2, 2]
+    assert said[0].startswith("train.py: data.template=chat: this model's tokenizer has no chat template")
+    assert ranks.result()["status"] == "failed"
+
+
+def test_without_a_shared_file_system_a_rank_logs_at_home(
+    tmp_path: Path, settings: list[str], own: list[float]
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("a file system of its own needs root")
+    (tmp_path / "outputs").mkdir()
+    elsewhere = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none outputs && exec "$@"', "sh")
+    codes, said = Ranks(tmp_path, *settings, prefix=elsewhere).wait()
+    assert codes == [0, 0], said
+    assert losses(the_run(tmp_path)) == pytest.approx(own, rel=1e-5)
+    assert not (the_run(tmp_path) / "rank-1.log").exists()
+
+
+def test_a_killed_rank_ends_the_other_and_is_named(ranks: Ranks, survivors: list[psutil.Process]) -> None:
+    survivors[3].kill()
+    codes, said = ranks.wait()
+    assert codes == [1, 1]
+    assert said[0].count("rank 1 failed: killed by SIGKILL") == 1
+    assert said[1] == ""
+    cause = "killed by SIGKILL (out of memory, if no one sent it)"
+    assert ranks.result()["error"] == {"rank": 1, "cause": cause, "log": "rank-1.log"}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_its_launcher_lost_is_named(rank: int, ranks: Ranks, survivors: list[psutil.Process]) -> None:
+    ranks.started[rank].kill()
+    codes, said = ranks.wait()
+    assert codes[1 - rank] == 1
+    assert said[1 - rank].count(f"rank {rank} failed: ended without a word") == 1
+    error = {"rank": rank, "cause": "ended without a word (killed, or its machine is gone)", "log": f"rank-{rank}.log"}
+    assert ranks.result()["error"] == error
+    wait_for(lambda: not any(process.is_running() for process in survivors), 5, "the end of all")
+
+
+def test_sigterm_to_one_preempts_all(ranks: Ranks) -> None:
+    ranks.started[1].send_signal(signal.SIGTERM)  # as where one machine of many is taken away
+    codes, said = ranks.wait()
+    assert codes == [143, 143]
+    assert "preempted by SIGTERM after step " in said[0]
+    assert said[1] == ""
+    assert ranks.result()["status"] == "preempted"
+
+
+def test_a_second_ctrl_c_interrupts_all(ranks: Ranks, survivors: list[psutil.Process]) -> None:
+    survivors[3].suspend()
+    for rank in ranks.started:
+        rank.send_signal(signal.SIGINT)
+    time.sleep(1.5)
+    assert [rank.poll() for rank in ranks.started] == [None, None]
+    for rank in ranks.started:
+        rank.send_signal(signal.SIGINT)
+    codes, _ = ranks.wait()
+    assert codes == [130, 130]
+    assert ranks.result()["status"] == "interrupted"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_under_torchrun_a_signal_preempts_all(
+    number: int, tmp_path: Path, settings: list[str], survivors: list[psutil.Process]
+) -> None:
+    torchrun = _under_torchrun(tmp_path, settings, survivors)
+    if number == signal.SIGINT:
+        os.killpg(torchrun.pid, number)  # a terminal tells every process, and torchrun tells its own again
+    else:
+        torchrun.send_signal(number)
+    said = torchrun.communicate(timeout=60)[0]
+    name = signal.Signals(number).name
+    assert said.count(f"preempted by {name} after step ") == 1
+    result = json.loads((the_run(tmp_path) / "result.json").read_text())
+    assert (result["status"], result["signal"]) == ("preempted", name)
+    wait_for(lambda: not any(process.is_running() for process in survivors), 5, "the end of all")
+
+
+def test_under_torchrun_a_killed_rank_ends_all(
+    tmp_path: Path, settings: list[str], survivors: list[psutil.Process]
+) -> None:
+    torchrun = _under_torchrun(tmp_path, settings, survivors)
+    log = str(the_run(tmp_path) / "rank-1.log")
+    next(p for p in survivors if str(Path(f"/proc/{p.pid}/fd/1").readlink()) == log).kill()
+    said = torchrun.communicate(timeout=60)[0]
+    assert torchrun.returncode == 1
+    assert said.count("rank 1 failed: killed by SIGKILL") == 1
+    assert json.loads((the_run(tmp_path) / "result.json").read_text())["error"]["rank"] == 1
+    wait_for(lambda: not any(process.is_running() for process in survivors), 5, "the end of all")
+
+
+def _under_torchrun(folder: Path, settings: list[str], survivors: list[psutil.Process]) -> "subprocess.Popen[str]":
+    """Two ranks that would go on for hours, from their first step on; ``survivors`` has all processes."""
+    command = [str(BIN / "torchrun"), "--nproc-per-node", "2", TRAIN, *settings[:2], "train.epochs=100000"]
+    torchrun = subprocess.Popen(
+        command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    wait_for(lambda: bool(list(folder.glob("outputs/*/*/metrics.jsonl"))), 120, "the first step")
+    survivors += family(torchrun.pid)
+    return torchrun

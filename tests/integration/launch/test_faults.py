@@ -1,0 +1,144 @@
+"""Two hosts over ssh, and what can break between them: the cause is told in time, and nothing stays behind anywhere."""
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench.processes import runs
+from conftest import ROOT, family, wait_for
+from hydraft.checkpoint import manifest
+from lab import HOSTS, Lab
+
+pytestmark = pytest.mark.slow
+
+
+class FarRun:
+    """A train.py at the desk that would go on for hours, a rank on each worker."""
+
+    def __init__(self, lab: Lab, folder: Path, records: Path, *overrides: str) -> None:
+        self.folder = folder
+        self.said = folder.with_name("said")
+        command = lab.command(
+            f"data.train={records}", "data.eval=null", "train.epochs=100000", "train.log_every=1", "cluster.nodes=2",
+            f"hydra.run.dir={folder}", *overrides,
+        )  # fmt: skip
+        with self.said.open("w") as said:
+            self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said)
+        steps = folder / "metrics.jsonl"
+        wait_for(lambda: steps.exists() or self.process.poll() is not None, 90, "the first step")
+        assert self.process.poll() is None, self.said.read_text()
+        self.desk = family(self.process.pid)
+        self.workers = {name: lab.processes(name) for name in HOSTS}
+        assert all(len(found) >= 4 for found in self.workers.values())  # agent, node, server of ranks, rank
+
+    def rank(self, number: int) -> psutil.Process:
+        """The process whose output is that rank's log."""
+        log = str(self.folder / f"rank-{number}.log")
+        there = [process for found in self.workers.values() for process in found]
+        return next(process for process in there if str(Path(f"/proc/{process.pid}/fd/1").readlink()) == log)
+
+    def ssh(self, name: str) -> psutil.Process:
+        return next(p for p in self.desk if p.name() == "ssh" and name in p.cmdline())
+
+    def survivors(self) -> list[psutil.Process]:
+        """What of it still runs anywhere."""
+        everything = [*self.desk[1:], *(process for found in self.workers.values() for process in found)]
+        return [process for process in everything if runs(process)]
+
+    def over(self) -> bool:
+        return self.process.poll() is not None and not self.survivors()
+
+
+@pytest.fixture
+def start(lab: Lab, tmp_path: Path, records: Path) -> Iterator[Callable[..., FarRun]]:
+    """Starts a run; whatever the test leaves of it is ended."""
+    started: list[FarRun] = []
+
+    def begin(*overrides: str) -> FarRun:
+        started.append(FarRun(lab, tmp_path / "run", records, *overrides))
+        return started[-1]
+
+    yield begin
+    for run in started:
+        for process in run.survivors():
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                process.kill()
+        if run.process.poll() is None:
+            run.process.kill()
+        run.process.wait(10)
+
+
+def test_a_run_whose_rank_is_killed_begins_again_and_completes(start: Callable[..., FarRun]) -> None:
+    run = start("cluster.max_restarts=1", "train.max_steps=40", "train.save_every=2")
+    wait_for(lambda: bool(manifest.checkpoints(run.folder)), 30, "a checkpoint")
+    run.rank(1).kill()
+    wait_for(run.over, 90, "the end")
+    said = run.said.read_text()
+    assert run.process.returncode == 0, said
+    assert said.startswith("rank 1 on worker-2 failed: killed by SIGKILL") and "beginning again from step-" in said
+    assert json.loads((run.folder / "result.json").read_text())["status"] == "completed"
+    steps = [json.loads(line)["step"] for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 41))
+
+
+def test_ctrl_c_at_the_desk_saves_and_ends_both_hosts(start: Callable[..., FarRun]) -> None:
+    run = start()
+    run.desk[0].send_signal(2)
+    wait_for(run.over, 15, "the end")
+    assert run.process.returncode == 130
+    result = json.loads((run.folder / "result.json").read_text())
+    assert (result["status"], result["signal"]) == ("preempted", "SIGINT")
+    assert (run.folder / f"checkpoints/step-{result['step']:06d}/manifest.json").exists()
+
+
+def test_sigkill_of_the_launcher_leaves_nothing(start: Callable[..., FarRun]) -> None:
+    run = start()
+    run.process.kill()
+    wait_for(run.over, 5, "the end")
+
+
+def test_sigkill_of_an_agent_is_told_with_its_host(start: Callable[..., FarRun]) -> None:
+    run = start()
+    run.workers["worker-2"][0].kill()
+    wait_for(run.over, 15, "the end")
+    assert run.process.returncode == 1
+    assert run.said.read_text().startswith("worker-2 failed: ")
+
+
+def test_sigkill_of_ssh_is_told_with_its_host(start: Callable[..., FarRun]) -> None:
+    run = start()
+    run.ssh("worker-2").kill()
+    wait_for(run.over, 15, "the end")
+    assert run.process.returncode == 1
+    assert run.said.read_text().startswith("worker-2 failed: ssh was killed by SIGKILL")
+
+
+def test_a_pulled_cable_ends_both_sides(lab: Lab, start: Callable[..., FarRun]) -> None:
+    run = start("cluster.link_timeout=6")
+    lab.cable("worker-2", "down")
+    try:
+        wait_for(run.over, 20, "the end")
+        assert run.process.returncode == 1
+        assert run.said.read_text().startswith("worker-2 failed: ")
+        assert "the link" in run.said.read_text()
+    finally:
+        lab.cable("worker-2", "up")
+        lab.hang_up()
+
+
+def test_a_rank_that_stands_still_is_named_with_its_host(start: Callable[..., FarRun]) -> None:
+    run = start("cluster.hang_timeout=4")
+    run.rank(1).suspend()
+    wait_for(run.over, 4 + 15, "the end")
+    assert run.process.returncode == 1
+    said = run.said.read_text()
+    assert said.startswith("rank 1 on worker-2 failed: stood still for ")
+    assert "its process was stopped (SIGSTOP, or a debugger), so it could not write its stack" in said
+    error = json.loads((run.folder / "result.json").read_text())["error"]
+    assert (error["host"], error["rank"], error["log"]) == ("worker-2", 1, "rank-1.log")
+    assert "most recent call first" in (run.folder / "rank-0.log").read_text()

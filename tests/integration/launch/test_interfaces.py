@@ -1,0 +1,68 @@
+"""gloo and NCCL are told the interface that leads to the first host, each unless a person has told it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from hydraft.launch.remote import rendezvous
+
+HERE = "127.0.0.1:29500"
+NAMES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*NAMES, "NCCL_CONF_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+def test_both_are_told() -> None:
+    """The interface of an address of this machine; NCCL's value is the beginning of a name but for the =."""
+    found = rendezvous.environment(HERE)
+    assert found == {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "=lo"}
+
+
+@pytest.mark.parametrize("told", NAMES)
+def test_what_a_person_has_set_stays(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(told, "eth9")
+    monkeypatch.setenv("NCCL_IB_HCA", "mlx5")  # where the data goes is another matter
+    assert set(rendezvous.environment(HERE)) == set(NAMES) - {told}
+
+
+def test_what_a_file_of_nccls_has_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable would override it."""
+    (tmp_path / ".nccl.conf").write_text("NCCL_DEBUG=WARN\n# NCCL_SOCKET_IFNAME=eth8\n")
+    assert set(rendezvous.environment(HERE)) == set(NAMES)
+    (tmp_path / ".nccl.conf").write_text("NCCL_DEBUG=WARN\nNCCL_SOCKET_IFNAME=eth9\n")
+    assert set(rendezvous.environment(HERE)) == {"GLOO_SOCKET_IFNAME"}
+    (tmp_path / "other.conf").write_text("")
+    monkeypatch.setenv("NCCL_CONF_FILE", str(tmp_path / "other.conf"))
+    assert set(rendezvous.environment(HERE)) == set(NAMES)
+
+
+def test_a_second_address_of_an_interface_is_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: {"eth0:1": [SimpleNamespace(address="127.0.0.1")]})
+    assert rendezvous.environment(HERE) == {"GLOO_SOCKET_IFNAME": "eth0:1", "NCCL_SOCKET_IFNAME": "eth0"}
+
+
+def test_where_no_route_leads_neither_is_told() -> None:
+    assert rendezvous.environment("not.a.host.invalid:29500") == {}
+
+
+@pytest.mark.gpu
+def test_nccl_takes_the_interface() -> None:
+    code = (
+        "import os\nfrom hydraft.launch.run import meet\nos.environ.update(meet.environment('127.0.0.1:29500'))\n"
+        "import torch, torch.distributed as dist\ntorch.cuda.set_device(0)\n"
+        "dist.init_process_group('nccl', init_method='tcp://127.0.0.1:29511', rank=0, world_size=1)\n"
+        "one = torch.ones(1, device='cuda')\ndist.all_reduce(one)\nassert float(one) == 1\ndist.destroy_process_group()\n"
+    )
+    environment = {**os.environ, "NCCL_DEBUG": "INFO", "NCCL_DEBUG_SUBSYS": "INIT,ENV"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert "NCCL_SOCKET_IFNAME set by environment to =lo" in done.stdout + done.stderr

@@ -1,0 +1,145 @@
+"""A machine that says that it has a card: what is forked there can use it, and a run goes on from its checkpoint.
+
+Every call that would touch CUDA's driver is written down (``tests/support/pretend_cuda``), with the forks of processes that made one.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import ROOT, run_script
+from hydraft.launch.local import fork_server
+from touches import calls, environment, touching
+
+pytestmark = pytest.mark.skipif(
+    torch.backends.cuda.is_built(), reason="torch has CUDA here: pytest -m gpu asks the card"
+)
+SHORT = ["quant=none", "data.eval=null", "train.precision=fp32", "train.log_every=1"]
+JOB = """
+import hydra
+
+@hydra.main(version_base="1.3", config_path=None)
+def task(config):
+    import os, sys
+    print("forked" if "warmed" in sys.modules else "spawned", flush=True)
+
+if __name__ == "__main__":
+    task()
+"""
+
+
+def test_what_a_server_imports_leaves_the_driver_alone_and_the_rest_does_not() -> None:
+    assert touching(*fork_server.CLEAN) == []
+    for module in fork_server.TOUCHING[:2]:
+        assert touching(module)[0]["call"] == "_cuda_init", module
+
+
+def test_without_nvml_even_a_count_touches_the_driver() -> None:
+    found = touching("torch, torch.cuda; torch.cuda.is_available()", PRETEND_CUDA_NVML="0")
+    assert [call["call"] for call in found] == ["_cuda_getDeviceCount"]
+    assert touching("torch, torch.cuda; torch.cuda.is_available()") == []
+
+
+@pytest.mark.slow
+def test_jobs_and_ranks_of_a_sweep_are_forks_that_can_use_the_card(records: Path, tmp_path: Path) -> None:
+    folder, log = tmp_path / "sweep", tmp_path / "log"
+    done = run_script(
+        "train.py", "-m", *SHORT, f"data.train={records}", "lora.r=2,4", "train.max_steps=2", "hydra.launcher.jobs=2",
+        f"hydra.sweep.dir={folder}", **environment(log),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "spawned" not in done.stdout + done.stderr
+    found = calls(log)
+    assert {call["call"] for call in found} >= {"_cuda_init", "init_distributed(cpu:gloo,cuda:nccl)"}
+    assert not [call for call in found if call["call"] == "fork"], "a process forked that had touched the driver"
+    touched = {call["pid"] for call in found if str(call["call"]).startswith("_cuda")}
+    assert touched == {call["pid"] for call in found if "init_distributed" in str(call["call"])}, "ranks, and no others"
+    assert len(touched) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nvml", ["1", "0"])
+def test_a_run_without_quantisation_goes_on_where_weights_lie_in_main_memory(
+    nvml: str, records: Path, tmp_path: Path
+) -> None:
+    """With ZeRO 0 to 2 they do until DeepSpeed moves the model; without NVML no fork can be had, and ranks are spawned."""
+    folder, log = tmp_path / "run", tmp_path / "log"
+    given = {**environment(log), "PRETEND_CUDA_NVML": nvml}
+    first = run_script(
+        "train.py", *SHORT, f"data.train={records}", "zero=stage1", "train.max_steps=2", "train.save_every=1",
+        f"hydra.run.dir={folder}", **given,
+    )  # fmt: skip
+    assert first.returncode == 0, first.stderr
+    more = run_script("train.py", f"resume={folder}", "train.max_steps=4", **given)
+    assert more.returncode == 0, more.stderr
+    assert "going on from" in more.stdout
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
+    for done in (first, more):
+        assert ("ranks are spawned" in done.stderr) == (nvml == "0"), done.stderr
+    touched = {call["pid"] for call in calls(log) if str(call["call"]).startswith("_cuda_init")}
+    assert len(touched) == 2, "a rank each"
+
+
+PRELOADS = {
+    "raises": ("raise KeyError('x')", "warmed: KeyError: 'x'"),
+    "is missing": ("import nosuch", "warmed: ModuleNotFoundError: No module named 'nosuch'"),
+    "exits": ("import sys; sys.exit(3)", "warmed: SystemExit: 3"),
+    "dies": ("import os; os._exit(3)", "ended as it imported hydraft.sweep.preload, warmed"),
+    "touches": ("import torch; torch.cuda.init()", fork_server.TOUCHED),
+    "counts": ("import torch; torch._C._cuda_getDeviceCount()", fork_server.TOUCHED),
+    "is clean": ("import torch; torch.cuda.is_available()", None),
+}
+
+
+@pytest.mark.parametrize("kind", PRELOADS)
+def test_a_preload_that_cannot_be_forked_from_has_jobs_spawned_and_is_named(kind: str, tmp_path: Path) -> None:
+    code, told = PRELOADS[kind]
+    (tmp_path / "warmed.py").write_text(code)
+    (tmp_path / "app.py").write_text(JOB)
+    given = {**os.environ, **environment(tmp_path / "log")}
+    given["PYTHONPATH"] += f":{tmp_path}"
+    done = subprocess.run(
+        [sys.executable, "app.py", "-m", "hydra/launcher=pool", "hydra.launcher.preload=[warmed]", "+a=1,2"],
+        env=given, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = done.stdout + done.stderr
+    assert said.count("Jobs are spawned") == (told is not None), said
+    assert told is None or told in said, said
+    for log in (tmp_path / "multirun").rglob("job.log"):
+        assert log.read_text() == ("forked\n" if told is None else "spawned\n")
+
+
+RANK = """
+import os, sys, torch
+from hydraft.launch import rank
+torch.cuda.init()
+if os.fork() == 0:
+    os.environ.update(RANK="0", DS_ACCELERATOR="cuda")
+    rank.enter(sys.argv[1], sys.argv[1], None, {})
+sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+def test_a_rank_that_cannot_use_its_card_does_not_go_on(tmp_path: Path) -> None:
+    given = {**os.environ, **environment(tmp_path / "log")}
+    done = subprocess.run([sys.executable, "-c", RANK, str(tmp_path)], env=given, cwd=ROOT, check=False)
+    assert done.returncode == 1
+    cause = json.loads((tmp_path / "0.json").read_text())["cause"]
+    assert cause == f"RuntimeError: this rank is a fork that cannot use a GPU: {fork_server.TOUCHED}"
+
+
+def test_a_driver_that_torch_knows_nothing_of_is_seen_by_the_file_that_it_keeps_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fork_server, "UNIFIED_MEMORY", str(tmp_path / "nvidia-uvm"))
+    assert fork_server.forks_without_gpu() is None
+    with (tmp_path / "nvidia-uvm").open("w"):
+        assert fork_server.forks_without_gpu() == fork_server.TOUCHED
+    assert fork_server.forks_without_gpu() is None

@@ -1,0 +1,245 @@
+"""A real Slurm: a job is submitted, followed and cancelled; an allocation is used; who ends badly is named."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from test_join import assert_ran, environment, losses, own, run_in, settings  # noqa: F401
+
+from conftest import ROOT, config_of, family
+from hydraft.errors import ConfigError
+from hydraft.launch.remote.channel import Channel
+from hydraft.launch.remote.protocol import pieces
+from hydraft.launch.slurm import job_script as launcher
+from slurm_cluster import Slurm
+from test_local import wait_for
+
+pytestmark = pytest.mark.slow
+
+TWO_MACHINES = ["cluster=slurm_2x4", "cluster.ranks_per_node=1", "cluster.address=127.0.0.1"]
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[Slurm]:
+    """Two machines."""
+    with Slurm() as started:
+        yield started
+
+
+def start(slurm: Slurm, folder: Path, *arguments: str, ahead: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
+    """train.py on two machines, its run in ``folder``; ``ahead`` stands before the command."""
+    command = [*ahead, sys.executable, str(ROOT / "train.py"), *TWO_MACHINES, f"hydra.run.dir={folder}", *arguments]
+    return subprocess.Popen(
+        command,
+        cwd=folder.parent,
+        env=environment(SLURM_CONF=str(slurm.config)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def result(folder: Path) -> dict[str, object]:
+    """result.json."""
+    return json.loads((folder / "result.json").read_text())  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def going(
+    slurm: Slurm,
+    tmp_path: Path,
+    settings: list[str],  # noqa: F811
+    survivors: list[psutil.Process],
+) -> "subprocess.Popen[str]":
+    """A job that would go on for hours, from its first step on; ``survivors`` has its agents and ranks."""
+    begun = start(slurm, tmp_path / "run", *settings[:2], "train.epochs=100000", "train.log_every=1")
+    wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists() or begun.poll() is not None, 120, "the first step")
+    for daemon in slurm.daemons[2:]:
+        survivors += [p for p in family(daemon.pid)[1:] if "hydraft" in " ".join(p.cmdline())]
+    survivors += _of_run(tmp_path / "run")
+    return begun
+
+
+def _of_run(folder: Path) -> list[psutil.Process]:
+    """The ranks: who has its log open."""
+    logs = {str(folder / f"rank-{rank}.log") for rank in (0, 1)}
+    return [p for p in psutil.process_iter() if _output(p) in logs]
+
+
+def _output(process: psutil.Process) -> str:
+    try:
+        return str(Path(f"/proc/{process.pid}/fd/1").readlink())
+    except OSError:
+        return ""
+
+
+def _agent(rank: psutil.Process) -> psutil.Process:
+    """The task that a rank belongs to."""
+    return next(
+        p
+        for p in rank.parents()
+        if p.cmdline()[-1] == "hydraft.launch.remote.agent" and p.parent().name().startswith("slurmstepd")
+    )
+
+
+def _the_rank(number: int, folder: Path) -> psutil.Process:
+    return next(p for p in _of_run(folder) if _output(p).endswith(f"rank-{number}.log"))
+
+
+def test_a_job_trains_the_same_and_is_followed(
+    slurm: Slurm,
+    tmp_path: Path,
+    settings: list[str],  # noqa: F811
+    own: list[float],  # noqa: F811
+) -> None:
+    run = tmp_path / "run"
+    job = start(slurm, run, *settings)
+    said, told = job.communicate(timeout=120)
+    assert job.returncode == 0, said + told
+    for line in ("submitted; Ctrl-C ends it", "running on n[1-2]", "training 3/3", "try it: python infer.py run="):
+        assert said.count(line) == 1
+    assert losses(run) == pytest.approx(own, rel=1e-5)
+    assert result(run)["status"] == "completed"
+    assert (run / "job.sbatch").exists()
+    assert (run / "rank-1.log").exists()
+    assert "precision: fp32" in (run / "config.yaml").read_text()  # auto, until the job was on a machine
+
+
+def test_an_allocation_that_is_there_is_used(
+    slurm: Slurm,
+    tmp_path: Path,
+    settings: list[str],  # noqa: F811
+    own: list[float],  # noqa: F811
+) -> None:
+    run = tmp_path / "run"
+    job = start(slurm, run, *settings, ahead=("salloc", "--nodes=2", "--exclusive", "--quiet"))
+    said, told = job.communicate(timeout=120)
+    assert job.returncode == 0, said + told
+    assert losses(run) == pytest.approx(own, rel=1e-5)
+    assert not (run / "job.sbatch").exists()
+
+
+def test_ranks_that_srun_started_train_the_same(
+    slurm: Slurm,
+    tmp_path: Path,
+    settings: list[str],  # noqa: F811
+    own: list[float],  # noqa: F811
+) -> None:
+    srun = ["srun", "--nodes=2", "--ntasks-per-node=1", sys.executable, str(ROOT / "train.py"), *settings]
+    assert_ran(tmp_path, run_in(tmp_path, srun, SLURM_CONF=str(slurm.config)), own, "srun")
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGUSR1", 138)])
+def test_a_signal_and_a_warning_preempt_the_job(
+    name: str,
+    code: int,
+    going: "subprocess.Popen[str]",
+    slurm: Slurm,
+    tmp_path: Path,
+    survivors: list[psutil.Process],
+) -> None:
+    if name == "SIGINT":
+        going.send_signal(signal.SIGINT)
+    else:  # as --signal=B:USR1@… does it near the time limit
+        slurm.run("scancel", "--batch", "--signal=USR1", slurm.jobs().split()[0])
+    said, told = going.communicate(timeout=60)
+    assert going.returncode == code
+    assert ("asking it to save and end" in said) == (name == "SIGINT")
+    assert told.count(f"preempted by {name} after step ") == 1
+    assert (result(tmp_path / "run")["status"], result(tmp_path / "run")["signal"]) == ("preempted", name)
+    wait_for(lambda: "RUNNING" not in slurm.jobs(), 20, "the end of the job")
+    wait_for(lambda: not any(process.is_running() for process in survivors), 10, "the end of all processes")
+
+
+def test_a_killed_task_ends_the_job_with_its_machine(
+    going: "subprocess.Popen[str]", tmp_path: Path, survivors: list[psutil.Process]
+) -> None:
+    _agent(_the_rank(1, tmp_path / "run")).kill()
+    _, told = going.communicate(timeout=60)
+    assert going.returncode == 1
+    assert told.count("n2 failed: its task was ended from outside: Killed") == 1
+    assert result(tmp_path / "run")["error"] == {
+        "host": "n2", "rank": None, "cause": "its task was ended from outside: Killed", "log": "train.log",
+    }  # fmt: skip
+    wait_for(lambda: not any(process.is_running() for process in survivors), 10, "the end of all processes")
+
+
+def test_a_killed_rank_ends_the_job_with_its_name(going: "subprocess.Popen[str]", tmp_path: Path) -> None:
+    _the_rank(1, tmp_path / "run").kill()
+    _, told = going.communicate(timeout=60)
+    assert going.returncode == 1
+    assert told.count("rank 1 on n2 failed: killed by SIGKILL") == 1
+    assert result(tmp_path / "run")["status"] == "failed"
+
+
+def test_what_a_rank_finds_wrong_is_a_refusal(
+    slurm: Slurm,
+    tmp_path: Path,
+    settings: list[str],  # noqa: F811
+    untemplated: list[str],
+) -> None:
+    job = start(slurm, tmp_path / "run", *settings, *untemplated)
+    _, told = job.communicate(timeout=120)
+    assert job.returncode == 2
+    assert told.startswith("train.py: data.template=chat: this model's tokenizer has no chat template")
+    assert told.count("\n") == 1
+
+
+def test_what_slurm_refuses_is_one_line(slurm: Slurm, tmp_path: Path, settings: list[str]) -> None:  # noqa: F811
+    job = start(slurm, tmp_path / "run", *settings, "cluster.slurm.partition=nowhere")
+    _, told = job.communicate(timeout=60)
+    assert job.returncode == 2
+    assert "Slurm refuses this job: invalid partition specified: nowhere" in told
+    assert told.count("\n") == 1
+
+
+def test_without_slurm_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with pytest.raises(ConfigError, match="there is no sbatch here"):
+        launcher.machine(config_of("cluster=slurm_2x4"))
+
+
+def test_the_job_asks_for_what_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sinfo = tmp_path / "sinfo"
+    sinfo.write_text('#!/bin/sh\necho "cpu* (null)"\necho "a100 gpu:a100:4(S:0-1)"\n')
+    sinfo.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    config = config_of(
+        "cluster=slurm_2x4", "cluster.slurm.partition=a100", "cluster.slurm.account=me", "cluster.slurm.time='1-12:00:00'",
+        "cluster.slurm.cpus_per_rank=8", "+cluster.slurm.options.mem=200G", "cluster.slurm.setup=[module load cuda]",
+    )  # fmt: skip
+    folder = tmp_path / "50% done"
+    written = launcher.script(config, folder, quiet=True, terminal=os.terminal_size((120, 40))).splitlines()
+    assert f'#SBATCH --output="{tmp_path}/50%% done/slurm.log"' in written
+    for line in (
+        "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=32", "--gres=gpu:4", "--partition=a100", "--account=me",
+        "--time=1-12:00:00", "--mem=200G", "--signal=B:USR1@90",
+    ):  # fmt: skip
+        assert f"#SBATCH {line}" in written
+    assert written.index("module load cuda") < len(written) - 1
+    assert written[-1].endswith(f"-m hydraft.launch.slurm_job '{folder}' --quiet")
+    assert not launcher._has_gpus(None)
+
+
+def test_a_line_too_long_for_srun_arrives_whole() -> None:
+    event = json.dumps({"event": "stacks", "node": 1, "ranks": "…" * 2000}).encode() + b"\n"
+    cut = pieces(event, 1)
+    assert max(map(len, cut.splitlines())) < 1024
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        channel = Channel(process, [0, 1], lambda code, said: said)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(cut)
+        process.stdin.close()
+        heard = []
+        channel.unread = {process.stdout.fileno()}
+        while not heard:
+            heard += list(channel.read(process.stdout, None))  # type: ignore[arg-type]
+    assert heard == [json.loads(event)]

@@ -1,0 +1,115 @@
+"""Every family trains from random weights of its own architecture: quantised or not, sharded or not, with equal results."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from bench.equivalence import Curve, apart, train, write_data
+from conftest import ROOT, config_of, run_script
+from hydraft.models import shapes
+from hydraft.models.families.registry import native_targets
+
+FAMILIES = {  # one of each architecture
+    "llama3": "model=llama3",
+    "qwen2.5": "model=qwen model.size=2.5-7b",
+    "qwen3": "model=qwen model.size=3-8b",
+    "chatglm2": "model=chatglm2",
+    "baichuan2": "model=baichuan2",
+}
+
+PUBLISHED = {  # parameters in all, as the hub counts them in each checkpoint's safetensors
+    ("llama3", "3.2-1b"): 1_235_814_400,
+    ("llama3", "3.2-3b"): 3_212_749_824,
+    ("llama3", "3.1-8b"): 8_030_261_248,
+    ("llama3", "3.1-70b"): 70_553_706_496,
+    ("qwen", "2.5-0.5b"): 494_032_768,
+    ("qwen", "2.5-1.5b"): 1_543_714_304,
+    ("qwen", "2.5-3b"): 3_085_938_688,
+    ("qwen", "2.5-7b"): 7_615_616_512,
+    ("qwen", "2.5-14b"): 14_770_033_664,
+    ("qwen", "2.5-32b"): 32_763_876_352,
+    ("qwen", "2.5-72b"): 72_706_203_648,
+    ("qwen", "3-0.6b"): 596_049_920,
+    ("qwen", "3-1.7b"): 1_720_574_976,
+    ("qwen", "3-4b"): 4_022_468_096,
+    ("qwen", "3-8b"): 8_190_735_360,
+    ("qwen", "3-14b"): 14_768_307_200,
+    ("qwen", "3-32b"): 32_762_123_264,
+    ("chatglm2", "6b"): 6_243_584_000,
+    ("baichuan2", "7b-chat"): 7_505_973_248,
+    ("baichuan2", "7b-base"): 7_505_973_248,
+}
+
+
+@pytest.mark.parametrize(("model", "size"), PUBLISHED, ids=lambda value: value)
+def test_a_shape_has_the_published_number_of_parameters(model: str, size: str) -> None:
+    shape = config_of(f"model={model}", f"model.size={size}").model.shape
+    assert shape is not None
+    config = AutoConfig.for_model(**shapes.native_config(shape))
+    with torch.device("meta"):
+        made = AutoModelForCausalLM.from_config(config)
+    assert sum(parameter.numel() for parameter in made.parameters()) == PUBLISHED[model, size]
+
+
+def test_every_shipped_size_is_counted() -> None:
+    shipped = {
+        (file.stem, str(size))
+        for file in (ROOT / "conf/model").glob("*.yaml")
+        for size in yaml.safe_load(file.read_text(encoding="utf-8")).get("sizes", {})
+    }
+    assert shipped == set(PUBLISHED)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quant", ["none", "nf4"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_trains_sharded_and_not_with_equal_results(
+    family: str, quant: str, data: Path, tmp_path: Path
+) -> None:
+    def run(stage: str) -> Curve:
+        overrides = [
+            *FAMILIES[family].split(), "model.init=random", "model.scale=tiny", f"quant={quant}", f"zero={stage}",
+            "cluster=1x2", "data.eval=null", f"data.train={data}", "train.max_steps=8", "train.log_every=1",
+            "train.micro_batch_size=2", "train.learning_rate=1e-3", "train.eps=1e-5",
+        ]  # fmt: skip
+        return train(overrides, tmp_path / stage)
+
+    whole, sharded = run("stage2"), run("stage3")
+    assert max(apart(sharded, whole)) <= 1e-5
+    assert min(whole.grad_norms) > 0.1
+    assert any(tensor.any() for name, tensor in whole.adapter.items() if "lora_B" in name)
+
+
+@pytest.mark.slow
+def test_the_command_that_needs_no_download(tmp_path: Path) -> None:
+    """And what it trained answers (nonsense), from the same random weights."""
+    overrides = ["model=chatglm2", "model.init=random", "model.scale=tiny", "zero=stage3", "cluster=1x2", "quant=nf4"]
+    done = run_script(
+        "train.py", *overrides, f"hydra.run.dir={tmp_path}/run", "train.max_steps=2", "data.eval_limit=4",
+        "lora.target_modules=[query_key_value]",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "query_key_value of the published layout is k_proj, q_proj, v_proj here" in done.stdout
+    adapter = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())
+    assert sorted(adapter["target_modules"]) == ["k_proj", "q_proj", "v_proj"]
+    asked = run_script("infer.py", f"run={tmp_path}/run", "prompt=你好", "max_new_tokens=2")
+    assert asked.returncode == 0, asked.stderr
+
+
+def test_names_of_the_published_layout_are_understood() -> None:
+    glm = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"}
+    assert native_targets(["query_key_value", "dense_4h_to_h"], glm) == ["q_proj", "k_proj", "v_proj", "down_proj"]
+    assert native_targets(["gate_proj", "up_proj"], glm) == ["gate_up_proj"]
+    llama = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert native_targets(["W_pack", "gate_proj"], llama) == ["q_proj", "k_proj", "v_proj", "gate_proj"]
+    assert native_targets(["query_key_value"], {"query_key_value"}) == ["query_key_value"]
+    assert native_targets(["all-linear"], llama) == ["all-linear"]

@@ -1,0 +1,114 @@
+"""Loss, gradients and logits with other kernels against plain torch's, on each family.
+
+Liger's kernels run in Triton's interpreter here; what is compiled, and Unsloth's, needs a GPU.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoTokenizer
+
+import one_step
+from conftest import RECORDS, ROOT, run_script
+from hydraft.config.choices import Kernels
+from hydraft.config.kernel_support import FAMILIES
+
+LIGER = [f"lora/{family}" for family in FAMILIES[Kernels.liger]] + ["full/glm"]
+CASES = {
+    "liger": [f"{method}/{family}" for family in FAMILIES[Kernels.liger] for method in ("lora", "full")],
+    "unsloth": [f"lora/{family}" for family in FAMILIES[Kernels.unsloth]],
+}
+BF16 = 0.05
+"""Relative: two orders of adding up in bf16, whose steps are 0.8 %, through two layers."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("families")
+    one_step.build(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def interpreted(folder: Path) -> dict[str, one_step.Step]:
+    pytest.importorskip("liger_kernel")
+    paths = [str(ROOT / "tests/support/interpreter"), str(ROOT / "src")]
+    return _elsewhere("liger", "cpu", folder, LIGER, TRITON_INTERPRET="1", PYTHONPATH=os.pathsep.join(paths))
+
+
+@pytest.mark.parametrize("case", LIGER)
+def test_liger_computes_what_torch_does(case: str, folder: Path, interpreted: dict[str, one_step.Step]) -> None:
+    method, family = case.split("/")
+    _alike(interpreted[case], one_step.step("torch", method, folder / family, "cpu"), 1e-5)
+
+
+@pytest.mark.parametrize("family", one_step.MODELS)
+def test_the_folders_have_the_tokenizer_that_unsloth_reads(family: str, folder: Path) -> None:
+    """The call of its ``load_correct_tokenizer`` that nothing guards; a padding token is one that it need not add."""
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder / family, model_max_length=64, padding_side="right", token=None, trust_remote_code=False, revision=None
+    )
+    config = AutoConfig.from_pretrained(folder / family)
+    assert len(tokenizer) == config.vocab_size == one_step.WORDS
+    for kind in ("pad_token_id", "eos_token_id", "bos_token_id"):
+        assert getattr(tokenizer, kind) == getattr(config, kind), kind
+    assert tokenizer.decode(tokenizer("一加一 = 2", add_special_tokens=False)["input_ids"]) == "一加一 = 2"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("kernels", "case"), [(kernels, case) for kernels in CASES for case in CASES[kernels]])
+def test_compiled_kernels_compute_what_torch_does(kernels: str, case: str, folder: Path) -> None:
+    pytest.importorskip({"liger": "liger_kernel", "unsloth": "unsloth"}[kernels])
+    method, family = case.split("/")
+    there = _elsewhere(kernels, "cuda", folder, [case])[case]
+    _alike(there, one_step.step("torch", method, folder / family, "cuda"), BF16)
+
+
+def _elsewhere(
+    kernels: str, device: str, folder: Path, cases: list[str], **environment: str
+) -> dict[str, one_step.Step]:
+    command = [sys.executable, str(ROOT / "tests/support/one_step.py"), kernels, device, str(folder), *cases]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, one_step.Step] = torch.load(folder / f"{kernels}.pt", weights_only=True)
+    return found
+
+
+def _alike(there: one_step.Step, here: one_step.Step, tolerance: float) -> None:
+    """Relative to the loss, to each gradient's norm, and to the largest logit."""
+    assert there[0] == pytest.approx(here[0], rel=tolerance)
+    assert there[1].keys() == here[1].keys()
+    for name, gradient in here[1].items():
+        assert (there[1][name] - gradient).norm() <= tolerance * gradient.norm(), name
+    assert (there[2] - here[2]).abs().max() <= tolerance * here[2].abs().max()
+
+
+@pytest.mark.slow
+def test_a_run_with_liger_ends_as_one_with_torch(tmp_path: Path) -> None:
+    """Through everything: NF4, ZeRO-3 on two ranks, the adapter on the disk."""
+    records = tmp_path / "records.json"
+    records.write_text(json.dumps(RECORDS[:8], ensure_ascii=False))
+    common = [
+        "model=chatglm2", "model.init=random", "model.scale=tiny", "zero=stage3", "cluster=1x2", "lora.dropout=0", f"data.train={records}",
+        "data.eval=null", "train.max_steps=2", "train.micro_batch_size=1", "train.log_every=1", "train.learning_rate=1e-3", "train.eps=1e-5",
+    ]  # fmt: skip
+    interpreter = {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT / "tests/support/interpreter")}
+    losses, adapters = [], []
+    for kernels, environment in (("torch", {}), ("liger", interpreter)):
+        run = run_script(
+            "train.py", *common, f"kernels={kernels}", f"hydra.run.dir={tmp_path / kernels}", **environment
+        )
+        assert run.returncode == 0, run.stderr
+        lines = [json.loads(line) for line in (tmp_path / kernels / "metrics.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in lines if "learning_rate" in line])
+        adapters.append(load_file(tmp_path / kernels / "adapter/adapter_model.safetensors"))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert adapters[0].keys() == adapters[1].keys()
+    for name, weight in adapters[0].items():
+        assert (adapters[1][name] - weight).norm() <= 1e-4 * weight.norm(), name

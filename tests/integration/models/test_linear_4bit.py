@@ -1,0 +1,123 @@
+"""4-bit layers that ZeRO-3 can free: bitsandbytes' own results to the bit, and no weight that outlives its use."""
+
+import copy
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes
+import pytest
+import torch
+
+from conftest import ROOT, config_of, run_ranks
+from hydraft.models.linear_4bit import ShardedLinear4bit, let_go_of_weights
+from hydraft.models.shapes import planned_config
+from hydraft.plan.memory import stored_bytes
+from hydraft.plan.parameters import layout
+
+CASES = [
+    "model=llama3 quant=nf4",
+    "model=llama3 quant=nf4 train.gradient_checkpointing=true train.precision=bf16",
+    "model=qwen model.size=2.5-0.5b quant=nf4 quant.double_quant=false lora.bias=all",
+    "model=chatglm2 quant=nf4 kernels.loss=chunked",
+    "model=llama3 quant=nf4 zero.offload_param=cpu",
+    "model=llama3 quant=nf4 reuse=200000",
+]
+PLAIN = ["model=llama3 quant=none", "model=chatglm2 quant=none kernels.loss=chunked train.gradient_checkpointing=true"]
+
+
+def run(cases: list[str]) -> list[dict[str, dict[str, Any]]]:
+    """What rank 0 of two saw in each case (sharded_rank.py)."""
+    found: list[dict[str, dict[str, Any]]] = run_ranks(ROOT / "tests/support/sharded_rank.py", cases, 2)
+    return found
+
+
+def planned(case: str) -> int:
+    """Bytes of weights that the plan has as gathered where forward turns to backward, at the distance of the case."""
+    config = config_of("model.init=random", "model.scale=tiny", "zero=stage3", *case.split()[:-1])
+    native = planned_config(config.model)
+    assert native is not None
+    known = layout(native)
+    assert known is not None
+    memory: Any = import_module("hydraft.plan.memory")
+    elements = [stored_bytes(config, tensor, 4)[0] // 4 for tensor in known.tensors if len(tensor.shape) > 1]
+    kept, memory.REUSE = memory.REUSE, int(case.rpartition("=")[2])
+    try:
+        return 4 * int(memory._gathered(elements, 0))
+    finally:
+        memory.REUSE = kept
+
+
+@pytest.mark.slow
+def test_no_weight_outlives_its_forward_pass() -> None:
+    for case, seen in zip(CASES, run(CASES), strict=True):
+        own, theirs = seen["sharded"], seen["bitsandbytes"]
+        assert own["losses"] == theirs["losses"] and own["weights"] == theirs["weights"], case  # to the bit
+        assert own["graph"] == [0, 0] and all(theirs["graph"]), case  # the walk finds what bitsandbytes keeps
+        quantised = theirs["graph"][1]
+        assert theirs["alive"][1] >= quantised > 0, case
+        if "reuse" in case:
+            assert 0 < own["alive"][1] <= planned(case), case
+        else:
+            assert own["alive"] == [0, 0], case
+
+
+@pytest.mark.slow
+def test_nor_does_one_that_is_not_quantised() -> None:
+    for case, seen in zip(PLAIN, run(PLAIN), strict=True):
+        assert seen["sharded"]["alive"] == [0, 0], case
+
+
+def layer(bias: bool, double: bool, dtype: torch.dtype, device: str = "cpu") -> bitsandbytes.nn.Linear4bit:
+    torch.manual_seed(0)
+    made = bitsandbytes.nn.Linear4bit(
+        128, 192, bias=bias, compute_dtype=dtype, compress_statistics=double, quant_type="nf4", quant_storage=dtype
+    ).to(device)
+    made.support_avx512bf16_for_cpu = False
+    return made
+
+
+def compare(plain: bitsandbytes.nn.Linear4bit, x: torch.Tensor) -> None:
+    """Output and gradients of both kinds of layer, and that the weight may be gone in between."""
+    if plain.bias is not None:
+        plain.bias.requires_grad_()
+    ours = copy.deepcopy(plain)
+    let_go_of_weights(ours)
+    assert type(ours) is ShardedLinear4bit
+    results = []
+    for module in (plain, ours):
+        leaf = x.clone().requires_grad_()
+        out = module(leaf)
+        data = module.weight.data
+        if module is ours:
+            module.weight.data = torch.empty(0, dtype=data.dtype, device=data.device)  # as DeepSpeed frees it
+            module.weight.data = data.clone()
+        upstream = torch.arange(out.numel(), dtype=out.dtype, device=out.device).reshape(out.shape).sin()
+        out.backward(upstream)
+        results.append((out, leaf.grad, None if module.bias is None else module.bias.grad))
+    for mine, theirs in zip(*results, strict=True):
+        assert (mine is None and theirs is None) or (mine.dtype == theirs.dtype and torch.equal(mine, theirs))
+    with torch.no_grad():
+        assert torch.equal(ours(x), plain(x))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_same_bits_as_bitsandbytes(bias: bool, double: bool, dtype: torch.dtype) -> None:
+    for shape in ((3, 128), (1, 7, 128), (2, 5, 128)):
+        for given in (dtype, torch.float32):  # inputs of another type are cast, and their gradients cast back
+            compare(layer(bias, double, dtype), torch.randn(shape, dtype=given))
+
+
+def test_a_layer_whose_input_needs_no_gradient_keeps_nothing() -> None:
+    plain = layer(False, True, torch.float32)
+    let_go_of_weights(plain)
+    assert plain(torch.randn(2, 128)).grad_fn is None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_same_bits_on_a_card(dtype: torch.dtype) -> None:
+    for rows in (1, 64, 4096):  # bitsandbytes has other kernels for few rows and for many
+        compare(layer(False, True, dtype, "cuda"), torch.randn(1, rows, 128, dtype=dtype, device="cuda"))

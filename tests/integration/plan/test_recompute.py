@@ -1,0 +1,95 @@
+"""``train.gradient_checkpointing=auto``: on where the plan says that the run does not fit without, and fits with it."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from conftest import ROOT, run_script
+from hydraft.config import cli
+from hydraft.config.schema import Config, load_config
+from hydraft.plan import plan, preflight
+from hydraft.plan.suggest import apply
+from hydraft.runs import resume, run_folder
+from hydraft.system.hardware import Gpu, Hardware
+
+GIB = 2**30
+
+
+def asked(*overrides: str) -> Config:
+    """As typed, with every ``auto`` as it is."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return cli.typed(compose("train", list(overrides)), Config)
+
+
+def card(gibibytes: int) -> Hardware:
+    return Hardware(gpus=(Gpu("card", gibibytes * GIB, 8.6),), cpus=8, memory=64 * GIB)
+
+
+LLAMA = ["model=llama3", "model.init=random"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "machine", "expected", "fits"),
+    [
+        (["data.max_length=2048"], card(24), True, True),
+        (["data.max_length=2048"], card(80), False, True),
+        (["data.max_length=512"], card(24), False, True),
+        (["data.max_length=2048"], card(4), False, False),  # neither way: what to change is for the plan to say
+        (["data.max_length=2048"], dataclasses.replace(card(0), memory=0), False, None),
+        (["data.max_length=2048", "train.gradient_checkpointing=false"], card(24), False, False),
+        (["train.gradient_checkpointing=true"], card(80), True, True),
+    ],
+)
+def test_it_is_on_where_it_is_needed_and_helps(
+    overrides: list[str], machine: Hardware, expected: bool, fits: bool | None
+) -> None:
+    admitted = preflight.admit(asked(*LLAMA, *overrides), machine)
+    assert admitted.config.train.gradient_checkpointing is expected
+    assert (admitted.plan.without is not None) is expected
+    assert admitted.plan.fits is fits
+
+
+def test_as_many_tokens_are_priced_as_the_plan_prices() -> None:
+    """What settles it and what is shown are one estimate: at the very byte it turns."""
+    config = asked("model=llama3", "model.init=random", "data.max_length=2048", "train.gradient_checkpointing=false")
+    needs = preflight.admit(config, card(24)).plan.cost
+    assert needs is not None
+    for room, expected in ((needs.memory.peak, False), (needs.memory.peak - 1, True)):
+        machine = Hardware(gpus=(Gpu("card", room, 8.6),), cpus=8, memory=64 * GIB)
+        admitted = preflight.admit(apply(config, [("train.gradient_checkpointing", "auto")]), machine)
+        assert (admitted.config.train.gradient_checkpointing, admitted.plan.fits) == (expected, True)
+
+
+def test_a_run_on_cpus_is_held_against_main_memory_and_saved_as_it_ran(tmp_path: Path) -> None:
+    config = asked("data.max_length=512", "train.micro_batch_size=64", "train.epochs=1")
+    roomy = preflight.admit(config, Hardware(cpus=2, memory=64 * GIB))
+    assert roomy.config.train.gradient_checkpointing is False and roomy.plan.cost is not None
+    tight = Hardware(cpus=2, memory=roomy.plan.cost.memory.host_peak - 1)
+    admitted = preflight.admit(config, tight)
+    run_folder.create(tmp_path / "run", admitted.config, admitted.plan, tight)
+    assert load_config(tmp_path / "run" / "config.yaml").train.gradient_checkpointing is True
+    # The same command in the same folder goes on with it, though there is room now.
+    again = resume.adopted(config, tmp_path / "run")
+    assert preflight.admit(again, Hardware(cpus=2, memory=64 * GIB)).config.train.recomputes
+    assert resume.same(preflight.admit(again, tight).config, tmp_path / "run")
+
+
+def test_where_nothing_is_known_it_waits_and_then_is_off() -> None:
+    config = asked(*LLAMA, "data.max_length=2048")
+    admitted = preflight.admit(config, None)
+    assert admitted.config.train.gradient_checkpointing == "auto"  # for the machine that Slurm will choose
+    assert not admitted.config.train.recomputes and admitted.plan.without is None
+    resolved = plan.resolve(admitted.config, card(24))
+    assert plan.settle(resolved, card(24), 64).train.gradient_checkpointing is True
+    unheard = dataclasses.replace(resolved, model=asked("model=auto", "model.path=owner/unheard-of").model)
+    assert plan.settle(unheard, card(24), 64).train.gradient_checkpointing is False
+
+
+def test_a_plan_says_so_in_a_line() -> None:
+    done = run_script("train.py", "mode=plan", "model=llama3", "cluster.gpu_memory=24GiB", "data.max_length=2048")
+    line = next(line for line in done.stdout.splitlines() if line.startswith("recomputes"))
+    assert line == "recomputes activations: 57.4 GiB a card without, of 24.0 GiB"
+    done = run_script("train.py", "mode=plan", "model=llama3", "cluster.gpu_memory=80GiB", "data.max_length=2048")
+    assert "recomputes" not in done.stdout

@@ -1,0 +1,164 @@
+"""What scoring takes: the plan's figures against what is there at once on a CPU, and batches that fit where training fits."""
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+import torch
+from models.test_families import FAMILIES
+from models.test_scored import examples_of, loaded
+from plan.test_activations import Live
+from plan.test_memory import priced
+from transformers import DynamicCache, GenerationConfig
+
+from conftest import config_of, run_script
+from hydraft.config.schema import Config
+from hydraft.data.batch import Padded
+from hydraft.evaluation.evaluator import HeldOut
+from hydraft.models import generation, loss_scored
+from hydraft.models.quant import DTYPES
+from hydraft.models.shapes import planned_config
+from hydraft.plan import scoring
+from hydraft.plan.memory import WIDTH
+from hydraft.plan.parameters import Layout, layout, trained
+from hydraft.plan.plan import answering_room, make_plan, planned_for
+from hydraft.system.hardware import Gpu, Hardware
+
+LENGTHS = (256, 255, 255, 250)
+NEW, PROMPT, COUNT = 32, 64, 32
+CASES = [(family, precision) for family in FAMILIES for precision in ("fp32", "bf16")]
+
+
+def made(family: str, precision: str) -> tuple[Config, Layout, Any]:
+    """A tiny model of the family as it is scored, in the type that it computes in."""
+    overrides = [
+        *FAMILIES[family].split(), "model.init=random", "model.scale=tiny", "quant=none", f"train.precision={precision}",
+        f"data.max_length={max(LENGTHS)}", f"train.micro_batch_size={len(LENGTHS)}", f"data.eval_max_new_tokens={NEW}",
+    ]  # fmt: skip
+    config, model = config_of(*overrides), loaded(*overrides)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(DTYPES[config.train.precision])
+    known = layout(planned_config(config.model) or {})
+    assert known is not None
+    return config, known, model
+
+
+@pytest.mark.parametrize(("family", "precision"), CASES)
+@torch.no_grad()
+def test_a_batchs_loss_has_at_once_what_the_plan_says(family: str, precision: str) -> None:
+    config, known, model = made(family, precision)
+    layer, head = scoring.losses(config, known, trained(known, config.lora), WIDTH[config.train.precision])
+    examples = examples_of(known.vocabulary, LENGTHS)
+    batch = Padded(0)([[one] for one in examples])
+    with Live() as whole:
+        loss_scored.summed_loss(model, batch, loss_scored.chunks_of(examples))
+    with Live() as body:
+        model.get_base_model().model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    assert head.total > layer.total
+    assert head.total == pytest.approx(whole.most, rel=0.05)
+    assert layer.total == pytest.approx(body.most, rel=0.1)
+    assert whole.most < batch["input_ids"].numel() * known.vocabulary * 8  # all logits, and their log-softmax
+
+
+@pytest.mark.parametrize(("family", "precision"), CASES)
+@torch.no_grad()
+def test_answers_have_at_once_what_the_plan_says(family: str, precision: str) -> None:
+    config, known, model = made(family, precision)
+    ids = torch.randint(9, 99, (COUNT, PROMPT), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1:, :3] = 0
+    cache = DynamicCache()
+    settings = GenerationConfig(
+        max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, pad_token_id=0, eos_token_id=[1], use_cache=True
+    )
+    seen: list[int] = []  # tokens whose logits are computed
+    model.get_base_model().lm_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
+    with Live() as live, generation.greedy(model.get_base_model()):
+        model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, past_key_values=cache)
+    assert seen == [1] * NEW
+    room = answering_room(config)
+    assert room is not None
+    one = room.answer(PROMPT)
+    assert -0.05 <= COUNT * one.total / live.most - 1 <= 0.2
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)  # type: ignore[union-attr]
+    tokens = PROMPT + NEW - 1  # the last token is not read again
+    assert held == COUNT * tokens * known.layers * 2 * known.key * WIDTH[config.train.precision]
+    assert one.cache <= held / COUNT * (tokens + 1) / tokens
+
+
+def test_as_many_answers_at_once_as_take_no_more_than_training() -> None:
+    """32 of Llama-3's with 8,192 tokens would have 34 GB of keys and values alone."""
+    cards = ["mode=plan", "train.precision=bf16", "train.micro_batch_size=2", "data.eval_max_new_tokens=256"]
+
+    def room_of(*overrides: str) -> scoring.Room:
+        room = answering_room(config_of("model=llama3", *cards, *overrides))
+        assert room is not None
+        return room
+
+    room = room_of("data.max_length=8192", "train.gradient_checkpointing=true")
+    assert 32 * room.answer(8192).cache > 34e9
+    for prompt in (16, 100, 1000, 4000, 8192):
+        count = room.records(prompt)
+        assert count == scoring.MOST or count * room.answer(prompt).total <= room.bytes
+        assert count * room.answer(prompt).total <= room.most(8192).total <= room.bytes
+    assert 1 <= room.records(8192) < 16 and room.records(16) == scoring.MOST
+    small = dataclasses.replace(room, bytes=1)
+    assert small.records(8192) == 1 and small.most(8192) == small.answer(8192)
+
+
+def test_batches_of_answers_grow_by_tokens_and_lose_no_record() -> None:
+    from hydraft.evaluation.evaluator import _chunks
+
+    lengths = [50, 3, 700, 20, 700, 4, 90, 5]
+    chunks = _chunks(lengths, lambda longest: max(1, 100 // longest))
+    assert sorted(index for chunk in chunks for index in chunk) == list(range(len(lengths)))
+    assert [[lengths[index] for index in chunk] for chunk in chunks] == [[3, 4, 5, 20], [50], [90], [700], [700]]
+
+
+def test_a_model_that_the_plan_does_not_know_answers_a_micro_batchs_tokens_at_once() -> None:
+    held_out: Any = object.__new__(HeldOut)
+    held_out.room, held_out.micro_batch_size = None, 4
+    held_out.data = config_of("data.max_length=512", "data.eval_max_new_tokens=64").data
+    assert [held_out.at_once(prompt) for prompt in (1, 448, 512, 10_000)] == [31, 4, 3, 1]
+
+
+def test_scoring_is_a_moment_of_its_own() -> None:
+    here = ["data.max_length=8192", "train.micro_batch_size=1", "train.gradient_checkpointing=true"]
+    made_, without = priced(*here), priced(*here, "data.eval=null")
+    assert without.scoring.total == without.host_scoring.total == 0
+    assert made_.training == without.training
+    parts = made_.scoring
+    assert (parts.weights, parts.optimizer) == (made_.training.weights, made_.training.optimizer)
+    assert parts.cache > 1 << 29 and parts.logits > 0  # a record of 8,192 tokens at 128 KiB each
+    assert made_.peak == max(made_.loading.total, made_.training.total, parts.total)
+
+
+def test_what_scoring_needs_decides_whether_a_run_fits() -> None:
+    """Short records to train on and long answers: scoring takes more than training."""
+    overrides = [
+        "model=llama3", "mode=plan", "train.precision=bf16", "data.max_length=64", "train.micro_batch_size=1",
+        "data.eval_max_new_tokens=65536", "cluster.gpu_memory=80GiB",
+    ]  # fmt: skip
+    config = config_of(*overrides)
+    cost = make_plan(config, 100, planned_for(config, Hardware(cpus=2))).cost
+    assert cost is not None
+    assert cost.memory.peak == cost.memory.scoring.total > cost.memory.training.total + (1 << 32)
+    card = (cost.memory.training.total + cost.memory.scoring.total) // 2
+    machine = Hardware(gpus=(Gpu("card", card, 8.6),))
+    assert make_plan(config, 100, machine).fits is False
+    config.data.eval = None
+    assert make_plan(config, 100, machine).fits is True
+
+
+def test_it_is_shown_and_written() -> None:
+    asked = ("mode=plan", "model=llama3", "cluster.gpu_memory=24GiB", "data.eval_max_new_tokens=8192")
+    done = run_script("train.py", *asked)
+    assert done.returncode == 0, done.stderr
+    assert any(line.startswith("scoring ") for line in done.stdout.splitlines())
+    assert "cache of answers" in done.stdout
+    done = run_script("train.py", *asked, "data.eval=null")
+    assert done.returncode == 0 and "scoring" not in done.stdout
+    config = config_of(*asked)
+    found = json.loads(json.dumps(make_plan(config, 100, planned_for(config, Hardware(cpus=2))).to_dict()))
+    assert found["cost"]["memory"]["scoring"]["cache"] > 0

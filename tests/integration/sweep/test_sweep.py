@@ -1,0 +1,188 @@
+"""Sweeps as a person starts, kills and resumes them."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from bench.processes import runs
+from conftest import family, run_script, start_script, wait_for
+from hydraft.checkpoint import manifest
+from hydraft.sweep.results.ledger import Job, Ledger, State
+
+SHORT = ["quant=none", "data.eval=null", "train.log_every=1", "train.micro_batch_size=2"]
+
+
+def sweep(records: Path, *more: str) -> list[str]:
+    return ["-m", *SHORT, f"data.train={records}", *more]
+
+
+def by_name(folder: Path) -> dict[str, Job]:
+    return {job.name: job for job in Ledger(folder).jobs().values()}
+
+
+def states(folder: Path) -> dict[str, State]:
+    return {name: job.state for name, job in by_name(folder).items()}
+
+
+def is_in(folder: Path, name: str, state: State) -> Callable[[], bool]:
+    return lambda: states(folder).get(name) is state if folder.exists() else False
+
+
+def steps(run: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def gone(processes: list[psutil.Process]) -> Callable[[], bool]:
+    return lambda: not any(map(runs, processes))
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Any:
+    """Starts a sweep; whatever of it is left after the test is ended."""
+    begun: list[ForkServerProcess] = []
+
+    def one(*arguments: str) -> ForkServerProcess:
+        streams = tmp_path / f"streams-{len(begun)}"
+        streams.mkdir()
+        begun.append(start_script("train.py", *arguments, streams=streams))
+        return begun[-1]
+
+    yield one
+    for process in begun:
+        process.kill()
+        process.join()
+
+
+def test_a_job_that_is_killed_fails_alone(records: Path, tmp_path: Path, start: Any) -> None:
+    folder = tmp_path / "sweep"
+    command = sweep(records, "lora.r=2,3,4,5", "train.max_steps=12", "hydra.launcher.jobs=2")
+    process = start(*command, f"hydra.sweep.dir={folder}")
+    wait_for(lambda: (folder / "r=3" / "rank-0.log").exists(), 240, "the second job's rank")
+    jobs = by_name(folder)
+    pids = [pid for name in ("r=2", "r=3") if (pid := jobs[name].pid) is not None]
+    assert len(pids) == 2, "two side by side"
+    below = family(pids[1])
+    os.kill(pids[1], signal.SIGKILL)
+    process.join(300)
+    assert process.exitcode == 1
+    wait_for(gone(below), 10, "the end of the killed job's ranks")
+    assert states(folder) == {"r=2": State.done, "r=3": State.failed, "r=4": State.done, "r=5": State.done}
+    told = (tmp_path / "streams-0" / "err").read_text()
+    assert "r=3: failed: its process was killed by SIGKILL" in told and "sweep.retry_failed=true" in told
+    for name in ("r=2", "r=4", "r=5"):
+        result = json.loads((folder / name / "result.json").read_text())
+        assert by_name(folder)[name].objective == result["objective"]
+        assert "training 12/12" in (folder / name / "job.log").read_text()
+
+    again = run_script("train.py", *command, f"sweep.resume={folder}")
+    assert again.returncode == 1, "a failed job is left alone"
+    assert {job.attempt for job in by_name(folder).values()} == {1}
+    command[-3] = "lora.r=2,3,4,5,6"
+    more = run_script("train.py", *command, f"sweep.resume={folder}", "sweep.retry_failed=true")
+    assert more.returncode == 0, more.stderr
+    assert {name: job.attempt for name, job in by_name(folder).items()} == {
+        "r=2": 1, "r=3": 2, "r=4": 1, "r=5": 1, "r=6": 1
+    }  # fmt: skip
+    assert set(states(folder).values()) == {State.done}
+
+
+def test_a_sweep_goes_on_after_ctrl_c_and_after_sigkill(records: Path, tmp_path: Path, start: Any) -> None:
+    folder = tmp_path / "sweep"
+    settings = ["train.max_steps=4,150", "train.save_every=10", "train.keep_last=99", "hydra.launcher.jobs=1"]
+    command = sweep(records, *settings)
+    first, second = folder / "ms=4", folder / "ms=150"
+    process = start(*command, f"hydra.sweep.dir={folder}")
+    wait_for(lambda: bool(manifest.checkpoints(second)), 240, "a checkpoint of the second job")
+    done = (first / "result.json").stat().st_mtime_ns
+    everyone = family(process.pid)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(30)
+    assert process.exitcode == 130
+    wait_for(gone(everyone), 10, "the end of all that the sweep had started")
+    assert states(folder) == {first.name: State.done, second.name: State.interrupted}
+    assert f"sweep.resume={folder}" in (tmp_path / "streams-0" / "err").read_text()
+
+    reached = len(manifest.checkpoints(second))
+    process = start(*command, f"sweep.resume={folder}")
+    wait_for(lambda: len(manifest.checkpoints(second)) > reached, 240, "one more checkpoint")
+    everyone = family(process.pid)
+    os.kill(process.pid, signal.SIGKILL)
+    wait_for(gone(everyone), 10, "the end of all that the sweep had started")
+    assert states(folder)[second.name] is State.running, "no one was left to say otherwise"
+
+    process = start(*command, f"sweep.resume={folder}")
+    process.join(300)
+    assert process.exitcode == 0, (tmp_path / "streams-2" / "err").read_text()
+    assert set(states(folder).values()) == {State.done}
+    assert {name: job.attempt for name, job in by_name(folder).items()} == {first.name: 1, second.name: 3}
+    assert (first / "result.json").stat().st_mtime_ns == done, "what was done was not run again"
+    assert steps(second) == list(range(1, 151)), "every step once"
+    assert "going on" in (second / "job.log").read_text()
+
+
+def test_two_sweeps_in_one_folder_share_its_jobs(records: Path, tmp_path: Path, start: Any) -> None:
+    folder = tmp_path / "sweep"
+    command = sweep(records, "train.max_steps=300,20,21", "hydra.launcher.jobs=1")
+    first = start(*command, f"hydra.sweep.dir={folder}")
+    wait_for(is_in(folder, "ms=300", State.running), 240, "the first sweep's first job")
+    second = start(*command, f"sweep.resume={folder}")
+    wait_for(is_in(folder, "ms=20", State.running), 240, "the second sweep's first job")
+    assert states(folder)["ms=300"] is State.running, "side by side, each with another job"
+    for process in (first, second):
+        process.join(300)
+        assert process.exitcode == 0
+    assert {name: (job.state, job.attempt) for name, job in by_name(folder).items()} == {
+        f"ms={steps}": (State.done, 1) for steps in (300, 20, 21)
+    }
+
+
+REFUSED = [
+    ("lora.r=", "lora.r=: is empty"),
+    ("lora.r=range(0,0)", "a list of values is empty"),
+    ("lora.r=0,-1 zero=stage2", "2 of 2 jobs cannot run"),
+    ("lora.r=2,0", "r=0: lora.r=0: the rank"),
+    ("zero=stage1,stage9", "zero=stage9: zero=stage9: no such option"),
+    ("model=llama3 model.init=random model.size=3.1-8b,3.1-70b quant=none", "does not fit"),
+    ("lora.r=2,4 hydra.launcher.jobs=0", "hydra.launcher.jobs=0: must be at least 1"),
+    ("lora.r=2,4 sweep.name=a/b", "sweep.name=a/b: must be the name of a folder"),
+    ("lora.r=2,4 sweep.resume=nothing", "sweep.resume=nothing: no such sweep"),
+    ("lora.r=2,4 resume=outputs", "resume=outputs: goes on with a single run"),
+]
+
+
+@pytest.mark.parametrize("overrides, told", REFUSED)
+def test_what_cannot_run_is_told_before_the_first_job(overrides: str, told: str, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    where = [] if "sweep." in overrides else [f"hydra.sweep.dir={folder}"]
+    done = run_script("train.py", "-m", *overrides.split(), *where)
+    assert done.returncode == 2
+    assert told in done.stderr, done.stderr
+    assert "Error executing job" not in done.stderr and "Traceback" not in done.stderr
+    assert not folder.exists()
+
+
+def test_what_cannot_run_may_be_left_away(records: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    command = sweep(records, "lora.r=0,2", "train.max_steps=2", f"hydra.sweep.dir={folder}", "sweep.skip_invalid=true")
+    begun = time.monotonic()
+    done = run_script("train.py", *command)
+    assert done.returncode == 0, done.stderr
+    assert states(folder) == {"r=0": State.refused, "r=2": State.done}
+    assert "lora.r=0: the rank" in (by_name(folder)["r=0"].error or "")
+    assert time.monotonic() - begun < 60
+
+
+def test_settings_of_a_sweep_mean_nothing_in_a_single_run(tmp_path: Path) -> None:
+    done = run_script("train.py", "sweep.name=mine", f"hydra.run.dir={tmp_path / 'run'}")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "train.py: sweep.name=mine: is about a sweep: add -m, or leave it away\n",
+    )

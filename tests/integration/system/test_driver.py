@@ -1,0 +1,328 @@
+"""What the driver says of the cards, by NVML and by nvidia-smi, however odd; nothing of it is ever a traceback."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hydraft.launch.local import fork_server
+from hydraft.system import hardware
+from hydraft.system.driver import nvml, query, smi
+from hydraft.system.hardware import Gpu, Hardware
+from pretended import GIB, RTX, Device, library, program
+
+Looked = Callable[[], Hardware]
+H100 = Device()
+
+
+@pytest.fixture
+def look(monkeypatch: pytest.MonkeyPatch) -> Looked:
+    """The machine as it is seen anew, with neither NVML nor nvidia-smi unless a test brings one."""
+    monkeypatch.setattr(nvml, "LIBRARIES", ())
+    monkeypatch.setattr(smi, "PROGRAMS", ())
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", *hardware.ALLOCATOR):
+        monkeypatch.delenv(name, raising=False)
+    return hardware.detect.__wrapped__
+
+
+def with_library(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    monkeypatch.setattr(nvml, "LIBRARIES", ("libnot-there.so.1", str(file)))
+
+
+def with_program(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    monkeypatch.setattr(smi, "PROGRAMS", (str(file),))
+
+
+def test_nvml_tells_all_of_a_card(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_library(monkeypatch, library(tmp_path, H100, RTX))
+    machine = look()
+    assert machine.gpus == (
+        Gpu("NVIDIA H100 80GB HBM3", 80 * GIB, 9.0, 0, "GPU-11111111-aaaa", 79 * GIB, GIB // 2),
+        Gpu("NVIDIA GeForce RTX 4090, D", 24 * GIB, 8.9, 1, "GPU-22222222-bbbb", 20 * GIB, GIB // 2),
+    )
+    assert (machine.driver, machine.driver_cuda, machine.trouble) == ("580.65.06", "13.0", "")
+    assert [(gpu.available, gpu.taken) for gpu in machine.gpus] == [(79 * GIB, GIB // 2), (20 * GIB, 7 * GIB // 2)]
+
+
+def test_a_card_without_nvidia_smi_is_found_by_a_command(tmp_path: Path) -> None:
+    """As another machine asks: through the loader's own path, in a process that has no torch."""
+    library(tmp_path, RTX)
+    code = "import runpy, sys; runpy.run_module('hydraft.system.hardware', run_name='__main__'); assert 'torch' not in sys.modules"
+    kept = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    environment = {**kept, "LD_LIBRARY_PATH": str(tmp_path), "PATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    machine = Hardware.from_dict(json.loads(done.stdout))
+    assert [gpu.name for gpu in machine.gpus] == ["NVIDIA GeForce RTX 4090, D"]
+
+
+def test_a_driver_before_510_knows_no_reserved_memory(
+    look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_library(monkeypatch, library(tmp_path, RTX, driver="470.1", cuda=11040, before_510=True))
+    machine = look()
+    assert (machine.gpus[0].memory, machine.gpus[0].free, machine.gpus[0].reserved) == (24 * GIB, 20 * GIB, 0)
+    assert machine.driver_cuda == "11.4"
+
+
+def test_memory_that_the_driver_does_not_know_is_main_memory(
+    look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_library(monkeypatch, library(tmp_path, Device("NVIDIA GB10", memory_code=3, capability=(12, 1), mig=-1)))
+    machine = look()
+    gpu = machine.gpus[0]
+    assert gpu.unified and gpu.memory == machine.memory and gpu.free is None
+    assert hardware.ALLOCATOR[0] not in hardware.environment(machine)
+
+
+def test_a_slice_has_its_own_memory_and_goes_by_its_name(
+    look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slices = [Device("NVIDIA H100 MIG 1g.10gb", f"MIG-{n}", 10 * GIB, 9 * GIB, 0) for n in ("33333333-c", "44444444-d")]
+    with_library(monkeypatch, library(tmp_path, dataclasses.replace(H100, mig=1, slices=slices)))
+    first = look()
+    assert [(gpu.uuid, gpu.memory, gpu.available) for gpu in first.gpus] == [("MIG-33333333-c", 10 * GIB, 9 * GIB)]
+    assert hardware.environment(first)["CUDA_VISIBLE_DEVICES"] == "MIG-33333333-c"
+    for variable, expected in (
+        ("MIG-4", ["MIG-44444444-d"]),
+        ("MIG-4,MIG-3", ["MIG-44444444-d"]),  # CUDA gives a process one
+        ("0", ["MIG-33333333-c"]),
+        ("GPU-1", ["MIG-33333333-c"]),
+    ):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+        assert [gpu.uuid for gpu in look().gpus] == expected
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with_library(monkeypatch, library(tmp_path / "mixed", dataclasses.replace(H100, mig=1, slices=slices), RTX))
+    assert hardware.environment(look())["CUDA_VISIBLE_DEVICES"] == "1"  # whole cards first
+    with_library(monkeypatch, library(tmp_path / "bare", dataclasses.replace(H100, mig=1)))
+    assert look().gpus == ()  # no slice has been made: CUDA has nothing
+
+
+@pytest.mark.parametrize(
+    ("variable", "indices"),
+    [
+        (None, [0, 1, 2]),
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+        ("1", [1]),
+        ("2,0", [2, 0]),
+        (" 2 , 0 ", [2, 0]),
+        ("0,2,-1,1", [0, 2]),  # the programming guide's example
+        ("0,7,1", [0]),
+        ("0,x", [0]),
+        ("0,,1", [0]),
+        ("1gpu,2", [1, 2]),  # as strtoul reads it
+        ("0,1,0", []),
+        ("GPU-2", [1]),
+        ("GPU-33333333-cccc,GPU-1", [2, 0]),
+        ("GPU-1,GPU-11111111", []),
+        ("0,MIG-1", [0]),
+    ],
+)
+def test_cards_are_chosen_as_cuda_chooses_them(
+    variable: str | None, indices: list[int], look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    third = dataclasses.replace(H100, uuid="GPU-33333333-cccc")
+    with_library(monkeypatch, library(tmp_path, H100, RTX, third))
+    if variable is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    machine = look()
+    assert [gpu.index for gpu in machine.gpus] == indices
+    given = hardware.environment(machine).get("CUDA_VISIBLE_DEVICES")
+    assert given == ",".join(map(str, indices))
+    if given:
+        assert list(map(int, given.split(","))) == indices  # as DeepSpeed reads it
+
+
+@pytest.mark.parametrize("variable", ["7", "GPU-9", "GPU-", "x", "0,0", "MIG-1"])
+def test_a_choice_of_no_card_is_trouble_unless_it_is_meant(
+    variable: str, look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_library(monkeypatch, library(tmp_path, H100, RTX))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
+    assert look().unusable.startswith(f"CUDA_VISIBLE_DEVICES={variable}: names no card here; it must be from 0 to 1")
+    monkeypatch.setattr(nvml, "LIBRARIES", ())
+    assert look().unusable == ""  # where there are no cards, it is no matter
+
+
+def test_the_order_of_cards_is_that_of_the_bus(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_library(monkeypatch, library(tmp_path, RTX, H100))
+    assert hardware.environment(look())["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
+    assert "use CUDA_DEVICE_ORDER=PCI_BUS_ID" in look().unusable
+    with_library(monkeypatch, library(tmp_path / "alike", H100, dataclasses.replace(H100, uuid="GPU-5")))
+    assert look().trouble == ""
+
+
+def test_a_card_that_is_lost_is_told(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_library(monkeypatch, library(tmp_path, H100, dataclasses.replace(RTX, handle_code=15)))
+    assert look().unusable == (
+        "card 1 does not answer (GPU is lost): restart the machine, or leave it out: CUDA_VISIBLE_DEVICES=0"
+    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert look().trouble == "" and look().count == 1
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with_library(monkeypatch, library(tmp_path / "not_ours", dataclasses.replace(RTX, handle_code=4), H100))
+    # One that this process may not open is none, to CUDA's count too.
+    assert [(gpu.name, gpu.index) for gpu in look().gpus] == [(H100.name, 0)]
+
+
+def test_a_driver_that_was_replaced_under_way_is_told(
+    look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_library(monkeypatch, library(tmp_path, H100, init=18))
+    assert look().unusable.startswith("Driver/library version mismatch: restart the machine")
+    with_library(monkeypatch, library(tmp_path / "none", H100, init=9))  # no driver: a library alone makes no card
+    assert (look().gpus, look().trouble) == ((), "")
+
+
+ROW = "NVIDIA H100 80GB HBM3, 81920, 80896, 512, 9.0, 580.65.06, GPU-11111111-aaaa, Disabled"
+
+
+def test_nvidia_smi_tells_the_same(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    second = "NVIDIA GeForce RTX 4090, D, 24576, 20480, 512, 8.9, 580.65.06, GPU-22222222-bbbb, [N/A]"
+    with_program(monkeypatch, program(tmp_path / "bin", f"echo; echo '{ROW}'; echo '{second}'; echo"))
+    asked = look()
+    with_library(monkeypatch, library(tmp_path / "lib", H100, RTX))
+    assert asked == look()
+
+
+OLD_SMI = """case "$*" in
+*reserved*) echo 'Field "memory.reserved" is not a valid field to query.'; exit 2;;
+*compute_cap*) echo 'Tesla T4, 15360, 7.5';;
+esac"""
+
+OLDEST_SMI = """case "$*" in
+*compute_cap*) exit 2;;
+*driver_version*) echo 'Tesla T4, 15360, 418.87.00';;
+esac"""
+
+SLICED_SMI = f"""case "$*" in
+-L) echo 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-11111111-aaaa)'; echo '  MIG 1g.10gb     Device  0: (UUID: MIG-33333333-c)';;
+*) echo '{ROW.replace("Disabled", "Enabled")}';;
+esac"""
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        (OLD_SMI, ("Tesla T4", 15 * GIB, 7.5, "")),
+        (OLDEST_SMI, ("Tesla T4", 15 * GIB, 0.0, "418.87.00")),
+        ("echo 'NVIDIA GB10, [N/A], [N/A], [N/A], 12.1, 580.95.05, GPU-5, [N/A]'", ("NVIDIA GB10", None, 12.1, "580.95.05")),
+        (SLICED_SMI, ("MIG 1g.10gb", round(9.5 * GIB), 9.0, "580.65.06")),
+        ("printf 'NVIDIA \\377, 1024, 1024, 0, 9.0, 580.1, GPU-5, [N/A]'", ("NVIDIA �", GIB, 9.0, "580.1")),
+    ],
+)  # fmt: skip
+def test_what_nvidia_smi_may_say(
+    script: str, expected: tuple[object, ...], look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_program(monkeypatch, program(tmp_path, script))
+    machine = look()
+    name, memory, capability, version = expected
+    gpu = machine.gpus[0]
+    assert (gpu.name, gpu.memory, gpu.compute_capability) == (name, memory or machine.memory, capability)
+    assert (machine.driver, gpu.unified) == (version, memory is None)
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["exit 9", "", "echo", "echo 'No devices were found'", "echo a,b; exit 0", "echo 'NVIDIA-SMI has failed'; exit 9", "kill -9 $$"],
+)  # fmt: skip
+def test_what_nvidia_smi_says_without_cards_is_no_card(
+    script: str, look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_program(monkeypatch, program(tmp_path, script))
+    machine = look()
+    assert (machine.gpus, machine.trouble) == ((), "")
+    assert hardware.environment(machine) == {"CUDA_VISIBLE_DEVICES": ""}  # nor has torch any
+
+
+def test_an_error_in_place_of_a_size_is_told(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_program(monkeypatch, program(tmp_path, f"echo '{ROW.replace('81920', '[Unknown Error]')}'"))
+    assert "card 0 does not answer (Unknown Error)" in look().unusable
+
+
+def test_an_nvidia_smi_that_hangs_is_told(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smi, "SECONDS", 0.3)
+    with_program(monkeypatch, program(tmp_path, "exec sleep 60"))
+    assert "nvidia-smi has not answered" in look().unusable
+
+
+def test_what_is_no_program_is_no_card(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = program(tmp_path, "")
+    file.write_bytes(b"\x7fELF of another machine")
+    with_program(monkeypatch, file)
+    assert look().gpus == ()
+
+
+def test_no_card_is_asked_for_where_none_may_be_used(
+    look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query, "ask", lambda: pytest.fail("the driver was asked"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert look().gpus == ()
+
+
+def test_a_server_has_no_card_that_the_driver_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And other hosts are told what a person has set, not that."""
+    card = Hardware(gpus=(Gpu("card", GIB, 9.0),))
+    seen = []
+    monkeypatch.setattr(
+        fork_server.forkserver, "ensure_running", lambda: seen.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    )
+    for given in (None, "1"):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if given is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+        for machine in (Hardware(), card):
+            fork_server.begin([], machine)
+            assert os.environ.get("CUDA_VISIBLE_DEVICES") == given
+    assert seen == ["", "0", "", "0"]
+
+
+def test_the_allocator_may_be_set_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Hardware(gpus=(Gpu("card", GIB, 9.0),))
+    for name in hardware.ALLOCATOR:
+        monkeypatch.delenv(name, raising=False)
+    assert hardware.environment(machine)["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+    for name in hardware.ALLOCATOR:
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "max_split_size_mb:64")
+            assert "PYTORCH_CUDA_ALLOC_CONF" not in hardware.environment(machine)
+
+
+def test_hardware_of_another_version_is_read() -> None:
+    old = {
+        "gpus": [{"name": "A100", "memory": 1, "compute_capability": 8.0}],
+        "cpus": 2,
+        "memory": 3,
+        "machine": "x86_64",
+    }
+    assert Hardware.from_dict(old) == Hardware((Gpu("A100", 1, 8.0),), 2, 3, "x86_64")
+    newer = {**old, "new": 1, "gpus": [{**old["gpus"][0], "new": 1}]}  # type: ignore[dict-item, index]
+    assert Hardware.from_dict(newer) == Hardware.from_dict(old)
+    machine = Hardware((Gpu("A100", 1, 8.0, 0, "GPU-1", 1, 1),), driver="580", torch_cuda="13.0")
+    assert Hardware.from_dict(json.loads(json.dumps(machine.to_dict()))) == machine
+
+
+@pytest.mark.gpu
+def test_torch_has_the_cards_that_are_detected() -> None:
+    """In processes of their own: CUDA reads its variables once."""
+    code = (
+        "import os\nfrom hydraft import hardware\nmachine = hardware.detect()\nos.environ.update(hardware.environment(machine))\n"
+        "import torch\nassert torch.cuda.device_count() == machine.count > 0\n"
+        "for index, gpu in enumerate(machine.gpus):\n"
+        "    found = torch.cuda.get_device_properties(index)\n"
+        "    assert found.name == gpu.name and f'{found.major}.{found.minor}' == str(gpu.compute_capability)\n"
+        "    assert gpu.is_slice or str(found.uuid) in gpu.uuid\n"
+        "    assert gpu.unified or abs(found.total_memory - (gpu.memory - gpu.reserved)) < 0.02 * gpu.memory\n"
+    )
+    names = [gpu.uuid for gpu in hardware.detect().gpus]
+    for variable in (None, names[-1], names[-1][:12]):
+        chosen = {} if variable is None else {"CUDA_VISIBLE_DEVICES": variable}
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, **chosen}, check=True)

@@ -1,0 +1,192 @@
+"""Signals that ask for an early end: what a rank, a run and its launcher make of them, and that the run goes on bit-equal."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from bench.resume import metrics, train, weights
+from conftest import config_of, wait_for
+from hydraft.errors import RunStopped
+from hydraft.launch import run as launch
+from hydraft.launch.local.shutdown import Stopped, Wish
+from hydraft.system import signals
+
+
+def when(ready: Callable[[], bool], act: Callable[[], None]) -> None:
+    """Do something beside the run that this process is about to start."""
+
+    def wait() -> None:
+        wait_for(ready, 120, "the moment to signal")
+        act()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def rank(number: int, folder: Path) -> psutil.Process:
+    """The process whose output is that rank's log."""
+    log = str(folder / f"rank-{number}.log")
+    processes = psutil.Process().children(recursive=True)
+    return next(p for p in processes if str(Path(f"/proc/{p.pid}/fd/1").readlink()) == log)
+
+
+def result(folder: Path) -> dict[str, object]:
+    """result.json."""
+    return json.loads((folder / "result.json").read_text())  # type: ignore[no-any-return]
+
+
+@pytest.mark.slow
+def test_a_run_that_signals_end_goes_on_bit_equal(records: Path, tmp_path: Path) -> None:
+    """SIGTERM to one rank in the middle, SIGUSR1 to the launcher while the last scores are taken."""
+    steps = 12
+    config = config_of(
+        f"data.train={records}", f"data.eval={records}", "train.eval_every=epoch", "train.eval_loss_only=true", "train.epochs=4",
+        "train.micro_batch_size=4", "train.log_every=1", "lora.dropout=0.1", "zero=stage3", "cluster=1x2", "train.save=epoch",
+        "data.eval_max_new_tokens=64", "data.eval_limit=8",
+    )  # fmt: skip
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    train(config, whole)
+
+    def reached(step: int) -> bool:
+        lines = folder / "metrics.jsonl"
+        return lines.exists() and any(json.loads(line)["step"] >= step for line in lines.read_text().splitlines())
+
+    when(lambda: reached(4), lambda: rank(1, folder).terminate())
+    with pytest.raises(RunStopped) as ended:
+        train(config, folder)
+    step = int(str(result(folder)["step"]))
+    assert ended.value.code == 143 and f"after step {step}; to go on: python train.py resume={folder}" in str(
+        ended.value
+    )
+    assert 4 <= step < steps and (folder / f"checkpoints/step-{step:06d}/manifest.json").exists()
+    assert (result(folder)["status"], result(folder)["signal"]) == ("preempted", "SIGTERM")
+    assert not (folder / "adapter").exists()
+
+    when(lambda: reached(steps), lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    with pytest.raises(RunStopped) as ended:
+        train(config, folder)
+    assert ended.value.code == 138
+    assert (result(folder)["status"], result(folder)["step"]) == ("preempted", steps)
+
+    train(config, folder)
+    assert result(folder)["status"] == "completed" and "signal" not in result(folder)
+    before, after = weights(whole), weights(folder)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+    def in_order(run: Path) -> list[str]:  # scores that were put off come after their step's line
+        return sorted(json.dumps(line) for line in metrics(run))
+
+    assert in_order(folder) == in_order(whole)
+    assert result(folder)["after"] == result(whole)["after"]
+
+
+def test_before_the_first_step_a_signal_ends_a_run_at_once(records: Path, tmp_path: Path) -> None:
+    config = config_of(f"data.train={records}", "data.eval=null", "train.epochs=100000", "cluster.max_restarts=3")
+    folder = tmp_path / "run"
+    asked: list[float] = []
+
+    def act() -> None:
+        asked.append(time.monotonic())
+        rank(0, folder).send_signal(signal.SIGUSR1)
+
+    when((folder / "rank-0.log").exists, act)
+    with pytest.raises(RunStopped) as ended:
+        train(config, folder)
+    assert time.monotonic() - asked[0] < 5
+    assert ended.value.code == 138
+    assert (result(folder)["status"], result(folder)["signal"]) == ("interrupted", "SIGUSR1")
+
+
+LISTENER = """
+import os, sys, time
+from pathlib import Path
+from hydraft import preempt
+notes = Path(sys.argv[1])
+preempt.listen(notes, 0)
+(notes / "0.pid").write_text(str(os.getpid()))
+if float(sys.argv[2]):
+    preempt.begin(float(sys.argv[2]))
+(notes / "ready").touch()
+time.sleep(30)
+"""
+
+
+def listener(notes: Path, grace: float) -> "subprocess.Popen[bytes]":
+    """A rank that never comes to the end of its step."""
+    process = subprocess.Popen([sys.executable, "-c", LISTENER, str(notes), str(grace)], stdout=subprocess.DEVNULL)
+    wait_for((notes / "ready").exists, 20, "a rank that listens")
+    return process
+
+
+def test_a_rank_ends_itself_when_its_grace_is_over(tmp_path: Path) -> None:
+    process = listener(tmp_path, 0.5)
+    began = time.monotonic()
+    assert signals.pass_on(tmp_path, 1, signal.SIGINT)
+    assert process.wait(10) == 130
+    assert time.monotonic() - began > 0.4
+    assert signals.ended_by(tmp_path) == signal.SIGINT
+    assert signals.left(tmp_path) is None
+
+
+def test_a_rank_whose_peer_is_gone_ends_at_once_and_is_no_cause(tmp_path: Path) -> None:
+    process = listener(tmp_path, 20)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (tmp_path / "1.pid").write_text(str(gone.pid))
+    process.terminate()
+    assert process.wait(5) == 143
+    assert signals.ended_by(tmp_path) is None
+
+
+def test_ranks_that_have_not_begun_are_not_asked(tmp_path: Path) -> None:
+    (tmp_path / "0.pid").write_text(str(os.getpid()))
+    assert not signals.pass_on(tmp_path, 2, signal.SIGTERM)
+
+
+def test_a_launcher_gives_ranks_their_grace_and_no_more() -> None:
+    asked: list[int] = []
+    ended: list[bool] = []
+
+    def ask(number: int) -> bool:
+        asked.append(number)
+        return True
+
+    began = time.monotonic()
+    with Wish(0.5) as wish, pytest.raises(Stopped) as stopped, wish.passed_to(ask, lambda: ended.append(True)):
+        for _ in range(3):  # what comes so soon after is an echo
+            signal.raise_signal(signal.SIGINT)
+        time.sleep(10)
+    assert 0.4 < time.monotonic() - began < 5
+    assert (stopped.value.number, asked, ended) == (signal.SIGINT, [signal.SIGINT], [True])
+
+
+def test_without_a_grace_or_ranks_a_signal_ends_at_once() -> None:
+    with Wish(0) as wish, pytest.raises(Stopped), wish.passed_to(lambda _: True):
+        signal.raise_signal(signal.SIGTERM)
+    with Wish(9) as wish, pytest.raises(Stopped), wish.passed_to(lambda _: False):
+        signal.raise_signal(signal.SIGUSR1)
+
+
+def test_after_a_signal_no_failure_begins_the_run_again(
+    records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(f"data.train={records}", "data.eval=null", "cluster.max_restarts=3")
+
+    def fail(*_: object) -> None:
+        wish: Wish = _[-1]  # type: ignore[assignment]
+        with wish.passed_to(lambda number: True):
+            signal.raise_signal(signal.SIGTERM)
+        raise launch.RankFailed(1, "broken", tmp_path)
+
+    monkeypatch.setattr(launch, "_start", fail)
+    with pytest.raises(RunStopped, match="stopped by SIGTERM, and rank 1 failed: broken"):
+        train(config, tmp_path / "run")

@@ -1,0 +1,106 @@
+"""What ranks with a card communicate by: tensors in main memory have a backend too."""
+
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from conftest import config_of, run_script
+from hydraft.checkpoint import training_state
+from hydraft.training import trainer
+
+
+class Chosen(Exception):
+    """Raised in place of making a group."""
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """What a rank with a card asks for, with gloo in NCCL's place."""
+
+    def init(dist_backend: str, **rest: Any) -> None:
+        raise Chosen(dist_backend)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(deepspeed, "init_distributed", init)
+        with pytest.raises(Chosen) as chosen:
+            trainer.training_arguments(config_of("quant=none"), tmp_path)
+    asked = str(chosen.value)
+    return "cuda:gloo" if asked == "nccl" else asked.replace("nccl", "gloo")
+
+
+def load(backend: str, folder: Path) -> torch.nn.Linear:
+    """A model in main memory that is given its saved weights in a group of one."""
+    model = torch.nn.Linear(3, 2)
+    save_file(
+        {f"param/{name}": torch.ones_like(p) for name, p in model.named_parameters()}, folder / training_state.OPTIMIZER
+    )
+    dist.init_process_group(backend, init_method=f"file://{folder}/store", rank=0, world_size=1)
+    try:
+        training_state.load_weights(dict(model.named_parameters()), folder)
+        shares: list[Any] = [None]
+        dist.all_gather_object(shares, {"a": torch.ones(2)})
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+    return model
+
+
+def test_weights_in_main_memory_are_loaded_by_what_a_rank_with_a_card_asks_for(backend: str, tmp_path: Path) -> None:
+    model = load(backend, tmp_path)
+    assert all((p == 1).all() for p in model.parameters())
+
+
+def test_a_group_for_cards_alone_refuses_them(tmp_path: Path) -> None:
+    """What the test above would meet: this is torch's own refusal."""
+    with pytest.raises(RuntimeError, match="No backend type associated with device type cpu"):
+        load("cuda:gloo", tmp_path)
+
+
+@pytest.mark.gpu
+def test_weights_are_broadcast_on_the_card_and_copied_to_where_they_lie(tmp_path: Path) -> None:
+    for number, backend in enumerate(("cuda:nccl", trainer.GPU_BACKENDS)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        model = torch.nn.Linear(3, 2)
+        save_file(
+            {f"param/{name}": torch.ones_like(p) for name, p in model.named_parameters()},
+            folder / training_state.OPTIMIZER,
+        )
+        dist.init_process_group(backend, init_method=f"file://{folder}/store", rank=0, world_size=1)
+        try:
+            training_state.load_weights(dict(model.named_parameters()), folder)
+        finally:
+            dist.destroy_process_group()
+        assert all((p == 1).all() and p.device.type == "cpu" for p in model.parameters())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("zero", ["stage0", "stage2", "stage2_offload", "stage3"])
+def test_a_run_without_quantisation_goes_on_on_the_card(zero: str, records: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    first = run_script(
+        "train.py", "quant=none", "data.eval=null", f"data.train={records}", f"zero={zero}", "train.log_every=1",
+        "train.max_steps=2", "train.save_every=1", f"hydra.run.dir={folder}",
+    )  # fmt: skip
+    assert first.returncode == 0, first.stderr
+    more = run_script("train.py", f"resume={folder}", "train.max_steps=4")
+    assert more.returncode == 0, more.stderr
+    assert "ranks are spawned" not in first.stderr + more.stderr
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.gpu
+def test_a_sweep_runs_on_the_card(records: Path, tmp_path: Path) -> None:
+    """From nothing, as a person starts it: jobs and ranks are forks, and train with 4-bit weights."""
+    done = run_script(
+        "train.py", "-m", "lora.r=2,4", "data.eval=null", f"data.train={records}", "train.max_steps=2",
+        f"hydra.sweep.dir={tmp_path / 'sweep'}", OMP_WAIT_POLICY="PASSIVE",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "spawned" not in done.stdout + done.stderr

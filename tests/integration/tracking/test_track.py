@@ -1,0 +1,175 @@
+"""Dashboards: what reaches them, read back from what they write without a network."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import config_of, run_script
+from hydraft.config import rules
+from hydraft.config.schema import save_config
+from hydraft.errors import ConfigError
+from hydraft.sweep.results import wandb_workspace
+from hydraft.sweep.results.ledger import Job, Ledger, begin
+from hydraft.system import files
+from hydraft.tracking import metadata
+from hydraft.tracking.factory import make_tracker
+
+SWEEP = {"id": "f00dfeed", "name": "2026-11-22/rank", "axes": ["lora.r", "zero"], "direction": "minimize"}
+
+
+def prepared(folder: Path, *overrides: str) -> Any:
+    """The config of a run in a sweep, its folder begun."""
+    begin(folder.parent, SWEEP)
+    config = config_of(*overrides)
+    folder.mkdir()
+    save_config(config, folder / "config.yaml")
+    files.write_json(folder / "plan.json", {"steps": 3})
+    return config
+
+
+@pytest.mark.slow
+def test_wandb_without_a_key_is_offline_and_whole(tmp_path: Path, records: Path) -> None:
+    """One run however many ranks, in its sweep's group, with all that a table sorts by; nothing secret leaves."""
+    begin(tmp_path / "sweep", SWEEP)
+    folder = tmp_path / "sweep" / "r=8"
+    done = run_script(
+        "train.py", "tracker=wandb", "tracker.upload=true", "tracker.tags=[mine]", f"data.train={records}", f"data.eval={records}",
+        "data.eval_limit=2", "train.max_steps=3", "train.log_every=1", "cluster=1x2", "cluster.slurm.setup=['export HF_TOKEN=hush']",
+        f"hydra.run.dir={folder}", WANDB_API_KEY="", HOME=str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    wandb = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json"]
+    summary = json.loads(
+        subprocess.run([*wandb, "--summary", str(file)], capture_output=True, text=True, check=True).stdout
+    )
+    config, metrics = summary["config"], json.dumps(summary)
+    result = json.loads((folder / "result.json").read_text())
+    assert config["lora"]["r"] == 8
+    assert config["plan"]["steps"] == 3
+    assert config["environment"]["packages"]["torch"]
+    assert "hush" not in metrics
+    assert str(result["objective"])[:8] in metrics
+    for name in (
+        "rank 0/tokens_per_second",
+        "rank 1/tokens_per_second",
+        "rank 1/memory_gib",
+        "after/loss",
+        "before/loss",
+    ):
+        assert f'"{name}"' in metrics, name
+    lines = subprocess.run([*wandb, str(file)], capture_output=True, text=True, check=True).stdout
+    for word in ('"rank-f00dfeed"', '"train"', '"mine"', '"sweep"', '"nf4"', "adapter-"):
+        assert word in lines, word
+
+
+def test_tensorboard_has_scalars_and_hyperparameters(tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    folder = tmp_path / "sweep" / "run"
+    tracker = make_tracker(prepared(folder, "tracker=tensorboard"), folder, rank=0)
+    tracker.log({"loss": 2.0}, 1)
+    tracker.log({"loss": 1.0}, 2)
+    tracker.finish({"objective": 0.5})
+    events = reader.EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 2.0), (2, 1.0)]
+    assert events.Scalars("objective")[0].value == 0.5
+    assert "_hparams_/session_start_info" in events.summary_metadata
+
+
+def test_mlflow_goes_on_with_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "sweep" / "run"
+    config = prepared(folder, "tracker=mlflow")
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "x.txt").write_text("x")
+    first = make_tracker(config, folder, rank=0)
+    first.log({"loss": 2.0}, 1)
+    first.finish({})
+    again = make_tracker(config, folder, rank=0, identity=first.identity)
+    again.log({"loss": 1.0}, 2)
+    again.upload(folder / "adapter")
+    again.finish({"objective": 0.5})
+    (run,) = mlflow.search_runs(experiment_names=["hydraft"], output_format="list")
+    assert run.data.metrics == {"loss": 1.0, "objective": 0.5}
+    assert (run.data.params["lora.r"], run.data.params["plan.steps"], run.data.tags["group"]) == (
+        "8",
+        "3",
+        "rank-f00dfeed",
+    )
+    assert (Path(run.info.artifact_uri) / "adapter" / "x.txt").exists()
+
+
+def test_swanlab_without_a_key_is_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("swanlab")
+    monkeypatch.setenv("SWANLAB_SAVE_DIR", str(tmp_path / "home"))
+    monkeypatch.delenv("SWANLAB_API_KEY", raising=False)
+    folder = tmp_path / "sweep" / "run"
+    tracker = make_tracker(prepared(folder, "tracker=swanlab"), folder, rank=0)
+    tracker.log({"loss": 2.0}, 1)
+    tracker.finish({"objective": 0.5})
+    assert tracker.identity
+    assert list(folder.glob("swanlog/run-*/files/config.yaml"))
+
+
+def test_no_other_rank_has_a_dashboard(tmp_path: Path) -> None:
+    assert make_tracker(config_of("tracker=wandb"), tmp_path, rank=1).identity is None
+
+
+@pytest.mark.parametrize("kind", ["tensorboard", "mlflow", "swanlab"])
+def test_a_dashboard_that_is_not_installed_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=rf"^tracker={kind} needs a package .*pip install 'hydraft\[{kind}\]'"):
+        rules.check(config_of(f"tracker={kind}"), None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [(["tracker.upload=true"], "tracker.upload"), (["tracker=tensorboard", "tracker.tags=[a]"], "tracker.tags")],
+)
+def test_what_a_dashboard_cannot_do_is_refused(overrides: list[str], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        rules.check(config_of(*overrides), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("export HF_TOKEN=hf_abcdefghijklmnop; module load x", "export HF_TOKEN=…; module load x"),
+        ("https://me:hush@data.example/x.json", "https://me:…@data.example/x.json"),
+        ("curl -H 'Authorization: Bearer abc.def'", "curl -H 'Authorization: Bearer …"),
+        ("my_api_key: abc", "my_api_key: …"),
+        ("sk-abcdefghijklmnop1234", "…"),
+        ("data.eval_max_new_tokens=48", "data.eval_max_new_tokens=48"),
+        ("tokens_per_second=3", "tokens_per_second=3"),
+        ("/data/secretary.json", "/data/secretary.json"),
+    ],
+)
+def test_secrets_stay_here(text: str, shown: str) -> None:
+    assert metadata.less_secrets({"a": [text]}) == {"a": [shown]}
+
+
+def test_wandbs_page_for_a_sweep_is_built_without_a_network(tmp_path: Path) -> None:
+    pytest.importorskip("wandb_workspaces")
+    begin(tmp_path / "sweep", SWEEP)
+    chosen = [[f"lora.r={r}", f"zero={zero}"] for r in (4, 16) for zero in ("stage2", "stage3")]
+    for job in Ledger(tmp_path / "sweep").add([Job(",".join(line), ",".join(line), line) for line in chosen]):
+        prepared(tmp_path / "sweep" / job.name, *job.overrides, "tracker=wandb")
+    found = json.loads(wandb_workspace.spec(tmp_path / "sweep"))
+    text = json.dumps(found)
+    assert found["project"] == "hydraft"
+    run_set = found["spec"]["section"]["runSets"][0]
+    assert run_set["sort"]["keys"] == [{"key": {"section": "summary", "name": "objective"}, "ascending": True}]
+    assert run_set["filters"]["filters"][0]["value"] == "rank-f00dfeed"
+    for part in (
+        "config:lora.value.r",
+        "config:zero.value.stage",
+        "summary:objective",
+        "Parallel Coordinates Plot",
+        "eval_loss",
+    ):
+        assert part in text, part

@@ -1,0 +1,141 @@
+"""Two hosts on one machine: network namespaces on a bridge, an sshd in each, keys and an ssh config of their own.
+
+    desk  10.77.0.1, where the tests type          worker-1 10.77.0.11          worker-2 10.77.0.12
+
+All see the same file system, but for the folder ``far``, which on worker-2 is another one.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from conftest import ROOT, family
+
+HOSTS = {"worker-1": "10.77.0.11", "worker-2": "10.77.0.12"}
+DESK = "10.77.0.1"
+SSHD = "/usr/sbin/sshd"
+
+
+def missing() -> str | None:
+    """Why there can be no such hosts here; None where there can."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    wanted = [name for name in ("ip", "ssh", "ssh-keygen", SSHD) if shutil.which(name) is None]
+    if wanted:
+        return f"{', '.join(wanted)} not installed: tests/support/install.sh"
+    name = f"hydraft-try-{os.getpid()}"
+    if subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode:
+        return "this kernel lets no one make network namespaces"
+    subprocess.run(["ip", "netns", "delete", name], check=True)
+    return None
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+class Lab:
+    """The hosts, from ``start`` to ``stop``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.far = folder / "far"
+        self.ssh_config = folder / "ssh_config"
+        self.names = {name: f"hydraft-{os.getpid()}-{name}" for name in ("desk", *HOSTS)}
+        self.servers: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        """Lay the cables and start the servers."""
+        self.far.mkdir()
+        for space in self.names.values():
+            _run("ip", "netns", "add", space)
+            _run("ip", "-n", space, "link", "set", "lo", "up")
+        desk = self.names["desk"]
+        _run("ip", "-n", desk, "link", "add", "bridge", "type", "bridge")
+        _run("ip", "-n", desk, "address", "add", f"{DESK}/24", "dev", "bridge")
+        _run("ip", "-n", desk, "link", "set", "bridge", "up")
+        for name, address in HOSTS.items():
+            space = self.names[name]
+            _run("ip", "-n", desk, "link", "add", name, "type", "veth", "peer", "name", "cable0", "netns", space)
+            _run("ip", "-n", desk, "link", "set", name, "master", "bridge", "up")
+            _run("ip", "-n", space, "address", "add", f"{address}/24", "dev", "cable0")
+            _run("ip", "-n", space, "link", "set", "cable0", "up")
+        self._keys()
+        Path("/run/sshd").mkdir(exist_ok=True)
+        for name in HOSTS:
+            self._serve(name)
+
+    def _keys(self) -> None:
+        user = self.folder / "user_key"
+        for key in ("user_key", "worker-1_key", "worker-2_key"):
+            _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / key))
+        known = self.folder / "known_hosts"
+        known.write_text("".join(f"{a} {(self.folder / f'{n}_key.pub').read_text()}" for n, a in HOSTS.items()))
+        blocks = [f"Host {name}\n  HostName {address}\n" for name, address in HOSTS.items()]
+        # One name each for what ssh refuses: an unknown key, no one at that address, no server at that port.
+        blocks += [f"Host unknown-key\n  HostName {HOSTS['worker-2']}\n  UserKnownHostsFile /dev/null\n"]
+        blocks += ["Host nobody\n  HostName 10.77.0.99\n", f"Host no-server\n  HostName {DESK}\n"]
+        blocks += [f"Host *\n  User root\n  IdentityFile {user}\n  IdentitiesOnly yes\n  UserKnownHostsFile {known}\n"]
+        self.ssh_config.write_text("".join(blocks))
+
+    def _serve(self, name: str) -> None:
+        config = self.folder / f"{name}.conf"
+        config.write_text(
+            f"Port 22\nHostKey {self.folder / f'{name}_key'}\nAuthorizedKeysFile {self.folder / 'user_key.pub'}\n"
+            "StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nPidFile none\n"
+        )
+        mount = f"mount -t tmpfs tmpfs '{self.far}' && " if name == "worker-2" else ""
+        command = ["ip", "netns", "exec", self.names[name], "sh", "-c", f"{mount}exec {SSHD} -D -e -f '{config}'"]
+        with (self.folder / f"{name}.log").open("w") as log:
+            self.servers[name] = subprocess.Popen(command, stderr=log)
+        deadline = time.monotonic() + 10
+        while subprocess.run(
+            [*self.at_desk("ssh", "-F", str(self.ssh_config), name, "true")], capture_output=True, check=False
+        ).returncode:
+            assert time.monotonic() < deadline, (self.folder / f"{name}.log").read_text()
+            time.sleep(0.1)
+
+    def at_desk(self, *command: str) -> list[str]:
+        """``command``, to be run where the tests type."""
+        return ["ip", "netns", "exec", self.names["desk"], *command]
+
+    def command(self, *overrides: str) -> list[str]:
+        """train.py at the desk, on both workers unless ``overrides`` name other hosts."""
+        hosts = [] if any("cluster.host" in text for text in overrides) else ["cluster.hosts=[worker-1,worker-2]"]
+        script = [sys.executable, str(ROOT / "train.py"), f"cluster.ssh_config={self.ssh_config}"]
+        return self.at_desk(*script, *hosts, *overrides)
+
+    def cable(self, name: str, state: str) -> None:
+        """Pull (``down``) or plug (``up``) a worker's cable."""
+        _run("ip", "-n", self.names["desk"], "link", "set", name, state)
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        """What runs on a worker through its sshd, which itself is not counted."""
+        found = []
+        for process in family(self.servers[name].pid)[1:]:
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                if process.name() != "sshd":
+                    found.append(process)
+        return found
+
+    def hang_up(self) -> None:
+        """End every session that a pulled cable left with a server."""
+        for server in self.servers.values():
+            for process in family(server.pid)[1:]:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+    def stop(self) -> None:
+        """End the servers and take all down."""
+        self.hang_up()
+        for server in self.servers.values():
+            server.terminate()
+            server.wait(10)
+        for space in self.names.values():
+            subprocess.run(["ip", "netns", "delete", space], check=False, capture_output=True)

@@ -1,0 +1,104 @@
+"""One step of small models with other kernels, in a process of its own: they change transformers for all of it.
+
+    python tests/support/one_step.py liger cpu FOLDER lora/llama full/glm …
+
+FOLDER has a model for each family; beside it, ``<kernels>.pt`` is written: by case, loss, gradients by name, and logits.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from bench.equivalence import compose_run
+from hydraft.data.batch import collator
+from hydraft.models import load, shapes
+
+MODELS = {
+    "llama": "model=llama3",
+    "qwen2": "model=qwen model.size=2.5-7b",
+    "qwen3": "model=qwen model.size=3-8b",
+    "glm": "model=chatglm2",
+}
+METHODS = {
+    "lora": "lora=default lora.dropout=0",
+    "full": "lora=none",
+    "head": "lora=default lora.dropout=0 lora.target_modules=[q_proj,lm_head]",
+}
+WORDS = 384
+LENGTHS = (20, 12, 16)
+
+Step = tuple[float, dict[str, torch.Tensor], torch.Tensor]
+"""Loss, gradients by name, logits of another call."""
+
+
+def build(folder: Path) -> None:
+    """A model of each family, with random weights, none of them as it usually begins."""
+    for family, override in MODELS.items():
+        config = compose_run([*override.split(), "model.init=random", "model.scale=tiny", "quant=none", "mode=plan"])
+        native = shapes.planned_config(config.model)
+        assert native is not None and native["model_type"] == family
+        ends = {"vocab_size": WORDS, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+        set_seed(0)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**native | ends))
+        for parameter in model.parameters():
+            parameter.data += 0.05 * torch.randn(parameter.shape)
+        model.save_pretrained(folder / family)
+        tokenizer().save_pretrained(folder / family)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Bytes, and names for the rest of the models' words. Unsloth reads one from beside a model, whoever asks for it."""
+    named = ["<pad>", "</s>", "<s>", "<|endoftext|>", *(f"<{i}>" for i in range(4, WORDS - 256))]
+    words = [*named, *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())]
+    assert len(words) == WORDS
+    made = tokenizers.Tokenizer(tokenizers.models.BPE({word: index for index, word in enumerate(words)}, []))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", eos_token="</s>", bos_token="<s>", unk_token="<|endoftext|>"
+    )
+
+
+def examples() -> list[list[dict[str, list[int]]]]:
+    """Documents of different lengths; their first tokens are no labels."""
+    draw = torch.Generator().manual_seed(5)
+    rows = [torch.randint(3, WORDS, (length,), generator=draw).tolist() for length in LENGTHS]
+    return [[{"input_ids": row, "labels": [-100] * 5 + row[5:]}] for row in rows]
+
+
+def step(kernels: str, method: str, folder: Path, device: str) -> Step:
+    """Of the model in ``folder``, as a run would load and feed it."""
+    precision = "fp32" if device == "cpu" else "bf16"
+    config = compose_run(
+        [
+            "model=auto", f"model.path={folder}", f"kernels={kernels}", *METHODS[method].split(),
+            "quant=none", f"train.precision={precision}", "mode=plan",
+        ]
+    )  # fmt: skip
+    model: Any = load.load_trainable(config).to(device)
+    draw = torch.Generator().manual_seed(9)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:  # whatever each library draws, these are the same
+            parameter.data = (0.1 * torch.randn(parameter.shape, generator=draw)).to(parameter)
+    model.train()
+    batch = collator(config.data, 0, config.kernels.kind)(examples())
+    batch = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+    loss = model(**batch, num_items_in_batch=torch.tensor(100, device=device)).loss
+    loss.backward()
+    gradients = {name: p.grad.float().cpu() for name, p in load.trainable(model).items() if p.grad is not None}
+    model.eval()
+    with torch.no_grad():
+        logits = model(input_ids=batch["input_ids"][:, : LENGTHS[0]]).logits
+    return loss.item(), gradients, logits.float().cpu()
+
+
+if __name__ == "__main__":
+    kind, device, place, *cases = sys.argv[1:]
+    found = {case: step(kind, case.split("/")[0], Path(place, case.split("/")[1]), device) for case in cases}
+    torch.save(found, Path(place, f"{kind}.pt"))

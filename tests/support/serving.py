@@ -1,0 +1,108 @@
+"""A server of its own process, and adapters to serve: what the tests of mode=serve share."""
+
+import json as jsonlib
+import multiprocessing
+import os
+import re
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import peft
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import warm_command
+from conftest import ROOT, wait_for
+from hydraft.launch.local import elastic
+from hydraft.system.hardware import detect
+from hydraft.system.source_tree import TINY
+
+KEY = "a-key-that-no-one-guesses"
+
+
+def make_adapters(folder: Path) -> list[Path]:
+    """Two adapters of the embedded model that answer otherwise than it does, and than each other."""
+    made = []
+    for seed, name in enumerate(("red", "blue")):
+        base = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
+        torch.manual_seed(seed)
+        lora = peft.LoraConfig(
+            task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False, use_dora=name == "blue"
+        )
+        model = peft.get_peft_model(base, lora)
+        model.save_pretrained(str(folder / name))
+        AutoTokenizer.from_pretrained(TINY).save_pretrained(folder / name)
+        made.append(folder / name)
+    return made
+
+
+@dataclass
+class Server:
+    """``python infer.py mode=serve …`` as a person runs it, from a process with the stack in memory."""
+
+    adapters: list[Path]
+    streams: Path
+    settings: tuple[str, ...] = ()
+    process: Any = None
+    url: str = ""
+
+    def start(self) -> "Server":
+        """Start it, and wait until it says where it is."""
+        self.streams.mkdir()
+        key = self.streams / "key"
+        key.write_text(KEY + "\n", encoding="utf-8")
+        elastic.warm(detect())
+        run = f"run=[{','.join(map(str, self.adapters))}]"
+        arguments = ("mode=serve", run, "dtype=fp32", "serve.port=0", f"serve.api_key_file={key}", *self.settings)
+        self.process = multiprocessing.get_context("forkserver").Process(
+            target=warm_command.run, args=(ROOT, "infer.py", arguments, dict(os.environ), str(self.streams))
+        )
+        self.process.start()
+        wait_for(lambda: "http://" in self.said() or not self.process.is_alive(), 120, "the server")
+        found = re.search(r"http://\S+", self.said())
+        assert found, self.said()
+        self.url = found[0]
+        return self
+
+    def said(self) -> str:
+        """Its stderr so far."""
+        file = self.streams / "err"
+        return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+
+    def client(self, **options: Any) -> openai.OpenAI:
+        """OpenAI's own client."""
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, **options)
+
+    def post(self, path: str, json: Any = None, content: bytes | None = None) -> httpx.Response:
+        """A request below the client's: of a value, or of bytes that are said to be JSON."""
+        headers = {**bearer(), "Content-Type": "application/json"}
+        body = jsonlib.dumps(json).encode() if content is None else content
+        return httpx.post(f"{self.url}{path}", content=body, headers=headers, timeout=60)
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        text = httpx.get(f"{self.url}/metrics", headers=bearer(), timeout=60).text
+        return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
+
+    def idle(self) -> bool:
+        """Whether no slot is taken and the whole cache is free."""
+        return not any(map(self.metric, ("hydraft_running", "hydraft_waiting", "hydraft_cache_used_ratio")))
+
+    def end(self, seconds: float = 60) -> int:
+        """SIGTERM; the exit code."""
+        if self.process.is_alive():
+            os.kill(self.process.pid, signal.SIGTERM)
+        self.process.join(seconds)
+        if self.process.exitcode is None:
+            self.process.kill()
+        assert self.process.exitcode is not None, "it did not end"
+        return int(self.process.exitcode)
+
+
+def bearer(key: str = KEY) -> dict[str, str]:
+    """The header with the key."""
+    return {"Authorization": f"Bearer {key}"}

@@ -1,0 +1,121 @@
+"""A rank that trains tiny models under ZeRO-3 and prints, as JSON, which gathered weights live on between forward and backward.
+
+python sharded_rank.py OVERRIDES OVERRIDES … with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/support")]
+
+import deepspeed  # noqa: E402
+import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+from torch.multiprocessing.reductions import StorageWeakRef  # noqa: E402
+
+from conftest import config_of  # noqa: E402
+from hydraft.models import (  # noqa: E402
+    load,
+    prepare,
+)
+from hydraft.models.load import load_trainable, trainable  # noqa: E402
+from hydraft.system import hardware  # noqa: E402
+from hydraft.training import deepspeed_ops  # noqa: E402
+from hydraft.training.zero import deepspeed_config  # noqa: E402
+
+REUSE = "reuse="
+"""How a case gives DeepSpeed's stage3_max_reuse_distance, in elements; 0 if it does not, since in a tiny model all come again soon."""
+
+
+def nodes(loss: torch.Tensor) -> Iterator[Any]:
+    """Every node of the autograd graph below ``loss``."""
+    stack, seen = [loss.grad_fn], set()
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            stack += [before for before, _ in node.next_functions]
+
+
+def kept_by_graph(loss: torch.Tensor) -> int:
+    """Bytes of the 4-bit weights that bitsandbytes' nodes keep as plain attributes."""
+    found = {}
+    for node in nodes(loss):
+        if "MatMul4Bit" in type(node).__name__:
+            for tensor in getattr(node, "tensors", ()):
+                if tensor is not None:
+                    found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    return sum(found.values())
+
+
+def trained(overrides: list[str], own_layers: bool) -> dict[str, Any]:
+    """Two steps: bytes of linear layers' weights that live on after each forward pass, the losses, and what was trained."""
+    reuse = next((int(one.removeprefix(REUSE)) for one in overrides if one.startswith(REUSE)), 0)
+    overrides = [one for one in overrides if not one.startswith(REUSE)]
+    config = config_of("model.init=random", "model.scale=tiny", "zero=stage3", "train.micro_batch_size=2", *overrides)
+    config = dataclasses.replace(config, zero=dataclasses.replace(config.zero, stage3_param_persistence_threshold=0))
+    machine = hardware.detect()
+    deepspeed_ops.prepare(deepspeed_ops.needed(config, machine), machine)
+    os.environ.update(deepspeed_ops.environment(machine))
+    replaced = load.let_go_of_weights
+    if not own_layers:
+        load.let_go_of_weights = lambda _: None
+    try:
+        model: Any = load_trainable(dataclasses.replace(config, model=prepare.native(config.model, config.seed)))
+    finally:
+        load.let_go_of_weights = replaced
+    gathered: dict[str, tuple[StorageWeakRef, int]] = {}
+
+    def note(name: str) -> Any:
+        def hook(module: torch.nn.Module, *_: Any) -> None:
+            storage = module.weight.data.untyped_storage()
+            assert storage.nbytes(), name
+            gathered[name] = StorageWeakRef(storage), storage.nbytes()
+
+        return hook
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and "lora_" not in name:
+            module.register_forward_hook(note(name))  # before DeepSpeed's, which lets go of it
+    if config.train.recomputes:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    learns = list(trainable(model).values())
+    settings = {**deepspeed_config(config), "train_batch_size": config.global_batch_size}
+    settings["zero_optimization"] |= {"stage3_max_reuse_distance": reuse, "stage3_prefetch_bucket_size": 0}
+    engine, *_ = deepspeed.initialize(model=model, optimizer=torch.optim.AdamW(learns, lr=1e-2), config=settings)
+    engine.train()
+    alive, graph, losses = [], [], []
+    for step in range(2):
+        torch.manual_seed(step)
+        ids = torch.randint(9, 99, (2, 24))
+        loss = engine(input_ids=ids, labels=ids).loss
+        alive.append(sum(size for reference, size in gathered.values() if not reference.expired()))
+        graph.append(kept_by_graph(loss))
+        losses.append(loss.item())
+        engine.backward(loss)
+        engine.step()
+    digest = hashlib.sha256()
+    for parameter in learns:
+        with deepspeed.zero.GatheredParameters([parameter]):
+            digest.update(parameter.detach().view(torch.uint8).numpy().tobytes())
+    everything = sum(size for _, size in gathered.values())
+    engine.destroy()
+    return {"alive": alive, "graph": graph, "of": everything, "losses": losses, "weights": digest.hexdigest()}
+
+
+if __name__ == "__main__":
+    deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
+    results = [
+        {"sharded": trained(one.split(), True), "bitsandbytes": trained(one.split(), False)} for one in sys.argv[1:]
+    ]
+    if dist.get_rank() == 0:
+        print(json.dumps(results))
+    dist.destroy_process_group()

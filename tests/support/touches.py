@@ -1,0 +1,63 @@
+"""Which modules touch CUDA's driver as they are imported: each in a process of its own, where CUDA is pretended.
+
+    python tests/support/touches.py [module …]
+
+By default those that ``hydraft.launch.local.preload`` imports; what it says of each belongs into CLEAN or TOUCHING of ``hydraft.launch.local.fork_server``.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from hydraft.launch.local.fork_server import CLEAN, TOUCHING
+
+ROOT = Path(__file__).parents[2]
+PRETENCE = ROOT / "tests" / "pretend_cuda"
+
+
+def environment(log: Path) -> dict[str, str]:
+    """Variables for a process in which there is a card; what would touch its driver is written to ``log``."""
+    return {
+        "PYTHONPATH": os.pathsep.join([str(PRETENCE), str(ROOT / "src")]),
+        "PATH": os.pathsep.join([str(PRETENCE), os.environ["PATH"]]),
+        "PRETEND_CUDA_LOG": str(log),
+        "CUDA_VISIBLE_DEVICES": "0",
+        "HYDRAFT_DRIVER_CHECK": "0",  # torch is a CPU's
+    }
+
+
+def calls(log: Path) -> list[dict[str, object]]:
+    """What has been written to ``log``."""
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def touching(*modules: str, **more: str) -> list[dict[str, object]]:
+    """The calls to the driver of a process that imports ``modules`` as a server of forks does."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "log")
+        server = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "DS_ACCELERATOR": "cuda", **more}
+        command = [sys.executable, "-c", "".join(f"import {module}\n" for module in modules)]
+        done = subprocess.run(
+            command, env={**os.environ, **environment(log), **server}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return calls(log)
+
+
+def main(modules: list[str]) -> None:
+    """Print a line a module."""
+    for module in modules or (*CLEAN, *TOUCHING):
+        found = touching(module)
+        by = (
+            next((frame for frame in found[0]["stack"] if "/torch/" not in frame and "pretend_cuda" not in frame), "")
+            if found
+            else ""
+        )  # type: ignore[attr-defined]
+        print(f"{module:50} {f'touches it: {by}' if found else 'leaves it alone'}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

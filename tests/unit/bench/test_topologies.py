@@ -1,0 +1,117 @@
+"""The tables of topologies on a machine with one card: what needs more is left out with a word, and the device is named."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench import equivalence, resume
+from bench.equivalence import Curve, lacking, made_on
+from hydraft.config.schema import Config
+from hydraft.system import hardware
+from hydraft.system.hardware import Gpu, Hardware
+
+ONE = Hardware((Gpu("NVIDIA H100 80GB HBM3", 81559 << 20, 9.0),), cpus=16, memory=128 << 30)
+NONE = Hardware(cpus=2, memory=16 << 30)
+
+
+@pytest.fixture
+def one_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "detect", lambda: ONE)
+
+
+def test_ranks_share_a_cpu_and_not_a_card() -> None:
+    assert lacking(4, NONE) is None
+    assert lacking(1, ONE) is None
+    assert lacking(2, ONE) == "needs 2 GPUs, 1 here"
+    assert made_on(NONE) == "Made on the CPU."
+    assert "NVIDIA H100" in made_on(ONE)
+
+
+@pytest.mark.usefixtures("one_card")
+def test_equivalence_leaves_out_what_needs_more_cards(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clusters = []
+
+    def train(overrides: list[str], folder: Path) -> Curve:
+        clusters.append(next(word for word in overrides if word.startswith("cluster=")))
+        return Curve([1.0] * equivalence.STEPS, [1.0] * equivalence.STEPS, {"w": torch.ones(2)})
+
+    monkeypatch.setattr(equivalence, "train", train)
+    monkeypatch.setattr(sys, "argv", ["equivalence.py"])
+    assert equivalence.main() == 0
+    assert set(clusters) == {"cluster=1x1"}
+    lines = capsys.readouterr().out.splitlines()
+    cells = len(equivalence.STAGES) * len(equivalence.QUANTS)
+    assert sum("skipped: needs 2 GPUs, 1 here" in line for line in lines) == cells == len(clusters)
+    assert lines[-1] == made_on(ONE)
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """The configs of all runs that the matrix asks for, none of which is run; each leaves an adapter with another number."""
+    from safetensors.torch import save_file
+
+    configs: list[Config] = []
+
+    def train(config: Config, folder: Path) -> None:
+        (folder / "adapter").mkdir(parents=True, exist_ok=True)
+        save_file({"w": torch.full((2,), 1e-8 * len(configs))}, folder / "adapter/adapter_model.safetensors")
+        (folder / "metrics.jsonl").write_text('{"loss": 1.0}\n')
+        configs.append(config)
+
+    def cut(folder: Path, target: Path, step: int) -> Path:
+        target.mkdir(parents=True)
+        return target
+
+    monkeypatch.setattr(resume, "train", train)
+    monkeypatch.setattr(resume, "cut", cut)
+    monkeypatch.setattr(resume, "differs", lambda *_: "weights")
+    return configs
+
+
+def matrix(folder: Path, ranks: tuple[int, ...]) -> bool:
+    return resume.matrix([resume.Cell("fp32", "nf4", "stage1", count) for count in ranks], folder)
+
+
+@pytest.mark.usefixtures("one_card")
+def test_resume_leaves_out_what_needs_more_cards(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    configs = recorded(monkeypatch)
+    assert matrix(tmp_path, (1, 2, 4)), "bits may differ on a card, within the tolerance"
+    assert {config.cluster.ranks_per_node for config in configs} == {1}
+    lines = capsys.readouterr().out.splitlines()
+    row = next(line for line in lines if "stage1" in line)
+    assert row.count("skipped: needs") == 2
+    assert "within " in row
+    assert lines[-1] == made_on(ONE)
+
+
+def test_on_a_cpu_other_bits_are_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    configs = recorded(monkeypatch)
+    monkeypatch.setattr(hardware, "detect", lambda: NONE)
+    assert not matrix(tmp_path, (1, 2))
+    assert {config.cluster.ranks_per_node for config in configs} == {1, 2}
+    assert configs[0].cluster.ranks_per_node == resume.WRITTEN[1]
+    out = capsys.readouterr().out
+    assert out.count("weights DIFFER") == 2
+    assert "skipped" not in out
+
+
+@pytest.mark.usefixtures("one_card")
+def test_killing_a_rank_of_two_needs_two_cards(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="needs 2 GPUs, 1 here"):
+        resume.kill(3, tmp_path)
+
+
+def test_a_card_is_held_to_the_tolerance(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(hardware, "detect", lambda: ONE)
+    recorded(monkeypatch)
+    far: dict[str, Any] = {"fp32": 0.0, "bf16": 0.0}
+    monkeypatch.setattr(resume, "TOLERANCE", far)
+    assert not matrix(tmp_path, (1,))

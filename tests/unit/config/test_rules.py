@@ -1,0 +1,89 @@
+"""Each rule of the table refuses a config that breaks it, and only names settings that exist."""
+
+import dataclasses
+import re
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from conftest import ROOT
+from hydraft.config import cli, machine_rules, rules
+from hydraft.config.rules import COMBINATIONS, VALUES, check
+from hydraft.config.schema import Config
+from hydraft.errors import ConfigError
+from hydraft.system.hardware import Gpu, Hardware
+
+CPU = Hardware(cpus=2)
+T4 = Hardware(gpus=(Gpu("Tesla T4", 16 * 2**30, 7.5),), cpus=8)
+
+BREAKS = [  # overrides, hardware, and the rule (counted over both tables) that refuses them
+    "seed=-1", "lora.r=0", "lora.alpha=0", "lora.dropout=1", "lora.bias=some", "lora.target_modules=[]", "zero.stage=4",
+    "zero.reduce_bucket_size=0", "zero.allgather_bucket_size=0", "zero.stage3_prefetch_bucket_size=-1",
+    "zero.stage3_param_persistence_threshold=-1", "cluster.nodes=0", "cluster.ranks_per_node=0", "cluster.port=0",
+    "cluster.link_timeout=1", "cluster.hang_timeout=0", "cluster.max_restarts=-1", "cluster.slurm.cpus_per_rank=0", "+cluster.slurm.options.mem_=1", "data.max_length=8",
+    "data.packing=true data.batching=padded", "data.eval_limit=0", "data.eval_max_new_tokens=0", "data.template=question", "train.epochs=0", "train.max_steps=0",
+    "train.micro_batch_size=0", "train.gradient_accumulation_steps=0", "train.learning_rate=0", "train.warmup_ratio=1",
+    "train.weight_decay=-1", "train.betas=[0.9]", "train.eps=0", "train.max_grad_norm=-1", "train.log_every=0",
+    "train.gradient_checkpointing=maybe", "train.compile=true zero=stage3", "train.compile=true", "train.save_every=0", "train.save_minutes=0", "train.keep_last=0", "train.grace=-1", "train.loss_spike=1", "train.zero_grad_steps=0", "train.max_rewinds=0",
+    "train.pass_over=[0]", "cluster.launcher=joined train.on_divergence=rewind", "cluster.launcher=joined train.auto_micro_batch=true",
+    "train.eval_every=0", "train.eval_every=often", "train.eval_every=epoch data.eval=null", "train.eval_loss_only=true",
+    "kernels=unsloth", "kernels=liger", "kernels=liger kernels.loss=whole", "kernels.loss=chunked lora=none quant=none",
+    "kernels.loss=chunked lora.target_modules=[q_proj,lm_head]", "model.scale=tiny", "cluster.gpu_memory=24GiB", "lora=none",
+    "model.dtype=bf16 lora=none quant=none train.precision=fp32", "model.dtype=fp32 train.precision=bf16",
+    "model.dtype=bf16 train.precision=fp32 zero=stage3",
+    "model.path=owner/name", "lora=pissa", "lora=pissa quant=none zero=stage3", "quant=int8 zero=stage3", "zero.stage=0 zero.offload_optimizer=cpu",
+    "lora=dora zero=stage3", "tracker.upload=true", "tracker.tags=[a]", "tracker=swanlab", "zero.offload_param=cpu", "train.precision=fp16", "train.precision=fp16 zero=stage0", "train.precision=bf16", "cluster=1x2",
+    "kernels=liger data.max_length=64", "train.epochs=1",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def without_swanlab(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an environment where it is not installed."""
+    monkeypatch.setattr(rules, "find_spec", lambda name: None if name in ("swanlab", "liger_kernel") else True)
+    monkeypatch.setattr(machine_rules, "which", lambda name: None)  # and no compiler
+    monkeypatch.setattr(machine_rules, "has_headers", lambda: False)  # nor what it compiles against
+
+
+OLD_DRIVER = dataclasses.replace(T4, driver="550.54.15", driver_cuda="12.4", torch="2.13.0", torch_cuda="13.0")
+
+ELSEWHERE = {  # what is not checked for the CPU
+    "train.precision=bf16": T4,
+    "cluster=1x2": T4,
+    "kernels=liger data.max_length=64": T4,
+    "train.epochs=1": OLD_DRIVER,
+}
+
+
+def compose_unchecked(overrides: str) -> Config:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return cli.typed(compose("train", overrides.split()), Config)
+
+
+@pytest.mark.parametrize("overrides", BREAKS)
+def test_a_broken_rule_is_told_with_the_override(overrides: str) -> None:
+    config = compose_unchecked(overrides)
+    hardware = ELSEWHERE.get(overrides, CPU)
+    with pytest.raises(ConfigError) as refusal:
+        check(config, hardware)
+    message = str(refusal.value)
+    assert "\n" not in message
+    assert overrides.lstrip("+").split("=")[0].split(".")[0] in message
+    assert re.search(r"(must|use|is|has) ", message)
+
+
+def test_every_rule_of_the_table_is_broken_by_one_of_the_cases() -> None:
+    hit = set()
+    for overrides in BREAKS:
+        config = compose_unchecked(overrides)
+        hardware = ELSEWHERE.get(overrides, CPU)
+        hit |= {index for index, rule in enumerate(VALUES + COMBINATIONS) if rule.broken(config, hardware)}
+    assert hit == set(range(len(VALUES + COMBINATIONS)))
+
+
+def test_precision_auto_is_what_the_card_has() -> None:
+    from hydraft.plan.plan import resolve
+
+    config = compose_unchecked("train.precision=auto")
+    a100 = Hardware(gpus=(Gpu("A100", 80 * 2**30, 8.0),))
+    assert [resolve(config, machine).train.precision.value for machine in (CPU, T4, a100)] == ["fp32", "fp16", "bf16"]

@@ -1,0 +1,59 @@
+"""Every option of every group, and every experiment, becomes a Config."""
+
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, config_of
+from hydraft.config import rules
+from hydraft.config.schema import Config, load_config, save_config
+from hydraft.errors import ConfigError
+
+OPTIONS = sorted(
+    (folder.name, file.stem)
+    for folder in (ROOT / "conf").iterdir()
+    if folder.is_dir() and folder.name not in ("hydra", "experiment")
+    for file in folder.glob("*.yaml")
+)
+NEEDS = {  # what an option cannot be without
+    "lora=pissa": ["quant=none"],
+    "lora=none": ["quant=none"],
+    "model=auto": ["model.path=owner/name"],
+    "kernels=liger": ["mode=plan"],  # a GPU
+    "kernels=unsloth": ["mode=plan"],
+}
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_is_a_config(group: str, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "find_spec", lambda name: True)  # of packages that few have all of
+    override = f"{group}={option}"
+    config = config_of(override, *NEEDS.get(override, []))
+    assert isinstance(config, Config)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "conf").rglob("*.yaml")), ids=lambda file: file.stem)
+def test_a_yaml_says_when_to_pick_it_and_is_short(file: Path) -> None:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 25
+    assert any(line.startswith("# ") and not line.startswith("# @package") for line in lines[:2])
+    assert "_target_" not in file.read_text(encoding="utf-8")
+
+
+def test_what_is_saved_is_what_is_read(tmp_path: Path) -> None:
+    config = config_of("lora=dora", "train.betas=[0.8,0.99]", "data.eval=null", "train.max_steps=7")
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+def test_a_file_that_is_no_config_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("train: {epochs: many}")
+    with pytest.raises(ConfigError, match="not a run's config"):
+        load_config(tmp_path / "config.yaml")
+
+
+def test_an_experiments_scalars_win_and_the_command_line_wins_over_them() -> None:
+    with pytest.raises(ConfigError, match="needs a GPU"):
+        config_of("experiment=llama3_unsloth_zero2")
+    config = config_of("experiment=llama3_unsloth_zero2", "kernels=torch", "lora.r=4")
+    assert (config.lora.alpha, config.lora.r, config.train.gradient_accumulation_steps) == (32, 4, 4)

@@ -1,0 +1,115 @@
+"""The talk in a terminal: a real one (a pty), keys as a person types them."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from hydraft.config.infer import InferConfig
+from hydraft.infer.chat import Chat
+from hydraft.infer.load import load
+from hydraft.infer.resolve import find
+from hydraft.system.source_tree import TINY
+
+
+class Terminal:
+    """infer.py on a pty."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process, self.end = pty.fork()
+        if self.process == 0:
+            environment = {**os.environ, "TERM": "xterm", "LC_ALL": "C.UTF-8", "PROMPT_TOOLKIT_NO_CPR": "1"}
+            os.chdir(ROOT)
+            os.execve(sys.executable, [sys.executable, "infer.py", "mode=chat", *arguments], environment)
+        self.shown = ""
+
+    def type(self, text: str) -> None:
+        """Keys."""
+        self.shown = ""
+        os.write(self.end, text.encode())
+
+    def wait(self, pattern: str, seconds: float = 90, ended: bool = False) -> str:
+        """What was shown since the last keys, once ``pattern`` is in it; without the terminal's own codes."""
+        deadline = time.monotonic() + seconds
+        while not re.search(pattern, plain(self.shown), flags=re.DOTALL):
+            assert time.monotonic() < deadline, f"no {pattern!r} in {plain(self.shown)!r}"
+            if select.select([self.end], [], [], 0.2)[0]:
+                try:
+                    self.shown += os.read(self.end, 65536).decode(errors="replace")
+                except OSError:  # the other end is closed
+                    assert ended, plain(self.shown)
+                    break
+        return plain(self.shown)
+
+
+def plain(shown: str) -> str:
+    return re.sub(r"\x1b(\[[0-9;?]*[A-Za-z]|[()][A-Z0-9]|[=>])|[\r\b]", "", shown)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    opened = Terminal(f"run={TINY}", "max_new_tokens=12", "dtype=fp32", "system=你是一个助手。")
+    try:
+        yield opened
+    finally:
+        with suppress(ProcessLookupError, ChildProcessError):
+            os.kill(opened.process, signal.SIGKILL)
+            os.waitpid(opened.process, 0)
+        os.close(opened.end)
+
+
+def test_a_talk_in_chinese_is_edited_answered_kept_and_forgotten(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.wait("/help says what you can do.*>")
+    left, back = "\x1b[D", "\x7f"
+    terminal.type(f"天气很坏吗？{left}{left}{back}好\r")  # 天气很坏吗？ with 坏 made 好, two cells wide each
+    terminal.wait("？\n[^\n]*\n>")
+    terminal.type("第二行\x1b\r第三行\r")
+    terminal.wait("第三行\n[^\n]*\n>")
+    file = tmp_path / "talk.jsonl"
+    terminal.type(f"/save {file}\r")
+    terminal.wait("2 questions and answers added.*>")
+    (talk,) = [json.loads(line)["messages"] for line in file.read_text().splitlines()]
+    assert [turn["role"] for turn in talk] == ["system", "user", "assistant", "user", "assistant"]
+    assert [talk[0]["content"], talk[1]["content"], talk[3]["content"]] == [
+        "你是一个助手。",
+        "天气很好吗？",
+        "第二行\n第三行",
+    ]
+    terminal.type("/system 用英文回答。\r")
+    terminal.wait("a new talk, with the system turn.*>")
+    terminal.type(f"/save {file}\r")
+    terminal.wait("nothing was said yet.*>")
+    terminal.type("/nonsense\r")
+    terminal.wait("no such command; /help lists them.*>")
+    terminal.type("/adapter other\r")
+    terminal.wait("not among those loaded.*>")
+    terminal.type("\x03")
+    terminal.wait("Ctrl-D or /exit ends.*>")
+    terminal.type("/exit\r")
+    terminal.wait("never to be seen", ended=True)
+    assert os.waitpid(terminal.process, 0)[1] == 0
+
+
+def test_ctrl_c_stops_an_answer_and_keeps_what_was_said(capsys: pytest.CaptureFixture[str]) -> None:
+    options = InferConfig(run=str(TINY), max_new_tokens=400, temperature=6.0)  # at random: hardly ever an end
+    chat = Chat(load(find(options), options), options, sys.stdout)
+    before = signal.getsignal(signal.SIGINT)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    chat.take("你好")
+    assert chat.stopped
+    answer = chat.turns[-1].content
+    assert 0 < len(chat.speaker.tokenizer(answer)["input_ids"]) < 380
+    assert capsys.readouterr().out.strip() == answer.strip()
+    assert signal.getsignal(signal.SIGINT) is before

@@ -1,0 +1,53 @@
+"""Tokens to text, piece by piece."""
+
+import random
+
+import pytest
+from transformers import AutoTokenizer
+
+from hydraft.infer.serve.detokenize import Pieces, Stops
+from hydraft.system.source_tree import TINY
+
+
+def test_pieces_are_the_whole_text_and_never_half_a_character() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    texts = [
+        "你好，世界！👩‍👩‍👧 café ﷽ 🇨🇳",
+        "a\n\n b  c\t",
+        " 前面有空格",
+        "龘靐齉爩",
+    ]  # the last of bytes: no token has them
+    for text in texts:
+        pieces = Pieces(tokenizer)
+        told = [pieces.add(token) for token in tokenizer(text)["input_ids"]] + [pieces.end()]
+        assert "".join(told) == text
+        assert not any("�" in piece for piece in told), told
+
+
+def test_bytes_that_are_no_text_hold_nothing_up() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    drawn = random.Random(0)
+    for _ in range(50):
+        ids = [drawn.randrange(len(tokenizer)) for _ in range(40)]
+        pieces = Pieces(tokenizer)
+        told = "".join(map(pieces.add, ids)) + pieces.end()
+        whole = tokenizer.decode([i for i in ids if i not in tokenizer.all_special_ids])
+        assert told.replace("�", "") == whole.replace("�", "")  # how many marks a broken character gets is free
+
+
+@pytest.mark.parametrize("stop", ["。", "世界", "\n\nuser", "aab"])
+def test_a_stop_sequence_is_met_wherever_its_pieces_are_cut(stop: str) -> None:
+    text = f"aaa你好世{stop[:-1]}x{stop}后面"
+    for cut in range(len(text) + 1):
+        for second in range(cut, len(text) + 1):
+            stops = Stops([stop, "not there"])
+            shown = ""
+            for piece in (text[:cut], text[cut:second], text[second:]):
+                shown += stops.add(piece) if not stops.met else ""
+            assert stops.met and shown == text[: text.index(stop)], (cut, second)
+
+
+def test_what_only_began_like_a_stop_sequence_is_shown_at_the_end() -> None:
+    stops = Stops(["END"])
+    assert stops.add("fin EN") + stops.add("") == "fin "
+    assert stops.end() == "EN" and not stops.met

@@ -1,0 +1,177 @@
+"""What is no whole checkpoint of a supported kind is refused in one line, before anything is written."""
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from hydraft.errors import ConfigError
+from hydraft.models.convert.convert import convert
+from hydraft.models.families import chatglm2
+from hydraft.models.families.layout import assign
+from published import (
+    BAICHUAN2,
+    CHATGLM2,
+    QKV,
+    THIRTEEN,
+    Tensors,
+    chatglm2_tensors,
+    leftovers,
+    save,
+    sentencepiece_model,
+)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return save(tmp_path / "published", CHATGLM2, chatglm2_tensors(), sentencepiece_model())
+
+
+def drop_one(tensors: Tensors) -> None:
+    del tensors[QKV]
+
+
+def add_one(tensors: Tensors) -> None:
+    tensors["transformer.prefix_encoder.embedding.weight"] = torch.zeros(2, 2, dtype=torch.float16)
+
+
+def reshape_one(tensors: Tensors) -> None:
+    tensors[QKV] = torch.zeros(192, 64, dtype=torch.float16)  # as with all heads of key and value
+
+
+def quantise_one(tensors: Tensors) -> None:
+    tensors[QKV] = torch.zeros(128, 64, dtype=torch.int8)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (drop_one, "query_key_value.weight is in no weight file"),
+        (add_one, "prefix_encoder.embedding.weight has no place"),
+        (reshape_one, r"is \(192, 64\), but config.json makes it \(128, 64\)"),
+        (quantise_one, r"has data type"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(
+    tmp_path: Path, change: Callable[[Tensors], None], reason: str, suffix: str
+) -> None:
+    tensors = chatglm2_tensors()
+    change(tensors)
+    source = save(tmp_path / "published", CHATGLM2, tensors, sentencepiece_model(), suffix)
+    with pytest.raises(ConfigError, match=reason):
+        convert(source, tmp_path / "native")
+    assert not (tmp_path / "native").exists() and leftovers(tmp_path / "native") == []
+
+
+def test_a_tensor_in_two_files_is_refused() -> None:
+    rules = chatglm2.rules(CHATGLM2)
+    twice = [(file, name, rule.shape) for file in ("a", "b") for name, rule in rules.items()]
+    with pytest.raises(ConfigError, match="is in a too"):
+        assign(rules, chatglm2.DROPPED, twice)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+@pytest.mark.parametrize("kept", [0, 3, 1000, -1])
+def test_a_truncated_shard_is_refused(tmp_path: Path, suffix: str, kept: int) -> None:
+    source = save(tmp_path / "published", CHATGLM2, chatglm2_tensors(), sentencepiece_model(), suffix)
+    shard = sorted(source.glob(f"*.{suffix}"))[1]
+    with shard.open("r+b") as file:
+        file.truncate(kept if kept >= 0 else shard.stat().st_size - 1)
+    with pytest.raises(ConfigError, match=rf"{shard.name}: (truncated|holds code)"):
+        convert(source, tmp_path / "native")
+    assert not (tmp_path / "native").exists() and leftovers(tmp_path / "native") == []
+
+
+class Trap(NamedTuple):
+    """Pickled, it makes a folder when it is opened."""
+
+    place: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (self.place,)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_shard_that_holds_code_is_not_opened(tmp_path: Path) -> None:
+    source = save(tmp_path / "published", CHATGLM2, chatglm2_tensors(), sentencepiece_model(), "bin", 1)
+    torch.save({QKV: Trap(str(tmp_path / "sprung"))}, source / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="holds code"):
+        convert(source, tmp_path / "native")
+    (source / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(str(tmp_path / "sprung"))))
+    with pytest.raises(ConfigError, match="holds code"):
+        convert(source, tmp_path / "native")
+    assert not (tmp_path / "sprung").exists()
+
+
+def rewrite_index(source: Path, change: Callable[[dict[str, str]], None]) -> None:
+    index = source / "model.safetensors.index.json"
+    told = json.loads(index.read_text())
+    change(told["weight_map"])
+    index.write_text(json.dumps(told))
+
+
+def test_an_index_that_lies_is_refused(tmp_path: Path, source: Path) -> None:
+    rewrite_index(source, lambda placed: placed.update({QKV: "model-00003-of-00003.safetensors"}))
+    with pytest.raises(ConfigError, match="the index has"):
+        convert(source, tmp_path / "native")
+    rewrite_index(source, lambda placed: placed.update({QKV: "../elsewhere.safetensors"}))
+    with pytest.raises(ConfigError, match="files beside it"):
+        convert(source, tmp_path / "native")
+    rewrite_index(source, lambda placed: placed.update({QKV: "model-00004-of-00003.safetensors"}))
+    with pytest.raises(ConfigError, match="which is not there"):
+        convert(source, tmp_path / "native")
+    (source / "model.safetensors.index.json").write_text("{")
+    with pytest.raises(ConfigError, match="not an index"):
+        convert(source, tmp_path / "native")
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.model", "weights"])
+def test_a_missing_file_is_refused(tmp_path: Path, source: Path, name: str) -> None:
+    for file in source.glob("model*" if name == "weights" else name):
+        file.unlink()
+    with pytest.raises(ConfigError, match="no weights" if name == "weights" else name):
+        convert(source, tmp_path / "native")
+
+
+FIRST = {"model_type": "chatglm", "position_encoding_2d": True, "vocab_size": 130528}
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (THIRTEEN, "13B places tokens by ALiBi"),
+        (BAICHUAN2 | {"architectures": ["OtherForCausalLM"]}, "says whether the head is normalised"),
+        (BAICHUAN2 | {"vocab_size": 64000}, "is no published model"),
+        (BAICHUAN2 | {"hidden_act": "gelu"}, "hidden_act=gelu"),
+        (BAICHUAN2 | {"hidden_size": "64"}, "hidden_size is '64'"),
+        (BAICHUAN2 | {"rms_norm_eps": None}, "rms_norm_eps is None"),
+        (FIRST, "the first ChatGLM-6B"),
+        (CHATGLM2 | {"rmsnorm": False}, "rmsnorm=False: it was made before"),
+        (CHATGLM2 | {"rope_ratio": 50}, "rope_ratio=50: its positions are stretched"),
+        (CHATGLM2 | {"quantization_bit": 4}, "quantised"),
+        (CHATGLM2 | {"pre_seq_len": 128}, "P-tuning"),
+        (CHATGLM2 | {"multi_query_attention": False}, "multi_query_attention=False"),
+        (CHATGLM2 | {"add_bias_linear": True}, "add_bias_linear=True"),
+        (CHATGLM2 | {"apply_residual_connection_post_layernorm": True}, "residual"),
+        ({"model_type": "llama"}, "needs no conversion"),
+        ([], "not a config"),
+    ],
+)
+def test_a_variant_without_a_native_architecture_is_refused(tmp_path: Path, config: Any, reason: str) -> None:
+    folder = tmp_path / "published"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=reason):
+        convert(folder, tmp_path / "native")
+
+
+def test_chatglm3_is_known_by_its_tokenizer(tmp_path: Path, source: Path) -> None:
+    (source / "tokenization_chatglm.py").write_text('special_tokens = ["<|user|>", "<|assistant|>"]')
+    with pytest.raises(ConfigError, match="ChatGLM3"):
+        convert(source, tmp_path / "native")

@@ -1,0 +1,163 @@
+"""The formula for activations, against what autograd saves in one decoder layer of each family, and against what the loss has at once."""
+
+import dataclasses
+import weakref
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
+
+import pytest
+import torch
+from models.test_families import FAMILIES
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from conftest import config_of
+from hydraft.config.schema import Config
+from hydraft.data.batch import Padded, PaddingFree
+from hydraft.models import loss_chunked, prepare
+from hydraft.models.load import load_trainable
+from hydraft.models.quant import DTYPES
+from hydraft.models.shapes import planned_config
+from hydraft.plan.activations import activations
+from hydraft.plan.memory import WIDTH
+from hydraft.plan.parameters import layout, trained
+
+LENGTHS = (96, 160)
+"""Tokens of two documents."""
+
+CASES = {
+    "fp32": ["quant=none"],
+    "bf16": ["quant=none", "train.precision=bf16"],
+    "nf4": ["quant=nf4", "train.precision=bf16"],
+    "attention alone": ["quant=nf4", "lora.target_modules=[q_proj,k_proj,v_proj]"],
+    "dropout": ["quant=none", "lora.dropout=0.1"],
+    "dora": ["quant=none", "lora=dora"],
+    "padded": ["quant=none", "data.batching=padded", f"data.max_length={max(LENGTHS)}"],
+    "full": ["quant=none", "lora=none"],
+}
+
+
+@dataclass(eq=False)
+class Kept:
+    """A tensor that autograd keeps."""
+
+    tensor: torch.Tensor
+
+
+class Saved:
+    """Storages that autograd keeps while a module's forward pass runs, the model's own apart."""
+
+    def __init__(self, model: torch.nn.Module, module: torch.nn.Module) -> None:
+        self.kept: WeakSet[Kept] = WeakSet()
+        self.own = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
+        self.stack = ExitStack()
+        module.register_forward_pre_hook(self.enter)
+        module.register_forward_hook(self.leave)
+
+    def enter(self, *_: Any) -> None:
+        self.stack.enter_context(torch.autograd.graph.saved_tensors_hooks(self.pack, lambda kept: kept.tensor))
+
+    def leave(self, *_: Any) -> None:
+        self.stack.close()
+
+    def pack(self, tensor: torch.Tensor) -> Kept:
+        kept = Kept(tensor)
+        self.kept.add(kept)
+        return kept
+
+    def bytes(self) -> int:
+        """Of what is still there: some is saved and let go within the pass."""
+        storages = {
+            kept.tensor.untyped_storage().data_ptr(): kept.tensor.untyped_storage().nbytes() for kept in self.kept
+        }
+        return sum(size for address, size in storages.items() if address not in self.own)
+
+
+def saved_by_a_layer(config: Config) -> int:
+    model = load_trainable(dataclasses.replace(config, model=prepare.native(config.model, config.seed)))
+    dtype = DTYPES[config.train.precision]
+    for parameter in model.parameters():  # as DeepSpeed does
+        if parameter.is_floating_point() and parameter.dtype is not dtype:
+            parameter.data = parameter.data.to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    items = [
+        [{"input_ids": ids, "labels": ids}]
+        for ids in (torch.randint(9, 99, (n,), generator=generator).tolist() for n in LENGTHS)
+    ]
+    batch = (Padded(0) if config.data.batching.value == "padded" else PaddingFree())(items)
+    layers = next(module for name, module in model.named_modules() if name.endswith("layers"))
+    saved = Saved(model, layers[1])
+    model.train()
+    output = model(**batch)
+    assert output.loss.requires_grad  # the graph is still there
+    return saved.bytes()
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_layer_keeps_what_the_formula_says(family: str, case: str) -> None:
+    config = config_of(*FAMILIES[family].split(), "model.init=random", "model.scale=tiny", *CASES[case])
+    native = planned_config(config.model)
+    assert native is not None
+    known = layout(native)
+    assert known is not None
+    config.train.gradient_checkpointing = True  # so that one layer can be told from all
+    tokens = 2 * max(LENGTHS) if case == "padded" else sum(LENGTHS)
+    made = activations(config, known, trained(known, config.lora), WIDTH[config.train.precision], tokens, 0)
+    config.train.gradient_checkpointing = False
+    ours = made.at_layer - made.at_loss
+    if config.lora.dropout:  # a CPU keeps the mask as a number and not as a byte
+        ours += tokens * 3 * sum(columns for _, columns in known.linears.values())
+    assert ours == pytest.approx(saved_by_a_layer(config), rel=0.05)
+
+
+class Live(TorchDispatchMode):
+    """The most bytes that what operations make takes at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.users: dict[int, int] = {}  # by address: tensors on a storage
+        self.sizes: dict[int, int] = {}
+        self.most = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, inputs: Any = (), named: Any = None) -> Any:
+        known = {id(value) for value in inputs if isinstance(value, torch.Tensor)}
+        made = function(*inputs, **(named or {}))
+        for tensor in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(tensor, torch.Tensor) and id(tensor) not in known:
+                address, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
+                self.users[address] = self.users.get(address, 0) + 1
+                self.sizes[address] = size
+                weakref.finalize(tensor, self.gone, address)
+        self.most = max(self.most, sum(self.sizes.values()))
+        return made
+
+    def gone(self, address: int) -> None:
+        self.users[address] -= 1
+        if not self.users[address]:
+            del self.users[address], self.sizes[address]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_loss_in_chunks_has_at_once_what_the_formula_says(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a few hundred tokens in chunks of 64, through a head of a vocabulary that is large beside the hidden states."""
+    monkeypatch.setattr("hydraft.models.loss.ROWS", 64)
+    monkeypatch.setattr("hydraft.plan.activations.ROWS", 64)
+    config = config_of("model=tiny", "quant=none", f"train.precision={precision}", "kernels.loss=chunked")
+    native = planned_config(config.model)
+    assert native is not None
+    known = layout(native | {"vocab_size": 4096, "hidden_size": 64})
+    assert known is not None
+    weight = torch.zeros(4096, 64, dtype=DTYPES[config.train.precision])
+    states = torch.ones(1, 512, 64, dtype=weight.dtype).requires_grad_()
+    with Live() as live:
+        kept = states[:, torch.arange(320)].flatten(0, 1)
+        saved: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.nbytes) or t, lambda t: t):
+            loss_chunked.summed_loss(kept, weight, torch.zeros(320, dtype=torch.long))
+    made = activations(config, known, trained(known, config.lora), weight.itemsize, 512, 320)
+    assert saved == [320 * 64 * weight.itemsize]
+    assert made.logits == pytest.approx(live.most, rel=0.05)
+    config.kernels.loss = type(config.kernels.loss).whole
+    assert activations(config, known, trained(known, config.lora), weight.itemsize, 512, 320).logits > 4 * live.most

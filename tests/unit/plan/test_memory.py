@@ -1,0 +1,217 @@
+"""A plan's figures against arithmetic by hand, and against each other."""
+
+import dataclasses
+
+import pytest
+
+from conftest import config_of
+from hydraft.config.choices import Precision
+from hydraft.config.schema import Config
+from hydraft.errors import ConfigError
+from hydraft.models.shapes import planned_config
+from hydraft.plan.memory import DRIVER, NCCL, SLACK, Memory, Subject, memory
+from hydraft.plan.network import network
+from hydraft.plan.parameters import layout, trained
+from hydraft.plan.plan import make_plan, planned_for
+from hydraft.plan.suggest import apply
+from hydraft.system.hardware import Gpu, Hardware, parse_memory
+
+GIB = 2**30
+CARDS = ["mode=plan", "cluster.gpu_memory=24GiB", "train.precision=bf16"]
+LINEAR_8B = 32 * (2 * 4096 * 4096 + 2 * 1024 * 4096 + 3 * 14336 * 4096)
+REST_8B = 2 * 128256 * 4096 + 65 * 4096
+"""Llama-3.1-8B: the weights of linear layers; embedding, head and norms."""
+
+
+def subject(config: Config, labelled: int = 64) -> Subject:
+    native = planned_config(config.model)
+    assert native is not None
+    known = layout(native)
+    assert known is not None
+    return Subject(known, trained(known, config.lora), labelled)
+
+
+def priced(*overrides: str, labelled: int = 64) -> Memory:
+    config = config_of("model=llama3", *CARDS, *overrides)
+    return memory(config, subject(config, labelled), on_gpu=True)
+
+
+def test_llama_in_nf4_by_hand() -> None:
+    assert LINEAR_8B + REST_8B == 8_030_261_248
+    blocks = LINEAR_8B // 64
+    nf4 = LINEAR_8B // 2 + blocks + 4 * blocks // 256 + 224 * (4 + 16 * 4 + 256 * 4)  # 224 layers: mean and tables
+    parts = priced("zero=stage2").training
+    assert parts.weights == nf4 + 2 * REST_8B == 5_702_540_160
+    assert parts.adapter == 2 * 20_971_520
+    assert parts.optimizer == 12 * 20_971_520
+    assert parts.gradients == 2 * 20_971_520  # one micro-batch a step, so no second copy
+    assert priced("zero=stage2", "quant.double_quant=false").training.weights - parts.weights == (
+        4 * blocks - (blocks + 4 * blocks // 256 + 224 * (4 + 256 * 4))
+    )
+    assert priced("quant=int8").training.weights == LINEAR_8B + 4 * 32 * (4096 * 3 + 1024 * 2 + 14336 * 2) + 2 * REST_8B
+    assert priced("quant=none").training.weights == 2 * 8_030_261_248
+
+
+def test_full_fine_tuning_is_sixteen_bytes_a_parameter() -> None:
+    """ZeRO, section 3.1: 2 + 2 + 12; sharded by the stages one after the other."""
+    full = ["quant=none", "lora=none", "cluster=1x8"]
+    count = 8_030_261_248
+    whole, optimizer, gradients, weights = (priced(*full, f"zero=stage{stage}").training for stage in range(4))
+    assert (whole.weights, whole.optimizer) == (2 * count, 12 * count)
+    assert (optimizer.weights, optimizer.optimizer) == (2 * count, 12 * count // 8)
+    assert gradients.gradients < optimizer.gradients
+    assert weights.weights < 2 * count // 8 + (1 << 22)  # norms stay whole
+    assert whole.total > optimizer.total > gradients.total > weights.total
+
+
+def test_logits_by_hand_and_only_where_a_label_is() -> None:
+    recomputed = ["train.gradient_checkpointing=true", "data.max_length=512"]
+    made = priced(*recomputed, "kernels.loss=whole", labelled=512).training
+    assert made.logits == 4 * 512 * 128256 * 12  # 4 records; at a layer's backward pass none are left
+    assert (
+        priced(*recomputed, labelled=512).training.total < 0.8 * made.total
+    )  # in chunks, a layer takes more than they do
+    few, padded = (
+        priced(
+            "kernels.loss=whole",
+            "train.gradient_checkpointing=true",
+            "train.micro_batch_size=1",
+            "data.max_length=2048",
+            batching,
+            labelled=300,
+        )
+        for batching in ("data.batching=padding_free", "data.batching=padded")
+    )
+    assert (few.training.logits, padded.training.logits) in (
+        (300 * 128256 * 12, 2048 * 128256 * 12),
+        (0, 2048 * 128256 * 12),
+    )
+
+
+def test_recomputation_trades_activations_for_time() -> None:
+    kept, again = priced().training, priced("train.gradient_checkpointing=true").training
+    assert again.activations < kept.activations / 10
+
+
+def test_quantised_weights_are_whole_on_each_rank_while_they_load() -> None:
+    loads = [priced(f"zero={stage}", "cluster=1x8").loading.weights for stage in ("stage2", "stage3", "stage3_offload")]
+    assert len(set(loads)) == 1
+    sharded = priced("zero=stage3", "quant=none", "cluster=1x8")
+    assert sharded.loading.weights == pytest.approx(2 * 8_030_261_248 / 8, rel=0.001)
+
+
+def test_offloading_moves_to_main_memory() -> None:
+    here, there = priced("zero=stage2"), priced("zero=stage2_offload")
+    assert there.training.optimizer == 0
+    assert there.host_training.optimizer >= 12 * 20_971_520
+    rests = priced("zero=stage3_offload", "cluster=1x8")
+    assert rests.host_training.weights > 0.9 * (5_702_540_160 - 2**27) / 8
+    assert rests.training.weights < here.training.weights / 10
+
+
+def test_what_drivers_take_is_a_constant_and_a_share() -> None:
+    parts = priced().training
+    assert parts.overhead == DRIVER + round(SLACK * (parts.total - parts.overhead))
+    assert priced("cluster=1x2", "zero=stage2").training.overhead > parts.overhead + NCCL // 2
+
+
+def test_a_cpus_memory_is_main_memory() -> None:
+    config = config_of("model=llama3", "model.init=random")
+    made = memory(config, subject(config), on_gpu=False)
+    assert made.peak == 0
+    assert made.host_training.weights > 4 * REST_8B
+
+
+def test_network_by_hand() -> None:
+    def sent(*overrides: str) -> tuple[int, int]:
+        config = config_of("model=llama3", *CARDS, "train.gradient_accumulation_steps=4", *overrides)
+        made = network(config, subject(config).layout, subject(config).learns)
+        return made.gradients, made.weights
+
+    adapter = 2 * 20_971_520
+    assert sent() == (0, 0)
+    assert sent("cluster=1x4", "zero=stage0") == (adapter * 2 * 3 // 4, 0)
+    assert sent("cluster=1x4", "zero=stage1") == (adapter * 2 * 3 // 4, adapter * 3 // 4)
+    assert sent("cluster=1x4", "zero=stage2") == (adapter * 2 * 4 * 3 // 4, adapter * 3 // 4)
+    full = sent("cluster=1x4", "zero=stage3", "quant=none", "lora=none")  # 2 gathers and 1 scatter a pass: 3 x 2 bytes
+    assert sum(full) == pytest.approx(4 * 3 * 2 * 8_030_261_248 * 3 / 4, rel=0.001)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("24GiB", 24 * GIB), ("80 GB", 80 * 10**9), ("1.5TiB", 3 * 2**39), ("512MiB", 2**29)]
+)
+def test_sizes_have_units(text: str, expected: int) -> None:
+    assert parse_memory(text, "cluster.gpu_memory") == expected
+
+
+@pytest.mark.parametrize("text", ["24", "24Gb", "24gib", "GiB", "0GiB", "-1GiB", "24 cards", "nan GiB"])
+def test_a_size_without_a_known_unit_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"cluster\.gpu_memory=.*such as 24GiB"):
+        parse_memory(text, "cluster.gpu_memory")
+
+
+MACHINE = Hardware(gpus=(Gpu("card", 24 * GIB, 8.6),) * 2, cpus=8, memory=64 * GIB)
+
+
+def test_the_cards_planned_for() -> None:
+    config = config_of()
+    assert planned_for(config, MACHINE) == MACHINE
+    config = dataclasses.replace(config, cluster=dataclasses.replace(config.cluster, gpu_memory="80GiB"))
+    assert [gpu.memory for gpu in planned_for(config, MACHINE).gpus] == [80 * GIB]
+    elsewhere = planned_for(config, Hardware(cpus=2, memory=8 * GIB))
+    assert (elsewhere.gpus[0].memory, elsewhere.memory) == (80 * GIB, 0)
+
+
+TOO_LARGE = [
+    ("model=llama3 data.max_length=2048", 24, "train.micro_batch_size"),
+    ("model=llama3 quant=none", 12, "quant.kind=nf4"),
+    ("model=qwen model.size=2.5-7b quant=none lora=none cluster=1x8", 24, "zero.stage=3"),
+    ("model=qwen model.size=2.5-72b zero=stage3 cluster=1x8", 24, "quant.kind=none"),
+    ("model=llama3 quant=none lora=none zero=stage3 train.micro_batch_size=1", 60, "zero.offload"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "card", "expected"), TOO_LARGE)
+def test_the_change_that_is_found_makes_it_fit(overrides: str, card: int, expected: str) -> None:
+    base = [*overrides.split(), "mode=plan", "train.precision=bf16", f"cluster.gpu_memory={card}GiB"]
+    config = config_of(*base)
+    machine = planned_for(config, Hardware(cpus=2))
+    before = make_plan(config, 1000, machine)
+    assert before.fits is False
+    assert before.change is not None
+    assert expected in " ".join(before.change.overrides)
+    changed = config_of(*base, *before.change.overrides)
+    after = make_plan(changed, 1000, planned_for(changed, Hardware(cpus=2)))
+    assert after.fits is True
+    assert after.global_batch_size == before.global_batch_size
+    assert after.cost is not None
+    assert after.cost.memory.peak == before.change.peak
+
+
+def test_the_cheapest_change_is_no_dearer_than_a_single_one() -> None:
+    """Halving the micro-batch is cheaper than recomputing, and that is cheaper than offloading."""
+    config = config_of("model=llama3", *CARDS, "data.max_length=2048")
+    machine = planned_for(config, Hardware(cpus=2))
+    plan = make_plan(config, 1000, machine)
+    assert plan.change is not None
+    assert {name.partition("=")[0] for name in plan.change.overrides} == {
+        "train.micro_batch_size",
+        "train.gradient_accumulation_steps",
+    }
+
+
+def test_what_no_change_can_fit_is_said() -> None:
+    config = config_of("model=llama3", *CARDS[:1], "cluster.gpu_memory=1GiB", "train.precision=bf16")
+    plan = make_plan(config, 1000, planned_for(config, Hardware(cpus=2)))
+    assert (plan.fits, plan.change) == (False, None)
+
+
+def test_settings_are_applied_where_their_names_say() -> None:
+    config = apply(config_of(), [("train.precision", Precision.bf16), ("cluster.nodes", 3)])
+    assert (config.train.precision, config.cluster.nodes) == (Precision.bf16, 3)
+
+
+def test_main_memory_counts_too() -> None:
+    config = config_of("model=llama3", "model.init=random")
+    assert make_plan(config, 1000, Hardware(cpus=2, memory=4 * GIB)).fits is False
+    assert make_plan(config, 1000, Hardware(cpus=2, memory=400 * GIB)).fits is True

@@ -1,0 +1,129 @@
+"""Every parameter and every byte of it, against the real modules: tiny models of each family with random weights."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import peft
+import pytest
+import torch
+from models.test_families import FAMILIES, PUBLISHED
+
+from conftest import config_of
+from hydraft.config.schema import Config
+from hydraft.errors import ConfigError
+from hydraft.models import prepare
+from hydraft.models.load import load_trainable
+from hydraft.models.shapes import planned_config
+from hydraft.plan.memory import WIDTH, stored_bytes
+from hydraft.plan.parameters import Layout, layout, trained
+
+QUANTS = {
+    "none": ["quant=none"],
+    "nf4": ["quant=nf4"],
+    "nf4, constants in fp32": ["quant=nf4", "quant.double_quant=false"],
+    "int8": ["quant=int8"],
+}
+ADAPTERS = {
+    "all-linear": [],
+    "published names": ["lora.target_modules=[query_key_value,dense_4h_to_h,q_proj,down_proj]"],
+    "one layer": ["lora.target_modules=[model.layers.1.self_attn.v_proj]"],
+    "head": ["lora.target_modules=[v_proj,lm_head]", "quant=none"],
+    "all biases": ["lora.bias=all"],
+    "their biases": ["lora.bias=lora_only", "lora.target_modules=[v_proj]"],
+    "dora": ["lora=dora"],
+    "rslora": ["lora=rslora"],
+    "pissa": ["lora=pissa", "quant=none"],
+    "full": ["lora=none", "quant=none"],
+}
+
+
+def real(*overrides: str) -> tuple[Config, torch.nn.Module]:
+    config = config_of("model.init=random", "model.scale=tiny", *overrides)
+    ready = dataclasses.replace(config, model=prepare.native(config.model, config.seed))
+    return config, load_trainable(ready)
+
+
+def counted(config: Config) -> Layout:
+    native = planned_config(config.model)
+    assert native is not None
+    known = layout(native)
+    assert known is not None
+    return known
+
+
+def bytes_of(model: torch.nn.Module) -> tuple[int, int]:
+    """Bytes of the base with its constants, and of the adapter: each storage once."""
+    base: dict[int, int] = {}
+    adapter: dict[int, int] = {}
+    for name, parameter in model.named_parameters():
+        target = adapter if "lora_" in name else base
+        for tensor in tensors_of(parameter):
+            target[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+    return sum(base.values()), sum(adapter.values())
+
+
+def tensors_of(parameter: torch.nn.Parameter) -> Iterator[torch.Tensor]:
+    yield parameter.data
+    state = getattr(parameter, "quant_state", None)
+    if state is not None:
+        yield from (state.absmax, state.code)
+        if state.nested:
+            yield from (state.offset, state.state2.absmax, state.state2.code)
+    row_scales = getattr(parameter, "SCB", None)
+    if row_scales is not None:
+        yield row_scales
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("quant", QUANTS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bytes_are_those_of_the_real_modules(family: str, quant: str, precision: str) -> None:
+    config, model = real(*FAMILIES[family].split(), *QUANTS[quant], f"train.precision={precision}")
+    known = counted(config)
+    base, adapter = bytes_of(model)
+    width = WIDTH[config.model.dtype]
+    ours = sum(sum(stored_bytes(config, tensor, width)) for tensor in known.tensors)
+    assert ours == base
+    made = 4 if quant == "int8" else width  # beside int8 weights peft makes fp32 ones, and DeepSpeed casts them
+    assert sum(trained(known, config.lora).adapter) * made == adapter
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_trained_is_what_peft_makes_trainable(family: str, adapter: str) -> None:
+    config, model = real(*FAMILIES[family].split(), *ADAPTERS[adapter])
+    learns = trained(counted(config), config.lora)
+    sizes = sorted(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert sorted(learns.tensors) == sizes
+    if isinstance(model, peft.PeftModel):
+        real_targets = {
+            name.removeprefix("base_model.model.")
+            for name, module in model.named_modules()
+            if hasattr(module, "lora_A")
+        }
+        assert set(learns.targets) == real_targets
+
+
+@pytest.mark.parametrize(("model", "size"), PUBLISHED, ids=lambda value: value)
+def test_a_published_size_has_its_published_number_of_parameters(model: str, size: str) -> None:
+    assert counted(config_of(f"model={model}", f"model.size={size}")).count == PUBLISHED[model, size]
+
+
+def test_the_usual_adapter_of_llama_by_hand() -> None:
+    config = config_of("model=llama3")
+    per_layer = 8 * (4096 + 4096) * 2 + 8 * (4096 + 1024) * 2 + 8 * (4096 + 14336) * 3  # q o, k v, gate up down
+    assert trained(counted(config), config.lora).count == 32 * per_layer == 20_971_520
+
+
+def test_the_embedded_model_is_counted_from_its_own_config() -> None:
+    assert counted(config_of()).count == 1_921_728
+
+
+def test_targets_that_are_not_there_are_refused() -> None:
+    config = config_of("model=llama3", "lora.target_modules=[query,value]")
+    with pytest.raises(ConfigError, match=r"lora\.target_modules=.*no such layers.*q_proj"):
+        trained(counted(config), config.lora)
+
+
+def test_an_architecture_that_is_not_known_is_no_layout() -> None:
+    assert layout({"model_type": "mamba", "hidden_size": 8}) is None

@@ -1,0 +1,46 @@
+"""The estimate of tokens, against the embedded model's tokenizer and by hand."""
+
+import pytest
+
+from conftest import config_of
+from hydraft.config.choices import TrainOn
+from hydraft.data import mixture
+from hydraft.data.formats import Conversation, Turn, ask
+from hydraft.data.labels import IGNORE
+from hydraft.data.tokenize import encode
+from hydraft.models.load import load_tokenizer
+from hydraft.plan.token_count import MOST, TURN, about, measure
+
+
+def test_text_by_hand() -> None:
+    assert about("你好") == pytest.approx(1.4)
+    assert about("good") == pytest.approx(1.0)
+    assert about("好ab", MOST) == pytest.approx(1.8)
+
+
+def test_records_are_cut_to_the_longest_that_is_allowed() -> None:
+    data = config_of("data.max_length=100").data
+    made = measure([Conversation(plain="字" * 1000), ask("短")], data)
+    assert made.tokens == round(100 + 0.7 + 2 * TURN)
+    assert made.longest_answer == 100
+
+
+def test_only_the_answers_that_are_trained_count() -> None:
+    data = config_of().data
+    turns = tuple(
+        Turn(role, text)
+        for role, text in (("user", "问"), ("assistant", "答" * 50), ("user", "问"), ("assistant", "答"))
+    )
+    assert measure([Conversation(turns)], data).longest_answer == 51 + 2 * TURN
+    data.train_on = TrainOn.last
+    assert measure([Conversation(turns)], data).longest_answer == 1 + TURN
+
+
+def test_shipped_records_come_to_about_as_many() -> None:
+    """The embedded model's vocabulary of 3,072 takes a token a character, where a large one takes 0.5 to 0.8."""
+    config = config_of()
+    conversations = mixture.training(config.data, config.seed)
+    examples, _ = encode(conversations, load_tokenizer(config.model), config.data)
+    made = measure(conversations, config.data)
+    assert made.tokens == pytest.approx(sum(len(example["input_ids"]) for example in examples), rel=0.25)
+    assert made.longest_answer >= max(sum(label != IGNORE for label in example["labels"]) for example in examples)

@@ -1,0 +1,186 @@
+"""report.html, in a browser: it opens without a network, draws every chart, and shows a job's config on a click."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import folders
+from bench.browser import Browser, missing
+from conftest import wait_for
+from hydraft.sweep.results import html, outcome
+from hydraft.sweep.results.ledger import State
+
+EVIL = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">&lt;b&gt;{instruction}%{x}"
+"""What a config may hold, and must stay text."""
+
+
+def grid(**axes: Sequence[Any]) -> list[dict[str, Any]]:
+    """Every combination; ``lora__r`` stands for lora.r."""
+    names = [name.replace("__", ".") for name in axes]
+    return [dict(zip(names, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One for all tests: it takes seconds to start."""
+    if reason := missing():
+        pytest.skip(reason)
+    pytest.importorskip("selenium")
+    found = Browser()
+    yield found
+    found.close()
+
+
+def written(folder: Path) -> Path:
+    """The report of the sweep in ``folder``."""
+    return html.write(outcome.read(folder))
+
+
+def drawn(browser: Browser) -> list[tuple[str, int]]:
+    """Each chart's title, and how many of its marks are on the page: lines, points, bars or cells."""
+    script = """return [...document.querySelectorAll(".chart")].map((chart) => [chart.querySelector("h3").textContent,
+        chart.querySelectorAll(".js-line, .point, .hm image, .heatmaplayer image").length])"""
+    return [(str(title), int(count)) for title, count in browser.run(script)]
+
+
+def test_the_page_draws_every_chart_without_a_network(tmp_path: Path, browser: Browser) -> None:
+    jobs = grid(zero=["stage2", "stage3"], lora__r=[4, 8, 16], train__learning_rate=[1e-4, 1e-3, 1e-2])
+    page = written(folders.make(tmp_path / "plain", jobs, [State.failed], {0: "CUDA out of memory"}))
+    browser.open(page)
+    assert browser.complaints() == []
+    assert [url for url in browser.asked() if not url.startswith(("file:", "data:"))] == []
+    charts = drawn(browser)
+    assert [title for title, _ in charts] == [
+        "Held-out loss against train.learning_rate",  # which explains most
+        "Held-out loss against lora.r",
+        "Held-out loss against zero",
+        "Which settings lead to the best jobs",
+        "Held-out loss by lora.r and train.learning_rate together",
+        "How the training loss fell, job by job",
+        "Peak memory of a rank under each ZeRO stage",
+        "Throughput under each ZeRO stage",
+    ]
+    assert all(count > 0 for _, count in charts), charts
+    assert dict(charts)["Which settings lead to the best jobs"] == 17  # a line a job that is done
+    assert browser.run("return document.querySelector('.chart .plot').layout.xaxis.type") == "log"
+    assert browser.texts("#best pre") == ["python train.py zero=stage2 lora.r=16 train.learning_rate=0.001"]
+    assert browser.texts(".failure pre") == ["CUDA out of memory"]
+
+
+def test_a_click_on_a_job_shows_its_config(tmp_path: Path, browser: Browser) -> None:
+    page = written(folders.make(tmp_path / "clicks", grid(lora__r=[4, 8], train__learning_rate=[1e-3, 2e-3])))
+    browser.open(page)
+    browser.click("#jobs tbody tr:nth-child(2)")
+    (shown,) = browser.texts("dialog[open] .config")
+    (name,) = browser.texts("dialog[open] h3")
+    job = next(one for one in outcome.read(tmp_path / "clicks").outcomes if one.job.name == name)
+    lines = shown.splitlines()
+    assert f"lora.r: {job.values['lora.r']}" in lines
+    assert "model.name: tiny" in lines
+    assert len(lines) == len(job.config)
+    assert browser.texts("dialog[open] .command pre") == [job.command]
+    browser.click("dialog[open] .copy")
+    wait_for(lambda: browser.texts("dialog[open] .copy") == ["Copied"], 10, "the command is copied")
+    browser.click("dialog[open] .top button")
+    browser.click("#jobs th:nth-child(2) button")  # lora.r, from the least
+    assert browser.texts("#jobs tbody td:nth-child(2)") == ["4", "4", "8", "8"]
+    browser.click(".chart select")
+    assert browser.complaints() == []
+
+
+def test_what_a_config_or_an_error_holds_stays_text(tmp_path: Path, browser: Browser) -> None:
+    jobs = grid(zero=["stage0", "stage2"], data__template=["chat", "中文：{instruction}", EVIL])
+    about = {"name": EVIL, "command": EVIL, "objective": EVIL}
+    folder = folders.make(tmp_path / "evil", jobs, [State.failed], {0: EVIL}, about)
+    page = written(folder)
+    browser.open(page)
+    places = [one.values["data.template"] for one in outcome.read(folder).outcomes]
+    browser.click(f"#jobs tbody tr:nth-child({places.index(EVIL) + 1})")
+    assert browser.complaints() == []  # an image that is not there would be one
+    assert browser.run("return document.querySelectorAll('img, main script, dialog script').length") == 0
+    assert browser.run("return document.title") == EVIL == browser.texts("h1")[0]
+    assert browser.texts(".failure pre") == [EVIL]
+    assert any(f"data.template: {EVIL}" in text.splitlines() for text in browser.texts("dialog .config"))
+    assert "</script><script>docu…" in browser.texts(".xtick text")
+    assert "中文：{instruction}" in browser.texts(".xtick text")
+
+
+def test_200_jobs_fit_the_page_light_and_dark(tmp_path: Path, browser: Browser) -> None:
+    jobs = grid(
+        zero=["stage0", "stage2", "stage3"], lora__r=[4, 8, 16, 32, 64], train__learning_rate=[i * 1e-4 for i in range(1, 15)]
+    )[:200]  # fmt: skip
+    states = [State.done] * 150 + [State.failed] * 20 + [State.running] * 2 + [State.pending] * 28
+    page = written(folders.make(tmp_path / "big", jobs, states, steps=12))
+    assert page.stat().st_size < 4_000_000
+    browser.open(page)
+    for dark, width in itertools.product((False, True), (1280, 400)):  # as a person turns the light off, or the phone
+        browser.look(width, dark)
+        assert browser.run("return document.documentElement.scrollWidth") <= width
+        paper, ink = browser.run(
+            "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color].map((c) => +c.match(/\\d+/)[0])"
+        )
+        assert (paper < 60 and ink > 200) if dark else (paper > 200 and ink < 60)
+        label = browser.run("return getComputedStyle(document.querySelector('.xtick text')).fill")
+        assert label == browser.run("return getComputedStyle(document.body).color")
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize(
+    ("jobs", "states", "about", "titles"),
+    [
+        (grid(lora__r=[4, 8]), [State.pending] * 2, {}, []),
+        (grid(lora__r=[4, 8]), [State.failed] * 2, {}, ["How the training loss fell, job by job"]),
+        (grid(lora__r=[8]), [], {}, ["How the training loss fell, job by job", "Peak memory of a rank under each ZeRO stage"]),
+        (grid(train__learning_rate=[1e-4, 1e-3, 1e-2]), [], {}, ["Held-out loss against train.learning_rate"]),
+        (
+            grid(lora__r=[4, 8, 16]), [], {"objective": ["held-out loss", "adapter size"], "direction": ["minimize"] * 2},
+            ["What adapter size costs in held-out loss", "Held-out loss against lora.r"],
+        ),
+    ],
+    ids=["nothing begun", "all failed", "one job", "one axis", "two objectives"],
+)  # fmt: skip
+def test_any_sweep_has_a_sensible_page(
+    jobs: list[dict[str, Any]],
+    states: list[State],
+    about: dict[str, Any],
+    titles: list[str],
+    tmp_path: Path,
+    browser: Browser,
+) -> None:
+    def goal(values: dict[str, Any]) -> Any:
+        return [folders.loss_of(values), float(values["lora.r"])] if about else folders.loss_of(values)
+
+    browser.open(written(folders.make(tmp_path / "some", jobs, states, about=about, goal=goal)))
+    assert browser.complaints() == []
+    charts = drawn(browser)
+    assert [title for title, _ in charts][: len(titles)] == titles
+    assert bool(charts) == bool(titles)
+    assert all(count > 0 for _, count in charts), charts
+    assert len(browser.texts("#jobs tbody tr")) == len(jobs)
+
+
+def test_charts_are_what_plotly_takes(tmp_path: Path) -> None:
+    """plotly.js passes over what it does not know; its Python side refuses it."""
+    from plotly.graph_objects import Figure
+
+    jobs = grid(zero=["stage2", "stage3"], lora__r=[4, 8, 16], train__learning_rate=[i * 1e-4 for i in range(1, 12)])
+    folder = folders.make(tmp_path / "checked", jobs, steps=10)
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        return "#000" if isinstance(value, str) and value.startswith("var:") else value
+
+    for part in html.content(outcome.read(folder))["sections"]:
+        for chart in part["charts"]:
+            layout = {key: value for key, value in chart["layout"].items() if key not in ("xaxis", "yaxis")}
+            for axis in ("xaxis", "yaxis"):
+                given = dict(chart["layout"].get(axis, {}))
+                layout[axis] = {**given, "title": {"text": given.get("title", "")}}
+            figure = Figure(data=plain(chart["traces"]), layout=plain(layout))
+            assert len(figure.data) == len(chart["traces"]) > 0

@@ -1,0 +1,31 @@
+"""The screen: one bar at a time, and one that is set aside goes on as it was."""
+
+import os
+import time
+from pathlib import Path
+
+from hydraft.system.console import Screen
+
+
+def test_a_bar_that_was_set_aside_goes_on_as_if_no_time_had_passed(tmp_path: Path) -> None:
+    screen = Screen(os.open(tmp_path / "said", os.O_CREAT | os.O_WRONLY), visible=True)
+    with screen:
+        screen.phase("training", 10)
+        for _ in range(5):
+            time.sleep(0.02)
+            screen.advance()
+        bar = screen.progress.tasks[0]
+        elapsed, left = bar.elapsed or 0, bar.time_remaining
+        with screen.aside("scoring at step 5", 2):
+            assert [task.visible for task in screen.progress.tasks] == [False, True]
+            time.sleep(0.5)
+            screen.advance(2)
+            assert screen.completed == 2
+            assert (screen.progress.tasks[1].elapsed or 0) >= 0.5
+        assert (screen.name, screen.completed, screen.progress.tasks) == ("training", 5, [bar])
+        assert bar.visible
+        assert (bar.elapsed or 0) - elapsed < 0.3
+        assert bar.time_remaining == left
+        screen.advance(1, "loss 1.0", line=True)
+    said = (tmp_path / "said").read_text().splitlines()
+    assert said == ["training …", "scoring at step 5 …", "training 6/10  loss 1.0"]
