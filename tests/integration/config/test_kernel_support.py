@@ -1,4 +1,4 @@
-"""Kernels that a run cannot have are refused before anything is loaded, by a table that README prints."""
+"""Kernels that a run cannot have are refused before anything is loaded, by a table that docs/performance.md prints."""
 
 from pathlib import Path
 
@@ -108,5 +108,5 @@ def test_every_kind_has_its_group_option() -> None:
     assert {file.stem for file in (ROOT / "conf/kernels").glob("*.yaml")} == {kind.value for kind in Kernels}
 
 
-def test_readme_has_the_table() -> None:
-    assert kernel_support.table() in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_document_has_the_table() -> None:
+    assert kernel_support.table() in (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
