@@ -15,7 +15,7 @@ class TensorboardTracker(Tracker):
     """One folder of events a run; a run that goes on adds a file to it."""
 
     def __init__(self, config: Config, folder: Path) -> None:
-        from torch.utils.tensorboard.writer import SummaryWriter
+        from tensorboardX import SummaryWriter
 
         self.writer: Any = SummaryWriter(str(folder / FOLDER))
         self.settings = metadata.settings(config, folder)
@@ -33,5 +33,5 @@ class TensorboardTracker(Tracker):
         }
         scores = {key: float(value) for key, value in summary.items() if isinstance(value, (int, float))}
         if scores:
-            self.writer.add_hparams(known, scores, run_name=".")
+            self.writer.add_hparams(known, scores, name=".")
         self.writer.close()

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_join import assert_ran, environment, losses, own, run_in, settings  # noqa: F401
 
 from conftest import ROOT, config_of, family
 from hydraft.errors import ConfigError
@@ -18,6 +17,7 @@ from hydraft.launch.remote.channel import Channel
 from hydraft.launch.remote.protocol import pieces
 from hydraft.launch.slurm import job_script as launcher
 from slurm_cluster import Slurm
+from test_external import assert_ran, environment, losses, own, run_in, settings  # noqa: F401
 from test_local import wait_for
 
 pytestmark = pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import copy
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import bitsandbytes

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from models.test_families import FAMILIES
 
 from bench.equivalence import train
 from conftest import RECORDS, config_of
+from families import FAMILIES
 from hydraft.config.schema import Config
 from hydraft.data.batch import Padded, PaddingFree
 from hydraft.errors import ConfigError

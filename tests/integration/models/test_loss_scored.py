@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from models.test_families import FAMILIES
-from plan.test_activations import Live
 
 from conftest import ROOT, config_of, run_script
+from families import FAMILIES
 from hydraft.data.batch import Padded
 from hydraft.data.labels import IGNORE
 from hydraft.data.tokenize import Example
 from hydraft.models import loss, loss_scored, prepare
 from hydraft.models.load import load_trainable
+from unit.plan.test_activations import Live
 
 LENGTHS, PROMPT = (9, 30, 21), 5
 """Tokens of three documents, and how many at each one's beginning are not trained."""
@@ -113,7 +113,7 @@ def test_logits_that_are_more_than_the_heads_output_are_the_models_own(
 
 
 LIGER = """
-from models.test_scored import CASES, examples_of, loaded, ours, theirs
+from integration.models.test_loss_scored import CASES, examples_of, loaded, ours, theirs
 for family in ("llama3", "qwen2.5", "qwen3", "chatglm2"):
     model = loaded(*CASES[family].split(), "kernels=liger")
     assert "liger" in type(model.get_base_model().model.norm).forward.__module__ + repr(model)[:9999].lower()

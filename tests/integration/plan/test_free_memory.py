@@ -12,7 +12,7 @@ from hydraft.config import cli
 from hydraft.config.schema import Config
 from hydraft.plan import preflight
 from hydraft.plan.plan import Plan, holds, make_plan, planned_for
-from hydraft.plan.render import head, whole
+from hydraft.plan.render import announce, report
 from hydraft.system.hardware import Gpu, Hardware
 
 GIB = 2**30
@@ -35,7 +35,7 @@ def planned(config: Config, here: Hardware) -> Plan:
 def printed(config: Config, plan: Plan) -> list[str]:
     """The head of a run, and the whole plan."""
     texts = []
-    for show in (lambda console: head(config, plan, console), lambda console: whole(config, plan, [], console)):
+    for show in (lambda console: announce(config, plan, console), lambda console: report(config, plan, [], console)):
         console = Console(file=io.StringIO(), width=200)
         show(console)
         assert isinstance(console.file, io.StringIO)

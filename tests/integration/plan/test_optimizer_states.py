@@ -1,7 +1,5 @@
 """What a stage keeps for the optimizer, against real DeepSpeed engines on one rank and on two."""
 
-from pathlib import Path
-
 import pytest
 
 from conftest import ROOT, config_of, run_ranks

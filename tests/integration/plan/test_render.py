@@ -10,7 +10,7 @@ from rich.console import Console
 from conftest import ROOT, config_of, run_script
 from hydraft.plan.memory_parts import Parts, size
 from hydraft.plan.plan import Plan, make_plan, planned_for
-from hydraft.plan.render import LOOKS, head, whole
+from hydraft.plan.render import LOOKS, announce, report
 from hydraft.plan.token_count import Text
 from hydraft.system.hardware import Gpu, Hardware
 
@@ -22,9 +22,9 @@ def shown(*overrides: str, short: bool = False, refused: tuple[str, ...] = ()) -
     plan = make_plan(config, 1000, planned_for(config, MACHINE), Text(123_456, 40))
     console = Console(file=io.StringIO(), width=120)
     if short:
-        head(config, plan, console)
+        announce(config, plan, console)
     else:
-        whole(config, plan, list(refused), console)
+        report(config, plan, list(refused), console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue(), plan
 

@@ -6,13 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from models.test_families import FAMILIES
-from models.test_scored import examples_of, loaded
-from plan.test_activations import Live
-from plan.test_memory import priced
 from transformers import DynamicCache, GenerationConfig
 
 from conftest import config_of, run_script
+from families import FAMILIES
 from hydraft.config.schema import Config
 from hydraft.data.batch import Padded
 from hydraft.evaluation.evaluator import HeldOut
@@ -24,6 +21,9 @@ from hydraft.plan.memory import WIDTH
 from hydraft.plan.parameters import Layout, layout, trained
 from hydraft.plan.plan import answering_room, make_plan, planned_for
 from hydraft.system.hardware import Gpu, Hardware
+from integration.models.test_loss_scored import examples_of, loaded
+from unit.plan.test_activations import Live
+from unit.plan.test_memory import priced
 
 LENGTHS = (256, 255, 255, 250)
 NEW, PROMPT, COUNT = 32, 64, 32

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from test_health import SETTINGS, altered, result, write
+from test_divergence import SETTINGS, altered, result, write
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerControl, TrainerState
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 import transformers
 
-from hydraft.system.source_tree import PACKAGE
 from hydraft.launch.local import hang
+from hydraft.system.source_tree import PACKAGE
 
 PACKAGES = {package.__name__: Path(package.__file__).parent for package in (accelerate, deepspeed, torch, transformers)}  # fmt: skip
 PACKAGES["hydraft"] = PACKAGE

@@ -9,10 +9,10 @@ from weakref import WeakSet
 
 import pytest
 import torch
-from models.test_families import FAMILIES
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import config_of
+from families import FAMILIES
 from hydraft.config.schema import Config
 from hydraft.data.batch import Padded, PaddingFree
 from hydraft.models import loss_chunked, prepare

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import peft
 import pytest
 import torch
-from models.test_families import FAMILIES, PUBLISHED
 
 from conftest import config_of
+from families import FAMILIES, PUBLISHED
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
 from hydraft.models import prepare

@@ -1,6 +1,6 @@
 """What an earlier version wrote can still be used: runs resume, sweeps report and resume, conversions load.
 
-The keys of the caches contain ``hydraft.__version__``, and a checkpoint contains the key of its encoded records. So a new version
+The keys of the caches contain ``the version``, and a checkpoint contains the key of its encoded records. So a new version
 number ends this compatibility on purpose: then write the fixtures again, as their README.md describes.
 """
 
@@ -15,14 +15,15 @@ from typing import Any
 
 import pytest
 import torch
-from published import CHATGLM2, chatglm2_tensors, contents, save
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.resume import metrics, weights
 from conftest import ROOT, run_script
-from hydraft import prepare
-from hydraft.config import TINY, ModelConfig
-from hydraft.convert import convert
+from hydraft.config.schema import ModelConfig
+from hydraft.models import prepare
+from hydraft.models.convert.convert import convert
+from hydraft.system.source_tree import TINY
+from published import CHATGLM2, chatglm2_tensors, contents, save
 
 WRITTEN = Path(__file__).parent / "fixtures" / "written_before"
 RECORDS = WRITTEN / "records.json"
@@ -104,7 +105,7 @@ def test_a_checkpoint_answers(tmp_path: Path) -> None:
 def test_a_sweep_is_reported(tmp_path: Path) -> None:
     folder = copied("sweep", tmp_path / "sweep")
     done = subprocess.run(
-        [sys.executable, "-m", "hydraft.sweep", str(folder)], capture_output=True, text=True, cwd=ROOT, check=False
+        [sys.executable, "-m", "hydraft", "sweep", str(folder)], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "2 done" in done.stdout and "1 interrupted" in done.stdout

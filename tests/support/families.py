@@ -1,0 +1,32 @@
+"""One model of each architecture, and the published sizes."""
+
+FAMILIES = {  # one of each architecture
+    "llama3": "model=llama3",
+    "qwen2.5": "model=qwen model.size=2.5-7b",
+    "qwen3": "model=qwen model.size=3-8b",
+    "chatglm2": "model=chatglm2",
+    "baichuan2": "model=baichuan2",
+}
+
+PUBLISHED = {  # parameters in all, as the hub counts them in each checkpoint's safetensors
+    ("llama3", "3.2-1b"): 1_235_814_400,
+    ("llama3", "3.2-3b"): 3_212_749_824,
+    ("llama3", "3.1-8b"): 8_030_261_248,
+    ("llama3", "3.1-70b"): 70_553_706_496,
+    ("qwen", "2.5-0.5b"): 494_032_768,
+    ("qwen", "2.5-1.5b"): 1_543_714_304,
+    ("qwen", "2.5-3b"): 3_085_938_688,
+    ("qwen", "2.5-7b"): 7_615_616_512,
+    ("qwen", "2.5-14b"): 14_770_033_664,
+    ("qwen", "2.5-32b"): 32_763_876_352,
+    ("qwen", "2.5-72b"): 72_706_203_648,
+    ("qwen", "3-0.6b"): 596_049_920,
+    ("qwen", "3-1.7b"): 1_720_574_976,
+    ("qwen", "3-4b"): 4_022_468_096,
+    ("qwen", "3-8b"): 8_190_735_360,
+    ("qwen", "3-14b"): 14_768_307_200,
+    ("qwen", "3-32b"): 32_762_123_264,
+    ("chatglm2", "6b"): 6_243_584_000,
+    ("baichuan2", "7b-chat"): 7_505_973_248,
+    ("baichuan2", "7b-base"): 7_505_973_248,
+}
