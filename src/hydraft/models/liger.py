@@ -12,17 +12,17 @@ import torch
 from transformers import PreTrainedModel
 
 from hydraft.config.choices import Kernels
-from hydraft.config.kernel_support import FAMILIES
+from hydraft.models.families.native import FAMILIES
 
 
 def patch(model: PreTrainedModel) -> None:
     """Have ``model`` compute with Liger's kernels; before an adapter is put on it, and whatever ZeRO-3 has done with its weights.
 
     Raises:
-        KeyError: there are none for its family (``hydraft.config.kernel_support`` refuses those).
+        KeyError: Liger has none for its family (``kernel_support`` refuses such a run).
     """
-    theirs = FAMILIES[Kernels.liger][str(model.config.model_type)]
-    if theirs == "glm4":
+    patches = FAMILIES[str(model.config.model_type)].kernels[Kernels.liger]
+    if patches == "glm4":
         _patch_glm(model)
     else:
         from liger_kernel.transformers import _apply_liger_kernel_to_instance

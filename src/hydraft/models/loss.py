@@ -6,6 +6,7 @@ What is taken so is written in ``models/head.py``.
 from hydraft.config.choices import Kernels, LoraMethod, Loss
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
+from hydraft.models.families.registry import has_plain_head, plain_heads
 
 ROWS = 512
 """The most trained tokens whose logits are there together. Each chunk reads the whole head and must be worth it: ``python
@@ -16,9 +17,6 @@ LEAST_VOCABULARY = 32_000
 """Where ``auto`` begins to chunk. ``bench/loss.py``, on a CPU: from here on chunks take 0.91 to 0.98 of the time and 0.09 to 0.68 of the
 memory. Below it they are no slower there, but there is little memory to save, and the small kernels of a small vocabulary are not measured
 on a card."""
-
-PLAIN_HEADS = ("llama", "mistral", "qwen2", "qwen3", "glm")
-"""Architectures (``model_type``) whose logits are the head's output and nothing else: not capped, not scaled."""
 
 
 def trains_head(config: Config) -> bool:
@@ -32,11 +30,11 @@ def chunked(config: Config, architecture: str, vocabulary: int) -> bool:
     Raises:
         ConfigError: it is asked to, and its head is not known to be a plain one.
     """
-    known = architecture in PLAIN_HEADS
+    known = has_plain_head(architecture)
     if config.kernels.loss is Loss.chunked and not known:
         raise ConfigError(
             f"kernels.loss=chunked: what a model of type {architecture} does to its logits is not known here "
-            f"(it is for {', '.join(PLAIN_HEADS)}): use kernels.loss=whole"
+            f"(it is for {', '.join(plain_heads())}): use kernels.loss=whole"
         )
     if config.kernels.kind is not Kernels.torch or config.kernels.loss is Loss.whole or trains_head(config):
         return False

@@ -72,7 +72,7 @@ def take_loss_in_chunks(model: PreTrainedModel) -> None:
     The head is called once, as a module: ZeRO-3 gathers its weight around that.
     """
     head = model.lm_head
-    assert type(head) is torch.nn.Linear and head.bias is None, "loss.PLAIN_HEADS names those that are so"
+    assert type(head) is torch.nn.Linear and head.bias is None, "Family.plain_head is for such heads"
     plain, whole = head.forward, model.forward
 
     @functools.wraps(plain)

@@ -18,6 +18,7 @@ import torch
 from hydraft.data.labels import IGNORE
 from hydraft.data.tokenize import Example
 from hydraft.models import loss
+from hydraft.models.families.registry import has_plain_head
 
 
 def chunks_of(examples: list[Example]) -> int:
@@ -40,7 +41,7 @@ def summed_loss(model: torch.nn.Module, batch: dict[str, torch.Tensor], chunks: 
     following = torch.nn.functional.pad(batch["labels"].cpu(), (0, 1), value=IGNORE)[:, 1:]  # (B, T): what comes next
     rows, columns = (following != IGNORE).nonzero(as_tuple=True)  # (L,) each, on the CPU: no wait for the device
     targets = following[rows, columns].to(device)  # (L,)
-    if inner.config.model_type in loss.PLAIN_HEADS:
+    if has_plain_head(inner.config.model_type):
         found = _in_the_head(model, inner, inputs, rows, columns, targets, chunks)
     else:
         found = _of_logits(model, inner, inputs, rows, columns, targets)
@@ -56,7 +57,7 @@ def _in_the_head(
     targets: torch.Tensor,
     chunks: int,
 ) -> torch.Tensor:
-    """Of a head whose output is the logits and nothing else (``loss.PLAIN_HEADS``): it gives none to the model."""
+    """Of a head whose output is the logits and nothing else (``Family.plain_head``): it gives none to the model."""
     head: torch.nn.Module = inner.get_output_embeddings()
     plain: Callable[[torch.Tensor], torch.Tensor] = head.forward
     found: list[torch.Tensor] = []

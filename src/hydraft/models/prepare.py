@@ -19,7 +19,7 @@ from hydraft.config.choices import Init, Scale
 from hydraft.config.schema import ModelConfig
 from hydraft.errors import ConfigError
 from hydraft.models import shapes
-from hydraft.models.families.registry import family_of, published_config
+from hydraft.models.families.registry import published_config, published_family
 from hydraft.system import files
 from hydraft.system.source_tree import TINY
 from hydraft.system.version import __version__
@@ -58,7 +58,9 @@ def check(model: ModelConfig) -> None:
         raise ConfigError(
             f"model.path={model.path}: no weights in it (*.safetensors); model.init=random starts without any"
         )
-    if ".safetensors" not in kinds and family_of(published_config(folder)) is None:  # conversions open pickles warily
+    if (
+        ".safetensors" not in kinds and published_family(published_config(folder)) is None
+    ):  # conversions open pickles warily
         raise ConfigError(
             f"model.path={model.path}: {kinds['.bin']} is a pickle, which may hold code, and is not opened; have its weights as .safetensors"
         )
@@ -114,19 +116,18 @@ def tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
     if source is None:
         return load_tokenizer(model)
     config = published_config(source)
-    family = family_of(config)
+    family = published_family(config)
     assert family is not None
-    made: PreTrainedTokenizerBase = family.tokenizer(source, config)
-    return made
+    return family.tokenizer(source, config)
 
 
 def _published(model: ModelConfig, console: Console) -> Path | None:
     """The folder of a published checkpoint that has to be converted; None for what transformers loads as it is."""
     folder = Path(model.path).expanduser()
     if folder.is_dir():
-        return folder if family_of(published_config(folder)) else None
+        return folder if published_family(published_config(folder)) else None
     config = _hub_config(model)
-    if config is None or family_of(published_config(config.parent)) is None:
+    if config is None or published_family(published_config(config.parent)) is None:
         return None  # whatever else is wrong with the name, transformers will say it
     if not _whole(config.parent):
         from huggingface_hub import snapshot_download
@@ -185,7 +186,7 @@ def _converted(source: Path, console: Console) -> Path:
 def _tokenizer_folder(model: ModelConfig) -> Path:
     """Random weights take the tokenizer of the folder that gives them their shape, or else the embedded model's."""
     folder = Path(model.path).expanduser()
-    return folder if folder.is_dir() and family_of(published_config(folder)) is None else TINY
+    return folder if folder.is_dir() and published_family(published_config(folder)) is None else TINY
 
 
 def _random(model: ModelConfig, seed: int, console: Console) -> Path:

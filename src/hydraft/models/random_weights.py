@@ -12,13 +12,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from hydraft.errors import ConfigError
 from hydraft.models import shapes
 from hydraft.models.convert import shards
+from hydraft.models.families.base import Native
 from hydraft.system.console import Bytes
 
 SHARD = 2 << 30
 """Bytes a file, at most."""
 
 
-def write(shape: shapes.Native, tokenizer_folder: Path, tiny: bool, seed: int, target: Path, console: Console) -> None:
+def write(shape: Native, tokenizer_folder: Path, tiny: bool, seed: int, target: Path, console: Console) -> None:
     """Fill ``target`` with a bf16 checkpoint that ``from_pretrained`` loads: weights, config and tokenizer.
 
     Every module is initialised by transformers' own code, alone, so that memory stays near the largest of them.

@@ -11,12 +11,9 @@ from typing import Any
 from hydraft.config.choices import Scale
 from hydraft.config.schema import ModelConfig, ShapeConfig
 from hydraft.errors import ConfigError
-from hydraft.models.families import baichuan, chatglm2
-from hydraft.models.families.registry import family_of, published_config
+from hydraft.models.families.base import Native
+from hydraft.models.families.registry import published_config, published_family, shared_config
 from hydraft.system.source_tree import TINY
-
-Native = dict[str, Any]
-"""The arguments of ``AutoConfig.for_model``."""
 
 SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
@@ -24,42 +21,10 @@ SIZES = (
 """What makes a size; a vocabulary may have been extended."""
 
 
-def _llama(factor: float) -> Native:
-    """Llama 3.1 and 3.2 stretch the rotary positions of Llama 3 (arXiv:2407.21783; ``rope_scaling`` of their config.json)."""
-    stretched = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-    return {
-        "model_type": "llama",
-        "rms_norm_eps": 1e-5,
-        "max_position_embeddings": 131072,
-        "rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": factor, **stretched},
-    }
-
-
-def _qwen(model_type: str, positions: int) -> Native:
-    """Qwen2.5 (arXiv:2412.15115) and Qwen3 (arXiv:2505.09388), by their config.json."""
-    return {
-        "model_type": model_type,
-        "rms_norm_eps": 1e-6,
-        "max_position_embeddings": positions,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
-    }
-
-
-CONSTANTS: dict[str, Native] = {
-    "llama3.1": _llama(8.0),
-    "llama3.2": _llama(32.0),
-    "qwen2.5": _qwen("qwen2", 32768),
-    "qwen3": _qwen("qwen3", 40960),
-    "chatglm2": chatglm2.CONSTANTS | {"max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "attention_bias": True},
-    "baichuan2": baichuan.CONSTANTS | {"max_position_embeddings": 4096, "rms_norm_eps": 1e-6},
-}
-"""What all sizes of an architecture share."""
-
-
 def native_config(shape: ShapeConfig) -> Native:
     """The native config of a published size."""
     sizes = {name: value for name, value in dataclasses.asdict(shape).items() if name not in ("path", "architecture")}
-    return CONSTANTS[shape.architecture] | sizes
+    return shared_config(shape.architecture) | sizes
 
 
 def tiny(shape: Native, vocabulary: int) -> Native:
@@ -85,11 +50,11 @@ def local_config(model: ModelConfig) -> Native | None:
     if not folder.is_dir():
         return None
     config = published_config(folder)
-    family = family_of(config)
+    family = published_family(config)
     if family is None:
         return config
     family.refuse(config, folder)
-    return dict(family.native_config(config))
+    return family.native_config(config)
 
 
 def planned_config(model: ModelConfig) -> Native | None:
@@ -103,7 +68,7 @@ def planned_config(model: ModelConfig) -> Native | None:
         known = native_config(model.shape)
     if known is not None and model.scale is Scale.tiny:
         folder = Path(model.path).expanduser()
-        own = (folder / "tokenizer.json").is_file() and family_of(published_config(folder)) is None
+        own = (folder / "tokenizer.json").is_file() and published_family(published_config(folder)) is None
         return tiny(known, _words(folder if own else TINY))
     return known
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hydraft.config.choices import Init, LoraMethod, Save
 from hydraft.config.schema import Config
-from hydraft.models.families.registry import FAMILIES, family_of, published_config
+from hydraft.models.families.registry import is_published_architecture, published_config, published_family
 from hydraft.plan.memory import WIDTH
 from hydraft.plan.parameters import Layout, Trained
 
@@ -48,6 +48,6 @@ def _converts(config: Config) -> bool:
     """Whether the checkpoint is a published one that transformers cannot load as it is."""
     folder = Path(config.model.path).expanduser()
     if folder.is_dir():
-        return family_of(published_config(folder)) is not None
+        return published_family(published_config(folder)) is not None
     shape = config.model.shape
-    return shape is not None and any(shape.architecture.startswith(family.NAME) for family in FAMILIES)
+    return shape is not None and is_published_architecture(shape.architecture)

@@ -12,8 +12,8 @@ from math import prod
 from hydraft.config.choices import LoraMethod, QuantKind
 from hydraft.config.schema import LoraConfig
 from hydraft.errors import ConfigError
-from hydraft.models.families.registry import native_targets
-from hydraft.models.shapes import Native
+from hydraft.models.families.base import Family, Native
+from hydraft.models.families.registry import native_family, native_targets
 
 BLOCK, NESTED_BLOCK = 64, 256
 """Weights that share a constant in NF4, and constants that share one when those are quantised (``quantize_4bit`` and
@@ -82,31 +82,10 @@ class Layout:
         return max(tensor.count for tensor in self.tensors if tensor.linear)
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """Where an architecture differs; None for what ``attention_bias`` of its config says."""
-
-    query_bias: bool | None = None
-    output_bias: bool | None = None
-    head_norms: bool = False
-    joined_gate: bool = False
-    """gate_proj and up_proj are one matrix."""
-
-
-KINDS = {
-    "llama": _Kind(),
-    "mistral": _Kind(query_bias=False, output_bias=False),
-    "qwen2": _Kind(query_bias=True, output_bias=False),
-    "qwen3": _Kind(head_norms=True),
-    "glm": _Kind(output_bias=False, joined_gate=True),
-}
-"""By ``model_type``; of any other, the plan has the batch arithmetic alone."""
-
-
 def layout(native: Native) -> Layout | None:
-    """The parameters of a native config; None for an architecture that is not in ``KINDS``."""
-    kind = KINDS.get(str(native.get("model_type")))
-    if kind is None:
+    """The parameters of a native config; None for an architecture without a ``Family``."""
+    family = native_family(str(native.get("model_type")))
+    if family is None:
         return None
     hidden, heads = native["hidden_size"], native["num_attention_heads"]
     size = native.get("head_dim") or hidden // heads
@@ -114,28 +93,28 @@ def layout(native: Native) -> Layout | None:
     vocabulary = native["vocab_size"]
     tensors = [Tensor("model.embed_tokens.weight", (vocabulary, hidden))]
     for index in range(native["num_hidden_layers"]):
-        tensors += _layer(f"model.layers.{index}", native, kind, heads * size, keys * size, size)
+        tensors += _layer(f"model.layers.{index}", native, family, heads * size, keys * size, size)
     tensors.append(Tensor("model.norm.weight", (hidden,)))
     if not native.get("tie_word_embeddings"):
         tensors.append(Tensor("lm_head.weight", (vocabulary, hidden)))
     return Layout(
         tuple(tensors), native["num_hidden_layers"], hidden, native["intermediate_size"], heads, heads * size, keys * size,
-        vocabulary, kind.head_norms, native["model_type"],
+        vocabulary, family.head_norms, native["model_type"],
     )  # fmt: skip
 
 
-def _layer(prefix: str, native: Native, kind: _Kind, query: int, key: int, head: int) -> Iterator[Tensor]:
+def _layer(prefix: str, native: Native, family: Family, query: int, key: int, head: int) -> Iterator[Tensor]:
     """One decoder layer, in the order of its forward pass."""
     hidden, inner = native["hidden_size"], native["intermediate_size"]
     said = bool(native.get("attention_bias"))
-    query_bias = said if kind.query_bias is None else kind.query_bias
-    output_bias = said if kind.output_bias is None else kind.output_bias
+    query_bias = said if family.query_bias is None else family.query_bias
+    output_bias = said if family.output_bias is None else family.output_bias
     inner_bias = bool(native.get("mlp_bias"))
-    gates = {"gate_up_proj": 2 * inner} if kind.joined_gate else {"gate_proj": inner, "up_proj": inner}
+    gates = {"gate_up_proj": 2 * inner} if family.joined_gate else {"gate_proj": inner, "up_proj": inner}
     yield Tensor(f"{prefix}.input_layernorm.weight", (hidden,))
     for name, rows in (("q", query), ("k", key), ("v", key)):
         yield from _linear(f"{prefix}.self_attn.{name}_proj", rows, hidden, query_bias)
-    if kind.head_norms:
+    if family.head_norms:
         yield Tensor(f"{prefix}.self_attn.q_norm.weight", (head,))
         yield Tensor(f"{prefix}.self_attn.k_norm.weight", (head,))
     yield from _linear(f"{prefix}.self_attn.o_proj", hidden, query, output_bias)

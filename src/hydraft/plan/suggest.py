@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hydraft.config import kernel_support, rules
+from hydraft.config import rules
 from hydraft.config.choices import Offload, QuantKind
 from hydraft.config.schema import Config
+from hydraft.models import kernel_support
 from hydraft.plan.memory import Memory
 from hydraft.system.hardware import Hardware
 

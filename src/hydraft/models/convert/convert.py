@@ -21,6 +21,7 @@ from rich.console import Console
 from hydraft.errors import ConfigError
 from hydraft.models.convert import shards
 from hydraft.models.convert.mapping import Output, Plan, make_plan, take
+from hydraft.models.families.registry import PUBLISHED
 from hydraft.system.console import Bytes
 from hydraft.system.files import sync_folder, write_json
 from hydraft.system.version import __version__
@@ -237,6 +238,12 @@ def _finish(plan: Plan, staging: Path, target: Path, manifest: Mapping[str, Any]
     sync_folder(target.parent)
 
 
+def _models() -> str:
+    """The models that can be converted, as a phrase."""
+    *most, last = (model for family in PUBLISHED for model in family.MODELS)
+    return f"{', '.join(most)} or {last}"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line.
 
@@ -245,7 +252,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(
         prog="hydraft convert",
-        description="Turn a published checkpoint of ChatGLM2-6B, Baichuan-7B or Baichuan2-7B into one that transformers "
+        description=f"Turn a published checkpoint of {_models()} into one that transformers "
         "loads without remote code, with a fast tokenizer and its chat template.",
         epilog="Takes DST's room on the disk and the memory of about one shard. Cut off, it goes on where it was when it is "
         "run again. Then train on it: python train.py model=auto model.path=DST",

@@ -5,13 +5,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hydraft.errors import ConfigError
 from hydraft.models.convert import shards
+from hydraft.models.families.base import Native, PublishedFamily
 from hydraft.models.families.layout import Part, Rule, assign
-from hydraft.models.families.registry import FAMILIES, family_of, published_config
+from hydraft.models.families.registry import PUBLISHED, published_config, published_family
 from hydraft.system.version import __version__
 
 if TYPE_CHECKING:
@@ -38,11 +38,10 @@ class Plan:
     """A conversion, before a byte is written."""
 
     source: Path
-    family: ModuleType
+    family: PublishedFamily
     published: dict[str, Any]
     """The published config.json."""
-    native: dict[str, Any]
-    """The arguments of the native config."""
+    native: Native
     outputs: list[Output]
     dropped: list[str]
     inputs: list[str]
@@ -64,14 +63,14 @@ def make_plan(source: Path) -> Plan:
         ConfigError: the source is of no known family, an unsupported variant, or not whole.
     """
     published = published_config(source)
-    family = family_of(published)
+    family = published_family(published)
     if family is None:
         raise ConfigError(
-            f"{source}: model_type={published.get('model_type')} is none of {', '.join(f.NAME for f in FAMILIES)}; "
+            f"{source}: model_type={published.get('model_type')} is none of {', '.join(f.NAME for f in PUBLISHED)}; "
             "what transformers loads as it is needs no conversion"
         )
     family.refuse(published, source)
-    rules: dict[str, Rule] = family.rules(published)
+    rules = family.rules(published)
     if not (source / "tokenizer.model").is_file():
         raise ConfigError(f"{source}: tokenizer.model is missing")
     names, placed = shards.files(source)

@@ -15,12 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydraft.errors import ConfigError
+from hydraft.models.families.base import Native
 from hydraft.models.families.layout import Rule, epsilon, integer, stacked, whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 NAME = "baichuan"
+MODELS: tuple[str, ...] = ("Baichuan-7B", "Baichuan2-7B")
+REVERSIBLE = False
+"""The lengths of the published head's rows are not kept."""
 DROPPED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 """Published tensors without a native place: the rotary frequencies are computed."""
 
@@ -33,7 +37,7 @@ VOCABULARIES = {64000: False, 125696: True}
 LORA_NAMES: dict[str, tuple[str, ...]] = {"W_pack": ("q_proj", "k_proj", "v_proj")}
 """Published layers that an adapter may be asked for, and the native ones that hold their weights."""
 
-CONSTANTS: dict[str, Any] = {
+CONSTANTS: Native = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
@@ -47,6 +51,9 @@ CONSTANTS: dict[str, Any] = {
     "pad_token_id": 0,
 }
 """What is the same in every native config."""
+
+ARCHITECTURES: dict[str, Native] = {"baichuan2": CONSTANTS | {"max_position_embeddings": 4096, "rms_norm_eps": 1e-6}}
+"""What all sizes share, by the ``architecture`` of conf/model."""
 
 CHAT_TEMPLATE = """\
 {#- build_chat_input of generation_utils.py: the system's text bare, then a token ahead of each turn. Nothing closes a
@@ -119,7 +126,7 @@ def _second(config: Mapping[str, Any]) -> bool:
     return bool(second)
 
 
-def native_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def native_config(config: Mapping[str, Any]) -> Native:
     """The arguments of ``LlamaConfig``.
 
     Raises:

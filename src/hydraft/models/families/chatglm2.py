@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydraft.errors import ConfigError
+from hydraft.models.families.base import Native
 from hydraft.models.families.layout import Rule, epsilon, integer, stacked, whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 NAME = "chatglm2"
+MODELS: tuple[str, ...] = ("ChatGLM2-6B",)
+REVERSIBLE = True
 DROPPED = re.compile(r"transformer\.rotary_pos_emb\.inv_freq")
 """Published tensors without a native place: the rotary frequencies are computed."""
 
@@ -34,7 +37,7 @@ LORA_NAMES: dict[str, tuple[str, ...]] = {
 }
 """Published layers that an adapter may be asked for, and the native ones that hold their weights."""
 
-CONSTANTS: dict[str, Any] = {
+CONSTANTS: Native = {
     "model_type": "glm",
     "architectures": ["GlmForCausalLM"],
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
@@ -44,7 +47,12 @@ CONSTANTS: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-"""What is the same in every native config; what GlmConfig would else take as a default belongs to GLM-4."""
+"""What is the same in every native config. The defaults of GlmConfig are those of GLM-4."""
+
+ARCHITECTURES: dict[str, Native] = {
+    "chatglm2": CONSTANTS | {"max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "attention_bias": True},
+}
+"""What all sizes share, by the ``architecture`` of conf/model."""
 
 CHAT_TEMPLATE = """\
 {#- build_prompt of tokenization_chatglm.py: rounds are counted from 1. The last answer begins with a space because the
@@ -112,7 +120,7 @@ def refuse(config: Mapping[str, Any], folder: Path) -> None:
         raise ConfigError(f"{folder}: this is ChatGLM3, whose chats have another form than ChatGLM2's")
 
 
-def native_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def native_config(config: Mapping[str, Any]) -> Native:
     """The arguments of ``GlmConfig``.
 
     Raises:

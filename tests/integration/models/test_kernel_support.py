@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, config_of, run_script
-from hydraft.config import kernel_support, rules
+from hydraft.config import rules
 from hydraft.config.choices import Kernels
 from hydraft.errors import ConfigError
-from hydraft.models import shapes
+from hydraft.models import kernel_support, shapes
 from hydraft.plan import preflight
 from hydraft.system.hardware import Gpu, Hardware
 
@@ -38,7 +38,7 @@ def said(*overrides: str) -> tuple[str | None, list[str]]:
         ("kernels=unsloth lora.target_modules=[q_proj,lm_head]", ["lora.target_modules without lm_head"]),
         ("kernels=unsloth kernels.loss=chunked", ["kernels.loss=auto"]),
         ("kernels=unsloth train.compile=true", ["train.compile=false"]),
-        ("kernels=liger lora.target_modules=[q_proj,lm_head]", ["passes by an adapter on lm_head"]),
+        ("kernels=liger lora.target_modules=[q_proj,lm_head]", ["ignores an adapter on lm_head"]),
         ("kernels=liger kernels.loss=chunked", ["kernels.loss=auto"]),
         ("kernels=liger train.compile=true", ["train.compile=false"]),
     ],
