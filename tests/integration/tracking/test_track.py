@@ -150,7 +150,7 @@ def test_what_a_dashboard_cannot_do_is_refused(overrides: list[str], named: str)
     ],
 )
 def test_secrets_stay_here(text: str, shown: str) -> None:
-    assert metadata.less_secrets({"a": [text]}) == {"a": [shown]}
+    assert metadata.redact({"a": [text]}) == {"a": [shown]}
 
 
 def test_wandbs_page_for_a_sweep_is_built_without_a_network(tmp_path: Path) -> None:
