@@ -69,7 +69,7 @@ def test_flash_attention_is_given_the_row_once_with_its_documents(
     for flash in (False, True):
         if flash:
             monkeypatch.setattr(attention, "varlen_attn", recorder)
-            monkeypatch.setattr(attention, "flash_takes", lambda *_: True)
+            monkeypatch.setattr(attention, "flash_supports", lambda *_: True)
         model.zero_grad()
         loss = model(**given).loss
         loss.backward()
@@ -125,9 +125,9 @@ def test_what_flash_attention_takes(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
     tensor: Any = SimpleNamespace(**{**LLAMA, **change})
-    assert attention.flash_takes(tensor, tensor, tensor) is expected
+    assert attention.flash_supports(tensor, tensor, tensor) is expected
     other: Any = SimpleNamespace(**{**LLAMA, "dtype": torch.float32})
-    assert not attention.flash_takes(tensor, other, tensor)
+    assert not attention.flash_supports(tensor, other, tensor)
 
 
 def test_boundaries_are_read_from_the_device_once_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +153,7 @@ def test_on_a_gpu_both_ways_are_the_same_and_no_document_sees_another(size: int)
     tokens, longest = sum(LENGTHS), max(LENGTHS)
     shapes = ((1, HEADS, tokens, size), (1, KEYS, tokens, size), (1, KEYS, tokens, size))
     q, k, v = (torch.randn(shape, device="cuda", dtype=torch.bfloat16).requires_grad_() for shape in shapes)
-    assert attention.flash_takes(q, k, v)
+    assert attention.flash_supports(q, k, v)
     module, weight = torch.nn.Module(), torch.randn(1, tokens, HEADS, size, device="cuda", dtype=torch.bfloat16)
 
     def run(max_length: int | None) -> list[torch.Tensor]:
