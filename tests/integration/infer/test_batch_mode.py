@@ -38,16 +38,16 @@ def test_batched_answers_are_those_of_one_by_one(run: Path, tmp_path: Path) -> N
     """Token for token in fp32, whatever stands beside a prompt."""
     options = InferConfig(run=str(run), max_new_tokens=24)
     loaded = load(find(options), options)
-    speaker = loaded.use()
+    selected = loaded.select()
     read = [records._trained(record, Format.alpaca, "") for record in RECORDS]
-    prompts = [prompt_ids(record.conversation, speaker.tokenizer, speaker.data) for record in read]
+    prompts = [prompt_ids(record.conversation, selected.tokenizer, selected.data) for record in read]
     assert len({len(prompt) for prompt in prompts}) > 3
-    alone = [answer(loaded, speaker, prompt, options) for prompt in prompts]
+    alone = [answer(loaded, selected, prompt, options) for prompt in prompts]
     assert len({tuple(ids) for ids in alone}) > 3
-    assert answers(loaded, speaker, prompts, options) == alone
+    assert answers(loaded, selected, prompts, options) == alone
     with (tmp_path / "said").open("w") as out:
         said = generate(loaded, InferConfig(run="", prompt="回答问题。\n0加一等于几？", max_new_tokens=24), out)
-    assert said == speaker.tokenizer.decode(alone[0], skip_special_tokens=True)
+    assert said == selected.tokenizer.decode(alone[0], skip_special_tokens=True)
     assert (tmp_path / "said").read_text() == said + "\n"
 
 
@@ -71,10 +71,10 @@ def test_a_killed_batch_goes_on_and_loses_and_repeats_nothing(run: Path, asked: 
         file.write('{"bucket": 5, "answers": [{"ind')
     other = run_script("infer.py", *settings, f"output={output}", "seed=1")
     assert other.returncode == 2
-    assert "was begun with another input, model or setting" in other.stderr
+    assert "was started with another input, model or setting" in other.stderr
     again = run_script("infer.py", *settings, f"output={output}")
     assert again.returncode == 0, again.stderr
-    assert f"going on: {2 * before} of {len(RECORDS)} are answered" in again.stdout or before == 6
+    assert f"resuming: {2 * before} of {len(RECORDS)} records are done" in again.stdout or before == 6
     assert output.read_bytes() == whole.read_bytes()
     assert not part.exists()
     lines = [json.loads(line) for line in output.read_text().splitlines()]
@@ -114,12 +114,12 @@ def test_every_form_is_read_with_and_without_answers(
     ("lines", "message"),
     [
         ([], "no records in it"),
-        ([{"text": "a"}], "plain text asks nothing"),
+        ([{"text": "a"}], "plain text has no prompts"),
         ([{"prompt": "a"}, {"instruction": "b"}], "record 1 is prompt and record 2 is alpaca"),
         ([{"prompt": " "}], "record 1: 'prompt' is empty"),
         ([{"prompt": 3}], "record 1: 'prompt' must be text"),
         ([{"prompt": "a", "id": 1}, {"prompt": "b", "id": "1"}], "record 2: has the id of record 1"),
-        ([{"question": "a"}], r"no known form \(its keys: question; known: prompt;"),
+        ([{"question": "a"}], r"unknown format \(its keys: question; known: prompt;"),
         ([["a"]], "record 1: must be an object"),
         ([{"messages": [{"role": "assistant", "content": "a"}]}], "turn 1 is the assistant's"),
     ],

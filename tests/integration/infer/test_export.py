@@ -67,8 +67,8 @@ def elsewhere(merged: Path, alone: Path) -> list[list[int]]:
 def here(options: InferConfig) -> list[int]:
     """The same by infer.py's own loading."""
     loaded = load(find(options), options)
-    speaker = loaded.use()
-    return answer(loaded, speaker, prompt_ids(ask("1加一等于几？"), speaker.tokenizer, speaker.data), options)
+    selected = loaded.select()
+    return answer(loaded, selected, prompt_ids(ask("1加一等于几？"), selected.tokenizer, selected.data), options)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_exports_are_used_without_this_project(tmp_path: Path) -> None:
     unquantised.quant.kind = QuantKind.none
     assert elsewhere(target, alone) == [here(InferConfig(run=str(made), max_new_tokens=16)), here(unquantised)]
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists; name a folder"):
         run(find(options), options)
 
 

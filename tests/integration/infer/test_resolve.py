@@ -55,7 +55,7 @@ def test_an_adapter_of_an_earlier_version_loads_with_a_notice(made: Path, tmp_pa
     shutil.copytree(run / "adapter", alone)
     (source,) = find(use(alone))
     assert source.model.path == str(TINY)
-    assert "nothing was compared" in source.notices[0]
+    assert "the base was not verified" in source.notices[0]
     load([source], use(alone))
 
 
@@ -66,7 +66,7 @@ def test_several_adapters_answer_by_name(made: Path, tmp_path: Path) -> None:
     ids = torch.tensor([[1, 7, 30, 200]])
 
     def says(name: str) -> torch.Tensor:
-        loaded.use(name)
+        loaded.select(name)
         with torch.no_grad():
             return loaded.model(input_ids=ids).logits
 
@@ -110,11 +110,11 @@ def test_what_does_not_belong_together_is_refused(made: Path, tmp_path: Path) ->
         ),
         (use(made, base=str(_pickled(copy("c", TINY), "x.pt", "model.safetensors"))), r"base=.*c: no weights in it"),
         (use(made, base=str(other)), rf"zh/adapter: was trained on tiny .*, and {other} is another model"),
-        (use(made, base=str(tmp_path / "nowhere")), r"its base .*nowhere is not there any more; give base="),
+        (use(made, base=str(tmp_path / "nowhere")), r"its base .*nowhere does not exist any more; give base="),
         (use(TINY, base=str(TINY)), "is a whole model, which needs none"),
-        (use(made, made), "stands in it twice"),
-        (use(made, TINY), "is a whole model; several are adapters of one base"),
-        (use(made, quantised), "quant=none in fp32, quantised with quant=nf4 in fp32: say which"),
+        (use(made, made), "is listed twice"),
+        (use(made, TINY), "is a whole model; only adapters of one base"),
+        (use(made, quantised), "quant=none in fp32, quantised with quant=nf4 in fp32: choose one"),
         (use(made, adapter="nobody"), r"adapter=nobody: not among those of run \(zh\)"),
         (use("owner/name"), "no such folder"),
         (use(tmp_path), "not a run's folder"),
@@ -125,7 +125,9 @@ def test_what_does_not_belong_together_is_refused(made: Path, tmp_path: Path) ->
         with pytest.raises(ConfigError, match=message):
             find(options)
     load(find(use(made, base=str(other), other_base=True)), use(made, other_base=True))
-    with pytest.raises(ConfigError, match=r"does not fit .*tiny: .* has \d+ features there, and 8 in the adapter"):
+    with pytest.raises(
+        ConfigError, match=r"does not fit .*tiny: .* has \d+ features in the base, and 8 in the adapter"
+    ):
         load(find(use(smaller)), use(smaller))
     cut = copy("cut")
     (cut / ADAPTER).write_bytes((cut / ADAPTER).read_bytes()[:-100])

@@ -134,7 +134,7 @@ def test_sigterm_lets_what_runs_finish_and_tells_the_rest(another: Server) -> No
     for thread in threads:
         thread.join(60)
     assert another.end() == 0, another.said()
-    assert "ending: " in another.said() and "Traceback" not in another.said()
+    assert "shutting down: " in another.said() and "Traceback" not in another.said()
     assert len(told) == 40 and not [t for t in told if t.startswith("lost")], Counter(told)
     assert Counter(told)["finished"] >= 4 and all(t == "finished" or "not finished in time" in t for t in told), (
         Counter(told)

@@ -21,7 +21,7 @@ from hydraft.config.serve import ServeConfig
 from hydraft.errors import ConfigError
 from hydraft.infer.serve import attention, multi_lora
 from hydraft.infer.serve.engine import Answer, Engine
-from hydraft.infer.serve.sampler import Batch, Draw, Sampling
+from hydraft.infer.serve.sampler import BatchSampler, RequestSampler, Sampling
 from hydraft.models.quant import bits_and_bytes
 from hydraft.system.source_tree import TINY
 
@@ -49,15 +49,15 @@ def model_of(kind: QuantKind, precision: Precision, *targets: str, **blue: Any) 
     return model.eval()
 
 
-def batch_of(rows: list[str]) -> Batch:
+def batch_of(rows: list[str]) -> BatchSampler:
     """A batch whose rows are tokens of these adapters' requests."""
-    batch = Batch(50, drop=lambda state: None)
-    batch.prepare_tensor_args([request(Draw(Sampling(), name, END)) for name in rows], torch.empty(0))
+    batch = BatchSampler(50, drop=lambda state: None)
+    batch.prepare_tensor_args([request(RequestSampler(Sampling(), name, END)) for name in rows], torch.empty(0))
     return batch
 
 
-def request(draw: Draw) -> Any:
-    state = SimpleNamespace(logit_processor_kwargs={"draw": draw})
+def request(sampler: RequestSampler) -> Any:
+    state = SimpleNamespace(logit_processor_kwargs={"sampler": sampler})
     return SimpleNamespace(state=state, query_length=1, has_new_token=True)
 
 
@@ -165,7 +165,7 @@ def batches(engine: Engine, asked: list[Answer]) -> list[list[int]]:
 
     async def all_at_once() -> list[list[int]]:
         engine.start()
-        engine.ask(asked)
+        engine.submit(asked)
         return await asyncio.gather(*map(tokens, asked))
 
     try:
@@ -200,7 +200,7 @@ def test_likelihoods_are_read_once_a_batch(adapters: list[Path], as_on_a_card: N
     asked = [Answer(prompts()[0], 6, [END], "red", sampling) for sampling in told]
     batches(engine, asked)
     assert {step["reads"] for step in steps if step["calls"]} == {1}
-    assert [{len(likelihood.top) for likelihood in answer.draw.likelihoods} for answer in asked] == [{0}, {3}, {5}]
+    assert [{len(logprob.top) for logprob in answer.draw.logprobs} for answer in asked] == [{0}, {3}, {5}]
 
 
 @pytest.mark.parametrize(
