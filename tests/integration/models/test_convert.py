@@ -123,7 +123,7 @@ def test_a_finished_target_is_skipped_and_another_is_refused(tmp_path: Path, sou
         convert(other, target)
     with (target / "model-00002-of-00003.safetensors").open("r+b") as file:
         file.truncate(100)
-    with pytest.raises(ConfigError, match="not as it was written"):
+    with pytest.raises(ConfigError, match="has changed since it was written"):
         convert(source, target)
     assert leftovers(target) == []
 
@@ -136,7 +136,7 @@ def test_a_target_that_holds_something_else_is_left_alone(tmp_path: Path, source
     target.mkdir()
     (target / "thesis.txt").write_text("years of work")
     for place in (target, target / "thesis.txt", source):
-        with pytest.raises(ConfigError, match="holds something else"):
+        with pytest.raises(ConfigError, match="contains something else"):
             convert(source, place)
     assert contents(target).keys() == {"thesis.txt"}
     assert leftovers(target) == leftovers(source) == []
@@ -168,7 +168,7 @@ def test_the_command_line_ends_with_one_line(
     assert told.count("\n") == 1 and "nowhere" in told and "hf download" in told
     monkeypatch.setattr(conversion, "_finish", interrupt)
     assert main([str(source), str(tmp_path / "other")]) == 130
-    assert "goes on from the last whole shard" in capsys.readouterr().err
+    assert "resumes after the last complete shard" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     assert "ChatGLM2-6B, Baichuan-7B or Baichuan2-7B" in " ".join(capsys.readouterr().out.split())

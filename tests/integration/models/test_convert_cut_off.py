@@ -114,7 +114,7 @@ def test_a_full_disk_leaves_no_target_and_goes_on_with_more_room(
     assert list(small_disk.iterdir()) == []
     usage = shutil.disk_usage(small_disk)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**40))  # it fills up while we write
-    with pytest.raises(ConfigError, match="the disk is full; whole shards are kept"):
+    with pytest.raises(ConfigError, match="the disk is full; complete shards are kept"):
         convert(source, target)
     assert not target.exists()
     kept = sorted(file.name for file in small_disk.glob(".native.converting/*") if "model-" in file.name)

@@ -1,4 +1,4 @@
-"""Kernels that a run cannot have are refused before anything is loaded, by a table that docs/performance.md prints."""
+"""Settings that kernels do not support are refused before anything is loaded, by a table that docs/performance.md prints."""
 
 from pathlib import Path
 

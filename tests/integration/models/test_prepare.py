@@ -176,7 +176,7 @@ def test_another_size_in_the_folder_is_named(tmp_path: Path) -> None:
     [
         (["model=qwen", "model.size=9b"], "model.size=9b: no such size (there are: 2.5-0.5b,"),
         (["model=chatglm2", "model.scale=tiny"], "use model.init=random too"),
-        (["model=auto", "model.path=owner/name", "model.init=random"], "nothing says what shape owner/name has"),
+        (["model=auto", "model.path=owner/name", "model.init=random"], "the shape of owner/name is unknown"),
         (["lora=none", "quant=none", "model.dtype=bf16", "train.precision=fp32"], "model.dtype=bf16 is for weights that are frozen"),
     ],
 )  # fmt: skip

@@ -259,5 +259,5 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="missing"):
         bpe.read(tmp_path / "tokenizer.model")
     (tmp_path / "tokenizer.model").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(ConfigError, match="no SentencePiece model"):
+    with pytest.raises(ConfigError, match="not a SentencePiece model"):
         bpe.read(tmp_path / "tokenizer.model")
