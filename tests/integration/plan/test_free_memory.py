@@ -11,7 +11,7 @@ from conftest import ROOT, config_of
 from hydraft.config import cli
 from hydraft.config.schema import Config
 from hydraft.plan import preflight
-from hydraft.plan.plan import Plan, holds, make_plan, planned_for
+from hydraft.plan.plan import Plan, fits_memory, make_plan, planned_for
 from hydraft.plan.render import announce, report
 from hydraft.system.hardware import Gpu, Hardware
 
@@ -47,11 +47,11 @@ def test_a_card_that_others_use_is_not_all_there() -> None:
     config = config_of(*LLAMA)
     roomy = planned(config, machine(23.5))
     assert (roomy.fits, roomy.gpu_memory, roomy.gpu_taken) == (True, round(23.5 * GIB), 0)
-    assert not any("in use by other processes" in text for text in printed(config, roomy))
+    assert not any("other processes use" in text for text in printed(config, roomy))
     used = planned(config, machine(5))
     assert (used.fits, used.gpu_memory, used.gpu_taken) == (False, 5 * GIB, round(18.5 * GIB))
     for text in printed(config, used):
-        assert "18.5 GiB of 23.5 GiB of a card are in use by other processes" in text
+        assert "other processes use 18.5 GiB of 23.5 GiB of a GPU" in text
     assert planned(config, machine(0)).fits is False  # full, and not of unknown size
     assert used.to_dict()["gpu_memory"] == 5 * GIB
 
@@ -86,8 +86,8 @@ def test_a_card_with_the_machines_memory_shares_it_with_the_process() -> None:
     assert cost is not None
     together = cost.memory.peak + cost.memory.host_peak
     gpu = Gpu("NVIDIA GB10", together, 12.1, 0, unified=True)
-    assert holds(config, cost.memory, Hardware((gpu,), 8, together)) is True
-    assert holds(config, cost.memory, Hardware((gpu,), 8, together - 1)) is False
+    assert fits_memory(config, cost.memory, Hardware((gpu,), 8, together)) is True
+    assert fits_memory(config, cost.memory, Hardware((gpu,), 8, together - 1)) is False
     assert cost.memory.peak < together - 1  # each part would fit alone
 
 

@@ -90,6 +90,6 @@ def test_where_nothing_is_known_it_waits_and_then_is_off() -> None:
 def test_a_plan_says_so_in_a_line() -> None:
     done = run_script("train.py", "mode=plan", "model=llama3", "cluster.gpu_memory=24GiB", "data.max_length=2048")
     line = next(line for line in done.stdout.splitlines() if line.startswith("recomputes"))
-    assert line == "recomputes activations: 57.4 GiB a card without, of 24.0 GiB"
+    assert line == "recomputes activations: 57.4 GiB per GPU without, of 24.0 GiB"
     done = run_script("train.py", "mode=plan", "model=llama3", "cluster.gpu_memory=80GiB", "data.max_length=2048")
     assert "recomputes" not in done.stdout

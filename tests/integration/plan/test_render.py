@@ -10,7 +10,7 @@ from rich.console import Console
 from conftest import ROOT, config_of, run_script
 from hydraft.plan.memory_parts import Parts, size
 from hydraft.plan.plan import Plan, make_plan, planned_for
-from hydraft.plan.render import LOOKS, announce, report
+from hydraft.plan.render import STYLES, announce, report
 from hydraft.plan.token_count import Text
 from hydraft.system.hardware import Gpu, Hardware
 
@@ -32,16 +32,16 @@ def shown(*overrides: str, short: bool = False, refused: tuple[str, ...] = ()) -
 def test_a_plan_has_everything() -> None:
     text, plan = shown("model=llama3", "mode=plan", "cluster.gpu_memory=24GiB", "cluster=1x4", refused=("no cards",))
     for part in (
-        "20,971,520 of 8,030,261,248", "about 120,000 tokens", "of 24.0 GiB", "frozen weights", "main memory a machine",
+        "20,971,520 of 8,030,261,248", "about 120,000 tokens", "of 24.0 GiB", "frozen weights", "main memory per machine",
         "network: each rank sends", "disk:", "fits", "refused here: no cards",
     ):  # fmt: skip
         assert part in text, part
     assert plan.cost is not None
 
 
-def test_every_part_of_memory_has_a_look() -> None:
-    assert list(LOOKS) == list(Parts().to_dict())
-    assert len({glyph for glyph, _, _ in LOOKS.values()}) == len(LOOKS)
+def test_every_part_of_memory_has_a_style() -> None:
+    assert list(STYLES) == list(Parts().to_dict())
+    assert len({glyph for glyph, _, _ in STYLES.values()}) == len(STYLES)
 
 
 @pytest.mark.parametrize("card", [8, 24, 192])

@@ -19,7 +19,7 @@ from hydraft.models.shapes import planned_config
 from hydraft.plan import scoring
 from hydraft.plan.memory import WIDTH
 from hydraft.plan.parameters import Layout, layout, trained
-from hydraft.plan.plan import answering_room, make_plan, planned_for
+from hydraft.plan.plan import generation_memory, make_plan, planned_for
 from hydraft.system.hardware import Gpu, Hardware
 from integration.models.test_loss_scored import examples_of, loaded
 from unit.plan.test_activations import Live
@@ -77,7 +77,7 @@ def test_answers_have_at_once_what_the_plan_says(family: str, precision: str) ->
     with Live() as live, generation.greedy(model.get_base_model()):
         model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, past_key_values=cache)
     assert seen == [1] * NEW
-    room = answering_room(config)
+    room = generation_memory(config)
     assert room is not None
     one = room.answer(PROMPT)
     assert -0.05 <= COUNT * one.total / live.most - 1 <= 0.2
@@ -91,8 +91,8 @@ def test_as_many_answers_at_once_as_take_no_more_than_training() -> None:
     """32 of Llama-3's with 8,192 tokens would have 34 GB of keys and values alone."""
     cards = ["mode=plan", "train.precision=bf16", "train.micro_batch_size=2", "data.eval_max_new_tokens=256"]
 
-    def room_of(*overrides: str) -> scoring.Room:
-        room = answering_room(config_of("model=llama3", *cards, *overrides))
+    def room_of(*overrides: str) -> scoring.GenerationMemory:
+        room = generation_memory(config_of("model=llama3", *cards, *overrides))
         assert room is not None
         return room
 
@@ -156,7 +156,7 @@ def test_it_is_shown_and_written() -> None:
     done = run_script("train.py", *asked)
     assert done.returncode == 0, done.stderr
     assert any(line.startswith("scoring ") for line in done.stdout.splitlines())
-    assert "cache of answers" in done.stdout
+    assert "KV cache" in done.stdout
     done = run_script("train.py", *asked, "data.eval=null")
     assert done.returncode == 0 and "scoring" not in done.stdout
     config = config_of(*asked)

@@ -60,7 +60,7 @@ def test_each_process_of_batch_mode_has_its_card(
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     options = InferConfig(run=str(run))
     done: queue.Queue[object] = queue.Queue()
-    workers._member(rank, 2, find(options)[0], options, queue.Queue(), done)
+    workers._process(rank, 2, find(options)[0], options, queue.Queue(), done)
     assert "Reached" in str(done.get_nowait())
     assert told == [f"cuda:{rank}", "load_base"]
 

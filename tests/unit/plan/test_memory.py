@@ -9,7 +9,7 @@ from hydraft.config.choices import Precision
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
 from hydraft.models.shapes import planned_config
-from hydraft.plan.memory import DRIVER, NCCL, SLACK, Memory, Subject, memory
+from hydraft.plan.memory import DRIVER, NCCL, SLACK, Memory, ModelSize, memory
 from hydraft.plan.network import network
 from hydraft.plan.parameters import layout, trained
 from hydraft.plan.plan import make_plan, planned_for
@@ -23,12 +23,12 @@ REST_8B = 2 * 128256 * 4096 + 65 * 4096
 """Llama-3.1-8B: the weights of linear layers; embedding, head and norms."""
 
 
-def subject(config: Config, labelled: int = 64) -> Subject:
+def subject(config: Config, labelled: int = 64) -> ModelSize:
     native = planned_config(config.model)
     assert native is not None
     known = layout(native)
     assert known is not None
-    return Subject(known, trained(known, config.lora), labelled)
+    return ModelSize(known, trained(known, config.lora), labelled)
 
 
 def priced(*overrides: str, labelled: int = 64) -> Memory:
