@@ -50,7 +50,7 @@ def test_an_adapter_of_an_earlier_version_loads_with_a_notice(made: Path, tmp_pa
     shutil.copytree(made, run)
     (run / "adapter" / base_identity.NAME).unlink()
     (source,) = find(use(run))
-    assert "recorded no hash of its base" in source.notices[0]
+    assert "has no hash of its base" in source.notices[0]
     alone = tmp_path / "alone"  # and one that was trained elsewhere
     shutil.copytree(run / "adapter", alone)
     (source,) = find(use(alone))

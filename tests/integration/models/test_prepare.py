@@ -142,7 +142,7 @@ def test_a_disk_without_room_is_refused_before_a_byte_is_written(cache: Path, mo
         free = 1000
 
     monkeypatch.setattr("shutil.disk_usage", lambda _: Full)
-    with pytest.raises(ConfigError, match=r"GiB of weights need room .*HYDRAFT_CACHE"):
+    with pytest.raises(ConfigError, match=r"GiB of weights do not fit in .*HYDRAFT_CACHE"):
         prepare.native(section("model=chatglm2", "model.init=random"), 0)
     assert made(cache) == []
 
