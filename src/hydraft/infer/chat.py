@@ -43,7 +43,7 @@ class Chat:
         """The turns of user and assistant, without the system turn."""
         self.stopped = False
 
-    def say(self, text: str) -> None:
+    def write(self, text: str) -> None:
         """Print a line."""
         print(text, file=self.out, flush=True)
 
@@ -64,7 +64,7 @@ class Chat:
         if name == "exit":
             return False
         if command is None:
-            self.say(f"/{name}: unknown command; /help lists them")
+            self.write(f"/{name}: unknown command; /help lists them")
         else:
             command(rest.strip())
         return True
@@ -76,12 +76,12 @@ class Chat:
             turns = turns[2:]
             prompt = self._prompt(turns)
         if not self._fits(prompt):
-            self.say(
+            self.write(
                 f"the prompt has {len(prompt):,} tokens, which do not fit the context with an answer of {self.options.max_new_tokens:,}"
             )
             return
         if dropped := (len(self.turns) + 1 - len(turns)) // 2:
-            self.say(f"(the conversation is longer than the context: its first {dropped} questions are left out)")
+            self.write(f"(the conversation is longer than the context: its first {dropped} questions are left out)")
         set_seed(self.options.seed + len(turns) // 2)
         self.stopped = False
         tokenizer = self.selected.tokenizer
@@ -116,35 +116,35 @@ class Chat:
             signal.signal(signal.SIGINT, before)
 
     def _do_help(self, _: str) -> None:
-        self.say(HELP)
+        self.write(HELP)
 
     def _do_reset(self, _: str) -> None:
         self.turns = []
-        self.say("a new conversation")
+        self.write("a new conversation")
 
     def _do_system(self, text: str) -> None:
         self.system, self.turns = text or None, []
-        self.say(
+        self.write(
             f"a new conversation, with the system turn: {text}" if text else "a new conversation, without a system turn"
         )
 
     def _do_adapter(self, name: str) -> None:
         if not name:
-            self.say(", ".join(self.loaded.sources))
+            self.write(", ".join(self.loaded.sources))
             return
         try:
             self.selected = self.loaded.select(name)
         except ConfigError as error:
-            self.say(str(error))
+            self.write(str(error))
             return
-        self.say(f"now using {name}")
+        self.write(f"now using {name}")
 
     def _do_save(self, name: str) -> None:
         file = Path(name).expanduser()
         if file.suffix != ".jsonl":
-            self.say("/save FILE: the name must end in .jsonl")
+            self.write("/save FILE: the name must end in .jsonl")
         elif not self.turns:
-            self.say("the conversation is empty")
+            self.write("the conversation is empty")
         else:
             ahead = [Turn("system", self.system)] if self.system else []
             record = {"messages": [{"role": turn.role, "content": turn.content} for turn in [*ahead, *self.turns]]}
@@ -152,15 +152,15 @@ class Chat:
                 with file.open("a", encoding="utf-8") as stream:
                     stream.write(json.dumps(record, ensure_ascii=False) + "\n")
             except OSError as error:
-                self.say(f"{file}: {error.strerror}")
+                self.write(f"{file}: {error.strerror}")
             else:
-                self.say(f"{file}: {len(self.turns) // 2} questions and answers added")
+                self.write(f"{file}: {len(self.turns) // 2} questions and answers added")
 
 
 def run(sources: list[Source], options: InferConfig) -> None:
     """Chat in the terminal until /exit or Ctrl-D."""
     chat = Chat(load(sources, options), options, sys.stdout)
-    chat.say(f"{chat.selected.source.name}: /help lists the commands")
+    chat.write(f"{chat.selected.source.name}: /help lists the commands")
     session: PromptSession[str] = PromptSession(multiline=True, key_bindings=_keys(), prompt_continuation="  ")
     while True:
         try:
@@ -169,7 +169,7 @@ def run(sources: list[Source], options: InferConfig) -> None:
         except EOFError:
             return
         except KeyboardInterrupt:
-            chat.say("(Ctrl-D or /exit exits)")
+            chat.write("(Ctrl-D or /exit exits)")
 
 
 def _keys() -> KeyBindings:

@@ -116,12 +116,12 @@ def device_of(name: str) -> torch.device:
     Raises:
         ConfigError: there is no such GPU.
     """
-    cards = torch.cuda.device_count()
+    gpus = torch.cuda.device_count()
     if name == "auto":
-        return torch.device("cuda", 0) if cards else torch.device("cpu")
+        return torch.device("cuda", 0) if gpus else torch.device("cpu")
     device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= cards:
-        raise ConfigError(f"device={name}: {cards} CUDA devices were found; use device=cpu")
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise ConfigError(f"device={name}: {gpus} CUDA devices were found; use device=cpu")
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 

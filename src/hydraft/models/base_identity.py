@@ -18,7 +18,7 @@ VOLATILE = ("transformers_version", "_name_or_path", "use_cache")
 
 
 def of(config: Config) -> dict[str, Any]:
-    """The contents of hydraft.json beside an adapter or a trained model: its base, and the settings that its prompts need."""
+    """The contents of hydraft.json in the folder of an adapter or a trained model: its base, and the settings that its prompts need."""
     model = plain(config.model)
     return {
         "hydraft": __version__,

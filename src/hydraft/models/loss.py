@@ -10,13 +10,13 @@ from hydraft.models.families.registry import has_plain_head, plain_heads
 
 ROWS = 512
 """The most trained tokens of a chunk. Each chunk reads the whole head, so it must be large enough: ``python
-bench/loss.py --rows 32`` finds chunks a quarter slower than the whole, and a card of the H100 class, with some 300 operations for each
+bench/loss.py --rows 32`` finds such chunks a quarter slower than no chunks, and a GPU of the H100 class, with some 300 operations for each
 byte that it reads, is bound by arithmetic from about 300 rows on (by its data sheet, not measured)."""
 
 LEAST_VOCABULARY = 32_000
 """The smallest vocabulary for which ``auto`` uses chunks. ``bench/loss.py``, on a CPU: from here on chunks take 0.91 to 0.98 of the time and 0.09 to 0.68 of the
 memory. Below it they are no slower there, but there is little memory to save, and the small kernels of a small vocabulary are not measured
-on a card."""
+on a GPU."""
 
 
 def trains_head(config: Config) -> bool:

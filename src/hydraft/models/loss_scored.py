@@ -57,7 +57,7 @@ class _Trained(NamedTuple):
 
 
 def _at_head(model: Any, inner: Any, inputs: dict[str, torch.Tensor], trained: _Trained, chunks: int) -> torch.Tensor:
-    """The loss of a model whose logits are the head's output alone: computed in the head, which returns no logits."""
+    """The loss of a model whose logits are only the head's output: computed in the head, which returns no logits."""
     head: torch.nn.Module = inner.get_output_embeddings()
     original: Callable[[torch.Tensor], torch.Tensor] = head.forward
     found: list[torch.Tensor] = []

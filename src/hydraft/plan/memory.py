@@ -134,7 +134,7 @@ def _frozen(config: Config, layout: Layout, learns: Trained, on_gpu: bool) -> _F
         trained_base = sum(learns.base) * width
         return _Frozen(sum(map(sum, pairs)) - trained_base, 0, 0)
     ranks, offloads = config.world_size, config.zero.offload_param is not Offload.none
-    device = sum(beside for _, beside in pairs)  # constants are not parameters: every rank has all of them
+    device = sum(constant for _, constant in pairs)  # constants are not parameters: every rank has all of them
     host, large = 0, []
     for size, _ in pairs:
         shard = -(-size // (width * ranks)) * width

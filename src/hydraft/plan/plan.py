@@ -111,11 +111,11 @@ def make_plan(config: Config, records: int, machine: Hardware | None = None, tex
                 price=lambda changed: memory(changed, subject, bool(machine.gpus)),
                 fits=lambda changed, cost: fits_memory(changed, cost, machine) is True,
             )
-    card = smallest(config, machine)
+    gpu = smallest_gpu(config, machine)
     return Plan(
         records, config.global_batch_size, steps_per_epoch, steps, steps / steps_per_epoch,
-        text.tokens if text else None, labelled, None if card is None else card.available, machine.memory, cost, without, fits,
-        change, 0 if card is None else card.taken,
+        text.tokens if text else None, labelled, None if gpu is None else gpu.available, machine.memory, cost, without, fits,
+        change, 0 if gpu is None else gpu.taken,
     )  # fmt: skip
 
 
@@ -131,17 +131,17 @@ def price(config: Config, subject: ModelSize, machine: Hardware) -> Cost:
 
 def fits_memory(config: Config, cost: Memory, machine: Hardware) -> bool | None:
     """Whether each GPU and each machine has enough memory; None if neither is known."""
-    card, ranks = smallest(config, machine), config.cluster.ranks_per_node
+    gpu, ranks = smallest_gpu(config, machine), config.cluster.ranks_per_node
     verdicts = []
-    if card is not None and card.available:
-        verdicts.append(cost.peak <= card.available)
+    if gpu is not None and gpu.available:
+        verdicts.append(cost.peak <= gpu.available)
     if machine.memory:
-        shared = cost.peak if card is not None and card.unified else 0
+        shared = cost.peak if gpu is not None and gpu.unified else 0
         verdicts.append((cost.host_peak + shared) * ranks <= machine.memory)
     return all(verdicts) if verdicts else None
 
 
-def smallest(config: Config, machine: Hardware) -> Gpu | None:
+def smallest_gpu(config: Config, machine: Hardware) -> Gpu | None:
     """The GPU with the least available memory among those that a machine's ranks use; None without GPUs."""
     taken = machine.gpus[: max(1, config.cluster.ranks_per_node)]
     return min(taken, key=lambda gpu: gpu.available, default=None)
@@ -177,8 +177,8 @@ def planned_for(config: Config, here: Hardware | None) -> Hardware:
     capability = min((gpu.compute_capability for gpu in here.gpus), default=UNKNOWN_GPU.compute_capability)
     if config.cluster.gpu_memory is not None:
         size = parse_memory(config.cluster.gpu_memory, "cluster.gpu_memory")
-        cards = (Gpu(config.cluster.gpu_memory, size, capability),) * max(1, config.cluster.ranks_per_node)
-        return dataclasses.replace(here, gpus=cards, memory=here.memory if here.gpus else 0)
+        gpus = (Gpu(config.cluster.gpu_memory, size, capability),) * max(1, config.cluster.ranks_per_node)
+        return dataclasses.replace(here, gpus=gpus, memory=here.memory if here.gpus else 0)
     if not here.gpus and rules.refused_here(config, here):
         return dataclasses.replace(here, gpus=(UNKNOWN_GPU,) * max(1, config.cluster.ranks_per_node), memory=0)
     return here

@@ -96,8 +96,8 @@ def verdict(plan: Plan) -> str:
         return (
             "does not fit, not even with the changes that were tried (batch, recomputation, quant, zero, GPUs, length)"
         )
-    change, cards = plan.change, plan.gpu_memory is not None
-    held = f"{size(change.peak)} per GPU, " if cards else ""
+    change, on_gpu = plan.change, plan.gpu_memory is not None
+    held = f"{size(change.peak)} per GPU, " if on_gpu else ""
     held += f"{size(change.host_peak)} of main memory per rank"
     slower = f"; a step takes about {change.slowdown:.1f} times as long" if change.slowdown > 1 else ""
     return f"does not fit; the cheapest change: {' '.join(change.overrides)} ({held}{slower})"

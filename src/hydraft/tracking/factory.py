@@ -1,7 +1,7 @@
 """Makes the dashboard client that ``tracker=`` selects, on global rank 0 only: one dashboard run per training run. No torch.
 
 A tracker logs what metrics.jsonl gets, held-out scores included, and the objective at the end. The Trainer's own callbacks are
-not used: they would log the training loss alone, and start a second dashboard run on resume.
+not used: they would log only the training loss, and start a second dashboard run on resume.
 """
 
 from importlib import import_module

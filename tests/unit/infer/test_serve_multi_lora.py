@@ -192,7 +192,7 @@ def test_a_batch_waits_for_nothing_between_its_making_and_its_tokens(adapters: l
     assert max(step["tensors of lists"] for step in steps[-4:]) <= 4, "copies a layer"
 
 
-def test_likelihoods_are_read_once_a_batch(adapters: list[Path], as_on_a_card: None) -> None:
+def test_logprobs_are_copied_once_per_batch(adapters: list[Path], as_on_a_card: None) -> None:
     steps: list[Counter[str]] = []
     engine = Engine(adapted(adapters), 3072, ServeConfig(max_running=12, cache_tokens=4096))
     watched(engine, steps)
@@ -200,7 +200,7 @@ def test_likelihoods_are_read_once_a_batch(adapters: list[Path], as_on_a_card: N
     asked = [Answer(prompts()[0], 6, [END], "red", sampling) for sampling in told]
     batches(engine, asked)
     assert {step["reads"] for step in steps if step["calls"]} == {1}
-    assert [{len(logprob.top) for logprob in answer.draw.logprobs} for answer in asked] == [{0}, {3}, {5}]
+    assert [{len(logprob.top) for logprob in answer.sampler.logprobs} for answer in asked] == [{0}, {3}, {5}]
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,9 @@ def run(sources: list[Source], options: InferConfig) -> None:
     """Answer ``input`` and write ``output``."""
     output = Path(str(options.output)).expanduser()
     records = read(str(options.input), options.format, options.system)
-    cards, count = len(detect().gpus), options.cluster.ranks_per_node
-    if cards and options.device != "cpu" and count > cards:
-        raise ConfigError(f"cluster=1x{count} needs {count} GPUs and {cards} were found: use cluster=1x{cards}")
+    gpus, count = len(detect().gpus), options.cluster.ranks_per_node
+    if gpus and options.device != "cpu" and count > gpus:
+        raise ConfigError(f"cluster=1x{count} needs {count} GPUs and {gpus} were found: use cluster=1x{gpus}")
     source = next(s for s in sources if options.adapter in (None, s.name))
     try:
         journal = Journal(output, _key(records, source, options))
@@ -65,18 +65,18 @@ def _run(
     prompts = [prompt_ids(record.conversation, tokenizer, data) for record in records]
     made = buckets(prompts, options.batch_size)
     left = [bucket for bucket in made if bucket[0] not in journal.done]
-    began, tokens = time.perf_counter(), 0
+    started, tokens = time.perf_counter(), 0
     screen.phase("generating", len(records))
     if journal.done:
-        there = sum(map(len, journal.done.values()))
-        screen.say(f"resuming: {there:,} of {len(records):,} records are done")
-        screen.advance(there)
+        done = sum(map(len, journal.done.values()))
+        screen.say(f"resuming: {done:,} of {len(records):,} records are done")
+        screen.advance(done)
     from hydraft.infer.batch.workers import work
 
     for number, answers in work(left, loaded, source, options, count):
         journal.add(number, answers)
         tokens += sum(answer["tokens"] for answer in answers)
-        speed = tokens / (time.perf_counter() - began)
+        speed = tokens / (time.perf_counter() - started)
         screen.advance(len(answers), f"{speed:,.0f} tokens/s", line=True)
     _finish(source, options, records, journal, screen)
 

@@ -98,9 +98,9 @@ def _bytes(section: ModelConfig, precision: Precision) -> int:
 
 def _prompts(source: Source, selected: LoadedSource) -> list[list[int]]:
     """The prompts as ids, and those of the run's probe."""
-    asked = [prompt_ids(ask(question), selected.tokenizer, selected.data) for question in PROMPTS]
+    prompts = [prompt_ids(ask(prompt), selected.tokenizer, selected.data) for prompt in PROMPTS]
     probe = source.folder / "probe.json"
-    return [*asked, json.loads(probe.read_text())["input_ids"]] if probe.is_file() else asked
+    return [*prompts, json.loads(probe.read_text())["input_ids"]] if probe.is_file() else prompts
 
 
 def _write_native(model: PreTrainedModel, selected: LoadedSource, folder: Path) -> None:

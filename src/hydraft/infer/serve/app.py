@@ -274,7 +274,7 @@ class CompletionHandler:
                     self.metrics.written.labels(model.name).inc(len(chunk.tokens))
                     if chunk.finish:
                         left -= 1
-                        self.metrics.whole.observe(time.monotonic() - answer.submitted_at)
+                        self.metrics.duration.observe(time.monotonic() - answer.submitted_at)
                     yield index, chunk
         except GenerationFailed:
             left = 0

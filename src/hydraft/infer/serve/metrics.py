@@ -23,7 +23,7 @@ class Metrics:
         self.first = Histogram(
             "hydraft_first_token_seconds", "From request to first token", buckets=SECONDS, registry=self.registry
         )
-        self.whole = Histogram(
+        self.duration = Histogram(
             "hydraft_answer_seconds", "From request to last token", buckets=SECONDS, registry=self.registry
         )
         for name, description, value in (

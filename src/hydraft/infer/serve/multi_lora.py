@@ -54,12 +54,12 @@ def check(model: PreTrainedModel | peft.PeftModel) -> None:
                 f"run: the adapter {name} starts in the middle of a prompt (alora_invocation_tokens), which mode=serve does "
                 "not support: use mode=batch"
             )
-    whole = next(
+    unsupported = next(
         (layer for layer in model.modules() if isinstance(layer, (ParamWrapper, MultiheadAttention, _ConvNd))), None
     )
-    if whole is not None:
+    if unsupported is not None:
         raise ConfigError(
-            f"run: an adapter is on a layer whose rows are not tokens (peft's {type(whole).__name__}: target_parameters, "
+            f"run: an adapter is on a layer whose rows are not tokens (peft's {type(unsupported).__name__}: target_parameters, "
             "convolutions): merge it with mode=export and serve the merged model"
         )
 

@@ -120,7 +120,7 @@ class ResponseBuilder:
         return self._event({"delta": {"role": "assistant", "content": ""}}, index, None, None) if self.chat else ""
 
     def events(self, index: int, chunk: Chunk) -> str:
-        """The events of a chunk; in a chat the finish reason is an event of its own, as in OpenAI's API."""
+        """The events of a chunk; in a chat the finish reason is a separate event, as in OpenAI's API."""
         logprobs = self._logprobs(index, chunk.tokens, chunk.logprobs)
         if not self.chat:
             return self._event({"text": chunk.text}, index, chunk.finish, logprobs)

@@ -92,7 +92,7 @@ def refuse(config: Mapping[str, Any], folder: Path) -> None:
     Raises:
         ConfigError: the message has the difference.
     """
-    # The 13B models have no rotary positions, and so no table of them: only model_max_length stands in their config.
+    # The 13B models have no rotary positions, and so no table of them: their config has model_max_length only.
     if "max_position_embeddings" not in config:
         raise ConfigError(
             f"{folder}: Baichuan 13B uses ALiBi (no max_position_embeddings in config.json), "
@@ -112,8 +112,8 @@ def refuse(config: Mapping[str, Any], folder: Path) -> None:
 
 
 def _is_baichuan2(config: Mapping[str, Any]) -> bool:
-    """Whether this is Baichuan2. A config without weights can only be told by the published class names, which differ in the case
-    of one letter."""
+    """Whether this is Baichuan2. Only the published class names, which differ in the case of one letter, identify a config
+    without weights."""
     architecture = (config.get("architectures") or [None])[0]
     if architecture not in ("BaiChuanForCausalLM", "BaichuanForCausalLM"):
         raise ConfigError(

@@ -15,18 +15,18 @@ PUBLISHED: tuple[PublishedFamily, ...] = (chatglm2, baichuan)
 
 
 def native_family(model_type: str) -> Family | None:
-    """The family of a native ``model_type``; None if it has no entry."""
+    """The family of a native ``model_type``; None without a ``Family``."""
     return FAMILIES.get(model_type)
 
 
 def has_plain_head(model_type: str) -> bool:
-    """Whether the logits of a ``model_type`` are the head's output alone; False if it has no entry."""
+    """Whether the logits of a ``model_type`` are only the head's output; False without a ``Family``."""
     family = native_family(model_type)
     return family is not None and family.plain_head
 
 
 def plain_heads() -> list[str]:
-    """The model types whose logits are the head's output alone."""
+    """The model types whose logits are only the head's output."""
     return [model_type for model_type, family in FAMILIES.items() if family.plain_head]
 
 
