@@ -1,4 +1,4 @@
-"""A file of prompts: the same answers as one by one, in the input's order, once each, whatever kills it."""
+"""A file of prompts: the same answers as for single prompts, in the input's order, once each, also after a kill."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def asked(tmp_path: Path) -> Path:
     return file
 
 
-def test_batched_answers_are_those_of_one_by_one(run: Path, tmp_path: Path) -> None:
+def test_batched_answers_equal_single_ones(run: Path, tmp_path: Path) -> None:
     """Token for token in fp32, whatever stands beside a prompt."""
     options = InferConfig(run=str(run), max_new_tokens=24)
     loaded = load(find(options), options)
@@ -51,7 +51,7 @@ def test_batched_answers_are_those_of_one_by_one(run: Path, tmp_path: Path) -> N
     assert (tmp_path / "said").read_text() == said + "\n"
 
 
-def test_a_killed_batch_goes_on_and_loses_and_repeats_nothing(run: Path, asked: Path, tmp_path: Path) -> None:
+def test_a_killed_batch_resumes_without_loss_or_repetition(run: Path, asked: Path, tmp_path: Path) -> None:
     """Two processes, SIGKILL, half a line; then one process. The file is that of a run that was never killed."""
     settings = ["mode=batch", f"run={run}", f"input={asked}", f"max_new_tokens={LENGTH}", "batch_size=2"]
     whole, output = tmp_path / "whole.jsonl", tmp_path / "answers.jsonl"
@@ -98,7 +98,7 @@ def test_a_killed_batch_goes_on_and_loses_and_repeats_nothing(run: Path, asked: 
         ([{"conversations": [{"from": "human", "value": "问"}]}], "问", None),
     ],
 )
-def test_every_form_is_read_with_and_without_answers(
+def test_every_format_is_read_with_and_without_answers(
     lines: list[dict[str, object]], last: str, reference: str | None, tmp_path: Path
 ) -> None:
     file = tmp_path / "in.jsonl"
@@ -124,7 +124,7 @@ def test_every_form_is_read_with_and_without_answers(
         ([{"messages": [{"role": "assistant", "content": "a"}]}], "turn 1 is the assistant's"),
     ],
 )
-def test_what_cannot_be_asked_is_named(lines: list[object], message: str, tmp_path: Path) -> None:
+def test_invalid_records_are_refused(lines: list[object], message: str, tmp_path: Path) -> None:
     file = tmp_path / "in.jsonl"
     file.write_text("\n".join(json.dumps(line) for line in lines))
     with pytest.raises(ConfigError, match=message):

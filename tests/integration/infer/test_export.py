@@ -1,4 +1,4 @@
-"""What is exported: near what was trained, loaded without this project, whole or not there; and ChatGLM2's way back."""
+"""Exports: close to the trained model, usable without this project, complete or absent; and ChatGLM2's published layout."""
 
 import json
 import os
@@ -128,7 +128,7 @@ def test_exports_are_used_without_this_project(tmp_path: Path) -> None:
         run(find(options), options)
 
 
-def test_a_killed_export_leaves_nothing_and_is_cleared_away_by_the_next(tmp_path: Path) -> None:
+def test_a_killed_export_leaves_no_target_and_the_next_removes_its_files(tmp_path: Path) -> None:
     made = adapter(tmp_path / "run", "quant=none")
     target = tmp_path / "out"
     arguments = ["mode=export", f"run={made}", f"output={target}"]
@@ -143,7 +143,7 @@ def test_a_killed_export_leaves_nothing_and_is_cleared_away_by_the_next(tmp_path
     assert list(tmp_path.glob(".out.*")) == []
 
 
-def test_a_full_disk_is_seen_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = adapter(tmp_path / "run", "quant=none")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2**30, 2**30, 2**20))
     options = InferConfig(run=str(made), output=str(tmp_path / "out"))

@@ -1,4 +1,4 @@
-"""What run= means, and what is refused: code, pickles, and adapters that do not belong to their base."""
+"""How run= is resolved, and what is refused: remote code, pickles, and adapters that do not fit their base."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def use(*places: Any, **settings: Any) -> InferConfig:
     return InferConfig(run=str(places[0]) if len(places) == 1 else [str(place) for place in places], **settings)
 
 
-def test_a_run_an_adapter_a_checkpoint_and_a_model_are_told_apart(made: Path, tmp_path: Path) -> None:
+def test_a_run_an_adapter_a_checkpoint_and_a_model_are_distinguished(made: Path, tmp_path: Path) -> None:
     checkpoint = made / "checkpoints/step-000100"
     shutil.copytree(made / "adapter", checkpoint)
     moved = tmp_path / "moved"
@@ -59,7 +59,7 @@ def test_an_adapter_of_an_earlier_version_loads_with_a_notice(made: Path, tmp_pa
     load([source], use(alone))
 
 
-def test_several_adapters_answer_by_name(made: Path, tmp_path: Path) -> None:
+def test_adapters_are_selected_by_name(made: Path, tmp_path: Path) -> None:
     other = adapter(tmp_path / "en", "quant=none", seed=1)
     options = use(made, other)
     loaded = load(find(options), options)
@@ -84,7 +84,7 @@ def _pickled(folder: Path, name: str, gone: str) -> Path:
     return folder
 
 
-def test_what_does_not_belong_together_is_refused(made: Path, tmp_path: Path) -> None:
+def test_sources_that_do_not_fit_are_refused(made: Path, tmp_path: Path) -> None:
     def copy(name: str, source: Path = made / "adapter") -> Path:
         return Path(shutil.copytree(source, tmp_path / name))
 
@@ -135,7 +135,7 @@ def test_what_does_not_belong_together_is_refused(made: Path, tmp_path: Path) ->
         load(find(use(cut)), use(cut))
 
 
-def test_code_that_a_run_trusted_is_not_run_unasked(made: Path, tmp_path: Path) -> None:
+def test_remote_code_of_a_run_needs_trust_on_the_command_line(made: Path, tmp_path: Path) -> None:
     run = tmp_path / "theirs"
     shutil.copytree(made, run)
     origin = json.loads((run / "adapter" / base_identity.NAME).read_text())

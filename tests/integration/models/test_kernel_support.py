@@ -43,7 +43,7 @@ def said(*overrides: str) -> tuple[str | None, list[str]]:
         ("kernels=liger train.compile=true", ["train.compile=false"]),
     ],
 )
-def test_what_kernels_cannot_do_is_refused_with_an_alternative(overrides: str, words: list[str]) -> None:
+def test_unsupported_settings_of_kernels_are_refused_with_an_alternative(overrides: str, words: list[str]) -> None:
     reason, _ = said(*overrides.split())
     assert reason is not None
     assert reason.startswith(f"kernels={overrides.split()[0].removeprefix('kernels=')}: ")
@@ -57,7 +57,7 @@ def test_what_kernels_cannot_do_is_refused_with_an_alternative(overrides: str, w
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", ["liger", "unsloth"])
-def test_the_rest_is_not(kind: str, overrides: str) -> None:
+def test_supported_settings_are_not_refused(kind: str, overrides: str) -> None:
     assert said(f"kernels={kind}", *overrides.split())[0] is None
 
 
@@ -69,7 +69,7 @@ def test_a_family_without_kernels_is_refused(tmp_path: Path) -> None:
         assert "gpt2" in reason
 
 
-def test_what_is_no_faster_is_noted() -> None:
+def test_settings_that_are_no_faster_are_noted() -> None:
     refused, notes = said("kernels=unsloth", "lora=dora", "train.precision=bf16")
     assert refused is None
     assert notes == ["kernels=unsloth: DoRA's layers are not fused"]
@@ -95,7 +95,7 @@ def test_a_run_is_refused_with_code_2() -> None:
     assert run.stderr.startswith("train.py: kernels=unsloth: its kernels read weights that ZeRO-3 has not gathered")
 
 
-def test_a_plan_proposes_nothing_that_the_kernels_cannot_do() -> None:
+def test_a_plan_suggests_nothing_that_the_kernels_do_not_support() -> None:
     config = config_of(
         "kernels=unsloth", "model=llama3", "mode=plan", "cluster.gpu_memory=8GiB", "train.precision=bf16", "data.max_length=2048"
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""4-bit layers that ZeRO-3 can free: bitsandbytes' own results to the bit, and no weight that outlives its use."""
+"""4-bit layers that ZeRO-3 can free: bit-equal to bitsandbytes, and no weight stays in memory after its use."""
 
 import copy
 from importlib import import_module
@@ -62,7 +62,7 @@ def test_no_weight_outlives_its_forward_pass() -> None:
 
 
 @pytest.mark.slow
-def test_nor_does_one_that_is_not_quantised() -> None:
+def test_no_unquantised_weight_does_either() -> None:
     for case, seen in zip(PLAIN, run(PLAIN), strict=True):
         assert seen["sharded"]["alive"] == [0, 0], case
 
@@ -109,7 +109,7 @@ def test_the_same_bits_as_bitsandbytes(bias: bool, double: bool, dtype: torch.dt
             compare(layer(bias, double, dtype), torch.randn(shape, dtype=given))
 
 
-def test_a_layer_whose_input_needs_no_gradient_keeps_nothing() -> None:
+def test_a_layer_whose_input_needs_no_gradient_saves_nothing() -> None:
     plain = layer(False, True, torch.float32)
     make_weights_releasable(plain)
     assert plain(torch.randn(2, 128)).grad_fn is None

@@ -1,4 +1,4 @@
-"""Models that have to be made first: converted or drawn at random, once, into the cache."""
+"""Models that are made in the cache on first use: converted, or of random weights."""
 
 import json
 from pathlib import Path

@@ -69,7 +69,7 @@ def test_a_run_on_cpus_is_held_against_main_memory() -> None:
     assert plan.gpu_memory is None
 
 
-def test_what_is_not_known_is_not_planned() -> None:
+def test_an_unknown_model_is_not_planned() -> None:
     text, plan = shown("model=auto", "model.path=owner/unheard-of")
     assert plan.cost is None
     assert "memory is not planned" in text
@@ -130,7 +130,7 @@ def test_a_plan_needs_no_torch() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_cards_of_this_machine_are_planned_for_without_asking() -> None:
+def test_gpus_of_this_machine_are_planned_for_by_default() -> None:
     config = config_of("model=llama3")
     machine = Hardware(gpus=(Gpu("card", 24 * 2**30, 8.6),), cpus=8, memory=64 * 2**30)
     assert make_plan(config, 1000, planned_for(config, machine)).gpu_memory == 24 * 2**30

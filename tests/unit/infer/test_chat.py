@@ -1,4 +1,4 @@
-"""The talk in a terminal: a real one (a pty), keys as a person types them."""
+"""The chat in a real terminal (a pty), with keys as a user types them."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Tokens to text, piece by piece."""
+"""Incremental detokenization and stop sequences."""
 
 import random
 
@@ -9,7 +9,7 @@ from hydraft.infer.serve.detokenize import StopFilter, StreamDecoder
 from hydraft.system.source_tree import TINY
 
 
-def test_pieces_are_the_whole_text_and_never_half_a_character() -> None:
+def test_the_parts_are_the_whole_text_and_never_half_a_character() -> None:
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     texts = [
         "你好，世界！👩‍👩‍👧 café ﷽ 🇨🇳",
@@ -24,7 +24,7 @@ def test_pieces_are_the_whole_text_and_never_half_a_character() -> None:
         assert not any("�" in piece for piece in told), told
 
 
-def test_bytes_that_are_no_text_hold_nothing_up() -> None:
+def test_invalid_bytes_do_not_delay_text() -> None:
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     generator = random.Random(0)
     for _ in range(50):
@@ -36,7 +36,7 @@ def test_bytes_that_are_no_text_hold_nothing_up() -> None:
 
 
 @pytest.mark.parametrize("stop", ["。", "世界", "\n\nuser", "aab"])
-def test_a_stop_sequence_is_met_wherever_its_pieces_are_cut(stop: str) -> None:
+def test_a_stop_sequence_is_found_however_it_is_split(stop: str) -> None:
     text = f"aaa你好世{stop[:-1]}x{stop}后面"
     for cut in range(len(text) + 1):
         for second in range(cut, len(text) + 1):
@@ -47,7 +47,7 @@ def test_a_stop_sequence_is_met_wherever_its_pieces_are_cut(stop: str) -> None:
             assert stops.found and shown == text[: text.index(stop)], (cut, second)
 
 
-def test_what_only_began_like_a_stop_sequence_is_shown_at_the_end() -> None:
+def test_the_start_of_a_stop_sequence_is_returned_at_the_end() -> None:
     stops = StopFilter(["END"])
     assert stops.add("fin EN") + stops.add("") == "fin "
     assert stops.end() == "EN" and not stops.found

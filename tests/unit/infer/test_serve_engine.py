@@ -1,4 +1,4 @@
-"""The engine: one batch for all, as if each were alone."""
+"""The engine: answers in a shared batch equal those of single requests."""
 
 import asyncio
 from pathlib import Path
@@ -50,7 +50,7 @@ async def tokens(answer: Answer) -> list[int]:
     return [token async for new in answer.chunks() for token in new]
 
 
-def test_greedy_answers_in_one_batch_are_those_of_generate_token_for_token(adapters: list[Path]) -> None:
+def test_greedy_answers_in_one_batch_equal_those_of_generate(adapters: list[Path]) -> None:
     model = adapted(adapters)
     alone: dict[tuple[str, int], list[int]] = {}
     settings = GenerationConfig(do_sample=False, max_new_tokens=24, eos_token_id=END, pad_token_id=0)
@@ -83,7 +83,7 @@ def test_greedy_answers_in_one_batch_are_those_of_generate_token_for_token(adapt
         engine.stop()
 
 
-def test_slots_of_those_who_leave_come_back_and_no_one_waits_for_ever() -> None:
+def test_slots_of_cancelled_answers_are_freed_and_no_answer_waits_for_ever() -> None:
     model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32).eval()
     engine = Engine(model, 3072, ServeConfig(max_running=2, max_waiting=3, batch_tokens=16, cache_tokens=1024))
     prompt = prompts()[0]
@@ -132,7 +132,7 @@ def test_slots_of_those_who_leave_come_back_and_no_one_waits_for_ever() -> None:
     wait_for(lambda: not engine.alive, 5, "the thread's end")
 
 
-def test_a_model_that_fails_is_told_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_the_model_is_reported_to_all_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32).eval()
     engine = Engine(model, 3072, ServeConfig(max_running=1, cache_tokens=1024))
     prompt = prompts()[0]
@@ -165,7 +165,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_blocks_are_as_long_as_the_attention_needs_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_block_size_is_that_of_the_attention(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Flash attention decodes from blocks whose length is a multiple of 256 alone. Its kernels need a card; sdpa stands in."""
     model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32).eval()
     prompt, settings = (
@@ -211,7 +211,7 @@ def test_blocks_are_as_long_as_the_attention_needs_them(name: str, monkeypatch: 
         ({"device": "cpu"}, attention.NAME),
     ],
 )
-def test_flash_attention_is_taken_where_it_works(
+def test_flash_attention_is_used_if_supported(
     change: dict[str, Any], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_ = {"installed": True, "dtype": torch.bfloat16, "capability": (8, 0), "head": 128, "supported": True, "device": "cuda:1"} | change  # fmt: skip

@@ -1,4 +1,4 @@
-"""How tokens are chosen: by a request's own settings, whatever runs beside it."""
+"""Sampling depends on a request's own settings only, whatever else is in the batch."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +28,7 @@ def sampler(**settings: Any) -> RequestSampler:
     return RequestSampler(Sampling(**settings), "__base__", END)
 
 
-def test_a_seed_gives_the_same_tokens_alone_and_in_company() -> None:
+def test_a_seed_gives_the_same_tokens_alone_and_in_a_batch() -> None:
     torch.manual_seed(0)
     steps = torch.randn(20, V)
     for settings in ({}, {"top_p": 0.8}, {"temperature": 1.7, "frequency_penalty": 0.5}):
@@ -42,7 +42,7 @@ def test_a_seed_gives_the_same_tokens_alone_and_in_company() -> None:
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.7, 0.3, 0.0])
-def test_tokens_come_as_often_as_they_are_likely(top_p: float) -> None:
+def test_tokens_are_sampled_with_their_probabilities(top_p: float) -> None:
     probabilities = torch.tensor([0.05, 0.4, 0.25, 0.0, 0.3])
     kept = {1.0: [0, 1, 2, 4], 0.7: [1, 4], 0.3: [1], 0.0: [1]}[top_p]
     sampled = sampler(seed="1", top_p=top_p)
@@ -54,7 +54,7 @@ def test_tokens_come_as_often_as_they_are_likely(top_p: float) -> None:
     assert torch.allclose(counts / 4000, expected, atol=0.025)  # three standard deviations
 
 
-def test_temperature_penalties_and_biases_change_what_is_chosen() -> None:
+def test_temperature_penalties_and_biases_change_the_tokens() -> None:
     scores = torch.zeros(1, V)
     scores[0, 3], scores[0, 4] = 2.0, 1.5
     cold = sampler(temperature=0.01, seed="1")
@@ -66,7 +66,7 @@ def test_temperature_penalties_and_biases_change_what_is_chosen() -> None:
     assert choose([sampler(temperature=0, logit_bias=((9, 5.0), (3, -100.0)))], scores) == [9]
 
 
-def test_likelihoods_are_those_of_the_model() -> None:
+def test_logprobs_are_those_of_the_model() -> None:
     scores = torch.randn(2, V)
     told = sampler(temperature=0.5, top_p=0.9, presence_penalty=1.0, seed="1", top_logprobs=2)
     (token, _) = choose([told, sampler()], scores)
@@ -74,7 +74,7 @@ def test_likelihoods_are_those_of_the_model() -> None:
     assert [i for i, _ in told.logprobs[0].top] == scores[0].topk(2).indices.tolist()
 
 
-def test_who_is_not_waited_for_ends_and_rows_beyond_the_words_are_never_chosen() -> None:
+def test_cancelled_requests_end_and_rows_beyond_the_vocabulary_are_never_sampled() -> None:
     scores = torch.zeros(2, V)
     scores[:, V - 1] = 9.0
     left = sampler(temperature=0)

@@ -1,4 +1,4 @@
-"""What is no whole checkpoint of a supported kind is refused in one line, before anything is written."""
+"""Incomplete or unsupported checkpoints are refused in one line, before anything is written."""
 
 import json
 import os
@@ -98,7 +98,7 @@ class Trap(NamedTuple):
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_shard_that_holds_code_is_not_opened(tmp_path: Path) -> None:
+def test_a_shard_that_contains_code_is_not_opened(tmp_path: Path) -> None:
     source = save(tmp_path / "published", CHATGLM2, chatglm2_tensors(), sentencepiece_model(), "bin", 1)
     torch.save({QKV: Trap(str(tmp_path / "sprung"))}, source / "pytorch_model.bin")
     with pytest.raises(ConfigError, match="contains code"):
@@ -116,7 +116,7 @@ def rewrite_index(source: Path, change: Callable[[dict[str, str]], None]) -> Non
     index.write_text(json.dumps(told))
 
 
-def test_an_index_that_lies_is_refused(tmp_path: Path, source: Path) -> None:
+def test_a_wrong_index_is_refused(tmp_path: Path, source: Path) -> None:
     rewrite_index(source, lambda placed: placed.update({QKV: "model-00003-of-00003.safetensors"}))
     with pytest.raises(ConfigError, match="the index has"):
         convert(source, tmp_path / "native")
@@ -171,7 +171,7 @@ def test_a_variant_without_a_native_architecture_is_refused(tmp_path: Path, conf
         convert(folder, tmp_path / "native")
 
 
-def test_chatglm3_is_known_by_its_tokenizer(tmp_path: Path, source: Path) -> None:
+def test_chatglm3_is_recognised_by_its_tokenizer(tmp_path: Path, source: Path) -> None:
     (source / "tokenization_chatglm.py").write_text('special_tokens = ["<|user|>", "<|assistant|>"]')
     with pytest.raises(ConfigError, match="ChatGLM3"):
         convert(source, tmp_path / "native")
