@@ -1,4 +1,4 @@
-"""A run fits by what is free on the cards that its ranks take; what other processes have is shown where it matters."""
+"""A plan uses the free memory of the GPUs that ranks use; memory of other processes is shown if it matters."""
 
 import dataclasses
 import io
@@ -43,7 +43,7 @@ def printed(config: Config, plan: Plan) -> list[str]:
     return texts
 
 
-def test_a_card_that_others_use_is_not_all_there() -> None:
+def test_memory_that_other_processes_use_is_not_available() -> None:
     config = config_of(*LLAMA)
     roomy = planned(config, machine(23.5))
     assert (roomy.fits, roomy.gpu_memory, roomy.gpu_taken) == (True, round(23.5 * GIB), 0)
@@ -56,7 +56,7 @@ def test_a_card_that_others_use_is_not_all_there() -> None:
     assert used.to_dict()["gpu_memory"] == 5 * GIB
 
 
-def test_what_the_driver_keeps_is_not_to_be_had() -> None:
+def test_memory_of_the_driver_is_not_available() -> None:
     config = config_of(*LLAMA)
     needs = planned(config, machine(None)).cost
     assert needs is not None
@@ -67,7 +67,7 @@ def test_what_the_driver_keeps_is_not_to_be_had() -> None:
     assert planned(config, machine(gibibytes + 0.01)).fits is True
 
 
-def test_only_cards_that_ranks_take_are_counted() -> None:
+def test_only_gpus_of_ranks_are_counted() -> None:
     """A second card that someone else has filled is no matter to a run of one rank."""
     config = config_of(*LLAMA)
     assert planned(config, machine(23, 1)).fits is True
@@ -101,7 +101,7 @@ def test_recomputation_is_decided_by_what_is_free(free: float, recomputes: bool)
 
 
 @pytest.mark.gpu
-def test_what_is_taken_is_seen() -> None:
+def test_memory_of_other_processes_is_measured() -> None:
     """A process takes a GiB: the next detection has so much less."""
     import subprocess
     import sys

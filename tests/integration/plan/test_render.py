@@ -1,4 +1,4 @@
-"""The plan as a person sees it: on any machine, for any run that could be somewhere, without torch."""
+"""The printed plan: on any machine, for any possible run, without torch."""
 
 import io
 import subprocess
@@ -45,7 +45,7 @@ def test_every_part_of_memory_has_a_style() -> None:
 
 
 @pytest.mark.parametrize("card", [8, 24, 192])
-def test_a_bar_is_as_long_as_what_it_stands_for(card: int) -> None:
+def test_the_length_of_a_bar_is_proportional_to_its_bytes(card: int) -> None:
     text, plan = shown("model=llama3", "mode=plan", f"cluster.gpu_memory={card}GiB")
     bar = next(line for line in text.splitlines() if line.startswith("training "))
     inside = bar[bar.index("▕") + 1 : bar.index("▏")]
@@ -57,13 +57,13 @@ def test_a_bar_is_as_long_as_what_it_stands_for(card: int) -> None:
     assert ("│" in inside) == (total > card * 2**30)
 
 
-def test_the_head_of_a_run_is_short_and_warns() -> None:
+def test_the_summary_of_a_run_is_short_and_warns() -> None:
     text, _ = shown("model=llama3", "mode=plan", "cluster.gpu_memory=8GiB", "data.max_length=2048", short=True)
     assert len(text.splitlines()) <= 8
     assert "does not fit; the cheapest change: " in " ".join(text.split())
 
 
-def test_a_run_on_cpus_is_held_against_main_memory() -> None:
+def test_a_run_on_cpus_is_planned_for_main_memory() -> None:
     text, plan = shown()
     assert " of 64.0 GiB" in text
     assert plan.gpu_memory is None
@@ -97,7 +97,7 @@ def test_a_plan_holds_plain_numbers() -> None:
         (["train.precision=fp16"], "refused here: train.precision=fp16 needs a GPU"),
     ],
 )
-def test_what_cannot_run_here_can_be_planned_here(arguments: list[str], expected: str) -> None:
+def test_a_run_for_another_machine_can_be_planned_here(arguments: list[str], expected: str) -> None:
     done = run_script("train.py", "mode=plan", *arguments)
     assert done.returncode == 0, done.stderr
     assert expected in done.stdout
@@ -112,7 +112,7 @@ def test_what_cannot_run_here_can_be_planned_here(arguments: list[str], expected
         (["kernels=unsloth", "zero=stage3"], "that ZeRO-3 has not gathered"),
     ],
 )
-def test_what_can_be_nowhere_is_refused(arguments: list[str], expected: str) -> None:
+def test_an_impossible_run_is_refused(arguments: list[str], expected: str) -> None:
     done = run_script("train.py", "mode=plan", *arguments)
     assert done.returncode == 2
     assert expected in done.stderr
