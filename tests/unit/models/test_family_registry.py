@@ -43,7 +43,7 @@ def test_an_architecture_is_declared_once() -> None:
 def test_an_unknown_architecture_is_refused() -> None:
     shape = config_of("model=llama3").model.shape
     assert shape is not None
-    with pytest.raises(ConfigError, match="architecture=other is none of llama3.1"):
+    with pytest.raises(ConfigError, match=r"architecture=other is none of llama3\.1"):
         shapes.native_config(replace(shape, architecture="other"))
 
 
