@@ -100,9 +100,9 @@ def test_what_hydra_understands_is_left_alone(argument: str) -> None:
         (["run=x", "prompt=x", "max_new_tokens=0"], "infer.py: max_new_tokens=0: must be at least 1"),
         (["run=x", "prompt=x", "top_p=2"], "infer.py: top_p=2.0: must be in (0, 1]"),
         (["run=x"], "infer.py: prompt: needs a value"),
-        (["run=x", "prompt=x", "top_p=0.9"], "infer.py: top_p=0.9 is about sampling: give temperature=0.7 too"),
+        (["run=x", "prompt=x", "top_p=0.9"], "infer.py: top_p=0.9 is for sampling: give temperature=0.7 too"),
         (["run=x", "mode=batch", "input=a.jsonl"], "infer.py: output: needs a value"),
-        (["run=x", "mode=chat"], "infer.py: mode=chat: talks with a person at a terminal"),
+        (["run=x", "mode=chat"], "infer.py: mode=chat: needs a terminal"),
         (
             ["run=x", "prompt=x", "cluster=1x2"],
             "infer.py: cluster.ranks_per_node=2: several processes are for mode=batch",
