@@ -22,6 +22,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
+from hydraft.config import help, reference
+from hydraft.config.help import did_you_mean
 from hydraft.config.infer import InferConfig
 from hydraft.config.schema import Config
 from hydraft.errors import EXIT_INTERRUPTED, EXIT_REFUSED, ConfigError, RunFailed, RunStopped
@@ -41,7 +43,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> int:
     Returns:
         The exit code: 0, 1 (failed), 2 (refused) or 128 + the signal that ended it (130 for Ctrl-C).
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us, not Hydra's printer
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are raised to here; Hydra prints none
     sys.argv[1:] = [quote(argument) for argument in sys.argv[1:]]
     caught: list[BaseException] = []
 
@@ -59,6 +61,8 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> int:
                 output_folder().parent.rmdir()
 
     try:
+        if help.requested(sys.argv[1:]):
+            return help.answer(config_name, sys.argv[1:])
         hydra.main(config_path=str(ROOT / "conf"), config_name=config_name, version_base="1.3")(guarded)()
         if caught:
             raise caught[0]
@@ -160,39 +164,13 @@ def explain(error: Exception) -> str:
     group = re.match(r"Could not override '([^']+)'", str(error))
     if unknown or (group and "No match in the defaults list" in str(error)):
         name = (key or unknown.group(1)) if unknown else group.group(1) if group else ""
-        return f"{name}: no such setting{_did_you_mean(name)}"
+        return f"{name}: no such setting{did_you_mean(name, _known())}"
     return f"{key}: {text}" if key and key not in text else text
 
 
-def _did_you_mean(name: str) -> str:
-    """The setting that was meant: one with that last part, those initials, or nearly that name."""
-    known = _settings()
-    parent, _, leaf = name.rpartition(".")
-    siblings = [other for other in known if other.rpartition(".")[0] == parent]
-    initials = {other: "".join(word[0] for word in other.rpartition(".")[2].split("_")) for other in known}
-    close = (
-        [other for other in known if other.rpartition(".")[2] == leaf]
-        or [other for other in siblings if initials[other] == leaf]
-        or difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)
-        or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    )
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _settings() -> list[str]:
-    """Every dotted name of both schemas."""
-    names: list[str] = []
-
-    def walk(node: DictConfig, prefix: str) -> None:
-        for key in node:
-            names.append(f"{prefix}{key!s}")
-            child = node._get_node(key)
-            if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
-                walk(child, f"{prefix}{key!s}.")
-
-    for schema in (Config, InferConfig):
-        walk(OmegaConf.structured(schema), "")
-    return names
+def _known() -> list[str]:
+    """Every dotted name of both schemas, and those of the sections."""
+    return list(dict.fromkeys(name for command in reference.SCHEMAS for name in reference.names(command)))
 
 
 def exit_with(code: int) -> NoReturn:

@@ -29,7 +29,6 @@ from hydraft.errors import ConfigError
 from hydraft.system.hardware import Gpu, Hardware
 from hydraft.system.source_tree import TINY
 
-
 COMBINATIONS = [
     *MACHINE,
     value(

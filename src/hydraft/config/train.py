@@ -45,9 +45,7 @@ class TrainConfig:
     """Clip the global gradient norm; 0 for no clipping."""
     precision: Precision = Precision.auto
     """Data type of the computation. ``auto``: bf16 on a GPU that supports it, fp16 on an older one, fp32 on a CPU."""
-    gradient_checkpointing: bool | str = setting(
-        AUTO, one_of=(AUTO, True, False), refusal="must be auto, true or false"
-    )
+    gradient_checkpointing: bool | str = setting(AUTO, one_of=(AUTO, True, False), allowed="auto, true or false")
     """Recompute activations in the backward pass: less memory, about a third more computation. ``auto``: only if the run does not
     fit into memory without it, and does with it."""
     compile: bool = False
