@@ -26,7 +26,7 @@ from hydraft.config.choices import Mode
 from hydraft.config.schema import Config
 from hydraft.errors import EXIT_REFUSED, ConfigError, RunFailed
 from hydraft.launch import run as launch
-from hydraft.plan.preflight import admit
+from hydraft.plan import preflight
 from hydraft.plan.render import verdict
 from hydraft.sweep import folder_names, job_status, sweep_folder
 from hydraft.sweep.results import ledger, objective, write
@@ -173,7 +173,7 @@ class Session:
             raise ConfigError(
                 f"mode={asked.mode.value}: some jobs of a sweep cannot train while others do something else"
             )
-        admitted = admit(asked, self.machines[cluster])
+        admitted = preflight.admit(preflight.resolve(asked, self.machines[cluster]))
         if admitted.plan.fits is False:
             raise ConfigError(verdict(admitted.plan))
         if asked.cluster.launcher is Starter.slurm:
