@@ -22,13 +22,13 @@ WIDTH = 120
 
 
 def requested(arguments: list[str]) -> bool:
-    """Whether a command line asks for help that is answered here; with other flags Hydra answers."""
+    """Whether a command line requests help that is printed here; with other flags Hydra prints its own."""
     flags = {argument for argument in arguments if argument.startswith("-")}
     return bool(flags) and flags <= set(FLAGS)
 
 
-def answer(command: str, arguments: list[str]) -> int:
-    """Print the help that a command line asks for.
+def print_help(command: str, arguments: list[str]) -> int:
+    """Print the help that a command line requests.
 
     Returns:
         The exit code; 2 for a name that is unknown.

@@ -1,6 +1,6 @@
-"""Whose kernels can run what: one table, from which runs are refused and README's table is printed (``hydraft kernels``).
+"""Which kernels work with which settings: one table for refusals and for the documentation (``hydraft kernels``). No torch.
 
-Unsloth's limits were read in its sources, Liger's in its sources and by running its kernels in Triton's interpreter. No torch here.
+Unsloth's limits are from its source code, Liger's from its source code and from running its kernels in Triton's interpreter.
 """
 
 import os
@@ -16,7 +16,7 @@ FAMILIES = {
     Kernels.liger: {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "glm": "glm4"},
     Kernels.unsloth: {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"},
 }
-"""Native families (``model_type`` of config.json) that have kernels, and whose those are. Baichuan is a Llama, ChatGLM2 a GLM."""
+"""By library: the native families (``model_type`` of config.json) with kernels, and the name of these. Baichuan is a Llama, ChatGLM2 a GLM."""
 
 NAMES = {
     "llama": "Llama 3, Baichuan2 (`llama`)",
@@ -28,15 +28,15 @@ NAMES = {
 PACKAGES = {Kernels.liger: "liger_kernel", Kernels.unsloth: "unsloth"}
 
 INTERPRETED = "TRITON_INTERPRET"
-"""Set to 1, it has Triton run its kernels as Python, on a CPU: right, and a thousand times slower."""
+"""Set to 1, Triton runs its kernels as Python on a CPU, about a thousand times slower."""
 
 Broken = Callable[[Config, str | None], bool]
-"""Asked with the model's native family, None where that is not known."""
+"""Called with the config and the model's native family, None if that is not known."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """Something that a kind of kernels cannot do, or does at the pace of plain torch."""
+    """Something that a library's kernels cannot do, or do no faster than torch."""
 
     kind: Kernels
     setting: str
@@ -48,7 +48,7 @@ class Limit:
     """The override to change."""
     source: str
     refused: bool = True
-    """False: it runs, but without the kernels."""
+    """False: it runs, but without these kernels."""
 
 
 def _unknown(kind: Kernels) -> Broken:
@@ -61,20 +61,20 @@ LIMITS = [
         "it has none for the family {family}", "kernels=torch",
         "liger-kernel 0.8.5, transformers/monkey_patch.py, MODEL_TYPE_TO_APPLY_LIGER_FN",
     ),
-    # The loss reads ``lm_head.weight``, which is the weight beneath an adapter: the adapter would train on nothing, in silence.
+    # The loss reads ``lm_head.weight``, the weight without the adapter: the adapter would silently not be trained.
     Limit(
         Kernels.liger, "an adapter on lm_head", lambda c, _: c.lora.on_head,
-        "its loss passes by an adapter on lm_head", "kernels=torch, or lora.target_modules without lm_head",
+        "its loss ignores an adapter on lm_head", "kernels=torch, or lora.target_modules without lm_head",
         "liger-kernel 0.8.5, transformers/model/llama.py, lce_forward",
     ),
     Limit(
         Kernels.liger, "train.compile=true", lambda c, _: c.train.compile,
-        "each of its kernels is a gap in what is compiled", "train.compile=false, or kernels=torch",
+        "each of its kernels is a graph break", "train.compile=false, or kernels=torch",
         "liger-kernel 0.8.5, backends/dispatch.py: torch.compiler.disable",
     ),
     Limit(
         Kernels.unsloth, "other families", _unknown(Kernels.unsloth),
-        "the family {family} is not among its fast ones", "kernels=liger or kernels=torch",
+        "it has no fast path for the family {family}", "kernels=liger or kernels=torch",
         "unsloth 2026.10.7, models/loader.py, FastLanguageModel.from_pretrained",
     ),
     Limit(
@@ -89,7 +89,7 @@ LIMITS = [
     ),
     Limit(
         Kernels.unsloth, "lora=pissa", lambda c, _: c.lora.method is LoraMethod.pissa,
-        "it starts PiSSA from a decomposition of its own, and an adapter would not be like the others'", "kernels=liger, or lora=rslora",
+        "it initialises PiSSA in another way than peft", "kernels=liger, or lora=rslora",
         "unsloth 2026.10.7, models/_utils.py, fast_lora_init",
     ),
     Limit(
@@ -99,12 +99,12 @@ LIMITS = [
     ),
     Limit(
         Kernels.unsloth, "an adapter on lm_head", lambda c, _: c.lora.on_head,
-        "it would train lm_head whole", "kernels=torch, or lora.target_modules without lm_head",
+        "it would train all of lm_head", "kernels=torch, or lora.target_modules without lm_head",
         "unsloth 2026.10.7, models/llama.py, get_peft_model",
     ),
     Limit(
         Kernels.unsloth, "train.compile=true", lambda c, _: c.train.compile,
-        "it compiles what it wants to", "train.compile=false, or kernels=torch",
+        "it compiles the model itself", "train.compile=false, or kernels=torch",
         "unsloth 2026.10.7, models/llama.py",
     ),
     Limit(
@@ -113,7 +113,7 @@ LIMITS = [
     ),
     Limit(
         Kernels.unsloth, "lora.bias", lambda c, _: c.lora.bias != "none",
-        "layers with a bias that learns are not fused", "", "unsloth 2026.10.7, models/llama.py, get_peft_model", refused=False,
+        "layers with a trained bias are not fused", "", "unsloth 2026.10.7, models/llama.py, get_peft_model", refused=False,
     ),
     Limit(
         Kernels.unsloth, "train.precision=fp32", lambda c, _: c.train.precision is Precision.fp32,
@@ -122,7 +122,7 @@ LIMITS = [
     *(
         Limit(
             kind, "kernels.loss=whole", lambda c, _: c.kernels.loss is not Loss.auto,
-            "it has a loss of its own", "kernels.loss=auto", "its fused linear cross entropy",
+            "it has its own loss", "kernels.loss=auto", "its fused linear cross entropy",
         )
         for kind in (Kernels.liger, Kernels.unsloth)
     ),
@@ -130,28 +130,28 @@ LIMITS = [
 
 
 def refusal(config: Config, family: str | None) -> str | None:
-    """Why a run cannot have the kernels that it asks for, and what to write instead; None if it can.
+    """Why a run cannot use its kernels, and what to write instead; None if it can.
 
     Args:
-        family: the native ``model_type``, None where it is not known.
+        family: the native ``model_type``; None if it is not known.
     """
     for limit in _broken(config, family):
         if limit.refused:
-            return f"kernels={limit.kind.value}: {_said(limit, config, family)}: use {limit.instead}"
+            return f"kernels={limit.kind.value}: {_reason(limit, config, family)}: use {limit.instead}"
     return None
 
 
 def slower(config: Config, family: str | None) -> list[str]:
-    """What a run asks for that its kernels do no faster than torch."""
+    """Settings of a run with which its kernels are no faster than torch, as messages."""
     return [
-        f"kernels={limit.kind.value}: {_said(limit, config, family)}"
+        f"kernels={limit.kind.value}: {_reason(limit, config, family)}"
         for limit in _broken(config, family)
         if not limit.refused
     ]
 
 
 def interpreted(config: Config) -> bool:
-    """Whether a run's kernels are Triton's alone, and Triton was told to do without a GPU."""
+    """Whether a run uses only Triton kernels and Triton interprets them without a GPU."""
     return config.kernels.kind is Kernels.liger and os.environ.get(INTERPRETED) == "1"
 
 
@@ -159,12 +159,12 @@ def _broken(config: Config, family: str | None) -> Iterator[Limit]:
     return (limit for limit in LIMITS if limit.kind is config.kernels.kind and limit.broken(config, family))
 
 
-def _said(limit: Limit, config: Config, family: str | None) -> str:
+def _reason(limit: Limit, config: Config, family: str | None) -> str:
     return limit.reason.format(c=config, family=family)
 
 
 def table() -> str:
-    """README's table of what goes with what, in Markdown."""
+    """The table of docs/performance.md, in Markdown."""
     kinds = (Kernels.liger, Kernels.unsloth)
     rows = [("", *(f"`kernels={kind.value}`" for kind in Kernels)), ("---",) * 4]
     rows += [

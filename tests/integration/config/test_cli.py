@@ -50,6 +50,28 @@ def test_a_refusal_imports_no_torch_and_leaves_no_folder(tmp_path: Path) -> None
     assert not folder.exists()
 
 
+def test_help_of_a_setting_needs_no_torch() -> None:
+    code = (
+        "import runpy, sys; sys.argv = ['train.py', '--help', 'train.loss_spike', 'lora']\n"
+        "try: runpy.run_path('train.py', run_name='__main__')\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "print([m for m in ('torch', 'transformers', 'peft', 'deepspeed', 'datasets', 'wandb') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("train.loss_spike\n") and "  default: 3.0\n" in done.stdout
+    assert done.stdout.endswith("[]\n")
+    unknown = run_script("infer.py", "--help", "top_pp")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert unknown.stderr == "infer.py: top_pp: no such setting, section or group; did you mean top_p?\n"
+
+
+def test_help_with_an_override_is_composed() -> None:
+    shown = run_script("infer.py", "--help", "top_k=7")
+    assert shown.returncode == 0 and "\ntop_k: 7\n" in shown.stdout
+    refused = run_script("train.py", "--help", "lora.rank=7")
+    assert (refused.returncode, refused.stderr) == (2, "train.py: lora.rank: no such setting; did you mean lora.r?\n")
+
+
 def test_help_shows_groups_and_commands() -> None:
     done = run_script("train.py", "--help")
     assert done.returncode == 0

@@ -38,7 +38,7 @@ def said(*overrides: str) -> tuple[str | None, list[str]]:
         ("kernels=unsloth lora.target_modules=[q_proj,lm_head]", ["lora.target_modules without lm_head"]),
         ("kernels=unsloth kernels.loss=chunked", ["kernels.loss=auto"]),
         ("kernels=unsloth train.compile=true", ["train.compile=false"]),
-        ("kernels=liger lora.target_modules=[q_proj,lm_head]", ["passes by an adapter on lm_head"]),
+        ("kernels=liger lora.target_modules=[q_proj,lm_head]", ["ignores an adapter on lm_head"]),
         ("kernels=liger kernels.loss=chunked", ["kernels.loss=auto"]),
         ("kernels=liger train.compile=true", ["train.compile=false"]),
     ],

@@ -80,7 +80,7 @@ def test_the_help_of_a_group_lists_its_options(group: str) -> None:
     [("train.lr", "train.learning_rate"), ("lora.rank", "lora.r"), ("zeroo", "zero"), ("nothing.like.it", "")],
 )
 def test_an_unknown_name_is_refused(name: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert help.answer("train", ["--help", name]) == 2
+    assert help.print_help("train", ["--help", name]) == 2
     hint = f"; did you mean {meant}?" if meant else ""
     assert capsys.readouterr().err == f"train.py: {name}: no such setting, section or group{hint}\n"
 
