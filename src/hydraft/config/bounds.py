@@ -1,6 +1,6 @@
 """Fields of the schema with bounds and a unit, and the check that reads them. No torch.
 
-A setting is declared as ``field: int = setting(4, at_least=1, unit="records")``: default, bounds and unit stand in one place,
+A setting is declared as ``field: int = setting(4, at_least=1, unit="records")``: default, bounds and unit are in one place,
 and the refusals, ``--help`` and docs/configuration.md are made from them.
 """
 
@@ -49,7 +49,7 @@ class Bounds:
 
     @property
     def text(self) -> str:
-        """The bounds in words that follow "must be"; empty where there are none."""
+        """The bounds in words that follow "must be"; empty without bounds."""
         if self.allowed is not None:
             return self.allowed
         if self.one_of:

@@ -1,6 +1,6 @@
 """Combinations of settings that infer.py refuses, as one table. No torch.
 
-The bounds of a single setting stand beside it in the schema.
+The bounds of a single setting are declared with it in the schema.
 """
 
 import sys

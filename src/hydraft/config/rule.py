@@ -15,7 +15,7 @@ class Rule:
     message: str
     """What is wrong and the override to change; ``{c}`` is the config, ``{h}`` the hardware."""
     source: str = ""
-    """The document or source file that says so, where it is not obvious."""
+    """The document or source file that says so, if it is not obvious."""
     here: bool = False
     """Whether it is about this machine or this version: ``mode=plan`` then prints it as a note."""
 

@@ -1,7 +1,7 @@
 """Combinations of settings that a run cannot have, as one table. No torch.
 
 Each row says when it applies and what to write instead; ``check`` raises the first that does. The bounds of a single setting
-stand beside it in the schema.
+are declared with it in the schema.
 """
 
 from collections.abc import Iterator

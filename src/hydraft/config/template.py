@@ -5,5 +5,5 @@ TEMPLATE = "chat or a prompt that contains {instruction}"
 
 
 def is_template(value: str) -> bool:
-    """Whether ``value`` names the model's chat template or is a prompt of its own."""
+    """Whether ``value`` names the model's chat template or is a prompt."""
     return value == "chat" or "{instruction}" in value

@@ -74,10 +74,10 @@ def _refuse_outside(composed: DictConfig) -> None:
     """Refuse settings of a sweep in a single run."""
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         return
-    asked, default = OmegaConf.to_object(composed.sweep), SweepConfig()
+    requested, default = OmegaConf.to_object(composed.sweep), SweepConfig()
     for name in (field.name for field in fields(SweepConfig)):
-        if getattr(asked, name) != getattr(default, name):
-            raise ConfigError(f"sweep.{name}={getattr(asked, name)}: is for a sweep: add -m, or leave it out")
+        if getattr(requested, name) != getattr(default, name):
+            raise ConfigError(f"sweep.{name}={getattr(requested, name)}: is for a sweep: add -m, or leave it out")
 
 
 def _job() -> tuple[Ledger, str] | None:

@@ -89,9 +89,9 @@ class Session:
         try:
             found.composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
             own = [str(key) for key in found.composed if key != "hydra"]
-            asked = cli.typed(OmegaConf.masked_copy(found.composed, own), Config)
-            found.key = ledger.key_of(asked)
-            found.demand = self._admit(asked)
+            requested = cli.typed(OmegaConf.masked_copy(found.composed, own), Config)
+            found.key = ledger.key_of(requested)
+            found.demand = self._admit(requested)
         except (ConfigError, HydraException, OmegaConfBaseException) as error:
             found.refused = cli.explain(error)
             found.key = found.key or folder_names.mark(overrides)
@@ -145,27 +145,27 @@ class Session:
         except ValueError:
             return str(self.folder)
 
-    def _admit(self, asked: Config) -> Demand:
+    def _admit(self, requested: Config) -> Demand:
         """The part of this machine that a job needs.
 
         Raises:
             ConfigError: it cannot run, or does not fit.
         """
-        if asked.resume is not None:
-            raise ConfigError(f"resume={asked.resume}: resumes a single run; to resume a sweep use sweep.resume=…")
-        cluster = repr(asked.cluster)
+        if requested.resume is not None:
+            raise ConfigError(f"resume={requested.resume}: resumes a single run; to resume a sweep use sweep.resume=…")
+        cluster = repr(requested.cluster)
         if cluster not in self.machines:
-            self.machines[cluster] = launch.machine(asked) if self.is_here else None
-        if asked.mode is not Mode.train:
-            raise ConfigError(f"mode={asked.mode.value}: all jobs of a sweep must have the same mode")
-        admitted = preflight.admit(preflight.resolve(asked, self.machines[cluster]))
+            self.machines[cluster] = launch.machine(requested) if self.is_here else None
+        if requested.mode is not Mode.train:
+            raise ConfigError(f"mode={requested.mode.value}: all jobs of a sweep must have the same mode")
+        admitted = preflight.admit(preflight.resolve(requested, self.machines[cluster]))
         if admitted.plan.fits is False:
             raise ConfigError(verdict(admitted.plan))
-        if asked.cluster.launcher is Starter.slurm:
+        if requested.cluster.launcher is Starter.slurm:
             return Demand(ranks=0)
         cost = admitted.plan.cost
-        memory = cost.memory.host_peak * asked.cluster.ranks_per_node if cost else 0
-        return Demand(asked.cluster.ranks_per_node, memory, alone=asked.cluster.on_hosts)
+        memory = cost.memory.host_peak * requested.cluster.ranks_per_node if cost else 0
+        return Demand(requested.cluster.ranks_per_node, memory, alone=requested.cluster.on_hosts)
 
     def _launch(self, launcher: Launcher, candidates: dict[str, Candidate]) -> None:
         """Run the jobs that are not done; wait for those of another process, and run them if that process ends before they do."""

@@ -128,8 +128,8 @@ class Follower:
             return None
         a_job = self.usual()
         if a_job is None and waiting:
-            begun = [(time.time() if now is None else now) - (job.started or job.time) for job in running]
-            a_job = statistics.fmean(a + b for a, b in zip(begun, known, strict=True)) if known else None
+            elapsed = [(time.time() if now is None else now) - (job.started or job.time) for job in running]
+            a_job = statistics.fmean(a + b for a, b in zip(elapsed, known, strict=True)) if known else None
             if a_job is None:
                 return None
         ends = known + [0.0] * max(0, (side_by_side or len(running) or 1) - len(known))
