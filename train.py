@@ -48,7 +48,7 @@ def train(composed: DictConfig) -> float | None:
         return None
     exists = saved is not None or resume.same(config, folder)
     if exists and run_folder.status(folder) == "completed" and not changes:
-        print(f"{folder}: the run is complete; there is nothing left to do")
+        print(f"{folder}: the run is complete: nothing is left to do")
         return run_folder.objective(folder)
     if config.cluster.on_hosts:
         config = launch.placed(config)
