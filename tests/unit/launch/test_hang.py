@@ -58,14 +58,14 @@ AWAKE = {
 
 
 def known(frames: list[str], on_gpu: bool = True, age: float = 60.0) -> dict[str, object]:
-    return {"state": "S", "age": age, "frames": frames, "waits": hang.waits(frames, on_gpu)}
+    return {"state": "S", "age": age, "frames": frames, "waits": hang.is_waiting(frames, on_gpu)}
 
 
 @pytest.mark.parametrize("still", AWAKE)
 @pytest.mark.parametrize("place", AT_THE_CARD)
 def test_with_gpus_a_rank_that_waits_for_its_card_is_not_named(place: str, still: str) -> None:
     waiting, awake = dump(*AT_THE_CARD[place]), dump(*AWAKE[still])
-    rank, cause = hang.verdict({0: known(waiting, age=61.0), 1: known(awake), 2: known(waiting, age=61.0)})
+    rank, cause = hang.diagnose({0: known(waiting, age=61.0), 1: known(awake), 2: known(waiting, age=61.0)})
     assert rank == 1, cause
     assert "2 other(s) waited in" in cause
 
@@ -73,19 +73,19 @@ def test_with_gpus_a_rank_that_waits_for_its_card_is_not_named(place: str, still
 def test_without_gpus_such_a_rank_is_at_work() -> None:
     collective = dump(at("torch/distributed/distributed_c10d.py"), at("hydraft/training/callbacks/divergence.py"))
     ranks = {0: known(collective, False, 61.0), 1: known(dump(*AT_THE_CARD["tolist, after a step"]), False)}
-    assert hang.verdict(ranks)[0] == 1
+    assert hang.diagnose(ranks)[0] == 1
 
 
 def test_where_all_wait_none_is_named() -> None:
     ranks = {0: known(dump(*AT_THE_CARD["synchronize"])), 1: known(dump(*AT_THE_CARD["overflow"]), age=62.0)}
-    rank, cause = hang.verdict(ranks)
+    rank, cause = hang.diagnose(ranks)
     assert rank is None
     assert cause.startswith("all 2 ranks stood still for 62 s, and each waited for another or for its GPU, in ")
     assert "runtime/engine.py" in cause or "zero/stage_1_and_2.py" in cause
-    assert hang.verdict({0: ranks[0]})[0] == 0, "a rank that is alone waits for no other"
-    assert hang.verdict({**ranks, 2: {"state": "T", "age": 60.0, "frames": [], "waits": False}})[0] == 2
+    assert hang.diagnose({0: ranks[0]})[0] == 0, "a rank that is alone waits for no other"
+    assert hang.diagnose({**ranks, 2: {"state": "T", "age": 60.0, "frames": [], "waits": False}})[0] == 2
 
 
 def test_code_that_is_not_here_is_no_error() -> None:
-    assert hang.waits(["f (/nowhere/at/all.py:3)"], on_gpu=True) is False
-    assert hang.waits([], on_gpu=True) is False
+    assert hang.is_waiting(["f (/nowhere/at/all.py:3)"], on_gpu=True) is False
+    assert hang.is_waiting([], on_gpu=True) is False

@@ -52,20 +52,20 @@ def test_the_stack_of_the_thread_that_trains_is_found() -> None:
 def test_the_rank_that_does_not_wait_is_the_one_that_hangs() -> None:
     waits = {"state": "S", "age": 61.0, "frames": hang.main_stack(DUMP)}
     busy = {"state": "R", "age": 60.0, "frames": ["read (/x/data/sources.py:10)", "enter (/x/launch/rank.py:30)"]}
-    rank, cause = hang.verdict({0: waits, 1: busy, 2: waits})
+    rank, cause = hang.diagnose({0: waits, 1: busy, 2: waits})
     assert (rank, cause[:50]) == (1, "stood still for 60 s in read (data/sources.py:10);")
     assert "2 other(s) waited in step (runtime/engine.py:9)" in cause
-    assert hang.verdict({0: waits, 1: {"state": "T", "age": 60.0, "frames": []}})[0] == 1
-    assert hang.hangs({0: waits, 1: busy}, 59)
-    assert not hang.hangs({0: waits, 1: {**busy, "age": 1.0}}, 59)
-    assert not hang.hangs({}, 59)
+    assert hang.diagnose({0: waits, 1: {"state": "T", "age": 60.0, "frames": []}})[0] == 1
+    assert hang.is_hung({0: waits, 1: busy}, 59)
+    assert not hang.is_hung({0: waits, 1: {**busy, "age": 1.0}}, 59)
+    assert not hang.is_hung({}, 59)
 
 
 def test_a_beat_is_seen_and_a_rank_that_is_done_is_not_watched(tmp_path: Path) -> None:
     (tmp_path / "0.pid").write_text("1")
     beat = tmp_path / "0.beat"
     beat.touch()
-    seen = hang.Watch(tmp_path)
+    seen = hang.RankMonitor(tmp_path)
     assert seen.status()[0]["age"] == 0
     assert seen.status()[0]["age"] > 0
     beat.touch()
