@@ -234,7 +234,7 @@ def test_a_run_that_looks_later_rewinds_to_the_same_weights(tmp_path: Path) -> N
     for name, environment in (("at once", {}), ("later", {"PYTHONPATH": paths})):
         done = run_script("train.py", *command, f"hydra.run.dir={tmp_path / name}", **environment)
         assert done.returncode == 0, done.stderr
-        assert "changed: train.pass_over=[4] (was [])\ngoing on from step-000003" in done.stderr
+        assert "changed: train.pass_over=[4] (was [])\nresuming from step-000003" in done.stderr
         assert "step 4: the loss is nan, on records 13, 14, 15, 16 of" in done.stderr
         assert result(tmp_path / name)["status"] == "completed"
     expected = weights(tmp_path / "at once")

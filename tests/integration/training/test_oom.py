@@ -56,7 +56,7 @@ def test_the_micro_batch_is_halved_and_every_step_stays_what_it_was(tmp_path: Pa
         "changed: train.micro_batch_size=8 (was 16)\nchanged: train.gradient_accumulation_steps=2 (was 1)"
         in done.stderr
     )
-    assert "going on from step-000002" in done.stderr
+    assert "resuming from step-000002" in done.stderr
     after = load_config(folder / "config.yaml")
     assert after.train.micro_batch_size < 16 and after.global_batch_size == 32
     train(compose_run(overrides), tmp_path / "reference")

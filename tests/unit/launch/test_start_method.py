@@ -15,7 +15,7 @@ MACHINE = Hardware()
 
 @dataclass
 class Of2_11:
-    """torch 2.11's LaunchConfig, as far as we name its fields."""
+    """The fields of torch 2.11's LaunchConfig that are used."""
 
     nproc_per_node: int
     start_method: str = "spawn"
@@ -29,7 +29,7 @@ class Of2_13(Of2_11):
 
 
 @pytest.mark.parametrize("kind", [Of2_11, Of2_13])
-def test_the_agent_of_each_torch_is_asked_for_what_it_knows(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_agent_of_each_torch_version_gets_the_settings_it_has(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "LaunchConfig", kind)
     monkeypatch.setattr(elastic, "start_method", lambda _: "fork")
     config = elastic.launch_config(MACHINE, nproc_per_node=2)
@@ -37,7 +37,7 @@ def test_the_agent_of_each_torch_is_asked_for_what_it_knows(kind: Any, monkeypat
     assert getattr(config, "shutdown_timeout", None) == (elastic.SHUTDOWN_SECONDS if kind is Of2_13 else None)
 
 
-def test_how_ranks_start_is_decided_after_the_agent_has_counted_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_start_method_is_chosen_after_the_agent_has_counted_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
 
     class Counting(Of2_13):
@@ -62,7 +62,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("here, own, others, how", CASES)
-def test_ranks_are_forked_from_whom_they_can_be(
+def test_ranks_are_forked_if_a_fork_can_use_a_gpu(
     here: bool, own: str | None, others: str | None, how: str,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
