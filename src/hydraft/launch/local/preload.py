@@ -13,6 +13,7 @@ import signal
 import warnings
 
 from hydraft.launch.local.fork_server import CLEAN, TOUCHING
+from hydraft.system.library_logs import quiet_bitsandbytes
 from hydraft.system.parent_death import die_with_parent
 
 gc.disable()  # saves a fifth of the time of these imports; what they leave behind is not collected
@@ -23,6 +24,7 @@ for number in (
 ):  # sent to a whole process group, they are for the ranks, which end this process
     signal.signal(number, signal.SIG_IGN)
 warnings.simplefilter("ignore")
+quiet_bitsandbytes()
 
 import matplotlib  # noqa: E402
 

@@ -14,6 +14,7 @@ from hydraft.errors import Failure, FailureReason
 from hydraft.launch.local import fork_server
 from hydraft.system import files
 from hydraft.system.heartbeat import Heartbeat
+from hydraft.system.library_logs import quiet_bitsandbytes
 from hydraft.system.parent_death import die_with_parent
 from hydraft.system.signals import SignalListener
 
@@ -39,6 +40,7 @@ def enter(folder: str, notes: str, terminal: str | None, environment: dict[str, 
         _redirect(Path(folder) / f"rank-{rank}.log")
         heartbeat.start(Path(notes) / f"{rank}.beat")
         _check_gpu()
+        quiet_bitsandbytes()
         importlib.import_module("hydraft.training.worker").main(Path(folder), screen, listener, heartbeat)
     except BaseException as error:
         traceback.print_exc()  # to the log; the launcher prints the cause on the terminal
