@@ -39,7 +39,7 @@ class Attempts:
         self.rewinds = 0
 
     def recover(self, failure: Failure) -> bool:
-        """Change the run so that ``failure`` does not occur again; False if the config does not allow it, or it is not possible."""
+        """Change the run so that ``failure`` does not occur again; False if the config does not allow it, or nothing helps."""
         if self.config.cluster.launcher is Launcher.slurm and not job_script.is_allocated():
             return False  # the job has done it itself
         changed = None
@@ -81,7 +81,7 @@ class Attempts:
 
 
 def _halved(config: Config) -> Config | None:
-    """With a micro-batch of half the size or less, and the same global batch; None if it is 1, or without ``auto_micro_batch``."""
+    """With a micro-batch of at most half the size and the same global batch; None if it is 1, or without ``auto_micro_batch``."""
     train = config.train
     if not train.auto_micro_batch or train.micro_batch_size == 1:
         return None

@@ -1,4 +1,4 @@
-"""Terminal output of a run: a progress bar with loss, speed and time left on rank 0, a table at the end, and a bar for bytes. No torch."""
+"""Terminal output of a run: progress bars, lines and tables, printed by rank 0 only. No torch."""
 
 import os
 import time

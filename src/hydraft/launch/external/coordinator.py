@@ -1,7 +1,8 @@
-"""Coordinates ranks that another launcher started: rank 0 composes the config, checks it and creates the run's folder; every rank runs it.
+"""Coordinates the ranks of a run that another launcher started.
 
-The process that the launcher started monitors its rank, which is its child. So however a rank ends, a process is left to report why, and
-rank 0 writes it to ``result.json`` before the launcher kills anything. No torch at module level.
+Rank 0 composes the config, checks it and creates the run's folder; every rank then runs the same config. Each process that the
+launcher started monitors its rank, which is its child: however the rank ends, the process reports why, and rank 0 writes the result
+before the launcher kills anything. No torch at module level.
 """
 
 import re
@@ -117,7 +118,10 @@ def start(config: Config, folder: Path, shutdown: ShutdownHandler, store: Rendez
 
 
 def _find_cause(store: RendezvousStore, folder: Path) -> Failure | None:
-    """The failure that caused the others: a rank that was killed, one without a report, else the first that raised; None if none failed."""
+    """The failure that caused the others, or None if no rank failed.
+
+    That is a rank that was killed, otherwise one without a report, otherwise the first that raised.
+    """
     begun = time.monotonic()
     ranks = set(range(store.world.size))
     while missing := ranks - store.ends().keys():

@@ -1,7 +1,6 @@
-"""Detects that another launcher (torchrun, deepspeed, accelerate, srun) started this process, from environment variables: its rank, the
-number of ranks, and the rendezvous address.
+"""Detects from environment variables that another launcher (torchrun, deepspeed, accelerate, srun) started this process.
 
-The run then uses those ranks instead of the default ``cluster=1x1``. No torch.
+The run then uses the ranks of that launcher instead of the default ``cluster=1x1``. No torch.
 """
 
 import dataclasses

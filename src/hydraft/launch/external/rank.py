@@ -1,4 +1,4 @@
-"""Runs and monitors one rank of a run that another launcher started; the rank is a child of the process that was started. No torch."""
+"""Runs and monitors one rank under another launcher, as a child of the process that the launcher started. No torch."""
 
 import os
 import shutil

@@ -1,5 +1,4 @@
-"""Fork servers for ranks and for a sweep's jobs: a server imports PyTorch and the other libraries once, so a fork starts in
-hundredths of a second.
+"""Fork servers for ranks and for a sweep's jobs: a fork has all imports, and starts in hundredths of a second.
 
 A fork of a process that has touched CUDA's driver cannot use a GPU. So on a machine with GPUs a server imports only modules that do
 not touch the driver (``preload.py``), and a first fork of it checks whether it could use a GPU. If it could not, or if an import

@@ -1,8 +1,8 @@
 """Detects a run that hangs, and the rank that causes it. No torch.
 
-Ranks work in lockstep: when one stops, the others wait for it in the next collective. So a run hangs when none of its ranks has made
-progress for some time, and the rank to name is the one that is not waiting. With GPUs a collective returns at once, and ranks wait
-for their GPU instead, wherever they next need a result of it.
+Ranks work in lockstep: when one stops, the others wait for it in the next collective. So a run hangs when none of its ranks has
+made progress for some time, and the rank to name is the one that is not waiting. With GPUs a collective returns at once, and
+ranks wait for their GPU instead, wherever they next need a result of it.
 """
 
 import linecache

@@ -1,5 +1,4 @@
-"""Imports PyTorch and the other libraries of a rank; a fork server imports this module once, and forked ranks start in hundredths
-of a second.
+"""Imports PyTorch and the other libraries that ranks need; imported once by the server that ranks are forked from.
 
 With GPUs, modules that touch CUDA's driver on import are left out, and so are those that import them: a rank imports the rest after
 the fork, in some two seconds. ``python tests/support/touches.py`` finds out which modules do.

@@ -1,8 +1,8 @@
-"""Agent of one host: ``python -m hydraft.launch.remote.agent`` reads a launch specification on stdin and connects the launcher to
-this host's ranks; ``protocol.py`` describes the messages.
+"""Agent of one host, which connects the launcher to this host's ranks: ``python -m hydraft.launch.remote.agent``.
 
-It consists of two processes. This one imports no torch, so it always responds: it reports the state of the ranks every second, and when
-its stdin closes or carries no heartbeat, it kills all processes below it. The other (``node.py``) prepares and runs the elastic agent.
+It reads a launch specification on stdin; ``protocol.py`` describes the messages. It consists of two processes. This one imports no
+torch, so it always responds: it reports the state of the ranks every second, and when its stdin closes or carries no heartbeat, it
+kills all processes below it. The other (``node.py``) prepares and runs torch's elastic agent.
 """
 
 import fcntl

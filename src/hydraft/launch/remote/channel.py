@@ -22,7 +22,7 @@ EFFECTS = (
     "connection closed", "connection reset", "connection refused", "broken pipe", "socket", "gloo", "nccl", "timed out",
     "timeout", "store",
 )  # fmt: skip
-"""Parts of the messages of torch's exceptions when the connection to another rank is lost: these failures are effects, not causes."""
+"""In the message of an exception of torch, they mean that the connection to another rank was lost: an effect, not a cause."""
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Messages between a launcher and its agents: JSON, one line each, on the agent's stdin and stdout. No torch.
 
-The launcher's first line is a ``LaunchSpec``. After it come commands, ``{"do": …}``, which name no node, so that one stream can serve
-many agents (srun copies its stdin to each task):
+The launcher's first line is a ``LaunchSpec``. After it come commands, ``{"do": …}``, which name no node, so that one stream can
+serve many agents (srun copies its stdin to each task):
 
 * ``beat``, every second: after ``link_timeout`` seconds without one, or at the end of the stream, the agent ends itself and all
   processes below it
@@ -22,8 +22,8 @@ An agent sends events, ``{"event": …, "node": N}``:
 * ``stacks``, ``ranks``: the answer to ``dump``
 * ``file``, ``name``, ``data``: a piece of a file of its folder, for the launcher's folder, if that is not shared
 * ``piece``, ``data``, ``last``: part of an event that is too long for srun
-* ``failed``, ``failure`` (see ``errors.Failure``), or ``done``: the final event. Ranks that saved and exited early are done, with ``step``
-  and ``signal``
+* ``failed``, ``failure`` (see ``errors.Failure``), or ``done``: the final event. Ranks that saved and exited early are done, with
+  ``step`` and ``signal``
 """
 
 import base64

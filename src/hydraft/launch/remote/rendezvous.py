@@ -1,7 +1,7 @@
 """Address and port of the rendezvous: a free port of the first host, at an address that all other hosts reach.
 
-A name may resolve to another machine on another host, and two hosts may have the same address (on a bridge of containers, for example).
-So the first host runs a small server that sends the run's token, and the others try its addresses.
+A name may resolve to another machine on another host, and two hosts may have the same address (on a bridge of containers, for
+example). So the first host runs a small server that sends the run's token, and the others try its addresses.
 """
 
 import os
@@ -72,8 +72,8 @@ def addresses() -> list[str]:
 def environment(endpoint: str) -> dict[str, str]:
     """Environment variables with the interface that leads to ``endpoint``, for gloo and NCCL, unless they are set already.
 
-    By default gloo uses the interface of this host's name, which on many systems is loopback; NCCL uses any, which may be a bridge of
-    containers or a VPN. NCCL connects over this interface; its other settings determine where data is sent.
+    By default gloo uses the interface of this host's name, which on many systems is loopback; NCCL uses any, which may be a bridge
+    of containers or a VPN. NCCL connects over this interface; its other settings determine where data is sent.
     """
     interface = _interface_to(endpoint)
     if interface is None:

@@ -1,4 +1,4 @@
-"""The launcher's side of a run on several hosts: leads the agents through it, shows rank 0's screen, and finds the cause of a failure.
+"""The launcher's side of a run on several hosts: directs the agents, prints rank 0's output, and finds the cause of a failure.
 
 It does not depend on how the agents were started. See ``protocol.py`` for the messages. No torch.
 """
@@ -33,7 +33,7 @@ STOP_SECONDS = 8.0
 
 
 class Supervisor:
-    """Leads the agents of one run, from their first event to their last."""
+    """Directs the agents of one run, from their first event to their last."""
 
     def __init__(
         self, spec: LaunchSpec, channels: list[Channel], hang_timeout: float, shutdown: ShutdownHandler

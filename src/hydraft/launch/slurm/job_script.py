@@ -1,7 +1,7 @@
 """The batch script of a Slurm job, and runs inside an allocation, where srun starts one agent per machine.
 
-The job runs ``slurm_job.py`` on its first machine, which starts the run as a user inside an allocation would. The run's folder is on a
-file system that the machines share. No torch at module level.
+The job runs ``slurm_job.py`` on its first machine, which starts the run as a user inside an allocation would. The run's folder is on
+a file system that the machines share. No torch at module level.
 """
 
 import json

@@ -25,7 +25,11 @@ SCREEN_SECONDS = 0.3
 CANCEL_SECONDS = 60
 UNKNOWN_SECONDS = 120
 """How long the controller may be unreachable, or not know the job, before the job counts as lost."""
-WAITING = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "REQUEUED", "RESIZING", "SIGNALING", "STAGE_OUT")  # fmt: skip
+ACTIVE = (
+    "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "REQUEUED", "RESIZING", "SIGNALING",
+    "STAGE_OUT",
+)  # fmt: skip
+"""States of a job that has not ended."""
 
 
 class SlurmJob:
@@ -73,7 +77,7 @@ class SlurmJob:
 
     def ended(self) -> bool:
         """Whether it has ended, as far as is known."""
-        return bool(self.state) and self.state not in WAITING
+        return bool(self.state) and self.state not in ACTIVE
 
     def query(self) -> None:
         """Query its state, and print it if it has changed."""
