@@ -19,7 +19,7 @@ PRETENCE = ROOT / "tests" / "pretend_cuda"
 
 
 def environment(log: Path) -> dict[str, str]:
-    """Variables for a process in which there is a card; what would touch its driver is written to ``log``."""
+    """Environment of a process with a simulated GPU; calls that would touch its driver are written to ``log``."""
     return {
         "PYTHONPATH": os.pathsep.join([str(PRETENCE), str(ROOT / "src")]),
         "PATH": os.pathsep.join([str(PRETENCE), os.environ["PATH"]]),
@@ -30,12 +30,12 @@ def environment(log: Path) -> dict[str, str]:
 
 
 def calls(log: Path) -> list[dict[str, object]]:
-    """What has been written to ``log``."""
+    """The calls in ``log``."""
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
 def touching(*modules: str, **more: str) -> list[dict[str, object]]:
-    """The calls to the driver of a process that imports ``modules`` as a server of forks does."""
+    """The calls to the driver of a process that imports ``modules`` as a fork server does."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
         server = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "DS_ACCELERATOR": "cuda", **more}
@@ -48,7 +48,7 @@ def touching(*modules: str, **more: str) -> list[dict[str, object]]:
 
 
 def main(modules: list[str]) -> None:
-    """Print a line a module."""
+    """Print a line per module."""
     for module in modules or (*CLEAN, *TOUCHING):
         found = touching(module)
         by = (
