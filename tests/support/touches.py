@@ -1,8 +1,9 @@
-"""Which modules touch CUDA's driver as they are imported: each in a process of its own, where CUDA is pretended.
+"""Finds the modules that touch CUDA's driver on import; each is imported in its own process, with a simulated GPU.
 
     python tests/support/touches.py [module …]
 
-By default those that ``hydraft.launch.local.preload`` imports; what it says of each belongs into CLEAN or TOUCHING of ``hydraft.launch.local.fork_server``.
+By default it checks the modules that ``hydraft.launch.local.preload`` imports; the result belongs in CLEAN and TOUCHING of
+``hydraft.launch.local.fork_server``.
 """
 
 import json
