@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from hydraft.errors import Failure, FailureReason
 from hydraft.launch.local import hang
+from hydraft.launch.remote.channel import Node, severity
 from hydraft.launch.remote.protocol import LaunchSpec, forwarded
 
 SPEC = LaunchSpec(["a", "b"], 4, "seed: 42\n", "/run", "token", "/", environment={"WANDB_API_KEY": "secret"})
@@ -73,3 +75,20 @@ def test_a_heartbeat_is_seen_and_a_rank_that_is_done_is_not_monitored(tmp_path: 
     assert monitor.status()[0]["age"] == 0
     beat.unlink()
     assert monitor.status() == {}
+
+
+def test_the_cause_of_several_failures_comes_first() -> None:
+    lost_connection = Failure(FailureReason.raised, "Connection closed by peer", exception="RuntimeError")
+    no_space = Failure(FailureReason.raised, "No space left on device", exception="OSError")
+    diverged = Failure(
+        FailureReason.diverged, "step 3: the loss is nan, on record 5 of store.json", exception="Diverged"
+    )
+    others = [
+        Failure(reason, "", host=reason.name)
+        for reason in (FailureReason.stopped, FailureReason.host_lost, FailureReason.killed, FailureReason.config)
+    ]
+    failures = [lost_connection, no_space, diverged, *others]
+    nodes = [Node("host", 0.0, failure=failure, ended_at=float(time)) for time, failure in enumerate(failures)]
+    found = [node.failure for node in sorted(nodes, key=severity)]
+    stopped, host_lost, killed, config = others
+    assert found == [config, killed, no_space, diverged, host_lost, lost_connection, stopped]
