@@ -55,7 +55,7 @@ def _check_gpu() -> None:
     """Refuse to continue in a fork that cannot use its GPU: torch would not see it, or fail at some later point.
 
     Raises:
-        RuntimeError: CUDA was initialised in the parent after the launcher had checked it (``elastic.method``).
+        RuntimeError: CUDA was initialised in the parent after the launcher had checked it (``elastic.start_method``).
     """
     why = fork_server.without_gpu() if os.environ.get("DS_ACCELERATOR") == "cuda" else None
     if why is not None:
