@@ -1,5 +1,6 @@
 """Train: python train.py [group=option …] [key=value …]. See python train.py --help, and conf/."""
 
+import functools
 import importlib
 import sys
 from pathlib import Path
@@ -13,8 +14,9 @@ try:
     from hydraft.config.choices import Mode
     from hydraft.config.schema import Config
     from hydraft.launch import run as launch
+    from hydraft.launch.external import environment
     from hydraft.launch.external.coordinator import enter
-    from hydraft.launch.external.environment import find, place
+    from hydraft.launch.external.store import RendezvousStore
     from hydraft.models import prepare
     from hydraft.plan import preflight, render
     from hydraft.runs import resume, run_folder
@@ -23,12 +25,15 @@ except ModuleNotFoundError as error:
     sys.exit(f"train.py: {error.name} is not installed here: run make setup, then .venv/bin/python train.py")
 
 
-def train(composed: DictConfig) -> float | None:
-    """One job: check it, plan it, start its ranks. Returns the objective that a sweep compares."""
+def train(composed: DictConfig, store: RendezvousStore | None = None) -> float | None:
+    """One job: check it, plan it, start its ranks (those of ``store`` under another launcher).
+
+    Returns the objective that a sweep compares.
+    """
     requested, saved, folder = cli.typed(composed, Config), None, cli.output_folder()
     if requested.resume is not None:
         requested, saved, folder = resume.merged(composed, cli.overrides())
-    requested = place(requested, find(), cli.names("cluster"))
+    requested = environment.apply(requested, environment.detect(), cli.names("cluster"))
     machine = launch.machine(requested)
     if saved is None and requested.mode is Mode.train:
         requested = resume.adopted(requested, folder)
@@ -39,7 +44,7 @@ def train(composed: DictConfig) -> float | None:
     config = admitted.config
     changes = [] if saved is None else resume.changes(saved, config, folder)  # with what depends on the records
     if config.mode is Mode.plan:
-        render.report(config, admitted.plan, rules.refused_here(config, machine) + launch.refused_here(config))
+        render.report(config, admitted.plan, rules.refused_here(config, machine) + launch.refused_here(config.cluster))
         for note in admitted.notes:
             print(note)
         return None
@@ -59,8 +64,8 @@ def train(composed: DictConfig) -> float | None:
         render.announce(config, admitted.plan)
         for note in (*admitted.notes, *(f"changed: {change}" for change in changes)):
             print(note)
-        return launch.run(config, folder)
+        return launch.run(config, folder, store=store)
 
 
 if __name__ == "__main__":
-    cli.exit_with(enter(lambda: cli.run(Recorded(train), "train")))
+    cli.exit_with(enter(lambda store: cli.run(Recorded(functools.partial(train, store=store)), "train")))

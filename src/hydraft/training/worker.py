@@ -21,8 +21,10 @@ from hydraft.models import prepare
 from hydraft.models.load import load_tokenizer, load_trainable, trainable
 from hydraft.plan import plan
 from hydraft.runs import consistency, loss_plot
-from hydraft.system import files, heartbeat, signals
+from hydraft.system import files
 from hydraft.system.console import Screen
+from hydraft.system.heartbeat import Heartbeat
+from hydraft.system.signals import SignalListener
 from hydraft.tracking.factory import make_tracker
 from hydraft.training import deepspeed_ops
 from hydraft.training.callbacks.checkpoint import Keeper, find_start
@@ -38,33 +40,43 @@ SUMMARY = ("train_loss", "tokens", "train_seconds", "peak_memory_bytes", "traine
 """Of result.json, what a dashboard's table has too."""
 
 
-def main(folder: Path, terminal: int) -> None:
-    """Run this rank of the run in ``folder``. ``terminal`` is the file descriptor a person looks at."""
+def main(
+    folder: Path, terminal: int, listener: SignalListener | None = None, heartbeat: Heartbeat | None = None
+) -> None:
+    """Run this rank of the run in ``folder``.
+
+    Args:
+        folder: the run's folder.
+        terminal: the file descriptor that rank 0 prints to.
+        listener: receives the shutdown signals of this rank; None if nothing is to be saved upon one.
+        heartbeat: of this rank; None if it is not monitored.
+    """
+    listener = listener or SignalListener()
     config = load_config(folder / "config.yaml")
     deepspeed_ops.ready_device()
     rank, local_ranks = int(os.environ["RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     cores = int(os.environ.get("HYDRAFT_CORES", 0)) or len(os.sched_getaffinity(0))  # a sweep's job has a share of them
     torch.set_num_threads(max(1, cores // local_ranks))
     transformers.logging.disable_progress_bar()
-    with Watch(config, folder) as memory, Screen(terminal, visible=rank == 0) as screen:
-        _train(config, folder, screen, memory)
+    with Watch(config, folder) as memory, Screen(terminal, rank == 0, heartbeat) as screen:
+        _train(config, folder, screen, memory, listener)
     dist.destroy_process_group()
 
 
-def _train(config: Config, folder: Path, screen: Screen, memory: Watch) -> None:
+def _train(config: Config, folder: Path, screen: Screen, memory: Watch, listener: SignalListener) -> None:
     screen.phase("starting")
     arguments = training_arguments(config, folder)  # before the model: ZeRO-3 shards it as it loads
     rank = dist.get_rank()
     _compare_hosts(config)
     asked, config = config, dataclasses.replace(config, model=prepare.native(config.model, config.seed, screen.console))
     tokenizer = load_tokenizer(config.model)
-    with heartbeat.while_working():
+    with screen.heartbeat.while_working():
         examples, lengths, encoded = _examples(config, tokenizer, screen)
     screen.phase("loading the model")
-    with heartbeat.while_working():
+    with screen.heartbeat.while_working():
         model = load_trainable(config)
     memory.model = model
-    _beat_at_each_pass(model)
+    _beat_at_each_pass(model, screen.heartbeat)
     _say_targets(model, config, screen)
     first = weights.gather(model, trainable(model)) if config.lora.method is LoraMethod.pissa else None
     start, numbers = find_start(folder, screen)
@@ -78,7 +90,7 @@ def _train(config: Config, folder: Path, screen: Screen, memory: Watch) -> None:
     reporter = Reporter(folder, rank, screen, tracker)
     if start is None:
         reporter.begin()
-    stopper = Stopper(config.train.grace, arguments.device)
+    stopper = Stopper(config.train.grace, arguments.device, listener)
     peaks = Peaks(arguments.device)
     scorer = Scorer(model, held_out, config.train, reporter, screen, stopper, peaks)
     keeper = Keeper(config, asked, folder, encoded.key, reporter, scorer, first)
@@ -107,8 +119,8 @@ def _train(config: Config, folder: Path, screen: Screen, memory: Watch) -> None:
     if stopper.number:
         if not saved:
             keeper.save(trainer)
-        signals.leave(trainer.state.global_step, stopper.number)
-        heartbeat.stop()
+        listener.report_early_exit(trainer.state.global_step, stopper.number)
+        screen.heartbeat.stop()
         tracker.finish({})
         return
     seconds = time.perf_counter() - started
@@ -130,7 +142,7 @@ def _train(config: Config, folder: Path, screen: Screen, memory: Watch) -> None:
         "trained_parameters": sum(getattr(p, "ds_numel", p.numel()) for p in trainable(model).values()),
         "truncated": vars(encoded.truncation),
     }
-    heartbeat.stop()  # a dashboard takes its time
+    screen.heartbeat.stop()  # a dashboard takes its time
     if rank == 0:
         files.write_json(folder / "result.json", result)
         loss_plot.draw_loss(folder, plan.headline(config))
@@ -172,8 +184,8 @@ def _compare_hosts(config: Config) -> None:
     consistency.check(found)
 
 
-def _beat_at_each_pass(model: torch.nn.Module) -> None:
-    """Every pass through the model is a sign of life, in training and in scoring."""
+def _beat_at_each_pass(model: torch.nn.Module, heartbeat: Heartbeat) -> None:
+    """Every forward pass counts as progress, in training and in evaluation."""
     inner = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     inner.register_forward_pre_hook(lambda *_: heartbeat.beat())
 

@@ -1,4 +1,4 @@
-"""A sweep whose jobs are Slurm's: one each, and the ledger hears of them from there."""
+"""A sweep whose jobs are Slurm jobs, which write to its ledger."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from slurm_cluster import Slurm
 
 
 @pytest.mark.slow
-def test_each_job_of_a_sweep_is_a_job_of_slurms(records: Path, tmp_path: Path) -> None:
+def test_each_job_of_a_sweep_is_a_slurm_job(records: Path, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     settings = ["lora.r=2,4", "train.max_steps=2", f"data.train={records}", "data.eval=null", "quant=none"]
     with Slurm() as slurm:

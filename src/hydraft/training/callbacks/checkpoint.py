@@ -19,7 +19,6 @@ from hydraft.config.choices import Save
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
 from hydraft.models import base_identity
-from hydraft.system import heartbeat
 from hydraft.system.console import Screen
 from hydraft.training.callbacks.divergence import Health
 from hydraft.training.callbacks.evaluation import Scorer
@@ -144,7 +143,7 @@ class Keeper(TrainerCallback):
         """The adapter or the model as it is now."""
         moved = schedule_step(trainer.lr_scheduler) > (self.config.train.warmup_ratio > 0)
         tokenizer: Any = trainer.processing_class
-        with heartbeat.while_working():
+        with self.reporter.screen.heartbeat.while_working():
             weights.save(trainer.model, tokenizer, target, moved, self.first, more, self.origin)  # type: ignore[arg-type]
 
     def _numbers(self, trainer: RunTrainer) -> Numbers:
