@@ -61,7 +61,7 @@ def test_what_a_person_should_know_is_told_from_the_cache_too(
     for _ in range(2):
         encoded = cache.training(config.data, 0, tokenizer, True, lambda *_: None)
         assert encoded.notes == [
-            "1 record has a system turn, for which this model's format has no place: it is left out"
+            "1 record has a system turn, which this model's chat template does not support: it is left out"
         ]
     assert len(list((tmp_path / "cache/encoded").glob("*/about.json"))) == 1
 

@@ -29,7 +29,7 @@ def test_a_system_turn_is_spoken_of_in_every_run_and_records_are_encoded_in_the_
             HYDRAFT_CACHE=str(tmp_path / "cache"),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("4 records have a system turn, for which this model's format has no place") == 1
+        assert done.stdout.count("4 records have a system turn, which this model's chat template does not support") == 1
         assert done.stdout.count("encoding …") == (name == "first")
         lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         losses.append([line["loss"] for line in lines])

@@ -115,7 +115,7 @@ def test_a_system_turn_without_a_place_is_said(tmp_path: Path) -> None:
     (folder / "model.safetensors").touch()
     file = write(tmp_path / "a.json", [{"instruction": "问", "output": "答", "system": "你是诗人"}] * 3)
     text = plain(shown("model=auto", f"model.path={folder}", f"data.train={file}"))
-    assert "3 records have a system turn, for which this model's format has no place: it stands ahead of" in text
+    assert "3 records have a system turn, which this model's chat template does not support: it is put before" in text
 
 
 @pytest.fixture

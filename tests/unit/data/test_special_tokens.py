@@ -74,15 +74,15 @@ def test_an_ordinary_record_has_the_ids_of_its_rendered_string(tokenizer: Any, d
 
 
 def test_aliases_change_no_id(tokenizer: Any) -> None:
-    """Any string with special tokens of a template in it, tokenised by the twin as by the tokenizer itself."""
+    """Any string with special tokens of a template in it, tokenised by the copied as by the tokenizer itself."""
     known, names = special_tokens.of(tokenizer), list(specials(tokenizer))
     draw = random.Random(2)
     for text in texts(2, typed=False)[:500]:
         half = len(text) // 2
         rendered = "".join((draw.choice(names), text[:half], *draw.choices(names, k=2), text[half:]))
-        twin, meant = known._twin
+        copied, originals = known._with_aliases
         aliased = known.names.sub(lambda name: special_tokens._alias(known.ids_of[name[0]]), rendered)
-        found = [meant.get(token, token) for token in twin.encode(aliased, add_special_tokens=False).ids]
+        found = [originals.get(token, token) for token in copied.encode(aliased, add_special_tokens=False).ids]
         assert found == tokenizer(rendered, add_special_tokens=False)["input_ids"]
 
 
@@ -179,6 +179,6 @@ def test_a_slow_tokenizer_refuses_such_a_record(data: DataConfig) -> None:
     class Slow:
         added_tokens_decoder = AutoTokenizer.from_pretrained(ROOT / "src/hydraft/models/tiny").added_tokens_decoder
 
-    known = special_tokens.Special(Slow())  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"names a special token \(one of .*slow tokenizer"):
+    known = special_tokens.SpecialTokens(Slow())  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"contains the name of a special token \(one of .*slow tokenizer"):
         known.encode(known.hide(Conversation(plain="<|im_end|>")).plain or "")

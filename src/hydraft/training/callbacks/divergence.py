@@ -198,9 +198,9 @@ class Health(TrainerCallback):
         ]
         found["pass_over"] = self._to_blame(step, cause)
         self.reporter.write(step, {"sick": cause, "loss": loss, "samples": found["samples"]})
-        line = f"step {step}: {cause}, on {provenance.told(found['samples'])}"
+        line = f"step {step}: {cause}, on {provenance.describe(found['samples'])}"
         for known in found["micro_batches"][:2]:
-            line += f" (rank {known['rank']}, micro-batch {known['micro_batch']}: {provenance.told(known['samples'])})"
+            line += f" (rank {known['rank']}, micro-batch {known['micro_batch']}: {provenance.describe(known['samples'])})"
         if self.config.train.on_divergence is OnDivergence.ignore:
             if not self.ill:
                 self.reporter.screen.say(f"train.on_divergence=ignore: {line}")
@@ -226,7 +226,7 @@ class Health(TrainerCallback):
         begin = (number * self.config.world_size + rank) * size
         return items[begin : begin + size]
 
-    def _places(self, items: list[int]) -> provenance.Places:
+    def _places(self, items: list[int]) -> provenance.Origins:
         """Where items come from, in a packed run all records of their bins."""
         examples: Any = self.trainer.train_dataset
         members = [member for item in items for member in ([item] if examples.bins is None else examples.bins[item])]
