@@ -19,6 +19,7 @@ try:
     from hydraft.plan import preflight, render
     from hydraft.runs import resume, run_folder
     from hydraft.sweep.job_status import Recorded
+    from hydraft.training.objectives.registry import make_objective
 except ModuleNotFoundError as error:
     sys.exit(f"train.py: {error.name} is not installed here: run make setup, then .venv/bin/python train.py")
 
@@ -34,7 +35,9 @@ def train(composed: DictConfig) -> float | None:
         asked = resume.adopted(asked, folder)
     if saved is not None:
         resume.changes(saved, preflight.resolve(asked, machine), folder)  # refused before any records are read
-    admitted = preflight.admit(asked, machine)
+    objective = make_objective(asked.objective)
+    objective.check(asked)
+    admitted = preflight.admit(asked, machine, objective.read)
     config, priced = admitted.config, admitted.plan
     changes = [] if saved is None else resume.changes(saved, config, folder)  # with what the records have settled
     if config.mode is Mode.plan:

@@ -63,11 +63,11 @@ class Truncation:
 
 
 def encode(
-    conversations: list[Conversation], tokenizer: PreTrainedTokenizerBase, data: DataConfig
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, data: DataConfig
 ) -> tuple[list[Example], Truncation]:
     """Encode and truncate every conversation."""
     examples, cut = [], Truncation()
-    for conversation in conversations:
+    for conversation in (each for record in records for each in record.conversations):
         for example in encode_one(conversation, tokenizer, data):
             kept, lost = truncate(example, data.max_length)
             examples.append(kept)

@@ -6,6 +6,7 @@ from hydraft.config import kernel_support, rules
 from hydraft.config.choices import Mode
 from hydraft.config.schema import Config
 from hydraft.data import mixture
+from hydraft.data.formats import Read
 from hydraft.errors import ConfigError
 from hydraft.models import prepare, shapes
 from hydraft.plan import plan, token_count
@@ -30,8 +31,11 @@ def resolve(asked: Config, machine: Hardware | None) -> Config:
     return plan.resolve(asked, plan.planned_for(asked, machine) if asked.mode is Mode.plan else machine)
 
 
-def admit(asked: Config, machine: Hardware | None) -> Admitted:
+def admit(asked: Config, machine: Hardware | None, read: Read | None = None) -> Admitted:
     """Check a run and price it; nothing is loaded and nothing written.
+
+    Args:
+        read: how the objective makes a record; by default that of supervised fine-tuning.
 
     Raises:
         ConfigError: what a person has to change.
@@ -44,8 +48,8 @@ def admit(asked: Config, machine: Hardware | None) -> Admitted:
         raise ConfigError(refused)
     if not config.cluster.on_hosts:  # an agent asks this of its own host
         prepare.check(config.model)
-    records = mixture.training(config.data, config.seed)
-    mixture.held_out(config.data)
+    records = mixture.training(config.data, config.seed, read)
+    mixture.held_out(config.data, read)
     text = token_count.measure(records, config.data)
     config = plan.settle(config, planned_for if asked.mode is Mode.plan else machine, text.longest_answer)
     whole = plan.resolve(config, planned_for)  # also where the machine of the run is not known yet

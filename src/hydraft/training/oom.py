@@ -28,8 +28,8 @@ WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "no
 PHASES = {  # frames of a traceback, (end of the file, function), to where that is; the first that is there counts
     ("deepspeed/runtime/engine.py", "step"): "in the optimizer's step",
     ("accelerate/accelerator.py", "backward"): "in the backward pass",
-    ("transformers/trainer.py", "compute_loss"): "in the forward pass",
-    ("hydraft/evaluation/evaluator.py", "score"): "while held-out records were scored",
+    ("hydraft/training/trainer.py", "compute_loss"): "in the forward pass",
+    ("hydraft/evaluation/evaluator.py", "evaluate"): "while held-out records were scored",
     ("hydraft/checkpoint/weights.py", "save"): "while saving",
     ("hydraft/training/trainer.py", "_prepare_for_training"): "while the optimizer was set up",
     ("hydraft/models/load.py", "load_trainable"): "while the model was loaded",
@@ -71,7 +71,7 @@ class Found:
         return self.base + sum(self.parts.values()) + self.asked
 
 
-class Watch:
+class OutOfMemoryHandler:
     """Turns an allocation that fails inside its block into ``OutOfMemory``."""
 
     def __init__(self, config: Config, folder: Path) -> None:

@@ -51,7 +51,7 @@ def test_an_invalid_source_is_refused_with_file_and_record(tmp_path: Path, name:
     assert str(refusal.value).startswith(f"data.train={file}")
 
 
-def test_a_missing_file_a_folder_and_other_bytes_are_refused(tmp_path: Path) -> None:
+def test_a_missing_file_a_folder_and_invalid_content_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.eval=/nowhere\.json: no such file"):
         load("/nowhere.json", "data.eval")
     with pytest.raises(ConfigError, match="cannot be read"):

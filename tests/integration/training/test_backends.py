@@ -10,7 +10,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from conftest import config_of, run_script
-from hydraft.checkpoint import training_state
+from hydraft.checkpoint import optimizer_state
 from hydraft.training import trainer
 
 
@@ -38,11 +38,11 @@ def load(backend: str, folder: Path) -> torch.nn.Linear:
     """A model in main memory that is given its saved weights in a group of one."""
     model = torch.nn.Linear(3, 2)
     save_file(
-        {f"param/{name}": torch.ones_like(p) for name, p in model.named_parameters()}, folder / training_state.OPTIMIZER
+        {f"param/{name}": torch.ones_like(p) for name, p in model.named_parameters()}, folder / optimizer_state.FILE
     )
     dist.init_process_group(backend, init_method=f"file://{folder}/store", rank=0, world_size=1)
     try:
-        training_state.load_weights(dict(model.named_parameters()), folder)
+        optimizer_state.load_weights(dict(model.named_parameters()), folder)
         shares: list[Any] = [None]
         dist.all_gather_object(shares, {"a": torch.ones(2)})
         dist.barrier()
@@ -70,11 +70,11 @@ def test_weights_are_broadcast_on_the_card_and_copied_to_where_they_lie(tmp_path
         model = torch.nn.Linear(3, 2)
         save_file(
             {f"param/{name}": torch.ones_like(p) for name, p in model.named_parameters()},
-            folder / training_state.OPTIMIZER,
+            folder / optimizer_state.FILE,
         )
         dist.init_process_group(backend, init_method=f"file://{folder}/store", rank=0, world_size=1)
         try:
-            training_state.load_weights(dict(model.named_parameters()), folder)
+            optimizer_state.load_weights(dict(model.named_parameters()), folder)
         finally:
             dist.destroy_process_group()
         assert all((p == 1).all() and p.device.type == "cpu" for p in model.parameters())

@@ -156,7 +156,7 @@ def test_weights_that_are_no_numbers_become_no_checkpoint(tmp_path: Path) -> Non
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
         with pytest.raises(RuntimeError, match=r"model is not written: model\.norm\.weight is not finite"):
-            weights_module.save(model, tokenizer, tmp_path / "model", moved=True)
+            weights_module.save(model, tokenizer, tmp_path / "model", updated=True)
     finally:
         torch.distributed.destroy_process_group()
     assert list(tmp_path.iterdir()) == []

@@ -22,16 +22,16 @@ from hydraft.checkpoint import manifest
 from hydraft.data.batch import EpochOrder
 from hydraft.system import signals
 from hydraft.training import reductions
-from hydraft.training.callbacks import divergence as healths
-from hydraft.training.callbacks.checkpoint import Keeper
-from hydraft.training.callbacks.divergence import Diverged, Health
-from hydraft.training.callbacks.early_stop import Stopper
+from hydraft.training.callbacks import divergence as divergence_callback
+from hydraft.training.callbacks.checkpoint import CheckpointCallback
+from hydraft.training.callbacks.divergence import Diverged, DivergenceCallback
+from hydraft.training.callbacks.early_stop import EarlyStopCallback
 
 STEPS = 30
 NAN = math.nan
 
 
-class Reporter:
+class Logging:
     """Keeps what is written."""
 
     def __init__(self) -> None:
@@ -48,29 +48,29 @@ class Run:
     def __init__(self, folder: Path, deferred: bool, *overrides: str) -> None:
         self.config = config_of("train.log_every=10", "train.micro_batch_size=1", *overrides)
         self.norm: Any = 1.0
-        self.reporter: Any = Reporter()
+        self.logging: Any = Logging()
         engine = SimpleNamespace(get_global_grad_norm=lambda: self.norm, was_step_applied=lambda: True)
         world = dist.get_world_size()
         self.trainer: Any = SimpleNamespace(
             args=SimpleNamespace(device=torch.device("cpu")), start=None, losses=[], model_wrapped=engine,
             scale_at_floor=False, model=SimpleNamespace(config=SimpleNamespace(vocab_size=100)),
-            order=EpochOrder(100 * world, world, 0, False, batch=world, pass_over=self.config.train.pass_over),
+            order=EpochOrder([1] * 100 * world, world, world, None, skipped=self.config.train.pass_over),
         )  # fmt: skip
-        self.stopper = Stopper(self.config.train.grace, torch.device("cpu"))
-        self.health = Health(self.config, folder, self.reporter, self.trainer, self.stopper)
-        self.health.deferred = deferred
-        self.health._places = lambda items: {"file": items}  # type: ignore[method-assign]
+        self.early_stop = EarlyStopCallback(self.config.train.grace, torch.device("cpu"))
+        self.divergence = DivergenceCallback(self.config, folder, self.logging, self.trainer, self.early_stop)
+        self.divergence.deferred = deferred
+        self.divergence._places = lambda items: {"file": items}  # type: ignore[method-assign]
         self.state, self.control = TrainerState(max_steps=STEPS), TrainerControl()
 
     def step(self, loss: float, norm: Any = 1.0) -> bool:
         """Make one, as the Trainer does; whether the run is to stop after it."""
         anything: Any = None
-        if not self.trainer.order.passes_over(self.state.global_step + 1):
+        if not self.trainer.order.skips(self.state.global_step + 1):
             self.trainer.losses.append(torch.tensor(loss))
         self.norm = norm
-        self.health.on_optimizer_step(anything, self.state, self.control)
+        self.divergence.on_optimizer_step(anything, self.state, self.control)
         self.state.global_step += 1
-        self.stopper.on_step_end(anything, self.state, self.control)
+        self.early_stop.on_step_end(anything, self.state, self.control)
         return self.control.should_training_stop
 
 
@@ -94,7 +94,7 @@ def test_no_step_waits_in_which_nothing_is_due(alone: None, tmp_path: Path, monk
     now: list[int] = []
     read: dict[int, int] = {}  # step whose numbers were read: step in which that was
 
-    class Reading(reductions.Reading):
+    class PendingNumbers(reductions.PendingNumbers):
         def __init__(self, values: torch.Tensor) -> None:
             super().__init__(values)
             self.step = now[-1]
@@ -110,7 +110,7 @@ def test_no_step_waits_in_which_nothing_is_due(alone: None, tmp_path: Path, monk
     def refuse(self: torch.Tensor) -> Any:
         raise AssertionError("a step waits for the device")
 
-    monkeypatch.setattr(reductions, "Reading", Reading)
+    monkeypatch.setattr(reductions, "PendingNumbers", PendingNumbers)
     monkeypatch.setattr(torch.Tensor, "tolist", refuse)
     with NoWait():
         for step in range(1, STEPS + 1):
@@ -144,9 +144,9 @@ def test_later_verdicts_are_those_at_once(case: str, alone: None, tmp_path: Path
         for loss, norm in CASES[case]:
             run.step(loss, norm)
     at_once, later = runs
-    assert [json.dumps(line) for line in later.reporter.lines] == [json.dumps(line) for line in at_once.reporter.lines]
-    assert bool(later.reporter.lines) == (case != "healthy")
-    assert later.health.numbers() == at_once.health.numbers()
+    assert [json.dumps(line) for line in later.logging.lines] == [json.dumps(line) for line in at_once.logging.lines]
+    assert bool(later.logging.lines) == (case != "healthy")
+    assert later.divergence.state() == at_once.divergence.state()
 
 
 @pytest.mark.parametrize(("sick", "seen"), [(1, 1), (2, 2), (5, 6), (9, 10), (10, 10), (30, 30)])
@@ -168,7 +168,7 @@ def test_steps_that_are_passed_over_come_between(alone: None, tmp_path: Path) ->
     run.step(NAN)
     with pytest.raises(Diverged, match=r"^step 4: "):
         run.step(0.0)
-    assert run.health.waiting is None
+    assert run.divergence.waiting is None
 
 
 def test_a_sick_step_becomes_no_checkpoint(alone: None, tmp_path: Path) -> None:
@@ -176,12 +176,12 @@ def test_a_sick_step_becomes_no_checkpoint(alone: None, tmp_path: Path) -> None:
     for _ in range(4):
         run.step(1.0)
     run.step(NAN)
-    keeper: Any = object.__new__(Keeper)
-    keeper.health, keeper.folder = run.health, tmp_path
+    callback: Any = object.__new__(CheckpointCallback)
+    callback.divergence, callback.folder = run.divergence, tmp_path
     with pytest.raises(Diverged, match=r"^step 5: "):
-        keeper.save(SimpleNamespace(state=run.state))
+        callback.save(SimpleNamespace(state=run.state))
     assert not (tmp_path / "checkpoints").exists()
-    run.health.on_train_end(None, run.state, run.control)  # type: ignore[arg-type]  # it is looked at once
+    run.divergence.on_train_end(None, run.state, run.control)  # type: ignore[arg-type]  # it is looked at once
 
 
 def of_two(rank: int, folder: Path) -> None:
@@ -196,13 +196,13 @@ def of_two(rank: int, folder: Path) -> None:
     except Diverged as error:
         seen["diverged"] = [str(error), run.state.global_step]
     for case, long, asked, at in (("quick", 0.5, 15, 5), ("long", 0.0, 10, 5), ("last", 0.5, 15, STEPS)):
-        healths.LONG = long
+        divergence_callback.LONG = long
         run, signals._asked = Run(folder, True), 0
         for step in range(1, STEPS + 1):
             if rank == 1 and step == at:
                 signals._asked = asked
             if run.step(1.0):
-                seen[case] = [run.stopper.number, run.state.global_step, run.control.should_save]
+                seen[case] = [run.early_stop.number, run.state.global_step, run.control.should_save]
                 break
         signals._asked = 0
     (folder / f"{rank}.json").write_text(json.dumps(seen))
@@ -253,7 +253,7 @@ def test_numbers_come_from_a_card_without_a_wait() -> None:
         norm = torch.tensor(math.inf, device="cuda")
         torch.cuda.set_sync_debug_mode("error")
         try:
-            reading = reductions.summed(reductions.Made(1, losses, norm, False, False), [0.0, 7.0])
+            reading = reductions.reduce_later(reductions.StepResult(1, losses, norm, False, False), [0.0, 7.0])
         finally:
             torch.cuda.set_sync_debug_mode("default")
         assert reading.read() == [3.0, 1.0, 0.0, 0.0, 7.0]

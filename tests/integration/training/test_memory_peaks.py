@@ -12,8 +12,8 @@ from transformers import TrainerControl, TrainerState
 from bench.equivalence import compose_run, train
 from bench.memory import finished
 from conftest import config_of, run_script
-from hydraft.training.callbacks.evaluation import Scorer
-from hydraft.training.memory_peaks import Peaks
+from hydraft.training.callbacks.evaluation import EvaluationCallback
+from hydraft.training.memory_peaks import MemoryPeaks
 
 
 class Counter:
@@ -58,31 +58,32 @@ class Records:
     """Held-out records whose scoring takes as many bytes as they say."""
 
     def __init__(self, card: Counter, takes: list[int]) -> None:
-        self.card, self.takes, self.conversations = card, takes, [None]
+        self.card, self.takes, self.records = card, takes, [None]
 
     def parts(self, loss_only: bool = False) -> int:
         return 1
 
-    def score(self, *_: Any) -> dict[str, float]:
+    def evaluate(self, *_: Any) -> dict[str, float]:
         self.card.take(self.takes.pop(0), self.card.now)
         return {"loss": 1.0}
 
 
 def test_each_moment_has_its_own_peak(card: Counter, alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    peaks, nothing = Peaks(torch.device("cpu")), Nothing()
+    peaks, nothing = MemoryPeaks(torch.device("cpu")), Nothing()
     peaks.device = torch.device("cuda")  # nothing is put there before ``result``
     settings, held_out = config_of("train.eval_every=2").train, Records(card, [900, 1200, 700])
     anything: Any = nothing
-    scorer = Scorer(anything, held_out, settings, anything, anything, anything, peaks)  # type: ignore[arg-type]
-    monkeypatch.setattr(Scorer, "_midway", lambda self, state, control: self._score(state.global_step, True))
+    callback = EvaluationCallback(anything, held_out, settings, anything, anything, peaks)  # type: ignore[arg-type]
+    evaluate = lambda self, state, control: self._evaluate(state.global_step, True)  # noqa: E731
+    monkeypatch.setattr(EvaluationCallback, "_during_training", evaluate)
     card.take(2000, 300)  # loading
-    scorer.on_train_begin(anything, TrainerState(global_step=0, max_steps=4), TrainerControl())
+    callback.on_train_begin(anything, TrainerState(global_step=0, max_steps=4), TrainerControl())
     card.take(600, 400)  # a step, whose optimizer state stays
     card.take(650, 400)
-    scorer.on_step_end(anything, TrainerState(global_step=2, max_steps=4), TrainerControl())
+    callback.on_step_end(anything, TrainerState(global_step=2, max_steps=4), TrainerControl())
     card.take(640, 400)
     peaks.end("training")
-    scorer.at_an_end("after training", 4)
+    callback.evaluate_all("after training", 4)
     assert peaks.bytes == {"loading": 2000, "training": 650, "scoring": 1200}
     peaks.device = torch.device("cpu")
     found = peaks.result()

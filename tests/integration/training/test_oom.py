@@ -13,7 +13,7 @@ from hydraft.config.schema import load_config
 from hydraft.plan import plan
 from hydraft.runs import run_folder
 from hydraft.system import hardware
-from hydraft.training.oom import PASSES, Found, OutOfMemory, Watch
+from hydraft.training.oom import PASSES, Found, OutOfMemory, OutOfMemoryHandler
 
 # Read by every Python that starts with its folder on the path: a rank, forked from the server, gets so many more bytes.
 LIMIT = """
@@ -70,7 +70,7 @@ def test_the_message_names_the_barrier_and_what_to_try(records: Path, tmp_path: 
         [f"data.train={records}", "data.eval=null", "train.micro_batch_size=64", "data.max_length=512"]
     )
     run_folder.create(tmp_path / "run", config, plan.make_plan(config, 24), hardware.detect())
-    with pytest.raises(OutOfMemory) as caught, Watch(config, tmp_path / "run"):
+    with pytest.raises(OutOfMemory) as caught, OutOfMemoryHandler(config, tmp_path / "run"):
         torch.empty(10**14, dtype=torch.uint8)
     said = str(caught.value)
     assert said.startswith("outside of the training: 90.9 TiB more did not fit beside ")
@@ -78,8 +78,8 @@ def test_the_message_names_the_barrier_and_what_to_try(records: Path, tmp_path: 
     assert "try a smaller model or more memory" in said  # nothing saves that much
     there = {"weights": 8 << 20, "adapter": 1 << 20, "optimizer": 1 << 20, PASSES: 900 << 20}
     found = Found(there, base=500 << 20, asked=200 << 20, room=1500 << 20, barrier="of the machine's 1.5 GiB")
-    tried = Watch(config, tmp_path / "run").explain("in the forward pass", found).partition("; try ")[2]
+    tried = OutOfMemoryHandler(config, tmp_path / "run").explain("in the forward pass", found).partition("; try ")[2]
     assert tried.startswith("train.micro_batch_size=") and "train.gradient_accumulation_steps=" in tried
     assert tried.endswith("or train.auto_micro_batch=true, which halves the micro-batch by itself")
-    with pytest.raises(ValueError, match="as it was"), Watch(config, tmp_path / "run"):
+    with pytest.raises(ValueError, match="as it was"), OutOfMemoryHandler(config, tmp_path / "run"):
         raise ValueError("as it was")

@@ -30,9 +30,9 @@ from hydraft.config.choices import OnDivergence, Precision
 from hydraft.config.schema import Config
 from hydraft.data import provenance
 from hydraft.system import files
-from hydraft.training.callbacks.early_stop import Stopper
-from hydraft.training.callbacks.logging import Reporter
-from hydraft.training.reductions import Made, Reading, agreed, summed
+from hydraft.training.callbacks.early_stop import EarlyStopCallback
+from hydraft.training.callbacks.logging import LoggingCallback
+from hydraft.training.reductions import PendingNumbers, StepResult, reduce_later, reduce_now
 from hydraft.training.trainer import RunTrainer
 
 WINDOW, FEWEST = 64, 16
@@ -46,13 +46,20 @@ class Diverged(Exception):
     """The run is sick, and all ranks stop; what there is to know of it stands in ``result.json``, under ``divergence``."""
 
 
-class Health(TrainerCallback):
+class DivergenceCallback(TrainerCallback):
     """Looks at every step; every rank has one, and all come to the same verdict."""
 
-    def __init__(self, config: Config, folder: Path, reporter: Reporter, trainer: RunTrainer, stopper: Stopper) -> None:
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        logging: LoggingCallback,
+        trainer: RunTrainer,
+        early_stop: EarlyStopCallback,
+    ) -> None:
         self.config = config
         self.folder = folder
-        self.reporter = reporter
+        self.logging = logging
         self.trainer = trainer
         self.losses: deque[float] = deque(maxlen=WINDOW)
         self.zeros = 0
@@ -61,8 +68,8 @@ class Health(TrainerCallback):
         """Whether the last step was sick."""
         self.moved = trainer.start is not None
         """Whether a step that was not sick has changed the weights."""
-        self.stopper = stopper
-        self.waiting: tuple[Made, Reading] | None = None
+        self.early_stop = early_stop
+        self.waiting: tuple[StepResult, PendingNumbers] | None = None
         """The last step, if it has not been looked at."""
         self.begun: float | None = None
         """When the last step was made; None before there is one."""
@@ -71,7 +78,7 @@ class Health(TrainerCallback):
         self.deferred = trainer.args.device.type == "cuda"
         """Whether a step may be looked at after the next one."""
 
-    def numbers(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""
         return {"losses": list(self.losses), "zeros": self.zeros}
 
@@ -89,21 +96,21 @@ class Health(TrainerCallback):
             Diverged: it is sick, and ``train.on_divergence`` does not ignore that.
         """
         step, trainer = state.global_step + 1, self.trainer
-        self.stopper.told = self.deferred and dist.get_world_size() > 1
+        self.early_stop.shared = self.deferred and dist.get_world_size() > 1
         self.settle()
-        if trainer.order.passes_over(step):
+        if trainer.order.skips(step):
             if dist.get_rank() == 0:
-                self.reporter.write(step, {"passed_over": self._places(trainer.order.items(step))})
-            if self.stopper.told:
-                self.stopper.agreed()  # nothing was computed that could be waited for
+                self.logging.write(step, {"passed_over": self._places(trainer.order.items(step))})
+            if self.early_stop.shared:
+                self.early_stop.stops()  # nothing was computed that could be waited for
             return
         mine, trainer.losses = torch.stack(trainer.losses), []
         engine: Any = trainer.model_wrapped
         norm = engine.get_global_grad_norm()
         skipped = self.config.train.precision is Precision.fp16 and not engine.was_step_applied()
-        made = Made(step, mine, norm, skipped, trainer.scale_at_floor)
+        made = StepResult(step, mine, norm, skipped, trainer.scale_at_floor)
         if not self.deferred:
-            self._judge(made, *agreed(mine, math.nan if norm is None else float(norm), norm is None))
+            self._judge(made, *reduce_now(mine, math.nan if norm is None else float(norm), norm is None))
             return
         self.waiting = made, self._share(made)
         if not self.quick or self._due(step, state):
@@ -125,8 +132,8 @@ class Health(TrainerCallback):
         loss, bad, zeros, long, *asked = reading.read()
         world = dist.get_world_size()
         self.quick = not long
-        if self.stopper.told:
-            self.stopper.tell(asked)
+        if self.early_stop.shared:
+            self.early_stop.receive(asked)
         self._judge(made, loss / world, bad > 0, zeros == world)
 
     def _due(self, step: int, state: TrainerState) -> bool:
@@ -136,14 +143,14 @@ class Health(TrainerCallback):
         counted = any(isinstance(each, int) and step % each == 0 for each in every)
         return counted or step == 1 or step >= state.max_steps
 
-    def _share(self, made: Made) -> Reading:
+    def _share(self, made: StepResult) -> PendingNumbers:
         """What ``settle`` reads: whether the step was long for any rank, what it had, and who was asked to leave."""
         now, before = time.perf_counter(), self.begun
         self.begun = now
         long = before is None or now - before > LONG
-        return summed(made, [float(long), *self.stopper.heard()])
+        return reduce_later(made, [float(long), *self.early_stop.counts()])
 
-    def _judge(self, made: Made, loss: float, broken: bool, zero: bool) -> None:
+    def _judge(self, made: StepResult, loss: float, broken: bool, zero: bool) -> None:
         """Count a step by what all ranks had of it, and act if it is sick."""
         self.zeros = self.zeros + 1 if zero else self.zeros if made.skipped else 0
         cause = self._cause(made, loss, None if made.skipped or not broken else made.norm)
@@ -154,7 +161,7 @@ class Health(TrainerCallback):
         self.ill = cause is not None
         self.moved |= cause is None and not zero
 
-    def _cause(self, made: Made, loss: float, norm: Any) -> str | None:
+    def _cause(self, made: StepResult, loss: float, norm: Any) -> str | None:
         """What is wrong with a step, in words; ``norm`` is there if it is no finite number."""
         train = self.config.train
         if made.at_floor:
@@ -197,13 +204,15 @@ class Health(TrainerCallback):
             for rank, j in broken
         ]
         found["pass_over"] = self._to_blame(step, cause)
-        self.reporter.write(step, {"sick": cause, "loss": loss, "samples": found["samples"]})
+        self.logging.write(step, {"sick": cause, "loss": loss, "samples": found["samples"]})
         line = f"step {step}: {cause}, on {provenance.describe(found['samples'])}"
         for known in found["micro_batches"][:2]:
-            line += f" (rank {known['rank']}, micro-batch {known['micro_batch']}: {provenance.describe(known['samples'])})"
+            line += (
+                f" (rank {known['rank']}, micro-batch {known['micro_batch']}: {provenance.describe(known['samples'])})"
+            )
         if self.config.train.on_divergence is OnDivergence.ignore:
             if not self.ill:
-                self.reporter.screen.say(f"train.on_divergence=ignore: {line}")
+                self.logging.screen.say(f"train.on_divergence=ignore: {line}")
             return line
         files.write_json(self.folder / "result.json", {"divergence": found})
         return f"{line}; try {_advice(self.config, cause, self.moved)}"
@@ -215,10 +224,10 @@ class Health(TrainerCallback):
         """
         first, order = step - (self.zeros - 1 if "norm has been 0" in cause else 0), self.trainer.order
         before = first - 1
-        while before > 0 and order.passes_over(before):
+        while before > 0 and order.skips(before):
             before -= 1
         steps = [*([before] if 0 < before < first - 1 else []), *range(first, step + 1)]
-        gone = {item for passed in {*steps, *order.pass_over} for item in order.items(passed)}
+        gone = {item for passed in {*steps, *order.skipped} for item in order.items(passed)}
         return steps if len(gone) < order.size else []
 
     def _micro_batch(self, items: list[int], rank: int, number: int) -> list[int]:
@@ -229,9 +238,11 @@ class Health(TrainerCallback):
     def _places(self, items: list[int]) -> provenance.Origins:
         """Where items come from, in a packed run all records of their bins."""
         examples: Any = self.trainer.train_dataset
-        members = [member for item in items for member in ([item] if examples.bins is None else examples.bins[item])]
+        members = [member for item in items for member in examples.members(item)]
         tokenizer: Any = self.trainer.processing_class
-        return provenance.of_examples(members, len(examples.examples), self.config.data, self.config.seed, tokenizer)
+        encoding = self.trainer.objective.encoding
+        config, count = self.config, len(examples.examples)
+        return provenance.of_examples(members, count, config.data, config.seed, tokenizer, encoding)
 
 
 def _advice(config: Config, cause: str, moved: bool) -> str:
