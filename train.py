@@ -1,5 +1,6 @@
 """Train: python train.py [group=option …] [key=value …]. See python train.py --help, and conf/."""
 
+import functools
 import importlib
 import sys
 from pathlib import Path
@@ -13,8 +14,9 @@ try:
     from hydraft.config.choices import Mode
     from hydraft.config.schema import Config
     from hydraft.launch import run as launch
+    from hydraft.launch.external import environment
     from hydraft.launch.external.coordinator import enter
-    from hydraft.launch.external.environment import find, place
+    from hydraft.launch.external.store import RendezvousStore
     from hydraft.models import prepare
     from hydraft.plan import preflight, render
     from hydraft.runs import resume, run_folder
@@ -24,12 +26,15 @@ except ModuleNotFoundError as error:
     sys.exit(f"train.py: {error.name} is not installed here: run make setup, then .venv/bin/python train.py")
 
 
-def train(composed: DictConfig) -> float | None:
-    """One job: check it, price it, give it ranks. Returns the objective that a sweep compares."""
+def train(composed: DictConfig, store: RendezvousStore | None = None) -> float | None:
+    """One job: check it, plan it, start its ranks (those of ``store`` under another launcher).
+
+    Returns the objective that a sweep compares.
+    """
     asked, saved, folder = cli.typed(composed, Config), None, cli.output_folder()
     if asked.resume is not None:
         asked, saved, folder = resume.merged(composed, cli.overrides())
-    asked = place(asked, find(), cli.names("cluster"))
+    asked = environment.apply(asked, environment.detect(), cli.names("cluster"))
     machine = launch.machine(asked)
     if saved is None and asked.mode is Mode.train:
         asked = resume.adopted(asked, folder)
@@ -41,7 +46,7 @@ def train(composed: DictConfig) -> float | None:
     config, priced = admitted.config, admitted.plan
     changes = [] if saved is None else resume.changes(saved, config, folder)  # with what the records have settled
     if config.mode is Mode.plan:
-        render.report(config, priced, rules.refused_here(config, machine) + launch.refused_here(config))
+        render.report(config, priced, rules.refused_here(config, machine) + launch.refused_here(config.cluster))
         for note in admitted.notes:
             print(note)
         return None
@@ -63,8 +68,8 @@ def train(composed: DictConfig) -> float | None:
             print(note)
         for change in changes:
             print(f"changed: {change}")
-        return launch.run(config, folder)
+        return launch.run(config, folder, store=store)
 
 
 if __name__ == "__main__":
-    cli.exit_with(enter(lambda: cli.run(Recorded(train), "train")))
+    cli.exit_with(enter(lambda store: cli.run(Recorded(functools.partial(train, store=store)), "train")))

@@ -91,8 +91,8 @@ def _job() -> tuple[Ledger, str] | None:
 
 
 def line(error: BaseException) -> str:
-    """An error as one line, without the advice that a terminal gets."""
-    text = str(error).split("\n  its log:")[0].split("; to go on:")[0]
+    """An error as one line, without the log's path and without how to resume, which are for the terminal."""
+    text = error.summary if isinstance(error, (RunFailed, RunStopped)) else str(error)
     return " ".join((text if isinstance(error, TOLD) else f"{type(error).__name__}: {text}").split())
 
 

@@ -1,7 +1,7 @@
 """Jobs side by side on this machine, each in fresh processes forked from a server that has imported the stack once. No torch here.
 
 A job's ranks are forks of the job, so a sweep pays for its imports once. Nothing of a job outlives it: no module state, no CUDA
-context, no process. Where forks of the server could not be used (``launch.server``), jobs are spawned.
+context, no process. Where forks of the server could not be used (``launch/local/fork_server.py``), jobs are spawned.
 """
 
 import logging
@@ -24,7 +24,7 @@ from hydra.core.utils import JobReturn
 from hydraft.errors import RunStopped
 from hydraft.launch.local import fork_server
 from hydraft.launch.local.elastic import own_code_first
-from hydraft.launch.local.rank import ended_by
+from hydraft.launch.local.rank import exit_failure
 from hydraft.sweep import pool_job
 from hydraft.sweep.job_status import JobDied
 from hydraft.sweep.slots import Slot
@@ -64,7 +64,7 @@ def warm(preload: Sequence[str], machine: Hardware) -> None:
     try:
         for number in (1, 2):  # nor is the screen, where libraries greet as they are imported
             os.dup2(nowhere, number)
-        fork_server.begin([OWN, *preload], machine)
+        fork_server.start([OWN, *preload], machine)
     finally:
         for number, terminal in zip((1, 2), kept, strict=True):
             os.dup2(terminal, number)
@@ -110,10 +110,9 @@ class Running:
         if self.answer is not None:
             returned: JobReturn = cloudpickle.loads(self.answer)
             return returned
-        code = self.process.exitcode
-        return pool_job.failed(
-            JobDied(f"its process was {ended_by(code)}" if code and code < 0 else f"its process ended with code {code}")
-        )
+        code = self.process.exitcode or 0
+        ended = "was " if code < 0 else ""
+        return pool_job.failed(JobDied(f"its process {ended}{exit_failure(code).message}"))
 
     def signal(self, number: int) -> None:
         """Send its process a signal."""
@@ -191,7 +190,7 @@ def run(
                         one.stopped = True
                         one.signal(signal.SIGTERM)
         except KeyboardInterrupt as error:
-            _end(list(running.values()), error.code - 128 if isinstance(error, RunStopped) else signal.SIGINT)
+            _end(list(running.values()), error.signal if isinstance(error, RunStopped) else signal.SIGINT)
             raise
         except BaseException:
             _end(list(running.values()), signal.SIGKILL)

@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from hydraft.config.schema import Config
+from hydraft.errors import OutOfMemory, Phase
 from hydraft.models.load import trainable
 from hydraft.plan import plan
 from hydraft.plan.memory import DRIVER, Memory, Subject, memory
@@ -25,15 +26,15 @@ from hydraft.system import hardware
 WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "alloc_failed")
 """How torch, CUDA's libraries and the system say it."""
 
-PHASES = {  # frames of a traceback, (end of the file, function), to where that is; the first that is there counts
-    ("deepspeed/runtime/engine.py", "step"): "in the optimizer's step",
-    ("accelerate/accelerator.py", "backward"): "in the backward pass",
-    ("hydraft/training/trainer.py", "compute_loss"): "in the forward pass",
-    ("hydraft/evaluation/evaluator.py", "evaluate"): "while held-out records were scored",
-    ("hydraft/checkpoint/weights.py", "save"): "while saving",
-    ("hydraft/training/trainer.py", "_prepare_for_training"): "while the optimizer was set up",
-    ("hydraft/models/load.py", "load_trainable"): "while the model was loaded",
-    ("hydraft/data/cache.py", "training"): "while records were encoded",
+PHASES = {  # from a frame of the traceback (end of the file name, function) to the phase; the first match counts
+    ("deepspeed/runtime/engine.py", "step"): Phase.optimizer_step,
+    ("accelerate/accelerator.py", "backward"): Phase.backward,
+    ("hydraft/training/trainer.py", "compute_loss"): Phase.forward,
+    ("hydraft/evaluation/evaluator.py", "evaluate"): Phase.evaluation,
+    ("hydraft/checkpoint/weights.py", "save"): Phase.saving,
+    ("hydraft/training/trainer.py", "_prepare_for_training"): Phase.optimizer_setup,
+    ("hydraft/models/load.py", "load_trainable"): Phase.model_loading,
+    ("hydraft/data/cache.py", "training"): Phase.tokenization,
 }
 GROUPS = {
     "weights": ("weights",),
@@ -44,10 +45,6 @@ GROUPS = {
 """Parts of the plan, as far as they can be told apart in a process."""
 
 PASSES = list(GROUPS)[-1]
-
-
-class OutOfMemory(Exception):
-    """An allocation failed; the message is one line for a person, and begins with where."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +92,11 @@ class OutOfMemoryHandler:
             found = self.measure(str(failed))
             for link in _chain(error):
                 traceback.clear_frames(link.__traceback__)  # with them go the tensors of the pass
-            told = self.explain(phase, found)
-        except Exception as another:  # the cause must come out whatever happens here
-            told = f"{phase}: {' '.join(str(failed).split())[:200]} (its parts are not known: {another!r})"
-        raise OutOfMemory(told) from error
+            message, advice = self.explain(phase, found)
+        except Exception as another:  # the cause must be reported whatever happens here
+            text = " ".join(str(failed).split())[:200]
+            message, advice = f"{phase.value}: {text} (its parts are not known: {another!r})", None
+        raise OutOfMemory(message, phase, advice) from error
 
     def measure(self, said: str) -> Found:
         """What is there now; ``said`` is the error's text."""
@@ -127,18 +125,19 @@ class OutOfMemoryHandler:
         parts = {**known, PASSES: max(0, used - sum(known.values()))}
         return Found(parts, base, _asked(said), room, barrier)
 
-    def explain(self, phase: str, found: Found) -> str:
-        """The line: what was asked for, what was there, what the plan had, and what to try."""
+    def explain(self, phase: Phase, found: Found) -> tuple[str, str | None]:
+        """One line with the requested size, the memory in use, and what was planned; and the overrides to try."""
         asked = f"{size(found.asked)} more" if found.asked else "more"
-        line = f"{phase}: {asked} did not fit beside {size(found.needed - found.asked)}, {found.barrier}"
+        line = f"{phase.value}: {asked} did not fit beside {size(found.needed - found.asked)}, {found.barrier}"
         on_gpu, file = torch.cuda.is_available(), self.folder / "plan.json"
         known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
         if not known.get("cost"):
-            return f"{line}; the plan knows nothing of this model's memory; try a smaller train.micro_batch_size or data.max_length"
-        moment = "loading" if "loaded" in phase else "scoring" if "scored" in phase else "training"
+            advice = "a smaller train.micro_batch_size or data.max_length"
+            return f"{line}; the plan has no estimate of this model's memory", advice
+        moment = {Phase.model_loading: "loading", Phase.evaluation: "scoring"}.get(phase, "training")
         planned = known["cost"]["memory"][moment if on_gpu else f"host_{moment}"]
         line += f"; {_wrong(planned, found)}"
-        return f"{line}; try {self._change(known, found, sum(planned.values()), on_gpu)}"
+        return line, self._change(known, found, sum(planned.values()), on_gpu)
 
     def _change(self, known: dict[str, Any], found: Found, planned: int, on_gpu: bool) -> str:
         """The cheapest change with which the plan, corrected by what was found, fits."""
@@ -169,13 +168,13 @@ def is_one(error: BaseException) -> bool:
     return isinstance(error, (RuntimeError, OSError)) and any(words in str(error).lower() for words in WORDS)
 
 
-def phase_of(error: BaseException) -> str:
-    """Where it was raised, as its traceback has it."""
+def phase_of(error: BaseException) -> Phase:
+    """What the rank was doing, from the traceback of ``error``."""
     frames = [(f.filename, f.name) for link in _chain(error) for f in traceback.extract_tb(link.__traceback__)]
-    for (file, function), words in PHASES.items():
+    for (file, function), phase in PHASES.items():
         if any(name == function and path.endswith(file) for path, name in frames):
-            return words
-    return "outside of the training"
+            return phase
+    return Phase.other
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

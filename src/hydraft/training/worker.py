@@ -22,8 +22,9 @@ from hydraft.models import base_identity, prepare
 from hydraft.models.load import load_tokenizer, load_trainable, trainable
 from hydraft.plan import plan
 from hydraft.runs import consistency
-from hydraft.system import heartbeat, signals
 from hydraft.system.console import Screen
+from hydraft.system.heartbeat import Heartbeat
+from hydraft.system.signals import SignalListener
 from hydraft.tracking.factory import make_tracker
 from hydraft.training import deepspeed_ops, report
 from hydraft.training.callbacks.checkpoint import CheckpointCallback, find_start
@@ -42,25 +43,36 @@ PROBE_TOKENS = 64
 """Tokens of the prompt in probe.json."""
 
 
-def main(folder: Path, terminal: int) -> None:
-    """Train the run in ``folder`` on this rank. ``terminal`` is a file descriptor of the user's terminal."""
+def main(
+    folder: Path, terminal: int, listener: SignalListener | None = None, heartbeat: Heartbeat | None = None
+) -> None:
+    """Train the run in ``folder`` on this rank.
+
+    Args:
+        folder: the run's folder.
+        terminal: the file descriptor that rank 0 prints to.
+        listener: receives the shutdown signals of this rank; None if nothing is to be saved upon one.
+        heartbeat: of this rank; None if it is not monitored.
+    """
+    listener = listener or SignalListener()
     config = load_config(folder / "config.yaml")
     deepspeed_ops.ready_device()
     rank, local_ranks = int(os.environ["RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     cores = int(os.environ.get("HYDRAFT_CORES", 0)) or len(os.sched_getaffinity(0))  # a job of a sweep has fewer
     torch.set_num_threads(max(1, cores // local_ranks))
     transformers.logging.disable_progress_bar()
-    with OutOfMemoryHandler(config, folder) as memory, Screen(terminal, visible=rank == 0) as screen:
-        _train(config, folder, screen, memory)
+    with OutOfMemoryHandler(config, folder) as memory, Screen(terminal, rank == 0, heartbeat) as screen:
+        _train(config, folder, screen, memory, listener)
     dist.destroy_process_group()
 
 
-def _train(config: Config, folder: Path, screen: Screen, memory: OutOfMemoryHandler) -> None:
+def _train(config: Config, folder: Path, screen: Screen, memory: OutOfMemoryHandler, listener: SignalListener) -> None:
     screen.phase("starting")
     arguments = training_arguments(config, folder)  # before the model: ZeRO-3 shards it while it is loaded
     _compare_hosts(config)
     parts = _load(config, screen, memory)
-    run = _make_run(parts, folder, arguments, screen)
+    early_stop = EarlyStopCallback(config.train.grace, arguments.device, listener)
+    run = _make_run(parts, folder, arguments, screen, early_stop)
     memory.trainer = run.trainer
     began = time.perf_counter()
     output = run.trainer.run()
@@ -73,7 +85,7 @@ def _train(config: Config, folder: Path, screen: Screen, memory: OutOfMemoryHand
     seconds = time.perf_counter() - began
     screen.phase("saving")
     result, trained = _save(run, parts, folder, {"after": after, "train_loss": output.training_loss})
-    heartbeat.stop()  # a dashboard may be slow
+    screen.heartbeat.stop()  # a dashboard may be slow
     if dist.get_rank() == 0:
         report.write_result(parts.config, folder, result, trained, run.logging.tracker)
         report.show_result(screen, folder, result, seconds)
@@ -109,21 +121,23 @@ def _load(requested: Config, screen: Screen, memory: OutOfMemoryHandler) -> _Par
     native = prepare.native(requested.model, requested.seed, screen.console)
     config = dataclasses.replace(requested, model=native)
     objective, tokenizer = make_objective(config.objective), load_tokenizer(config.model)
-    with heartbeat.while_working():
+    with screen.heartbeat.while_working():
         data = load_training_data(config, tokenizer, objective.encoding, screen)
     screen.phase("loading the model")
-    with heartbeat.while_working():
+    with screen.heartbeat.while_working():
         model = load_trainable(config)
     memory.model = model
     objective.prepare(model)
-    _beat_in_forward(model)
+    _beat_in_forward(model, screen.heartbeat)
     _report_targets(model, config, screen)
     initial = weights.gather(model, trainable(model)) if config.lora.method is LoraMethod.pissa else None
     origin = weights.Origin(initial, base_identity.of(requested) if dist.get_rank() == 0 else None)
     return _Parts(config, objective, tokenizer, data, model, origin)
 
 
-def _make_run(parts: _Parts, folder: Path, arguments: TrainingArguments, screen: Screen) -> _Run:
+def _make_run(
+    parts: _Parts, folder: Path, arguments: TrainingArguments, screen: Screen, early_stop: EarlyStopCallback
+) -> _Run:
     """The Trainer and its callbacks, with the state of the checkpoint that the run resumes from."""
     config, model, device = parts.config, parts.model, arguments.device
     start = find_start(folder, screen)
@@ -133,7 +147,7 @@ def _make_run(parts: _Parts, folder: Path, arguments: TrainingArguments, screen:
     logging = LoggingCallback(folder, dist.get_rank(), screen, tracker)
     if start is None:
         logging.begin()
-    early_stop, peaks = EarlyStopCallback(config.train.grace, device), MemoryPeaks(device)
+    peaks = MemoryPeaks(device)
     evaluation = EvaluationCallback(model, _evaluator(parts, device), config.train, logging, early_stop, peaks)
     checkpoint = CheckpointCallback(config, folder, parts.data.encoded.key, logging, evaluation, parts.origin)
     compiling = _compile_callbacks(config, model, logging, device)
@@ -186,8 +200,8 @@ def _end_early(run: _Run, save: bool) -> None:
     """End this rank after a signal. ``save``: the signal arrived after the last step, and no checkpoint was saved for it."""
     if save:
         run.checkpoint.save(run.trainer)
-    signals.leave(run.trainer.state.global_step, run.early_stop.number)
-    heartbeat.stop()
+    run.early_stop.listener.report_early_exit(run.trainer.state.global_step, run.early_stop.number)
+    run.logging.screen.heartbeat.stop()
     run.logging.tracker.finish({})
 
 
@@ -220,7 +234,7 @@ def _compare_hosts(config: Config) -> None:
     consistency.check(found)
 
 
-def _beat_in_forward(model: torch.nn.Module) -> None:
+def _beat_in_forward(model: torch.nn.Module, heartbeat: Heartbeat) -> None:
     """Send a heartbeat in every forward pass, in training and in evaluation."""
     inner = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     inner.register_forward_pre_hook(lambda *_: heartbeat.beat())

@@ -90,7 +90,7 @@ PRELOADS = {
     "raises": ("raise KeyError('x')", "warmed: KeyError: 'x'"),
     "is missing": ("import nosuch", "warmed: ModuleNotFoundError: No module named 'nosuch'"),
     "exits": ("import sys; sys.exit(3)", "warmed: SystemExit: 3"),
-    "dies": ("import os; os._exit(3)", "ended as it imported hydraft.sweep.preload, warmed"),
+    "dies": ("import os; os._exit(3)", "ended while importing hydraft.sweep.preload, warmed"),
     "touches": ("import torch; torch.cuda.init()", fork_server.TOUCHED),
     "counts": ("import torch; torch._C._cuda_getDeviceCount()", fork_server.TOUCHED),
     "is clean": ("import torch; torch.cuda.is_available()", None),

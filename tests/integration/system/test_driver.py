@@ -280,7 +280,7 @@ def test_a_server_has_no_card_that_the_driver_does_not_show(monkeypatch: pytest.
         if given is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
         for machine in (Hardware(), card):
-            fork_server.begin([], machine)
+            fork_server.start([], machine)
             assert os.environ.get("CUDA_VISIBLE_DEVICES") == given
     assert seen == ["", "0", "", "0"]
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from conftest import run_script
+from hydraft.system.heartbeat import Heartbeat
 from hydraft.training.callbacks import compile_layers
 from hydraft.training.callbacks.compile_layers import EAGER, INTERVAL, TIMED, WARM, CompileCallback, Step, compare
 
@@ -69,7 +70,8 @@ def test_layers_compile_after_the_eager_steps_and_only_steps_run_compiled(monkey
     said: list[str] = []
     written: list[dict[str, Any]] = []
     reporter: Any = SimpleNamespace(
-        screen=SimpleNamespace(say=said.append), write=lambda step, values: written.append({"step": step, **values})
+        screen=SimpleNamespace(say=said.append, heartbeat=Heartbeat()),
+        write=lambda step, values: written.append({"step": step, **values}),
     )
 
     def run(steps: int, first: int = 0) -> list[bool]:

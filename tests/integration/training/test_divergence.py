@@ -99,7 +99,7 @@ def test_a_rewound_run_equals_one_that_never_had_those_records(poisoned: list[st
     ]  # fmt: skip
     done = run_script("train.py", *command)
     assert done.returncode == 0, done.stderr
-    assert "changed: train.pass_over=[4] (was [])\ngoing on from step-000002" in done.stderr
+    assert "changed: train.pass_over=[4] (was [])\nresuming from step-000002" in done.stderr
     without = write(tmp_path / "without.json", [*RECORDS[:12], *RECORDS[16:]])
     train(compose_run([*SETTINGS, *poisoned, without, "train.epochs=2"]), tmp_path / "reference")
     expected = weights(tmp_path / "reference")

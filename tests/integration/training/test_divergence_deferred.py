@@ -20,11 +20,12 @@ from bench.resume import metrics, weights
 from conftest import RECORDS, ROOT, config_of, run_script
 from hydraft.checkpoint import manifest
 from hydraft.data.batch import EpochOrder
-from hydraft.system import signals
+from hydraft.errors import Diverged
+from hydraft.system.signals import SignalListener
 from hydraft.training import reductions
 from hydraft.training.callbacks import divergence as divergence_callback
 from hydraft.training.callbacks.checkpoint import CheckpointCallback
-from hydraft.training.callbacks.divergence import Diverged, DivergenceCallback
+from hydraft.training.callbacks.divergence import DivergenceCallback
 from hydraft.training.callbacks.early_stop import EarlyStopCallback
 
 STEPS = 30
@@ -56,7 +57,8 @@ class Run:
             scale_at_floor=False, model=SimpleNamespace(config=SimpleNamespace(vocab_size=100)),
             order=EpochOrder([1] * 100 * world, world, world, None, skipped=self.config.train.pass_over),
         )  # fmt: skip
-        self.early_stop = EarlyStopCallback(self.config.train.grace, torch.device("cpu"))
+        self.listener = SignalListener()
+        self.early_stop = EarlyStopCallback(self.config.train.grace, torch.device("cpu"), self.listener)
         self.divergence = DivergenceCallback(self.config, folder, self.logging, self.trainer, self.early_stop)
         self.divergence.deferred = deferred
         self.divergence._places = lambda items: {"file": items}  # type: ignore[method-assign]
@@ -197,14 +199,13 @@ def of_two(rank: int, folder: Path) -> None:
         seen["diverged"] = [str(error), run.state.global_step]
     for case, long, asked, at in (("quick", 0.5, 15, 5), ("long", 0.0, 10, 5), ("last", 0.5, 15, STEPS)):
         divergence_callback.LONG = long
-        run, signals._asked = Run(folder, True), 0
+        run = Run(folder, True)
         for step in range(1, STEPS + 1):
             if rank == 1 and step == at:
-                signals._asked = asked
+                run.listener.received = asked
             if run.step(1.0):
                 seen[case] = [run.early_stop.number, run.state.global_step, run.control.should_save]
                 break
-        signals._asked = 0
     (folder / f"{rank}.json").write_text(json.dumps(seen))
     dist.destroy_process_group()
 
@@ -233,7 +234,7 @@ def test_a_run_that_looks_later_rewinds_to_the_same_weights(tmp_path: Path) -> N
     for name, environment in (("at once", {}), ("later", {"PYTHONPATH": paths})):
         done = run_script("train.py", *command, f"hydra.run.dir={tmp_path / name}", **environment)
         assert done.returncode == 0, done.stderr
-        assert "changed: train.pass_over=[4] (was [])\ngoing on from step-000003" in done.stderr
+        assert "changed: train.pass_over=[4] (was [])\nresuming from step-000003" in done.stderr
         assert "step 4: the loss is nan, on records 13, 14, 15, 16 of" in done.stderr
         assert result(tmp_path / name)["status"] == "completed"
     expected = weights(tmp_path / "at once")

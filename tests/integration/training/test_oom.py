@@ -10,10 +10,11 @@ from bench.equivalence import compose_run
 from bench.resume import metrics, train
 from conftest import ROOT, run_script
 from hydraft.config.schema import load_config
+from hydraft.errors import OutOfMemory, Phase
 from hydraft.plan import plan
 from hydraft.runs import run_folder
 from hydraft.system import hardware
-from hydraft.training.oom import PASSES, Found, OutOfMemory, OutOfMemoryHandler
+from hydraft.training.oom import PASSES, Found, OutOfMemoryHandler
 
 # Read by every Python that starts with its folder on the path: a rank, forked from the server, gets so many more bytes.
 LIMIT = """
@@ -55,7 +56,7 @@ def test_the_micro_batch_is_halved_and_every_step_stays_what_it_was(tmp_path: Pa
         "changed: train.micro_batch_size=8 (was 16)\nchanged: train.gradient_accumulation_steps=2 (was 1)"
         in done.stderr
     )
-    assert "going on from step-000002" in done.stderr
+    assert "resuming from step-000002" in done.stderr
     after = load_config(folder / "config.yaml")
     assert after.train.micro_batch_size < 16 and after.global_batch_size == 32
     train(compose_run(overrides), tmp_path / "reference")
@@ -73,12 +74,13 @@ def test_the_message_names_the_barrier_and_what_to_try(records: Path, tmp_path: 
     with pytest.raises(OutOfMemory) as caught, OutOfMemoryHandler(config, tmp_path / "run"):
         torch.empty(10**14, dtype=torch.uint8)
     said = str(caught.value)
-    assert said.startswith("outside of the training: 90.9 TiB more did not fit beside ")
+    assert said.startswith("outside of training: 90.9 TiB more did not fit beside ")
     assert "it was wrong about activations, logits, gradients and buffers, by 90.9 TiB" in said
     assert "try a smaller model or more memory" in said  # nothing saves that much
     there = {"weights": 8 << 20, "adapter": 1 << 20, "optimizer": 1 << 20, PASSES: 900 << 20}
     found = Found(there, base=500 << 20, asked=200 << 20, room=1500 << 20, barrier="of the machine's 1.5 GiB")
-    tried = OutOfMemoryHandler(config, tmp_path / "run").explain("in the forward pass", found).partition("; try ")[2]
+    tried = OutOfMemoryHandler(config, tmp_path / "run").explain(Phase.forward, found)[1]
+    assert tried is not None
     assert tried.startswith("train.micro_batch_size=") and "train.gradient_accumulation_steps=" in tried
     assert tried.endswith("or train.auto_micro_batch=true, which halves the micro-batch by itself")
     with pytest.raises(ValueError, match="as it was"), OutOfMemoryHandler(config, tmp_path / "run"):

@@ -18,7 +18,6 @@ from hydraft.checkpoint.training_state import TrainingState
 from hydraft.config.choices import Save
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
-from hydraft.system import heartbeat
 from hydraft.system.console import Screen
 from hydraft.training.callbacks.divergence import DivergenceCallback
 from hydraft.training.callbacks.evaluation import EvaluationCallback
@@ -145,7 +144,7 @@ class CheckpointCallback(TrainerCallback):
         """Write the current adapter or model."""
         updated = schedule_step(trainer.lr_scheduler) > (self.config.train.warmup_ratio > 0)
         tokenizer: Any = trainer.processing_class
-        with heartbeat.while_working():
+        with self.logging.screen.heartbeat.while_working():
             weights.save(trainer.model, tokenizer, target, updated, self.origin, more)  # type: ignore[arg-type]
 
     def _state(self, trainer: RunTrainer) -> TrainingState:

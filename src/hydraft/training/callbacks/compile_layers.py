@@ -21,7 +21,7 @@ from torch._dynamo.utils import counters
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hydraft.system import files, heartbeat
+from hydraft.system import files
 from hydraft.training.callbacks.logging import LoggingCallback
 from hydraft.training.trainer import RunTrainer
 
@@ -105,7 +105,7 @@ class CompileCallback(TrainerCallback):
         if self.reported:
             return
         if made >= EAGER:
-            self.beating.enter_context(heartbeat.while_working())
+            self.beating.enter_context(self.logging.screen.heartbeat.while_working())
         self.before = self.trainer.tokens, _graphs()
         self.began = self._now()
 

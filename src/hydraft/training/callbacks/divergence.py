@@ -29,6 +29,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from hydraft.config.choices import OnDivergence, Precision
 from hydraft.config.schema import Config
 from hydraft.data import provenance
+from hydraft.errors import Diverged
 from hydraft.system import files
 from hydraft.training.callbacks.early_stop import EarlyStopCallback
 from hydraft.training.callbacks.logging import LoggingCallback
@@ -40,10 +41,6 @@ WINDOW, FEWEST = 64, 16
 
 LONG = 0.5
 """Seconds of a step that is looked at when it is made: the wait for a card is a thousandth of that."""
-
-
-class Diverged(Exception):
-    """The run is sick, and all ranks stop; what there is to know of it stands in ``result.json``, under ``divergence``."""
 
 
 class DivergenceCallback(TrainerCallback):
@@ -186,16 +183,16 @@ class DivergenceCallback(TrainerCallback):
     def _handle(self, step: int, cause: str, mine: torch.Tensor, loss: float) -> None:
         shares: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(shares, mine.tolist())
-        told: list[Any] = [None]
+        report: list[Any] = [None]
         if dist.get_rank() == 0:
-            told = [self._tell(step, cause, shares, loss)]
+            report = [self._report(step, cause, shares, loss)]
         if self.config.train.on_divergence is OnDivergence.ignore:
             return
-        dist.broadcast_object_list(told, 0)  # rank 0 has written all down by then
-        raise Diverged(told[0])
+        dist.broadcast_object_list(report, 0)  # rank 0 has written metrics.jsonl and result.json by then
+        raise Diverged(**report[0])
 
-    def _tell(self, step: int, cause: str, shares: list[list[float]], loss: float) -> str:
-        """Rank 0: write down what happened, and return it in a line with what to try."""
+    def _report(self, step: int, cause: str, shares: list[list[float]], loss: float) -> dict[str, Any]:
+        """Rank 0: write what happened to metrics.jsonl and result.json, and return the arguments of ``Diverged``."""
         items = self.trainer.order.items(step)
         found: dict[str, Any] = {"step": step, "cause": cause, "loss": loss, "samples": self._places(items)}
         broken = [(rank, j) for rank, share in enumerate(shares) for j, x in enumerate(share) if not math.isfinite(x)]
@@ -213,9 +210,15 @@ class DivergenceCallback(TrainerCallback):
         if self.config.train.on_divergence is OnDivergence.ignore:
             if not self.ill:
                 self.logging.screen.say(f"train.on_divergence=ignore: {line}")
-            return line
+            return {}
         files.write_json(self.folder / "result.json", {"divergence": found})
-        return f"{line}; try {_advice(self.config, cause, self.moved)}"
+        return {
+            "message": line,
+            "step": step,
+            "advice": _advice(self.config, cause, self.moved),
+            "records": found["samples"],
+            "skip_steps": found["pass_over"],
+        }
 
     def _to_blame(self, step: int, cause: str) -> list[int]:
         """The steps to pass over; none if nothing would be left to train.
