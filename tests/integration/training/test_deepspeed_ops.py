@@ -112,7 +112,7 @@ LOGS = [
     (f"{TRACEBACK}ModuleNotFoundError: No module named 'hydraft'\n", "ModuleNotFoundError: No module named 'hydraft'"),
     ("a.o: undefined reference to `x'\ncollect2: error: ld returned 1 exit status\n", "a.o: undefined reference to `x'"),
     ("Killed\n", "Killed"),
-    ("", "it said nothing"),
+    ("", "it printed nothing"),
 ]  # fmt: skip
 
 

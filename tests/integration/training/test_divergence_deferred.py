@@ -61,7 +61,7 @@ class Run:
         self.early_stop = EarlyStopCallback(self.config.train.grace, torch.device("cpu"), self.listener)
         self.divergence = DivergenceCallback(self.config, folder, self.logging, self.trainer, self.early_stop)
         self.divergence.deferred = deferred
-        self.divergence._places = lambda items: {"file": items}  # type: ignore[method-assign]
+        self.divergence._origins = lambda items: {"file": items}  # type: ignore[method-assign]
         self.state, self.control = TrainerState(max_steps=STEPS), TrainerControl()
 
     def step(self, loss: float, norm: Any = 1.0) -> bool:
