@@ -1,4 +1,4 @@
-"""Peaks of loading, training and scoring are told apart, and are those of CUDA's counter at the right moments."""
+"""Loading, training and evaluation have separate peaks, read from CUDA's counter at the right moments."""
 
 import json
 from collections.abc import Iterator
@@ -46,9 +46,13 @@ def alone(tmp_path: Path) -> Iterator[None]:
 
 
 class Nothing:
-    """Does whatever is asked of it, with no effect."""
+    """Accepts every call, without effect."""
 
     number = 0
+
+    @property
+    def screen(self) -> "Nothing":
+        return self
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_, **__: None
@@ -68,7 +72,7 @@ class Records:
         return {"loss": 1.0}
 
 
-def test_each_moment_has_its_own_peak(card: Counter, alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_phase_has_its_own_peak(card: Counter, alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
     peaks, nothing = MemoryPeaks(torch.device("cpu")), Nothing()
     peaks.device = torch.device("cuda")  # nothing is put there before ``result``
     settings, held_out = config_of("train.eval_every=2").train, Records(card, [900, 1200, 700])
@@ -132,7 +136,7 @@ def test_a_cards_peaks_stand_beside_their_own_moments(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_a_card_tells_scoring_from_training(records: Path, tmp_path: Path) -> None:
+def test_a_gpu_has_separate_peaks_of_training_and_evaluation(records: Path, tmp_path: Path) -> None:
     run = [
         f"data.train={records}", f"data.eval={records}", "data.eval_limit=4", "data.eval_max_new_tokens=4", "train.max_steps=2",
         "train.log_every=1",
