@@ -59,16 +59,18 @@ class BatchSizes:
     micro_batch_size: int
     """Records, for the loss."""
     tokens: int
-    """Tokens of a micro-batch, at most; used if ``room`` is None."""
+    """Tokens of a micro-batch, at most; used if ``memory`` is None."""
     max_new_tokens: int
     """Tokens of an answer, at most."""
-    room: scoring.Room | None = None
+    memory: scoring.GenerationMemory | None = None
     """Memory for answers; None for an architecture that the plan does not know."""
 
     @classmethod
-    def of(cls, data: DataConfig, micro_batch_size: int, room: scoring.Room | None = None) -> "BatchSizes":
+    def of(
+        cls, data: DataConfig, micro_batch_size: int, memory: scoring.GenerationMemory | None = None
+    ) -> "BatchSizes":
         """The sizes of a run."""
-        return cls(micro_batch_size, micro_batch_size * data.max_length, data.eval_max_new_tokens, room)
+        return cls(micro_batch_size, micro_batch_size * data.max_length, data.eval_max_new_tokens, memory)
 
     def answers(self, prompt: int) -> int:
         """Answers to generate at a time if the longest prompt has ``prompt`` tokens.
@@ -76,8 +78,8 @@ class BatchSizes:
         If the memory is not known, they have no more tokens than a micro-batch: without recomputation, training keeps the keys and
         values of as many.
         """
-        if self.room is not None:
-            return self.room.records(prompt)
+        if self.memory is not None:
+            return self.memory.records(prompt)
         return max(1, min(scoring.MOST, self.tokens // (prompt + self.max_new_tokens)))
 
 
