@@ -14,6 +14,7 @@ from hydraft.data.formats import Record
 from hydraft.data.labels import IGNORE
 from hydraft.data.tokenize import Example, Truncation, system_note, truncate
 from hydraft.models import prepare
+from hydraft.system.library_logs import quiet_bitsandbytes
 from hydraft.training.objectives.registry import make_objective
 
 EXAMPLES = 3
@@ -25,6 +26,7 @@ def show(config: Config, console: Console | None = None) -> None:
     """Print the preview of a run's training data."""
     console = console or Console(file=sys.stdout)
     logging.set_verbosity_error()
+    quiet_bitsandbytes()
     tokenizer = prepare.tokenizer(config.model)
     data = config.data
     encoding = make_objective(config.objective).encoding
