@@ -1,4 +1,4 @@
-"""Each form is read alike from each kind of file, and each way a source can be bad names the file and the place."""
+"""Each format is read from each kind of file; errors of a source name the file and the record."""
 
 import json
 from pathlib import Path

@@ -14,7 +14,7 @@ from hydraft.training.callbacks.logging import LoggingCallback
 
 
 def run(folder: Path, records: Path, *overrides: str) -> list[dict[str, Any]]:
-    """Train 7 steps on 24 records, scored on them too; the lines of metrics.jsonl."""
+    """Train 7 steps on 24 records, and evaluate on them too; returns the lines of metrics.jsonl."""
     done = run_script(
         "train.py", f"data.train={records}", f"data.eval={records}", "train.micro_batch_size=4", "train.max_steps=7",
         "train.log_every=1", "data.eval_limit=5", "data.eval_max_new_tokens=4", "train.warmup_ratio=0", "lora.dropout=0.2",

@@ -1,4 +1,4 @@
-"""``train.compile=true``: the losses stay, nothing is compiled again, and the break-even is that of the measured times."""
+"""``train.compile=true``: losses do not change, nothing is compiled twice, and the break-even point follows from the times."""
 
 import json
 import re
@@ -40,13 +40,13 @@ def test_the_break_even_by_hand() -> None:
     assert 41.0 + 9.0 + steps * 0.75 == 2 * 1.0 + steps * 1.0
 
 
-def test_what_never_pays_says_so() -> None:
+def test_compiling_that_never_pays_off_is_reported() -> None:
     comparison = compare(attempt(1.0, [11.0], 1.25))
     assert comparison is not None and comparison.pays_after is None
     assert comparison.describe(9) == "compiled: 10 s, then 25% more a step: it never pays off; use train.compile=false"
 
 
-def test_steps_of_other_sizes_count_by_their_tokens_and_blank_ones_not_at_all() -> None:
+def test_steps_are_weighted_by_tokens_and_steps_without_tokens_are_ignored() -> None:
     steps = attempt(1.0, [11.0], 0.5)
     longer = [Step(2 * s.seconds, 2 * s.tokens, s.graphs) if n % 2 else s for n, s in enumerate(steps)]
     comparison = compare([*longer, Step(5.0, 0)])
@@ -60,7 +60,7 @@ def test_too_few_steps_are_no_comparison() -> None:
 
 
 def test_layers_compile_after_the_eager_steps_and_only_steps_run_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The callback by itself, with a clock and a count of graphs of its own; short runs say what they are."""
+    """The callback alone, with a simulated clock and graph count; short runs report that they are too short."""
     stances: list[str] = []
     clock, graphs = [0.0], [0]
     monkeypatch.setattr(torch.compiler, "set_stance", stances.append)
@@ -111,7 +111,7 @@ def test_layers_compile_after_the_eager_steps_and_only_steps_run_compiled(monkey
 
 @pytest.mark.slow
 def test_a_run_compiles_once_and_its_losses_are_those_of_an_eager_one(records: Path, tmp_path: Path) -> None:
-    """NF4, LoRA, recomputation, scores in mid-training; rows of ever other lengths. fp32: to 1e-4."""
+    """NF4, LoRA, recomputation, evaluation during training; rows of many lengths. fp32: to 1e-4."""
     shared = [
         f"data.train={records}", f"data.eval={records}", "data.eval_limit=2", "train.eval_every=10", "train.eval_loss_only=true",
         "data.eval_max_new_tokens=4", "quant=nf4", "train.gradient_checkpointing=true", "train.micro_batch_size=3",

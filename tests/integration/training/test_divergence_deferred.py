@@ -1,4 +1,4 @@
-"""Steps that are looked at after the next one, as on a card: the same verdicts, on all ranks, and no wait in between."""
+"""Steps that are checked after the next one, as on a GPU: the same decisions, on all ranks, and no wait in between."""
 
 import json
 import math
@@ -33,7 +33,7 @@ NAN = math.nan
 
 
 class Logging:
-    """Keeps what is written."""
+    """Collects the lines that are written."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[int, dict[str, Any]]] = []
@@ -84,7 +84,7 @@ def alone() -> Iterator[None]:
 
 
 class NoWait(TorchDispatchMode):
-    """Refuses what would wait for a device: to read a number of a tensor."""
+    """Fails if a number of a tensor is read, which would wait for the device."""
 
     def __torch_dispatch__(self, function: Any, types: Any, inputs: Any = (), named: Any = None) -> Any:
         assert function is not torch.ops.aten._local_scalar_dense.default, "a step waits for the device"
@@ -140,7 +140,7 @@ CASES: dict[str, list[tuple[float, Any]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_later_verdicts_are_those_at_once(case: str, alone: None, tmp_path: Path) -> None:
+def test_deferred_checks_decide_as_immediate_ones(case: str, alone: None, tmp_path: Path) -> None:
     runs = [Run(tmp_path, deferred, "train.on_divergence=ignore") for deferred in (False, True)]
     for run in runs:
         for loss, norm in CASES[case]:
@@ -152,7 +152,7 @@ def test_later_verdicts_are_those_at_once(case: str, alone: None, tmp_path: Path
 
 
 @pytest.mark.parametrize(("sick", "seen"), [(1, 1), (2, 2), (5, 6), (9, 10), (10, 10), (30, 30)])
-def test_the_sick_step_is_named_and_not_the_one_after(alone: None, tmp_path: Path, sick: int, seen: int) -> None:
+def test_the_diverged_step_is_reported_and_not_the_next_one(alone: None, tmp_path: Path, sick: int, seen: int) -> None:
     run = Run(tmp_path, True, "train.on_divergence=rewind")
     for step in range(1, seen):
         run.step(NAN if step == sick else 1.0)
@@ -163,7 +163,7 @@ def test_the_sick_step_is_named_and_not_the_one_after(alone: None, tmp_path: Pat
     assert run.state.global_step == seen - 1
 
 
-def test_steps_that_are_passed_over_come_between(alone: None, tmp_path: Path) -> None:
+def test_skipped_steps_in_between(alone: None, tmp_path: Path) -> None:
     run = Run(tmp_path, True, "train.pass_over=[5,6]")
     for _ in range(3):
         run.step(1.0)
@@ -173,7 +173,7 @@ def test_steps_that_are_passed_over_come_between(alone: None, tmp_path: Path) ->
     assert run.divergence.waiting is None
 
 
-def test_a_sick_step_becomes_no_checkpoint(alone: None, tmp_path: Path) -> None:
+def test_a_diverged_step_is_not_saved(alone: None, tmp_path: Path) -> None:
     run = Run(tmp_path, True)
     for _ in range(4):
         run.step(1.0)
@@ -187,7 +187,7 @@ def test_a_sick_step_becomes_no_checkpoint(alone: None, tmp_path: Path) -> None:
 
 
 def of_two(rank: int, folder: Path) -> None:
-    """One rank of two: what it sees of a loss that only rank 1 has, and of signals that only one of them gets."""
+    """One of two ranks: its decisions on a loss that only rank 1 has, and on signals that only one rank receives."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     seen: dict[str, Any] = {}
@@ -210,7 +210,7 @@ def of_two(rank: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-def test_two_ranks_decide_alike_at_the_same_step(tmp_path: Path) -> None:
+def test_two_ranks_decide_the_same_at_the_same_step(tmp_path: Path) -> None:
     mp.spawn(of_two, (tmp_path,), nprocs=2)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
@@ -222,8 +222,8 @@ def test_two_ranks_decide_alike_at_the_same_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_looks_later_rewinds_to_the_same_weights(tmp_path: Path) -> None:
-    """Step 4 is sick, seen after step 5, and passed over: bit-equal to a run that looks at once."""
+def test_a_run_with_deferred_checks_rewinds_to_the_same_weights(tmp_path: Path) -> None:
+    """Step 4 diverges, which is detected after step 5, and is skipped: bit-equal to a run with immediate checks."""
     poisoned = altered(tmp_path / "model", "embedding", "%", float("inf"))
     records = [record | {"input": "%" if number == 14 else ""} for number, record in enumerate(RECORDS, 1)]
     command = [
@@ -247,7 +247,7 @@ def test_a_run_that_looks_later_rewinds_to_the_same_weights(tmp_path: Path) -> N
 
 
 @pytest.mark.gpu
-def test_numbers_come_from_a_card_without_a_wait() -> None:
+def test_numbers_are_copied_from_a_gpu_without_a_wait() -> None:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         losses = torch.tensor([1.0, 2.0], device="cuda")

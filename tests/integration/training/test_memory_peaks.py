@@ -17,7 +17,7 @@ from hydraft.training.memory_peaks import MemoryPeaks
 
 
 class Counter:
-    """CUDA's, of a card that is not there: bytes that are allocated now, and the most since it was set back."""
+    """A simulation of CUDA's counter: currently allocated bytes, and the peak since the last reset."""
 
     def __init__(self) -> None:
         self.now = self.most = 0
@@ -59,7 +59,7 @@ class Nothing:
 
 
 class Records:
-    """Held-out records whose scoring takes as many bytes as they say."""
+    """An evaluator that takes a given number of bytes."""
 
     def __init__(self, card: Counter, takes: list[int]) -> None:
         self.card, self.takes, self.records = card, takes, [None]
@@ -94,7 +94,7 @@ def test_each_phase_has_its_own_peak(card: Counter, alone: None, monkeypatch: py
     assert found["peak_memory_bytes"] > 1 << 20 and found["peak_memory_scoring_bytes"] == 1200  # type: ignore[operator]
 
 
-def test_main_memory_is_not_said_to_be_told_apart(records: Path, tmp_path: Path) -> None:
+def test_main_memory_has_no_separate_peaks(records: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     done = run_script(
         "train.py", f"data.train={records}", f"data.eval={records}", "data.eval_limit=2", "data.eval_max_new_tokens=2",
@@ -108,7 +108,7 @@ def test_main_memory_is_not_said_to_be_told_apart(records: Path, tmp_path: Path)
     assert finished(folder, "tiny").startswith("| tiny (resident at its end) |")
 
 
-def test_a_cards_peaks_stand_beside_their_own_moments(tmp_path: Path) -> None:
+def test_peaks_are_compared_with_the_plan_of_their_phase(tmp_path: Path) -> None:
     plan = {
         "gpu_memory": 1 << 34,
         "cost": {

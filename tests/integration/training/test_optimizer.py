@@ -34,8 +34,8 @@ def test_ten_steps_are_those_of_the_default(shapes: list[tuple[int, ...]], decay
         torch.testing.assert_close(fused_one, default, rtol=1e-6, atol=1e-8)
 
 
-def test_a_checkpoint_of_one_goes_on_with_the_other_under_each_stage(tmp_path: Path) -> None:
-    """``state.save_optimizer`` and ``load_optimizer`` over real engines: three steps of each, against six of the default."""
+def test_a_checkpoint_of_one_is_resumed_with_the_other_under_each_stage(tmp_path: Path) -> None:
+    """``save_optimizer`` and ``load_optimizer`` with real engines: three steps of each, compared with six of the default."""
     code = f"import sys; sys.path[:0] = ['{ROOT}/src', '{ROOT}', '{ROOT}/tests', '{ROOT}/tests/support', '{ROOT}/tests/integration/training']; import test_optimizer; test_optimizer.engines('{tmp_path}')"
     machine = hardware.detect()
     deepspeed_ops.prepare([] if machine.gpus else [deepspeed_ops.SHARED_MEMORY], machine)
@@ -57,7 +57,7 @@ def test_a_checkpoint_of_one_goes_on_with_the_other_under_each_stage(tmp_path: P
 
 
 def engines(scratch: str) -> None:
-    """In a process of its own: how far the halves that are joined lie from the whole, in shares of the largest weight."""
+    """Run in a subprocess: the difference between both halves and the whole, relative to the largest weight."""
     import deepspeed
 
     from hydraft.checkpoint import optimizer_state

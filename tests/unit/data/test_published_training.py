@@ -72,7 +72,7 @@ def test_baichuan2_learns_where_every_answer_ends(baichuan: Any) -> None:
         assert encode_one(conversation(chat), baichuan, EVERY) == [{"input_ids": ids, "labels": labels}]
 
 
-def test_baichuan2s_last_answer_alone_is_trained_where_asked(baichuan: Any) -> None:
+def test_only_baichuan2s_last_answer_is_trained_with_train_on_last(baichuan: Any) -> None:
     for chat in chats(50):
         whole = conversation(chat)
         (example,) = encode_one(whole, baichuan, LAST)
@@ -104,7 +104,7 @@ TOLD = Conversation((Turn("system", "你是诗人。"), Turn("user", "写诗"), 
 NO_PLACE = "a system turn, which this model's chat template does not support"
 
 
-def test_a_system_turn_without_a_place_is_said(chatglm2: Any, baichuan: Any) -> None:
+def test_a_system_turn_that_is_not_supported_is_reported(chatglm2: Any, baichuan: Any) -> None:
     plain = Conversation(TOLD.turns[1:])
     assert (
         system_note([TOLD, plain], chatglm2, EVERY) == f"1 record has {NO_PLACE}: it is put before the first question"
@@ -126,7 +126,7 @@ def test_a_system_turn_without_a_place_is_said(chatglm2: Any, baichuan: Any) -> 
         ("{{ m.role }}{{ m.content }}", None),
     ],
 )
-def test_any_templates_way_with_a_system_turn_is_seen(baichuan: Any, turn: str, said: str | None) -> None:
+def test_how_a_template_renders_a_system_turn_is_recognised(baichuan: Any, turn: str, said: str | None) -> None:
     template = baichuan.chat_template
     baichuan.chat_template = "{% for m in messages %}" + turn + "{% endfor %}"
     note = system_note([TOLD], baichuan, EVERY)
