@@ -21,6 +21,7 @@ try:
     from hydraft.plan import preflight, render
     from hydraft.runs import resume, run_folder
     from hydraft.sweep.job_status import Recorded
+    from hydraft.training.objectives.registry import make_objective
 except ModuleNotFoundError as error:
     sys.exit(f"train.py: {error.name} is not installed here: run make setup, then .venv/bin/python train.py")
 
@@ -40,7 +41,9 @@ def train(composed: DictConfig, store: RendezvousStore | None = None) -> float |
     resolved = preflight.resolve(requested, machine)
     if saved is not None:
         resume.changes(saved, resolved.config, folder)  # refused before any records are read
-    admitted = preflight.admit(resolved)
+    objective = make_objective(requested.objective)
+    objective.check(requested)
+    admitted = preflight.admit(resolved, objective.read)
     config = admitted.config
     changes = [] if saved is None else resume.changes(saved, config, folder)  # with what depends on the records
     if config.mode is Mode.plan:

@@ -4,7 +4,8 @@ The YAML files in ``conf/`` hold values; this file and ``train.py``, ``cluster.p
 The root is ``Config``; that of infer.py is in ``infer.py``. Combinations of settings are checked in ``rules.py``.
 """
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from omegaconf import MISSING, OmegaConf
@@ -27,6 +28,7 @@ from hydraft.config.choices import (
     TrainOn,
 )
 from hydraft.config.cluster import ClusterConfig
+from hydraft.config.objective import ObjectiveConfig
 from hydraft.config.sweep import SweepConfig
 from hydraft.config.template import TEMPLATE, is_template
 from hydraft.config.train import TrainConfig
@@ -249,6 +251,7 @@ class Config:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     data: DataConfig = field(default_factory=DataConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
 
@@ -263,11 +266,12 @@ class Config:
         return self.train.micro_batch_size * self.train.gradient_accumulation_steps * self.world_size
 
 
-def saved(config: Config) -> str:
-    """``config`` as YAML with every value; of the model's sizes only the chosen one."""
+def saved(config: Config, leave_out: Sequence[str] = ()) -> str:
+    """``config`` as YAML, with every value, and of the model's sizes the chosen one; without the sections ``leave_out``."""
     sizes = {size: shape for size, shape in config.model.sizes.items() if size == config.model.size}
     config = replace(config, model=replace(config.model, sizes=sizes))
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    kept = [part.name for part in fields(config) if part.name not in leave_out]
+    return OmegaConf.to_yaml(OmegaConf.masked_copy(OmegaConf.structured(config), kept))
 
 
 def save_config(config: Config, path: Path) -> None:

@@ -6,6 +6,7 @@ from hydraft.config import rules
 from hydraft.config.choices import Mode
 from hydraft.config.schema import Config
 from hydraft.data import mixture
+from hydraft.data.formats import Read
 from hydraft.errors import ConfigError
 from hydraft.models import kernel_support, prepare, shapes
 from hydraft.plan import plan, token_count
@@ -51,8 +52,11 @@ def resolve(config: Config, machine: Hardware | None) -> Resolved:
     return Resolved(plan.resolve(config, found.target), machine, found.planned_for)
 
 
-def admit(resolved: Resolved) -> Admitted:
+def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
     """Check a run and make its plan; nothing is loaded and nothing is written.
+
+    Args:
+        read: how the objective makes a record; by default that of supervised fine-tuning.
 
     Raises:
         ConfigError: names the setting to change.
@@ -64,8 +68,8 @@ def admit(resolved: Resolved) -> Admitted:
         raise ConfigError(refused)
     if not config.cluster.on_hosts:  # on other hosts, each agent checks its own
         prepare.check(config.model)
-    records = mixture.training(config.data, config.seed)
-    mixture.held_out(config.data)
+    records = mixture.training(config.data, config.seed, read)
+    mixture.held_out(config.data, read)
     text = token_count.measure(records, config.data)
     config = plan.settle(config, resolved.target, text.longest_answer)
     priced = config

@@ -34,6 +34,7 @@ from hydraft.sweep.results.live_table import Live
 from hydraft.sweep.slots import Demand
 from hydraft.system.hardware import Hardware
 from hydraft.system.version import __version__
+from hydraft.training.objectives.registry import make_objective
 
 ELSEWHERE_SECONDS = 0.5
 """Between two checks of jobs that another process runs."""
@@ -158,7 +159,9 @@ class Session:
             self.machines[cluster] = launch.machine(requested) if self.is_here else None
         if requested.mode is not Mode.train:
             raise ConfigError(f"mode={requested.mode.value}: all jobs of a sweep must have the same mode")
-        admitted = preflight.admit(preflight.resolve(requested, self.machines[cluster]))
+        chosen = make_objective(requested.objective)
+        chosen.check(requested)
+        admitted = preflight.admit(preflight.resolve(requested, self.machines[cluster]), chosen.read)
         if admitted.plan.fits is False:
             raise ConfigError(verdict(admitted.plan))
         if requested.cluster.launcher is Starter.slurm:

@@ -88,7 +88,7 @@ def test_resume_takes_the_saved_config_and_says_what_changed(records: Path, tmp_
         "zero=stage3",
     )
     assert more.returncode == 0, more.stderr
-    assert "going on from step-000009" in more.stdout
+    assert "resuming from step-000009" in more.stdout
     assert "changed: train.epochs=4.0 (was 3.0)" in more.stdout
     steps = [line["step"] for line in metrics(folder)]
     assert steps == list(range(1, 13))

@@ -77,7 +77,7 @@ def test_a_run_without_quantization_resumes_with_weights_in_main_memory(
     assert first.returncode == 0, first.stderr
     more = run_script("train.py", f"resume={folder}", "train.max_steps=4", **given)
     assert more.returncode == 0, more.stderr
-    assert "going on from" in more.stdout
+    assert "resuming from" in more.stdout
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4]
     for done in (first, more):

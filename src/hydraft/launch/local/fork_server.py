@@ -35,7 +35,7 @@ CLEAN = (
     "transformers.tokenization_utils_sentencepiece", "transformers.tokenization_utils_tokenizers",
     "torch._dynamo.repro.after_dynamo", "torch._inductor.compiler_bisector",  # bitsandbytes compiles as it is imported
     "hydraft.data.cache", "hydraft.models.attention", "hydraft.models.loss_chunked", "hydraft.models.quant", "hydraft.runs.loss_plot",
-    "hydraft.checkpoint.training_state", "hydraft.tracking.factory",
+    "hydraft.checkpoint.optimizer_state", "hydraft.tracking.factory",
 )  # fmt: skip
 """Modules that do not touch CUDA's driver on import (with the environment of ``start``)."""
 

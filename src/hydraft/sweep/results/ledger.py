@@ -31,6 +31,10 @@ MARK = "hydraft sweep"
 FORMAT = 1
 """Version of the format of ledger.jsonl and sweep.json."""
 
+ADDED_SECTIONS = ("objective",)
+"""Sections that earlier versions did not have. At their default they are not part of a job's identity, so that the jobs of an older
+sweep keep theirs."""
+
 Objective = float | list[float]
 
 
@@ -74,8 +78,11 @@ class Job:
 
 
 def key_of(config: Config) -> str:
-    """What a job is known by: a hash of its config, wherever the project's folder lies."""
-    text = saved(replace(config, resume=None, sweep=SweepConfig())).replace(str(ROOT), "ROOT")
+    """The identity of a job: a hash of its config, independent of where the project's folder is."""
+    config = replace(config, resume=None, sweep=SweepConfig())
+    default = Config()
+    unused = [name for name in ADDED_SECTIONS if getattr(config, name) == getattr(default, name)]
+    text = saved(config, leave_out=unused).replace(str(ROOT), "ROOT")
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
