@@ -9,7 +9,7 @@ from hydraft.data.formats import Conversation, Turn, ask
 from hydraft.data.labels import IGNORE
 from hydraft.data.tokenize import encode
 from hydraft.models.load import load_tokenizer
-from hydraft.plan.token_count import MOST, TURN, measure
+from hydraft.plan.token_count import MOST, TURN, estimate, measure
 
 
 def test_text_by_hand() -> None:
