@@ -7,7 +7,7 @@ Three published formats and plain text are read. A format is recognised by the k
 * ShareGPT: ``{conversations: [{from, value}, …], system?}``
 * text: ``{text}``; every token is trained
 
-``task`` groups the scores. ``id`` is optional and must be unique.
+``task`` groups the scores; ``id`` must be unique.
 """
 
 import json
@@ -27,13 +27,7 @@ KEYS = {
 }
 """The keys that a record of each format must have."""
 
-ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-}
+ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 """The role that each name in a record stands for."""
 
 
