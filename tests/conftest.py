@@ -30,6 +30,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # bench/ is no package of the environment
 
+import reaper  # noqa: E402
 import warm_command  # noqa: E402
 from bench.equivalence import compose_run  # noqa: E402
 from hydraft.config.schema import Config  # noqa: E402
@@ -39,24 +40,37 @@ from hydraft.system.source_tree import TINY  # noqa: E402
 
 RECORDS = [{"instruction": f"第{i}题：{i}加一等于几？", "input": "", "output": f"等于{i + 1}。"} for i in range(24)]
 
-
-MACHINES = {"lab", "slurm"}
-"""Fixtures that this machine has room for once: names of networks, ports of daemons."""
+SCALE = float(os.environ.get("HYDRAFT_TEST_TIMEOUT_SCALE", "1"))
+"""On a slow machine, the factor by which tests wait longer before they fail."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """What the tests expect is of CPUs: a card is left alone, by them and by all that they start, unless ``-m gpu`` asks for it."""
     if not re.search(r"(?<!not )\bgpu\b", config.option.markexpr):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    worker = hasattr(config, "workerinput")
+    reaper.start(worker)
+    if getattr(config.option, "timeout", None) and not worker:  # a worker has its controller's options
+        config.option.timeout *= SCALE
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked gpu need one; side by side (pytest-xdist), a file's tests stay together, and so do those of many machines."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked gpu need one."""
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
-        shared = MACHINES & set(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group("machines" if shared else item.path.name))
+    if hasattr(config, "workerinput"):
+        import balance  # tests/support; pytest-xdist is installed
+
+        balance.in_order(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Side by side (pytest-xdist), a file's tests stay together, and so do those of many machines."""
+    import balance  # tests/support
+
+    return balance.ByGroup(config, log)
 
 
 @pytest.fixture
@@ -93,14 +107,14 @@ def run_script(
             [sys.executable, str(ROOT / script), *arguments],
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=timeout * SCALE,
             cwd=ROOT,
             env={**os.environ, **environment},
             check=False,
         )
     with tempfile.TemporaryDirectory() as streams:
         process = start_script(script, *arguments, streams=streams)
-        process.join(timeout)
+        process.join(timeout * SCALE)
         if process.exitcode is None:
             process.kill()
             raise subprocess.TimeoutExpired([script, *arguments], timeout)
@@ -135,7 +149,7 @@ def run_ranks(script: Path, arguments: list[str], ranks: int) -> Any:
         )
         for rank in range(ranks)
     ]
-    outputs = [process.communicate(timeout=400) for process in processes]
+    outputs = [process.communicate(timeout=400 * SCALE) for process in processes]
     assert all(process.returncode == 0 for process in processes), outputs[0][1][-2000:]
     return json.loads(outputs[0][0].splitlines()[-1])
 
@@ -150,7 +164,7 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> float:
     """Seconds until ``condition`` held."""
     start = time.monotonic()
     while not condition():
-        assert time.monotonic() - start < seconds, f"{what}: not within {seconds} s"
+        assert time.monotonic() - start < seconds * SCALE, f"{what}: not within {seconds} s"
         time.sleep(0.05)
     return time.monotonic() - start
 
