@@ -6,10 +6,10 @@ READY := $(VENV)/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-tools test-fast test-gpu check sweep bench bench-sweep equivalence resume-matrix fit-table memory tiny data report bench-serve bench-kernels bench-gpu
+.PHONY: help setup train test test-tools test-fast test-gpu check format sweep report bench bench-gpu equivalence resume-matrix fit-table memory tiny data
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 setup: $(READY) ## Virtual environment, pinned packages, compiled DeepSpeed ops (skips what is done)
 	@$(PY) -m hydraft ops
@@ -41,11 +41,16 @@ test-fast: setup ## The tests that take no more than half a minute each
 test-gpu: setup ## The tests that need a CUDA device
 	@$(PY) -m pytest -m gpu $(ARGS)
 
-check: setup ## ruff, mypy, import layers
+check: setup ## ruff, mypy, the order of imports
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
+	@$(PY) -m pytest tests/unit/test_structure.py
+
+format: setup ## Sort imports and format the code, as `make check` wants it
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
 
 sweep: setup ## A small multirun: three ranks of LoRA by two learning rates
 	@$(PY) train.py -m lora.r=4,8,16 train.learning_rate=2e-3,4e-3 $(ARGS)
@@ -53,30 +58,19 @@ sweep: setup ## A small multirun: three ranks of LoRA by two learning rates
 report: setup ## Table, summary.csv and report.html of the newest sweep, or of ARGS="multirun/…"
 	@$(PY) -m hydraft sweep $(ARGS)
 
-equivalence: setup ## Train the same data in every topology and print how far the results lie apart
-	@$(PY) bench/equivalence.py $(ARGS)
+equivalence: bench-equivalence ## Train the same data in every topology and print how far the results lie apart
 
-resume-matrix: setup ## Go on with a run in every topology and print how far its end lies from the uninterrupted one (some 20 minutes)
-	@$(PY) bench/resume.py $(ARGS)
+resume-matrix: bench-resume ## Resume a run in every topology and print how far its end lies from the uninterrupted one (some 20 minutes)
 
-fit-table: setup ## The fewest cards that train each size under each ZeRO stage, by the plan
-	@$(PY) bench/fit.py $(ARGS)
+fit-table: bench-fit ## The fewest GPUs that train each size under each ZeRO stage, by the plan
 
-memory: setup ## What the plan says of memory beside what is measured, on a GPU or (some four minutes, 5 GB) on the CPU
-	@$(PY) bench/memory.py $(ARGS)
+memory: bench-memory ## What the plan says of memory beside what is measured, on a GPU or (some four minutes, 5 GB) on the CPU
 
-bench: setup ## How fast --help and a refusal answer; samples a second beside transformers' Trainer
-	@$(PY) bench/startup.py
-	@$(PY) bench/throughput.py $(ARGS)
+bench: bench-startup bench-throughput ## How fast --help and a refusal answer; samples a second beside transformers' Trainer
 
-bench-sweep: setup ## What a sweep costs beside its training (some three minutes)
-	@$(PY) bench/sweep.py $(ARGS)
-
-bench-serve: setup ## Tokens a second of mode=serve, 16 requests at once, beside transformers' own server
-	@$(PY) bench/serve.py $(ARGS)
-
-bench-kernels: setup ## Tokens a second and memory of the same run with each kind of kernels
-	@$(PY) bench/kernels.py $(ARGS)
+bench-%: setup ## bench/%.py, such as bench-sweep, bench-serve, bench-kernels, bench-structure; options with ARGS="…"
+	@grep -qs __main__ bench/$*.py || { echo "make: there is no bench/$*.py; there are: $(sort $(notdir $(basename $(shell grep -l __main__ bench/*.py))))"; exit 2; }
+	@$(PY) bench/$*.py $(ARGS)
 
 # On a machine with neither .venv nor network, WHEELS is a folder of wheels, and python3 has torch and transformers already.
 bench-gpu: $(if $(WHEELS),,setup) ## All that is worth measuring on a GPU in BUDGET=530 seconds: PARTS="first tests chatglm2 llama serve" OUT=… SCRATCH=… WHEELS=…

@@ -15,6 +15,7 @@ try:
     from hydraft.config.infer import InferConfig
     from hydraft.infer.resolve import find
     from hydraft.system import hardware
+    from hydraft.system.library_logs import quiet_bitsandbytes
 except ModuleNotFoundError as error:
     sys.exit(f"infer.py: {error.name} is not installed here: run make setup, then .venv/bin/python infer.py")
 
@@ -37,6 +38,7 @@ def infer(composed: DictConfig) -> None:
     sources = find(options)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve the processes beside them
     os.environ.update(hardware.environment(machine))
+    quiet_bitsandbytes()
     importlib.import_module(MODULES[options.mode]).run(sources, options)  # torch, only now
 
 

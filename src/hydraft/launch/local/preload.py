@@ -12,6 +12,7 @@ import signal
 import warnings
 
 from hydraft.launch.local.fork_server import CLEAN, TOUCHING
+from hydraft.system.library_logs import quiet_bitsandbytes
 from hydraft.system.parent_death import die_with_parent
 
 gc.disable()  # a fifth of the time that these imports take; what they leave behind goes uncollected
@@ -22,6 +23,7 @@ for number in (
 ):  # one that a whole process group gets is for its ranks, which die with it
     signal.signal(number, signal.SIG_IGN)
 warnings.simplefilter("ignore")
+quiet_bitsandbytes()
 
 import matplotlib  # noqa: E402
 

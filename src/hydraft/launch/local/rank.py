@@ -12,6 +12,7 @@ from typing import Any
 
 from hydraft.launch.local import fork_server
 from hydraft.system import files, heartbeat, signals
+from hydraft.system.library_logs import quiet_bitsandbytes
 from hydraft.system.parent_death import die_with_parent
 
 
@@ -35,6 +36,7 @@ def enter(folder: str, notes: str, terminal: str | None, environment: dict[str, 
         _redirect(Path(folder) / f"rank-{rank}.log")
         heartbeat.start(Path(notes) / f"{rank}.beat")
         _check_gpu()
+        quiet_bitsandbytes()
         importlib.import_module("hydraft.training.worker").main(Path(folder), screen)
     except BaseException as error:
         traceback.print_exc()  # into the log; the launcher tells the terminal
