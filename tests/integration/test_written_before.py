@@ -25,7 +25,7 @@ from hydraft.models.convert.convert import convert
 from hydraft.system.source_tree import TINY
 from published import CHATGLM2, chatglm2_tensors, contents, save
 
-WRITTEN = Path(__file__).parent / "fixtures" / "written_before"
+WRITTEN = ROOT / "tests" / "fixtures" / "written_before"
 RECORDS = WRITTEN / "records.json"
 CUT = "step-000002"
 """The last checkpoint of both runs, which were to make four steps."""

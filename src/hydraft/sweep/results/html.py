@@ -223,4 +223,4 @@ def _safe(value: Any) -> Any:
 
 
 def _part(name: str) -> str:
-    return resources.files("hydraft.sweep").joinpath("page", name).read_text(encoding="utf-8")
+    return resources.files("hydraft.sweep.results").joinpath("page", name).read_text(encoding="utf-8")
