@@ -201,7 +201,6 @@ def test_an_unknown_part_is_refused() -> None:
     assert "no part is called frist" in done.stderr
 
 
-@pytest.mark.slow
 def test_the_rehearsal_runs_what_is_timed(tmp_path: Path) -> None:
     """The command with the parts that a card is for, in tiny shapes; `make bench-gpu` rehearses all of them."""
     out = tmp_path / "out"

@@ -32,7 +32,6 @@ def scored(lines: list[dict[str, Any]]) -> list[int]:
     return [line["step"] for line in lines if "eval_loss" in line]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "topology",
     [
@@ -56,7 +55,6 @@ def test_a_run_scored_on_its_way_ends_bit_equal(topology: list[str], tmp_path: P
     assert result["best"].keys() - {"step"} == result["before"].keys() == result["after"].keys()
 
 
-@pytest.mark.slow
 def test_each_epoch_may_be_scored_and_its_loss_alone(tmp_path: Path, records: Path) -> None:
     every_epoch = ("train.max_steps=null", "train.epochs=3", "train.eval_every=epoch", "train.eval_loss_only=true")
     lines = run(tmp_path / "run", records, *every_epoch)

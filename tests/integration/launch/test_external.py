@@ -20,8 +20,6 @@ from hydraft.launch.external.store import Meeting
 from sshd import Sshd
 from test_local import wait_for
 
-pytestmark = pytest.mark.slow
-
 BIN = Path(sys.executable).parent
 TRAIN = str(ROOT / "train.py")
 LAUNCHERS = {

@@ -14,8 +14,6 @@ from conftest import ROOT, family, wait_for
 from hydraft.checkpoint import manifest
 from lab import HOSTS, Lab
 
-pytestmark = pytest.mark.slow
-
 
 class FarRun:
     """A train.py at the desk that would go on for hours, a rank on each worker."""

@@ -58,7 +58,7 @@ def test_where_no_route_leads_neither_is_told() -> None:
 @pytest.mark.gpu
 def test_nccl_takes_the_interface() -> None:
     code = (
-        "import os\nfrom hydraft.launch.run import meet\nos.environ.update(meet.environment('127.0.0.1:29500'))\n"
+        "import os\nfrom hydraft.launch.remote import rendezvous\nos.environ.update(rendezvous.environment('127.0.0.1:29500'))\n"
         "import torch, torch.distributed as dist\ntorch.cuda.set_device(0)\n"
         "dist.init_process_group('nccl', init_method='tcp://127.0.0.1:29511', rank=0, world_size=1)\n"
         "one = torch.ones(1, device='cuda')\ndist.all_reduce(one)\nassert float(one) == 1\ndist.destroy_process_group()\n"

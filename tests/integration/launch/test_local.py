@@ -14,8 +14,6 @@ import pytest
 from bench.processes import runs
 from conftest import ROOT, family, run_script, wait_for
 
-pytestmark = pytest.mark.slow
-
 
 class Run:
     """A train.py that would go on for hours."""

@@ -45,7 +45,6 @@ def test_without_nvml_even_a_count_touches_the_driver() -> None:
     assert touching("torch, torch.cuda; torch.cuda.is_available()") == []
 
 
-@pytest.mark.slow
 def test_jobs_and_ranks_of_a_sweep_are_forks_that_can_use_the_card(records: Path, tmp_path: Path) -> None:
     folder, log = tmp_path / "sweep", tmp_path / "log"
     done = run_script(
@@ -62,7 +61,6 @@ def test_jobs_and_ranks_of_a_sweep_are_forks_that_can_use_the_card(records: Path
     assert len(touched) == 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("nvml", ["1", "0"])
 def test_a_run_without_quantisation_goes_on_where_weights_lie_in_main_memory(
     nvml: str, records: Path, tmp_path: Path
@@ -118,7 +116,7 @@ def test_a_preload_that_cannot_be_forked_from_has_jobs_spawned_and_is_named(kind
 
 RANK = """
 import os, sys, torch
-from hydraft.launch import rank
+from hydraft.launch.local import rank
 torch.cuda.init()
 if os.fork() == 0:
     os.environ.update(RANK="0", DS_ACCELERATOR="cuda")

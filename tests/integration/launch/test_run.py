@@ -56,7 +56,6 @@ def main_job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, done.stdout
 
 
-@pytest.mark.slow
 def test_the_main_job_learns(main_job: tuple[Path, str]) -> None:
     """Margins are well inside what a run shows, and far above what the untouched model can do."""
     result = json.loads((main_job[0] / "result.json").read_text())
@@ -68,7 +67,6 @@ def test_the_main_job_learns(main_job: tuple[Path, str]) -> None:
     assert after["loss"] < 0.4 * before["loss"]
 
 
-@pytest.mark.slow
 def test_the_runs_folder_is_whole(main_job: tuple[Path, str]) -> None:
     folder = main_job[0]
     assert {entry.name for entry in folder.iterdir()} >= FILES
@@ -85,7 +83,6 @@ def test_the_runs_folder_is_whole(main_job: tuple[Path, str]) -> None:
     assert json.loads((folder / "environment.json").read_text())["packages"]["torch"]
 
 
-@pytest.mark.slow
 def test_the_screen_shows_the_run_and_not_the_libraries(main_job: tuple[Path, str]) -> None:
     said = main_job[1]
     for word in ("held-out sentiment accuracy", "held-out exact match", "tokens/s", "before", "after", "infer.py run="):
@@ -94,7 +91,6 @@ def test_the_screen_shows_the_run_and_not_the_libraries(main_job: tuple[Path, st
     assert "DeepSpeed deepspeed" in (main_job[0] / "rank-0.log").read_text()  # it went to the log
 
 
-@pytest.mark.slow
 def test_infer_answers_from_the_run(main_job: tuple[Path, str]) -> None:
     prompt = "判断这条评论的情感，回答正面或负面。\n房间很干净，服务也很热情。"
     done = run_script("infer.py", f"run={main_job[0]}", f"prompt={prompt}")
@@ -102,7 +98,6 @@ def test_infer_answers_from_the_run(main_job: tuple[Path, str]) -> None:
     assert done.stdout.strip() == "正面"
 
 
-@pytest.mark.slow
 def test_infer_stops_after_as_many_tokens_as_asked(main_job: tuple[Path, str]) -> None:
     one = run_script("infer.py", f"run={main_job[0]}", "prompt=把这句话翻译成英文：我喜欢苹果。", "max_new_tokens=1")
     assert len(one.stdout.strip()) <= len("正面") + 3
@@ -118,7 +113,6 @@ def loaded_elsewhere(folder: Path, quant: str) -> float:
     return float(done.stdout)
 
 
-@pytest.mark.slow
 def test_plain_peft_gives_the_same_logits(main_job: tuple[Path, str]) -> None:
     assert loaded_elsewhere(main_job[0], "nf4") <= 1e-4
 
@@ -129,7 +123,6 @@ def loaded(folder: Path) -> torch.nn.Module:
     return load(find(options), options).model
 
 
-@pytest.mark.slow
 def test_infer_loads_the_model_that_was_in_memory(main_job: tuple[Path, str]) -> None:
     model = loaded(main_job[0])
     probe = json.loads((main_job[0] / "adapter/probe.json").read_text())
@@ -138,7 +131,6 @@ def test_infer_loads_the_model_that_was_in_memory(main_job: tuple[Path, str]) ->
     assert (logits[probe["top_ids"]] - torch.tensor(probe["top_logits"])).abs().max() <= 1e-4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "quant", "tolerance"),
     [
@@ -161,7 +153,6 @@ def test_every_kind_of_adapter_loads_elsewhere(
     assert loaded_elsewhere(tmp_path / "run", quant) <= tolerance
 
 
-@pytest.mark.slow
 def test_full_fine_tuning_saves_a_model_that_loads(tmp_path: Path, records: Path) -> None:
     done = run_script(
         "train.py", "lora=none", "quant=none", "zero=stage3", "cluster=1x2", f"data.train={records}", f"data.eval={records}",
@@ -172,7 +163,6 @@ def test_full_fine_tuning_saves_a_model_that_loads(tmp_path: Path, records: Path
     assert answer.returncode == 0, answer.stderr
 
 
-@pytest.mark.slow
 def test_an_epoch_is_kept_where_asked(tmp_path: Path, records: Path) -> None:
     done = run_script(
         "train.py", f"data.train={records}", "data.eval=null", "train.epochs=2", "train.micro_batch_size=8",
@@ -184,7 +174,6 @@ def test_an_epoch_is_kept_where_asked(tmp_path: Path, records: Path) -> None:
     assert (tmp_path / "run/checkpoints/step-000003/adapter_model.safetensors").is_file()
 
 
-@pytest.mark.slow
 def test_wandb_without_a_key_is_offline_and_a_resumed_run_stays_one(
     tmp_path: Path, records: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,7 +207,6 @@ def _inspect(file: Path, *options: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("zero", ["stage2", "stage3"])
 def test_scoring_before_training_changes_nothing_of_the_training(zero: str, tmp_path: Path, records: Path) -> None:
     """bitsandbytes repacks 4-bit weights in eval mode on some CPUs, and their gradients are lost from then on."""
@@ -236,7 +224,6 @@ def test_scoring_before_training_changes_nothing_of_the_training(zero: str, tmp_
         assert scored == pytest.approx(plain, rel=1e-5)
 
 
-@pytest.mark.slow
 def test_a_base_in_bf16_leaves_the_adapter_in_fp32(tmp_path: Path, records: Path) -> None:
     """Half the frozen bytes for a loss that stays within bf16's rounding; loaded again, the model is the same."""
     losses = {}

@@ -20,8 +20,6 @@ from slurm_cluster import Slurm
 from test_external import assert_ran, environment, losses, own, run_in, settings  # noqa: F401
 from test_local import wait_for
 
-pytestmark = pytest.mark.slow
-
 TWO_MACHINES = ["cluster=slurm_2x4", "cluster.ranks_per_node=1", "cluster.address=127.0.0.1"]
 
 

@@ -2,14 +2,11 @@
 
 from pathlib import Path
 
-import pytest
-
 from conftest import run_script
 from hydraft.sweep.results.ledger import Ledger, State
 from slurm_cluster import Slurm
 
 
-@pytest.mark.slow
 def test_each_job_of_a_sweep_is_a_job_of_slurms(records: Path, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     settings = ["lora.r=2,4", "train.max_steps=2", f"data.train={records}", "data.eval=null", "quant=none"]

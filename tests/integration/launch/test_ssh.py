@@ -18,8 +18,6 @@ import pytest
 from conftest import ROOT, run_script
 from lab import HOSTS, Lab
 
-pytestmark = pytest.mark.slow
-
 SECRET = "not-for-anyones-eyes-4711"
 TINY_CHATGLM2 = (
     "model=chatglm2", "model.init=random", "model.scale=tiny", "quant=nf4", "zero=stage3", "lora.dropout=0", "data.eval=null",

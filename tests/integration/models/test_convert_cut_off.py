@@ -27,8 +27,7 @@ def source(tmp_path: Path) -> Path:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from hydraft import convert
-from hydraft.models import shards
+from hydraft.models.convert import convert, shards
 put, written = shards._put, 0
 def dying(file, data, digest):
     global written
@@ -140,7 +139,7 @@ def test_a_disk_too_full_for_the_tokenizer_is_the_same_refusal(
 MEASURED = """
 import re, sys
 from pathlib import Path
-from hydraft.convert import convert
+from hydraft.models.convert.convert import convert
 def memory(kind):
     return int(re.search(kind + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 convert(Path(sys.argv[1]), Path(sys.argv[1]).with_name("warm"))

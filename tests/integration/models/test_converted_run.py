@@ -15,7 +15,6 @@ RECORDS = [
 ] * 4
 
 
-@pytest.mark.slow
 def test_a_system_turn_is_spoken_of_in_every_run_and_records_are_encoded_in_the_first(tmp_path: Path) -> None:
     source = save(tmp_path / "published", CHATGLM2, chatglm2_tensors(), sentencepiece_model())
     convert(source, tmp_path / "native")

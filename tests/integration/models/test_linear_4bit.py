@@ -47,7 +47,6 @@ def planned(case: str) -> int:
         memory.REUSE = kept
 
 
-@pytest.mark.slow
 def test_no_weight_outlives_its_forward_pass() -> None:
     for case, seen in zip(CASES, run(CASES), strict=True):
         own, theirs = seen["sharded"], seen["bitsandbytes"]
@@ -61,7 +60,6 @@ def test_no_weight_outlives_its_forward_pass() -> None:
             assert own["alive"] == [0, 0], case
 
 
-@pytest.mark.slow
 def test_nor_does_one_that_is_not_quantised() -> None:
     for case, seen in zip(PLAIN, run(PLAIN), strict=True):
         assert seen["sharded"]["alive"] == [0, 0], case

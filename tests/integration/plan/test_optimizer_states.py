@@ -21,7 +21,6 @@ def engines(ranks: int) -> list[dict[str, int]]:
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_optimizer_state_is_that_of_the_engine(ranks: int) -> None:
     for case, real in zip(CASES, engines(ranks), strict=True):

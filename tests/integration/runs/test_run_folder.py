@@ -82,8 +82,8 @@ def test_a_second_run_never_takes_a_folder(tmp_path: Path) -> None:
 def test_a_run_that_runs_is_refused_until_its_process_ends(tmp_path: Path) -> None:
     """However it ends: the kernel lets go."""
     code = (
-        "import sys, time; from pathlib import Path; from hydraft import rundir\n"
-        "with rundir.held(Path(sys.argv[1])): print(flush=True); time.sleep(99)"
+        "import sys, time; from pathlib import Path; from hydraft.runs import run_folder\n"
+        "with run_folder.held(Path(sys.argv[1])): print(flush=True); time.sleep(99)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     assert holder.stdout is not None
@@ -110,7 +110,6 @@ def test_a_run_is_found_by_its_folder_and_as_the_last(tmp_path: Path, monkeypatc
     assert run_folder.find("outputs/one") == Path("outputs/one")
 
 
-@pytest.mark.slow
 def test_a_disk_that_fills_during_a_run_leaves_each_saved_checkpoint_readable(
     disk_for_a_run: Path, tmp_path: Path, records: Path
 ) -> None:

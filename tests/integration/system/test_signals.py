@@ -44,7 +44,6 @@ def result(folder: Path) -> dict[str, object]:
     return json.loads((folder / "result.json").read_text())  # type: ignore[no-any-return]
 
 
-@pytest.mark.slow
 def test_a_run_that_signals_end_goes_on_bit_equal(records: Path, tmp_path: Path) -> None:
     """SIGTERM to one rank in the middle, SIGUSR1 to the launcher while the last scores are taken."""
     steps = 12
@@ -109,12 +108,12 @@ def test_before_the_first_step_a_signal_ends_a_run_at_once(records: Path, tmp_pa
 LISTENER = """
 import os, sys, time
 from pathlib import Path
-from hydraft import preempt
+from hydraft.system import signals
 notes = Path(sys.argv[1])
-preempt.listen(notes, 0)
+signals.listen(notes, 0)
 (notes / "0.pid").write_text(str(os.getpid()))
 if float(sys.argv[2]):
-    preempt.begin(float(sys.argv[2]))
+    signals.begin(float(sys.argv[2]))
 (notes / "ready").touch()
 time.sleep(30)
 """

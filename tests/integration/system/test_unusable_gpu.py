@@ -195,7 +195,7 @@ def test_deepspeed_asks_torch_how_much_memory_is_free(monkeypatch: pytest.Monkey
 @pytest.mark.gpu
 def test_torch_runs_what_is_not_refused() -> None:
     code = (
-        "import os\nfrom hydraft import hardware, ops\nmachine = hardware.detect()\nassert machine.unusable == '', machine.unusable\n"
+        "import os\nfrom hydraft.system import hardware\nfrom hydraft.training import deepspeed_ops as ops\nmachine = hardware.detect()\nassert machine.unusable == '', machine.unusable\n"
         "os.environ.update(ops.environment(machine))\nops.ready_device()\nimport torch\n"
         "assert float(torch.ones(8, device='cuda').sum()) == 8\n"
         "from deepspeed.accelerator import get_accelerator\n"

@@ -62,7 +62,6 @@ def result(folder: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run_at_that_step(poisoned: list[str], tmp_path: Path) -> None:
     """The records are drawn, and two micro-batches accumulate: that of one rank alone has the 14th."""
     folder = tmp_path / "run"
@@ -89,7 +88,6 @@ def test_a_loss_that_is_no_number_stops_the_run_at_that_step(poisoned: list[str]
     assert not (folder / "adapter").exists()
 
 
-@pytest.mark.slow
 def test_a_rewound_run_equals_one_that_never_had_those_records(poisoned: list[str], tmp_path: Path) -> None:
     """Bit-equal, dropout included, over two epochs: the reference is a file without them."""
     folder = tmp_path / "run"
@@ -123,7 +121,6 @@ def test_a_rewound_run_equals_one_that_never_had_those_records(poisoned: list[st
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(folder).items())
 
 
-@pytest.mark.slow
 def test_a_spike_is_named_and_a_run_may_go_on(tmp_path: Path) -> None:
     """Its 20th record has nothing of the others."""
     records = [RECORDS[0]] * 19 + [{"instruction": "?", "input": "", "output": "鼍龘 zyzzyva ϡ"}] + [RECORDS[0]] * 2
@@ -135,7 +132,6 @@ def test_a_spike_is_named_and_a_run_may_go_on(tmp_path: Path) -> None:
     assert result(tmp_path / "run")["status"] == "completed"
 
 
-@pytest.mark.slow
 def test_gradients_that_stay_0_are_seen_where_the_norm_is_not_clipped(records: Path, tmp_path: Path) -> None:
     """A head of zeros passes nothing on; at stage 0 DeepSpeed itself would not compute the norm."""
     model = altered(tmp_path / "model", "head", None, 0.0)

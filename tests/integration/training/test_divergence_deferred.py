@@ -220,7 +220,6 @@ def test_two_ranks_decide_alike_at_the_same_step(tmp_path: Path) -> None:
     assert first["last"] == [15, STEPS, True]
 
 
-@pytest.mark.slow
 def test_a_run_that_looks_later_rewinds_to_the_same_weights(tmp_path: Path) -> None:
     """Step 4 is sick, seen after step 5, and passed over: bit-equal to a run that looks at once."""
     poisoned = altered(tmp_path / "model", "embedding", "%", float("inf"))

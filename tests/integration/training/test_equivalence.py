@@ -14,7 +14,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("quant", QUANTS)
@@ -25,7 +24,6 @@ def test_every_topology_trains_the_same(quant: str, stage: str, ranks: int, data
     assert max(apart(curve, _references[quant])) <= TOLERANCE["fp32"]
 
 
-@pytest.mark.slow
 def test_the_comparison_can_fail(data: Path, tmp_path: Path) -> None:
     """Another learning rate is out of tolerance, and so is weighing micro-batches in place of tokens."""
     reference = train(overrides_for("stage2", 1, "none", "fp32", data), tmp_path / "a")
