@@ -40,6 +40,9 @@ from hydraft.system.source_tree import TINY  # noqa: E402
 
 RECORDS = [{"instruction": f"第{i}题：{i}加一等于几？", "input": "", "output": f"等于{i + 1}。"} for i in range(24)]
 
+READ_AT_IMPORT = {"HF_HUB_OFFLINE", "OMP_WAIT_POLICY", "PYTHONPATH", "PYTHONPROFILEIMPORTTIME", "TRITON_INTERPRET"}
+"""Variables that a process with the stack in memory reads no more."""
+
 SCALE = float(os.environ.get("HYDRAFT_TEST_TIMEOUT_SCALE", "1"))
 """On a slow machine, the factor by which tests wait longer before they fail."""
 
@@ -99,10 +102,10 @@ def run_script(
 ) -> subprocess.CompletedProcess[str]:
     """Run ``script`` as a person would, and wait.
 
-    Its process is forked from one that has imported the stack, which saves each command some ten seconds; with variables of
-    its own, that a package may read as it is imported, it starts from nothing.
+    Its process is forked from one that has imported the stack, which saves each command some ten seconds; with a variable
+    that is read as Python starts or as a package is imported, it starts from nothing.
     """
-    if environment:
+    if READ_AT_IMPORT & environment.keys():
         return subprocess.run(
             [sys.executable, str(ROOT / script), *arguments],
             capture_output=True,
@@ -113,45 +116,51 @@ def run_script(
             check=False,
         )
     with tempfile.TemporaryDirectory() as streams:
-        process = start_script(script, *arguments, streams=streams)
-        process.join(timeout * SCALE)
-        if process.exitcode is None:
-            process.kill()
-            raise subprocess.TimeoutExpired([script, *arguments], timeout)
-        out, err = ((Path(streams) / name).read_text(encoding="utf-8", errors="replace") for name in ("out", "err"))
-        return subprocess.CompletedProcess([script, *arguments], process.exitcode, out, err)
+        process = start_script(script, *arguments, streams=streams, **environment)
+        return _completed(process, [script, *arguments], Path(streams), timeout)
 
 
-def start_script(script: str, *arguments: str, streams: str | Path) -> multiprocessing.context.ForkServerProcess:
+def _completed(
+    process: multiprocessing.context.ForkServerProcess, command: list[str], streams: Path, timeout: float
+) -> subprocess.CompletedProcess[str]:
+    """Wait for a process of ``start_script``."""
+    process.join(timeout * SCALE)
+    if process.exitcode is None:
+        process.kill()
+        raise subprocess.TimeoutExpired(command, timeout * SCALE)
+    out, err = ((streams / name).read_text(encoding="utf-8", errors="replace") for name in ("out", "err"))
+    return subprocess.CompletedProcess(command, process.exitcode, out, err)
+
+
+def start_script(
+    script: str, *arguments: str, streams: str | Path, **environment: str
+) -> multiprocessing.context.ForkServerProcess:
     """Start ``script`` as ``run_script`` does; what it prints goes to the files out and err in ``streams``."""
     elastic.warm(detect())
     process = multiprocessing.get_context("forkserver").Process(
-        target=warm_command.run, args=(ROOT, script, arguments, dict(os.environ), str(streams))
+        target=warm_command.run, args=(ROOT, script, arguments, {**os.environ, **environment}, str(streams))
     )
     process.start()
     return process
 
 
-def run_ranks(script: Path, arguments: list[str], ranks: int) -> Any:
+def run_ranks(script: str, arguments: list[str], ranks: int) -> Any:
     """Run ``script`` on ``ranks`` ranks on the CPU, with ``cluster=1xN`` added to each argument: the JSON that rank 0 prints last."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, str(script), *(f"{argument} cluster=1x{ranks}" for argument in arguments)]
-    environment = {**os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    processes = [
-        subprocess.Popen(
-            command,
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-    outputs = [process.communicate(timeout=400 * SCALE) for process in processes]
-    assert all(process.returncode == 0 for process in processes), outputs[0][1][-2000:]
-    return json.loads(outputs[0][0].splitlines()[-1])
+    given = [f"{argument} cluster=1x{ranks}" for argument in arguments]
+    shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    with tempfile.TemporaryDirectory() as folder:
+        streams = [Path(folder, str(rank)) for rank in range(ranks)]
+        processes = []
+        for rank, place in enumerate(streams):
+            place.mkdir()
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            processes.append(start_script(script, *given, streams=place, **shared, **own))
+        done = [_completed(*both, 400) for both in zip(processes, [[script]] * ranks, streams, strict=True)]
+    assert all(rank.returncode == 0 for rank in done), done[0].stderr[-2000:]
+    return json.loads(done[0].stdout.splitlines()[-1])
 
 
 def family(pid: int) -> list[psutil.Process]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from conftest import ROOT, config_of, run_ranks
+from conftest import config_of, run_ranks
 from hydraft.models.shapes import planned_config
 from hydraft.plan.memory import WIDTH
 from hydraft.plan.optimizer_states import pinned, states
@@ -17,7 +17,7 @@ CASES = [
 
 def engines(ranks: int) -> list[dict[str, int]]:
     """What rank 0 of ``ranks`` measured in each case."""
-    found: list[dict[str, int]] = run_ranks(ROOT / "tests/support/engine_rank.py", CASES, ranks)
+    found: list[dict[str, int]] = run_ranks("tests/support/engine_rank.py", CASES, ranks)
     return found
 
 
