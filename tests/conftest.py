@@ -22,6 +22,7 @@ import pytest
 if TYPE_CHECKING:
     from lab import Lab
     from serving import Server
+    from slurm_cluster import Slurm
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in a run: threads that spin starve the ranks beside them
 
@@ -191,7 +192,7 @@ def survivors() -> Iterator[list[psutil.Process]]:
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Lab"]:
     """Two hosts behind a bridge, for the tests of many machines."""
-    from lab import Lab, missing  # tests/launch
+    from lab import Lab, missing  # tests/support
 
     if reason := missing():
         pytest.skip(reason)
@@ -204,9 +205,18 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Lab"]:
 
 
 @pytest.fixture(scope="session")
+def slurm() -> Iterator["Slurm"]:
+    """A Slurm of two machines."""
+    from slurm_cluster import Slurm  # tests/support
+
+    with Slurm() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two adapters of the embedded model."""
-    from serving import make_adapters  # tests/infer
+    from serving import make_adapters  # tests/support
 
     return make_adapters(tmp_path_factory.mktemp("adapters"))
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,30 +21,35 @@ FILES = {
     "train.log",
 }  # fmt: skip
 
-# Run by a clean interpreter that knows nothing of this project: plain transformers, peft and bitsandbytes.
+# Run by a clean interpreter that knows nothing of this project: plain transformers, peft and bitsandbytes. A line of its stdin is an
+# adapter's folder and how its base is quantised; a line of its stdout is the answer.
 PLAIN_PEFT = """
-import json, sys, torch
+import json, os, sys
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+import torch
 from pathlib import Path
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-adapter, base, quant = sys.argv[1:]
-probe = json.loads((Path(adapter) / "probe.json").read_text())
-options = {}
-if quant == "nf4":
-    options["quantization_config"] = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32
-    )
-elif quant == "int8":
-    options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
-model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **options)
-for module in model.modules():  # bitsandbytes' inference kernel for AVX512-BF16 computes in bf16
-    module.support_avx512bf16_for_cpu = False
-model = PeftModel.from_pretrained(model, adapter).eval()
-with torch.no_grad():
-    logits = model(input_ids=torch.tensor([probe["input_ids"]])).logits[0, -1].float()
-assert AutoTokenizer.from_pretrained(adapter).chat_template
-assert not [name for name in sys.modules if name.startswith("hydraft")]
-print((logits[probe["top_ids"]] - torch.tensor(probe["top_logits"])).abs().max().item())
+for line in sys.stdin:
+    adapter, quant = json.loads(line)
+    probe = json.loads((Path(adapter) / "probe.json").read_text())
+    options = {}
+    if quant == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32
+        )
+    elif quant == "int8":
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32, **options)
+    for module in model.modules():  # bitsandbytes' inference kernel for AVX512-BF16 computes in bf16
+        module.support_avx512bf16_for_cpu = False
+    model = PeftModel.from_pretrained(model, adapter).eval()
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([probe["input_ids"]])).logits[0, -1].float()
+    assert AutoTokenizer.from_pretrained(adapter).chat_template
+    assert not [name for name in sys.modules if name.startswith("hydraft")]
+    print((logits[probe["top_ids"]] - torch.tensor(probe["top_logits"])).abs().max().item(), file=answers, flush=True)
 """
 
 
@@ -103,17 +109,34 @@ def test_infer_stops_after_as_many_tokens_as_asked(main_job: tuple[Path, str]) -
     assert len(one.stdout.strip()) <= len("正面") + 3
 
 
-def loaded_elsewhere(folder: Path, quant: str) -> float:
+Loader = Callable[[Path, str], float]
+
+
+@pytest.fixture(scope="module")
+def loaded_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loader]:
     """Largest difference of 16 logits between the trained model in memory and plain peft in another process."""
-    done = subprocess.run(
-        [sys.executable, "-c", PLAIN_PEFT, str(folder / "adapter"), str(ROOT / "src/hydraft/models/tiny"), quant],
-        capture_output=True, text=True, check=False, cwd="/",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return float(done.stdout)
+    said = tmp_path_factory.mktemp("elsewhere") / "said"
+    command = [sys.executable, "-c", PLAIN_PEFT, str(ROOT / "src/hydraft/models/tiny")]
+    with (
+        said.open("w") as errors,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, cwd="/"
+        ) as process,
+    ):
+        assert process.stdin and process.stdout
+        questions, answers = process.stdin, process.stdout
+
+        def difference(folder: Path, quant: str) -> float:
+            questions.write(json.dumps([str(folder / "adapter"), quant]) + "\n")
+            questions.flush()
+            answer = answers.readline()
+            assert answer, said.read_text()
+            return float(answer)
+
+        yield difference
 
 
-def test_plain_peft_gives_the_same_logits(main_job: tuple[Path, str]) -> None:
+def test_plain_peft_gives_the_same_logits(main_job: tuple[Path, str], loaded_elsewhere: Loader) -> None:
     assert loaded_elsewhere(main_job[0], "nf4") <= 1e-4
 
 
@@ -143,7 +166,7 @@ def test_infer_loads_the_model_that_was_in_memory(main_job: tuple[Path, str]) ->
     ids=lambda value: "-".join(value) if isinstance(value, list) else str(value),
 )
 def test_every_kind_of_adapter_loads_elsewhere(
-    overrides: list[str], quant: str, tolerance: float, tmp_path: Path, records: Path
+    overrides: list[str], quant: str, tolerance: float, tmp_path: Path, records: Path, loaded_elsewhere: Loader
 ) -> None:
     done = run_script(
         "train.py", *overrides, f"data.train={records}", "data.eval=null", "train.max_steps=6", "train.learning_rate=1e-3",
