@@ -15,7 +15,7 @@ from test_resume import CUT, settings
 
 from bench.equivalence import compose_run
 from bench.resume import cut, differs, train
-from conftest import ROOT, run_script
+from conftest import ROOT, SCALE, run_script
 from hydraft.checkpoint import manifest
 from hydraft.config.choices import Precision
 from hydraft.plan import plan
@@ -104,7 +104,7 @@ def forks() -> Iterator[Forks]:
     """A warm process."""
     forks = Forks()
     yield forks
-    forks.process.communicate(timeout=10)
+    forks.process.communicate(timeout=10 * SCALE)
 
 
 @pytest.fixture(scope="module")

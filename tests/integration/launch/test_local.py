@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from bench.processes import runs
-from conftest import ROOT, family, run_script, wait_for
+from conftest import ROOT, SCALE, family, run_script, wait_for
 
 
 class Run:
@@ -104,10 +104,10 @@ def test_a_killed_rank_ends_the_run_with_its_name(run: Run) -> None:
 def test_a_rank_that_stands_still_is_named_with_the_others_stacks(
     tmp_path: Path, records: Path, survivors: list[psutil.Process]
 ) -> None:
-    run = Run(tmp_path / "run", records, "cluster.hang_timeout=4")
+    run = Run(tmp_path / "run", records, f"cluster.hang_timeout={4 * SCALE:g}")
     survivors += run.family
     run.rank(1).suspend()
-    assert wait_for(run.all_gone, 12, "the end") > 4
+    assert wait_for(run.all_gone, 12, "the end") > 4 * SCALE
     assert run.process.returncode == 1
     assert run.process.stdout is not None
     said = run.process.stdout.read()
@@ -154,4 +154,4 @@ def test_two_runs_side_by_side_take_different_ports(tmp_path: Path, records: Pat
         subprocess.Popen([*command, f"hydra.run.dir={tmp_path / name}"], cwd=ROOT, stdout=subprocess.DEVNULL)
         for name in ("a", "b")
     ]
-    assert [run.wait(timeout=240) for run in runs] == [0, 0]
+    assert [run.wait(timeout=240 * SCALE) for run in runs] == [0, 0]
