@@ -20,7 +20,8 @@ from bench.resume import metrics, weights
 from conftest import RECORDS, ROOT, config_of, run_script
 from hydraft.checkpoint import manifest
 from hydraft.data.batch import EpochOrder
-from hydraft.system import signals
+from hydraft.launch.local import elastic
+from hydraft.system import hardware, signals
 from hydraft.training import reductions
 from hydraft.training.callbacks import divergence as healths
 from hydraft.training.callbacks.checkpoint import Keeper
@@ -210,7 +211,8 @@ def of_two(rank: int, folder: Path) -> None:
 
 
 def test_two_ranks_decide_alike_at_the_same_step(tmp_path: Path) -> None:
-    mp.spawn(of_two, (tmp_path,), nprocs=2)
+    elastic.warm(hardware.detect())
+    mp.start_processes(of_two, (tmp_path,), nprocs=2, start_method="forkserver")
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     assert first["diverged"][0].startswith("step 5: the loss is nan") and first["diverged"][1] == 5
