@@ -12,7 +12,13 @@ TOGETHER = {
 }  # fmt: skip
 """Files that share what a session starts once: two hosts, a Slurm, a server. Any other file's tests are a group of their own."""
 
-LONGEST: tuple[str, ...] = ()
+LONGEST = (
+    "test_run.py", "test_resume.py", "test_external.py", "test_equivalence.py", "ssh", "slurm", "test_pretended_cuda.py",
+    "test_experiments.py", "test_local.py", "test_divergence_deferred.py", "test_families.py", "test_divergence.py",
+    "test_checkpoint_faults.py", "test_evaluation_callback.py", "test_killed_session.py", "test_gpu_collect.py", "test_sweep.py",
+    "test_track.py", "test_kernels.py", "test_loss_scored.py", "test_linear_4bit.py", "test_signals.py", "test_optimizer_states.py",
+    "test_compile_layers.py", "test_batching.py", "test_plain_torch.py", "test_evaluator.py",
+)  # fmt: skip
 """The groups that take longest, in the order in which they start."""
 
 
