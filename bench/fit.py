@@ -19,9 +19,9 @@ sys.path.insert(0, str(ROOT))
 
 from bench.equivalence import compose_run  # noqa: E402
 from hydraft.config.schema import Config  # noqa: E402
-from hydraft.plan.memory import Subject, memory  # noqa: E402
+from hydraft.plan.memory import ModelSize, memory  # noqa: E402
 from hydraft.plan.parameters import trained  # noqa: E402
-from hydraft.plan.plan import holds, known_layout  # noqa: E402
+from hydraft.plan.plan import fits_memory, known_layout  # noqa: E402
 from hydraft.plan.suggest import apply  # noqa: E402
 from hydraft.system.hardware import Gpu, Hardware  # noqa: E402
 
@@ -33,13 +33,13 @@ PER_MACHINE = 8
 SETTINGS = ["mode=plan", "train.precision=bf16", "train.micro_batch_size=1", "data.max_length=512"]
 
 
-def fewest(config: Config, subject: Subject, gibibytes: int) -> str:
+def fewest(config: Config, subject: ModelSize, gibibytes: int) -> str:
     """The smallest of ``COUNTS`` that holds ``config``."""
     machine = Hardware(gpus=(Gpu("card", gibibytes << 30, 8.0),))
     for count in COUNTS:
         nodes, ranks = max(1, count // PER_MACHINE), min(count, PER_MACHINE)
         spread = apply(config, [("cluster.nodes", nodes), ("cluster.ranks_per_node", ranks)])
-        if holds(spread, memory(spread, subject, on_gpu=True), machine):
+        if fits_memory(spread, memory(spread, subject, on_gpu=True), machine):
             return str(count)
     return "–"
 
@@ -62,7 +62,7 @@ def main() -> None:
             config = compose_run([f"model={family}", f"model.size={size}", f"zero={stage}", *SETTINGS, *more])
             layout, _ = known_layout(config)
             assert layout is not None
-            subject = Subject(layout, trained(layout, config.lora), labelled=config.data.max_length)
+            subject = ModelSize(layout, trained(layout, config.lora), labelled=config.data.max_length)
             count = layout.count
             peak = memory(config, subject, on_gpu=True).peak / 2**30 if stage == "stage2" else peak
             cells.append(" / ".join(fewest(config, subject, card) for card in CARDS))

@@ -6,10 +6,13 @@ from importlib import import_module
 from hydraft.errors import EXIT_REFUSED
 
 COMMANDS = {
-    "convert": ("hydraft.models.convert.convert", "convert a published checkpoint of ChatGLM2 or Baichuan: SRC DST"),
+    "convert": (
+        "hydraft.models.convert.convert",
+        "convert a published checkpoint that needs remote code to a native one: SRC DST",
+    ),
     "sweep": ("hydraft.sweep.results.report", "table, summary.csv and report.html of a sweep: [multirun/…]"),
     "workspace": ("hydraft.sweep.results.wandb_workspace", "wandb's own page for a sweep: multirun/… [entity]"),
-    "kernels": ("hydraft.config.kernel_support", "which kernels work with which settings, as a Markdown table"),
+    "kernels": ("hydraft.models.kernel_support", "which kernels work with which settings, as a Markdown table"),
     "hardware": ("hydraft.system.hardware", "GPUs, cores and memory of this machine, as JSON"),
     "ops": ("hydraft.training.deepspeed_ops", "build the DeepSpeed ops that this machine can use"),
 }

@@ -55,7 +55,7 @@ def test_a_file_is_answered(made: Path, tmp_path: Path) -> None:
 
 
 def test_a_server_answers(made: Path, tmp_path: Path) -> None:
-    """Many at once, as one by one; drawn tokens, likelihoods and penalties beside them; and it ends when told."""
+    """Many at once, as one by one; drawn tokens, logprobs and penalties beside them; and it ends when told."""
     log = tmp_path / "log"
     with log.open("w") as file:
         process = subprocess.Popen(
@@ -120,11 +120,11 @@ def write(engine: Engine, asked: list[Answer]) -> list[list[int]]:
     """The answers, all at once."""
 
     async def tokens(answer: Answer) -> list[int]:
-        return [token async for new in answer.pieces() for token in new]
+        return [token async for new in answer.chunks() for token in new]
 
     async def scene() -> list[list[int]]:
         engine.start()
-        engine.ask(asked)
+        engine.submit(asked)
         return list(await asyncio.gather(*map(tokens, asked)))
 
     try:

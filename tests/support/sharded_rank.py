@@ -65,13 +65,13 @@ def trained(overrides: list[str], own_layers: bool) -> dict[str, Any]:
     machine = hardware.detect()
     deepspeed_ops.prepare(deepspeed_ops.needed(config, machine), machine)
     os.environ.update(deepspeed_ops.environment(machine))
-    replaced = load.let_go_of_weights
+    replaced = load.make_weights_releasable
     if not own_layers:
-        load.let_go_of_weights = lambda _: None
+        load.make_weights_releasable = lambda _: None
     try:
         model: Any = load_trainable(dataclasses.replace(config, model=prepare.native(config.model, config.seed)))
     finally:
-        load.let_go_of_weights = replaced
+        load.make_weights_releasable = replaced
     gathered: dict[str, tuple[StorageWeakRef, int]] = {}
 
     def note(name: str) -> Any:

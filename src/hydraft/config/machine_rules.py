@@ -2,8 +2,8 @@
 
 from shutil import which
 
-from hydraft.config import kernel_support
 from hydraft.config.choices import Kernels, Mode, Precision
+from hydraft.config.kernel_packages import interpreted
 from hydraft.config.rule import Rule, value
 from hydraft.config.schema import Config
 from hydraft.system.hardware import Hardware
@@ -55,7 +55,7 @@ MACHINE = [
         here=True,
     ),
     Rule(
-        lambda c, h: c.kernels.kind is not Kernels.torch and not h.gpus and not kernel_support.interpreted(c),
+        lambda c, h: c.kernels.kind is not Kernels.torch and not h.gpus and not interpreted(c),
         "kernels={c.kernels.kind.value} needs a GPU, and none was found: use kernels=torch",
         here=True,
     ),

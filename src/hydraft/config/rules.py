@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from hydraft.config import kernel_support
 from hydraft.config.choices import (
     Batching,
     Init,
@@ -22,6 +21,7 @@ from hydraft.config.choices import (
     Scale,
     TrackerKind,
 )
+from hydraft.config.kernel_packages import PACKAGES
 from hydraft.config.machine_rules import MACHINE
 from hydraft.config.rule import Rule, value
 from hydraft.config.schema import Config
@@ -106,9 +106,7 @@ COMBINATIONS = [
         source="DeepSpeed, runtime/zero/parameter_offload.py: hooks on every module",
     ),
     value(
-        lambda c: (
-            c.kernels.kind in kernel_support.PACKAGES and find_spec(kernel_support.PACKAGES[c.kernels.kind]) is None
-        ),
+        lambda c: c.kernels.kind in PACKAGES and find_spec(PACKAGES[c.kernels.kind]) is None,
         "kernels={c.kernels.kind.value} needs a package that is not installed: pip install 'hydraft[{c.kernels.kind.value}]', or use kernels=torch",
         here=True,
     ),

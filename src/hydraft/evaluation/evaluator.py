@@ -43,7 +43,7 @@ class HeldOut:
     device: torch.device
     micro_batch_size: int
     """Records at a time when the loss is taken."""
-    room: scoring.Room | None = None
+    room: scoring.GenerationMemory | None = None
     """For answers; None for an architecture that the plan does not know."""
 
     def __post_init__(self) -> None:

@@ -1,1 +1,1 @@
-"""Use of a trained model."""
+"""Inference: generate, chat, batch, export and serve."""

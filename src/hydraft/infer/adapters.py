@@ -1,4 +1,4 @@
-"""Several adapters at once: their names, and whether they belong together. No torch."""
+"""Checks of several adapters that are loaded together: unique names and one base. No torch."""
 
 from typing import TYPE_CHECKING
 
@@ -8,16 +8,16 @@ if TYPE_CHECKING:
     from hydraft.infer.source import Source
 
 
-def tell_apart(sources: "list[Source]") -> None:
-    """Give names of one sound the part of their path that differs.
+def make_names_unique(sources: "list[Source]") -> None:
+    """Prefix equal names with the name of the parent folder.
 
     Raises:
-        ConfigError: one stands there twice, or nothing tells two apart.
+        ConfigError: a folder is listed twice, or two names are still equal.
     """
     for source in sources:
-        alike = [other for other in sources if other is not source and other.name == source.name]
-        if any(other.folder.resolve() == source.folder.resolve() for other in alike):
-            raise ConfigError(f"run: {source.folder} stands in it twice")
+        same_name = [other for other in sources if other is not source and other.name == source.name]
+        if any(other.folder.resolve() == source.folder.resolve() for other in same_name):
+            raise ConfigError(f"run: {source.folder} is listed twice")
     names = [source.name for source in sources]
     for source in sources:
         if names.count(source.name) > 1:
@@ -25,26 +25,26 @@ def tell_apart(sources: "list[Source]") -> None:
             source.name = f"{place.resolve().parent.name}-{source.name}"
     names = [source.name for source in sources]
     if double := next((name for name in names if names.count(name) > 1), None):
-        raise ConfigError(f"run: two are called {double}; give them names: run={{one: …, two: …}}")
+        raise ConfigError(f"run: two are named {double}; name them: run={{one: …, two: …}}")
 
 
-def check_together(sources: "list[Source]") -> None:
-    """Refuse sources that one model in memory cannot hold.
+def check_same_base(sources: "list[Source]") -> None:
+    """Refuse sources that cannot be loaded over one base.
 
     Raises:
-        ConfigError: names the two that differ.
+        ConfigError: two of them differ in base, quantisation or precision.
     """
     if len(sources) == 1:
         return
     if model := next((source for source in sources if source.kind.value == "model"), None):
-        raise ConfigError(f"run: {model.folder} is a whole model; several are adapters of one base, so give it alone")
+        raise ConfigError(f"run: {model.folder} is a whole model; only adapters of one base can be loaded together")
     first = sources[0]
     for other in sources[1:]:
         if (first.model.path, first.model.revision, first.model.init, first.model.scale, first.model.size) != (
             other.model.path, other.model.revision, other.model.init, other.model.scale, other.model.size,
         ):  # fmt: skip
             raise ConfigError(
-                f"run: {first.name} is for {first.model.path} and {other.name} for {other.model.path}; several adapters need one base"
+                f"run: {first.name} is for {first.model.path} and {other.name} for {other.model.path}; adapters that are loaded together need the same base"
             )
         if first.base_sha256 and other.base_sha256 and first.base_sha256 != other.base_sha256:
             raise ConfigError(
@@ -53,5 +53,5 @@ def check_together(sources: "list[Source]") -> None:
         if (first.quant, first.precision) != (other.quant, other.precision):
             raise ConfigError(
                 f"run: {first.name} was trained with quant={first.quant.kind.value} in {first.precision.value}, {other.name} with "
-                f"quant={other.quant.kind.value} in {other.precision.value}: say which, with quant=… and dtype=…"
+                f"quant={other.quant.kind.value} in {other.precision.value}: choose one with quant=… and dtype=…"
             )

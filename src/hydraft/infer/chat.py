@@ -1,4 +1,4 @@
-"""A talk in the terminal: edited with prompt_toolkit, answered as the tokens come, kept turn by turn."""
+"""``mode=chat``: a conversation in the terminal, edited with prompt_toolkit and streamed."""
 
 import json
 import signal
@@ -16,42 +16,42 @@ from hydraft.config.infer import InferConfig
 from hydraft.data.formats import Conversation, Turn
 from hydraft.data.tokenize import prompt_ids
 from hydraft.errors import ConfigError
-from hydraft.infer.generate import Stream, answer, decoded
-from hydraft.infer.load import Loaded, load
+from hydraft.infer.generate import Stream, answer, decode
+from hydraft.infer.load import LoadedModel, load
 from hydraft.infer.source import Source
 
 HELP = """\
-/reset           forget the talk; the system turn stays
-/system TEXT     a system turn from now on, which begins a new talk; without TEXT, none
-/adapter NAME    let another adapter answer; without NAME, list them
-/save FILE       add the talk to a .jsonl file, as a record that train.py reads
-/help            this
-/exit            end; so does Ctrl-D
-Enter sends, Alt-Enter (or Esc, Enter) begins a new line, Ctrl-C stops an answer."""
+/reset           start a new conversation; the system turn stays
+/system TEXT     start a new conversation with this system turn; without TEXT, with none
+/adapter NAME    switch to another adapter; without NAME, list them
+/save FILE       append the conversation to a .jsonl file, as a record that train.py reads
+/help            print this help
+/exit            exit, like Ctrl-D
+Enter sends, Alt-Enter (or Esc, Enter) inserts a newline, Ctrl-C stops an answer."""
 
 
 class Chat:
-    """A talk, without its terminal."""
+    """A conversation, independent of the terminal."""
 
-    def __init__(self, loaded: Loaded, options: InferConfig, out: TextIO) -> None:
+    def __init__(self, loaded: LoadedModel, options: InferConfig, out: TextIO) -> None:
         self.loaded = loaded
         self.options = options
         self.out = out
         self.system = options.system
-        self.speaker = loaded.use(options.adapter)
+        self.selected = loaded.select(options.adapter)
         self.turns: list[Turn] = []
-        """Questions and answers in turn, without the system's."""
+        """The turns of user and assistant, without the system turn."""
         self.stopped = False
 
-    def say(self, text: str) -> None:
-        """A line for the person."""
+    def write(self, text: str) -> None:
+        """Print a line."""
         print(text, file=self.out, flush=True)
 
     def take(self, line: str) -> bool:
-        """Answer a line or do what it asks for.
+        """Answer a line, or run its command.
 
         Returns:
-            False if that ends the talk.
+            False if it ends the chat.
         """
         text = line.strip()
         if not text:
@@ -64,37 +64,37 @@ class Chat:
         if name == "exit":
             return False
         if command is None:
-            self.say(f"/{name}: no such command; /help lists them")
+            self.write(f"/{name}: unknown command; /help lists them")
         else:
             command(rest.strip())
         return True
 
     def _answer(self, question: str) -> None:
-        asked = [*self.turns, Turn("user", question)]
-        prompt = self._prompt(asked)
-        while len(asked) > 1 and not self._fits(prompt):
-            asked = asked[2:]
-            prompt = self._prompt(asked)
+        turns = [*self.turns, Turn("user", question)]
+        prompt = self._prompt(turns)
+        while len(turns) > 1 and not self._fits(prompt):
+            turns = turns[2:]
+            prompt = self._prompt(turns)
         if not self._fits(prompt):
-            self.say(
-                f"that is {len(prompt):,} tokens, more than the model takes beside an answer of {self.options.max_new_tokens:,}"
+            self.write(
+                f"the prompt has {len(prompt):,} tokens, which do not fit the context with an answer of {self.options.max_new_tokens:,}"
             )
             return
-        if forgotten := (len(self.turns) + 1 - len(asked)) // 2:
-            self.say(f"(the talk is longer than the model takes: its first {forgotten} questions are forgotten)")
-        set_seed(self.options.seed + len(asked) // 2)
+        if dropped := (len(self.turns) + 1 - len(turns)) // 2:
+            self.write(f"(the conversation is longer than the context: its first {dropped} questions are left out)")
+        set_seed(self.options.seed + len(turns) // 2)
         self.stopped = False
-        tokenizer = self.speaker.tokenizer
+        tokenizer = self.selected.tokenizer
         with self._interruptible():
             ids = answer(
-                self.loaded, self.speaker, prompt, self.options, Stream(tokenizer, self.out), lambda: self.stopped
+                self.loaded, self.selected, prompt, self.options, Stream(tokenizer, self.out), lambda: self.stopped
             )
-        self.turns = [*asked, Turn("assistant", decoded(tokenizer, ids))]
+        self.turns = [*turns, Turn("assistant", decode(tokenizer, ids))]
 
-    def _prompt(self, asked: list[Turn]) -> list[int]:
+    def _prompt(self, turns: list[Turn]) -> list[int]:
         ahead = [Turn("system", self.system)] if self.system else []
-        conversation = Conversation((*ahead, *asked, Turn("assistant", "")))
-        return prompt_ids(conversation, self.speaker.tokenizer, self.speaker.data)
+        conversation = Conversation((*ahead, *turns, Turn("assistant", "")))
+        return prompt_ids(conversation, self.selected.tokenizer, self.selected.data)
 
     def _fits(self, prompt: list[int]) -> bool:
         limit = getattr(self.loaded.model.config, "max_position_embeddings", None)
@@ -102,7 +102,7 @@ class Chat:
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Ctrl-C ends the answer after its next token; a second one ends the talk."""
+        """Ctrl-C ends the answer after its next token; a second Ctrl-C ends the chat."""
 
         def stop(*_: Any) -> None:
             if self.stopped:
@@ -116,33 +116,35 @@ class Chat:
             signal.signal(signal.SIGINT, before)
 
     def _do_help(self, _: str) -> None:
-        self.say(HELP)
+        self.write(HELP)
 
     def _do_reset(self, _: str) -> None:
         self.turns = []
-        self.say("a new talk")
+        self.write("a new conversation")
 
     def _do_system(self, text: str) -> None:
         self.system, self.turns = text or None, []
-        self.say(f"a new talk, with the system turn: {text}" if text else "a new talk, without a system turn")
+        self.write(
+            f"a new conversation, with the system turn: {text}" if text else "a new conversation, without a system turn"
+        )
 
     def _do_adapter(self, name: str) -> None:
         if not name:
-            self.say(", ".join(self.loaded.speakers))
+            self.write(", ".join(self.loaded.sources))
             return
         try:
-            self.speaker = self.loaded.use(name)
+            self.selected = self.loaded.select(name)
         except ConfigError as error:
-            self.say(str(error))
+            self.write(str(error))
             return
-        self.say(f"{name} answers from now on")
+        self.write(f"now using {name}")
 
     def _do_save(self, name: str) -> None:
         file = Path(name).expanduser()
         if file.suffix != ".jsonl":
-            self.say("/save FILE: name a file that ends in .jsonl")
+            self.write("/save FILE: the name must end in .jsonl")
         elif not self.turns:
-            self.say("nothing was said yet")
+            self.write("the conversation is empty")
         else:
             ahead = [Turn("system", self.system)] if self.system else []
             record = {"messages": [{"role": turn.role, "content": turn.content} for turn in [*ahead, *self.turns]]}
@@ -150,15 +152,15 @@ class Chat:
                 with file.open("a", encoding="utf-8") as stream:
                     stream.write(json.dumps(record, ensure_ascii=False) + "\n")
             except OSError as error:
-                self.say(f"{file}: {error.strerror}")
+                self.write(f"{file}: {error.strerror}")
             else:
-                self.say(f"{file}: {len(self.turns) // 2} questions and answers added")
+                self.write(f"{file}: {len(self.turns) // 2} questions and answers added")
 
 
 def run(sources: list[Source], options: InferConfig) -> None:
-    """mode=chat."""
+    """Chat in the terminal until /exit or Ctrl-D."""
     chat = Chat(load(sources, options), options, sys.stdout)
-    chat.say(f"{chat.speaker.source.name}: /help says what you can do")
+    chat.write(f"{chat.selected.source.name}: /help lists the commands")
     session: PromptSession[str] = PromptSession(multiline=True, key_bindings=_keys(), prompt_continuation="  ")
     while True:
         try:
@@ -167,7 +169,7 @@ def run(sources: list[Source], options: InferConfig) -> None:
         except EOFError:
             return
         except KeyboardInterrupt:
-            chat.say("(Ctrl-D or /exit ends)")
+            chat.write("(Ctrl-D or /exit exits)")
 
 
 def _keys() -> KeyBindings:

@@ -1,4 +1,4 @@
-"""What was found, in memory: one model, its adapters by name, and with each of them how it is asked."""
+"""Loads a base model with one or several adapters, and the tokenizer and template of each."""
 
 import os
 import re
@@ -24,46 +24,46 @@ from hydraft.models.load import load_base, load_tokenizer
 
 
 @dataclass
-class Speaker:
-    """One adapter, or the model itself where there is none: how it is asked."""
+class LoadedSource:
+    """An adapter, or a model without one, with what its prompts need."""
 
     source: Source
     tokenizer: PreTrainedTokenizerBase
     data: DataConfig
-    """``template`` and ``max_length`` are meant; for ``encode.prompt_ids``."""
-    key: str | None
-    """What peft calls the adapter; None for a whole model."""
+    """``template`` and ``max_length``, for ``tokenize.prompt_ids``."""
+    adapter_name: str | None
+    """Its name in the PeftModel; None for a whole model."""
 
 
 @dataclass
-class Loaded:
-    """A model that is ready to generate."""
+class LoadedModel:
+    """A model in eval mode with all of its adapters."""
 
     model: PreTrainedModel | peft.PeftModel
     device: torch.device
-    speakers: dict[str, Speaker]
-    """By the names of their sources, the first one first."""
+    sources: dict[str, LoadedSource]
+    """By name, in the order of ``run=``."""
 
-    def use(self, name: str | None = None) -> Speaker:
-        """Let ``name`` (or the first) answer from now on.
+    def select(self, name: str | None = None) -> LoadedSource:
+        """Activate the adapter ``name``, by default the first.
 
         Raises:
-            ConfigError: there is no such one.
+            ConfigError: there is none of that name.
         """
-        chosen = name or next(iter(self.speakers))
-        if chosen not in self.speakers:
-            raise ConfigError(f"adapter={chosen}: not among those loaded ({', '.join(self.speakers)})")
-        speaker = self.speakers[chosen]
-        if speaker.key is not None and len(self.speakers) > 1:
-            self.model.set_adapter(speaker.key)
-        return speaker
+        chosen = name or next(iter(self.sources))
+        if chosen not in self.sources:
+            raise ConfigError(f"adapter={chosen}: not among those loaded ({', '.join(self.sources)})")
+        selected = self.sources[chosen]
+        if selected.adapter_name is not None and len(self.sources) > 1:
+            self.model.set_adapter(selected.adapter_name)
+        return selected
 
 
-def load(sources: list[Source], options: InferConfig, console: Console | None = None) -> Loaded:
-    """The model of ``sources`` with all of their adapters; the first one answers. Notices go to ``console`` (stderr).
+def load(sources: list[Source], options: InferConfig, console: Console | None = None) -> LoadedModel:
+    """The model of ``sources`` with all of their adapters, the first one active. Notices are printed on ``console`` (stderr).
 
     Raises:
-        ConfigError: a base cannot be had, or an adapter does not fit it.
+        ConfigError: a base is not available, or an adapter does not fit it.
     """
     console = console or Console(stderr=True)
     for source in sources:
@@ -74,22 +74,20 @@ def load(sources: list[Source], options: InferConfig, console: Console | None = 
     first = sources[0]
     device = device_of(options.device)
     if device.type == "cuda":
-        # What names no card means the current one, else the first: on which each process would keep half a gigabyte, and
-        # whose kind may be another.
+        # Calls without a device index use the current device. By default that is the first GPU, on which every process would
+        # then allocate half a gigabyte, and which may be of another kind.
         torch.cuda.set_device(device)
     if not torch.cuda.is_available():
-        os.environ.setdefault(
-            "DS_ACCELERATOR", "cpu"
-        )  # peft asks deepspeed, which would else say on the screen that it looked
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # peft imports deepspeed, which would print a line otherwise
     section = prepare.native(first.model, first.seed, console)
     for source in sources:
         if source.kind is Kind.adapter:
-            check_base(source, options.other_base)  # a hub's model may have come only now
+            check_base(source, options.other_base)  # a model of the hub may have been downloaded only now
             check_fit(source, section)
     base = load_base(section, first.quant, _precision(first, section, device, console), device)
-    generation.own_defaults_away(base)
-    speakers = {
-        source.name: Speaker(
+    generation.drop_checkpoint_defaults(base)
+    loaded = {
+        source.name: LoadedSource(
             source,
             load_tokenizer(tokenizer_of(source, section)),
             _data(source),
@@ -99,12 +97,12 @@ def load(sources: list[Source], options: InferConfig, console: Console | None = 
     }
     model: PreTrainedModel | peft.PeftModel = base
     if first.kind is Kind.adapter:
-        model = _adapted(base, list(speakers.values()), first)
-    return Loaded(model.eval(), device, speakers)
+        model = _adapted(base, list(loaded.values()), first)
+    return LoadedModel(model.eval(), device, loaded)
 
 
-def words(source: Source, console: Console) -> tuple[PreTrainedTokenizerBase, DataConfig]:
-    """How a source is asked, without its model."""
+def tokenizer_and_data(source: Source, console: Console) -> tuple[PreTrainedTokenizerBase, DataConfig]:
+    """The tokenizer and the template settings of a source, without its model."""
     return load_tokenizer(tokenizer_of(source, prepare.native(source.model, source.seed, console))), _data(source)
 
 
@@ -113,22 +111,22 @@ def _data(source: Source) -> DataConfig:
 
 
 def device_of(name: str) -> torch.device:
-    """The device that ``device=`` means.
+    """The device of ``device=``.
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: there is no such GPU.
     """
-    cards = torch.cuda.device_count()
+    gpus = torch.cuda.device_count()
     if name == "auto":
-        return torch.device("cuda", 0) if cards else torch.device("cpu")
+        return torch.device("cuda", 0) if gpus else torch.device("cpu")
     device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= cards:
-        raise ConfigError(f"device={name}: {cards} CUDA devices were found; use device=cpu")
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise ConfigError(f"device={name}: {gpus} CUDA devices were found; use device=cpu")
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
 def tokenizer_of(source: Source, section: ModelConfig) -> ModelConfig:
-    """Where a source's tokenizer is: beside its weights, or, for an adapter that has none, its base's."""
+    """The model section of a source's tokenizer: its own folder, or its base for an adapter without a tokenizer."""
     if (source.folder / "tokenizer_config.json").is_file():
         return ModelConfig(name=source.name, path=str(source.folder), trust_remote_code=section.trust_remote_code)
     return section
@@ -145,7 +143,7 @@ def _precision(source: Source, section: ModelConfig, device: torch.device, conso
 
 
 def own_precision(section: ModelConfig) -> Precision:
-    """The data type that a model's config.json names; fp32 where it names none."""
+    """The data type in a model's config.json; fp32 if it has none."""
     folder = Path(section.path).expanduser()
     if folder.is_dir():
         named = published_config(folder)
@@ -157,11 +155,11 @@ def own_precision(section: ModelConfig) -> Precision:
     return {"float16": Precision.fp16, "bfloat16": Precision.bf16}.get(name.removeprefix("torch."), Precision.fp32)
 
 
-def _adapted(base: PreTrainedModel, speakers: list[Speaker], first: Source) -> peft.PeftModel:
+def _adapted(base: PreTrainedModel, sources: list[LoadedSource], first: Source) -> peft.PeftModel:
     fp32 = first.precision is Precision.fp32 and first.model.dtype not in (Precision.auto, Precision.fp32)
     model: peft.PeftModel | None = None
-    for speaker in speakers:
-        folder, key = str(speaker.source.folder), str(speaker.key)
+    for selected in sources:
+        folder, key = str(selected.source.folder), str(selected.adapter_name)
         try:
             if model is None:
                 model = peft.PeftModel.from_pretrained(base, folder, adapter_name=key, autocast_adapter_dtype=fp32)
@@ -169,27 +167,27 @@ def _adapted(base: PreTrainedModel, speakers: list[Speaker], first: Source) -> p
                 model.load_adapter(folder, adapter_name=key, autocast_adapter_dtype=fp32)
         except (ValueError, RuntimeError, KeyError, TypeError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ConfigError(f"run={folder}: does not fit {speaker.source.model.path}: {reason}") from error
+            raise ConfigError(f"run={folder}: does not fit {selected.source.model.path}: {reason}") from error
     assert isinstance(model, peft.PeftModel)
-    model.set_adapter(str(speakers[0].key))
+    model.set_adapter(str(sources[0].adapter_name))
     return model
 
 
 def check_fit(source: Source, section: ModelConfig) -> None:
-    """Hold an adapter's tensors against the layers of its base, of which only the shapes are made.
+    """Compare an adapter's tensors with the layers of its base, on the meta device.
 
     Raises:
-        ConfigError: names the first layer that is missing or of another shape.
+        ConfigError: the first layer that is missing or of another shape.
     """
     if section.trust_remote_code:
-        return  # the shapes would take running the code; peft will see
+        return  # the shapes would require running its code; peft compares them on loading
     with torch.device("meta"):
         config = AutoConfig.from_pretrained(section.path, revision=section.revision, trust_remote_code=False)
         layers = dict(AutoModelForCausalLM.from_config(config).named_modules())
     try:
         with safe_open(source.folder / ADAPTER, framework="pt") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-    except Exception as error:  # the library's own class, or what a cut-off file makes of it
+    except Exception as error:  # safetensors' own class, or others for a truncated file
         raise ConfigError(f"{source.folder / ADAPTER}: truncated, or not safetensors ({error})") from None
     if not shapes:
         raise ConfigError(f"{source.folder / ADAPTER}: is empty")
@@ -200,8 +198,8 @@ def check_fit(source: Source, section: ModelConfig) -> None:
             continue
         layer = layers.get(match[1])
         if layer is None:
-            raise ConfigError(f"{where}: that has no {match[1]}")
+            raise ConfigError(f"{where}: the base has no {match[1]}")
         width = getattr(layer, "in_features" if match[2] == "A" else "out_features", None)
         found = shape[1] if match[2] == "A" else shape[0]
         if width is not None and width != found:
-            raise ConfigError(f"{where}: {match[1]} has {width} features there, and {found} in the adapter")
+            raise ConfigError(f"{where}: {match[1]} has {width} features in the base, and {found} in the adapter")

@@ -1,4 +1,4 @@
-"""What ``run=`` means: a run, an adapter or a model, seen from the files alone. No torch."""
+"""Resolves ``run=`` to a run, an adapter or a model, from its files. No torch."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from hydraft.errors import ConfigError
 from hydraft.infer import adapters
 from hydraft.infer.source import ADAPTER, Kind, Source
 from hydraft.models import base_identity, prepare
-from hydraft.models.families.registry import family_of, published_config
+from hydraft.models.families.registry import published_config, published_family
 from hydraft.runs import run_folder
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -22,35 +22,35 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def find(options: InferConfig) -> list[Source]:
-    """Everything that ``run=`` names, the first one first; several are adapters of one base.
+    """The sources that ``run=`` names, in their order; several are adapters of one base.
 
     Raises:
-        ConfigError: nothing is there, it is not whole, it is a pickle, or it does not fit its base or its neighbours.
+        ConfigError: one is missing, incomplete, a pickle, or does not fit its base or the other adapters.
     """
     given = options.run
     if isinstance(given, Mapping):
         named = {str(name): str(place) for name, place in given.items()}
-        sources = [_settled(place, options, name) for name, place in named.items()]
+        sources = [_with_options(place, options, name) for name, place in named.items()]
     else:
         places = [str(place) for place in given] if isinstance(given, (list, tuple)) else [str(given)]
-        sources = [_settled(place, options, None) for place in places]
-        adapters.tell_apart(sources)
+        sources = [_with_options(place, options, None) for place in places]
+        adapters.make_names_unique(sources)
     if not sources:
-        raise ConfigError("run=[]: names nothing; give run=last, or a run's folder")
-    adapters.check_together(sources)
+        raise ConfigError("run=[]: is empty; give run=last, or a run's folder")
+    adapters.check_same_base(sources)
     names = [source.name for source in sources]
     if options.adapter is not None and options.adapter not in names:
         raise ConfigError(f"adapter={options.adapter}: not among those of run ({', '.join(names)})")
     return sources
 
 
-def _settled(place: str, options: InferConfig, name: str | None) -> Source:
-    """One place, with what the command line says of it."""
+def _with_options(place: str, options: InferConfig, name: str | None) -> Source:
+    """The source at ``place``, with the command line's settings applied."""
     source = look(place)
     source.name = name or source.name
     if options.base is not None:
         if source.kind is Kind.model:
-            raise ConfigError(f"base={options.base}: {source.folder} is a whole model, which needs none: leave it away")
+            raise ConfigError(f"base={options.base}: {source.folder} is a whole model, which needs none: leave it out")
         source.model = ModelConfig(name=Path(options.base).name, path=options.base, dtype=source.model.dtype)
     if options.revision is not None:
         source.model.revision = options.revision
@@ -66,10 +66,10 @@ def _settled(place: str, options: InferConfig, name: str | None) -> Source:
 
 
 def look(place: str) -> Source:
-    """What stands in the folder ``place``, or in the newest run for ``last``.
+    """The source in the folder ``place``, or in the newest run for ``last``.
 
     Raises:
-        ConfigError: it is none of the things that can be used.
+        ConfigError: it is not a run, an adapter or a model.
     """
     folder = run_folder.find("last") if place == "last" else Path(place).expanduser()
     if not folder.is_dir():
@@ -103,11 +103,9 @@ def _adapter(folder: Path, run: Path | None) -> Source:
         settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         base = str(settings.get("base_model_name_or_path") or "")
     except (OSError, ValueError, AttributeError):
-        raise ConfigError(f"run={folder}: its {ADAPTER_CONFIG} is no adapter's") from None
+        raise ConfigError(f"run={folder}: its {ADAPTER_CONFIG} is not that of an adapter") from None
     model = ModelConfig(name=Path(base).name, path=base, revision=settings.get("revision"))
-    notice = (
-        f"{folder}: does not say which base it was trained on but by its name ({base or 'none'}); nothing was compared"
-    )
+    notice = f"{folder}: records its base by name only ({base or 'none'}); the base was not verified"
     return Source(
         Kind.adapter, folder, _name(folder, run), model, QuantConfig(), Precision.auto, "chat", notices=[notice]
     )
@@ -148,28 +146,28 @@ def _described(kind: Kind, folder: Path, run: Path | None, known: dict[str, Any]
             f"{folder / base_identity.NAME}: not what hydraft wrote ({str(error).splitlines()[0]})"
         ) from error
     if kind is Kind.adapter and source.base_sha256 is None:
-        source.notices.append(f"{folder}: recorded no hash of its base, so only its shapes can be compared")
+        source.notices.append(f"{folder}: has no hash of its base; only the shapes can be verified")
     return source
 
 
 def _origin(folder: Path, run: Path | None) -> dict[str, Any] | None:
-    """What the folder says of itself, else what its run does; None for what was made elsewhere."""
+    """The recorded origin of a folder, or that of its run; None if it was made by another program."""
     file = folder / base_identity.NAME
     if file.is_file():
         try:
             return dict(json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
-            raise ConfigError(f"{file}: damaged; it says which base belongs to what stands beside it") from None
+            raise ConfigError(f"{file}: is damaged; it records the base of this folder") from None
     if run is None:
         return None
     config: Config = load_config(run / "config.yaml")
     known = base_identity.of(config)
-    known["base"]["sha256"] = None  # what is there now need not be what was there then
+    known["base"]["sha256"] = None  # the base may have changed since the run
     return known
 
 
 def _name(folder: Path, run: Path | None) -> str:
-    """Short and telling: the run's own name, with the checkpoint's where it is one."""
+    """The run's name, with that of the checkpoint if it is one."""
     folder = folder.resolve()
     if run is None:
         return folder.name
@@ -178,29 +176,29 @@ def _name(folder: Path, run: Path | None) -> str:
 
 
 def _check_code(model: ModelConfig, trusted: bool) -> None:
-    """Code that comes with a checkpoint runs where this command line says so, and then only code that cannot change.
+    """Allow remote code only with ``trust_remote_code=true`` on this command line, and only code that cannot change.
 
-    A run's config.yaml may come from anyone, so what it says of trust does not count here.
+    A run's config.yaml may come from anyone, so its own trust_remote_code is not enough.
     """
     if model.trust_remote_code and not trusted:
         raise ConfigError(
-            f"model.path={model.path}: was trained with code that comes with it; to run that here give trust_remote_code=true"
+            f"model.path={model.path}: was trained with remote code; to run that code here give trust_remote_code=true"
         )
     model.trust_remote_code = trusted
     prepare.check_code(model, "revision")
 
 
 def check_base(source: Source, other_base: bool) -> None:
-    """Refuse a base that is not the one the adapter was trained on, or is not there.
+    """Refuse a base that is missing, or is not the one that the adapter was trained on.
 
     Raises:
-        ConfigError: names both.
+        ConfigError: the message has both.
     """
     if source.kind is Kind.model:
         return
     model = source.model
     if not model.path:
-        raise ConfigError(f"run={source.folder}: says nothing of its base; give base=<folder or hub name>")
+        raise ConfigError(f"run={source.folder}: has no record of its base; give base=<folder or hub name>")
     place = Path(model.path).expanduser()
     if (
         not place.is_dir()
@@ -208,11 +206,11 @@ def check_base(source: Source, other_base: bool) -> None:
         and model.init is Init.pretrained
     ):
         raise ConfigError(
-            f"run={source.folder}: its base {model.path} is not there any more; give base=<where it is now>"
+            f"run={source.folder}: its base {model.path} does not exist any more; give base=<its new folder>"
         )
     try:
         prepare.check(model)
-        if place.is_dir() and model.init is Init.pretrained and family_of(published_config(place)) is None:
+        if place.is_dir() and model.init is Init.pretrained and published_family(published_config(place)) is None:
             _refuse_pickles(place, ("*.safetensors",))
     except ConfigError as error:
         raise ConfigError(f"base={model.path}: {str(error).removeprefix(f'model.path={model.path}: ')}") from None
@@ -222,12 +220,12 @@ def check_base(source: Source, other_base: bool) -> None:
     if found is not None and found != source.base_sha256:
         raise ConfigError(
             f"run={source.folder}: was trained on {source.base_name} (sha256 {source.base_sha256[:12]}), and {model.path} is another "
-            f"model (sha256 {found[:12]}): give base=<the one it was trained on>, or other_base=true if you know better"
+            f"model (sha256 {found[:12]}): give base=<the one it was trained on>, or other_base=true to use it anyway"
         )
 
 
 def _refuse_pickles(folder: Path, wanted: tuple[str, ...]) -> None:
-    """Refuse a folder whose weights are pickles, which may hold code; with ``wanted`` files beside them they are not read."""
+    """Refuse a folder whose weights are pickles, which may contain code, unless it has ``wanted`` files too."""
     if any(any(folder.glob(pattern)) for pattern in wanted):
         return
     pickles = sorted(
@@ -235,7 +233,7 @@ def _refuse_pickles(folder: Path, wanted: tuple[str, ...]) -> None:
     )
     if pickles:
         raise ConfigError(
-            f"{folder / pickles[0]}: is a pickle, which may hold code, and is not opened; have its weights as .safetensors"
+            f"{folder / pickles[0]}: is a pickle, which may contain code, and is not opened; convert the weights to .safetensors"
         )
     if wanted:
         raise ConfigError(f"{folder}: no weights in it (*.safetensors)")

@@ -1,26 +1,24 @@
-"""How an answer is drawn: the settings as transformers' GenerationConfig, and where an answer ends."""
+"""The sampling settings of ``infer.py`` as transformers' GenerationConfig."""
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from hydraft.config.infer import InferConfig
 
 
 def settings(
     tokenizer: PreTrainedTokenizerBase,
     ends: list[int],
-    max_new_tokens: int,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    top_k: int = 0,
-    repetition_penalty: float = 1.0,
+    options: InferConfig,
 ) -> GenerationConfig:
-    """Greedy at ``temperature`` 0, sampled above it. ``ends``: see ``models/answering.py``."""
-    sampled = temperature > 0
+    """Greedy decoding at ``temperature`` 0, sampling above it. ``ends``: the ids that end an answer (``generation.end_ids``)."""
+    sampled = options.temperature > 0
     return GenerationConfig(
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=options.max_new_tokens,
         do_sample=sampled,
-        temperature=temperature if sampled else None,
-        top_p=top_p if sampled else None,
-        top_k=top_k if sampled else None,
-        repetition_penalty=repetition_penalty,
+        temperature=options.temperature if sampled else None,
+        top_p=options.top_p if sampled else None,
+        top_k=options.top_k if sampled else None,
+        repetition_penalty=options.repetition_penalty,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=ends,
         use_cache=True,

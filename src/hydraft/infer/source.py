@@ -1,4 +1,4 @@
-"""What ``run=`` was found to be: an adapter or a model, with its base. No torch."""
+"""An adapter or a model that ``run=`` resolved to, with its base. No torch."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -17,31 +17,31 @@ class Kind(Enum):
 
 @dataclass
 class Source:
-    """Something to use."""
+    """An adapter or a model."""
 
     kind: Kind
     folder: Path
-    """Where the adapter's or the model's own files are: weights, tokenizer, template."""
+    """The folder of its weights, tokenizer and template."""
     name: str
-    """What it is called among several, and on a server."""
+    """Its name for ``adapter=`` and on a server."""
     model: ModelConfig
     """The base; for ``Kind.model`` the model itself."""
     quant: QuantConfig
     precision: Precision
-    """What is computed in; ``auto`` for what the model's own config.json has."""
+    """The compute type; ``auto`` for that of the model's config.json."""
     template: str
-    """As data.template has it."""
+    """The ``data.template`` of training."""
     max_length: int | None = None
-    """Tokens a record had in training, at most; None where that is not known."""
+    """The most tokens of a record in training; None if unknown."""
     seed: int = 42
-    """Of the run: drawn weights are made from it."""
+    """The run's seed, for a base of random weights."""
     origin: ModelConfig | None = None
-    """For ``Kind.model``: what it was trained from; None where that is not known."""
+    """For ``Kind.model``: the model that it was trained from; None if unknown."""
     base_sha256: str | None = None
-    """``identity.fingerprint`` of the base that the adapter was trained on; None where it was not recorded."""
+    """``base_identity.fingerprint`` of the base that the adapter was trained on; None if not recorded."""
     base_name: str = ""
-    """What the base was called in training."""
+    """The base's name in training."""
     run: Path | None = None
-    """The run's folder, where this is part of one."""
+    """The run's folder, if it is in one."""
     notices: list[str] = field(default_factory=list)
-    """What a person should know, a line each."""
+    """Notices to print, one line each."""

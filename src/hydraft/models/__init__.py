@@ -1,1 +1,1 @@
-"""A model section to a loaded model."""
+"""Models: families, loading, quantisation, LoRA, kernels and losses."""

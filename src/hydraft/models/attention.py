@@ -1,11 +1,11 @@
-"""Attention for padding-free batches: each document by itself.
+"""Attention for padding-free batches, in which each document attends to itself only.
 
-A row holds several documents; ``cu_seq_lens_q`` says where each begins (the convention of flash attention's variable-length
-kernels, arXiv:2205.14135). One causal attention a document costs the sum of their squared lengths, where one masked attention
-over the row costs the square of the sum. Where flash attention is there for it, one kernel does all documents of the row;
-elsewhere each is an sdpa of its own.
+A row holds several documents; ``cu_seq_lens_q`` has the boundaries between them, as in flash attention's variable-length
+kernels (arXiv:2205.14135). Causal attention per document costs the sum of their squared lengths; one masked attention over the
+row would cost the square of the sum. If flash attention supports the tensors, one kernel call computes all documents of the
+row; otherwise each document is one call of sdpa.
 
-Shapes: H heads, K key and value heads, N tokens of the row, D features a head.
+Shapes: H heads, K key and value heads, N tokens of the row, D features of a head.
 """
 
 import inspect
@@ -22,18 +22,18 @@ from transformers.masking_utils import sdpa_mask
 NAME = "documents"
 
 HALVES = (torch.bfloat16, torch.float16)
-"""What flash attention computes in."""
+"""The data types that flash attention supports."""
 
 
 def grouping(kernel: Callable[..., Any]) -> dict[str, Any]:
-    """What ``varlen_attn`` needs where there are fewer key heads than query heads; torch 2.11's takes them without a word."""
+    """The arguments with which ``varlen_attn`` accepts fewer key heads than query heads; torch 2.11's needs none."""
     return {"enable_gqa": True} if "enable_gqa" in inspect.signature(kernel).parameters else {}
 
 
 GROUPED = grouping(varlen_attn)
 
 _lengths = WeakTensorKeyDictionary()
-"""Tokens of each document, by the boundaries of a batch that is still there: all its layers ask the device but once."""
+"""The document lengths of a batch by its boundaries tensor, copied from the device once for all layers."""
 
 
 def documents_attention(
@@ -42,35 +42,36 @@ def documents_attention(
     key: torch.Tensor,  # (1, K, N, D)
     value: torch.Tensor,  # (1, K, N, D)
     attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    cu_seq_lens_q: torch.Tensor | None = None,
-    max_length_q: int | None = None,
-    **rest: Any,
+    **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each document; without boundaries, transformers' own sdpa."""
-    if cu_seq_lens_q is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **rest)
-    if max_length_q is None or dropout or not flash_takes(query, key, value):
-        return _one_by_one(query, key, value, cu_seq_lens_q, dropout, scaling), None
+    """Causal attention within each document; transformers' sdpa for a batch without ``cu_seq_lens_q``.
+
+    ``options`` are those that transformers passes: ``dropout`` and ``scaling``, ``cu_seq_lens_q`` and ``max_length_q``.
+    """
+    boundaries, longest = options.pop("cu_seq_lens_q", None), options.pop("max_length_q", None)
+    if boundaries is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    dropout, scaling = options.get("dropout", 0.0), options.get("scaling")
+    if longest is None or dropout or not flash_supports(query, key, value):
+        return _one_by_one(query, key, value, boundaries, dropout, scaling), None
     out = varlen_attn(
         query[0].transpose(0, 1),  # (N, H, D)
         key[0].transpose(0, 1),  # (N, K, D)
         value[0].transpose(0, 1),  # (N, K, D)
-        cu_seq_lens_q,
-        cu_seq_lens_q,
-        max_length_q,
-        max_length_q,
+        boundaries,
+        boundaries,
+        longest,
+        longest,
         scale=scaling,
-        window_size=(-1, 0),  # all that came before, and nothing that comes
+        window_size=(-1, 0),  # all earlier tokens, no later ones
         **(GROUPED if query.shape[1] != key.shape[1] else {}),
     )
     assert isinstance(out, torch.Tensor)
     return out[None], None  # (1, N, H, D)
 
 
-def flash_takes(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
-    """Whether flash attention's kernel for documents takes tensors like these (``mha_varlen_fwd`` of its flash_api.cpp)."""
+def flash_supports(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether flash attention's variable-length kernel supports these tensors (``mha_varlen_fwd`` of its flash_api.cpp)."""
     size = query.shape[-1]
     same = query.dtype == key.dtype == value.dtype and value.shape[-1] == size
     return query.is_cuda and query.dtype in HALVES and same and size % 8 == 0 and size <= _largest_head()
@@ -78,7 +79,7 @@ def flash_takes(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _largest_head() -> int:
-    """Features of a head that flash attention takes on this card; 0 for a card or a build that has none."""
+    """The largest head size that flash attention supports on this GPU; 0 if the GPU or the build does not have it."""
     if torch.version.hip is not None or not torch.backends.cuda.is_flash_attention_available():
         return 0
     major, minor = torch.cuda.get_device_capability()
@@ -88,7 +89,7 @@ def _largest_head() -> int:
     return 192 if (major == 8 and minor != 0) or major >= 12 else 256
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # how many documents there are is a number of the batch's own
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # the number of documents differs from batch to batch
 def _one_by_one(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -97,7 +98,7 @@ def _one_by_one(
     dropout: float,
     scaling: float | None,
 ) -> torch.Tensor:
-    """An sdpa for each document: (1, N, H, D)."""
+    """One sdpa call per document: (1, N, H, D)."""
     if boundaries not in _lengths:
         _lengths[boundaries] = boundaries.diff().tolist()
     lengths = _lengths[boundaries]
@@ -111,7 +112,7 @@ def _one_by_one(
 
 
 def documents_mask(*args: Any, attention_mask: torch.Tensor | None = None, **rest: Any) -> torch.Tensor | None:
-    """No mask where boundaries do its work (a batch without ``attention_mask``); sdpa's for a padded batch."""
+    """No mask for a batch without ``attention_mask``, which has boundaries; sdpa's mask for a padded batch."""
     if attention_mask is None:
         return None
     mask: torch.Tensor | None = sdpa_mask(*args, attention_mask=attention_mask, **rest)
@@ -119,6 +120,6 @@ def documents_mask(*args: Any, attention_mask: torch.Tensor | None = None, **res
 
 
 def register() -> None:
-    """Make ``attn_implementation="documents"`` known to transformers."""
+    """Register ``attn_implementation="documents"`` with transformers."""
     AttentionInterface.register(NAME, documents_attention)
     AttentionMaskInterface.register(NAME, documents_mask)

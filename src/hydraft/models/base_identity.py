@@ -1,4 +1,4 @@
-"""Which base an adapter belongs to: written beside it when it is saved, held against what is there when it is used. No torch."""
+"""Records which base an adapter belongs to, and verifies it when the adapter is used. No torch."""
 
 import dataclasses
 import hashlib
@@ -14,11 +14,11 @@ from hydraft.system.version import __version__
 NAME = "hydraft.json"
 SAMPLE = 1 << 16
 VOLATILE = ("transformers_version", "_name_or_path", "use_cache")
-"""What saving a model again may change in its config.json."""
+"""Keys of config.json that may change when a model is saved again."""
 
 
 def of(config: Config) -> dict[str, Any]:
-    """What an adapter's (or a trained model's) folder says of where it comes from and how to ask it."""
+    """The contents of hydraft.json in the folder of an adapter or a trained model: its base, and the settings that its prompts need."""
     model = plain(config.model)
     return {
         "hydraft": __version__,
@@ -37,17 +37,17 @@ def of(config: Config) -> dict[str, Any]:
 
 
 def plain(model: ModelConfig) -> dict[str, Any]:
-    """The model section as JSON has it, with the chosen size alone."""
+    """The model section as JSON values, with the chosen size only."""
     values = dataclasses.asdict(model)
     values["sizes"] = {size: shape for size, shape in values["sizes"].items() if size == model.size}
     return {key: getattr(value, "value", value) for key, value in values.items()}
 
 
 def fingerprint(model: ModelConfig, seed: int) -> str | None:
-    """A hash of the model that a section names; None where it is not on this machine.
+    """A hash of the model of a section; None if it is not on this machine.
 
-    Of its config.json, and of the size and three samples of each weight file: what tells two models of one shape apart,
-    without reading all of them. Drawn weights are known by their shape and seed.
+    It covers config.json, and the size and three samples of each weight file: enough to distinguish models of the same shape
+    without reading all weights. Random weights are identified by their shape and seed.
     """
     if model.init is Init.random:
         shape = shapes.local_config(model) or (shapes.native_config(model.shape) if model.shape else None)

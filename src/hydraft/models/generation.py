@@ -1,4 +1,4 @@
-"""What a checkpoint says of generation, and how much of it is taken: where an answer ends, and nothing else."""
+"""A checkpoint's generation_config.json: only its special tokens are used, its sampling defaults are not."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
-def own_defaults_away(model: PreTrainedModel) -> None:
-    """Keep only a checkpoint's special tokens of its generation_config.json.
+def drop_checkpoint_defaults(model: PreTrainedModel) -> None:
+    """Remove everything but the special tokens from the model's generation config.
 
-    transformers fills whatever a request leaves open from there (Qwen2.5's has a repetition penalty), so that a greedy answer
-    would not be greedy.
+    transformers takes settings that a call leaves out from there. Qwen2.5's has a repetition penalty, which would change greedy
+    decoding.
     """
     own = model.generation_config
     assert own is not None
@@ -20,7 +20,7 @@ def own_defaults_away(model: PreTrainedModel) -> None:
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> list[int]:
-    """Every token that ends an answer: the tokenizer's, and those that the checkpoint's own generation config has."""
+    """Every token that ends an answer: the tokenizer's end token and those of the checkpoint's generation config."""
     own = model.generation_config.eos_token_id if model.generation_config else None
     more = own if isinstance(own, list) else [own]
     ends = [int(token) for token in (tokenizer.eos_token_id, *more) if token is not None]
@@ -29,9 +29,9 @@ def end_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> list[
 
 @contextmanager
 def greedy(model: PreTrainedModel) -> Iterator[None]:
-    """``own_defaults_away`` for a block; what is saved of the model later has them again."""
+    """``drop_checkpoint_defaults`` for a block; afterwards the model has its generation config again."""
     own = model.generation_config
-    own_defaults_away(model)
+    drop_checkpoint_defaults(model)
     try:
         yield
     finally:

@@ -1,7 +1,6 @@
-"""Liger's kernels (Hsu et al. 2024, arXiv:2410.10989) under a native model: RMSNorm, SwiGLU, rotary positions, and a loss that never
-holds all logits.
+"""Patches a native model with Liger's kernels (Hsu et al. 2024, arXiv:2410.10989): RMSNorm, SwiGLU, rotary positions and a fused loss.
 
-Liger patches module globals of transformers as well as the instance: one model a process, as in a rank.
+Liger patches module globals of transformers as well as the instance, so a process can have only one model, as a rank does.
 """
 
 import functools
@@ -12,17 +11,17 @@ import torch
 from transformers import PreTrainedModel
 
 from hydraft.config.choices import Kernels
-from hydraft.config.kernel_support import FAMILIES
+from hydraft.models.families.native import FAMILIES
 
 
 def patch(model: PreTrainedModel) -> None:
-    """Have ``model`` compute with Liger's kernels; before an adapter is put on it, and whatever ZeRO-3 has done with its weights.
+    """Replace modules of ``model`` by Liger's, before an adapter is added; its weights may already be sharded by ZeRO-3.
 
     Raises:
-        KeyError: there are none for its family (``hydraft.config.kernel_support`` refuses those).
+        KeyError: Liger has none for its family (``kernel_support`` refuses such a run).
     """
-    theirs = FAMILIES[Kernels.liger][str(model.config.model_type)]
-    if theirs == "glm4":
+    patches = FAMILIES[str(model.config.model_type)].kernels[Kernels.liger]
+    if patches == "glm4":
         _patch_glm(model)
     else:
         from liger_kernel.transformers import _apply_liger_kernel_to_instance
@@ -34,7 +33,7 @@ def patch(model: PreTrainedModel) -> None:
 
 
 def _patch_glm(model: Any) -> None:
-    """GLM has GLM-4's loss and Phi-3's MLP. Its rotary positions pair neighbours, where Liger's pair halves: they stay torch's."""
+    """GLM gets the loss of GLM-4 and the MLP of Phi-3. Its rotary positions stay torch's: they pair neighbours, and Liger's halves."""
     from liger_kernel.transformers import monkey_patch
     from liger_kernel.transformers.model.glm4 import lce_forward
 
@@ -47,7 +46,7 @@ def _patch_glm(model: Any) -> None:
 
 
 def _accumulate_in_fp32(model: Any) -> None:
-    """The gradient of a head that is trained is a sum over chunks of tokens: in the weight's own type, bf16 would lose most of it."""
+    """Sum the gradient of a trained head over chunks of tokens in fp32: in bf16, most of it would be lost."""
     inner = model.forward
 
     @functools.wraps(inner)

@@ -1,7 +1,7 @@
 """4-bit linear layers whose weights ZeRO-3 can free between the forward and the backward pass.
 
 bitsandbytes' MatMul4Bit keeps a view of the weight for its backward pass (``ctx.tensors``). DeepSpeed frees a gathered weight by
-giving the parameter other data, so that the view, and with it the whole weight, would live on until backward, on every rank and
+giving the parameter other data, so that the view, and with it the whole weight, would stay in memory until backward, on every rank and
 with recomputation too: non-reentrant checkpointing replaces saved tensors only. Here backward reads the parameter itself, which
 DeepSpeed has gathered again by then, as its own LinearFunctionForZeroStage3 does for weights that are not quantised
 (deepspeed/runtime/zero/linear.py).
@@ -17,8 +17,8 @@ from bitsandbytes.nn import Linear4bit
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 
-class _Through(torch.autograd.Function):
-    """A frozen 4-bit layer: bitsandbytes' own forward pass, and the gradients that it gives, to the bit."""
+class _Frozen4bit(torch.autograd.Function):
+    """A frozen 4-bit layer: bitsandbytes' forward pass, and gradients that are bit-equal to its own."""
 
     @staticmethod
     def forward(
@@ -38,7 +38,7 @@ class _Through(torch.autograd.Function):
         gradient = upstream.to(ctx.layer.compute_dtype or ctx.dtype)
         of_x = of_bias = None
         if ctx.needs_input_grad[1]:
-            of_bias = gradient.sum(0, dtype=gradient.dtype)  # autograd sums what is left of the leading dimensions
+            of_bias = gradient.sum(0, dtype=gradient.dtype)  # autograd sums the remaining leading dimensions
         if ctx.needs_input_grad[0]:
             assert weight.numel(), "the weight has not been gathered for its backward pass"
             whole = dequantize_4bit(weight.data.view(-1, 1), weight.quant_state)  # (O, I)
@@ -47,18 +47,20 @@ class _Through(torch.autograd.Function):
 
 
 class ShardedLinear4bit(Linear4bit):  # type: ignore[misc]
-    """bitsandbytes' layer, which keeps nothing of its weight for the backward pass."""
+    """bitsandbytes' Linear4bit without a view of its weight saved for the backward pass."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, I) to (…, O)."""
         if self.bias is not None and self.bias.dtype != (self.compute_dtype or x.dtype):
-            self.bias.data = self.bias.data.to(self.compute_dtype or x.dtype)  # as bitsandbytes, before it is recorded
-        passed: torch.Tensor = _Through.apply(x, self.bias, self)  # type: ignore[no-untyped-call]
+            self.bias.data = self.bias.data.to(
+                self.compute_dtype or x.dtype
+            )  # as in bitsandbytes, before autograd records it
+        passed: torch.Tensor = _Frozen4bit.apply(x, self.bias, self)  # type: ignore[no-untyped-call]
         return passed
 
 
-def let_go_of_weights(model: torch.nn.Module) -> None:
-    """Make every 4-bit layer of ``model`` one that ZeRO-3 can shard while it trains."""
+def make_weights_releasable(model: torch.nn.Module) -> None:
+    """Replace every 4-bit layer of ``model`` by one whose gathered weight ZeRO-3 can free."""
     for module in model.modules():
         if type(module) is Linear4bit:
             module.__class__ = ShardedLinear4bit

@@ -1,7 +1,7 @@
-"""The model section to a tokenizer and a model.
+"""Loads the tokenizer and the model of a model section.
 
 Under ZeRO-3 the TrainingArguments must exist before a model is loaded here: transformers reads from them that weights are to
-be sharded as they arrive.
+be sharded while loading.
 """
 
 from pathlib import Path
@@ -22,10 +22,10 @@ from hydraft.config.schema import Config, ModelConfig, QuantConfig
 from hydraft.errors import ConfigError
 from hydraft.models import attention, liger, unsloth
 from hydraft.models.families.registry import native_targets
-from hydraft.models.linear_4bit import let_go_of_weights
+from hydraft.models.linear_4bit import make_weights_releasable
 from hydraft.models.lora import adapter
 from hydraft.models.loss import chunked
-from hydraft.models.loss_chunked import take_loss_in_chunks
+from hydraft.models.loss_chunked import use_chunked_loss
 from hydraft.models.quant import DTYPES, bits_and_bytes
 
 
@@ -33,23 +33,23 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a padding token.
 
     Raises:
-        ConfigError: there is none, or it cannot pad.
+        ConfigError: there is none, or it has no token to pad with.
     """
     tokenizer = _read(AutoTokenizer.from_pretrained, model)
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise ConfigError(f"model.path={model.path}: its tokenizer has neither a padding nor an end token")
-        tokenizer.pad_token = tokenizer.eos_token  # masked, and never a label: which id it has does not matter
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked and never a label, so any id will do
     return tokenizer
 
 
 def load_base(
     model: ModelConfig, quant: QuantConfig, precision: Precision, device: torch.device | None = None
 ) -> PreTrainedModel:
-    """The prepared model before any adapter, its weights in ``model.dtype``, on ``device`` where one is named.
+    """The prepared model without an adapter, with weights in ``model.dtype``, on ``device`` if given.
 
-    Only safetensors are read: a pickle may hold code.
+    Only safetensors are read: a pickle may contain code.
     """
     kept = model.kept_in(precision)
     placed = {} if device is None or (device.type == "cpu" and not torch.cuda.is_available()) else {"": device}
@@ -65,20 +65,20 @@ def load_base(
     _keep_gradients(loaded)
     attention.register()
     loaded.set_attn_implementation(attention.NAME)
-    loaded.config.use_cache = False  # training needs none; generation asks for one itself
+    loaded.config.use_cache = False  # not needed in training; generation enables it
     return loaded
 
 
 def adapter_in_fp32(config: Config) -> bool:
-    """Whether the adapter keeps fp32 over a base of fewer bits."""
+    """Whether the adapter is in fp32 while the base has fewer bits."""
     return config.train.precision is Precision.fp32 and config.model.dtype not in (Precision.auto, Precision.fp32)
 
 
 def _keep_gradients(model: PreTrainedModel) -> None:
     """Keep bitsandbytes from repacking 4-bit weights for inference on CPUs with AVX512-BF16.
 
-    One forward pass in eval mode (scoring before training, say) repacks them for good: their scales are rounded to bf16,
-    and no gradient passes through them any more, so that all adapters below the last layer would train on nothing.
+    One forward pass in eval mode, such as the evaluation before training, repacks them permanently: their scales are rounded to
+    bf16, and no gradient passes through them any more, so adapters below the last layer would get none.
     """
     for module in model.modules():
         if isinstance(module, Linear4bit):
@@ -86,22 +86,22 @@ def _keep_gradients(model: PreTrainedModel) -> None:
 
 
 def load_trainable(config: Config) -> PreTrainedModel | peft.PeftModel:
-    """What a run trains: the base with a fresh adapter on it, or all of it."""
+    """The model to train: the base with a new adapter, or without one for full fine-tuning."""
     if config.kernels.kind is Kernels.unsloth:
         return unsloth.load(config)
     base = load_base(config.model, config.quant, config.train.precision)
     if config.zero.stage == 3:
-        let_go_of_weights(base)
+        make_weights_releasable(base)
     if config.kernels.kind is Kernels.liger:
         liger.patch(base)
     elif chunked(config, base.config.model_type, getattr(base.config, "vocab_size", 0)):
-        take_loss_in_chunks(base)
+        use_chunked_loss(base)
     if config.train.recomputes:
-        base.enable_input_require_grads()  # an adapter's inputs would else need no gradient, and nothing be recomputed
+        base.enable_input_require_grads()  # otherwise the inputs need no gradient, and recomputed layers get none
     lora = adapter(config.lora, native_targets(config.lora.target_modules, dict(base.named_modules())))
     if lora is None:
         return base
-    set_seed(config.seed)  # the same first weights on every rank, whatever loading drew
+    set_seed(config.seed)  # the same initial adapter on every rank, whatever random numbers loading used
     try:
         adapted = peft.get_peft_model(base, lora, autocast_adapter_dtype=adapter_in_fp32(config))
     except ValueError as error:
@@ -111,12 +111,12 @@ def load_trainable(config: Config) -> PreTrainedModel | peft.PeftModel:
 
 
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """The parameters that learn, by name."""
+    """The trainable parameters, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def _read(method, model: ModelConfig, **options):  # type: ignore[no-untyped-def]
-    """Call a ``from_pretrained`` with the section's place and trust; a person's mistake becomes one line."""
+    """Call a ``from_pretrained`` with the section's path, revision and trust_remote_code; its errors become a ConfigError."""
     path = str(Path(model.path).expanduser()) if Path(model.path).expanduser().exists() else model.path
     try:
         return method(path, revision=model.revision, trust_remote_code=model.trust_remote_code, **options)

@@ -1,4 +1,4 @@
-"""The lora section to a peft LoraConfig."""
+"""Maps the lora section to a peft LoraConfig."""
 
 import peft
 
@@ -7,9 +7,9 @@ from hydraft.config.schema import LoraConfig
 
 
 def adapter(lora: LoraConfig, targets: list[str]) -> peft.LoraConfig | None:
-    """The adapter to train on the layers ``targets``; None for full fine-tuning.
+    """The adapter config for the layers ``targets``; None for full fine-tuning.
 
-    LoRA: arXiv:2106.09685. rsLoRA scales by alpha / sqrt(r) (arXiv:2312.03732), DoRA trains magnitudes apart
+    LoRA: arXiv:2106.09685. rsLoRA scales by alpha / sqrt(r) (arXiv:2312.03732), DoRA trains magnitudes separately
     (arXiv:2402.09353), PiSSA starts from the principal singular vectors (arXiv:2404.02948).
     """
     if lora.method is LoraMethod.none:

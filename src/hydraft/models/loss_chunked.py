@@ -1,9 +1,10 @@
-"""The loss of a causal model without its logits: the head sees some trained tokens at a time.
+"""The loss of a causal model computed in chunks of trained tokens, without the logits of all of them.
 
-Each chunk's gradient of the hidden states is computed with its loss, so that its logits are gone before the next one's come, and
-none are computed twice. torch's own ``linear_cross_entropy`` (2.13) does so too, but sums in the type of its input: a loss in bf16
-is off by up to 3 %, and fp16's loss scale overflows (``tests/integration/models/test_loss_chunked.py`` holds both against it, so that it tells when
-torch's will do). Here logits become fp32 as they do in transformers, and the sum is in fp32.
+Each chunk's gradient of the hidden states is computed with its loss, so its logits are freed before those of the next chunk are
+allocated, and none are computed twice. torch's own ``linear_cross_entropy`` (2.13) does the same, but sums in the type of its input: a
+loss in bf16 is off by up to 3 %, and fp16's loss scale overflows (``tests/integration/models/test_loss_chunked.py`` compares both,
+and fails when torch's becomes accurate enough to replace this). Here logits are cast to fp32 as in transformers, and the sum is
+in fp32.
 
 Shapes: L trained tokens, C of a chunk, H hidden, V vocabulary; B rows, T tokens of a row.
 """
@@ -22,7 +23,7 @@ from hydraft.models import loss
 
 
 class _Summed(torch.autograd.Function):
-    """Cross-entropy summed over tokens, in nats; the gradient is that of the hidden states alone."""
+    """Cross-entropy summed over tokens, in nats, with a gradient for the hidden states only."""
 
     @staticmethod
     def forward(
@@ -33,7 +34,7 @@ class _Summed(torch.autograd.Function):
     ) -> torch.Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden)
-        # Of like size: a last one of few rows would read all of the head too.
+        # Of equal size: a short last chunk would read the whole head too.
         chunks = -(-len(hidden) // loss.ROWS) or 1
         parts = zip(hidden.chunk(chunks), gradient.chunk(chunks), targets[:, None].chunk(chunks), strict=True)
         for rows, into, target in parts:
@@ -43,7 +44,7 @@ class _Summed(torch.autograd.Function):
             total -= probabilities.gather(1, target).sum()
             probabilities.exp_().scatter_add_(1, target, probabilities.new_full(target.shape, -1.0))
             torch.mm(probabilities.to(weight.dtype), weight, out=into)
-            del probabilities  # else it would be there beside the next chunk's
+            del probabilities  # before the next chunk's is allocated
         ctx.save_for_backward(gradient)
         return total
 
@@ -51,7 +52,11 @@ class _Summed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return (gradient.float() * upstream).to(gradient.dtype), None, None  # the scale itself may be beyond fp16
+        return (
+            (gradient.float() * upstream).to(gradient.dtype),
+            None,
+            None,
+        )  # the loss scale may exceed the range of fp16
 
 
 def summed_loss(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -66,20 +71,20 @@ def summed_loss(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tenso
     return summed
 
 
-def take_loss_in_chunks(model: PreTrainedModel) -> None:
-    """Let ``model``, when it is trained with labels, give its loss and no logits. All else it does as before.
+def use_chunked_loss(model: PreTrainedModel) -> None:
+    """Patch ``model`` to return its loss without logits in training with labels; other calls are unchanged.
 
-    The head is called once, as a module: ZeRO-3 gathers its weight around that.
+    The head is called once, as a module: ZeRO-3 gathers its weight around the call.
     """
     head = model.lm_head
-    assert type(head) is torch.nn.Linear and head.bias is None, "loss.PLAIN_HEADS names those that are so"
-    plain, whole = head.forward, model.forward
+    assert type(head) is torch.nn.Linear and head.bias is None, "Family.plain_head is for such heads"
+    head_forward, model_forward = head.forward, model.forward
 
-    @functools.wraps(plain)
+    @functools.wraps(head_forward)
     def of_head(hidden: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:
-        return plain(hidden) if targets is None else summed_loss(hidden, head.weight, targets)
+        return head_forward(hidden) if targets is None else summed_loss(hidden, head.weight, targets)
 
-    @functools.wraps(whole)  # who asks what it accepts is told what the model's own does
+    @functools.wraps(model_forward)  # keeps the signature of the model's own forward
     def forward(
         *inputs: Any,
         labels: torch.Tensor | None = None,
@@ -89,8 +94,8 @@ def take_loss_in_chunks(model: PreTrainedModel) -> None:
     ) -> Any:
         kept = isinstance(logits_to_keep, torch.Tensor)
         if labels is None or not model.training or (not kept and (shift_labels is not None or logits_to_keep)):
-            said = {"labels": labels, "shift_labels": shift_labels, "logits_to_keep": logits_to_keep}
-            return whole(*inputs, **rest, **{name: value for name, value in said.items() if value is not None})
+            given = {"labels": labels, "shift_labels": shift_labels, "logits_to_keep": logits_to_keep}
+            return model_forward(*inputs, **rest, **{name: value for name, value in given.items() if value is not None})
         count = rest.pop("num_items_in_batch", None)
         rest.pop("return_dict", None)
         hidden = model.model(*inputs, **rest).last_hidden_state  # (B, T, H)
@@ -98,7 +103,7 @@ def take_loss_in_chunks(model: PreTrainedModel) -> None:
             assert shift_labels is not None
             hidden, targets = hidden[:, logits_to_keep].flatten(0, 1), shift_labels.flatten()  # (L, H), (L,)
         else:
-            following = pad(labels, (0, 1), value=IGNORE)[:, 1:]  # (B, T): what comes next
+            following = pad(labels, (0, 1), value=IGNORE)[:, 1:]  # (B, T): the next token
             hidden, targets = hidden[following != IGNORE], following[following != IGNORE]
         summed = model.lm_head(hidden, targets)
         return CausalLMOutputWithPast(loss=summed / (len(targets) if count is None else count))

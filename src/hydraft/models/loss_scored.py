@@ -1,8 +1,8 @@
-"""The loss that a model is scored by, without the logits of all tokens: those of the trained ones, ``loss.ROWS`` at a time.
+"""The evaluation loss, computed from the logits of at most ``loss.ROWS`` trained tokens at a time.
 
-A head that is called as a module is called once in a forward pass, and the chunks are taken inside of that call: ZeRO-3 gathers
-its weight around it. An adapter on the head has modules of its own, which are called for each chunk; so that all ranks make the
-same number of calls, a rank that has fewer chunks than another goes on with empty ones.
+The head is called once per forward pass, and the chunks are computed inside that call: ZeRO-3 gathers the head's weight around
+it. An adapter on the head has its own modules, which are called for each chunk. All ranks must make the same number of calls, so
+a rank with fewer chunks than another adds empty ones.
 
 Shapes: B rows, T tokens of a row, L trained tokens, C of a chunk, K columns with a trained token, H hidden, V vocabulary.
 """
@@ -10,7 +10,7 @@ Shapes: B rows, T tokens of a row, L trained tokens, C of a chunk, K columns wit
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import peft
 import torch
@@ -18,96 +18,91 @@ import torch
 from hydraft.data.labels import IGNORE
 from hydraft.data.tokenize import Example
 from hydraft.models import loss
+from hydraft.models.families.registry import has_plain_head
 
 
 def chunks_of(examples: list[Example]) -> int:
-    """How many chunks the trained tokens of a batch of ``examples`` are taken in."""
+    """The number of chunks for the trained tokens of a batch of ``examples``."""
     trained = sum(label != IGNORE for example in examples for label in example["labels"][1:])
     return max(1, -(-trained // loss.ROWS))
 
 
 @torch.no_grad()
 def summed_loss(model: torch.nn.Module, batch: dict[str, torch.Tensor], chunks: int) -> tuple[torch.Tensor, int]:
-    """Cross-entropy of a batch summed over its trained tokens, in nats, in fp64; and their number.
+    """Cross-entropy summed over the trained tokens of a batch (nats, fp64), and the number of these tokens.
 
     Args:
-        batch: what the model takes, on its device, and ``labels`` (B, T) on any.
-        chunks: the most that any rank takes beside this one (``chunks_of``).
+        batch: the model's inputs, on its device, and ``labels`` (B, T) on any device.
+        chunks: the largest ``chunks_of`` of all ranks for this forward pass.
     """
     inner: Any = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     device = batch["input_ids"].device
-    following = torch.nn.functional.pad(batch["labels"].cpu(), (0, 1), value=IGNORE)[:, 1:]  # (B, T): what comes next
-    rows, columns = (following != IGNORE).nonzero(as_tuple=True)  # (L,) each, on the CPU: no wait for the device
-    targets = following[rows, columns].to(device)  # (L,)
-    if inner.config.model_type in loss.PLAIN_HEADS:
-        found = _in_the_head(model, inner, inputs, rows, columns, targets, chunks)
+    following = torch.nn.functional.pad(batch["labels"].cpu(), (0, 1), value=IGNORE)[:, 1:]  # (B, T): the next token
+    rows, columns = (following != IGNORE).nonzero(as_tuple=True)  # on the CPU, without waiting for the device
+    trained = _Trained(rows, columns, following[rows, columns].to(device))
+    if has_plain_head(inner.config.model_type):
+        found = _at_head(model, inner, inputs, trained, chunks)
     else:
-        found = _of_logits(model, inner, inputs, rows, columns, targets)
-    return found, len(targets)
+        found = _from_logits(model, inner, inputs, trained)
+    return found, len(trained.targets)
 
 
-def _in_the_head(
-    model: Any,
-    inner: Any,
-    inputs: dict[str, torch.Tensor],
-    rows: torch.Tensor,
-    columns: torch.Tensor,
-    targets: torch.Tensor,
-    chunks: int,
-) -> torch.Tensor:
-    """Of a head whose output is the logits and nothing else (``loss.PLAIN_HEADS``): it gives none to the model."""
+class _Trained(NamedTuple):
+    """The trained tokens of a batch."""
+
+    rows: torch.Tensor  # (L,), on the CPU
+    columns: torch.Tensor  # (L,), on the CPU
+    targets: torch.Tensor  # (L,), on the device
+
+
+def _at_head(model: Any, inner: Any, inputs: dict[str, torch.Tensor], trained: _Trained, chunks: int) -> torch.Tensor:
+    """The loss of a model whose logits are only the head's output: computed in the head, which returns no logits."""
     head: torch.nn.Module = inner.get_output_embeddings()
-    plain: Callable[[torch.Tensor], torch.Tensor] = head.forward
+    original: Callable[[torch.Tensor], torch.Tensor] = head.forward
     found: list[torch.Tensor] = []
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:  # (B, T, H)
-        kept = hidden[rows.to(hidden.device), columns.to(hidden.device)]  # (L, H)
-        found.append(_summed(plain, kept, targets, chunks))
+        kept = hidden[trained.rows.to(hidden.device), trained.columns.to(hidden.device)]  # (L, H)
+        found.append(_summed(original, kept, trained.targets, chunks))
         return hidden.new_empty(*hidden.shape[:-1], 0)
 
-    with _calling(head, forward):
+    with _replaced_forward(head, forward):
         model(**inputs)
-    assert len(found) == 1 or not len(targets), f"{type(inner).__name__} called its head {len(found)} times in a pass"
-    return found[0] if found else torch.zeros((), dtype=torch.float64, device=targets.device)
+    calls, name = len(found), type(inner).__name__
+    assert calls == 1 or not len(trained.targets), f"{name} called its head {calls} times in a forward pass"
+    return found[0] if found else torch.zeros((), dtype=torch.float64, device=trained.targets.device)
 
 
-def _of_logits(
-    model: Any,
-    inner: Any,
-    inputs: dict[str, torch.Tensor],
-    rows: torch.Tensor,
-    columns: torch.Tensor,
-    targets: torch.Tensor,
-) -> torch.Tensor:
-    """Of any other model: it computes the logits of columns with a trained token, or of all where it cannot choose."""
-    choice: dict[str, torch.Tensor] = {}
+def _from_logits(model: Any, inner: Any, inputs: dict[str, torch.Tensor], trained: _Trained) -> torch.Tensor:
+    """The loss of any other model: from the logits of columns with a trained token, or of all if it cannot select them."""
+    columns, choice = trained.columns, {}
     if "logits_to_keep" in inspect.signature(inner.forward).parameters:
-        kept, columns = columns.unique(return_inverse=True)  # (K,), and where each trained token is among them
-        choice = {"logits_to_keep": kept.to(targets.device)}
+        kept, columns = columns.unique(return_inverse=True)  # (K,), and the index of each trained token among them
+        choice = {"logits_to_keep": kept.to(trained.targets.device)}
     logits = model(**inputs, **choice).logits  # (B, K or T, V)
-    places = torch.stack([rows, columns], 1).to(logits.device)  # (L, 2)
-    return _summed(lambda some: logits[some[:, 0], some[:, 1]], places, targets, 1)
+    indices = torch.stack([trained.rows, columns], 1).to(logits.device)  # (L, 2)
+    return _summed(lambda some: logits[some[:, 0], some[:, 1]], indices, trained.targets, 1)
 
 
 def _summed(
     logits_of: Callable[[torch.Tensor], torch.Tensor], items: torch.Tensor, targets: torch.Tensor, chunks: int
 ) -> torch.Tensor:
-    """The loss of ``targets`` (L,), summed; ``logits_of`` some of ``items`` (L, …) are (C, V)."""
-    own = -(-len(items) // loss.ROWS) or 1  # of like size, and the same however many ranks there are
+    """The summed loss of ``targets`` (L,); ``logits_of`` maps a chunk of ``items`` (L, …) to its logits (C, V)."""
+    own = -(-len(items) // loss.ROWS) or 1  # chunks of equal size, the same for any number of ranks
     total = torch.zeros((), dtype=torch.float64, device=targets.device)
     for some, target in zip(items.chunk(own), targets.chunk(own), strict=True):
         logits = logits_of(some).float()  # (C, V)
         total += torch.nn.functional.cross_entropy(logits, target, reduction="sum")
-        del logits  # else it would be there beside the next chunk's
+        del logits  # before the next chunk's are allocated
     for _ in range(chunks - own):
         logits_of(items[:0])
     return total
 
 
 @contextmanager
-def _calling(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """Let ``module`` do ``forward`` when it is called, its hooks apart."""
+def _replaced_forward(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Replace the ``forward`` of ``module``, but not its hooks, for a block."""
     own = module.__dict__.get("forward")
     module.forward = forward
     try:

@@ -1,7 +1,7 @@
-"""The model section to a folder that transformers loads: converted, or drawn at random, on first use. No torch at module level.
+"""The folder of a model that transformers can load: converted or filled with random weights on first use. No torch at module level.
 
-What is made stands in the cache under a name that hashes all that it depends on, and only when it is whole; so whoever finds
-it there may use it, ranks and later runs among them.
+It is made in the cache, under a name that hashes everything it depends on, and appears there only when it is complete; so ranks
+and later runs can use it when it exists.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from hydraft.config.choices import Init, Scale
 from hydraft.config.schema import ModelConfig
 from hydraft.errors import ConfigError
 from hydraft.models import shapes
-from hydraft.models.families.registry import family_of, published_config
+from hydraft.models.families.registry import published_config, published_family
 from hydraft.system import files
 from hydraft.system.source_tree import TINY
 from hydraft.system.version import __version__
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 HUB_FILES = ["*.safetensors", "*.bin", "*.json", "tokenizer.model", "tokenization_*.py"]
-"""What a conversion needs of a checkpoint on the hub."""
+"""The files of a hub checkpoint that a conversion needs."""
 
 
 def check(model: ModelConfig) -> None:
-    """Refuse a model that is not there, not whole, or cannot be converted; a hub name is left to the hub.
+    """Refuse a local model that is missing, incomplete, or cannot be converted; a hub name is not checked.
 
     Raises:
-        ConfigError: names the setting.
+        ConfigError: the message has the setting.
     """
     check_code(model)
     folder = Path(model.path).expanduser()
@@ -45,7 +45,7 @@ def check(model: ModelConfig) -> None:
     if model.init is Init.random:
         if not folder.exists() and model.shape is None:
             raise ConfigError(
-                f"model.init=random: nothing says what shape {model.path} has: name a folder with a config.json in it, "
+                f"model.init=random: the shape of {model.path} is unknown: name a folder with a config.json in it, "
                 "or a model with sizes, such as model=qwen"
             )
         return
@@ -58,17 +58,19 @@ def check(model: ModelConfig) -> None:
         raise ConfigError(
             f"model.path={model.path}: no weights in it (*.safetensors); model.init=random starts without any"
         )
-    if ".safetensors" not in kinds and family_of(published_config(folder)) is None:  # conversions open pickles warily
+    if (
+        ".safetensors" not in kinds and published_family(published_config(folder)) is None
+    ):  # conversions read pickles with weights_only
         raise ConfigError(
-            f"model.path={model.path}: {kinds['.bin']} is a pickle, which may hold code, and is not opened; have its weights as .safetensors"
+            f"model.path={model.path}: {kinds['.bin']} is a pickle, which may contain code, and is not opened; convert the weights to .safetensors"
         )
 
 
 def check_code(model: ModelConfig, setting: str = "model.revision") -> None:
-    """Refuse to run a checkpoint's own code that may become other code: what is trusted has to stay what it is.
+    """Refuse remote code that may change after it was trusted.
 
     Raises:
-        ConfigError: names ``setting``, which pins a hub's model.
+        ConfigError: the message has ``setting``, which pins the revision of a hub model.
     """
     if not model.trust_remote_code:
         return
@@ -82,18 +84,17 @@ def check_code(model: ModelConfig, setting: str = "model.revision") -> None:
     for file in (folder / "config.json", folder / "tokenizer_config.json"):
         if file.is_file() and (elsewhere := re.search(r'"([^"\s]+/[^"\s]+)--', file.read_text(encoding="utf-8"))):
             raise ConfigError(
-                f"trust_remote_code=true: {file} takes its code from {elsewhere[1]} on the hub, where it may change: have the code in the folder"
+                f"trust_remote_code=true: {file} takes its code from {elsewhere[1]} on the hub, where it may change: copy the code to the folder"
             )
 
 
 def native(model: ModelConfig, seed: int, console: Console | None = None) -> ModelConfig:
-    """The section with ``path`` at a folder (or hub name) that transformers loads as it is.
+    """The section with a ``path`` (folder or hub name) that transformers loads without a conversion.
 
-    A hub name is taken at the revision that the hub's cache has; only what is missing there is asked for. Progress and
-    what is done are shown on ``console``.
+    Files in the hub's cache are used; only missing ones are downloaded. Progress is shown on ``console``.
 
     Raises:
-        ConfigError: the checkpoint cannot be had or converted, or the disk is full.
+        ConfigError: the checkpoint is not available or cannot be converted, or the disk is full.
     """
     console = console or Console(stderr=True)
     if model.init is Init.random:
@@ -105,7 +106,7 @@ def native(model: ModelConfig, seed: int, console: Console | None = None) -> Mod
 
 
 def tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
-    """The tokenizer that the prepared model will have, without preparing the model."""
+    """The tokenizer of the prepared model, without preparing the model."""
     from hydraft.models.load import load_tokenizer
 
     if model.init is Init.random:
@@ -114,47 +115,46 @@ def tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
     if source is None:
         return load_tokenizer(model)
     config = published_config(source)
-    family = family_of(config)
+    family = published_family(config)
     assert family is not None
-    made: PreTrainedTokenizerBase = family.tokenizer(source, config)
-    return made
+    return family.tokenizer(source, config)
 
 
 def _published(model: ModelConfig, console: Console) -> Path | None:
-    """The folder of a published checkpoint that has to be converted; None for what transformers loads as it is."""
+    """The folder of a published checkpoint that has to be converted; None for one that transformers loads."""
     folder = Path(model.path).expanduser()
     if folder.is_dir():
-        return folder if family_of(published_config(folder)) else None
+        return folder if published_family(published_config(folder)) else None
     config = _hub_config(model)
-    if config is None or family_of(published_config(config.parent)) is None:
-        return None  # whatever else is wrong with the name, transformers will say it
-    if not _whole(config.parent):
+    if config is None or published_family(published_config(config.parent)) is None:
+        return None  # any other problem with the name is reported by transformers
+    if not _is_complete(config.parent):
         from huggingface_hub import snapshot_download
 
         console.print(f"{model.path}: downloading", highlight=False, soft_wrap=True)
         try:
             snapshot_download(model.path, revision=model.revision, allow_patterns=HUB_FILES)
-        except Exception as error:  # the hub's client raises a dozen kinds, none of them ours to mend
+        except Exception as error:  # huggingface_hub raises many classes
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ConfigError(f"model.path={model.path}: not to be had from the hub ({reason})") from error
+            raise ConfigError(f"model.path={model.path}: could not be downloaded from the hub ({reason})") from error
     return config.parent
 
 
 def _hub_config(model: ModelConfig) -> Path | None:
-    """The config.json of a hub name in the hub's cache, fetched where it is not there."""
+    """The config.json of a hub model, from the hub's cache or downloaded."""
     from huggingface_hub import hf_hub_download
 
-    for here_alone in (True, False):
+    for cached_only in (True, False):
         try:
             return Path(
-                hf_hub_download(model.path, "config.json", revision=model.revision, local_files_only=here_alone)
+                hf_hub_download(model.path, "config.json", revision=model.revision, local_files_only=cached_only)
             )
         except Exception:
             continue
     return None
 
 
-def _whole(snapshot: Path) -> bool:
+def _is_complete(snapshot: Path) -> bool:
     from hydraft.models.convert import shards
 
     try:
@@ -165,7 +165,7 @@ def _whole(snapshot: Path) -> bool:
 
 
 def _converted(source: Path, console: Console) -> Path:
-    """Where ``source`` stands converted."""
+    """The folder of the converted ``source``, which is converted if needed."""
     from hydraft.models.convert import shards
 
     names = [*shards.files(source)[0], "config.json", "tokenizer.model"]
@@ -173,7 +173,7 @@ def _converted(source: Path, console: Console) -> Path:
         (name, file.stat().st_size, file.stat().st_mtime_ns) for name in names if (file := source / name).is_file()
     ]
     target = _folder(source.resolve().name, [str(source.resolve()), stats])
-    with _alone(target, console) as missing:
+    with _locked(target, console) as missing:
         if missing:
             from hydraft.models.convert.convert import convert
 
@@ -183,26 +183,26 @@ def _converted(source: Path, console: Console) -> Path:
 
 
 def _tokenizer_folder(model: ModelConfig) -> Path:
-    """Random weights take the tokenizer of the folder that gives them their shape, or else the embedded model's."""
+    """The tokenizer for random weights: that of the folder with their config, else the embedded model's."""
     folder = Path(model.path).expanduser()
-    return folder if folder.is_dir() and family_of(published_config(folder)) is None else TINY
+    return folder if folder.is_dir() and published_family(published_config(folder)) is None else TINY
 
 
 def _random(model: ModelConfig, seed: int, console: Console) -> Path:
-    """Where random weights of this model's shape stand."""
+    """The folder of random weights of this model's shape, which are written if needed."""
     shape = shapes.local_config(model)
     if shape is None:
         assert model.shape is not None  # see check
         shape = shapes.native_config(model.shape)
-    words = _tokenizer_folder(model)
+    tokenizer_folder = _tokenizer_folder(model)
     tiny = model.scale is Scale.tiny
-    target = _folder(f"random-{model.name}", [shape, tiny, seed, str(words)])
-    with _alone(target, console) as missing:
+    target = _folder(f"random-{model.name}", [shape, tiny, seed, str(tokenizer_folder)])
+    with _locked(target, console) as missing:
         if missing:
             from hydraft.models.random_weights import write
 
             with files.staged_folder(target) as staging:
-                write(shape, words, tiny, seed, staging, console)
+                write(shape, tokenizer_folder, tiny, seed, staging, console)
     return target
 
 
@@ -212,8 +212,8 @@ def _folder(name: str, depends_on: list[Any]) -> Path:
 
 
 @contextmanager
-def _alone(target: Path, console: Console) -> Iterator[bool]:
-    """Whether ``target`` is still missing; while it is, no one else makes it."""
+def _locked(target: Path, console: Console) -> Iterator[bool]:
+    """Whether ``target`` is missing, under a lock that keeps other processes from making it."""
     if target.is_dir():
         yield False
         return
@@ -224,7 +224,7 @@ def _alone(target: Path, console: Console) -> Iterator[bool]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        console.print(f"waiting for another run that makes {target}", highlight=False, soft_wrap=True)
+        console.print(f"waiting for another run to make {target}", highlight=False, soft_wrap=True)
         lock.acquire()
     try:
         yield not target.is_dir()

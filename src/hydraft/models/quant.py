@@ -1,4 +1,4 @@
-"""The quant section to transformers' BitsAndBytesConfig."""
+"""Maps the quant section to transformers' BitsAndBytesConfig."""
 
 import logging
 
@@ -9,20 +9,20 @@ from hydraft.config.choices import Precision, QuantKind
 from hydraft.config.schema import QuantConfig
 
 DTYPES = {Precision.fp32: torch.float32, Precision.fp16: torch.float16, Precision.bf16: torch.bfloat16}
-"""What each resolved precision computes in."""
+"""The torch dtype of each resolved precision."""
 
 
 def bits_and_bytes(quant: QuantConfig, precision: Precision) -> BitsAndBytesConfig | None:
-    """How bitsandbytes stores the frozen weights; None for as they are.
+    """How bitsandbytes stores the frozen weights; None without quantisation.
 
     NF4 with double quantisation is QLoRA's (Dettmers et al. 2023, arXiv:2305.14314). The packed weights are kept in
-    tensors of the compute dtype, since ZeRO-3 shards one dtype only, and an engine that casts its module would else
+    tensors of the compute dtype, since ZeRO-3 shards a single dtype, and an engine that casts its module would otherwise
     change their bytes. int8 is LLM.int8() (arXiv:2208.07339).
     """
     if quant.kind is QuantKind.none:
         return None
     if quant.kind is QuantKind.int8:
-        # On a card its product takes fp16, and says so for each layer in each pass; nothing can be done about it.
+        # On a GPU its matmul casts to fp16 and warns about it for each layer in each pass.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
     dtype = DTYPES[precision]

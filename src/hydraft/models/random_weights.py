@@ -1,4 +1,4 @@
-"""A checkpoint of random weights in a model's true shape, written one layer at a time: for tests and benchmarks."""
+"""Writes a checkpoint of random weights in a model's real shape, one layer at a time: for tests and benchmarks."""
 
 import json
 import shutil
@@ -12,19 +12,20 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from hydraft.errors import ConfigError
 from hydraft.models import shapes
 from hydraft.models.convert import shards
+from hydraft.models.families.base import Native
 from hydraft.system.console import Bytes
 
 SHARD = 2 << 30
-"""Bytes a file, at most."""
+"""The most bytes of a weight file."""
 
 
-def write(shape: shapes.Native, tokenizer_folder: Path, tiny: bool, seed: int, target: Path, console: Console) -> None:
-    """Fill ``target`` with a bf16 checkpoint that ``from_pretrained`` loads: weights, config and tokenizer.
+def write(shape: Native, tokenizer_folder: Path, tiny: bool, seed: int, target: Path, console: Console) -> None:
+    """Write a bf16 checkpoint that ``from_pretrained`` loads to ``target``: weights, config and tokenizer.
 
-    Every module is initialised by transformers' own code, alone, so that memory stays near the largest of them.
+    Modules are initialised one at a time by transformers' own code, so the peak memory is about that of the largest module.
 
     Raises:
-        ConfigError: the disk has no room for it.
+        ConfigError: the disk has not enough space.
     """
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     if tiny:
@@ -42,7 +43,7 @@ def write(shape: shapes.Native, tokenizer_folder: Path, tiny: bool, seed: int, t
     total = sum(tensor.bytes for tensor in layout.values())
     if (free := shutil.disk_usage(target).free) < total:
         raise ConfigError(
-            f"model.init=random: {total / 2**30:.1f} GiB of weights need room in {target.parent}, and "
+            f"model.init=random: {total / 2**30:.1f} GiB of weights do not fit in {target.parent}, where "
             f"{free / 2**30:.1f} GiB are free: set HYDRAFT_CACHE to a folder on a larger disk"
         )
     files = list(_files(layout))
@@ -67,7 +68,7 @@ def write(shape: shapes.Native, tokenizer_folder: Path, tiny: bool, seed: int, t
 
 
 def _files(layout: dict[str, shards.Tensor]) -> Iterator[list[str]]:
-    """The names of each file's tensors, in order."""
+    """The tensor names of each file, in order."""
     names: list[str] = []
     size = 0
     for name, tensor in layout.items():
@@ -80,7 +81,7 @@ def _files(layout: dict[str, shards.Tensor]) -> Iterator[list[str]]:
 
 
 def _values(model: PreTrainedModel, skipped: set[str]) -> Iterator[torch.Tensor]:
-    """The tensors of ``model.state_dict()`` in order, each module initialised as it comes and let go afterwards."""
+    """The tensors of ``model.state_dict()`` in order; each module is initialised before and freed after its tensors."""
     for prefix, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))
         if not own or f"{prefix}.weight" in skipped:

@@ -1,4 +1,4 @@
-"""The shape of a model before there is one: native configs from ``conf/model`` or from a folder's config.json. No torch."""
+"""Native configs before a model is loaded, from ``conf/model`` or from a folder's config.json. No torch."""
 
 import contextlib
 import dataclasses
@@ -11,59 +11,24 @@ from typing import Any
 from hydraft.config.choices import Scale
 from hydraft.config.schema import ModelConfig, ShapeConfig
 from hydraft.errors import ConfigError
-from hydraft.models.families import baichuan, chatglm2
-from hydraft.models.families.registry import family_of, published_config
+from hydraft.models.families.base import Native
+from hydraft.models.families.registry import published_config, published_family, shared_config
 from hydraft.system.source_tree import TINY
-
-Native = dict[str, Any]
-"""The arguments of ``AutoConfig.for_model``."""
 
 SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
 )  # fmt: skip
-"""What makes a size; a vocabulary may have been extended."""
-
-
-def _llama(factor: float) -> Native:
-    """Llama 3.1 and 3.2 stretch the rotary positions of Llama 3 (arXiv:2407.21783; ``rope_scaling`` of their config.json)."""
-    stretched = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-    return {
-        "model_type": "llama",
-        "rms_norm_eps": 1e-5,
-        "max_position_embeddings": 131072,
-        "rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": factor, **stretched},
-    }
-
-
-def _qwen(model_type: str, positions: int) -> Native:
-    """Qwen2.5 (arXiv:2412.15115) and Qwen3 (arXiv:2505.09388), by their config.json."""
-    return {
-        "model_type": model_type,
-        "rms_norm_eps": 1e-6,
-        "max_position_embeddings": positions,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
-    }
-
-
-CONSTANTS: dict[str, Native] = {
-    "llama3.1": _llama(8.0),
-    "llama3.2": _llama(32.0),
-    "qwen2.5": _qwen("qwen2", 32768),
-    "qwen3": _qwen("qwen3", 40960),
-    "chatglm2": chatglm2.CONSTANTS | {"max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "attention_bias": True},
-    "baichuan2": baichuan.CONSTANTS | {"max_position_embeddings": 4096, "rms_norm_eps": 1e-6},
-}
-"""What all sizes of an architecture share."""
+"""The config values that identify a size; the vocabulary may have been extended."""
 
 
 def native_config(shape: ShapeConfig) -> Native:
     """The native config of a published size."""
     sizes = {name: value for name, value in dataclasses.asdict(shape).items() if name not in ("path", "architecture")}
-    return CONSTANTS[shape.architecture] | sizes
+    return shared_config(shape.architecture) | sizes
 
 
 def tiny(shape: Native, vocabulary: int) -> Native:
-    """The same architecture with two small layers; several heads share keys and values where they did before."""
+    """The same architecture with two small layers; grouped-query attention stays grouped."""
     shared = shape["num_key_value_heads"] < shape["num_attention_heads"]
     small = {
         "hidden_size": 64,
@@ -76,7 +41,7 @@ def tiny(shape: Native, vocabulary: int) -> Native:
 
 
 def local_config(model: ModelConfig) -> Native | None:
-    """The native config of a model's local folder, published layouts translated; None where there is no folder.
+    """The native config of a model's local folder, translated from a published layout if needed; None without a folder.
 
     Raises:
         ConfigError: the folder has no config.json, or is an unsupported variant of its family.
@@ -85,17 +50,17 @@ def local_config(model: ModelConfig) -> Native | None:
     if not folder.is_dir():
         return None
     config = published_config(folder)
-    family = family_of(config)
+    family = published_family(config)
     if family is None:
         return config
     family.refuse(config, folder)
-    return dict(family.native_config(config))
+    return family.native_config(config)
 
 
 def planned_config(model: ModelConfig) -> Native | None:
-    """The native config that a run of ``model`` will have, as far as this machine knows without asking the hub.
+    """The native config of a run of ``model``, without a request to the hub; None if unknown.
 
-    The folder's own, else that in the hub's cache, else the size of ``conf/model``; shrunk for ``scale=tiny``.
+    From the folder, else from the hub's cache, else from the size in ``conf/model``; shrunk for ``scale=tiny``.
     """
     cached = hub_snapshot(model)
     known = local_config(model if cached is None else dataclasses.replace(model, path=str(cached)))
@@ -103,13 +68,13 @@ def planned_config(model: ModelConfig) -> Native | None:
         known = native_config(model.shape)
     if known is not None and model.scale is Scale.tiny:
         folder = Path(model.path).expanduser()
-        own = (folder / "tokenizer.json").is_file() and family_of(published_config(folder)) is None
-        return tiny(known, _words(folder if own else TINY))
+        own = (folder / "tokenizer.json").is_file() and published_family(published_config(folder)) is None
+        return tiny(known, _vocabulary(folder if own else TINY))
     return known
 
 
 def hub_snapshot(model: ModelConfig) -> Path | None:
-    """The folder of a hub name in the hub's cache (``models--owner--name/snapshots/<commit>``), where it has a config.json."""
+    """The folder of a hub model in the hub's cache (``models--owner--name/snapshots/<commit>``); None without a config.json in it."""
     home = Path(
         os.environ.get("HF_HOME", Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "huggingface")
     )
@@ -123,17 +88,17 @@ def hub_snapshot(model: ModelConfig) -> Path | None:
     return None
 
 
-def _words(folder: Path) -> int:
-    """Tokens of a folder's tokenizer.json, added ones among them."""
+def _vocabulary(folder: Path) -> int:
+    """The number of tokens in a folder's tokenizer.json, added tokens included."""
     read = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     return len({*read["model"]["vocab"], *(token["content"] for token in read["added_tokens"])})
 
 
 def check_size(model: ModelConfig) -> None:
-    """Hold a local folder's own config against the chosen size.
+    """Compare the config of a local folder with the chosen size.
 
     Raises:
-        ConfigError: they differ; the message names the size that fits, if there is one.
+        ConfigError: they differ; the message has the matching size, if there is one.
     """
     config = local_config(model)
     if config is None or model.shape is None:
@@ -141,8 +106,8 @@ def check_size(model: ModelConfig) -> None:
     different = _different(config, model.shape)
     if not different:
         return
-    fitting = [size for size, shape in model.sizes.items() if not _different(config, shape)]
-    hint = f"use model.size={fitting[0]}" if fitting else f"use model=auto model.path={model.path}"
+    matching = [size for size, shape in model.sizes.items() if not _different(config, shape)]
+    hint = f"use model.size={matching[0]}" if matching else f"use model=auto model.path={model.path}"
     raise ConfigError(
         f"model.path={model.path}: its config.json has {different}={config[different]}, where model.size={model.size} has "
         f"{getattr(model.shape, different)}: {hint}"
@@ -150,5 +115,5 @@ def check_size(model: ModelConfig) -> None:
 
 
 def _different(config: Mapping[str, Any], shape: ShapeConfig) -> str | None:
-    """The first size that a config has otherwise; what it leaves out is no difference."""
+    """The first value of ``SIZES`` that differs; missing values do not count."""
     return next((name for name in SIZES if name in config and config[name] != getattr(shape, name)), None)

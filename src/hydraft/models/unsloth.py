@@ -1,6 +1,6 @@
-"""Unsloth loads and adapts a model with kernels of its own; what comes back is peft's, and all else of a run is as with plain torch.
+"""Loads a model and its adapter with Unsloth's kernels; the result is a peft model, and the rest of a run is unchanged.
 
-Written from Unsloth's sources (2026.10.7). Not yet run on a GPU.
+Based on Unsloth's sources (2026.10.7). Not yet run on a GPU.
 """
 
 import os
@@ -20,7 +20,7 @@ from hydraft.system import files
 
 
 def load(config: Config) -> peft.PeftModel:
-    """The base with a fresh adapter on it, on this rank's card."""
+    """The base with a new adapter, on this rank's GPU."""
     kept = config.model.kept_in(config.train.precision)
     quantised = bits_and_bytes(config.quant, kept)
     base, _ = _library().from_pretrained(
@@ -33,8 +33,8 @@ def load(config: Config) -> peft.PeftModel:
         device_map={"": f"cuda:{os.environ.get('LOCAL_RANK', 0)}"},
         revision=config.model.revision,
         trust_remote_code=config.model.trust_remote_code,
-        use_exact_model_name=True,  # else a name may stand for other weights, quantised beforehand
-        fix_tokenizer=False,  # ours has been looked at
+        use_exact_model_name=True,  # otherwise Unsloth may replace a name by that of weights quantised in advance
+        fix_tokenizer=False,  # the tokenizer is prepared by load.py
         offload_embedding=False,
         use_gradient_checkpointing=config.train.recomputes,
         random_state=config.seed,
@@ -51,30 +51,31 @@ def load(config: Config) -> peft.PeftModel:
         use_rslora=config.lora.method is LoraMethod.rslora,
         use_dora=config.lora.method is LoraMethod.dora,
         use_gradient_checkpointing=config.train.recomputes,
-        random_state=config.seed,  # the same first weights on every rank
+        random_state=config.seed,  # the same initial adapter on every rank
     )
     assert isinstance(adapted, peft.PeftModel)
     return adapted
 
 
 def _library() -> Any:
-    """``FastLanguageModel``. Importing it changes transformers, peft and the Trainer in place: no process but a rank may."""
-    os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")  # it would ask the hub for files, to be counted
-    os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(files.cache_folder("unsloth")))  # the working directory, else
+    """``FastLanguageModel``. Its import patches transformers, peft and the Trainer, so only ranks may import it."""
+    os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")  # it would download files from the hub for its statistics
+    os.environ.setdefault(
+        "UNSLOTH_COMPILE_LOCATION", str(files.cache_folder("unsloth"))
+    )  # the default is the working directory
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # it would like to be imported first; classes that are there already, it changes too
+        # It warns if imported after transformers, whose classes it patches nevertheless.
+        warnings.simplefilter("ignore")
         from unsloth import FastLanguageModel
     return FastLanguageModel
 
 
 def _quantised(quantised: BitsAndBytesConfig | None) -> dict[str, BitsAndBytesConfig]:
-    """Our own settings, so that the weights are stored as with ``kernels=torch``."""
+    """The quantisation settings of ``kernels=torch``, so that the weights are stored alike."""
     return {} if quantised is None else {"quantization_config": quantised}
 
 
 def _longest(config: Config) -> int:
-    """Positions to make room for. Beyond a model's own it would stretch its rotary positions."""
+    """The sequence length to allocate, at most the model's own: Unsloth scales rotary positions beyond it."""
     native = shapes.planned_config(config.model) or {}
     return min(config.data.max_length, int(native.get("max_position_embeddings", config.data.max_length)))

@@ -1,1 +1,1 @@
-"""What a run costs, and whether it may start."""
+"""Estimates what a run costs, and checks whether it can start."""

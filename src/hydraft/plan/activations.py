@@ -1,13 +1,13 @@
-"""What one forward pass keeps for the backward pass. No torch.
+"""Estimates the memory of activations that a forward pass saves for the backward pass. No torch.
 
 After Korthikanti et al. 2022 (arXiv:2205.05198, section 4.1), who count what each operation of a GPT layer saves; here for
-RMSNorm, SwiGLU, grouped queries and frozen weights, as transformers computes them. A frozen matrix needs its output's gradient
-and not its input, so an input is kept only where an adapter (or the weight itself) learns. Scores (T, T) are never kept: sdpa
-and flash attention compute them again (arXiv:2205.14135). ``tests/unit/plan/test_activations.py`` holds the sum against what autograd
+RMSNorm, SwiGLU, grouped queries and frozen weights, as transformers computes them. A frozen matrix needs the gradient of its output
+but not its input, so an input is saved only if an adapter (or the weight itself) is trained. Scores (T, T) are never saved: sdpa
+and flash attention recompute them (arXiv:2205.14135). ``tests/unit/plan/test_activations.py`` compares the sum with what autograd
 saves.
 
 Shapes: N tokens of a micro-batch, L of them trained, H hidden, Q and K features of all query and key heads, F feed-forward, V
-vocabulary; ``width`` bytes an element in the compute type.
+vocabulary; ``width`` bytes per element in the compute type.
 """
 
 from collections import Counter
@@ -25,16 +25,16 @@ SOURCES = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "up",
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes, at the two moments at which they may be most: the loss, and a layer's backward pass."""
+    """Bytes at the two possible peaks: the loss, and the backward pass of a layer."""
 
     at_loss: int
-    """Kept by all layers when the loss is taken."""
+    """Saved by all layers when the loss is computed."""
     at_layer: int
-    """The same, and with recomputation what one layer has computed again."""
+    """The same; with recomputation, plus the recomputed activations of one layer."""
     logits: int
-    """Log-probabilities and their gradients, at the loss alone."""
+    """Log-probabilities and their gradients, at the loss only."""
     working: int
-    """Gradients of activations while one layer's are computed."""
+    """Gradients of activations in the backward pass of one layer."""
 
 
 def activations(config: Config, layout: Layout, learns: Trained, width: int, tokens: int, labelled: int) -> Activations:
@@ -42,14 +42,14 @@ def activations(config: Config, layout: Layout, learns: Trained, width: int, tok
     each = {on: tokens * _layer(config, layout, on, width) for on in _adapted(layout, learns)}
     ends = tokens * layout.hidden * (width + 4)  # the embedding's output, and the last norm's input in fp32
     if config.train.recomputes:
-        kept = layout.layers * tokens * layout.hidden * width + ends  # a layer's input each
+        kept = layout.layers * tokens * layout.hidden * width + ends  # the input of each layer
         at_layer = kept + max(each.values())
     else:
         kept = at_layer = ends + sum(each[on] * count for on, count in _adapted(layout, learns).items())
-    # In fp32: the log-softmax, the gradient of the loss, and that of the log-softmax. The logits themselves are gone by then.
+    # In fp32: the log-softmax, the gradient of the loss, and that of the log-softmax. The logits are freed by then.
     logits = labelled * layout.vocabulary * 12
     if config.kernels.kind is not Kernels.torch:
-        # Their chunks have so many rows that the logits of one take about as much as all hidden states (Liger, arXiv:2410.10989, 3.2).
+        # The logits of one of their chunks take about as much as all hidden states (Liger, arXiv:2410.10989, 3.2).
         logits = labelled * layout.hidden * (2 * width + 8)
     elif chunked(config, layout.architecture, layout.vocabulary):
         # A chunk's logits and log-probabilities in fp32; of all trained tokens, their hidden states and the gradients of these.
@@ -60,7 +60,7 @@ def activations(config: Config, layout: Layout, learns: Trained, width: int, tok
 
 @lru_cache
 def _adapted(layout: Layout, learns: Trained) -> Counter[frozenset[str]]:
-    """Which linear layers of a decoder layer have an adapter, and how many layers are so."""
+    """The sets of linear layers with an adapter in a decoder layer, and how many layers have each set."""
     on: list[set[str]] = [set() for _ in range(layout.layers)]
     for target in learns.targets:
         parts = target.split(".")
@@ -70,25 +70,25 @@ def _adapted(layout: Layout, learns: Trained) -> Counter[frozenset[str]]:
 
 
 def _layer(config: Config, layout: Layout, on: frozenset[str], width: int) -> int:
-    """Bytes a token that one decoder layer keeps, with adapters on the layers ``on``."""
+    """Bytes per token that one decoder layer saves, with adapters on the layers ``on``."""
     hidden, query, key, inner = layout.hidden, layout.query, layout.key, layout.inner
-    norms = 2 * 4 * hidden + (4 * (query + key) if layout.head_norms else 0)  # RMSNorm keeps its input in fp32
-    attention = width * (2 * query + 2 * key) + 4 * layout.heads  # q, k, v, the output, and a log-sum a head
+    norms = 2 * 4 * hidden + (4 * (query + key) if layout.head_norms else 0)  # RMSNorm saves its input in fp32
+    attention = width * (2 * query + 2 * key) + 4 * layout.heads  # q, k, v, the output, and a log-sum per head
     if config.data.batching is Batching.padded:
-        # With a mask, keys and values are repeated for every query head, and the mask itself (T, T) is kept.
+        # With a mask, keys and values are repeated for every query head, and the mask (T, T) is saved.
         attention += 2 * width * (query - key) + width * config.data.max_length
     swiglu = 3 * width * inner  # gate, silu(gate), up
     return norms + attention + swiglu + _inputs(config, layout, on, width)
 
 
 def _inputs(config: Config, layout: Layout, on: frozenset[str], width: int) -> int:
-    """Bytes a token of the inputs that linear layers keep, and of what adapters keep between A and B."""
+    """Bytes per token of the inputs that linear layers save, and of the intermediate values of adapters."""
     lora, zero3 = config.lora, config.zero.stage == 3
     full = lora.method is LoraMethod.none
-    # The linear function of ZeRO-3 and that of int8 keep every input (deepspeed/runtime/zero/linear.py; MatMul8bitLt).
+    # The linear function of ZeRO-3 and that of int8 save every input (deepspeed/runtime/zero/linear.py; MatMul8bitLt).
     all_inputs = full or config.quant.kind is QuantKind.int8 or (zero3 and config.quant.kind is QuantKind.none)
     scaled = 2 * layout.hidden + (layout.query + layout.key if layout.head_norms else 0)
-    kept = width * scaled if full else 0  # a norm whose weight learns keeps what it scales
+    kept = width * scaled if full else 0  # a norm with a trained weight saves the values that it scales
     seen: set[str] = set()
     for name, (rows, columns) in layout.linears.items():
         source = SOURCES.get(name, name)
@@ -97,6 +97,8 @@ def _inputs(config: Config, layout: Layout, on: frozenset[str], width: int) -> i
             seen.add(source)
         if name in on:
             kept += width * lora.r
-            kept += (width + 1) * columns if lora.dropout else 0  # each drops other elements; the mask is a byte
+            kept += (
+                (width + 1) * columns if lora.dropout else 0
+            )  # each adapter drops other elements; the mask has a byte per element
             kept += 2 * width * rows if lora.method is LoraMethod.dora else 0  # the outputs that the magnitude scales
     return kept

@@ -1,37 +1,37 @@
-"""What a run writes to the disk. No torch."""
+"""Estimates what a run writes to the disk. No torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from hydraft.config.choices import Init, LoraMethod, Save
 from hydraft.config.schema import Config
-from hydraft.models.families.registry import FAMILIES, family_of, published_config
+from hydraft.models.families.registry import is_published_architecture, published_config, published_family
 from hydraft.plan.memory import WIDTH
 from hydraft.plan.parameters import Layout, Trained
 
 STATE_WIDTH = 12
-"""Bytes a trained number of ``optimizer.safetensors``."""
+"""Bytes per trained parameter in ``optimizer.safetensors``."""
 
 CHECKPOINT_WIDTH = 2
-"""Bytes a weight of published and of random checkpoints."""
+"""Bytes per weight of published and of random checkpoints."""
 
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes, tokenizers and pictures apart."""
+    """Bytes, without tokenizers and plots."""
 
     weights: int
-    """What was trained: the adapter or the model."""
+    """The adapter, or the model in full fine-tuning."""
     checkpoint: int
-    """One of it with the optimizer's state: the fp32 weight and two moments of each trained number."""
+    """One checkpoint: the weights, and the optimizer state of an fp32 weight and two moments per trained parameter."""
     checkpoints: int
-    """How many are kept at most, the last among them."""
+    """The largest number of checkpoints that are kept, including the last."""
     base: int
-    """A copy of the base in the cache, made once: converted, or drawn at random."""
+    """The base in the cache, which is written once: converted or of random weights."""
 
 
 def disk(config: Config, layout: Layout, learns: Trained) -> Disk:
-    """Count what a resolved ``config`` leaves."""
+    """Estimate the disk space of a resolved ``config``."""
     width = WIDTH[config.train.precision]
     tensors = layout.count if learns.full else sum(learns.adapter)
     if config.lora.method is LoraMethod.pissa:
@@ -45,9 +45,9 @@ def disk(config: Config, layout: Layout, learns: Trained) -> Disk:
 
 
 def _converts(config: Config) -> bool:
-    """Whether the checkpoint is a published one that transformers cannot load as it is."""
+    """Whether the checkpoint is a published one that has to be converted."""
     folder = Path(config.model.path).expanduser()
     if folder.is_dir():
-        return family_of(published_config(folder)) is not None
+        return published_family(published_config(folder)) is not None
     shape = config.model.shape
-    return shape is not None and any(shape.architecture.startswith(family.NAME) for family in FAMILIES)
+    return shape is not None and is_published_architecture(shape.architecture)

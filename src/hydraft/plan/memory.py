@@ -1,7 +1,7 @@
-"""Memory of a rank while the model loads, while it trains and while it is scored. No torch.
+"""Estimates the memory of a rank while the model loads, in training and in evaluation. No torch.
 
-Weights and optimizer state are exact; activations follow a formula that autograd was held against; what the driver, the
-libraries and the allocator take is a constant and a share, and so about right.
+Weights and optimizer state are exact; activations follow a formula that was compared with autograd; the memory of the driver, the
+libraries and the allocator is a constant and a percentage, and so approximate.
 """
 
 import dataclasses
@@ -16,64 +16,64 @@ from hydraft.plan.optimizer_states import States, pinned, states
 from hydraft.plan.parameters import Layout, Tensor, Trained, codes, constants
 
 WIDTH = {Precision.fp32: 4, Precision.bf16: 2, Precision.fp16: 2}
-"""Bytes an element."""
+"""Bytes per element."""
 
 DRIVER = 500 << 20
-"""Bytes of a CUDA context with its kernels: 0.4 to 0.6 GiB by card and driver."""
+"""Bytes of a CUDA context with its kernels: 0.4 to 0.6 GiB, depending on GPU and driver."""
 
 NCCL = 300 << 20
-"""Bytes of NCCL's channels, with more than one rank."""
+"""Bytes of NCCL's channels with more than one rank."""
 
 SLACK = 0.05
-"""Share of what is allocated that the caching allocator cannot use."""
+"""Fragmentation of the caching allocator, as a share of the allocated memory."""
 
 PROCESS_ON_CPU, PROCESS_ON_GPU = 600 << 20, 2 << 30
-"""Bytes of main memory that a rank's interpreter and libraries take; the first was measured here, the second is usual."""
+"""Bytes of main memory for a rank's interpreter and libraries; the first was measured, the second is typical."""
 
 HEAP = 1.0
-"""Share of the activations that the C library keeps on a CPU after they are freed: measured as 0.6 to 1.2."""
+"""Freed activations that the C library keeps on a CPU, as a share of all: measured as 0.6 to 1.2."""
 
 REUSE = 1_000_000_000
-"""Stage 3 keeps a gathered weight that comes again within so many elements (DeepSpeed's stage3_max_reuse_distance)."""
+"""Stage 3 keeps a gathered weight that is used again within this number of elements (DeepSpeed's stage3_max_reuse_distance)."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one rank on its card, and in main memory; on a CPU all of it is main memory."""
+    """Memory of one rank on its GPU and in main memory; on a CPU all of it is main memory."""
 
     loading: Parts
     training: Parts
     scoring: Parts
-    """All 0 for a run without held-out records."""
+    """0 for a run without held-out records."""
     host_loading: Parts
     host_training: Parts
     host_scoring: Parts
 
     @property
     def peak(self) -> int:
-        """The most that the card holds."""
+        """Peak bytes on the GPU."""
         return max(self.loading.total, self.training.total, self.scoring.total)
 
     @property
     def host_peak(self) -> int:
-        """The most that main memory holds, for one rank."""
+        """Peak bytes of main memory for one rank."""
         return max(self.host_loading.total, self.host_training.total, self.host_scoring.total)
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
-    """What is priced, apart from settings that a search may change."""
+class ModelSize:
+    """The model and records of a run: what a search for settings does not change."""
 
     layout: Layout
     learns: Trained
     labelled: int
     """The most trained tokens of a record."""
     stored: Precision = Precision.bf16
-    """What the checkpoint's weights are kept in."""
+    """The data type of the checkpoint."""
 
 
-def memory(config: Config, subject: Subject, on_gpu: bool) -> Memory:
-    """Price a resolved ``config``; ``on_gpu``: whether ranks have a card each."""
+def memory(config: Config, subject: ModelSize, on_gpu: bool) -> Memory:
+    """Estimate the memory of a resolved ``config``; ``on_gpu``: whether ranks have a GPU each."""
     layout, learns = subject.layout, subject.learns
     width = WIDTH[config.train.precision]
     kept = states(config, learns, width, on_gpu)
@@ -81,7 +81,7 @@ def memory(config: Config, subject: Subject, on_gpu: bool) -> Memory:
     training = _training(config, subject, kept, frozen, width)
     scored = _scoring(config, subject, kept, frozen, width)
     loading, host_loading = _loading(config, subject, on_gpu)
-    host = _named(kept.host, learns) + Parts(weights=frozen.host)
+    host = _relabelled(kept.host, learns) + Parts(weights=frozen.host)
     process = Parts(overhead=PROCESS_ON_GPU if on_gpu else PROCESS_ON_CPU)
     none = Parts()
     if on_gpu:
@@ -99,8 +99,8 @@ def memory(config: Config, subject: Subject, on_gpu: bool) -> Memory:
     return Memory(none, none, none, loading + host_loading + process, passes, scores if scored.total else none)
 
 
-def _named(parts: Parts, learns: Trained) -> Parts:
-    """In full fine-tuning what learns is the weights, not an adapter."""
+def _relabelled(parts: Parts, learns: Trained) -> Parts:
+    """In full fine-tuning, count trained tensors as weights instead of adapter."""
     return dataclasses.replace(parts, weights=parts.adapter, adapter=0) if learns.full else parts
 
 
@@ -110,48 +110,48 @@ def _with_overhead(config: Config, parts: Parts) -> Parts:
 
 
 def stored_bytes(config: Config, tensor: Tensor, width: int) -> tuple[int, int]:
-    """Bytes of ``tensor`` itself, and of the constants beside it."""
+    """Bytes of ``tensor`` and of its quantisation constants."""
     quant = config.quant
     return codes(tensor, quant.kind, width), constants(tensor, quant.kind, quant.double_quant)
 
 
 @dataclass(frozen=True)
 class _Frozen:
-    """Bytes of the weights that do not learn."""
+    """Bytes of the frozen weights."""
 
     device: int
     host: int
     gathered: int
-    """On the device, of weights that stage 3 holds whole for a while."""
+    """Weights that stage 3 has gathered, on the device."""
 
 
 def _frozen(config: Config, layout: Layout, learns: Trained, on_gpu: bool) -> _Frozen:
-    """The model's own weights; in full fine-tuning none is frozen, and only what stage 3 gathers is counted."""
+    """The frozen weights; in full fine-tuning only those that stage 3 gathers."""
     precision = config.train.precision
     width = WIDTH[precision if precision is not Precision.fp32 else config.model.dtype]
     pairs = [stored_bytes(config, tensor, width) for tensor in layout.tensors]
     if config.zero.stage < 3:
         trained_base = sum(learns.base) * width
         return _Frozen(sum(map(sum, pairs)) - trained_base, 0, 0)
-    ranks, rests = config.world_size, config.zero.offload_param is not Offload.none
-    device = sum(beside for _, beside in pairs)  # constants are no parameters: every rank has all of them
+    ranks, offloads = config.world_size, config.zero.offload_param is not Offload.none
+    device = sum(constant for _, constant in pairs)  # constants are not parameters: every rank has all of them
     host, large = 0, []
     for size, _ in pairs:
-        slice_ = -(-size // (width * ranks)) * width
+        shard = -(-size // (width * ranks)) * width
         if size <= config.zero.stage3_param_persistence_threshold * width:
-            device += 0 if learns.full else slice_ + (size if ranks > 1 else 0)
+            device += 0 if learns.full else shard + (size if ranks > 1 else 0)
             continue
         large.append(size // width)
         if not learns.full:
-            device += 0 if rests else slice_
-            host += pinned(slice_, config, on_gpu) if rests else 0
-    whole = _gathered(large, config.zero.stage3_prefetch_bucket_size) * width if ranks > 1 or rests else 0
+            device += 0 if offloads else shard
+            host += pinned(shard, config, on_gpu) if offloads else 0
+    whole = _gathered(large, config.zero.stage3_prefetch_bucket_size) * width if ranks > 1 or offloads else 0
     return _Frozen(device, host, whole)
 
 
 def _gathered(elements: list[int], prefetch: int) -> int:
-    """Elements that are whole at once where forward turns to backward: the tail that comes again within ``REUSE``, the next
-    weight, and what is fetched ahead (``__params_to_release`` of partitioned_param_coordinator.py)."""
+    """Elements that are gathered at once between forward and backward: the last weights, which are used again within ``REUSE``,
+    the next weight, and the prefetched ones (``__params_to_release`` of partitioned_param_coordinator.py)."""
     if not elements:
         return 0
     tail = 0
@@ -162,62 +162,62 @@ def _gathered(elements: list[int], prefetch: int) -> int:
     return min(sum(elements), tail + max(elements) + prefetch)
 
 
-def _unpacked(config: Config, layout: Layout, width: int) -> int:
-    """Bytes of a quantised weight while the backward pass has it in the compute type (``dequantize_4bit``)."""
+def _dequantised(config: Config, layout: Layout, width: int) -> int:
+    """Bytes of a quantised weight while the backward pass has dequantised it (``dequantize_4bit``)."""
     copies = 0 if config.quant.kind is QuantKind.none else 1
     if config.lora.method is LoraMethod.dora:
         copies += 3  # the weight, the update, and their sum
     return copies * layout.largest_linear * width
 
 
-def _training(config: Config, subject: Subject, kept: States, frozen: _Frozen, width: int) -> Parts:
-    """The largest of three moments: the loss, one layer's backward pass, the optimizer's step."""
+def _training(config: Config, subject: ModelSize, kept: States, frozen: _Frozen, width: int) -> Parts:
+    """The largest of three phases: the loss, the backward pass of a layer, the optimizer step."""
     layout, learns, batch = subject.layout, subject.learns, config.train.micro_batch_size
     tokens = batch * config.data.max_length  # no micro-batch is larger
-    packed = config.data.packing or config.data.batching is Batching.padded  # padding has logits too
+    packed = config.data.packing or config.data.batching is Batching.padded  # padding also has logits
     labelled = tokens if packed else min(tokens, batch * subject.labelled)
     held = activations(config, layout, learns, width, tokens, labelled)
-    base = Parts(weights=frozen.device) + _named(kept.device, learns)
-    unpacked = _unpacked(config, layout, width)
-    moments = [
+    base = Parts(weights=frozen.device) + _relabelled(kept.device, learns)
+    dequantised = _dequantised(config, layout, width)
+    phases = [
         Parts(activations=held.at_loss, logits=held.logits, buffers=frozen.gathered),
-        Parts(activations=held.at_layer, buffers=frozen.gathered + unpacked + held.working),
+        Parts(activations=held.at_layer, buffers=frozen.gathered + dequantised + held.working),
         Parts(gradients=kept.step),
     ]
-    return base + max(moments, key=lambda parts: parts.total)
+    return base + max(phases, key=lambda parts: parts.total)
 
 
-def _scoring(config: Config, subject: Subject, kept: States, frozen: _Frozen, width: int) -> Parts:
-    """The largest of three moments: a layer, the loss, answers; what training keeps between its steps is there too."""
+def _scoring(config: Config, subject: ModelSize, kept: States, frozen: _Frozen, width: int) -> Parts:
+    """The largest of three phases: a layer, the loss, answers; plus the memory that training keeps between steps."""
     layout, learns = subject.layout, subject.learns
     if config.data.eval is None:
         return Parts()
-    base = Parts(weights=frozen.device) + _named(kept.device, learns)
+    base = Parts(weights=frozen.device) + _relabelled(kept.device, learns)
     layer, head = scoring.losses(config, layout, learns, width)
-    answers = scoring.room(config, layout, learns, width).most(config.data.max_length)
-    working = Parts(buffers=frozen.gathered + _unpacked(config, layout, width))
-    moments = [layer + working, head + Parts(buffers=frozen.gathered), answers + working]
-    return base + max(moments, key=lambda parts: parts.total)
+    answers = scoring.generation_memory(config, layout, learns, width).most(config.data.max_length)
+    working = Parts(buffers=frozen.gathered + _dequantised(config, layout, width))
+    phases = [layer + working, head + Parts(buffers=frozen.gathered), answers + working]
+    return base + max(phases, key=lambda parts: parts.total)
 
 
-def _loading(config: Config, subject: Subject, on_gpu: bool) -> tuple[Parts, Parts]:
-    """Where the weights are until training begins: on the card, and in main memory.
+def _loading(config: Config, subject: ModelSize, on_gpu: bool) -> tuple[Parts, Parts]:
+    """The memory while the model loads: on the GPU, and in main memory.
 
-    Quantised ones go to the card one by one and whole on each rank, under stage 3 too, which shards them afterwards; stage 3
-    shards unquantised ones as it reads them; other stages read them into main memory, where those that keep their type stay
-    pages of the file.
+    Quantised weights are moved to the GPU one by one and unsharded on each rank, under stage 3 too, which shards them afterwards.
+    Stage 3 shards unquantised weights as it reads them. Other stages read them into main memory, where weights that keep their
+    type stay pages of the mapped file.
     """
     layout, learns = subject.layout, subject.learns
     dtype, quantised = WIDTH[config.model.dtype], config.quant.kind is not QuantKind.none
     whole = sum(sum(stored_bytes(config, tensor, dtype)) for tensor in layout.tensors)
     adapter = sum(learns.adapter) * dtype
-    flat = learns.count * dtype if config.zero.stage in (1, 2) else 0  # a second copy while it becomes a flat buffer
+    flat = learns.count * dtype if config.zero.stage in (1, 2) else 0  # a second copy while the flat buffer is made
     if config.zero.stage == 3 and not quantised:
-        slices = sum(-(-tensor.count // config.world_size) for tensor in layout.tensors) * dtype
-        rests = config.zero.offload_param is not Offload.none
+        shards = sum(-(-tensor.count // config.world_size) for tensor in layout.tensors) * dtype
+        offloads = config.zero.offload_param is not Offload.none
         largest = max(tensor.count for tensor in layout.tensors) * dtype
-        device = Parts(weights=0 if rests else slices, adapter=adapter, buffers=largest)
-        return device, Parts(weights=slices if rests else 0)
+        device = Parts(weights=0 if offloads else shards, adapter=adapter, buffers=largest)
+        return device, Parts(weights=shards if offloads else 0)
     device = Parts(weights=whole, adapter=adapter, buffers=max(flat, layout.largest_linear * dtype if quantised else 0))
     reads_first = on_gpu and not quantised and config.model.dtype is not subject.stored
     return device, Parts(weights=whole if reads_first else 0)

@@ -1,8 +1,8 @@
-"""What a rank sends each optimizer step. No torch.
+"""Estimates the bytes that a rank sends per optimizer step. No torch.
 
-A ring moves (n - 1) / n of a tensor from each of n ranks to gather or to scatter it, and twice that to reduce it for all
-(Patarasuk and Yuan 2009, doi:10.1016/j.jpdc.2008.09.002). Which tensors, is section 7 of ZeRO (arXiv:1910.02054): gradients are
-reduced and weights gathered, in stage 3 for the forward and for the backward pass.
+A ring sends (n - 1) / n of a tensor from each of n ranks to gather or to scatter it, and twice that for an all-reduce
+(Patarasuk and Yuan 2009, doi:10.1016/j.jpdc.2008.09.002). The tensors are those of section 7 of ZeRO (arXiv:1910.02054): gradients
+are reduced and weights gathered, in stage 3 for the forward and for the backward pass.
 """
 
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from hydraft.plan.parameters import Layout, Trained
 
 @dataclass(frozen=True)
 class Network:
-    """Bytes that each rank sends, an optimizer step."""
+    """Bytes that each rank sends per optimizer step."""
 
     gradients: int
     weights: int
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The sum."""
         return self.gradients + self.weights
 
 
@@ -31,12 +31,12 @@ def network(config: Config, layout: Layout, learns: Trained) -> Network:
     width = WIDTH[config.train.precision]
     share = (ranks - 1) / ranks
     moved = learns.count * width * share
-    if stage < 2:  # reduced once, at the last micro-batch; stage 1 gathers what each rank has stepped
+    if stage < 2:  # reduced once, at the last micro-batch; stage 1 gathers the weights that each rank updated
         return Network(round(2 * moved), round(moved) * stage)
-    if stage == 2:  # DeepSpeed reduces each micro-batch's gradients, to all (use_multi_rank_bucket_allreduce)
+    if stage == 2:  # DeepSpeed all-reduces each micro-batch's gradients (use_multi_rank_bucket_allreduce)
         return Network(round(2 * moved * passes), round(moved))
     smallest = config.zero.stage3_param_persistence_threshold * width
     sizes = [stored_bytes(config, tensor, width)[0] for tensor in layout.tensors] + [n * width for n in learns.adapter]
     gathered = 2 * passes * sum(size for size in sizes if size > smallest)
-    stepped = sum(n * width for n in learns.tensors if n * width <= smallest)  # whole on every rank, so sent once
+    stepped = sum(n * width for n in learns.tensors if n * width <= smallest)  # kept whole on every rank, so sent once
     return Network(round(moved * passes), round((gathered + stepped) * share))

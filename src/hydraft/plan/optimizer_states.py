@@ -1,7 +1,7 @@
-"""What each ZeRO stage of DeepSpeed keeps on a rank for the weights that learn. No torch.
+"""Memory of trained weights, gradients and optimizer state on a rank, by DeepSpeed's ZeRO stage. No torch.
 
-ZeRO: Rajbhandari et al. 2019, arXiv:1910.02054, section 3.1: with 16-bit weights, Adam keeps 12 bytes a parameter (an fp32 copy and two
-moments), which stage 1 divides by the ranks; stage 2 divides the gradients too, stage 3 the weights. The rest is read from
+ZeRO: Rajbhandari et al. 2019, arXiv:1910.02054, section 3.1: with 16-bit weights, Adam has 12 bytes per parameter (an fp32 copy and
+two moments), which stage 1 divides by the ranks; stage 2 divides the gradients too, stage 3 the weights. The rest is from
 DeepSpeed 0.19.8 (runtime/zero/stage_1_and_2.py, stage3.py, runtime/fp16/unfused_optimizer.py).
 """
 
@@ -22,15 +22,15 @@ class States:
 
     device: Parts
     host: Parts
-    """What is offloaded."""
+    """Offloaded to main memory."""
     step: int
-    """On the device while the optimizer steps: gradients in fp32."""
+    """Gradients in fp32 on the device during the optimizer step."""
 
 
 def states(config: Config, learns: Trained, width: int, on_gpu: bool) -> States:
-    """What ``learns`` takes, with ``width`` bytes an element in the compute type.
+    """The memory of the trained tensors, with ``width`` bytes per element in the compute type.
 
-    ``device.weights`` is left to whoever counts the frozen ones; trained tensors of the model itself are in ``device.adapter``.
+    ``device.weights`` is left 0 here, for frozen weights; trained tensors of the base are in ``device.adapter``.
     """
     if config.zero.stage == 0:
         return _whole(config, learns, width)
@@ -40,14 +40,14 @@ def states(config: Config, learns: Trained, width: int, on_gpu: bool) -> States:
 
 
 def pinned(size: int, config: Config, on_gpu: bool) -> int:
-    """Bytes of main memory that ``size`` offloaded ones take: torch pins powers of two (ATen/core/CachingHostAllocator.h)."""
+    """Bytes of main memory for ``size`` offloaded bytes: torch pins powers of two (ATen/core/CachingHostAllocator.h)."""
     if not (config.zero.pin_memory and on_gpu and size):
         return size
     return 1 << (size - 1).bit_length()
 
 
 def _whole(config: Config, learns: Trained, width: int) -> States:
-    """Stage 0: nothing is sharded. In fp32 torch's AdamW works on the weights themselves."""
+    """Stage 0: nothing is sharded. In fp32 torch's AdamW updates the weights without a copy."""
     count, ranks = learns.count, config.world_size
     master = 4 * count if width < 4 else 0
     flat = min(count, FALLBACK_BUCKET) * width if ranks > 1 else 0
@@ -58,9 +58,9 @@ def _whole(config: Config, learns: Trained, width: int) -> States:
 def _stage12(config: Config, learns: Trained, width: int, on_gpu: bool) -> States:
     """Stages 1 and 2: flat buffers, and an fp32 copy even of fp32 weights (``single_partition_of_fp32_groups`` is a clone)."""
     zero, count, ranks = config.zero, learns.count, config.world_size
-    own = -(-count // (2 * ranks)) * 2  # aligned to 2 elements a rank (nccl_start_alignment_factor)
+    own = -(-count // (2 * ranks)) * 2  # aligned to 2 elements per rank (nccl_start_alignment_factor)
     bucket = zero.reduce_bucket_size * width * (2 if zero.overlap_comm else 1) if zero.contiguous_gradients else 0
-    bucket = bucket if on_gpu else min(bucket, count * width)  # a CPU gives no memory to what is not touched
+    bucket = bucket if on_gpu else min(bucket, count * width)  # a CPU allocates only pages that are written
     accumulates = config.train.gradient_accumulation_steps > 1
     if zero.offload_optimizer is Offload.none:
         gradients = own * width * (2 if accumulates else 1)
@@ -80,7 +80,7 @@ def _stage12(config: Config, learns: Trained, width: int, on_gpu: bool) -> State
 
 
 def _stage3(config: Config, learns: Trained, width: int, on_gpu: bool) -> States:
-    """Stage 3: each tensor in slices; small ones stay whole beside their slices. Slices of fp32 have an fp32 copy too."""
+    """Stage 3: each tensor is sharded; small ones are also kept whole. Shards in fp32 have an fp32 copy too."""
     zero, ranks = config.zero, config.world_size
     own = sum(-(-n // ranks) for n in learns.tensors)
     small = sum(n for n in learns.tensors if n <= zero.stage3_param_persistence_threshold) if ranks > 1 else 0

@@ -1,7 +1,7 @@
-"""Every tensor of a model and of its adapter, counted from the shape alone. No torch.
+"""Counts every tensor of a model and of its adapter, from the native config. No torch.
 
-The names and sizes are those of transformers' LlamaForCausalLM and its relatives; what peft puts on them is counted as peft
-does it. ``tests/unit/plan/test_parameters.py`` holds both against the real modules, to the byte.
+Names and sizes are those of transformers' LlamaForCausalLM and similar models; adapters are counted as peft creates them.
+``tests/unit/plan/test_parameters.py`` compares both with the real modules, to the byte.
 """
 
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ from math import prod
 from hydraft.config.choices import LoraMethod, QuantKind
 from hydraft.config.schema import LoraConfig
 from hydraft.errors import ConfigError
-from hydraft.models.families.registry import native_targets
-from hydraft.models.shapes import Native
+from hydraft.models.families.base import Family, Native
+from hydraft.models.families.registry import native_family, native_targets
 
 BLOCK, NESTED_BLOCK = 64, 256
-"""Weights that share a constant in NF4, and constants that share one when those are quantised (``quantize_4bit`` and
+"""Weights per constant in NF4, and constants per constant with double quantisation (``quantize_4bit`` and
 ``quantize_blockwise`` of bitsandbytes; QLoRA, arXiv:2305.14314, section 3)."""
 
 NF4_TABLE, BYTE_TABLE = 16 * 4, 256 * 4
-"""Bytes of the fp32 value that each 4-bit and each 8-bit code stands for."""
+"""Bytes of the fp32 tables for 4-bit and 8-bit codes."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Tensor:
     """A parameter of the model."""
 
     name: str
-    """Its name in the model; ``….weight`` or ``….bias``."""
+    """Its name in the model: ``….weight`` or ``….bias``."""
     shape: tuple[int, ...]
     linear: bool = False
-    """Whether it is the weight of a linear layer other than the head: what is quantised, and what all-linear means."""
+    """Whether it is the weight of a linear layer other than the head: these are quantised, and are peft's all-linear."""
 
     @property
     def count(self) -> int:
-        """Its elements."""
+        """The number of its elements."""
         return prod(self.shape)
 
     @property
@@ -46,67 +46,46 @@ class Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """A model's parameters, and the sizes that its activations go by."""
+    """A model's parameters, and the sizes that determine its activations."""
 
     tensors: tuple[Tensor, ...]
-    """In the order in which a forward pass uses them."""
+    """In the order of a forward pass."""
     layers: int
     hidden: int
     inner: int
-    """Features inside the feed-forward block."""
+    """The intermediate size of the feed-forward block."""
     heads: int
     query: int
-    """Features of all query heads together."""
+    """Features of all query heads."""
     key: int
-    """Features of all key heads together; as many for the values."""
+    """Features of all key heads, and of all value heads."""
     vocabulary: int
     head_norms: bool
-    """Whether queries and keys are normalised head by head (Qwen3)."""
+    """Whether queries and keys are normalised per head (Qwen3)."""
     architecture: str
     """``model_type`` of its config."""
 
     @cached_property
     def count(self) -> int:
-        """Parameters in all."""
+        """The number of parameters."""
         return sum(tensor.count for tensor in self.tensors)
 
     @cached_property
     def linears(self) -> dict[str, tuple[int, ...]]:
-        """Rows and columns of a decoder layer's linear layers, by the last part of their names."""
+        """Shapes of a decoder layer's linear layers, by the last part of their names."""
         first = (tensor for tensor in self.tensors if tensor.linear and tensor.name.startswith("model.layers.0."))
         return {tensor.module.rpartition(".")[2]: tensor.shape for tensor in first}
 
     @cached_property
     def largest_linear(self) -> int:
-        """Elements of the largest weight that may be quantised."""
+        """Elements of the largest weight that can be quantised."""
         return max(tensor.count for tensor in self.tensors if tensor.linear)
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """Where an architecture differs; None for what ``attention_bias`` of its config says."""
-
-    query_bias: bool | None = None
-    output_bias: bool | None = None
-    head_norms: bool = False
-    joined_gate: bool = False
-    """gate_proj and up_proj are one matrix."""
-
-
-KINDS = {
-    "llama": _Kind(),
-    "mistral": _Kind(query_bias=False, output_bias=False),
-    "qwen2": _Kind(query_bias=True, output_bias=False),
-    "qwen3": _Kind(head_norms=True),
-    "glm": _Kind(output_bias=False, joined_gate=True),
-}
-"""By ``model_type``; of any other, the plan has the batch arithmetic alone."""
-
-
 def layout(native: Native) -> Layout | None:
-    """The parameters of a native config; None for an architecture that is not in ``KINDS``."""
-    kind = KINDS.get(str(native.get("model_type")))
-    if kind is None:
+    """The parameters of a native config; None for an architecture without a ``Family``."""
+    family = native_family(str(native.get("model_type")))
+    if family is None:
         return None
     hidden, heads = native["hidden_size"], native["num_attention_heads"]
     size = native.get("head_dim") or hidden // heads
@@ -114,28 +93,28 @@ def layout(native: Native) -> Layout | None:
     vocabulary = native["vocab_size"]
     tensors = [Tensor("model.embed_tokens.weight", (vocabulary, hidden))]
     for index in range(native["num_hidden_layers"]):
-        tensors += _layer(f"model.layers.{index}", native, kind, heads * size, keys * size, size)
+        tensors += _layer(f"model.layers.{index}", native, family, heads * size, keys * size, size)
     tensors.append(Tensor("model.norm.weight", (hidden,)))
     if not native.get("tie_word_embeddings"):
         tensors.append(Tensor("lm_head.weight", (vocabulary, hidden)))
     return Layout(
         tuple(tensors), native["num_hidden_layers"], hidden, native["intermediate_size"], heads, heads * size, keys * size,
-        vocabulary, kind.head_norms, native["model_type"],
+        vocabulary, family.head_norms, native["model_type"],
     )  # fmt: skip
 
 
-def _layer(prefix: str, native: Native, kind: _Kind, query: int, key: int, head: int) -> Iterator[Tensor]:
+def _layer(prefix: str, native: Native, family: Family, query: int, key: int, head: int) -> Iterator[Tensor]:
     """One decoder layer, in the order of its forward pass."""
     hidden, inner = native["hidden_size"], native["intermediate_size"]
-    said = bool(native.get("attention_bias"))
-    query_bias = said if kind.query_bias is None else kind.query_bias
-    output_bias = said if kind.output_bias is None else kind.output_bias
+    attention_bias = bool(native.get("attention_bias"))
+    query_bias = attention_bias if family.query_bias is None else family.query_bias
+    output_bias = attention_bias if family.output_bias is None else family.output_bias
     inner_bias = bool(native.get("mlp_bias"))
-    gates = {"gate_up_proj": 2 * inner} if kind.joined_gate else {"gate_proj": inner, "up_proj": inner}
+    gates = {"gate_up_proj": 2 * inner} if family.joined_gate else {"gate_proj": inner, "up_proj": inner}
     yield Tensor(f"{prefix}.input_layernorm.weight", (hidden,))
     for name, rows in (("q", query), ("k", key), ("v", key)):
         yield from _linear(f"{prefix}.self_attn.{name}_proj", rows, hidden, query_bias)
-    if kind.head_norms:
+    if family.head_norms:
         yield Tensor(f"{prefix}.self_attn.q_norm.weight", (head,))
         yield Tensor(f"{prefix}.self_attn.k_norm.weight", (head,))
     yield from _linear(f"{prefix}.self_attn.o_proj", hidden, query, output_bias)
@@ -153,23 +132,23 @@ def _linear(name: str, rows: int, columns: int, bias: bool) -> Iterator[Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What learns."""
+    """The trained tensors."""
 
     adapter: tuple[int, ...]
-    """Elements of each tensor that peft adds."""
+    """Elements of each tensor of the adapter."""
     base: tuple[int, ...]
-    """Elements of each tensor of the model itself that is trained: all of them without an adapter."""
+    """Elements of each trained tensor of the base: all of them in full fine-tuning."""
     targets: tuple[str, ...]
-    """Names of the modules that have an adapter."""
+    """Names of the modules with an adapter."""
 
     @cached_property
     def count(self) -> int:
-        """Parameters in all."""
+        """The number of parameters."""
         return sum(self.adapter) + sum(self.base)
 
     @property
     def full(self) -> bool:
-        """Whether all of the model is trained, without an adapter."""
+        """Whether this is full fine-tuning."""
         return not self.targets
 
     @cached_property
@@ -179,13 +158,13 @@ class Trained:
 
 
 def trained(layout: Layout, lora: LoraConfig) -> Trained:
-    """What ``lora`` trains of a model.
+    """The tensors that ``lora`` trains.
 
-    A (r, in) and B (out, r) on each target (LoRA, arXiv:2106.09685, section 4.1); DoRA adds a magnitude a row
+    A (r, in) and B (out, r) on each target (LoRA, arXiv:2106.09685, section 4.1); DoRA adds a magnitude per row
     (arXiv:2402.09353, equation 5).
 
     Raises:
-        ConfigError: no layer has a name that ``lora.target_modules`` says.
+        ConfigError: no layer matches ``lora.target_modules``.
     """
     if lora.method is LoraMethod.none:
         return Trained((), tuple(tensor.count for tensor in layout.tensors), ())
@@ -202,11 +181,11 @@ def trained(layout: Layout, lora: LoraConfig) -> Trained:
     return Trained(tuple(adapter), tuple(bias.count for bias in learns), tuple(tensor.module for tensor in targets))
 
 
-def _targeted(layout: Layout, matrices: list[Tensor], asked: list[str]) -> set[str]:
-    """The modules that ``lora.target_modules`` names: whole names or their ends, as in peft."""
-    if asked == ["all-linear"]:
+def _targeted(layout: Layout, matrices: list[Tensor], requested: list[str]) -> set[str]:
+    """The modules that ``lora.target_modules`` matches, by full name or suffix as in peft."""
+    if requested == ["all-linear"]:
         return {tensor.module for tensor in matrices if tensor.linear}
-    targets = native_targets(asked, (tensor.module for tensor in layout.tensors))
+    targets = native_targets(requested, (tensor.module for tensor in layout.tensors))
     found = {
         tensor.module
         for tensor in matrices
@@ -214,15 +193,15 @@ def _targeted(layout: Layout, matrices: list[Tensor], asked: list[str]) -> set[s
     }
     if not found:
         known = ", ".join(dict.fromkeys(tensor.module.rpartition(".")[2] for tensor in matrices))
-        raise ConfigError(f"lora.target_modules={asked}: no such layers in this model (it has: {known})")
+        raise ConfigError(f"lora.target_modules={requested}: no such layers in this model (it has: {known})")
     return found
 
 
 def constants(tensor: Tensor, quant: QuantKind, double: bool) -> int:
-    """Bytes that the quantised ``tensor`` keeps beside its codes.
+    """Bytes of the quantisation constants of ``tensor``.
 
-    NF4: an fp32 a block of 64; with ``double``, a byte a block, an fp32 for 256 of those, and their fp32 mean; and the tables of
-    values, a copy a layer. int8: an fp32 a row (LLM.int8(), arXiv:2208.07339, section 2.1).
+    NF4: an fp32 per block of 64; with ``double``, a byte per block, an fp32 per 256 blocks, and their fp32 mean; and a copy of the
+    tables per layer. int8: an fp32 per row (LLM.int8(), arXiv:2208.07339, section 2.1).
     """
     if not tensor.linear or quant is QuantKind.none:
         return 0
@@ -235,7 +214,7 @@ def constants(tensor: Tensor, quant: QuantKind, double: bool) -> int:
 
 
 def codes(tensor: Tensor, quant: QuantKind, width: int) -> int:
-    """Bytes of ``tensor`` itself where unquantised weights have ``width`` bytes; NF4 packs two weights in a byte."""
+    """Bytes of ``tensor`` without its constants; unquantised weights have ``width`` bytes, NF4 packs two weights in a byte."""
     if not tensor.linear or quant is QuantKind.none:
         return width * tensor.count
     if quant is QuantKind.int8:

@@ -1,8 +1,8 @@
-"""What a run will do and cost, before a GPU is touched: the batch arithmetic and the values ``auto`` stands for. No torch.
+"""Plans a run without a GPU: the batch arithmetic, the resolved ``auto`` settings, memory, network and disk. No torch.
 
-``tokens.py`` estimates the records, ``parameters.py`` counts the model, ``states.py`` and ``activations.py`` what training keeps
-of it and ``scoring.py`` what scoring takes, ``memory.py`` adds that up, ``network.py`` and ``disk.py`` count what is sent and
-written, ``search.py`` finds what to change, and ``show.py`` draws it.
+``token_count.py`` estimates the records, ``parameters.py`` counts the model, ``optimizer_states.py``, ``activations.py`` and
+``scoring.py`` estimate the memory of training and evaluation, ``memory.py`` adds it up, ``network.py`` and ``disk.py`` count what is
+sent and written, ``suggest.py`` finds what to change, and ``render.py`` prints the plan.
 """
 
 import dataclasses
@@ -18,15 +18,15 @@ from hydraft.models.loss import chunked
 from hydraft.models.shapes import planned_config
 from hydraft.plan import scoring
 from hydraft.plan.disk import Disk, disk
-from hydraft.plan.memory import WIDTH, Memory, Subject, memory
+from hydraft.plan.memory import WIDTH, Memory, ModelSize, memory
 from hydraft.plan.network import Network, network
 from hydraft.plan.parameters import Layout, layout, trained
 from hydraft.plan.suggest import Change, apply, cheapest
 from hydraft.plan.token_count import Text
 from hydraft.system.hardware import Gpu, Hardware, detect, parse_memory
 
-UNKNOWN_CARD = Gpu("a card", 0, 8.0)
-"""Stands for cards that are not here and whose memory no one has said."""
+UNKNOWN_GPU = Gpu("a card", 0, 8.0)
+"""A GPU of another machine, of unknown memory."""
 
 
 RECOMPUTES = "train.gradient_checkpointing"
@@ -34,12 +34,12 @@ RECOMPUTES = "train.gradient_checkpointing"
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run takes, for an architecture that the plan knows."""
+    """The cost of a run whose architecture has a ``Family``."""
 
     parameters: int
     trained: int
     targets: tuple[str, ...]
-    """Names of the layers with an adapter, the last part of each; empty in full fine-tuning."""
+    """Names of the layers with an adapter, the last part of each; empty for full fine-tuning."""
     memory: Memory
     network: Network
     disk: Disk
@@ -47,46 +47,46 @@ class Cost:
 
 @dataclass(frozen=True)
 class Plan:
-    """The arithmetic of a run, and its cost."""
+    """The batch arithmetic of a run, and its cost."""
 
     records: int
     """Training records."""
     global_batch_size: int
-    """Records an optimizer step: micro-batch x accumulation x ranks."""
+    """Records per optimizer step: micro-batch x accumulation x ranks."""
     steps_per_epoch: int
     steps: int
-    """Optimizer steps in all."""
+    """Optimizer steps of the run."""
     epochs: float
-    """Passes over the records those steps make."""
+    """Passes over the records in these steps."""
     tokens: int | None
-    """Of an epoch, about: estimated from the records' characters."""
+    """Tokens of an epoch, estimated from the records' characters."""
     labelled: int
-    """The most trained tokens of a record, about."""
+    """The most trained tokens of a record, estimated."""
     gpu_memory: int | None
-    """Bytes of a card that the run is held against, less what other processes have: 0 for a card of unknown size, None for a run
-    on CPUs."""
+    """Available bytes of the GPU that the run is planned for, without those that other processes use: 0 for a GPU of unknown size,
+    None for a run on CPUs."""
     host_memory: int
-    """Bytes of a machine's main memory, 0 where it is not this machine's."""
+    """Bytes of a machine's main memory; 0 for another machine."""
     cost: Cost | None
-    """None for an architecture that the plan does not know."""
+    """None for an architecture without a ``Family``."""
     without: int | None
-    """Bytes that a card (on CPUs, a machine) would hold without recomputation, for a run that recomputes; else None."""
+    """Peak bytes per GPU (on CPUs, per machine) without recomputation, for a run that recomputes; else None."""
     fits: bool | None
-    """Whether card and machine hold it; None where nothing is known to hold it against."""
+    """Whether the run fits GPU and machine; None if their memory is unknown."""
     change: Change | None
-    """The cheapest change that makes it fit, where it does not."""
+    """The cheapest change that makes the run fit, if it does not."""
     gpu_taken: int = 0
-    """Bytes of that card that other processes have."""
+    """Bytes of that GPU that other processes use."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for plan.json."""
+        """The plan as JSON values, for plan.json."""
         return dataclasses.asdict(self)
 
 
 def make_plan(config: Config, records: int, machine: Hardware | None = None, text: Text | None = None) -> Plan:
-    """Count the steps of a resolved ``config`` on ``records`` training records, and what it costs on ``machine``.
+    """Plan a resolved ``config`` with ``records`` training records on ``machine``.
 
-    The last batch of an epoch may be short; it counts as a step, its tokens weigh what they are.
+    The last batch of an epoch may be short; it counts as a step, and its loss is averaged over its tokens.
 
     Raises:
         ConfigError: the adapter's targets are not in the model.
@@ -98,9 +98,9 @@ def make_plan(config: Config, records: int, machine: Hardware | None = None, tex
     cost, without, fits, change = None, None, None, None
     labelled = text.longest_answer if text else config.data.max_length
     if known is not None:
-        subject = Subject(known, trained(known, config.lora), labelled, stored)
+        subject = ModelSize(known, trained(known, config.lora), labelled, stored)
         cost = price(config, subject, machine)
-        fits = holds(config, cost.memory, machine)
+        fits = fits_memory(config, cost.memory, machine)
         if config.train.recomputes:
             kept = memory(apply(config, [(RECOMPUTES, False)]), subject, bool(machine.gpus))
             without = kept.peak if machine.gpus else kept.host_peak * config.cluster.ranks_per_node
@@ -109,18 +109,18 @@ def make_plan(config: Config, records: int, machine: Hardware | None = None, tex
                 config,
                 machine,
                 price=lambda changed: memory(changed, subject, bool(machine.gpus)),
-                fits=lambda changed, cost: holds(changed, cost, machine) is True,
+                fits=lambda changed, cost: fits_memory(changed, cost, machine) is True,
             )
-    card = smallest(config, machine)
+    gpu = smallest_gpu(config, machine)
     return Plan(
         records, config.global_batch_size, steps_per_epoch, steps, steps / steps_per_epoch,
-        text.tokens if text else None, labelled, None if card is None else card.available, machine.memory, cost, without, fits,
-        change, 0 if card is None else card.taken,
+        text.tokens if text else None, labelled, None if gpu is None else gpu.available, machine.memory, cost, without, fits,
+        change, 0 if gpu is None else gpu.taken,
     )  # fmt: skip
 
 
-def price(config: Config, subject: Subject, machine: Hardware) -> Cost:
-    """What a resolved ``config`` costs."""
+def price(config: Config, subject: ModelSize, machine: Hardware) -> Cost:
+    """The cost of a resolved ``config``."""
     layout, learns = subject.layout, subject.learns
     names = tuple(dict.fromkeys(target.rpartition(".")[2] for target in learns.targets))
     return Cost(
@@ -129,68 +129,69 @@ def price(config: Config, subject: Subject, machine: Hardware) -> Cost:
     )  # fmt: skip
 
 
-def holds(config: Config, cost: Memory, machine: Hardware) -> bool | None:
-    """Whether each card and each machine has the memory; None where neither is known."""
-    card, ranks = smallest(config, machine), config.cluster.ranks_per_node
+def fits_memory(config: Config, cost: Memory, machine: Hardware) -> bool | None:
+    """Whether each GPU and each machine has enough memory; None if neither is known."""
+    gpu, ranks = smallest_gpu(config, machine), config.cluster.ranks_per_node
     verdicts = []
-    if card is not None and card.available:
-        verdicts.append(cost.peak <= card.available)
+    if gpu is not None and gpu.available:
+        verdicts.append(cost.peak <= gpu.available)
     if machine.memory:
-        shared = cost.peak if card is not None and card.unified else 0
+        shared = cost.peak if gpu is not None and gpu.unified else 0
         verdicts.append((cost.host_peak + shared) * ranks <= machine.memory)
     return all(verdicts) if verdicts else None
 
 
-def smallest(config: Config, machine: Hardware) -> Gpu | None:
-    """Of the cards that the ranks of a machine take, the one with the least memory to be had; None without cards."""
+def smallest_gpu(config: Config, machine: Hardware) -> Gpu | None:
+    """The GPU with the least available memory among those that a machine's ranks use; None without GPUs."""
     taken = machine.gpus[: max(1, config.cluster.ranks_per_node)]
     return min(taken, key=lambda gpu: gpu.available, default=None)
 
 
 def known_layout(config: Config) -> tuple[Layout | None, Precision]:
-    """The parameters of the run's model as far as they are known without loading it, and what they are stored in.
+    """The parameters of the run's model, if known without loading it, and the data type of its checkpoint.
 
     Raises:
-        ConfigError: ``kernels.loss`` asks for what they cannot do.
+        ConfigError: ``kernels.loss=chunked`` is not supported for this architecture.
     """
     native = planned_config(config.model) or {}
-    if native:  # a refusal comes before anything is loaded
+    if native:  # to refuse the setting before anything is loaded
         chunked(config, str(native.get("model_type")), native.get("vocab_size", 0))
     name = str(native.get("dtype") or native.get("torch_dtype") or "bfloat16").removeprefix("torch.")
     return layout(native), {"float32": Precision.fp32, "float16": Precision.fp16}.get(name, Precision.bf16)
 
 
-def answering_room(config: Config) -> scoring.Room | None:
-    """What generating answers to the held-out records may take; None for an architecture that the plan does not know."""
+def generation_memory(config: Config) -> scoring.GenerationMemory | None:
+    """The memory for generating answers to held-out records; None for an architecture without a ``Family``."""
     known, _ = known_layout(config)
     width = WIDTH[config.train.precision]
-    return None if known is None else scoring.room(config, known, trained(known, config.lora), width)
+    return None if known is None else scoring.generation_memory(config, known, trained(known, config.lora), width)
 
 
 def planned_for(config: Config, here: Hardware | None) -> Hardware:
-    """The machine that a run is planned for: ``here``, or one with the cards that are asked for; None for one that is not known.
+    """The machine that a run is planned for: ``here``, or one with the requested GPUs.
 
     Raises:
-        ConfigError: ``cluster.gpu_memory`` is no size.
+        ConfigError: ``cluster.gpu_memory`` is not a size.
     """
-    here = here or Hardware(gpus=(UNKNOWN_CARD,) * max(1, config.cluster.ranks_per_node))
-    capability = min((gpu.compute_capability for gpu in here.gpus), default=UNKNOWN_CARD.compute_capability)
+    here = here or Hardware(gpus=(UNKNOWN_GPU,) * max(1, config.cluster.ranks_per_node))
+    capability = min((gpu.compute_capability for gpu in here.gpus), default=UNKNOWN_GPU.compute_capability)
     if config.cluster.gpu_memory is not None:
         size = parse_memory(config.cluster.gpu_memory, "cluster.gpu_memory")
-        cards = (Gpu(config.cluster.gpu_memory, size, capability),) * max(1, config.cluster.ranks_per_node)
-        return dataclasses.replace(here, gpus=cards, memory=here.memory if here.gpus else 0)
+        gpus = (Gpu(config.cluster.gpu_memory, size, capability),) * max(1, config.cluster.ranks_per_node)
+        return dataclasses.replace(here, gpus=gpus, memory=here.memory if here.gpus else 0)
     if not here.gpus and rules.refused_here(config, here):
-        return dataclasses.replace(here, gpus=(UNKNOWN_CARD,) * max(1, config.cluster.ranks_per_node), memory=0)
+        return dataclasses.replace(here, gpus=(UNKNOWN_GPU,) * max(1, config.cluster.ranks_per_node), memory=0)
     return here
 
 
 def resolve(config: Config, hardware: Hardware | None) -> Config:
-    """Replace each ``auto`` by what ``hardware`` calls for, so that the saved config says what ran; ``settle`` has the rest.
+    """Replace each ``auto`` that depends on ``hardware`` only, so that the saved config has the values of the run.
 
-    Without ``hardware``, ``auto`` stays until the machine is known.
+    Without ``hardware``, ``auto`` stays until the machine is known. ``settle`` resolves the others.
     """
-    asked = config.train.precision
-    precision = _precision(hardware) if asked is Precision.auto and hardware is not None else asked
+    precision = config.train.precision
+    if precision is Precision.auto and hardware is not None:
+        precision = _precision(hardware)
     return dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, dtype=config.model.kept_in(precision)),
@@ -201,8 +202,8 @@ def resolve(config: Config, hardware: Hardware | None) -> Config:
 def settle(config: Config, hardware: Hardware | None, labelled: int) -> Config:
     """Replace ``train.gradient_checkpointing=auto`` of a resolved ``config``; without ``hardware`` it stays.
 
-    It is on where the run does not fit without and fits with it. Where it fits neither way it is off: then the plan's
-    ``change`` says what to do, and recomputation is among what it tries.
+    It is on if the run fits only with it. If the run fits neither way it is off: then the plan's ``change``, whose candidates
+    include recomputation, shows what to do.
 
     Args:
         labelled: the most trained tokens of a record.
@@ -216,8 +217,8 @@ def settle(config: Config, hardware: Hardware | None, labelled: int) -> Config:
     known, stored = known_layout(config)
     if known is None:
         return off
-    subject = Subject(known, trained(known, config.lora), labelled, stored)
-    fits = [holds(one, memory(one, subject, bool(hardware.gpus)), hardware) for one in (off, on)]
+    subject = ModelSize(known, trained(known, config.lora), labelled, stored)
+    fits = [fits_memory(one, memory(one, subject, bool(hardware.gpus)), hardware) for one in (off, on)]
     return on if fits == [False, True] else off
 
 
@@ -228,7 +229,7 @@ def _precision(hardware: Hardware) -> Precision:
 
 
 def headline(config: Config) -> str:
-    """A run in one line: what is trained how, where."""
+    """A run in one line: model, quantisation, method, ZeRO, ranks and precision."""
     offload = "".join(
         f" +{part} on {place.value}"
         for part, place in (("optimizer", config.zero.offload_optimizer), ("weights", config.zero.offload_param))

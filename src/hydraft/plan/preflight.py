@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from hydraft.config import kernel_support, rules
+from hydraft.config import rules
 from hydraft.config.choices import Mode
 from hydraft.config.schema import Config
 from hydraft.data import mixture
 from hydraft.errors import ConfigError
-from hydraft.models import prepare, shapes
+from hydraft.models import kernel_support, prepare, shapes
 from hydraft.plan import plan, token_count
 from hydraft.system.hardware import Hardware
 

@@ -1,8 +1,7 @@
-"""The cheapest change that makes a run fit, found among the overrides a person would try. No torch.
+"""Finds the cheapest change of settings that makes a run fit. No torch.
 
-Every combination of a few settings is priced by the same estimator, in three rounds: as many cards and tokens as were asked
-for, then more cards, then shorter records. Of those that fit and break no rule, the one with the smallest product of
-slow-downs is the answer.
+Every combination of a few settings is estimated in three rounds: with the requested GPUs and record length, then with more GPUs,
+then with shorter records. Of those that fit and break no rule, the one with the smallest product of slowdowns is chosen.
 """
 
 import dataclasses
@@ -11,30 +10,31 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hydraft.config import kernel_support, rules
+from hydraft.config import rules
 from hydraft.config.choices import Offload, QuantKind
 from hydraft.config.schema import Config
+from hydraft.models import kernel_support
 from hydraft.plan.memory import Memory
 from hydraft.system.hardware import Hardware
 
 FACTORS = {
-    "train.micro_batch_size": 1.1,  # a halving: smaller matrix products
+    "train.micro_batch_size": 1.1,  # per halving: smaller matrix products
     "train.gradient_checkpointing": 1.35,  # one more forward pass
-    "quant.kind=nf4": 1.25,  # weights are unpacked in each pass
-    "quant.kind=none": 1.3,  # not in itself, but they weigh four times as much where they travel
+    "quant.kind=nf4": 1.25,  # weights are dequantised in each pass
+    "quant.kind=none": 1.3,  # faster by itself, but four times the bytes are sent
     "zero.stage": 1.02,
-    "zero.stage=3": 1.4,  # weights travel in each pass
+    "zero.stage=3": 1.4,  # weights are gathered in each pass
     "zero.offload_optimizer": 1.1,
-    "zero.offload_param": 3.0,  # weights cross the bus in each pass
+    "zero.offload_param": 3.0,  # weights are copied to the GPU in each pass
     "data.max_length": 1.0,
     "cluster.ranks_per_node": 1.0,
 }
-"""How many times longer a step takes, roughly: only their order decides. int8 is no rung: nf4 is smaller and no slower. To leave
-weights unquantised may be a way out, since stage 3 shards only those while it loads."""
+"""Rough factors by which a step takes longer; only their order matters. int8 is not tried: nf4 is smaller and not slower.
+Unquantised weights are, since stage 3 shards only those while loading."""
 
 RANKS = (1, 2, 4, 8)
 SHORTEST = 256
-"""Tokens below which a record is not cut to make room."""
+"""The smallest ``data.max_length`` that is tried."""
 
 Price = Callable[[Config], Memory]
 Fits = Callable[[Config, Memory], bool]
@@ -47,15 +47,15 @@ class Change:
 
     overrides: tuple[str, ...]
     slowdown: float
-    """Times that a step takes longer, roughly."""
+    """The factor by which a step takes longer, roughly."""
     peak: int
-    """Bytes that a card holds then."""
+    """Peak bytes per GPU with the change."""
     host_peak: int
-    """Bytes of main memory, a rank."""
+    """Peak bytes of main memory per rank with the change."""
 
 
 def cheapest(config: Config, machine: Hardware, price: Price, fits: Fits) -> Change | None:
-    """The cheapest change with which ``fits`` holds of what ``price`` says; None if there is none."""
+    """The cheapest change for which ``fits`` is true of the memory from ``price``; None if there is none."""
     more_ranks = [ranks for ranks in RANKS if ranks > config.cluster.ranks_per_node]
     halvings = _halvings(config.data.max_length, SHORTEST)[1:]
     rounds: list[Iterable[list[Setting]]] = [
@@ -88,10 +88,10 @@ def apply(config: Config, settings: Iterable[Setting]) -> Config:
 
 
 def _candidates(config: Config, start: list[Setting]) -> Iterator[tuple[float, list[Setting]]]:
-    """Every combination of rungs with its slow-down; the global batch stays what it is."""
+    """Every combination of values with its slowdown; the global batch size stays the same."""
     zero = config.zero
     stages = [stage for stage in range(4) if stage >= zero.stage]
-    ladder: dict[str, list[Any]] = {
+    choices: dict[str, list[Any]] = {
         "train.micro_batch_size": _halvings(config.train.micro_batch_size, 1),
         "train.gradient_checkpointing": [config.train.gradient_checkpointing, True],
         "quant.kind": [config.quant.kind, QuantKind.nf4, QuantKind.none],
@@ -100,9 +100,9 @@ def _candidates(config: Config, start: list[Setting]) -> Iterator[tuple[float, l
         "zero.offload_param": [zero.offload_param, Offload.cpu],
     }
     started = apply(config, start)
-    for values in itertools.product(*(dict.fromkeys(rungs) for rungs in ladder.values())):
+    for values in itertools.product(*(dict.fromkeys(options) for options in choices.values())):
         settings = start + [
-            (name, value) for name, value in zip(ladder, values, strict=True) if value != _read(config, name)
+            (name, value) for name, value in zip(choices, values, strict=True) if value != _read(config, name)
         ]
         micro = values[0]
         passes, rest = divmod(config.global_batch_size, micro * started.world_size)
@@ -124,7 +124,7 @@ def _slowdown(config: Config, settings: list[Setting]) -> float:
 
 
 def _halvings(value: int, least: int) -> list[int]:
-    """``value``, half of it, and so on, as long as that is at least ``least``."""
+    """``value``, half of it, and so on, down to ``least``."""
     found = [value]
     while found[-1] // 2 >= least:
         found.append(found[-1] // 2)
@@ -137,7 +137,7 @@ def _read(config: Config, name: str) -> Any:
 
 
 def _typed(value: Any) -> str:
-    """As the command line takes it."""
+    """A value in the syntax of the command line."""
     if isinstance(value, bool):
         return str(value).lower()
     return str(getattr(value, "value", value))

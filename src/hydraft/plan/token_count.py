@@ -1,4 +1,4 @@
-"""How many tokens records come to, from their characters alone: about right, in no time, without a tokenizer. No torch."""
+"""Estimates the number of tokens of records from their characters, fast and without a tokenizer. No torch."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from hydraft.config.schema import DataConfig
 from hydraft.data.formats import Conversation
 
 WIDE, NARROW = 0.7, 0.25
-"""Tokens a Chinese character and a Latin letter take: between the 0.5 of ChatGLM2 and the 1 of a small vocabulary for the
-first; four letters a token is the usual rule for English."""
+"""Tokens per Chinese character and per Latin letter: between the 0.5 of ChatGLM2 and the 1 of a small vocabulary for the
+first; four letters per token is the usual rule for English."""
 
 MOST = (1.0, 0.4)
-"""The same where too many are safer than too few."""
+"""The same for an upper bound."""
 
 TURN = 6
-"""Tokens that a chat template puts around a turn."""
+"""Tokens that a chat template adds per turn."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Text:
     """Estimates over all records, each cut to ``data.max_length``."""
 
     tokens: int
-    """In all, an epoch."""
+    """Of an epoch."""
     longest_answer: int
-    """No record has more trained tokens: what decides the largest logits."""
+    """The most trained tokens of a record, which determines the size of the logits."""
 
 
-def about(text: str, rates: tuple[float, float] = (WIDE, NARROW)) -> float:
-    """Tokens of ``text``, from its bytes: in UTF-8 a Chinese character has three and a Latin letter one."""
+def estimate(text: str, rates: tuple[float, float] = (WIDE, NARROW)) -> float:
+    """Tokens of ``text``, from its UTF-8 bytes: a Chinese character has three and a Latin letter one."""
     wide = (len(text.encode("utf-8", "surrogatepass")) - len(text)) / 2
     return rates[0] * wide + rates[1] * (len(text) - wide)
 
@@ -44,7 +44,7 @@ def measure(conversations: Iterable[Conversation], data: DataConfig) -> Text:
             answers = answers[-1:]
         if conversation.plain is not None:
             answers = [conversation.plain]
-        whole = about(conversation.plain or "") + sum(about(turn.text) + TURN for turn in turns)
+        whole = estimate(conversation.plain or "") + sum(estimate(turn.text) + TURN for turn in turns)
         total += min(whole, data.max_length)
-        longest = max(longest, min(sum(about(answer, MOST) + TURN for answer in answers), data.max_length))
+        longest = max(longest, min(sum(estimate(answer, MOST) + TURN for answer in answers), data.max_length))
     return Text(round(total), round(longest))

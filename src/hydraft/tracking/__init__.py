@@ -1,1 +1,1 @@
-"""Dashboards: what a run reports and to whom. No torch."""
+"""Dashboard clients: wandb, TensorBoard, MLflow and SwanLab. No torch."""

@@ -1,28 +1,33 @@
-"""What every dashboard implements. No torch."""
+"""The interface of a dashboard client. No torch."""
 
 from pathlib import Path
 from typing import Any
 
+from hydraft.config.schema import Config
+
 
 class Tracker:
-    """Sends metrics nowhere."""
+    """Logs a run to a dashboard; this base class logs nothing."""
 
     identity: str | None = None
-    """What the dashboard calls this run, to go on with it."""
+    """The dashboard's id of this run, with which it is resumed."""
+
+    def __init__(self, config: Config, folder: Path, identity: str | None = None) -> None:
+        """Start a dashboard run for the run in ``folder``, or resume the one that ``identity`` names."""
 
     def log(self, values: dict[str, float], step: int) -> None:
-        """Values of one step."""
+        """Log the metrics of one step."""
 
-    def go_on(self, lines: list[dict[str, Any]]) -> None:
+    def resume(self, lines: list[dict[str, Any]]) -> None:
         """The run was resumed; ``lines`` of metrics.jsonl were logged before."""
 
     def upload(self, folder: Path) -> None:
-        """Keep what was trained."""
+        """Upload what was trained as an artifact."""
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """The run is over; ``summary`` is what tables sort by."""
+        """Close the dashboard run; ``summary`` holds its final values."""
 
 
 def numbers(line: dict[str, Any]) -> dict[str, float]:
-    """What of a line of metrics.jsonl can be drawn."""
+    """The numeric metrics of a line of metrics.jsonl."""
     return {name: value for name, value in line.items() if name != "step" and isinstance(value, (int, float))}

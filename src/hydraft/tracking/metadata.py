@@ -1,4 +1,4 @@
-"""What a dashboard is told of a run beside its metrics: config, plan, environment and sweep, less what is secret. No torch."""
+"""What a dashboard gets besides metrics: config, plan, environment and sweep, with secrets redacted. No torch."""
 
 import dataclasses
 import json
@@ -22,23 +22,23 @@ SECRETS = [
     (re.compile(r"(?i)(bearer\s+)\S+"), rf"\1{HIDDEN}"),
     (re.compile(r"\b(?:hf_|sk-|ghp_|github_pat_|glpat-|AKIA)[\w-]{12,}"), HIDDEN),
 ]
-"""What looks like one, and what stands in its place: a person may have put it into a path, an address or ``cluster.slurm.setup``."""
+"""Patterns of secrets and their replacements: a path, an address or ``cluster.slurm.setup`` may contain one."""
 
 
 def settings(config: Config, folder: Path) -> dict[str, Any]:
-    """The whole resolved config, with ``plan`` and ``environment`` as their files have them."""
+    """The resolved config, with the contents of plan.json and environment.json."""
     found = plain(dataclasses.asdict(config))
     found["model"]["sizes"] = {
         size: shape for size, shape in found["model"]["sizes"].items() if size == config.model.size
     }
-    shown: dict[str, Any] = less_secrets(
+    shown: dict[str, Any] = redact(
         {**found, "plan": _json(folder / "plan.json"), "environment": _json(folder / "environment.json")}
     )
     return shown
 
 
 def flat(settings: dict[str, Any], name: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names, for dashboards that have no others."""
+    """Nested settings by their dotted names, for dashboards that show flat ones only."""
     found: dict[str, Any] = {}
     for key, value in settings.items():
         whole = f"{name}.{key}" if name else key
@@ -47,7 +47,7 @@ def flat(settings: dict[str, Any], name: str = "") -> dict[str, Any]:
 
 
 def group(config: Config, folder: Path) -> str | None:
-    """What the runs of a sweep have in common: ``tracker.group``, or the sweep's name and id; None for a single run."""
+    """The group of a sweep's runs: ``tracker.group``, or the sweep's name and id; None for a single run."""
     if config.tracker.group is not None:
         return config.tracker.group
     about = _json(folder.parent / "sweep.json")
@@ -64,17 +64,17 @@ def directions(folder: Path) -> list[str]:
 
 
 def tags(config: Config, grouped: bool) -> list[str]:
-    """Words to find a run by."""
+    """The run's tags: model, quantisation, LoRA variant, ZeRO stage and ``tracker.tags``."""
     own = [config.model.name, config.quant.kind.value, config.lora.method.value, f"zero{config.zero.stage}"]
     return list(dict.fromkeys([*own, *(["sweep"] if grouped else []), *config.tracker.tags]))
 
 
-def less_secrets(value: Any) -> Any:
-    """``value`` with what looks like a secret hidden."""
+def redact(value: Any) -> Any:
+    """``value`` with everything that looks like a secret replaced."""
     if isinstance(value, dict):
-        return {key: less_secrets(item) for key, item in value.items()}
+        return {key: redact(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [less_secrets(item) for item in value]
+        return [redact(item) for item in value]
     if isinstance(value, str):
         for pattern, hidden in SECRETS:
             value = pattern.sub(hidden, value)
@@ -82,7 +82,7 @@ def less_secrets(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Enums by their value, inside dicts and lists too."""
+    """``value`` with enums replaced by their values, in dicts and lists too."""
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, dict):

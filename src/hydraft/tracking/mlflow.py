@@ -1,4 +1,4 @@
-"""``tracker=mlflow``: the server that MLFLOW_TRACKING_URI names; without it, a database file beside the runs (``mlflow ui``)."""
+"""``tracker=mlflow``: logs to the server of MLFLOW_TRACKING_URI, or to mlflow.db in the working directory (``mlflow ui``)."""
 
 import os
 from pathlib import Path
@@ -11,40 +11,40 @@ from hydraft.tracking import metadata
 from hydraft.tracking.base import Tracker
 
 LONGEST = 500
-"""Characters of a parameter that every server takes."""
+"""The longest parameter value, in characters, that every server accepts."""
 
 
 class MlflowTracker(Tracker):
-    """One MLflow run a training run."""
+    """One MLflow run per training run."""
 
-    def __init__(self, config: Config, folder: Path, identity: str | None) -> None:
+    def __init__(self, config: Config, folder: Path, identity: str | None = None) -> None:
         import mlflow
 
         self.mlflow: Any = mlflow
         os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
         if not os.environ.get("MLFLOW_TRACKING_URI"):
             mlflow.set_tracking_uri(f"sqlite:///{Path('mlflow.db').resolve()}")
-        with FileLock("mlflow.db.lock"):  # jobs side by side must not all make its tables
+        with FileLock("mlflow.db.lock"):  # concurrent jobs must not all create its tables
             mlflow.set_experiment(config.tracker.project)
         group = metadata.group(config, folder)
         tags = {"group": group} if group else {}
         tags |= {f"tag.{tag}": "true" for tag in metadata.tags(config, group is not None)}
         self.run = mlflow.start_run(run_id=identity, run_name=None if identity else folder.name, tags=tags)
         self.identity = str(self.run.info.run_id)
-        if identity is None:  # a parameter cannot be given twice
+        if identity is None:  # a parameter cannot be logged twice
             known = metadata.flat(metadata.settings(config, folder))
             mlflow.log_params({key: str(value)[:LONGEST] for key, value in known.items()})
 
     def log(self, values: dict[str, float], step: int) -> None:
-        """Values of one step."""
+        """Log the metrics of one step."""
         self.mlflow.log_metrics({name: float(value) for name, value in values.items()}, step=step)
 
     def upload(self, folder: Path) -> None:
-        """``folder`` among the run's artifacts."""
+        """Upload ``folder`` to the run's artifacts."""
         self.mlflow.log_artifacts(str(folder), artifact_path=folder.name)
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """The run is over."""
+        """Log the final values and end the run."""
         self.mlflow.log_metrics(
             {key: float(value) for key, value in summary.items() if isinstance(value, (int, float))}
         )

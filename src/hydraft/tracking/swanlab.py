@@ -1,4 +1,4 @@
-"""``tracker=swanlab``: SWANLAB_MODE says how; without it, online with a key (SWANLAB_API_KEY or swanlab login), else offline."""
+"""``tracker=swanlab``: the mode is SWANLAB_MODE, else online with a key (SWANLAB_API_KEY or swanlab login) and offline without one."""
 
 import os
 from pathlib import Path
@@ -10,14 +10,14 @@ from hydraft.tracking.base import Tracker
 
 
 class SwanlabTracker(Tracker):
-    """One SwanLab run a training run; offline, its files lie in the run's folder for ``swanlab sync``."""
+    """One SwanLab run per training run; offline, its files are in the run's folder for ``swanlab sync``."""
 
-    def __init__(self, config: Config, folder: Path, identity: str | None) -> None:
+    def __init__(self, config: Config, folder: Path, identity: str | None = None) -> None:
         import swanlab
 
         self.swanlab: Any = swanlab
-        saved = (Path(os.environ.get("SWANLAB_SAVE_DIR") or Path.home() / ".swanlab") / ".netrc").exists()
-        keyed = bool(os.environ.get("SWANLAB_API_KEY")) or saved
+        logged_in = (Path(os.environ.get("SWANLAB_SAVE_DIR") or Path.home() / ".swanlab") / ".netrc").exists()
+        keyed = bool(os.environ.get("SWANLAB_API_KEY")) or logged_in
         mode: Any = os.environ.get("SWANLAB_MODE") or ("online" if keyed else "offline")
         group = metadata.group(config, folder)
         logs = folder / "swanlog"
@@ -37,11 +37,11 @@ class SwanlabTracker(Tracker):
         self.identity = getattr(self.run, "id", None)
 
     def log(self, values: dict[str, float], step: int) -> None:
-        """Values of one step."""
+        """Log the metrics of one step."""
         self.swanlab.log(values, step=step)
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """The run is over; its last values are the summary."""
+        """Log the final values as ``summary/…`` and finish the run."""
         scores = {f"summary/{key}": float(value) for key, value in summary.items() if isinstance(value, (int, float))}
         if scores:
             self.swanlab.log(scores)

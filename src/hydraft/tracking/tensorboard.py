@@ -1,4 +1,4 @@
-"""``tracker=tensorboard``: event files in the run's folder; ``tensorboard --logdir multirun/…`` shows a whole sweep."""
+"""``tracker=tensorboard``: writes event files to the run's folder; ``tensorboard --logdir multirun/…`` shows a whole sweep."""
 
 import json
 from pathlib import Path
@@ -12,9 +12,9 @@ FOLDER = "tensorboard"
 
 
 class TensorboardTracker(Tracker):
-    """One folder of events a run; a run that goes on adds a file to it."""
+    """One folder of event files per run; a resumed run adds a file to it."""
 
-    def __init__(self, config: Config, folder: Path) -> None:
+    def __init__(self, config: Config, folder: Path, identity: str | None = None) -> None:
         from tensorboardX import SummaryWriter
 
         self.writer: Any = SummaryWriter(str(folder / FOLDER))
@@ -22,12 +22,12 @@ class TensorboardTracker(Tracker):
         self.writer.add_text("config", f"```\n{json.dumps(self.settings, indent=2, ensure_ascii=False)}\n```", 0)
 
     def log(self, values: dict[str, float], step: int) -> None:
-        """Values of one step."""
+        """Log the metrics of one step."""
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """What the table of hyperparameters compares."""
+        """Log the settings and final values for the HParams table, and close the file."""
         known = {
             key: value for key, value in metadata.flat(self.settings).items() if isinstance(value, (int, float, str))
         }

@@ -1,4 +1,4 @@
-"""``tracker=wandb``: online where a key is set up, otherwise offline; ``wandb sync`` sends such a run later."""
+"""``tracker=wandb``: online with an API key, otherwise offline; ``wandb sync`` uploads an offline run later."""
 
 import os
 from pathlib import Path
@@ -9,16 +9,16 @@ from hydraft.tracking import metadata
 from hydraft.tracking.base import Tracker, numbers
 
 LOWER = ("loss", "eval_loss", "eval_empty", "train_loss")
-"""Scores that are better low; a table shows the lowest."""
+"""Metrics that are better when lower: a table shows their minimum."""
 
 
 class WandbTracker(Tracker):
-    """One wandb run a training run."""
+    """One wandb run per training run."""
 
-    def __init__(self, config: Config, folder: Path, identity: str | None) -> None:
+    def __init__(self, config: Config, folder: Path, identity: str | None = None) -> None:
         import wandb
 
-        # A prompt would hang a run that no one watches; without a key, the files are kept for `wandb sync`.
+        # Without a key wandb would prompt for one, and an unattended run would hang; offline, its files wait for `wandb sync`.
         mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
         group = metadata.group(config, folder)
         self.run = wandb.init(
@@ -41,16 +41,16 @@ class WandbTracker(Tracker):
         self.run.define_metric("objective", summary=metadata.directions(folder)[0])
 
     def log(self, values: dict[str, float], step: int) -> None:
-        """Values of one step."""
+        """Log the metrics of one step."""
         self.run.log(values, step=step)
 
-    def go_on(self, lines: list[dict[str, Any]]) -> None:
-        """Offline, each start has a file of its own; the last has every step once. Online, the server knows them."""
+    def resume(self, lines: list[dict[str, Any]]) -> None:
+        """Log earlier steps again if offline, where each start writes a new file. Online, the server has them."""
         for line in lines if self.offline else []:
             self.log(numbers(line), line["step"])
 
     def upload(self, folder: Path) -> None:
-        """``folder`` as an artifact of the run."""
+        """Upload ``folder`` as an artifact of the run."""
         import wandb
 
         artifact = wandb.Artifact(f"{folder.name}-{self.run.id}", type=folder.name)
@@ -58,6 +58,6 @@ class WandbTracker(Tracker):
         self.run.log_artifact(artifact)
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Close the run; every file is on the disk after."""
+        """Close the run; every file is on the disk afterwards."""
         self.run.summary.update(summary)
         self.run.finish()

@@ -16,7 +16,7 @@ import torch
 from hydraft.config.schema import Config
 from hydraft.models.load import trainable
 from hydraft.plan import plan
-from hydraft.plan.memory import DRIVER, Memory, Subject, memory
+from hydraft.plan.memory import DRIVER, Memory, ModelSize, memory
 from hydraft.plan.memory_parts import size
 from hydraft.plan.parameters import trained
 from hydraft.plan.suggest import cheapest
@@ -145,7 +145,7 @@ class Watch:
         config, error = self.config, max(0, found.needed - planned)
         layout, stored = plan.known_layout(config)
         assert layout is not None
-        subject = Subject(layout, trained(layout, config.lora), known.get("labelled", config.data.max_length), stored)
+        subject = ModelSize(layout, trained(layout, config.lora), known.get("labelled", config.data.max_length), stored)
 
         def fits(changed: Config, cost: Memory) -> bool:
             if changed == config or (not on_gpu and changed.cluster != config.cluster):

@@ -73,7 +73,7 @@ def _train(config: Config, folder: Path, screen: Screen, memory: Watch) -> None:
     tracker = make_tracker(config, folder, rank, numbers.get("tracker"))
     held_out = HeldOut(
         mixture.held_out(config.data), tokenizer, config.data, arguments.device, config.train.micro_batch_size,
-        plan.answering_room(config),
+        plan.generation_memory(config),
     )  # fmt: skip
     reporter = Reporter(folder, rank, screen, tracker)
     if start is None:

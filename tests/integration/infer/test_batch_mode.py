@@ -1,4 +1,4 @@
-"""A file of prompts: the same answers as one by one, in the input's order, once each, whatever kills it."""
+"""A file of prompts: the same answers as for single prompts, in the input's order, once each, also after a kill."""
 
 import json
 import os
@@ -34,24 +34,24 @@ def asked(tmp_path: Path) -> Path:
     return file
 
 
-def test_batched_answers_are_those_of_one_by_one(run: Path, tmp_path: Path) -> None:
+def test_batched_answers_equal_single_ones(run: Path, tmp_path: Path) -> None:
     """Token for token in fp32, whatever stands beside a prompt."""
     options = InferConfig(run=str(run), max_new_tokens=24)
     loaded = load(find(options), options)
-    speaker = loaded.use()
+    selected = loaded.select()
     read = [records._trained(record, Format.alpaca, "") for record in RECORDS]
-    prompts = [prompt_ids(record.conversation, speaker.tokenizer, speaker.data) for record in read]
+    prompts = [prompt_ids(record.conversation, selected.tokenizer, selected.data) for record in read]
     assert len({len(prompt) for prompt in prompts}) > 3
-    alone = [answer(loaded, speaker, prompt, options) for prompt in prompts]
+    alone = [answer(loaded, selected, prompt, options) for prompt in prompts]
     assert len({tuple(ids) for ids in alone}) > 3
-    assert answers(loaded, speaker, prompts, options) == alone
+    assert answers(loaded, selected, prompts, options) == alone
     with (tmp_path / "said").open("w") as out:
         said = generate(loaded, InferConfig(run="", prompt="回答问题。\n0加一等于几？", max_new_tokens=24), out)
-    assert said == speaker.tokenizer.decode(alone[0], skip_special_tokens=True)
+    assert said == selected.tokenizer.decode(alone[0], skip_special_tokens=True)
     assert (tmp_path / "said").read_text() == said + "\n"
 
 
-def test_a_killed_batch_goes_on_and_loses_and_repeats_nothing(run: Path, asked: Path, tmp_path: Path) -> None:
+def test_a_killed_batch_resumes_without_loss_or_repetition(run: Path, asked: Path, tmp_path: Path) -> None:
     """Two processes, SIGKILL, half a line; then one process. The file is that of a run that was never killed."""
     settings = ["mode=batch", f"run={run}", f"input={asked}", f"max_new_tokens={LENGTH}", "batch_size=2"]
     whole, output = tmp_path / "whole.jsonl", tmp_path / "answers.jsonl"
@@ -71,10 +71,10 @@ def test_a_killed_batch_goes_on_and_loses_and_repeats_nothing(run: Path, asked: 
         file.write('{"bucket": 5, "answers": [{"ind')
     other = run_script("infer.py", *settings, f"output={output}", "seed=1")
     assert other.returncode == 2
-    assert "was begun with another input, model or setting" in other.stderr
+    assert "was started with another input, model or setting" in other.stderr
     again = run_script("infer.py", *settings, f"output={output}")
     assert again.returncode == 0, again.stderr
-    assert f"going on: {2 * before} of {len(RECORDS)} are answered" in again.stdout or before == 6
+    assert f"resuming: {2 * before} of {len(RECORDS)} records are done" in again.stdout or before == 6
     assert output.read_bytes() == whole.read_bytes()
     assert not part.exists()
     lines = [json.loads(line) for line in output.read_text().splitlines()]
@@ -98,7 +98,7 @@ def test_a_killed_batch_goes_on_and_loses_and_repeats_nothing(run: Path, asked: 
         ([{"conversations": [{"from": "human", "value": "问"}]}], "问", None),
     ],
 )
-def test_every_form_is_read_with_and_without_answers(
+def test_every_format_is_read_with_and_without_answers(
     lines: list[dict[str, object]], last: str, reference: str | None, tmp_path: Path
 ) -> None:
     file = tmp_path / "in.jsonl"
@@ -114,17 +114,17 @@ def test_every_form_is_read_with_and_without_answers(
     ("lines", "message"),
     [
         ([], "no records in it"),
-        ([{"text": "a"}], "plain text asks nothing"),
+        ([{"text": "a"}], "plain text has no prompts"),
         ([{"prompt": "a"}, {"instruction": "b"}], "record 1 is prompt and record 2 is alpaca"),
         ([{"prompt": " "}], "record 1: 'prompt' is empty"),
         ([{"prompt": 3}], "record 1: 'prompt' must be text"),
         ([{"prompt": "a", "id": 1}, {"prompt": "b", "id": "1"}], "record 2: has the id of record 1"),
-        ([{"question": "a"}], r"no known form \(its keys: question; known: prompt;"),
+        ([{"question": "a"}], r"unknown format \(its keys: question; known: prompt;"),
         ([["a"]], "record 1: must be an object"),
         ([{"messages": [{"role": "assistant", "content": "a"}]}], "turn 1 is the assistant's"),
     ],
 )
-def test_what_cannot_be_asked_is_named(lines: list[object], message: str, tmp_path: Path) -> None:
+def test_invalid_records_are_refused(lines: list[object], message: str, tmp_path: Path) -> None:
     file = tmp_path / "in.jsonl"
     file.write_text("\n".join(json.dumps(line) for line in lines))
     with pytest.raises(ConfigError, match=message):

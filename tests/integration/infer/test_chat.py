@@ -1,4 +1,4 @@
-"""The talk in a terminal: a real one (a pty), keys as a person types them."""
+"""The chat in a real terminal (a pty), with keys as a user types them."""
 
 import json
 import os
@@ -69,8 +69,8 @@ def terminal() -> Iterator[Terminal]:
         os.close(opened.end)
 
 
-def test_a_talk_in_chinese_is_edited_answered_kept_and_forgotten(terminal: Terminal, tmp_path: Path) -> None:
-    terminal.wait("/help says what you can do.*>")
+def test_a_conversation_in_chinese_is_edited_answered_saved_and_reset(terminal: Terminal, tmp_path: Path) -> None:
+    terminal.wait("/help lists the commands.*>")
     left, back = "\x1b[D", "\x7f"
     terminal.type(f"天气很坏吗？{left}{left}{back}好\r")  # 天气很坏吗？ with 坏 made 好, two cells wide each
     terminal.wait("？\n[^\n]*\n>")
@@ -87,21 +87,21 @@ def test_a_talk_in_chinese_is_edited_answered_kept_and_forgotten(terminal: Termi
         "第二行\n第三行",
     ]
     terminal.type("/system 用英文回答。\r")
-    terminal.wait("a new talk, with the system turn.*>")
+    terminal.wait("a new conversation, with the system turn.*>")
     terminal.type(f"/save {file}\r")
-    terminal.wait("nothing was said yet.*>")
+    terminal.wait("the conversation is empty.*>")
     terminal.type("/nonsense\r")
-    terminal.wait("no such command; /help lists them.*>")
+    terminal.wait("unknown command; /help lists them.*>")
     terminal.type("/adapter other\r")
     terminal.wait("not among those loaded.*>")
     terminal.type("\x03")
-    terminal.wait("Ctrl-D or /exit ends.*>")
+    terminal.wait("Ctrl-D or /exit exits.*>")
     terminal.type("/exit\r")
     terminal.wait("never to be seen", ended=True)
     assert os.waitpid(terminal.process, 0)[1] == 0
 
 
-def test_ctrl_c_stops_an_answer_and_keeps_what_was_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_stops_an_answer_and_keeps_its_text(capsys: pytest.CaptureFixture[str]) -> None:
     options = InferConfig(run=str(TINY), max_new_tokens=400, temperature=6.0)  # at random: hardly ever an end
     chat = Chat(load(find(options), options), options, sys.stdout)
     before = signal.getsignal(signal.SIGINT)
@@ -110,6 +110,6 @@ def test_ctrl_c_stops_an_answer_and_keeps_what_was_said(capsys: pytest.CaptureFi
     chat.take("你好")
     assert chat.stopped
     answer = chat.turns[-1].content
-    assert 0 < len(chat.speaker.tokenizer(answer)["input_ids"]) < 380
+    assert 0 < len(chat.selected.tokenizer(answer)["input_ids"]) < 380
     assert capsys.readouterr().out.strip() == answer.strip()
     assert signal.getsignal(signal.SIGINT) is before

@@ -1,4 +1,4 @@
-"""What is exported: near what was trained, loaded without this project, whole or not there; and ChatGLM2's way back."""
+"""Exports: close to the trained model, usable without this project, complete or absent; and ChatGLM2's published layout."""
 
 import json
 import os
@@ -67,8 +67,8 @@ def elsewhere(merged: Path, alone: Path) -> list[list[int]]:
 def here(options: InferConfig) -> list[int]:
     """The same by infer.py's own loading."""
     loaded = load(find(options), options)
-    speaker = loaded.use()
-    return answer(loaded, speaker, prompt_ids(ask("1加一等于几？"), speaker.tokenizer, speaker.data), options)
+    selected = loaded.select()
+    return answer(loaded, selected, prompt_ids(ask("1加一等于几？"), selected.tokenizer, selected.data), options)
 
 
 @pytest.mark.parametrize(
@@ -124,11 +124,11 @@ def test_exports_are_used_without_this_project(tmp_path: Path) -> None:
     unquantised.quant.kind = QuantKind.none
     assert elsewhere(target, alone) == [here(InferConfig(run=str(made), max_new_tokens=16)), here(unquantised)]
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists; name a folder"):
         run(find(options), options)
 
 
-def test_a_killed_export_leaves_nothing_and_is_cleared_away_by_the_next(tmp_path: Path) -> None:
+def test_a_killed_export_leaves_no_target_and_the_next_removes_its_files(tmp_path: Path) -> None:
     made = adapter(tmp_path / "run", "quant=none")
     target = tmp_path / "out"
     arguments = ["mode=export", f"run={made}", f"output={target}"]
@@ -143,7 +143,7 @@ def test_a_killed_export_leaves_nothing_and_is_cleared_away_by_the_next(tmp_path
     assert list(tmp_path.glob(".out.*")) == []
 
 
-def test_a_full_disk_is_seen_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = adapter(tmp_path / "run", "quant=none")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2**30, 2**30, 2**20))
     options = InferConfig(run=str(made), output=str(tmp_path / "out"))

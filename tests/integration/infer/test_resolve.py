@@ -1,4 +1,4 @@
-"""What run= means, and what is refused: code, pickles, and adapters that do not belong to their base."""
+"""How run= is resolved, and what is refused: remote code, pickles, and adapters that do not fit their base."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def use(*places: Any, **settings: Any) -> InferConfig:
     return InferConfig(run=str(places[0]) if len(places) == 1 else [str(place) for place in places], **settings)
 
 
-def test_a_run_an_adapter_a_checkpoint_and_a_model_are_told_apart(made: Path, tmp_path: Path) -> None:
+def test_a_run_an_adapter_a_checkpoint_and_a_model_are_distinguished(made: Path, tmp_path: Path) -> None:
     checkpoint = made / "checkpoints/step-000100"
     shutil.copytree(made / "adapter", checkpoint)
     moved = tmp_path / "moved"
@@ -50,23 +50,23 @@ def test_an_adapter_of_an_earlier_version_loads_with_a_notice(made: Path, tmp_pa
     shutil.copytree(made, run)
     (run / "adapter" / base_identity.NAME).unlink()
     (source,) = find(use(run))
-    assert "recorded no hash of its base" in source.notices[0]
+    assert "has no hash of its base" in source.notices[0]
     alone = tmp_path / "alone"  # and one that was trained elsewhere
     shutil.copytree(run / "adapter", alone)
     (source,) = find(use(alone))
     assert source.model.path == str(TINY)
-    assert "nothing was compared" in source.notices[0]
+    assert "the base was not verified" in source.notices[0]
     load([source], use(alone))
 
 
-def test_several_adapters_answer_by_name(made: Path, tmp_path: Path) -> None:
+def test_adapters_are_selected_by_name(made: Path, tmp_path: Path) -> None:
     other = adapter(tmp_path / "en", "quant=none", seed=1)
     options = use(made, other)
     loaded = load(find(options), options)
     ids = torch.tensor([[1, 7, 30, 200]])
 
     def says(name: str) -> torch.Tensor:
-        loaded.use(name)
+        loaded.select(name)
         with torch.no_grad():
             return loaded.model(input_ids=ids).logits
 
@@ -84,7 +84,7 @@ def _pickled(folder: Path, name: str, gone: str) -> Path:
     return folder
 
 
-def test_what_does_not_belong_together_is_refused(made: Path, tmp_path: Path) -> None:
+def test_sources_that_do_not_fit_are_refused(made: Path, tmp_path: Path) -> None:
     def copy(name: str, source: Path = made / "adapter") -> Path:
         return Path(shutil.copytree(source, tmp_path / name))
 
@@ -110,11 +110,11 @@ def test_what_does_not_belong_together_is_refused(made: Path, tmp_path: Path) ->
         ),
         (use(made, base=str(_pickled(copy("c", TINY), "x.pt", "model.safetensors"))), r"base=.*c: no weights in it"),
         (use(made, base=str(other)), rf"zh/adapter: was trained on tiny .*, and {other} is another model"),
-        (use(made, base=str(tmp_path / "nowhere")), r"its base .*nowhere is not there any more; give base="),
+        (use(made, base=str(tmp_path / "nowhere")), r"its base .*nowhere does not exist any more; give base="),
         (use(TINY, base=str(TINY)), "is a whole model, which needs none"),
-        (use(made, made), "stands in it twice"),
-        (use(made, TINY), "is a whole model; several are adapters of one base"),
-        (use(made, quantised), "quant=none in fp32, quantised with quant=nf4 in fp32: say which"),
+        (use(made, made), "is listed twice"),
+        (use(made, TINY), "is a whole model; only adapters of one base"),
+        (use(made, quantised), "quant=none in fp32, quantised with quant=nf4 in fp32: choose one"),
         (use(made, adapter="nobody"), r"adapter=nobody: not among those of run \(zh\)"),
         (use("owner/name"), "no such folder"),
         (use(tmp_path), "not a run's folder"),
@@ -125,7 +125,9 @@ def test_what_does_not_belong_together_is_refused(made: Path, tmp_path: Path) ->
         with pytest.raises(ConfigError, match=message):
             find(options)
     load(find(use(made, base=str(other), other_base=True)), use(made, other_base=True))
-    with pytest.raises(ConfigError, match=r"does not fit .*tiny: .* has \d+ features there, and 8 in the adapter"):
+    with pytest.raises(
+        ConfigError, match=r"does not fit .*tiny: .* has \d+ features in the base, and 8 in the adapter"
+    ):
         load(find(use(smaller)), use(smaller))
     cut = copy("cut")
     (cut / ADAPTER).write_bytes((cut / ADAPTER).read_bytes()[:-100])
@@ -133,7 +135,7 @@ def test_what_does_not_belong_together_is_refused(made: Path, tmp_path: Path) ->
         load(find(use(cut)), use(cut))
 
 
-def test_code_that_a_run_trusted_is_not_run_unasked(made: Path, tmp_path: Path) -> None:
+def test_remote_code_of_a_run_needs_trust_on_the_command_line(made: Path, tmp_path: Path) -> None:
     run = tmp_path / "theirs"
     shutil.copytree(made, run)
     origin = json.loads((run / "adapter" / base_identity.NAME).read_text())

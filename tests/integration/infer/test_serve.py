@@ -1,4 +1,4 @@
-"""The server as OpenAI's own client sees it."""
+"""The server, tested with OpenAI's own client."""
 
 import base64
 import json
@@ -44,7 +44,7 @@ def test_the_base_and_its_adapters_answer_by_name(server: Server) -> None:
         said(server, model="green")
 
 
-def test_a_stream_brings_what_a_whole_answer_has(server: Server) -> None:
+def test_a_stream_equals_the_complete_response(server: Server) -> None:
     settings: Any = {"model": "tiny", "messages": ASK, "max_tokens": 24, "temperature": 0}
     whole = server.client().chat.completions.create(**settings)
     options = {"stream": True, "stream_options": {"include_usage": True}}
@@ -72,7 +72,7 @@ def test_stop_sequences_end_an_answer_before_them(server: Server) -> None:
         assert answer.choices[0].finish_reason == "stop"
 
 
-def test_a_seed_gives_the_same_answers_alone_and_among_others(server: Server) -> None:
+def test_a_seed_gives_the_same_answers_alone_and_in_a_batch(server: Server) -> None:
     asked: Any = {"model": "red", "messages": ASK, "max_tokens": 16, "temperature": 1.5, "seed": 7, "n": 3}
     client = server.client()
     alone = [choice.message.content for choice in client.chat.completions.create(**asked).choices]
@@ -110,7 +110,7 @@ def test_logprobs_and_completions(server: Server) -> None:
     assert "".join(event.choices[0].text for event in stream) == whole.choices[0].text
 
 
-def test_names_and_values_that_clients_send_are_taken_or_refused_by_name(server: Server) -> None:
+def test_parameters_of_clients_are_used_or_refused_by_name(server: Server) -> None:
     parts = [{"role": "user", "content": [{"type": "text", "text": ASK[0]["content"]}]}]
     usual: Any = {"user": "u", "presence_penalty": 0, "frequency_penalty": 0, "tools": [], "metadata": {"a": "b"}}
     assert said(server, messages=parts, max_completion_tokens=24, **usual) == said(server)
@@ -127,7 +127,7 @@ def test_names_and_values_that_clients_send_are_taken_or_refused_by_name(server:
     assert refused(server, messages=[{"role": "user", "content": "\ud800"}])["message"].endswith("not Unicode text.")
 
 
-def test_limits_are_told_by_name(server: Server) -> None:
+def test_limits_are_reported_by_parameter(server: Server) -> None:
     long = refused(server, messages=[{"role": "user", "content": "你好" * 400}])
     assert long["code"] == "context_length_exceeded" and "maximum context length is 512" in long["message"]
     assert refused(server, max_tokens=511)["code"] == "context_length_exceeded"
@@ -145,7 +145,7 @@ def test_limits_are_told_by_name(server: Server) -> None:
     assert httpx.get(f"{server.url}{CHAT}", headers=bearer()).status_code == 405
 
 
-def test_a_full_server_says_when_to_come_again_and_a_client_that_leaves_makes_room(server: Server) -> None:
+def test_a_full_server_sends_retry_after_and_a_disconnect_frees_its_slot(server: Server) -> None:
     wait_for(server.idle, 30, "an idle server")
     with httpx.Client(base_url=server.url, headers=bearer(), timeout=60 * SCALE) as client:
         with client.stream("POST", CHAT, json=endless(n=12, stream=True)) as stream:
@@ -164,7 +164,7 @@ def test_a_full_server_says_when_to_come_again_and_a_client_that_leaves_makes_ro
     assert said(server)
 
 
-def test_only_the_key_opens_the_door_and_only_to_this_machine(server: Server) -> None:
+def test_requests_need_the_key_and_a_local_host_name(server: Server) -> None:
     for path in ("/", "/v1/models", "/metrics", "/openapi.json", "/nothing"):
         for header in ({}, bearer("wrong"), {"Authorization": f"Basic {KEY}"}, {"Authorization": "Bearer é"}):
             raw = {name: value.encode("latin-1") for name, value in header.items()}
@@ -187,6 +187,6 @@ def test_only_the_key_opens_the_door_and_only_to_this_machine(server: Server) ->
         ("serve.batch_tokens=4", "at least serve.max_running=16"),
     ],
 )
-def test_a_server_that_cannot_be_is_refused(adapters: Any, setting: str, named: str) -> None:
+def test_a_server_that_cannot_start_is_refused(adapters: Any, setting: str, named: str) -> None:
     done = run_script("infer.py", "mode=serve", f"run={adapters[0]}", setting)
     assert done.returncode == 2 and named in done.stderr and len(done.stderr.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""The page at /, in a browser."""
+"""The chat page at /, in a browser."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def page(server: Server) -> Iterator[Any]:
         driver.quit()
 
 
-def test_a_talk_in_the_browser(page: Any, server: Server) -> None:
+def test_a_conversation_in_the_browser(page: Any, server: Server) -> None:
     def run(script: str) -> Any:
         return page.execute_script(f"return {script}")
 

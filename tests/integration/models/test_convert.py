@@ -1,4 +1,4 @@
-"""Conversion as a person meets it: every published form, the manifest, targets, the command line."""
+"""Conversions: every published format, the manifest, targets, and the command line."""
 
 import hashlib
 import json
@@ -43,7 +43,7 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("suffix", "count"), [("safetensors", 3), ("safetensors", 1), ("bin", 3), ("bin", 1)])
-def test_every_published_form_gives_the_same_weights(tmp_path: Path, suffix: str, count: int) -> None:
+def test_every_published_format_gives_the_same_weights(tmp_path: Path, suffix: str, count: int) -> None:
     tensors = chatglm2_tensors()
     source = save(tmp_path / "published", CHATGLM2, tensors, sentencepiece_model(), suffix, count)
     manifest = convert(source, tmp_path / "native")
@@ -60,7 +60,7 @@ def test_every_published_form_gives_the_same_weights(tmp_path: Path, suffix: str
     assert leftovers(tmp_path / "native") == []
 
 
-def test_bf16_and_files_from_before_zip(tmp_path: Path) -> None:
+def test_bf16_and_files_of_torch_before_zip(tmp_path: Path) -> None:
     tensors = chatglm2_tensors(dtype=torch.bfloat16)
     source = save(tmp_path / "published", CHATGLM2, tensors, sentencepiece_model(), "bin", 1)
     torch.save(tensors, source / "pytorch_model.bin", _use_new_zipfile_serialization=False)
@@ -70,7 +70,7 @@ def test_bf16_and_files_from_before_zip(tmp_path: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "native", dtype="auto").dtype == torch.bfloat16
 
 
-def test_the_config_says_what_was_published(tmp_path: Path, source: Path) -> None:
+def test_the_config_is_that_of_the_published_model(tmp_path: Path, source: Path) -> None:
     convert(source, tmp_path / "native")
     config = AutoConfig.from_pretrained(tmp_path / "native")
     assert (config.model_type, config.architectures, config.dtype) == ("glm", ["GlmForCausalLM"], torch.float16)
@@ -82,7 +82,7 @@ def test_the_config_says_what_was_published(tmp_path: Path, source: Path) -> Non
     assert json.loads((tmp_path / "native/generation_config.json").read_text())["eos_token_id"] == 2
 
 
-def test_the_published_6b_has_the_sizes_that_are_known() -> None:
+def test_the_published_6b_has_its_known_sizes() -> None:
     config = CHATGLM2 | {
         "ffn_hidden_size": 13696, "hidden_size": 4096, "kv_channels": 128, "num_attention_heads": 32,
         "num_layers": 28, "padded_vocab_size": 65024, "seq_length": 32768,
@@ -96,7 +96,7 @@ def test_the_published_6b_has_the_sizes_that_are_known() -> None:
     assert made == {name: tuple(value.shape) for name, value in native.state_dict().items()}
 
 
-def test_the_manifest_tells_the_files_of_both_sides(tmp_path: Path, source: Path) -> None:
+def test_the_manifest_lists_the_files_of_both_sides(tmp_path: Path, source: Path) -> None:
     convert(source, tmp_path / "native")
     manifest = json.loads((tmp_path / "native/conversion.json").read_text())
     assert manifest["family"] == "chatglm2" and manifest["architecture"] == "GlmForCausalLM" and manifest["hydraft"]
@@ -123,12 +123,12 @@ def test_a_finished_target_is_skipped_and_another_is_refused(tmp_path: Path, sou
         convert(other, target)
     with (target / "model-00002-of-00003.safetensors").open("r+b") as file:
         file.truncate(100)
-    with pytest.raises(ConfigError, match="not as it was written"):
+    with pytest.raises(ConfigError, match="has changed since it was written"):
         convert(source, target)
     assert leftovers(target) == []
 
 
-def test_a_target_that_holds_something_else_is_left_alone(tmp_path: Path, source: Path) -> None:
+def test_a_target_that_contains_something_else_is_unchanged(tmp_path: Path, source: Path) -> None:
     target = tmp_path / "mine"
     target.mkdir()
     convert(source, target)  # an empty folder is nothing
@@ -136,19 +136,19 @@ def test_a_target_that_holds_something_else_is_left_alone(tmp_path: Path, source
     target.mkdir()
     (target / "thesis.txt").write_text("years of work")
     for place in (target, target / "thesis.txt", source):
-        with pytest.raises(ConfigError, match="holds something else"):
+        with pytest.raises(ConfigError, match="contains something else"):
             convert(source, place)
     assert contents(target).keys() == {"thesis.txt"}
     assert leftovers(target) == leftovers(source) == []
 
 
-def test_two_at_once_are_one_and_a_refusal(tmp_path: Path, source: Path) -> None:
+def test_a_second_conversion_at_once_is_refused(tmp_path: Path, source: Path) -> None:
     with FileLock(tmp_path / ".native.converting.lock"), pytest.raises(ConfigError, match="another conversion"):
         convert(source, tmp_path / "native")
     convert(source, tmp_path / "native")
 
 
-def test_baichuan_takes_the_same_way(tmp_path: Path) -> None:
+def test_baichuan_is_converted_the_same_way(tmp_path: Path) -> None:
     model = sentencepiece_model(dummy_prefix=False, defined=RESERVED)
     source = save(tmp_path / "published", BAICHUAN2, baichuan_tensors(), model, "bin")
     assert convert(source, tmp_path / "native")["architecture"] == "LlamaForCausalLM"
@@ -168,7 +168,7 @@ def test_the_command_line_ends_with_one_line(
     assert told.count("\n") == 1 and "nowhere" in told and "hf download" in told
     monkeypatch.setattr(conversion, "_finish", interrupt)
     assert main([str(source), str(tmp_path / "other")]) == 130
-    assert "goes on from the last whole shard" in capsys.readouterr().err
+    assert "resumes after the last complete shard" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     assert "ChatGLM2-6B, Baichuan-7B or Baichuan2-7B" in " ".join(capsys.readouterr().out.split())

@@ -1,4 +1,4 @@
-"""What a kill, an interruption or a full disk leaves, and how much memory a conversion takes."""
+"""Interrupted conversions: a kill, Ctrl-C or a full disk; and the memory of a conversion."""
 
 import os
 import shutil
@@ -41,7 +41,7 @@ convert.convert(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
-def test_a_killed_conversion_goes_on_from_its_whole_shards(tmp_path: Path, source: Path) -> None:
+def test_a_killed_conversion_resumes_after_its_complete_shards(tmp_path: Path, source: Path) -> None:
     convert(source, tmp_path / "whole")
     target, staging = tmp_path / "native", tmp_path / ".native.converting"
     sizes = [file.stat().st_size for file in sorted((tmp_path / "whole").glob("model-*"))]
@@ -59,9 +59,7 @@ def test_a_killed_conversion_goes_on_from_its_whole_shards(tmp_path: Path, sourc
     assert leftovers(target) == []
 
 
-def test_a_shard_that_was_damaged_meanwhile_is_written_again(
-    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_shard_is_written_again(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     convert(source, tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(conversion, "_finish", interrupt)
@@ -77,9 +75,7 @@ def test_a_shard_that_was_damaged_meanwhile_is_written_again(
     assert contents(tmp_path / "native") == contents(tmp_path / "whole")
 
 
-def test_a_source_that_changed_meanwhile_is_read_again(
-    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_changed_source_is_read_again(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(conversion, "_finish", interrupt)
         with pytest.raises(KeyboardInterrupt):
@@ -104,7 +100,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_leaves_no_target_and_goes_on_with_more_room(
+def test_a_full_disk_leaves_no_target_and_a_conversion_resumes_with_more_space(
     source: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = small_disk / "native"
@@ -113,7 +109,7 @@ def test_a_full_disk_leaves_no_target_and_goes_on_with_more_room(
     assert list(small_disk.iterdir()) == []
     usage = shutil.disk_usage(small_disk)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**40))  # it fills up while we write
-    with pytest.raises(ConfigError, match="the disk is full; whole shards are kept"):
+    with pytest.raises(ConfigError, match="the disk is full; complete shards are kept"):
         convert(source, target)
     assert not target.exists()
     kept = sorted(file.name for file in small_disk.glob(".native.converting/*") if "model-" in file.name)

@@ -1,4 +1,4 @@
-"""A converted ChatGLM2 is trained: what a person should know of its chats is said, by the second run from the cache."""
+"""A run with a converted ChatGLM2: its notice about system turns is printed, also when the records come from the cache."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ RECORDS = [
 ] * 4
 
 
-def test_a_system_turn_is_spoken_of_in_every_run_and_records_are_encoded_in_the_first(tmp_path: Path) -> None:
+def test_every_run_prints_the_notice_on_system_turns_and_the_first_encodes_the_records(tmp_path: Path) -> None:
     source = save(tmp_path / "published", CHATGLM2, chatglm2_tensors(), sentencepiece_model())
     convert(source, tmp_path / "native")
     records = tmp_path / "records.json"

@@ -73,7 +73,7 @@ def test_the_command_that_needs_no_download(tmp_path: Path) -> None:
     assert asked.returncode == 0, asked.stderr
 
 
-def test_names_of_the_published_layout_are_understood() -> None:
+def test_target_names_of_the_published_layout_are_translated() -> None:
     glm = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"}
     assert native_targets(["query_key_value", "dense_4h_to_h"], glm) == ["q_proj", "k_proj", "v_proj", "down_proj"]
     assert native_targets(["gate_proj", "up_proj"], glm) == ["gate_up_proj"]

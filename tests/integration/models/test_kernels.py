@@ -17,12 +17,12 @@ from transformers import AutoConfig, AutoTokenizer
 import one_step
 from conftest import RECORDS, ROOT, run_script
 from hydraft.config.choices import Kernels
-from hydraft.config.kernel_support import FAMILIES
+from hydraft.models.kernel_support import supported
 
-LIGER = [f"lora/{family}" for family in FAMILIES[Kernels.liger]] + ["full/glm"]
+LIGER = [f"lora/{family}" for family in supported(Kernels.liger)] + ["full/glm"]
 CASES = {
-    "liger": [f"{method}/{family}" for family in FAMILIES[Kernels.liger] for method in ("lora", "full")],
-    "unsloth": [f"lora/{family}" for family in FAMILIES[Kernels.unsloth]],
+    "liger": [f"{method}/{family}" for family in supported(Kernels.liger) for method in ("lora", "full")],
+    "unsloth": [f"lora/{family}" for family in supported(Kernels.unsloth)],
 }
 BF16 = 0.05
 """Relative: two orders of adding up in bf16, whose steps are 0.8 %, through two layers."""

@@ -1,4 +1,4 @@
-"""4-bit layers that ZeRO-3 can free: bitsandbytes' own results to the bit, and no weight that outlives its use."""
+"""4-bit layers that ZeRO-3 can free: bit-equal to bitsandbytes, and no weight stays in memory after its use."""
 
 import copy
 from importlib import import_module
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import config_of, run_ranks
-from hydraft.models.linear_4bit import ShardedLinear4bit, let_go_of_weights
+from hydraft.models.linear_4bit import ShardedLinear4bit, make_weights_releasable
 from hydraft.models.shapes import planned_config
 from hydraft.plan.memory import stored_bytes
 from hydraft.plan.parameters import layout
@@ -62,7 +62,7 @@ def test_no_weight_outlives_its_forward_pass(seen_by_case: dict[str, dict[str, d
             assert own["alive"] == [0, 0], case
 
 
-def test_nor_does_one_that_is_not_quantised(seen_by_case: dict[str, dict[str, dict[str, Any]]]) -> None:
+def test_no_unquantised_weight_does_either(seen_by_case: dict[str, dict[str, dict[str, Any]]]) -> None:
     for case in PLAIN:
         assert seen_by_case[case]["sharded"]["alive"] == [0, 0], case
 
@@ -81,7 +81,7 @@ def compare(plain: bitsandbytes.nn.Linear4bit, x: torch.Tensor) -> None:
     if plain.bias is not None:
         plain.bias.requires_grad_()
     ours = copy.deepcopy(plain)
-    let_go_of_weights(ours)
+    make_weights_releasable(ours)
     assert type(ours) is ShardedLinear4bit
     results = []
     for module in (plain, ours):
@@ -109,9 +109,9 @@ def test_the_same_bits_as_bitsandbytes(bias: bool, double: bool, dtype: torch.dt
             compare(layer(bias, double, dtype), torch.randn(shape, dtype=given))
 
 
-def test_a_layer_whose_input_needs_no_gradient_keeps_nothing() -> None:
+def test_a_layer_whose_input_needs_no_gradient_saves_nothing() -> None:
     plain = layer(False, True, torch.float32)
-    let_go_of_weights(plain)
+    make_weights_releasable(plain)
     assert plain(torch.randn(2, 128)).grad_fn is None
 
 

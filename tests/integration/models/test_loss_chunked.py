@@ -1,4 +1,4 @@
-"""The loss without logits is transformers' own: values and gradients of every family, and a run on two ranks that shard the head."""
+"""The chunked loss equals that of transformers: values and gradients of every family, and a run on two ranks that shard the head."""
 
 import dataclasses
 import json
@@ -87,7 +87,7 @@ def test_without_a_count_it_is_the_mean() -> None:
     assert summed == pytest.approx(whole * sum(length - PROMPT for length in LENGTHS), rel=1e-6)
 
 
-def test_what_trains_nothing_is_a_loss_of_nothing() -> None:
+def test_a_batch_without_trained_tokens_has_no_loss() -> None:
     """A blank that evens out the last batch: the rank goes through the same passes as the others."""
     hidden = torch.zeros(0, 8, requires_grad=True)
     loss = loss_chunked.summed_loss(hidden, torch.ones(4, 8), torch.zeros(0, dtype=torch.long))
@@ -137,7 +137,7 @@ def test_outside_of_training_there_are_logits() -> None:
         assert model(input_ids=batch["input_ids"]).logits.shape[1] == sum(LENGTHS)
 
 
-def test_a_head_that_is_not_known_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_head_is_refused(tmp_path: Path) -> None:
     native = {"model_type": "gemma2", "vocab_size": 256000}
     (tmp_path / "config.json").write_text(json.dumps(native))
     config = config_of("model=tiny", "kernels.loss=chunked")

@@ -1,4 +1,4 @@
-"""The loss that a model is scored by: transformers' own on padded batches, without ever all logits."""
+"""The evaluation loss equals that of transformers on padded batches, without all logits at once."""
 
 import dataclasses
 import json
@@ -77,14 +77,14 @@ def test_it_is_the_loss_of_transformers(case: str) -> None:
     assert theirs(model, examples) == expected  # the head is as it was
 
 
-def test_the_company_of_other_ranks_changes_no_bit() -> None:
+def test_the_loss_is_bit_equal_for_any_number_of_ranks() -> None:
     model = loaded("model=tiny", "quant=none")
     examples = examples_of(99)
     assert ours(model, examples, 16, 0) == ours(model, examples, 16, 5)
 
 
 @pytest.mark.parametrize("keeps", [True, False])
-def test_logits_that_are_more_than_the_heads_output_are_the_models_own(
+def test_logits_that_are_changed_after_the_head_are_the_models_own(
     keeps: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model of which it is not known that its head is plain: it caps its logits (as Gemma 2 does)."""
@@ -157,7 +157,7 @@ def test_on_a_card_it_takes_no_more_than_its_chunks(kernels: str, tmp_path: Path
     assert result["peak_memory_scoring_bytes"] < 1.15 * (sum(planned.values()) - planned["overhead"])
 
 
-def test_ranks_with_unlike_numbers_of_chunks_meet(tmp_path: Path) -> None:
+def test_ranks_with_different_numbers_of_chunks_stay_in_step(tmp_path: Path) -> None:
     """Under ZeRO-3, with an adapter on the head, whose parts are gathered for each chunk."""
     records = [{"instruction": "?", "input": "", "output": text} for text in ("yes", "no " * 700, "a " * 300)]
     file = tmp_path / "records.json"
@@ -193,7 +193,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield folder
 
 
-def test_all_logits_are_never_there(wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_logits_are_never_in_memory_at_once(wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The most that is there at once does not grow with the number of tokens, hidden states apart."""
     from transformers import AutoModelForCausalLM
 

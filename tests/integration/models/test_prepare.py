@@ -1,4 +1,4 @@
-"""Models that have to be made first: converted or drawn at random, once, into the cache."""
+"""Models that are made in the cache on first use: converted, or of random weights."""
 
 import json
 from pathlib import Path
@@ -90,14 +90,14 @@ def test_a_hub_name_is_converted_from_the_hubs_cache(
     assert len(prepare.tokenizer(model)) == len(AutoTokenizer.from_pretrained(native.path))
 
 
-def test_a_hub_name_that_cannot_be_had_is_left_to_transformers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unavailable_hub_name_is_left_to_transformers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     model = ModelConfig(name="x", path="owner/nowhere")
     assert prepare.native(model, 0) == model
 
 
-def test_a_preview_needs_the_tokenizer_alone(tmp_path: Path, cache: Path) -> None:
+def test_a_preview_needs_only_the_tokenizer(tmp_path: Path, cache: Path) -> None:
     source = chatglm2_folder(tmp_path / "published")
     done = run_script(
         "train.py", "mode=preview", "model=auto", f"model.path={source}", HYDRAFT_CACHE=str(tmp_path / "cache")
@@ -107,7 +107,7 @@ def test_a_preview_needs_the_tokenizer_alone(tmp_path: Path, cache: Path) -> Non
     assert not cache.exists()
 
 
-def test_random_weights_are_drawn_once_as_transformers_draws_them(cache: Path) -> None:
+def test_random_weights_are_initialised_once_as_by_transformers(cache: Path) -> None:
     model = section("model=qwen", "model.size=2.5-1.5b", "model.init=random", "model.scale=tiny")
     native = prepare.native(model, 7)
     before = contents(Path(native.path))
@@ -129,7 +129,7 @@ def test_random_weights_are_drawn_once_as_transformers_draws_them(cache: Path) -
     assert "lm_head.weight" not in {name for tensors in files.values() for name in tensors}  # tied
 
 
-def test_the_shape_of_a_folder_can_be_drawn_too(tmp_path: Path) -> None:
+def test_random_weights_may_have_the_shape_of_a_folder(tmp_path: Path) -> None:
     model = section("model=auto", f"model.path={TINY}", "model.init=random")
     native = prepare.native(model, 0)
     ours, shipped = AutoConfig.from_pretrained(native.path), AutoConfig.from_pretrained(TINY)
@@ -137,17 +137,17 @@ def test_the_shape_of_a_folder_can_be_drawn_too(tmp_path: Path) -> None:
     assert AutoTokenizer.from_pretrained(native.path).get_vocab() == AutoTokenizer.from_pretrained(TINY).get_vocab()
 
 
-def test_a_disk_without_room_is_refused_before_a_byte_is_written(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_refused_before_anything_is_written(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
         free = 1000
 
     monkeypatch.setattr("shutil.disk_usage", lambda _: Full)
-    with pytest.raises(ConfigError, match=r"GiB of weights need room .*HYDRAFT_CACHE"):
+    with pytest.raises(ConfigError, match=r"GiB of weights do not fit in .*HYDRAFT_CACHE"):
         prepare.native(section("model=chatglm2", "model.init=random"), 0)
     assert made(cache) == []
 
 
-def test_a_model_folder_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+def test_an_incomplete_model_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no config\.json in it"):
         config_of("model=auto", f"model.path={tmp_path}")
     (tmp_path / "config.json").write_text("{}")
@@ -161,7 +161,7 @@ def test_a_model_folder_that_is_not_whole_is_refused(tmp_path: Path) -> None:
         config_of("model=auto", "model.path=./nowhere")
 
 
-def test_another_size_in_the_folder_is_named(tmp_path: Path) -> None:
+def test_the_message_has_the_size_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(
         json.dumps({"model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944})
     )
@@ -176,11 +176,11 @@ def test_another_size_in_the_folder_is_named(tmp_path: Path) -> None:
     [
         (["model=qwen", "model.size=9b"], "model.size=9b: no such size (there are: 2.5-0.5b,"),
         (["model=chatglm2", "model.scale=tiny"], "use model.init=random too"),
-        (["model=auto", "model.path=owner/name", "model.init=random"], "nothing says what shape owner/name has"),
+        (["model=auto", "model.path=owner/name", "model.init=random"], "the shape of owner/name is unknown"),
         (["lora=none", "quant=none", "model.dtype=bf16", "train.precision=fp32"], "model.dtype=bf16 is for weights that are frozen"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused_in_a_line(overrides: list[str], message: str) -> None:
+def test_impossible_models_are_refused_in_one_line(overrides: list[str], message: str) -> None:
     done = run_script("train.py", *overrides)
     assert done.returncode == 2
     assert message in done.stderr and len(done.stderr.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""A run fits by what is free on the cards that its ranks take; what other processes have is shown where it matters."""
+"""A plan uses the free memory of the GPUs that ranks use; memory of other processes is shown if it matters."""
 
 import dataclasses
 import io
@@ -11,7 +11,7 @@ from conftest import ROOT, config_of
 from hydraft.config import cli
 from hydraft.config.schema import Config
 from hydraft.plan import preflight
-from hydraft.plan.plan import Plan, holds, make_plan, planned_for
+from hydraft.plan.plan import Plan, fits_memory, make_plan, planned_for
 from hydraft.plan.render import announce, report
 from hydraft.system.hardware import Gpu, Hardware
 
@@ -43,20 +43,20 @@ def printed(config: Config, plan: Plan) -> list[str]:
     return texts
 
 
-def test_a_card_that_others_use_is_not_all_there() -> None:
+def test_memory_that_other_processes_use_is_not_available() -> None:
     config = config_of(*LLAMA)
     roomy = planned(config, machine(23.5))
     assert (roomy.fits, roomy.gpu_memory, roomy.gpu_taken) == (True, round(23.5 * GIB), 0)
-    assert not any("in use by other processes" in text for text in printed(config, roomy))
+    assert not any("other processes use" in text for text in printed(config, roomy))
     used = planned(config, machine(5))
     assert (used.fits, used.gpu_memory, used.gpu_taken) == (False, 5 * GIB, round(18.5 * GIB))
     for text in printed(config, used):
-        assert "18.5 GiB of 23.5 GiB of a card are in use by other processes" in text
+        assert "other processes use 18.5 GiB of 23.5 GiB of a GPU" in text
     assert planned(config, machine(0)).fits is False  # full, and not of unknown size
     assert used.to_dict()["gpu_memory"] == 5 * GIB
 
 
-def test_what_the_driver_keeps_is_not_to_be_had() -> None:
+def test_memory_of_the_driver_is_not_available() -> None:
     config = config_of(*LLAMA)
     needs = planned(config, machine(None)).cost
     assert needs is not None
@@ -67,7 +67,7 @@ def test_what_the_driver_keeps_is_not_to_be_had() -> None:
     assert planned(config, machine(gibibytes + 0.01)).fits is True
 
 
-def test_only_cards_that_ranks_take_are_counted() -> None:
+def test_only_gpus_of_ranks_are_counted() -> None:
     """A second card that someone else has filled is no matter to a run of one rank."""
     config = config_of(*LLAMA)
     assert planned(config, machine(23, 1)).fits is True
@@ -86,8 +86,8 @@ def test_a_card_with_the_machines_memory_shares_it_with_the_process() -> None:
     assert cost is not None
     together = cost.memory.peak + cost.memory.host_peak
     gpu = Gpu("NVIDIA GB10", together, 12.1, 0, unified=True)
-    assert holds(config, cost.memory, Hardware((gpu,), 8, together)) is True
-    assert holds(config, cost.memory, Hardware((gpu,), 8, together - 1)) is False
+    assert fits_memory(config, cost.memory, Hardware((gpu,), 8, together)) is True
+    assert fits_memory(config, cost.memory, Hardware((gpu,), 8, together - 1)) is False
     assert cost.memory.peak < together - 1  # each part would fit alone
 
 
@@ -101,7 +101,7 @@ def test_recomputation_is_decided_by_what_is_free(free: float, recomputes: bool)
 
 
 @pytest.mark.gpu
-def test_what_is_taken_is_seen() -> None:
+def test_memory_of_other_processes_is_measured() -> None:
     """A process takes a GiB: the next detection has so much less."""
     import subprocess
     import sys

@@ -1,4 +1,4 @@
-"""What a stage keeps for the optimizer, against real DeepSpeed engines on one rank and on two."""
+"""Optimizer state by ZeRO stage, compared with real DeepSpeed engines on one and two ranks."""
 
 import pytest
 

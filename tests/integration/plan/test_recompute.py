@@ -1,4 +1,4 @@
-"""``train.gradient_checkpointing=auto``: on where the plan says that the run does not fit without, and fits with it."""
+"""``train.gradient_checkpointing=auto``: on if the run fits only with it."""
 
 import dataclasses
 from pathlib import Path
@@ -42,7 +42,7 @@ LLAMA = ["model=llama3", "model.init=random"]
         (["train.gradient_checkpointing=true"], card(80), True, True),
     ],
 )
-def test_it_is_on_where_it_is_needed_and_helps(
+def test_it_is_on_if_it_is_needed_and_helps(
     overrides: list[str], machine: Hardware, expected: bool, fits: bool | None
 ) -> None:
     admitted = preflight.admit(asked(*LLAMA, *overrides), machine)
@@ -51,7 +51,7 @@ def test_it_is_on_where_it_is_needed_and_helps(
     assert admitted.plan.fits is fits
 
 
-def test_as_many_tokens_are_priced_as_the_plan_prices() -> None:
+def test_the_plans_number_of_tokens_is_used() -> None:
     """What settles it and what is shown are one estimate: at the very byte it turns."""
     config = asked("model=llama3", "model.init=random", "data.max_length=2048", "train.gradient_checkpointing=false")
     needs = preflight.admit(config, card(24)).plan.cost
@@ -62,7 +62,7 @@ def test_as_many_tokens_are_priced_as_the_plan_prices() -> None:
         assert (admitted.config.train.gradient_checkpointing, admitted.plan.fits) == (expected, True)
 
 
-def test_a_run_on_cpus_is_held_against_main_memory_and_saved_as_it_ran(tmp_path: Path) -> None:
+def test_a_run_on_cpus_is_planned_for_main_memory_and_saved_as_it_ran(tmp_path: Path) -> None:
     config = asked("data.max_length=512", "train.micro_batch_size=64", "train.epochs=1")
     roomy = preflight.admit(config, Hardware(cpus=2, memory=64 * GIB))
     assert roomy.config.train.gradient_checkpointing is False and roomy.plan.cost is not None
@@ -76,7 +76,7 @@ def test_a_run_on_cpus_is_held_against_main_memory_and_saved_as_it_ran(tmp_path:
     assert resume.same(preflight.admit(again, tight).config, tmp_path / "run")
 
 
-def test_where_nothing_is_known_it_waits_and_then_is_off() -> None:
+def test_on_an_unknown_machine_it_stays_auto_and_then_is_off() -> None:
     config = asked(*LLAMA, "data.max_length=2048")
     admitted = preflight.admit(config, None)
     assert admitted.config.train.gradient_checkpointing == "auto"  # for the machine that Slurm will choose
@@ -87,9 +87,9 @@ def test_where_nothing_is_known_it_waits_and_then_is_off() -> None:
     assert plan.settle(unheard, card(24), 64).train.gradient_checkpointing is False
 
 
-def test_a_plan_says_so_in_a_line() -> None:
+def test_a_plan_shows_it_in_a_line() -> None:
     done = run_script("train.py", "mode=plan", "model=llama3", "cluster.gpu_memory=24GiB", "data.max_length=2048")
     line = next(line for line in done.stdout.splitlines() if line.startswith("recomputes"))
-    assert line == "recomputes activations: 57.4 GiB a card without, of 24.0 GiB"
+    assert line == "recomputes activations: 57.4 GiB per GPU without, of 24.0 GiB"
     done = run_script("train.py", "mode=plan", "model=llama3", "cluster.gpu_memory=80GiB", "data.max_length=2048")
     assert "recomputes" not in done.stdout

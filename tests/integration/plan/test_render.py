@@ -1,4 +1,4 @@
-"""The plan as a person sees it: on any machine, for any run that could be somewhere, without torch."""
+"""The printed plan: on any machine, for any possible run, without torch."""
 
 import io
 import subprocess
@@ -10,7 +10,7 @@ from rich.console import Console
 from conftest import ROOT, config_of, run_script
 from hydraft.plan.memory_parts import Parts, size
 from hydraft.plan.plan import Plan, make_plan, planned_for
-from hydraft.plan.render import LOOKS, announce, report
+from hydraft.plan.render import STYLES, announce, report
 from hydraft.plan.token_count import Text
 from hydraft.system.hardware import Gpu, Hardware
 
@@ -32,20 +32,20 @@ def shown(*overrides: str, short: bool = False, refused: tuple[str, ...] = ()) -
 def test_a_plan_has_everything() -> None:
     text, plan = shown("model=llama3", "mode=plan", "cluster.gpu_memory=24GiB", "cluster=1x4", refused=("no cards",))
     for part in (
-        "20,971,520 of 8,030,261,248", "about 120,000 tokens", "of 24.0 GiB", "frozen weights", "main memory a machine",
+        "20,971,520 of 8,030,261,248", "about 120,000 tokens", "of 24.0 GiB", "frozen weights", "main memory per machine",
         "network: each rank sends", "disk:", "fits", "refused here: no cards",
     ):  # fmt: skip
         assert part in text, part
     assert plan.cost is not None
 
 
-def test_every_part_of_memory_has_a_look() -> None:
-    assert list(LOOKS) == list(Parts().to_dict())
-    assert len({glyph for glyph, _, _ in LOOKS.values()}) == len(LOOKS)
+def test_every_part_of_memory_has_a_style() -> None:
+    assert list(STYLES) == list(Parts().to_dict())
+    assert len({glyph for glyph, _, _ in STYLES.values()}) == len(STYLES)
 
 
 @pytest.mark.parametrize("card", [8, 24, 192])
-def test_a_bar_is_as_long_as_what_it_stands_for(card: int) -> None:
+def test_the_length_of_a_bar_is_proportional_to_its_bytes(card: int) -> None:
     text, plan = shown("model=llama3", "mode=plan", f"cluster.gpu_memory={card}GiB")
     bar = next(line for line in text.splitlines() if line.startswith("training "))
     inside = bar[bar.index("▕") + 1 : bar.index("▏")]
@@ -57,19 +57,19 @@ def test_a_bar_is_as_long_as_what_it_stands_for(card: int) -> None:
     assert ("│" in inside) == (total > card * 2**30)
 
 
-def test_the_head_of_a_run_is_short_and_warns() -> None:
+def test_the_summary_of_a_run_is_short_and_warns() -> None:
     text, _ = shown("model=llama3", "mode=plan", "cluster.gpu_memory=8GiB", "data.max_length=2048", short=True)
     assert len(text.splitlines()) <= 8
     assert "does not fit; the cheapest change: " in " ".join(text.split())
 
 
-def test_a_run_on_cpus_is_held_against_main_memory() -> None:
+def test_a_run_on_cpus_is_planned_for_main_memory() -> None:
     text, plan = shown()
     assert " of 64.0 GiB" in text
     assert plan.gpu_memory is None
 
 
-def test_what_is_not_known_is_not_planned() -> None:
+def test_an_unknown_model_is_not_planned() -> None:
     text, plan = shown("model=auto", "model.path=owner/unheard-of")
     assert plan.cost is None
     assert "memory is not planned" in text
@@ -97,7 +97,7 @@ def test_a_plan_holds_plain_numbers() -> None:
         (["train.precision=fp16"], "refused here: train.precision=fp16 needs a GPU"),
     ],
 )
-def test_what_cannot_run_here_can_be_planned_here(arguments: list[str], expected: str) -> None:
+def test_a_run_for_another_machine_can_be_planned_here(arguments: list[str], expected: str) -> None:
     done = run_script("train.py", "mode=plan", *arguments)
     assert done.returncode == 0, done.stderr
     assert expected in done.stdout
@@ -112,7 +112,7 @@ def test_what_cannot_run_here_can_be_planned_here(arguments: list[str], expected
         (["kernels=unsloth", "zero=stage3"], "that ZeRO-3 has not gathered"),
     ],
 )
-def test_what_can_be_nowhere_is_refused(arguments: list[str], expected: str) -> None:
+def test_an_impossible_run_is_refused(arguments: list[str], expected: str) -> None:
     done = run_script("train.py", "mode=plan", *arguments)
     assert done.returncode == 2
     assert expected in done.stderr
@@ -130,7 +130,7 @@ def test_a_plan_needs_no_torch() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_cards_of_this_machine_are_planned_for_without_asking() -> None:
+def test_gpus_of_this_machine_are_planned_for_by_default() -> None:
     config = config_of("model=llama3")
     machine = Hardware(gpus=(Gpu("card", 24 * 2**30, 8.6),), cpus=8, memory=64 * 2**30)
     assert make_plan(config, 1000, planned_for(config, machine)).gpu_memory == 24 * 2**30

@@ -1,4 +1,4 @@
-"""What scoring takes: the plan's figures against what is there at once on a CPU, and batches that fit where training fits."""
+"""Memory of evaluation: the plan's figures compared with the peak on a CPU, and batches that fit if training fits."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from hydraft.models.shapes import planned_config
 from hydraft.plan import scoring
 from hydraft.plan.memory import WIDTH
 from hydraft.plan.parameters import Layout, layout, trained
-from hydraft.plan.plan import answering_room, make_plan, planned_for
+from hydraft.plan.plan import generation_memory, make_plan, planned_for
 from hydraft.system.hardware import Gpu, Hardware
 from integration.models.test_loss_scored import examples_of, loaded
 from unit.plan.test_activations import Live
@@ -46,7 +46,7 @@ def made(family: str, precision: str) -> tuple[Config, Layout, Any]:
 
 @pytest.mark.parametrize(("family", "precision"), CASES)
 @torch.no_grad()
-def test_a_batchs_loss_has_at_once_what_the_plan_says(family: str, precision: str) -> None:
+def test_the_peak_of_a_batchs_loss_is_that_of_the_plan(family: str, precision: str) -> None:
     config, known, model = made(family, precision)
     layer, head = scoring.losses(config, known, trained(known, config.lora), WIDTH[config.train.precision])
     examples = examples_of(known.vocabulary, LENGTHS)
@@ -63,7 +63,7 @@ def test_a_batchs_loss_has_at_once_what_the_plan_says(family: str, precision: st
 
 @pytest.mark.parametrize(("family", "precision"), CASES)
 @torch.no_grad()
-def test_answers_have_at_once_what_the_plan_says(family: str, precision: str) -> None:
+def test_the_peak_of_generating_answers_is_that_of_the_plan(family: str, precision: str) -> None:
     config, known, model = made(family, precision)
     ids = torch.randint(9, 99, (COUNT, PROMPT), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)
@@ -77,7 +77,7 @@ def test_answers_have_at_once_what_the_plan_says(family: str, precision: str) ->
     with Live() as live, generation.greedy(model.get_base_model()):
         model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, past_key_values=cache)
     assert seen == [1] * NEW
-    room = answering_room(config)
+    room = generation_memory(config)
     assert room is not None
     one = room.answer(PROMPT)
     assert -0.05 <= COUNT * one.total / live.most - 1 <= 0.2
@@ -87,12 +87,12 @@ def test_answers_have_at_once_what_the_plan_says(family: str, precision: str) ->
     assert one.cache <= held / COUNT * (tokens + 1) / tokens
 
 
-def test_as_many_answers_at_once_as_take_no_more_than_training() -> None:
+def test_the_batch_of_answers_needs_no_more_memory_than_training() -> None:
     """32 of Llama-3's with 8,192 tokens would have 34 GB of keys and values alone."""
     cards = ["mode=plan", "train.precision=bf16", "train.micro_batch_size=2", "data.eval_max_new_tokens=256"]
 
-    def room_of(*overrides: str) -> scoring.Room:
-        room = answering_room(config_of("model=llama3", *cards, *overrides))
+    def room_of(*overrides: str) -> scoring.GenerationMemory:
+        room = generation_memory(config_of("model=llama3", *cards, *overrides))
         assert room is not None
         return room
 
@@ -116,14 +116,14 @@ def test_batches_of_answers_grow_by_tokens_and_lose_no_record() -> None:
     assert [[lengths[index] for index in chunk] for chunk in chunks] == [[3, 4, 5, 20], [50], [90], [700], [700]]
 
 
-def test_a_model_that_the_plan_does_not_know_answers_a_micro_batchs_tokens_at_once() -> None:
+def test_a_model_without_a_plan_generates_a_micro_batchs_tokens_at_once() -> None:
     held_out: Any = object.__new__(HeldOut)
     held_out.room, held_out.micro_batch_size = None, 4
     held_out.data = config_of("data.max_length=512", "data.eval_max_new_tokens=64").data
     assert [held_out.at_once(prompt) for prompt in (1, 448, 512, 10_000)] == [31, 4, 3, 1]
 
 
-def test_scoring_is_a_moment_of_its_own() -> None:
+def test_scoring_is_a_separate_phase() -> None:
     here = ["data.max_length=8192", "train.micro_batch_size=1", "train.gradient_checkpointing=true"]
     made_, without = priced(*here), priced(*here, "data.eval=null")
     assert without.scoring.total == without.host_scoring.total == 0
@@ -134,7 +134,7 @@ def test_scoring_is_a_moment_of_its_own() -> None:
     assert made_.peak == max(made_.loading.total, made_.training.total, parts.total)
 
 
-def test_what_scoring_needs_decides_whether_a_run_fits() -> None:
+def test_the_memory_of_scoring_decides_whether_a_run_fits() -> None:
     """Short records to train on and long answers: scoring takes more than training."""
     overrides = [
         "model=llama3", "mode=plan", "train.precision=bf16", "data.max_length=64", "train.micro_batch_size=1",
@@ -151,12 +151,12 @@ def test_what_scoring_needs_decides_whether_a_run_fits() -> None:
     assert make_plan(config, 100, machine).fits is True
 
 
-def test_it_is_shown_and_written() -> None:
+def test_it_is_printed_and_saved() -> None:
     asked = ("mode=plan", "model=llama3", "cluster.gpu_memory=24GiB", "data.eval_max_new_tokens=8192")
     done = run_script("train.py", *asked)
     assert done.returncode == 0, done.stderr
     assert any(line.startswith("scoring ") for line in done.stdout.splitlines())
-    assert "cache of answers" in done.stdout
+    assert "KV cache" in done.stdout
     done = run_script("train.py", *asked, "data.eval=null")
     assert done.returncode == 0 and "scoring" not in done.stdout
     config = config_of(*asked)

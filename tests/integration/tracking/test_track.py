@@ -1,4 +1,4 @@
-"""Dashboards: what reaches them, read back from what they write without a network."""
+"""Dashboards: what they log, read from their files without a network."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ def prepared(folder: Path, *overrides: str) -> Any:
     return config
 
 
-def test_wandb_without_a_key_is_offline_and_whole(tmp_path: Path, records: Path) -> None:
+def test_wandb_without_a_key_is_offline_and_complete(tmp_path: Path, records: Path) -> None:
     """One run however many ranks, in its sweep's group, with all that a table sorts by; nothing secret leaves."""
     begin(tmp_path / "sweep", SWEEP)
     folder = tmp_path / "sweep" / "r=8"
@@ -79,7 +79,7 @@ def test_tensorboard_has_scalars_and_hyperparameters(tmp_path: Path) -> None:
     assert "_hparams_/session_start_info" in events.summary_metadata
 
 
-def test_mlflow_goes_on_with_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_resumes_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "sweep" / "run"
@@ -115,7 +115,7 @@ def test_swanlab_without_a_key_is_offline(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(folder.glob("swanlog/run-*/files/config.yaml"))
 
 
-def test_no_other_rank_has_a_dashboard(tmp_path: Path) -> None:
+def test_only_rank_0_has_a_dashboard(tmp_path: Path) -> None:
     assert make_tracker(config_of("tracker=wandb"), tmp_path, rank=1).identity is None
 
 
@@ -130,7 +130,7 @@ def test_a_dashboard_that_is_not_installed_is_refused(kind: str, monkeypatch: py
     ("overrides", "named"),
     [(["tracker.upload=true"], "tracker.upload"), (["tracker=tensorboard", "tracker.tags=[a]"], "tracker.tags")],
 )
-def test_what_a_dashboard_cannot_do_is_refused(overrides: list[str], named: str) -> None:
+def test_unsupported_settings_of_a_dashboard_are_refused(overrides: list[str], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         rules.check(config_of(*overrides), None)
 
@@ -148,8 +148,8 @@ def test_what_a_dashboard_cannot_do_is_refused(overrides: list[str], named: str)
         ("/data/secretary.json", "/data/secretary.json"),
     ],
 )
-def test_secrets_stay_here(text: str, shown: str) -> None:
-    assert metadata.less_secrets({"a": [text]}) == {"a": [shown]}
+def test_secrets_are_redacted(text: str, shown: str) -> None:
+    assert metadata.redact({"a": [text]}) == {"a": [shown]}
 
 
 def test_wandbs_page_for_a_sweep_is_built_without_a_network(tmp_path: Path) -> None:

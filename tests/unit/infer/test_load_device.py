@@ -1,4 +1,4 @@
-"""Which card a process uses: the named one, before anything else of it is touched. Cards are pretended here."""
+"""Which GPU a process uses: the named one, before it touches any other. The GPUs are simulated."""
 
 import queue
 from pathlib import Path
@@ -44,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("device", "card"), [("auto", "cuda:0"), ("cuda", "cuda:0"), ("cuda:1", "cuda:1"), ("cpu", None)]
 )
-def test_the_named_card_is_the_current_one(device: str, card: str | None, run: Path, told: list[object]) -> None:
+def test_the_named_gpu_is_the_current_one(device: str, card: str | None, run: Path, told: list[object]) -> None:
     options = InferConfig(run=str(run), device=device)
     with pytest.raises(Reached):
         load.load(find(options), options)
@@ -52,7 +52,7 @@ def test_the_named_card_is_the_current_one(device: str, card: str | None, run: P
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_each_process_of_batch_mode_has_its_card(
+def test_each_process_of_batch_mode_has_its_gpu(
     rank: int, run: Path, told: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "die_with_parent", lambda: None)
@@ -60,12 +60,12 @@ def test_each_process_of_batch_mode_has_its_card(
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     options = InferConfig(run=str(run))
     done: queue.Queue[object] = queue.Queue()
-    workers._member(rank, 2, find(options)[0], options, queue.Queue(), done)
+    workers._process(rank, 2, find(options)[0], options, queue.Queue(), done)
     assert "Reached" in str(done.get_nowait())
     assert told == [f"cuda:{rank}", "load_base"]
 
 
-def test_a_card_that_is_not_there_is_refused(run: Path, told: list[object]) -> None:
+def test_a_missing_gpu_is_refused(run: Path, told: list[object]) -> None:
     options = InferConfig(run=str(run), device="cuda:2")
     with pytest.raises(ConfigError, match="device=cuda:2: 2 CUDA devices"):
         load.load(find(options), options)

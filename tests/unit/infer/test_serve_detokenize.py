@@ -1,15 +1,15 @@
-"""Tokens to text, piece by piece."""
+"""Incremental detokenization and stop sequences."""
 
 import random
 
 import pytest
 from transformers import AutoTokenizer
 
-from hydraft.infer.serve.detokenize import Pieces, Stops
+from hydraft.infer.serve.detokenize import StopFilter, StreamDecoder
 from hydraft.system.source_tree import TINY
 
 
-def test_pieces_are_the_whole_text_and_never_half_a_character() -> None:
+def test_the_parts_are_the_whole_text_and_never_half_a_character() -> None:
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     texts = [
         "你好，世界！👩‍👩‍👧 café ﷽ 🇨🇳",
@@ -18,36 +18,36 @@ def test_pieces_are_the_whole_text_and_never_half_a_character() -> None:
         "龘靐齉爩",
     ]  # the last of bytes: no token has them
     for text in texts:
-        pieces = Pieces(tokenizer)
-        told = [pieces.add(token) for token in tokenizer(text)["input_ids"]] + [pieces.end()]
+        decoder = StreamDecoder(tokenizer)
+        told = [decoder.add(token) for token in tokenizer(text)["input_ids"]] + [decoder.end()]
         assert "".join(told) == text
         assert not any("�" in piece for piece in told), told
 
 
-def test_bytes_that_are_no_text_hold_nothing_up() -> None:
+def test_invalid_bytes_do_not_delay_text() -> None:
     tokenizer = AutoTokenizer.from_pretrained(TINY)
-    drawn = random.Random(0)
+    generator = random.Random(0)
     for _ in range(50):
-        ids = [drawn.randrange(len(tokenizer)) for _ in range(40)]
-        pieces = Pieces(tokenizer)
-        told = "".join(map(pieces.add, ids)) + pieces.end()
+        ids = [generator.randrange(len(tokenizer)) for _ in range(40)]
+        decoder = StreamDecoder(tokenizer)
+        told = "".join(map(decoder.add, ids)) + decoder.end()
         whole = tokenizer.decode([i for i in ids if i not in tokenizer.all_special_ids])
         assert told.replace("�", "") == whole.replace("�", "")  # how many marks a broken character gets is free
 
 
 @pytest.mark.parametrize("stop", ["。", "世界", "\n\nuser", "aab"])
-def test_a_stop_sequence_is_met_wherever_its_pieces_are_cut(stop: str) -> None:
+def test_a_stop_sequence_is_found_however_it_is_split(stop: str) -> None:
     text = f"aaa你好世{stop[:-1]}x{stop}后面"
     for cut in range(len(text) + 1):
         for second in range(cut, len(text) + 1):
-            stops = Stops([stop, "not there"])
+            stops = StopFilter([stop, "not there"])
             shown = ""
             for piece in (text[:cut], text[cut:second], text[second:]):
-                shown += stops.add(piece) if not stops.met else ""
-            assert stops.met and shown == text[: text.index(stop)], (cut, second)
+                shown += stops.add(piece) if not stops.found else ""
+            assert stops.found and shown == text[: text.index(stop)], (cut, second)
 
 
-def test_what_only_began_like_a_stop_sequence_is_shown_at_the_end() -> None:
-    stops = Stops(["END"])
+def test_the_start_of_a_stop_sequence_is_returned_at_the_end() -> None:
+    stops = StopFilter(["END"])
     assert stops.add("fin EN") + stops.add("") == "fin "
-    assert stops.end() == "EN" and not stops.met
+    assert stops.end() == "EN" and not stops.found

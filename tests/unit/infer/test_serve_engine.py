@@ -1,4 +1,4 @@
-"""The engine: one batch for all, as if each were alone."""
+"""The engine: answers in a shared batch equal those of single requests."""
 
 import asyncio
 from pathlib import Path
@@ -14,7 +14,7 @@ from conftest import SCALE, wait_for
 from hydraft.config.serve import ServeConfig
 from hydraft.errors import ConfigError
 from hydraft.infer.serve import attention, multi_lora
-from hydraft.infer.serve.engine import Answer, Engine, Failed, Full
+from hydraft.infer.serve.engine import Answer, Engine, GenerationFailed, QueueFull
 from hydraft.infer.serve.sampler import Sampling
 from hydraft.system.source_tree import TINY
 
@@ -47,10 +47,10 @@ def prompts() -> list[list[int]]:
 
 
 async def tokens(answer: Answer) -> list[int]:
-    return [token async for new in answer.pieces() for token in new]
+    return [token async for new in answer.chunks() for token in new]
 
 
-def test_greedy_answers_in_one_batch_are_those_of_generate_token_for_token(adapters: list[Path]) -> None:
+def test_greedy_answers_in_one_batch_equal_those_of_generate(adapters: list[Path]) -> None:
     model = adapted(adapters)
     alone: dict[tuple[str, int], list[int]] = {}
     settings = GenerationConfig(do_sample=False, max_new_tokens=24, eos_token_id=END, pad_token_id=0)
@@ -72,9 +72,9 @@ def test_greedy_answers_in_one_batch_are_those_of_generate_token_for_token(adapt
     async def all_at_once() -> dict[tuple[str, int], list[int]]:
         engine.start()
         asked = {key: Answer(prompts()[key[1]], 24, [END], key[0], GREEDY) for key in alone}
-        engine.ask(list(asked.values()))
+        engine.submit(list(asked.values()))
         found = await asyncio.gather(*map(tokens, asked.values()))
-        assert not engine.running and engine.blocks == engine.cache.num_blocks
+        assert not engine.running and engine.free_blocks == engine.cache.num_blocks
         return dict(zip(asked, found, strict=True))
 
     try:
@@ -83,7 +83,7 @@ def test_greedy_answers_in_one_batch_are_those_of_generate_token_for_token(adapt
         engine.stop()
 
 
-def test_slots_of_those_who_leave_come_back_and_no_one_waits_for_ever() -> None:
+def test_slots_of_cancelled_answers_are_freed_and_no_answer_waits_for_ever() -> None:
     model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32).eval()
     engine = Engine(model, 3072, ServeConfig(max_running=2, max_waiting=3, batch_tokens=16, cache_tokens=1024))
     prompt = prompts()[0]
@@ -94,35 +94,35 @@ def test_slots_of_those_who_leave_come_back_and_no_one_waits_for_ever() -> None:
     async def scene() -> None:
         engine.start()
         answers = [never_ending() for _ in range(5)]
-        engine.ask(answers)
+        engine.submit(answers)
         assert len(engine.running) == 2 and len(engine.waiting) == 3
-        with pytest.raises(Full):
-            engine.ask([never_ending()])
-        async for _ in answers[0].pieces():  # it is being written
-            engine.leave(answers[0])
+        with pytest.raises(QueueFull):
+            engine.submit([never_ending()])
+        async for _ in answers[0].chunks():  # it is being written
+            engine.cancel(answers[0])
             break
-        engine.leave(answers[4])  # it never began
+        engine.cancel(answers[4])  # it never began
         reading = never_ending(200)  # sixteen tokens a batch: its prompt takes a while
         for answer in answers[1:4]:
-            engine.leave(answer)
-        engine.ask([reading])
+            engine.cancel(answer)
+        engine.submit([reading])
         while len(engine.running) > 1 or engine.waiting:
             await asyncio.sleep(0.01)
-        engine.leave(reading)
+        engine.cancel(reading)
         while engine.running:
             await asyncio.sleep(0.01)
         assert not reading.tokens, "it was read to the end"
-        assert engine.blocks == engine.cache.num_blocks
-        while engine.cache.get_num_free_blocks() < engine.blocks:  # the thread clears up before its next batch
+        assert engine.free_blocks == engine.cache.num_blocks
+        while engine.cache.get_num_free_blocks() < engine.free_blocks:  # the thread clears up before its next batch
             await asyncio.sleep(0.01)
         late = [never_ending() for _ in range(3)]
-        engine.ask(late)
+        engine.submit(late)
         engine.close()
-        with pytest.raises(Failed, match="ending"):
-            engine.ask([never_ending()])
-        engine.end_all("that is all")
+        with pytest.raises(GenerationFailed, match="shutting down"):
+            engine.submit([never_ending()])
+        engine.fail_all("that is all")
         for answer in late:
-            with pytest.raises(Failed, match="that is all"):
+            with pytest.raises(GenerationFailed, match="that is all"):
                 await tokens(answer)
 
     try:
@@ -132,7 +132,7 @@ def test_slots_of_those_who_leave_come_back_and_no_one_waits_for_ever() -> None:
     wait_for(lambda: not engine.alive, 5, "the thread's end")
 
 
-def test_a_model_that_fails_is_told_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_the_model_is_reported_to_all_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32).eval()
     engine = Engine(model, 3072, ServeConfig(max_running=1, cache_tokens=1024))
     prompt = prompts()[0]
@@ -141,9 +141,9 @@ def test_a_model_that_fails_is_told_to_all(monkeypatch: pytest.MonkeyPatch) -> N
         engine.start()
         answers = [Answer(prompt, 50, [END], multi_lora.BASE, GREEDY) for _ in range(3)]
         monkeypatch.setattr(model.lm_head, "forward", lambda x: 1 / 0)
-        engine.ask(answers)
+        engine.submit(answers)
         for answer in answers:
-            with pytest.raises(Failed):
+            with pytest.raises(GenerationFailed):
                 await tokens(answer)
         assert not engine.running and not engine.waiting
 
@@ -165,7 +165,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_blocks_are_as_long_as_the_attention_needs_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_block_size_is_that_of_the_attention(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Flash attention decodes from blocks whose length is a multiple of 256 alone. Its kernels need a card; sdpa stands in."""
     model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32).eval()
     prompt, settings = (
@@ -189,7 +189,7 @@ def test_blocks_are_as_long_as_the_attention_needs_them(name: str, monkeypatch: 
     async def one() -> list[int]:
         engine.start()
         answer = Answer(prompt, 150, [-1], multi_lora.BASE, GREEDY)
-        engine.ask([answer])
+        engine.submit([answer])
         return await tokens(answer)
 
     assert 200 < len(prompt) + 150 <= 256, "more than one short block, and room for it in one long one"
@@ -211,7 +211,7 @@ def test_blocks_are_as_long_as_the_attention_needs_them(name: str, monkeypatch: 
         ({"device": "cpu"}, attention.NAME),
     ],
 )
-def test_flash_attention_is_taken_where_it_works(
+def test_flash_attention_is_used_if_supported(
     change: dict[str, Any], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_ = {"installed": True, "dtype": torch.bfloat16, "capability": (8, 0), "head": 128, "supported": True, "device": "cuda:1"} | change  # fmt: skip

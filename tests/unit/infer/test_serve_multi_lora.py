@@ -1,4 +1,4 @@
-"""Rows of several adapters in one batch: what each adds is what peft adds, and no layer makes an index of its own."""
+"""Rows of several adapters in one batch: their updates equal peft's, and index tensors are made once per batch."""
 
 import asyncio
 import itertools
@@ -22,7 +22,7 @@ from hydraft.config.serve import ServeConfig
 from hydraft.errors import ConfigError
 from hydraft.infer.serve import attention, multi_lora
 from hydraft.infer.serve.engine import Answer, Engine
-from hydraft.infer.serve.sampler import Batch, Draw, Sampling
+from hydraft.infer.serve.sampler import BatchSampler, RequestSampler, Sampling
 from hydraft.models.quant import bits_and_bytes
 from hydraft.system.source_tree import TINY
 
@@ -50,15 +50,15 @@ def model_of(kind: QuantKind, precision: Precision, *targets: str, **blue: Any) 
     return model.eval()
 
 
-def batch_of(rows: list[str]) -> Batch:
+def batch_of(rows: list[str]) -> BatchSampler:
     """A batch whose rows are tokens of these adapters' requests."""
-    batch = Batch(50, drop=lambda state: None)
-    batch.prepare_tensor_args([request(Draw(Sampling(), name, END)) for name in rows], torch.empty(0))
+    batch = BatchSampler(50, drop=lambda state: None)
+    batch.prepare_tensor_args([request(RequestSampler(Sampling(), name, END)) for name in rows], torch.empty(0))
     return batch
 
 
-def request(draw: Draw) -> Any:
-    state = SimpleNamespace(logit_processor_kwargs={"draw": draw})
+def request(sampler: RequestSampler) -> Any:
+    state = SimpleNamespace(logit_processor_kwargs={"sampler": sampler})
     return SimpleNamespace(state=state, query_length=1, has_new_token=True)
 
 
@@ -78,7 +78,7 @@ CASES: dict[str, tuple[QuantKind, Precision, tuple[str, ...], dict[str, Any]]] =
 
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
-def test_rows_get_to_the_last_bit_what_peft_gives_them(case: str) -> None:
+def test_rows_are_bit_equal_to_those_of_peft(case: str) -> None:
     kind, precision, targets, blue = CASES[case]
     model = model_of(kind, precision, *targets, **blue)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
@@ -100,7 +100,7 @@ def test_rows_get_to_the_last_bit_what_peft_gives_them(case: str) -> None:
 
 
 @torch.no_grad()
-def test_dora_on_an_embedding_is_what_it_is_alone() -> None:
+def test_dora_on_an_embedding_equals_that_of_a_single_adapter() -> None:
     """peft's mixed forward takes it for a plain LoRA."""
     model = model_of(QuantKind.none, Precision.fp32, "embed_tokens", use_dora=True)
     layer = next(layer for layer in model.modules() if isinstance(layer, LoraLayer))
@@ -166,7 +166,7 @@ def batches(engine: Engine, asked: list[Answer]) -> list[list[int]]:
 
     async def all_at_once() -> list[list[int]]:
         engine.start()
-        engine.ask(asked)
+        engine.submit(asked)
         return await asyncio.gather(*map(tokens, asked))
 
     try:
@@ -175,7 +175,7 @@ def batches(engine: Engine, asked: list[Answer]) -> list[list[int]]:
         engine.stop()
 
 
-def test_a_batch_waits_for_nothing_between_its_making_and_its_tokens(adapters: list[Path], as_on_a_card: None) -> None:
+def test_a_batch_does_not_synchronise_before_its_tokens(adapters: list[Path], as_on_a_card: None) -> None:
     steps: list[Counter[str]] = []
     engine = Engine(adapted(adapters), 3072, ServeConfig(max_running=12, cache_tokens=4096))
     watched(engine, steps)
@@ -193,7 +193,7 @@ def test_a_batch_waits_for_nothing_between_its_making_and_its_tokens(adapters: l
     assert max(step["tensors of lists"] for step in steps[-4:]) <= 4, "copies a layer"
 
 
-def test_likelihoods_are_read_once_a_batch(adapters: list[Path], as_on_a_card: None) -> None:
+def test_logprobs_are_copied_once_per_batch(adapters: list[Path], as_on_a_card: None) -> None:
     steps: list[Counter[str]] = []
     engine = Engine(adapted(adapters), 3072, ServeConfig(max_running=12, cache_tokens=4096))
     watched(engine, steps)
@@ -201,14 +201,14 @@ def test_likelihoods_are_read_once_a_batch(adapters: list[Path], as_on_a_card: N
     asked = [Answer(prompts()[0], 6, [END], "red", sampling) for sampling in told]
     batches(engine, asked)
     assert {step["reads"] for step in steps if step["calls"]} == {1}
-    assert [{len(likelihood.top) for likelihood in answer.draw.likelihoods} for answer in asked] == [{0}, {3}, {5}]
+    assert [{len(logprob.top) for logprob in answer.sampler.logprobs} for answer in asked] == [{0}, {3}, {5}]
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"alora_invocation_tokens": [5, 6]}, "alora_invocation_tokens"), ({"target_parameters": ["mlp.down_proj.weight"]}, "ParamWrapper")],
 )  # fmt: skip
-def test_adapters_whose_rows_are_no_tokens_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_adapters_whose_rows_are_not_tokens_are_refused(settings: dict[str, Any], message: str) -> None:
     base = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
     lora = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], **settings)
     with pytest.raises(ConfigError, match=message):

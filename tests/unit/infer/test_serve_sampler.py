@@ -1,4 +1,4 @@
-"""How tokens are chosen: by a request's own settings, whatever runs beside it."""
+"""Sampling depends on a request's own settings only, whatever else is in the batch."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -6,32 +6,34 @@ from typing import Any
 import pytest
 import torch
 
-from hydraft.infer.serve.sampler import Batch, Draw, Sampling
+from hydraft.infer.serve.sampler import BatchSampler, RequestSampler, Sampling
 
 V, END = 50, 7
 
 
-def choose(draws: list[Draw], scores: torch.Tensor, vocabulary: int = V) -> list[int]:
+def choose(samplers: list[RequestSampler], scores: torch.Tensor, vocabulary: int = V) -> list[int]:
     """The tokens that the batch gives its rows."""
-    batch = Batch(vocabulary, drop=lambda state: None)
+    batch = BatchSampler(vocabulary, drop=lambda state: None)
     requests: list[Any] = [
-        SimpleNamespace(state=SimpleNamespace(logit_processor_kwargs={"draw": d}), query_length=1, has_new_token=True)
-        for d in draws
+        SimpleNamespace(
+            state=SimpleNamespace(logit_processor_kwargs={"sampler": d}), query_length=1, has_new_token=True
+        )
+        for d in samplers
     ]
     batch.prepare_tensor_args(requests, torch.empty(0))
-    return batch(torch.empty(0), scores, torch.empty(0)).argmax(-1).tolist()[: len(draws)]
+    return batch(torch.empty(0), scores, torch.empty(0)).argmax(-1).tolist()[: len(samplers)]
 
 
-def draw(**settings: Any) -> Draw:
-    return Draw(Sampling(**settings), "__base__", END)
+def sampler(**settings: Any) -> RequestSampler:
+    return RequestSampler(Sampling(**settings), "__base__", END)
 
 
-def test_a_seed_gives_the_same_tokens_alone_and_in_company() -> None:
+def test_a_seed_gives_the_same_tokens_alone_and_in_a_batch() -> None:
     torch.manual_seed(0)
     steps = torch.randn(20, V)
     for settings in ({}, {"top_p": 0.8}, {"temperature": 1.7, "frequency_penalty": 0.5}):
-        alone, among = draw(seed="3", **settings), draw(seed="3", **settings)
-        others = [draw(temperature=0), draw(seed="4"), draw(top_p=0.5), draw(top_logprobs=3)]
+        alone, among = sampler(seed="3", **settings), sampler(seed="3", **settings)
+        others = [sampler(temperature=0), sampler(seed="4"), sampler(top_p=0.5), sampler(top_logprobs=3)]
         for step in steps:
             rows = torch.cat([torch.randn(2, V), step[None], torch.randn(3, V)])  # one row more than requests
             told = choose([*others[:2], among, *others[2:]], rows)
@@ -40,10 +42,10 @@ def test_a_seed_gives_the_same_tokens_alone_and_in_company() -> None:
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.7, 0.3, 0.0])
-def test_tokens_come_as_often_as_they_are_likely(top_p: float) -> None:
+def test_tokens_are_sampled_with_their_probabilities(top_p: float) -> None:
     probabilities = torch.tensor([0.05, 0.4, 0.25, 0.0, 0.3])
     kept = {1.0: [0, 1, 2, 4], 0.7: [1, 4], 0.3: [1], 0.0: [1]}[top_p]
-    sampled = draw(seed="1", top_p=top_p)
+    sampled = sampler(seed="1", top_p=top_p)
     counts = torch.zeros(5)
     for _ in range(4000):
         counts[choose([sampled], probabilities.log()[None], 5)[0]] += 1
@@ -52,30 +54,30 @@ def test_tokens_come_as_often_as_they_are_likely(top_p: float) -> None:
     assert torch.allclose(counts / 4000, expected, atol=0.025)  # three standard deviations
 
 
-def test_temperature_penalties_and_biases_change_what_is_chosen() -> None:
+def test_temperature_penalties_and_biases_change_the_tokens() -> None:
     scores = torch.zeros(1, V)
     scores[0, 3], scores[0, 4] = 2.0, 1.5
-    cold = draw(temperature=0.01, seed="1")
+    cold = sampler(temperature=0.01, seed="1")
     assert [choose([cold], scores)[0] for _ in range(5)] == [3] * 5
-    said = draw(temperature=0, frequency_penalty=0.4)
+    said = sampler(temperature=0, frequency_penalty=0.4)
     assert [choose([said], scores)[0] for _ in range(4)] == [3, 3, 4, 3]  # 2.0, 1.6, (1.2 < 1.5), 1.2 > 1.1
-    once = draw(temperature=0, presence_penalty=0.6)
+    once = sampler(temperature=0, presence_penalty=0.6)
     assert [choose([once], scores)[0] for _ in range(3)] == [3, 4, 3]
-    assert choose([draw(temperature=0, logit_bias=((9, 5.0), (3, -100.0)))], scores) == [9]
+    assert choose([sampler(temperature=0, logit_bias=((9, 5.0), (3, -100.0)))], scores) == [9]
 
 
-def test_likelihoods_are_those_of_the_model() -> None:
+def test_logprobs_are_those_of_the_model() -> None:
     scores = torch.randn(2, V)
-    told = draw(temperature=0.5, top_p=0.9, presence_penalty=1.0, seed="1", top_logprobs=2)
-    (token, _) = choose([told, draw()], scores)
-    assert told.likelihoods[0].logprob == pytest.approx(scores[0].log_softmax(-1)[token].item())
-    assert [i for i, _ in told.likelihoods[0].top] == scores[0].topk(2).indices.tolist()
+    told = sampler(temperature=0.5, top_p=0.9, presence_penalty=1.0, seed="1", top_logprobs=2)
+    (token, _) = choose([told, sampler()], scores)
+    assert told.logprobs[0].logprob == pytest.approx(scores[0].log_softmax(-1)[token].item())
+    assert [i for i, _ in told.logprobs[0].top] == scores[0].topk(2).indices.tolist()
 
 
-def test_who_is_not_waited_for_ends_and_rows_beyond_the_words_are_never_chosen() -> None:
+def test_cancelled_requests_end_and_rows_beyond_the_vocabulary_are_never_sampled() -> None:
     scores = torch.zeros(2, V)
     scores[:, V - 1] = 9.0
-    left = draw(temperature=0)
-    left.unwanted = True
-    assert choose([left, draw(temperature=0, top_logprobs=0)], scores, V - 1)[0] == END
-    assert choose([left, draw(temperature=0, top_logprobs=0)], scores, V - 1)[1] != V - 1
+    left = sampler(temperature=0)
+    left.cancelled = True
+    assert choose([left, sampler(temperature=0, top_logprobs=0)], scores, V - 1)[0] == END
+    assert choose([left, sampler(temperature=0, top_logprobs=0)], scores, V - 1)[1] != V - 1

@@ -60,7 +60,7 @@ class Recorder:
 
 
 @pytest.mark.parametrize("family", [LlamaConfig, GlmConfig])
-def test_flash_attention_is_given_the_row_once_with_its_documents(
+def test_flash_attention_is_called_once_per_row_with_its_boundaries(
     family: type[PreTrainedConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Loss and gradients to 1e-6 of those of one sdpa a document."""
@@ -69,7 +69,7 @@ def test_flash_attention_is_given_the_row_once_with_its_documents(
     for flash in (False, True):
         if flash:
             monkeypatch.setattr(attention, "varlen_attn", recorder)
-            monkeypatch.setattr(attention, "flash_takes", lambda *_: True)
+            monkeypatch.setattr(attention, "flash_supports", lambda *_: True)
         model.zero_grad()
         loss = model(**given).loss
         loss.backward()
@@ -91,7 +91,7 @@ def test_flash_attention_is_given_the_row_once_with_its_documents(
         assert all(call[name].stride(-1) == 1 for name in ("query", "key", "value"))
 
 
-def test_torch_2_11_takes_fewer_key_heads_without_a_word() -> None:
+def test_torch_2_11_accepts_fewer_key_heads_without_an_argument() -> None:
     def of_2_11(
         query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None, window_size=(-1, -1)
     ):  # type: ignore[no-untyped-def]
@@ -119,18 +119,18 @@ LLAMA = {"is_cuda": True, "dtype": torch.bfloat16, "shape": (1, 32, 99, 128)}
         ({"shape": (1, 32, 99, 100)}, (8, 0), False),
     ],
 )
-def test_what_flash_attention_takes(
+def test_the_tensors_that_flash_attention_supports(
     change: dict[str, Any], capability: tuple[int, int], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
     tensor: Any = SimpleNamespace(**{**LLAMA, **change})
-    assert attention.flash_takes(tensor, tensor, tensor) is expected
+    assert attention.flash_supports(tensor, tensor, tensor) is expected
     other: Any = SimpleNamespace(**{**LLAMA, "dtype": torch.float32})
-    assert not attention.flash_takes(tensor, other, tensor)
+    assert not attention.flash_supports(tensor, other, tensor)
 
 
-def test_boundaries_are_read_from_the_device_once_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_boundaries_are_copied_from_the_device_once_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     diff = torch.Tensor.diff
     monkeypatch.setattr(torch.Tensor, "diff", lambda self: asked.append(1) or diff(self))
@@ -146,14 +146,14 @@ def test_boundaries_are_read_from_the_device_once_a_batch(monkeypatch: pytest.Mo
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("size", [64, 128])
-def test_on_a_gpu_both_ways_are_the_same_and_no_document_sees_another(size: int) -> None:
+def test_on_a_gpu_both_ways_agree_and_no_document_attends_to_another(size: int) -> None:
     """bf16: to 2e-2 of the largest element, forward and backward (its own epsilon is 8e-3)."""
     torch.manual_seed(0)
     ends = torch.tensor([0, *LENGTHS], dtype=torch.int32).cumsum(0, dtype=torch.int32).cuda()
     tokens, longest = sum(LENGTHS), max(LENGTHS)
     shapes = ((1, HEADS, tokens, size), (1, KEYS, tokens, size), (1, KEYS, tokens, size))
     q, k, v = (torch.randn(shape, device="cuda", dtype=torch.bfloat16).requires_grad_() for shape in shapes)
-    assert attention.flash_takes(q, k, v)
+    assert attention.flash_supports(q, k, v)
     module, weight = torch.nn.Module(), torch.randn(1, tokens, HEADS, size, device="cuda", dtype=torch.bfloat16)
 
     def run(max_length: int | None) -> list[torch.Tensor]:

@@ -115,7 +115,7 @@ def batch(padded: bool) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_logits_are_the_published_architectures(case: tuple[int, LlamaForCausalLM], padded: bool) -> None:
+def test_logits_equal_those_of_the_published_architecture(case: tuple[int, LlamaForCausalLM], padded: bool) -> None:
     generation, native = case
     ids, mask = batch(padded)
     with torch.no_grad():
@@ -127,7 +127,7 @@ def test_logits_are_the_published_architectures(case: tuple[int, LlamaForCausalL
     assert difference <= 5e-5
 
 
-def test_loss_and_gradients_are_the_published_architectures(case: tuple[int, LlamaForCausalLM]) -> None:
+def test_loss_and_gradients_equal_those_of_the_published_architecture(case: tuple[int, LlamaForCausalLM]) -> None:
     generation, native = case
     ids, mask = batch(padded=True)
     labels = ids.masked_fill(mask.cumsum(-1) <= 1, -100)  # nothing comes before a row's first token
@@ -152,7 +152,7 @@ def test_loss_and_gradients_are_the_published_architectures(case: tuple[int, Lla
     assert min(value.grad.abs().max().item() for value in theirs.values()) > 0
 
 
-def test_greedy_tokens_are_the_published_architectures(case: tuple[int, LlamaForCausalLM]) -> None:
+def test_greedy_tokens_equal_those_of_the_published_architecture(case: tuple[int, LlamaForCausalLM]) -> None:
     generation, native = case
     ids, mask = batch(padded=True)
     found = native.generate(input_ids=ids, attention_mask=mask, max_new_tokens=12, do_sample=False)
@@ -184,7 +184,7 @@ def spoken(model: bytes) -> sentencepiece.SentencePieceProcessor:
     return sentencepiece.SentencePieceProcessor(model_proto=model)
 
 
-def test_text_gives_sentencepieces_ids_and_comes_back(tokenizer: Any, spoken: Any) -> None:
+def test_text_is_encoded_and_decoded_as_by_sentencepiece(tokenizer: Any, spoken: Any) -> None:
     texts = [text for text in fuzz(FUZZED, seed=2) if TURN not in text]
     assert len(texts) > 0.8 * FUZZED
     found = tokenizer(texts, split_special_tokens=True)["input_ids"]
@@ -195,7 +195,7 @@ def test_text_gives_sentencepieces_ids_and_comes_back(tokenizer: Any, spoken: An
     assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 2)
 
 
-def test_a_typed_turn_token_opens_no_turn(tokenizer: Any, spoken: Any) -> None:
+def test_a_turn_token_in_user_text_does_not_start_a_turn(tokenizer: Any, spoken: Any) -> None:
     """The published tokenizer gives 195 for it; here it is text, and comes back as text."""
     typed = tokenizer(f"a{TURN}b", split_special_tokens=True)["input_ids"]
     assert 195 in spoken.encode(f"a{TURN}b") and 195 not in typed
@@ -255,9 +255,9 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path, change: Any, reason:
         bpe.read(tmp_path / "tokenizer.model")
 
 
-def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="missing"):
         bpe.read(tmp_path / "tokenizer.model")
     (tmp_path / "tokenizer.model").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(ConfigError, match="no SentencePiece model"):
+    with pytest.raises(ConfigError, match="not a SentencePiece model"):
         bpe.read(tmp_path / "tokenizer.model")

@@ -93,7 +93,7 @@ def weights() -> Weights:
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_logits_are_the_published_architectures(native: GlmForCausalLM, padded: bool) -> None:
+def test_logits_equal_those_of_the_published_architecture(native: GlmForCausalLM, padded: bool) -> None:
     ids, mask = batch(padded)
     with torch.no_grad():
         expected, found = reference(weights(), ids, mask), native(input_ids=ids, attention_mask=mask).logits
@@ -103,7 +103,7 @@ def test_logits_are_the_published_architectures(native: GlmForCausalLM, padded: 
     assert difference <= 5e-5
 
 
-def test_loss_and_gradients_are_the_published_architectures(native: GlmForCausalLM) -> None:
+def test_loss_and_gradients_equal_those_of_the_published_architecture(native: GlmForCausalLM) -> None:
     ids, mask = batch(padded=True)
     labels = ids.masked_fill(mask.cumsum(-1) <= 1, -100)  # nothing comes before a row's first token
     theirs = {name: value.requires_grad_() for name, value in weights().items() if "inv_freq" not in name}
@@ -146,7 +146,7 @@ def published_gradients(native: GlmForCausalLM) -> Weights:
     return found
 
 
-def test_greedy_tokens_are_the_published_architectures(native: GlmForCausalLM) -> None:
+def test_greedy_tokens_equal_those_of_the_published_architecture(native: GlmForCausalLM) -> None:
     ids, mask = batch(padded=True)
     found = native.generate(input_ids=ids, attention_mask=mask, max_new_tokens=12, do_sample=False)
     ended = torch.zeros(len(ids), dtype=torch.bool)
@@ -168,7 +168,7 @@ def spoken() -> sentencepiece.SentencePieceProcessor:
     return sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model())
 
 
-def test_text_gives_sentencepieces_ids_and_comes_back(tokenizer: Any, spoken: Any) -> None:
+def test_text_is_encoded_and_decoded_as_by_sentencepiece(tokenizer: Any, spoken: Any) -> None:
     texts = fuzz(FUZZED)
     found = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     wrong = [text for text, ids in zip(texts, found, strict=True) if ids != spoken.encode(text)]
@@ -179,7 +179,7 @@ def test_text_gives_sentencepieces_ids_and_comes_back(tokenizer: Any, spoken: An
     assert sum(len(set(text)) > 3 for text in texts) > 5000
 
 
-def test_special_tokens_stand_where_published(tokenizer: Any, spoken: Any) -> None:
+def test_special_tokens_have_their_published_ids(tokenizer: Any, spoken: Any) -> None:
     size = spoken.get_piece_size()
     names = ["[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>"]
     assert tokenizer.convert_tokens_to_ids(names) == list(range(size, size + 5))
@@ -217,7 +217,7 @@ def test_chats_are_encoded_as_published(tokenizer: Any, spoken: Any) -> None:
             text += f"{answer}\n\n"
 
 
-def test_a_system_turn_stands_ahead_of_the_first_question(tokenizer: Any, spoken: Any) -> None:
+def test_a_system_turn_is_put_before_the_first_question(tokenizer: Any, spoken: Any) -> None:
     chat = [{"role": "system", "content": "你是诗人。"}, {"role": "user", "content": "写一首诗"}]
     found = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
     assert found[2:] == spoken.encode(round_text(1, "你是诗人。\n写一首诗"))

@@ -1,4 +1,4 @@
-"""What is no whole checkpoint of a supported kind is refused in one line, before anything is written."""
+"""Incomplete or unsupported checkpoints are refused in one line, before anything is written."""
 
 import json
 import os
@@ -53,8 +53,8 @@ def quantise_one(tensors: Tensors) -> None:
     ("change", "reason"),
     [
         (drop_one, "query_key_value.weight is in no weight file"),
-        (add_one, "prefix_encoder.embedding.weight has no place"),
-        (reshape_one, r"is \(192, 64\), but config.json makes it \(128, 64\)"),
+        (add_one, "prefix_encoder.embedding.weight is unknown"),
+        (reshape_one, r"has shape \(192, 64\), where config.json requires \(128, 64\)"),
         (quantise_one, r"has data type"),
     ],
 )
@@ -72,7 +72,7 @@ def test_tensors_that_do_not_fit_are_refused(
 def test_a_tensor_in_two_files_is_refused() -> None:
     rules = chatglm2.rules(CHATGLM2)
     twice = [(file, name, rule.shape) for file in ("a", "b") for name, rule in rules.items()]
-    with pytest.raises(ConfigError, match="is in a too"):
+    with pytest.raises(ConfigError, match="is also in a"):
         assign(rules, chatglm2.DROPPED, twice)
 
 
@@ -83,7 +83,7 @@ def test_a_truncated_shard_is_refused(tmp_path: Path, suffix: str, kept: int) ->
     shard = sorted(source.glob(f"*.{suffix}"))[1]
     with shard.open("r+b") as file:
         file.truncate(kept if kept >= 0 else shard.stat().st_size - 1)
-    with pytest.raises(ConfigError, match=rf"{shard.name}: (truncated|holds code)"):
+    with pytest.raises(ConfigError, match=rf"{shard.name}: (truncated|contains code)"):
         convert(source, tmp_path / "native")
     assert not (tmp_path / "native").exists() and leftovers(tmp_path / "native") == []
 
@@ -98,13 +98,13 @@ class Trap(NamedTuple):
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_shard_that_holds_code_is_not_opened(tmp_path: Path) -> None:
+def test_a_shard_that_contains_code_is_not_opened(tmp_path: Path) -> None:
     source = save(tmp_path / "published", CHATGLM2, chatglm2_tensors(), sentencepiece_model(), "bin", 1)
     torch.save({QKV: Trap(str(tmp_path / "sprung"))}, source / "pytorch_model.bin")
-    with pytest.raises(ConfigError, match="holds code"):
+    with pytest.raises(ConfigError, match="contains code"):
         convert(source, tmp_path / "native")
     (source / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(str(tmp_path / "sprung"))))
-    with pytest.raises(ConfigError, match="holds code"):
+    with pytest.raises(ConfigError, match="contains code"):
         convert(source, tmp_path / "native")
     assert not (tmp_path / "sprung").exists()
 
@@ -116,18 +116,18 @@ def rewrite_index(source: Path, change: Callable[[dict[str, str]], None]) -> Non
     index.write_text(json.dumps(told))
 
 
-def test_an_index_that_lies_is_refused(tmp_path: Path, source: Path) -> None:
+def test_a_wrong_index_is_refused(tmp_path: Path, source: Path) -> None:
     rewrite_index(source, lambda placed: placed.update({QKV: "model-00003-of-00003.safetensors"}))
     with pytest.raises(ConfigError, match="the index has"):
         convert(source, tmp_path / "native")
     rewrite_index(source, lambda placed: placed.update({QKV: "../elsewhere.safetensors"}))
-    with pytest.raises(ConfigError, match="files beside it"):
+    with pytest.raises(ConfigError, match="files in the same folder"):
         convert(source, tmp_path / "native")
     rewrite_index(source, lambda placed: placed.update({QKV: "model-00004-of-00003.safetensors"}))
-    with pytest.raises(ConfigError, match="which is not there"):
+    with pytest.raises(ConfigError, match="which does not exist"):
         convert(source, tmp_path / "native")
     (source / "model.safetensors.index.json").write_text("{")
-    with pytest.raises(ConfigError, match="not an index"):
+    with pytest.raises(ConfigError, match="not a shard index"):
         convert(source, tmp_path / "native")
 
 
@@ -145,15 +145,15 @@ FIRST = {"model_type": "chatglm", "position_encoding_2d": True, "vocab_size": 13
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (THIRTEEN, "13B places tokens by ALiBi"),
-        (BAICHUAN2 | {"architectures": ["OtherForCausalLM"]}, "says whether the head is normalised"),
-        (BAICHUAN2 | {"vocab_size": 64000}, "is no published model"),
+        (THIRTEEN, "13B uses ALiBi"),
+        (BAICHUAN2 | {"architectures": ["OtherForCausalLM"]}, "shows whether the head is normalised"),
+        (BAICHUAN2 | {"vocab_size": 64000}, "is not a published model"),
         (BAICHUAN2 | {"hidden_act": "gelu"}, "hidden_act=gelu"),
         (BAICHUAN2 | {"hidden_size": "64"}, "hidden_size is '64'"),
         (BAICHUAN2 | {"rms_norm_eps": None}, "rms_norm_eps is None"),
         (FIRST, "the first ChatGLM-6B"),
-        (CHATGLM2 | {"rmsnorm": False}, "rmsnorm=False: it was made before"),
-        (CHATGLM2 | {"rope_ratio": 50}, "rope_ratio=50: its positions are stretched"),
+        (CHATGLM2 | {"rmsnorm": False}, "rmsnorm=False: it has LayerNorm"),
+        (CHATGLM2 | {"rope_ratio": 50}, "rope_ratio=50: its rotary positions are scaled"),
         (CHATGLM2 | {"quantization_bit": 4}, "quantised"),
         (CHATGLM2 | {"pre_seq_len": 128}, "P-tuning"),
         (CHATGLM2 | {"multi_query_attention": False}, "multi_query_attention=False"),
@@ -171,7 +171,7 @@ def test_a_variant_without_a_native_architecture_is_refused(tmp_path: Path, conf
         convert(folder, tmp_path / "native")
 
 
-def test_chatglm3_is_known_by_its_tokenizer(tmp_path: Path, source: Path) -> None:
+def test_chatglm3_is_recognised_by_its_tokenizer(tmp_path: Path, source: Path) -> None:
     (source / "tokenization_chatglm.py").write_text('special_tokens = ["<|user|>", "<|assistant|>"]')
     with pytest.raises(ConfigError, match="ChatGLM3"):
         convert(source, tmp_path / "native")

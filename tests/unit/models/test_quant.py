@@ -1,4 +1,4 @@
-"""int8 says nothing in each layer of each pass."""
+"""int8 logs nothing in each layer of each pass."""
 
 import logging
 
@@ -13,7 +13,7 @@ from hydraft.models.quant import bits_and_bytes
 
 
 @pytest.mark.parametrize("silenced", [False, True])
-def test_a_product_in_int8_says_nothing(
+def test_a_matmul_in_int8_logs_nothing(
     silenced: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The product that a card's layers go through, with what a run does before it loads a model, and without."""

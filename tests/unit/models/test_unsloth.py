@@ -46,7 +46,7 @@ def unsloth(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
 
 
-def test_it_is_told_all_of_the_config(unsloth: None) -> None:
+def test_the_whole_config_is_passed_to_it(unsloth: None) -> None:
     config = config_of(
         "experiment=llama3_unsloth_zero2", "model=auto", f"model.path={TINY}", "train.precision=bf16", "data.max_length=99999", "mode=plan",
     )  # fmt: skip
@@ -72,7 +72,7 @@ def test_it_is_told_all_of_the_config(unsloth: None) -> None:
     assert all("lora_" in name for name in trainable(model))
 
 
-def test_documents_are_told_apart_by_their_lengths() -> None:
+def test_documents_are_separated_by_their_lengths() -> None:
     items = [[{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}], [{"input_ids": [8, 9], "labels": [-100, 9]}]]
     config = config_of("kernels=unsloth", "mode=plan")
     collate = collator(config.data, 0, config.kernels.kind)

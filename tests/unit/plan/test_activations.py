@@ -1,4 +1,4 @@
-"""The formula for activations, against what autograd saves in one decoder layer of each family, and against what the loss has at once."""
+"""The formula for activations, compared with what autograd saves in one decoder layer of each family and with the peak of the loss."""
 
 import dataclasses
 import weakref
@@ -96,7 +96,7 @@ def saved_by_a_layer(config: Config) -> int:
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_layer_keeps_what_the_formula_says(family: str, case: str) -> None:
+def test_a_layer_saves_what_the_formula_gives(family: str, case: str) -> None:
     config = config_of(*FAMILIES[family].split(), "model.init=random", "model.scale=tiny", *CASES[case])
     native = planned_config(config.model)
     assert native is not None
@@ -140,7 +140,7 @@ class Live(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_loss_in_chunks_has_at_once_what_the_formula_says(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_peak_of_a_chunked_loss_is_that_of_the_formula(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a few hundred tokens in chunks of 64, through a head of a vocabulary that is large beside the hidden states."""
     monkeypatch.setattr("hydraft.models.loss.ROWS", 64)
     monkeypatch.setattr("hydraft.plan.activations.ROWS", 64)

@@ -1,4 +1,4 @@
-"""A plan's figures against arithmetic by hand, and against each other."""
+"""A plan's figures, compared with calculations by hand and with each other."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from hydraft.config.choices import Precision
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
 from hydraft.models.shapes import planned_config
-from hydraft.plan.memory import DRIVER, NCCL, SLACK, Memory, Subject, memory
+from hydraft.plan.memory import DRIVER, NCCL, SLACK, Memory, ModelSize, memory
 from hydraft.plan.network import network
 from hydraft.plan.parameters import layout, trained
 from hydraft.plan.plan import make_plan, planned_for
@@ -23,12 +23,12 @@ REST_8B = 2 * 128256 * 4096 + 65 * 4096
 """Llama-3.1-8B: the weights of linear layers; embedding, head and norms."""
 
 
-def subject(config: Config, labelled: int = 64) -> Subject:
+def subject(config: Config, labelled: int = 64) -> ModelSize:
     native = planned_config(config.model)
     assert native is not None
     known = layout(native)
     assert known is not None
-    return Subject(known, trained(known, config.lora), labelled)
+    return ModelSize(known, trained(known, config.lora), labelled)
 
 
 def priced(*overrides: str, labelled: int = 64) -> Memory:
@@ -93,7 +93,7 @@ def test_recomputation_trades_activations_for_time() -> None:
     assert again.activations < kept.activations / 10
 
 
-def test_quantised_weights_are_whole_on_each_rank_while_they_load() -> None:
+def test_quantised_weights_are_unsharded_on_each_rank_while_loading() -> None:
     loads = [priced(f"zero={stage}", "cluster=1x8").loading.weights for stage in ("stage2", "stage3", "stage3_offload")]
     assert len(set(loads)) == 1
     sharded = priced("zero=stage3", "quant=none", "cluster=1x8")
@@ -109,7 +109,7 @@ def test_offloading_moves_to_main_memory() -> None:
     assert rests.training.weights < here.training.weights / 10
 
 
-def test_what_drivers_take_is_a_constant_and_a_share() -> None:
+def test_driver_memory_is_a_constant_and_fragmentation_a_share() -> None:
     parts = priced().training
     assert parts.overhead == DRIVER + round(SLACK * (parts.total - parts.overhead))
     assert priced("cluster=1x2", "zero=stage2").training.overhead > parts.overhead + NCCL // 2
@@ -153,7 +153,7 @@ def test_a_size_without_a_known_unit_is_refused(text: str) -> None:
 MACHINE = Hardware(gpus=(Gpu("card", 24 * GIB, 8.6),) * 2, cpus=8, memory=64 * GIB)
 
 
-def test_the_cards_planned_for() -> None:
+def test_the_gpus_that_are_planned_for() -> None:
     config = config_of()
     assert planned_for(config, MACHINE) == MACHINE
     config = dataclasses.replace(config, cluster=dataclasses.replace(config.cluster, gpu_memory="80GiB"))
@@ -188,7 +188,7 @@ def test_the_change_that_is_found_makes_it_fit(overrides: str, card: int, expect
     assert after.cost.memory.peak == before.change.peak
 
 
-def test_the_cheapest_change_is_no_dearer_than_a_single_one() -> None:
+def test_the_cheapest_change_costs_no_more_than_any_single_one() -> None:
     """Halving the micro-batch is cheaper than recomputing, and that is cheaper than offloading."""
     config = config_of("model=llama3", *CARDS, "data.max_length=2048")
     machine = planned_for(config, Hardware(cpus=2))
@@ -200,13 +200,13 @@ def test_the_cheapest_change_is_no_dearer_than_a_single_one() -> None:
     }
 
 
-def test_what_no_change_can_fit_is_said() -> None:
+def test_a_run_that_no_change_can_fit_is_reported() -> None:
     config = config_of("model=llama3", *CARDS[:1], "cluster.gpu_memory=1GiB", "train.precision=bf16")
     plan = make_plan(config, 1000, planned_for(config, Hardware(cpus=2)))
     assert (plan.fits, plan.change) == (False, None)
 
 
-def test_settings_are_applied_where_their_names_say() -> None:
+def test_settings_are_applied_by_their_dotted_names() -> None:
     config = apply(config_of(), [("train.precision", Precision.bf16), ("cluster.nodes", 3)])
     assert (config.train.precision, config.cluster.nodes) == (Precision.bf16, 3)
 

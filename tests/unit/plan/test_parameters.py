@@ -1,4 +1,4 @@
-"""Every parameter and every byte of it, against the real modules: tiny models of each family with random weights."""
+"""Every parameter and its bytes, compared with the real modules: tiny models of each family with random weights."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -119,11 +119,11 @@ def test_the_embedded_model_is_counted_from_its_own_config() -> None:
     assert counted(config_of()).count == 1_921_728
 
 
-def test_targets_that_are_not_there_are_refused() -> None:
+def test_missing_targets_are_refused() -> None:
     config = config_of("model=llama3", "lora.target_modules=[query,value]")
     with pytest.raises(ConfigError, match=r"lora\.target_modules=.*no such layers.*q_proj"):
         trained(counted(config), config.lora)
 
 
-def test_an_architecture_that_is_not_known_is_no_layout() -> None:
+def test_an_unknown_architecture_has_no_layout() -> None:
     assert layout({"model_type": "mamba", "hidden_size": 8}) is None

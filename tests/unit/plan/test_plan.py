@@ -1,4 +1,4 @@
-"""The batch arithmetic, against counts made by hand and by the Trainer."""
+"""The batch arithmetic, compared with counts by hand and by the Trainer."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The estimate of tokens, against the embedded model's tokenizer and by hand."""
+"""The estimate of tokens, compared with the embedded model's tokenizer and with counts by hand."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def test_only_the_answers_that_are_trained_count() -> None:
     assert measure([Conversation(turns)], data).longest_answer == 1 + TURN
 
 
-def test_shipped_records_come_to_about_as_many() -> None:
+def test_the_estimate_for_shipped_records_is_about_right() -> None:
     """The embedded model's vocabulary of 3,072 takes a token a character, where a large one takes 0.5 to 0.8."""
     config = config_of()
     conversations = mixture.training(config.data, config.seed)

@@ -1,7 +1,7 @@
-"""What a batch has answered so far, in a file that outlives a kill: a line a bucket, and the output only when all is there.
+"""The journal of a batch: one line per finished bucket, so that a killed command can be resumed. No torch.
 
-``g.jsonl.part`` holds the journal while ``g.jsonl`` is being made. Its first line says of what; a line that was cut off is dropped,
-and its bucket answered again. No torch.
+``g.jsonl.part`` is the journal while ``g.jsonl`` is being made, which is written at the end. Its first line has the key of the
+command; an incomplete last line is dropped, and its bucket is generated again.
 """
 
 import fcntl
@@ -14,31 +14,33 @@ from hydraft.errors import ConfigError
 from hydraft.system import files
 
 Bucket = tuple[int, list[int], list[list[int]]]
-"""What is answered at once: its number, the indices of its records, and their prompts as tokens."""
+"""A batch of prompts: its number, the indices of its records, and their prompts as tokens."""
 Answers = list[dict[str, Any]]
-"""What becomes of a bucket's records: ``index``, ``answer``, ``tokens``, ``finish``."""
+"""The answers to a bucket's records: ``index``, ``answer``, ``tokens``, ``finish``."""
 
 
 class Journal:
-    """The buckets of one output file that are done."""
+    """The finished buckets of one output file."""
 
     def __init__(self, output: Path, key: str) -> None:
-        """``key``: a hash of all that the answers depend on.
+        """``key``: a hash of everything that the answers depend on.
 
         Raises:
-            ConfigError: another command writes this output, or it was begun with something else.
+            ConfigError: another command writes this output, or it was started with another key.
         """
         self.output = output
         self.summary = output.with_suffix(".summary.json")
         self.path = output.with_name(f"{output.name}.part")
         self.done: dict[int, Answers] = {}
-        """By the bucket's number."""
+        """The answers by bucket number."""
         self.finished = False
-        """Whether the output stands there, of this very key."""
+        """Whether the complete output of this key exists."""
         self.file: TextIO | None = None
         if output.exists() and not self.path.exists():
             if _key(self.summary) != key:
-                raise ConfigError(f"output={output}: is there already, of something else; name another file")
+                raise ConfigError(
+                    f"output={output}: exists, and is from another input, model or setting; name another file"
+                )
             self.finished = True
             return
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +64,7 @@ class Journal:
                 break
             if number == 0 and read != {"key": key}:
                 raise ConfigError(
-                    f"output={self.output}: was begun with another input, model or setting; give those again, remove {self.path}, or "
+                    f"output={self.output}: was started with another input, model or setting; use those, remove {self.path}, or "
                     "name another file"
                 )
             if number > 0:
@@ -74,7 +76,7 @@ class Journal:
             self._write({"key": key})
 
     def add(self, bucket: int, answers: Answers) -> None:
-        """A bucket is done; it is on the disk when this returns."""
+        """Record a finished bucket; it is on the disk when this returns."""
         self.done[bucket] = answers
         self._write({"bucket": bucket, "answers": answers})
 
@@ -85,7 +87,7 @@ class Journal:
         os.fsync(self.file.fileno())
 
     def close(self, lines: list[dict[str, Any]], summary: dict[str, Any]) -> None:
-        """Put the output in its place, and what is said about it beside it."""
+        """Write the output and its summary, and remove the journal."""
         assert self.file is not None
         files.write_json(self.summary, summary)
         files.write_text(self.output, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

@@ -1,7 +1,7 @@
-"""A file of prompts, or of records as training reads them, with or without answers. No torch.
+"""Reads the input of ``mode=batch``: prompts, or training records with or without an answer. No torch.
 
-``{"prompt": …}`` with ``system``, ``answer`` (the reference), ``task`` and ``id`` where wanted; or alpaca, messages or ShareGPT, whose
-last answer, where there is one, is the reference.
+``{"prompt": …}``, optionally with ``system``, ``answer`` (the reference), ``task`` and ``id``; or alpaca, messages or ShareGPT, whose
+last answer, if there is one, is the reference.
 """
 
 from dataclasses import dataclass
@@ -12,26 +12,26 @@ from hydraft.data import formats
 from hydraft.data.formats import KEYS, ROLES, Conversation, Turn
 from hydraft.errors import ConfigError
 
-UNANSWERED = "?"
-"""Stands where a record has no answer, for what reads it as training would."""
+PLACEHOLDER = "?"
+"""The answer of a record without one, so that the reader of training records accepts it."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One thing to ask."""
+    """One prompt, with its reference if it has one."""
 
     id: Any
-    """As the file has it; None where it has none."""
+    """Its ``id`` in the file; None without one."""
     conversation: Conversation
     answered: bool
-    """Whether the conversation's last turn is a reference; it is empty otherwise."""
+    """Whether the last turn of the conversation is a reference; otherwise it is empty."""
 
 
 def read(source: str, form: Format, system: str | None) -> list[Record]:
-    """The records of ``input=source``; ``system`` goes ahead of those that have no system turn.
+    """The records of ``input=source``; ``system`` is added to those without a system turn.
 
     Raises:
-        ConfigError: names the file and the record.
+        ConfigError: a record is invalid; the message has the file and the record.
     """
     name = f"input={source}"
     found: list[Record] = []
@@ -45,26 +45,28 @@ def read(source: str, form: Format, system: str | None) -> list[Record]:
         kinds.setdefault(kind, number)
         if len(kinds) > 1:
             (first, at), (second, then) = kinds.items()
-            raise ConfigError(f"{name}: record {at} is {first} and record {then} is {second}; one form a file")
+            raise ConfigError(
+                f"{name}: record {at} is {first} and record {then} is {second}; a file must have one format"
+            )
         identity = raw.get("id")
         if identity is not None and seen.setdefault(str(identity), number) != number:
             raise ConfigError(f"{place}: has the id of record {seen[str(identity)]} ({identity})")
         found.append(_prompt(raw, place) if kind == "prompt" else _trained(raw, Format(kind), place))
     if not found:
         raise ConfigError(f"{name}: no records in it")
-    return found if system is None else [_told(record, system) for record in found]
+    return found if system is None else [_with_system(record, system) for record in found]
 
 
 def _form(raw: dict[str, Any], form: Format, place: str) -> Format:
     if form is Format.auto:
         if not any(keys[0] in raw for keys in KEYS.values()):
             raise ConfigError(
-                f"{place}: no known form (its keys: {', '.join(map(str, raw)) or 'none'}; known: prompt; or one that training reads: "
+                f"{place}: unknown format (its keys: {', '.join(map(str, raw)) or 'none'}; known: prompt, or a training format: "
                 "instruction, messages, conversations)"
             )
         form = formats.form_of(raw, place)
     if form is Format.text:
-        raise ConfigError(f"{place}: plain text asks nothing; give a file of prompts")
+        raise ConfigError(f"{place}: plain text has no prompts; give a file of prompts")
     return form
 
 
@@ -91,23 +93,26 @@ def _trained(raw: dict[str, Any], form: Format, place: str) -> Record:
 
 
 def _completed(raw: dict[str, Any], form: Format) -> tuple[dict[str, Any], bool]:
-    """A record with something for its last answer where it has none, and whether it had one."""
+    """A record with a placeholder if it has no last answer, and whether it had one."""
     if form is Format.alpaca:
         answer = raw.get("output")
         missing = answer is None or (isinstance(answer, str) and not answer.strip())
-        return ({**raw, "output": UNANSWERED}, False) if missing else (raw, True)
+        return ({**raw, "output": PLACEHOLDER}, False) if missing else (raw, True)
     key, (who, what) = KEYS[form][0], ("role", "content") if form is Format.messages else ("from", "value")
     turns = raw.get(key)
     if not (isinstance(turns, list) and turns and isinstance(turns[-1], dict)):
-        return raw, True  # wrong, and told so by whoever reads it
+        return raw, True  # invalid: the reader of training records refuses it
     if ROLES.get(str(turns[-1].get(who))) == "user":
-        return {**raw, key: [*turns, {who: "assistant" if form is Format.messages else "gpt", what: UNANSWERED}]}, False
+        return {
+            **raw,
+            key: [*turns, {who: "assistant" if form is Format.messages else "gpt", what: PLACEHOLDER}],
+        }, False
     return raw, True
 
 
-def _told(record: Record, system: str) -> Record:
+def _with_system(record: Record, system: str) -> Record:
     turns = record.conversation.turns
     if turns[0].role == "system":
         return record
-    told = Conversation((Turn("system", system), *turns), task=record.conversation.task)
-    return Record(record.id, told, record.answered)
+    conversation = Conversation((Turn("system", system), *turns), task=record.conversation.task)
+    return Record(record.id, conversation, record.answered)

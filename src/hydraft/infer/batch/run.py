@@ -1,7 +1,7 @@
-"""A file of prompts to a file of answers, in batches of like length, on one device or several; a killed one goes on.
+"""``mode=batch``: a file of prompts to a file of answers, in batches of similar length, on one or several GPUs; can be resumed.
 
-A bucket is the unit: its prompts, its seed and its place are the same whatever was done before and however many processes
-there are, so the answers are too. No torch at module level.
+The unit is a bucket of prompts. Its prompts, its seed and its number depend on neither earlier runs nor the number of processes,
+so the answers do not either. No torch at module level.
 """
 
 import hashlib
@@ -24,21 +24,21 @@ MATTERS = (
     "system", "batch_size", "dtype", "template", "max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty",
     "seed",
 )  # fmt: skip
-"""Settings that answers depend on."""
+"""The settings that the answers depend on."""
 
 
 def run(sources: list[Source], options: InferConfig) -> None:
-    """mode=batch."""
+    """Answer ``input`` and write ``output``."""
     output = Path(str(options.output)).expanduser()
     records = read(str(options.input), options.format, options.system)
-    cards, count = len(detect().gpus), options.cluster.ranks_per_node
-    if cards and options.device != "cpu" and count > cards:
-        raise ConfigError(f"cluster=1x{count} needs {count} GPUs and {cards} were found: use cluster=1x{cards}")
+    gpus, count = len(detect().gpus), options.cluster.ranks_per_node
+    if gpus and options.device != "cpu" and count > gpus:
+        raise ConfigError(f"cluster=1x{count} needs {count} GPUs and {gpus} were found: use cluster=1x{gpus}")
     source = next(s for s in sources if options.adapter in (None, s.name))
     try:
         journal = Journal(output, _key(records, source, options))
         if journal.finished:
-            print(f"{output}: has been answered to its end; nothing is left to do")
+            print(f"{output}: is complete; nothing is left to do")
             return
         with Screen(os.dup(1), visible=True) as screen:
             _run(source, options, records, journal, screen, count)
@@ -55,41 +55,41 @@ def _run(
         from hydraft.infer.load import load
 
         loaded = load([source], options, screen.console)
-        tokenizer, data = loaded.use().tokenizer, loaded.use().data
+        tokenizer, data = loaded.select().tokenizer, loaded.select().data
     else:
-        from hydraft.infer.load import words
+        from hydraft.infer.load import tokenizer_and_data
 
-        tokenizer, data = words(source, screen.console)
+        tokenizer, data = tokenizer_and_data(source, screen.console)
     from hydraft.data.tokenize import prompt_ids
 
     prompts = [prompt_ids(record.conversation, tokenizer, data) for record in records]
     made = buckets(prompts, options.batch_size)
     left = [bucket for bucket in made if bucket[0] not in journal.done]
-    began, tokens = time.perf_counter(), 0
-    screen.phase("answering", len(records))
+    started, tokens = time.perf_counter(), 0
+    screen.phase("generating", len(records))
     if journal.done:
-        there = sum(map(len, journal.done.values()))
-        screen.say(f"going on: {there:,} of {len(records):,} are answered")
-        screen.advance(there)
+        done = sum(map(len, journal.done.values()))
+        screen.say(f"resuming: {done:,} of {len(records):,} records are done")
+        screen.advance(done)
     from hydraft.infer.batch.workers import work
 
     for number, answers in work(left, loaded, source, options, count):
         journal.add(number, answers)
         tokens += sum(answer["tokens"] for answer in answers)
-        speed = tokens / (time.perf_counter() - began)
+        speed = tokens / (time.perf_counter() - started)
         screen.advance(len(answers), f"{speed:,.0f} tokens/s", line=True)
     _finish(source, options, records, journal, screen)
 
 
 def buckets(prompts: list[list[int]], size: int) -> list[Bucket]:
-    """Prompts of like length together, the longest first: what does not fit the memory is known at once."""
+    """Batches of prompts of similar length, the longest first, so that running out of memory shows at once."""
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     chunks = [order[start : start + size] for start in range(0, len(order), size)]
     return [(number, chunk, [prompts[index] for index in chunk]) for number, chunk in enumerate(chunks)]
 
 
 def _finish(source: Source, options: InferConfig, records: list[Record], journal: Journal, screen: Screen) -> None:
-    """Write the output in the input's order, score what can be scored, and show it."""
+    """Write the output in the order of the input, score the records that have a reference, and print a summary."""
     from hydraft.evaluation.metrics import score
 
     found = {answer["index"]: answer for answers in journal.done.values() for answer in answers}
@@ -117,7 +117,7 @@ def _finish(source: Source, options: InferConfig, records: list[Record], journal
 
 
 def _line(record: Record, answer: dict[str, Any]) -> dict[str, Any]:
-    """A line of the output."""
+    """One line of the output."""
     asked = record.conversation
     line: dict[str, Any] = {"index": answer["index"]}
     if record.id is not None:
@@ -131,7 +131,7 @@ def _line(record: Record, answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _key(records: list[Record], source: Source, options: InferConfig) -> str:
-    """A hash of all that the answers depend on."""
+    """A hash of everything that the answers depend on."""
     weights = sorted(source.folder.glob("*.safetensors"))
     parts = [
         [(str(record.id), str(record.conversation)) for record in records],

@@ -1,4 +1,4 @@
-"""Buckets of prompts to answers: in this process, or in several, one a GPU."""
+"""Generates the answers to buckets of prompts, in this process or in one process per GPU."""
 
 import dataclasses
 import multiprocessing
@@ -15,25 +15,25 @@ from transformers import set_seed
 from hydraft.config.infer import InferConfig
 from hydraft.errors import RunFailed
 from hydraft.infer.batch.journal import Answers, Bucket
-from hydraft.infer.generate import answers, decoded, drawn
-from hydraft.infer.load import Loaded, load
+from hydraft.infer.generate import answers, decode, generation_config
+from hydraft.infer.load import LoadedModel, load
 from hydraft.infer.source import Source
 from hydraft.launch.local import elastic
 from hydraft.system.hardware import detect
 from hydraft.system.parent_death import die_with_parent
 
 
-def answer_bucket(loaded: Loaded, bucket: Bucket, options: InferConfig) -> Answers:
+def answer_bucket(loaded: LoadedModel, bucket: Bucket, options: InferConfig) -> Answers:
     """The answers to one bucket."""
     number, indices, prompts = bucket
-    speaker = loaded.use()
+    selected = loaded.select()
     set_seed(options.seed + number)
-    ends = drawn(loaded, speaker, options).eos_token_id
-    made = answers(loaded, speaker, prompts, options)
+    ends = generation_config(loaded, selected, options).eos_token_id
+    made = answers(loaded, selected, prompts, options)
     return [
         {
             "index": index,
-            "answer": decoded(speaker.tokenizer, ids),
+            "answer": decode(selected.tokenizer, ids),
             "tokens": len(ids),
             "finish": "stop" if ids and ids[-1] in ends else "length",
         }
@@ -42,9 +42,9 @@ def answer_bucket(loaded: Loaded, bucket: Bucket, options: InferConfig) -> Answe
 
 
 def work(
-    left: list[Bucket], loaded: Loaded | None, source: Source, options: InferConfig, count: int
+    left: list[Bucket], loaded: LoadedModel | None, source: Source, options: InferConfig, count: int
 ) -> Iterator[tuple[int, Answers]]:
-    """The buckets ``left`` as they are done: by ``loaded``, or by ``count`` processes that each load the source."""
+    """Answer the buckets ``left`` with ``loaded``, or in ``count`` processes that each load the source; yield each when done."""
     if loaded is not None:
         for bucket in left:
             yield bucket[0], answer_bucket(loaded, bucket, options)
@@ -53,43 +53,43 @@ def work(
 
 
 def _shared(left: list[Bucket], source: Source, options: InferConfig, count: int) -> Iterator[tuple[int, Answers]]:
-    """The buckets over ``count`` processes, each taking the next when it has done one."""
+    """Distribute the buckets over ``count`` processes, each of which takes the next when it has finished one."""
     context: Any = multiprocessing.get_context(elastic.method(detect()))
     todo, done = context.Queue(), context.Queue()
     for item in [*left, *[None] * count]:
         todo.put(item)
-    members = [
-        context.Process(target=_member, args=(rank, count, source, options, todo, done), daemon=True)
+    processes = [
+        context.Process(target=_process, args=(rank, count, source, options, todo, done), daemon=True)
         for rank in range(count)
     ]
-    for member in members:
-        member.start()
+    for process in processes:
+        process.start()
     try:
         for _ in left:
-            yield _next(done, members)
-        for member in members:
-            member.join()
+            yield _next(done, processes)
+        for process in processes:
+            process.join()
     finally:
-        for member in members:
-            member.terminate()
+        for process in processes:
+            process.terminate()
 
 
-def _next(done: Any, members: list[Any]) -> tuple[int, Answers]:
+def _next(done: Any, processes: list[Any]) -> tuple[int, Answers]:
     """The next bucket that is done.
 
     Raises:
-        RunFailed: a process ended, or told why it cannot go on.
+        RunFailed: a process died or reported an error.
     """
     while True:
-        for rank, member in enumerate(members):
-            if member.exitcode not in (None, 0):
-                raise RunFailed(f"process {rank} {_ended(member.exitcode)}; the same command goes on from where it was")
+        for rank, process in enumerate(processes):
+            if process.exitcode not in (None, 0):
+                raise RunFailed(f"process {rank} {_ended(process.exitcode)}; the same command resumes where it stopped")
         try:
             found = done.get(timeout=1)
         except queue.Empty:
             continue
         if isinstance(found, str):
-            raise RunFailed(f"{found}; the same command goes on from where it was")
+            raise RunFailed(f"{found}; the same command resumes where it stopped")
         number, answers = found
         return int(number), answers
 
@@ -98,10 +98,10 @@ def _ended(code: int) -> str:
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
 
-def _member(rank: int, count: int, source: Source, options: InferConfig, todo: Any, done: Any) -> None:
-    """A process: answers buckets until there are no more."""
+def _process(rank: int, count: int, source: Source, options: InferConfig, todo: Any, done: Any) -> None:
+    """The main function of a process: answer buckets until there are no more."""
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the parent, which ends this process
     try:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // count))
         if options.device != "cpu" and torch.cuda.is_available():

@@ -1,1 +1,1 @@
-"""mode=export: a model in a folder of its own."""
+"""``mode=export``: writes a model or an adapter to a new folder."""

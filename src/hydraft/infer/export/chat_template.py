@@ -1,6 +1,6 @@
-"""A plain prompt template as a chat template, so that servers ask an exported model as training did.
+"""A plain prompt template as a Jinja chat template, so that servers prompt an exported model as in training. No torch.
 
-``data.template="{instruction}\\n{input}\\n"`` is text of ours; every server reads the Jinja of the tokenizer. No torch.
+``data.template="{instruction}\\n{input}\\n"`` is a format of this project; servers read the tokenizer's Jinja template.
 """
 
 import json
@@ -8,7 +8,7 @@ from string import Formatter
 
 
 def jinja(template: str, begin: str, eos: str) -> str:
-    """What ``encode`` renders from a plain ``template``: ``begin`` ahead of all, ``eos`` behind each answer."""
+    """The Jinja template that renders what ``data/tokenize.py`` does: ``begin`` first, and ``eos`` after each answer."""
     question = " ~ ".join(_parts(template)) or '""'
     return (
         f"{{{{- {_text(begin)} -}}}}"
@@ -25,7 +25,7 @@ def jinja(template: str, begin: str, eos: str) -> str:
 
 
 def _parts(template: str) -> list[str]:
-    """The template as Jinja's terms; {input} is empty, since a chat's question is one text."""
+    """The template as Jinja expressions; {input} is empty, since a chat turn is one text."""
     parts = []
     for literal, field, _, _ in Formatter().parse(template):
         if literal:
@@ -36,5 +36,5 @@ def _parts(template: str) -> list[str]:
 
 
 def _text(text: str) -> str:
-    """A literal of Jinja, which reads the escapes of JSON."""
+    """A Jinja literal, which has the escapes of JSON."""
     return json.dumps(text, ensure_ascii=False)

@@ -1,7 +1,7 @@
-"""An adapter into the weights it was trained over, and how far the result is from what was trained.
+"""Merges an adapter into the weights that it was trained with, and measures how much the result's logits differ.
 
-The merged weight is what the layer computed with: over NF4 or int8 that is the dequantised weight, not the published one. Each layer
-is dequantised and merged in fp32 and rounded once, to the type it is saved in.
+The merged weight is the one that the layer computed with: under NF4 or int8 that is the dequantised weight, not the published one.
+Each layer is dequantised and merged in fp32 and rounded once, to the type in which it is saved.
 """
 
 import dataclasses
@@ -26,13 +26,13 @@ Logits = list[torch.Tensor]
 
 @torch.no_grad()
 def merged(trained: torch.nn.Module, source: Source, section: ModelConfig, precision: Precision) -> PreTrainedModel:
-    """A plain model in ``precision`` that computes what ``trained`` does.
+    """A model without an adapter, in ``precision``, that computes the same as ``trained``.
 
     Args:
-        trained: the model as in training: base, quantised or not, and adapter.
-        source: where the adapter is.
+        trained: the model as in training: the base, quantised or not, with the adapter.
+        source: the adapter.
         section: the prepared base.
-        precision: what the weights are kept in.
+        precision: the type of the merged weights.
     """
     base = load_base(dataclasses.replace(section, dtype=Precision.auto), QuantConfig(), precision)
     if source.kind is Kind.model:
@@ -48,7 +48,7 @@ def merged(trained: torch.nn.Module, source: Source, section: ModelConfig, preci
         weight.data = weight.data.float()
         try:
             layer.merge(safe_merge=True)
-        except ValueError as error:  # a weight that is not finite
+        except ValueError as error:  # a weight is not finite
             raise ConfigError(f"run={source.folder}: cannot be merged: {error}") from error
     plain = model.unload()
     assert isinstance(plain, PreTrainedModel)
@@ -59,18 +59,18 @@ def merged(trained: torch.nn.Module, source: Source, section: ModelConfig, preci
 
 @torch.inference_mode()
 def logits(model: torch.nn.Module, prompts: list[list[int]]) -> Logits:
-    """What a model says after each token of each prompt."""
+    """A model's logits at each token of each prompt."""
     device = next(model.parameters()).device
     return [model(input_ids=torch.tensor([prompt], device=device)).logits[0].float().cpu() for prompt in prompts]
 
 
 def difference(ours: Logits, theirs: Logits) -> dict[str, float]:
-    """How far two models are apart: the largest and the mean difference of a logit, and the share of places with the same likeliest token."""
-    apart = torch.cat([(mine - other).abs().flatten() for mine, other in zip(ours, theirs, strict=True)])
+    """The largest and mean difference of the logits, and the share of positions with the same likeliest token."""
+    differences = torch.cat([(mine - other).abs().flatten() for mine, other in zip(ours, theirs, strict=True)])
     same = torch.cat([mine.argmax(-1) == other.argmax(-1) for mine, other in zip(ours, theirs, strict=True)])
     return {
-        "logit_max": float(apart.max()),
-        "logit_mean": float(apart.mean()),
+        "logit_max": float(differences.max()),
+        "logit_mean": float(differences.mean()),
         "same_token": float(same.float().mean()),
-        "places": len(same),
+        "positions": len(same),
     }

@@ -1,4 +1,4 @@
-"""The README.md of an exported folder: what was trained on what, how it scored, and how to use it. No torch."""
+"""The README.md of an exported folder: training data, config, scores and commands. No torch."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from hydraft.system.version import __version__
 
 
 def commands(source: Source, kind: ExportKind, target: Path, base: str) -> list[tuple[str, str]]:
-    """How the folder is used elsewhere: (what it is, the command)."""
+    """Commands that use the folder: (description, command)."""
     if kind is ExportKind.merged:
         return [
             ("serve it", f"vllm serve {target} --served-model-name {target.name}"),
@@ -25,7 +25,7 @@ def commands(source: Source, kind: ExportKind, target: Path, base: str) -> list[
     if settings.get("use_dora"):
         return [
             (
-                "a DoRA adapter, which vLLM does not take; merged it does",
+                "vLLM does not support DoRA adapters; export a merged model",
                 f"python infer.py mode=export run={source.folder} output=…",
             )
         ]
@@ -37,24 +37,24 @@ def commands(source: Source, kind: ExportKind, target: Path, base: str) -> list[
     ]
 
 
-def card(source: Source, kind: ExportKind, target: Path, base: str, apart: dict[str, float] | None) -> str:
-    """The text."""
+def card(source: Source, kind: ExportKind, target: Path, base: str, differences: dict[str, float] | None) -> str:
+    """The text of README.md; ``differences`` is that of ``merge.difference``."""
     parts = [_head(kind, base), f"# {target.name}", _what(source, kind, base)]
     if source.run is not None:
         config = load_config(source.run / "config.yaml")
         parts += [_data(config), _config(config), _scores(source.run), _plan(source.run), _command(source.run)]
-    if apart is not None:
-        parts.append("## How near the merged weights are\n\n" + nearness(apart))
+    if differences is not None:
+        parts.append("## Difference between merged and trained model\n\n" + describe_differences(differences))
     used = "\n".join(f"# {what}\n{command}" for what, command in commands(source, kind, Path(target.name), base))
     parts.append(f"## Use\n\n```bash\n{used}\n```")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def nearness(apart: dict[str, float]) -> str:
-    """``merge.difference`` in words."""
+def describe_differences(differences: dict[str, float]) -> str:
+    """``merge.difference`` as a sentence."""
     return (
-        f"logits of the merged model and of the trained one: {apart['logit_max']:.2g} apart at most, {apart['logit_mean']:.2g} in the mean, "
-        f"the same likeliest token at {apart['same_token']:.1%} of {apart['places']:.0f} places"
+        f"logits of the merged and the trained model differ by at most {differences['logit_max']:.2g}, by {differences['logit_mean']:.2g} on average; "
+        f"the same likeliest token at {differences['same_token']:.1%} of {differences['positions']:.0f} positions"
     )
 
 
@@ -69,11 +69,11 @@ def _head(kind: ExportKind, base: str) -> str:
 def _what(source: Source, kind: ExportKind, base: str) -> str:
     name = source.base_name or Path(base).name
     what = (
-        "the adapter alone"
+        "the adapter"
         if kind is ExportKind.adapter
-        else "whole weights, the adapter merged in"
+        else "the model with the adapter merged"
         if source.kind is Kind.adapter
-        else "whole weights"
+        else "the whole model"
     )
     return f"{name}, fine-tuned with hydraft {__version__}: {what}."
 
@@ -82,25 +82,25 @@ def _data(config: Config) -> str:
     data = config.data
     rows = [f"trained on `{_short(data.train)}`", *(f"mixed with `{_short(entry)}`" for entry in data.mix)]
     if data.only:
-        rows.append(f"the tasks {', '.join(data.only)} alone")
+        rows.append(f"only the tasks {', '.join(data.only)}")
     if data.eval:
-        rows.append(f"scored on `{_short(data.eval)}`")
+        rows.append(f"evaluated on `{_short(data.eval)}`")
     rows.append(
-        f"at most {data.max_length} tokens a record, asked through "
+        f"at most {data.max_length} tokens per record, formatted with "
         + ("the model's chat template" if data.template == "chat" else f"`{data.template!r}`")
     )
     return "## Data\n\n" + "\n".join(f"- {row}" for row in rows)
 
 
 def _short(path: str) -> str:
-    """A file by its name, without the folders of the machine that it was on; a hub name as it is."""
+    """The file name of an absolute path, without this machine's folders; a hub name unchanged."""
     return Path(path).name if Path(path).is_absolute() else path
 
 
 def _config(config: Config) -> str:
     lora, train = config.lora, config.train
     method = (
-        "every weight"
+        "all weights"
         if lora.method is LoraMethod.none
         else f"{lora.method.value}, r {lora.r}, alpha {lora.alpha:g}, on {', '.join(lora.target_modules)}"
     )

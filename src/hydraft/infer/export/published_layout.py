@@ -1,4 +1,4 @@
-"""Native weights back in the layout that ChatGLM2 was published in: the conversion's own rules, read backwards."""
+"""Writes native weights in the published layout of their family, by the conversion's rules in reverse."""
 
 import json
 import shutil
@@ -17,9 +17,9 @@ WEIGHTS = (".bin", ".safetensors")
 
 
 def publish(tensors: Mapping[str, torch.Tensor], source: Path, folder: Path) -> None:
-    """Write native ``tensors`` to ``folder`` as the published checkpoint ``source`` has its own; all else is copied from there.
+    """Write native ``tensors`` to ``folder`` in the layout of the published checkpoint ``source``; other files are copied from it.
 
-    Tensors that the native model has no use for are copied too. Shards are the source's, as safetensors.
+    Tensors that the native model does not have are copied too. The shards are those of the source, as safetensors.
     """
     plan = make_plan(source)
     rules = plan.family.rules(plan.published)
@@ -42,9 +42,9 @@ def publish(tensors: Mapping[str, torch.Tensor], source: Path, folder: Path) -> 
 
 
 def _stacked(parts: tuple, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:  # type: ignore[type-arg]
-    """A published tensor (N, …) from its native ones, on top of each other."""
+    """A published tensor (N, …): its native ones stacked along the first dimension."""
     ordered = sorted(parts, key=lambda part: (part.rows or (0, 0))[0])
-    assert not any(part.unit_rows for part in ordered), "scaled rows have no way back"
+    assert not any(part.unit_rows for part in ordered), "the lengths of scaled rows are lost"
     found = [tensors[part.name].detach().cpu() for part in ordered]
     return (found[0] if len(found) == 1 else torch.cat(found)).contiguous()
 

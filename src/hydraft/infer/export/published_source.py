@@ -4,24 +4,25 @@ from pathlib import Path
 
 from hydraft.errors import ConfigError
 from hydraft.infer.source import Source
-from hydraft.models.families import chatglm2
-from hydraft.models.families.registry import published_config
+from hydraft.models.families.registry import PUBLISHED, published_config, published_family
 
 
 def published_source(source: Source) -> Path:
     """The published checkpoint that a source's weights came from, whose own files the published layout needs.
 
     Raises:
-        ConfigError: it is not there, or its family has no way back.
+        ConfigError: it is not there, or its family cannot be exported in its published layout.
     """
     model = source.origin or source.model
     folder = Path(model.path).expanduser()
     if not folder.is_dir():
         raise ConfigError(
-            f"export.layout=published: needs the published checkpoint in a folder, and {model.path} is none: give base=<it>"
+            f"export.layout=published: needs the published checkpoint in a folder, and {model.path} is not a folder: give base=<folder>"
         )
-    if not chatglm2.recognises(published_config(folder)):
+    family = published_family(published_config(folder))
+    if family is None or not family.REVERSIBLE:
+        reversible = ", ".join(model for each in PUBLISHED if each.REVERSIBLE for model in each.MODELS)
         raise ConfigError(
-            f"export.layout=published: is for ChatGLM2, and {folder} is no published checkpoint of it: leave it away, or give base=<one>"
+            f"export.layout=published: needs a published checkpoint of {reversible}, and {folder} is none: leave it out, or give base=<one>"
         )
     return folder

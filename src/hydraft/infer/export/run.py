@@ -1,6 +1,7 @@
-"""mode=export: what was trained as a folder that needs nothing of this project, whole or not there at all. No torch.
+"""Exports a trained model to a folder that does not depend on this project; an incomplete export leaves nothing. No torch.
 
-``merge.py`` makes the weights, ``template.py`` the chat template, ``publish.py`` the published layout, ``card.py`` the README.
+``merge.py`` makes the weights, ``chat_template.py`` the chat template, ``published_layout.py`` the published layout and
+``model_card.py`` the README; ``write.py`` calls them.
 """
 
 import importlib
@@ -20,10 +21,10 @@ from hydraft.system import files
 
 
 def run(sources: list[Source], options: InferConfig) -> None:
-    """mode=export.
+    """Export ``run`` to ``output``.
 
     Raises:
-        ConfigError: this cannot be exported so, the folder is taken, or the disk is full.
+        ConfigError: it cannot be exported with these settings, the folder exists, or the disk is full.
     """
     source = next(s for s in sources if options.adapter in (None, s.name))
     target = Path(str(options.output)).expanduser()
@@ -32,15 +33,15 @@ def run(sources: list[Source], options: InferConfig) -> None:
     if options.export.layout is Layout.published:
         published_source(source)
     try:
-        with _alone(target):
-            importlib.import_module("hydraft.infer.export.write").write(source, options, target)  # torch, only now
+        with _exclusive(target):
+            importlib.import_module("hydraft.infer.export.write").write(source, options, target)  # imports torch
     except OSError as error:
         raise ConfigError(f"output={target}: {error.strerror or error} ({error.filename or target.parent})") from error
 
 
 @contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Hold the only export into ``target``, and clear away what one that was killed has left."""
+def _exclusive(target: Path) -> Iterator[None]:
+    """Lock ``target`` against other exports, and remove the files of a killed one."""
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:
@@ -49,10 +50,10 @@ def _alone(target: Path) -> Iterator[None]:
         raise ConfigError(f"output={target}: another export is writing it") from None
     try:
         if target.exists():
-            raise ConfigError(f"output={target}: is there already; name a folder that does not exist yet")
-        for left in target.parent.glob(f".{target.name}.*"):
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
+            raise ConfigError(f"output={target}: exists; name a folder that does not exist")
+        for leftover in target.parent.glob(f".{target.name}.*"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
         yield
         files.sync_folder(target.parent)
     finally:

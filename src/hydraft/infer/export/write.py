@@ -1,4 +1,4 @@
-"""The exported folder: weights, tokenizer, template, generation settings and card, written beside it and put in place at once."""
+"""Writes an export: weights, tokenizer, chat template, generation config and model card, in a staging folder that is renamed at the end."""
 
 import dataclasses
 import json
@@ -17,10 +17,10 @@ from hydraft.data.tokenize import begin, prompt_ids
 from hydraft.errors import ConfigError
 from hydraft.infer.export import merge
 from hydraft.infer.export.chat_template import jinja
-from hydraft.infer.export.model_card import card, commands, nearness
+from hydraft.infer.export.model_card import card, commands, describe_differences
 from hydraft.infer.export.published_layout import publish
 from hydraft.infer.export.published_source import published_source
-from hydraft.infer.load import Speaker, load, own_precision
+from hydraft.infer.load import LoadedSource, load, own_precision
 from hydraft.infer.resolve import ADAPTER_CONFIG
 from hydraft.infer.source import ADAPTER, Source
 from hydraft.models import base_identity, prepare
@@ -30,62 +30,64 @@ from hydraft.models.quant import DTYPES
 from hydraft.system import files
 
 SMALL_FILES = 64 << 20
-"""Bytes that tokenizer, config and card may take."""
-QUESTIONS = (
+"""Bytes that are reserved for tokenizer, config and model card."""
+PROMPTS = (
     "判断这条评论的情感，只回答正面或负面。\n房间很干净，服务也很热情。",
     "用一句话介绍你自己。",
     "What is the capital of France?",
 )
-"""What both models are asked, besides the run's own probe."""
+"""Prompts on which both models are compared, besides the run's probe."""
 
 
 def write(source: Source, options: InferConfig, target: Path) -> None:
-    """Make ``target``; it is not there yet, and is not there if anything goes wrong."""
+    """Create ``target``, which must not exist and does not exist after a failure."""
     console = Console(highlight=False, soft_wrap=True)
     section = prepare.native(source.model, source.seed, Console(stderr=True))
     base = section.path
-    apart = None
+    differences = None
     if options.export.kind is ExportKind.adapter:
-        _need(target, (source.folder / ADAPTER).stat().st_size)
+        _check_space(target, (source.folder / ADAPTER).stat().st_size)
         with files.staged_folder(target) as staging:
-            _adapter(source, base, staging)
+            _write_adapter(source, base, staging)
             (staging / "README.md").write_text(card(source, options.export.kind, target, base, None), encoding="utf-8")
     else:
         precision = options.export.dtype if options.export.dtype is not Precision.auto else own_precision(section)
-        _need(target, _bytes(section, precision))
+        _check_space(target, _bytes(section, precision))
         loaded = load([source], options)
-        speaker = loaded.use()
-        questions = _questions(source, speaker)
-        trained = merge.logits(loaded.model, questions)
+        selected = loaded.select()
+        prompts = _prompts(source, selected)
+        trained = merge.logits(loaded.model, prompts)
         plain = merge.merged(loaded.model, source, section, precision)
         with files.staged_folder(target) as staging:
             if options.export.layout is Layout.published:
                 publish(plain.state_dict(), published_source(source), staging)
                 written: PreTrainedModel | ModelConfig = plain
             else:
-                _native(plain, speaker, staging)
+                _write_native(plain, selected, staging)
                 del plain
                 written = dataclasses.replace(section, path=str(staging), revision=None)
-            apart = merge.difference(trained, merge.logits(_asked(written, source, section, loaded.device), questions))
-            text = card(source, options.export.kind, target, base, apart)
+            differences = merge.difference(
+                trained, merge.logits(_reloaded(written, source, section, loaded.device), prompts)
+            )
+            text = card(source, options.export.kind, target, base, differences)
             (staging / "README.md").write_text(text, encoding="utf-8")
     size = sum(file.stat().st_size for file in target.iterdir())
     console.print(f"{target}: {size / 2**20:,.1f} MiB")
-    if apart is not None:
-        console.print(nearness(apart))
+    if differences is not None:
+        console.print(describe_differences(differences))
     if options.export.layout is Layout.native:
         for what, command in commands(source, options.export.kind, target, base):
             console.print(f"{what}: {command}")
 
 
-def _need(target: Path, size: int) -> None:
+def _check_space(target: Path, size: int) -> None:
     free = shutil.disk_usage(target.parent).free
     if free < size + SMALL_FILES:
-        raise ConfigError(f"output={target}: takes {size / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free there")
+        raise ConfigError(f"output={target}: takes {size / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free")
 
 
 def _bytes(section: ModelConfig, precision: Precision) -> int:
-    """Of a model's weights, from its shape alone."""
+    """The size of a model's weights, from its config."""
     config = AutoConfig.from_pretrained(
         section.path, revision=section.revision, trust_remote_code=section.trust_remote_code
     )
@@ -94,40 +96,40 @@ def _bytes(section: ModelConfig, precision: Precision) -> int:
     return int(sum(parameter.numel() for parameter in model.parameters())) * int(DTYPES[precision].itemsize)
 
 
-def _questions(source: Source, speaker: Speaker) -> list[list[int]]:
-    """Prompts as tokens."""
-    asked = [prompt_ids(ask(question), speaker.tokenizer, speaker.data) for question in QUESTIONS]
+def _prompts(source: Source, selected: LoadedSource) -> list[list[int]]:
+    """The prompts as ids, and those of the run's probe."""
+    prompts = [prompt_ids(ask(prompt), selected.tokenizer, selected.data) for prompt in PROMPTS]
     probe = source.folder / "probe.json"
-    return [*asked, json.loads(probe.read_text())["input_ids"]] if probe.is_file() else asked
+    return [*prompts, json.loads(probe.read_text())["input_ids"]] if probe.is_file() else prompts
 
 
-def _native(model: PreTrainedModel, speaker: Speaker, folder: Path) -> None:
-    """Weights and config, tokenizer and template, and what ends an answer."""
-    tokenizer = speaker.tokenizer
+def _write_native(model: PreTrainedModel, selected: LoadedSource, folder: Path) -> None:
+    """Write weights, config, tokenizer, chat template and generation config."""
+    tokenizer = selected.tokenizer
     ends = end_ids(tokenizer, model)
     own = model.generation_config or GenerationConfig()
     own.eos_token_id, own.pad_token_id = ends[0] if len(ends) == 1 else ends, tokenizer.pad_token_id
     try:
         own.validate(strict=True)
-    except ValueError:  # some published ones contradict themselves, and are not saved again
+    except ValueError:  # some published generation configs are inconsistent and cannot be saved
         model.generation_config = GenerationConfig(
             bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id
         )
-    model.config.use_cache = True  # off in training alone
+    model.config.use_cache = True  # off during training only
     model.save_pretrained(folder)
-    _words(tokenizer, speaker.source, folder)
+    _write_tokenizer(tokenizer, selected.source, folder)
 
 
-def _words(tokenizer: PreTrainedTokenizerBase, source: Source, folder: Path) -> None:
-    """The tokenizer, with the template that the model was trained to be asked with."""
+def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Source, folder: Path) -> None:
+    """Write the tokenizer with the template that the model was trained with."""
     if source.template != "chat":
         tokenizer.chat_template = jinja(source.template, begin(tokenizer), str(tokenizer.eos_token))
     tokenizer.save_pretrained(folder)
 
 
-def _adapter(source: Source, base: str, folder: Path) -> None:
-    """The adapter as it is, but for the name of its base, which was a place in the cache where the base was converted."""
-    from hydraft.infer.load import words
+def _write_adapter(source: Source, base: str, folder: Path) -> None:
+    """Copy the adapter with the name of its base replaced: in training it may have been a folder of the cache."""
+    from hydraft.infer.load import tokenizer_and_data
 
     shutil.copyfile(source.folder / ADAPTER, folder / ADAPTER)
     settings = json.loads((source.folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
@@ -135,14 +137,14 @@ def _adapter(source: Source, base: str, folder: Path) -> None:
     for name in (base_identity.NAME, "probe.json"):
         if (source.folder / name).is_file():
             shutil.copyfile(source.folder / name, folder / name)
-    tokenizer, _ = words(source, Console(stderr=True))
-    _words(tokenizer, source, folder)
+    tokenizer, _ = tokenizer_and_data(source, Console(stderr=True))
+    _write_tokenizer(tokenizer, source, folder)
 
 
-def _asked(
+def _reloaded(
     written: PreTrainedModel | ModelConfig, source: Source, section: ModelConfig, device: torch.device
 ) -> PreTrainedModel:
-    """What was written in the training's precision: read from the disk, or, in a layout that is not native, as it is in memory."""
+    """The exported model in the precision of training: read from the disk, or from memory in the published layout."""
     precision = source.precision if source.precision is not Precision.auto else own_precision(section)
     if isinstance(written, PreTrainedModel):
         written.to(device, DTYPES[precision]).eval()  # type: ignore[arg-type]

@@ -1,10 +1,10 @@
-"""Attention over the cache of a batch: each request by itself.
+"""Attention over the paged cache of a batch, one call per request.
 
-transformers' ``paged|sdpa`` lets every token of the batch look at the keys of all requests and masks what is not its own: work
-and a mask that grow with the square of the number of requests. Here each request's tokens see its own keys alone, as they
-would outside a batch. For CPUs, where a call costs little.
+transformers' ``paged|sdpa`` computes the scores of every token against the keys of all requests and masks those of other
+requests: work and a mask that grow with the square of the number of requests. Here a request's tokens attend to its own keys
+only, as they would outside a batch. For CPUs, where the overhead of a call is small.
 
-Shapes: T tokens of the batch, N tokens that are looked at, of all requests; H heads, K key and value heads, D features a head.
+Shapes: T tokens of the batch, N cached tokens of all requests; H heads, K key and value heads, D features of a head.
 """
 
 from typing import Any
@@ -23,11 +23,9 @@ def requests_attention(
     key: torch.Tensor,  # (1, K, T, D)
     value: torch.Tensor,  # (1, K, T, D)
     attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
     **batch: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention of each request's new tokens to all of its tokens."""
+    """Causal attention of each request's new tokens to all of its tokens; ``batch`` is what transformers passes."""
     keys, values = batch["cache"].update(  # (N, K, D)
         key_states=key,
         value_states=value,
@@ -35,39 +33,39 @@ def requests_attention(
         read_index=batch["read_index"],
         write_index=batch["write_index"],
     )
-    asked = batch["cu_seq_lens_q"].diff().tolist()
-    seen = batch["cu_seq_lens_k"].diff().tolist()
+    new = batch["cu_seq_lens_q"].diff().tolist()
+    cached = batch["cu_seq_lens_k"].diff().tolist()
     parts = [
         torch.nn.functional.scaled_dot_product_attention(
             q,
             k[None],
             v[None],
             attn_mask=_mask(q.shape[2], k.shape[1]),
-            scale=scaling,
+            scale=batch.get("scaling"),
             enable_gqa=q.shape[1] != k.shape[0],
         )
         for q, k, v in zip(
-            query.split(asked, 2),
-            keys.transpose(0, 1).split(seen, 1),
-            values.transpose(0, 1).split(seen, 1),
+            query.split(new, 2),
+            keys.transpose(0, 1).split(cached, 1),
+            values.transpose(0, 1).split(cached, 1),
             strict=True,
         )
     ]
     return torch.cat(parts, dim=2).transpose(1, 2), None  # (1, T, H, D)
 
 
-def _mask(new: int, all_of_them: int) -> torch.Tensor | None:
-    """What the last ``new`` of a request's tokens may see; None where that is everything."""
+def _mask(new: int, total: int) -> torch.Tensor | None:
+    """The causal mask of a request's last ``new`` tokens; None for a single one, which attends to all."""
     if new == 1:
         return None
-    return torch.ones(new, all_of_them, dtype=torch.bool).tril(all_of_them - new)
+    return torch.ones(new, total, dtype=torch.bool).tril(total - new)
 
 
 def choose(model: PreTrainedModel) -> str:
-    """The implementation for a model: flash attention where it works, ours on a CPU, unless attention slides over a window."""
+    """The attention implementation for a model: flash attention if supported; on a CPU this module's, except for a sliding window."""
     text = model.config.get_text_config()
     if model.device.type == "cuda":
-        return "paged|flash_attention_2" if is_flash_attn_2_available() and flash_takes(model) else "paged|sdpa"
+        return "paged|flash_attention_2" if is_flash_attn_2_available() and flash_supports(model) else "paged|sdpa"
     if getattr(text, "sliding_window", None) is not None:
         return "paged|sdpa"
     AttentionInterface.register(NAME, requests_attention)
@@ -75,8 +73,8 @@ def choose(model: PreTrainedModel) -> str:
     return NAME
 
 
-def flash_takes(model: PreTrainedModel) -> bool:
-    """Whether flash-attn's kernels take this model on its card: 16 bits, Ampere or newer, heads of up to 256 features."""
+def flash_supports(model: PreTrainedModel) -> bool:
+    """Whether flash-attn supports this model on its GPU: 16 bits, Ampere or newer, heads of up to 256 features."""
     text = model.config.get_text_config()
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     halves = model.dtype in (torch.bfloat16, torch.float16)
@@ -89,5 +87,5 @@ def flash_takes(model: PreTrainedModel) -> bool:
 
 
 def block_size(implementation: str) -> int:
-    """Tokens of a block of the cache: with flash attention a multiple of 256, which its decoding from blocks needs."""
+    """Tokens of a cache block: a multiple of 256 with flash attention, whose paged decoding requires it."""
     return 256 if is_flash_attention_requested(requested_attention_implementation=implementation) else 32

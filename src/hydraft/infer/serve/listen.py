@@ -20,7 +20,7 @@ def is_local(host: str) -> bool:
 
 
 def api_key(serve: ServeConfig) -> str | None:
-    """The key that requests have to show.
+    """The API key that requests must have, or None.
 
     Raises:
         ConfigError: its file cannot be read or is empty.
@@ -38,10 +38,10 @@ def api_key(serve: ServeConfig) -> str | None:
 
 
 def listen(serve: ServeConfig, key: str | None) -> socket.socket:
-    """The socket to serve at.
+    """The server's socket.
 
     Raises:
-        ConfigError: it needs a key, or cannot be had.
+        ConfigError: it is open to other machines without a key, or the address is not available.
     """
     if key is None and not is_local(serve.host):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What the server answers as: the base and each adapter, by name, with the words and the template of each."""
+"""The models that the server offers by name: each adapter, and their base."""
 
 import copy
 import re
@@ -8,43 +8,45 @@ from dataclasses import dataclass, replace
 from hydraft.data.formats import Conversation, Turn
 from hydraft.data.tokenize import prompt_ids
 from hydraft.errors import ConfigError
-from hydraft.infer.load import Loaded, Speaker
+from hydraft.infer.load import LoadedModel, LoadedSource
 from hydraft.infer.serve.multi_lora import BASE, base_of
 from hydraft.models import generation
 
 ENCODER = ThreadPoolExecutor(1, "encode")
-"""Prompts are tokenised here, one at a time: a long one must not hold up the others' tokens."""
+"""Tokenises prompts, one at a time, so that a long one does not block the event loop."""
 
 
 @dataclass
-class Voice:
-    """A name that requests can ask."""
+class ServedModel:
+    """A model that requests can name."""
 
     name: str
-    speaker: Speaker
+    selected: LoadedSource
     adapter: str
-    """As peft calls it."""
+    """Its adapter's name in the PeftModel; ``__base__`` for the base."""
     ends: list[int]
     """The tokens that end its answers."""
 
     def __post_init__(self) -> None:
-        """A tokenizer cannot encode and decode at once: it has two."""
-        self.tokenizer = copy.deepcopy(self.speaker.tokenizer)
+        """Copy the tokenizer: one encodes prompts and the other decodes answers, at the same time."""
+        self.tokenizer = copy.deepcopy(self.selected.tokenizer)
 
     def chat(self, turns: list[tuple[str, str]]) -> list[int]:
-        """The ids that ask for the next answer in a conversation of (role, text).
+        """The prompt ids of a conversation of (role, text).
 
         Raises:
-            ConfigError: the model's template does not take it.
+            ConfigError: the model's template does not support it.
         """
-        said = tuple(Turn("system" if role == "developer" else role, text) for role, text in turns)
-        return prompt_ids(Conversation((*said, Turn("assistant", ""))), self.speaker.tokenizer, self.speaker.data)
+        conversation = tuple(Turn("system" if role == "developer" else role, text) for role, text in turns)
+        return prompt_ids(
+            Conversation((*conversation, Turn("assistant", ""))), self.selected.tokenizer, self.selected.data
+        )
 
     def plain(self, prompt: str | list[int]) -> list[int]:
-        """The ids of a text as it is; special tokens may be written out in it."""
+        """The ids of a text without a template; it may contain special tokens."""
         if isinstance(prompt, str):
-            return [int(token) for token in self.speaker.tokenizer(prompt)["input_ids"]]
-        if wrong := [token for token in prompt if token >= len(self.speaker.tokenizer)]:
+            return [int(token) for token in self.selected.tokenizer(prompt)["input_ids"]]
+        if wrong := [token for token in prompt if token >= len(self.selected.tokenizer)]:
             raise ConfigError(f"there is no token {wrong[0]}")
         return prompt
 
@@ -53,19 +55,19 @@ class Voice:
         return str(self.tokenizer.decode([token]))
 
 
-def voices(loaded: Loaded) -> dict[str, Voice]:
-    """Everything there is to ask, by name: the adapters first, then their base."""
+def served_models(loaded: LoadedModel) -> dict[str, ServedModel]:
+    """All models by name: the adapters first, then their base."""
     base = base_of(loaded.model)
     found = {
-        name: Voice(name, speaker, speaker.key or BASE, generation.end_ids(speaker.tokenizer, base))
-        for name, speaker in loaded.speakers.items()
+        name: ServedModel(name, selected, selected.adapter_name or BASE, generation.end_ids(selected.tokenizer, base))
+        for name, selected in loaded.sources.items()
     }
-    first = next(iter(loaded.speakers.values()))
-    if first.key is not None:
+    first = next(iter(loaded.sources.values()))
+    if first.adapter_name is not None:
         name = first.source.base_name or first.source.model.name
         name = re.sub(r"\W+$", "", name) or "base"
         name = name if name not in found else f"{name}-base"
         template = "chat" if first.tokenizer.chat_template else first.data.template
-        speaker = replace(first, data=replace(first.data, template=template), key=None)
-        found[name] = Voice(name, speaker, BASE, generation.end_ids(first.tokenizer, base))
+        selected = replace(first, data=replace(first.data, template=template), adapter_name=None)
+        found[name] = ServedModel(name, selected, BASE, generation.end_ids(first.tokenizer, base))
     return found

@@ -1,4 +1,4 @@
-"""Answers in OpenAI's form: whole, or piece by piece as server-sent events."""
+"""Responses in OpenAI's format: complete, or as server-sent events."""
 
 import json
 from collections.abc import Callable
@@ -8,19 +8,19 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from hydraft.infer.serve.sampler import Likelihood
+from hydraft.infer.serve.sampler import TokenLogprob
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of an answer."""
+    """A part of an answer."""
 
     text: str
     tokens: list[int]
-    likelihoods: list[Likelihood]
-    """One a token, where they are asked for."""
+    logprobs: list[TokenLogprob]
+    """One per token, if requested."""
     finish: Literal["stop", "length"] | None = None
-    """Why it ends here."""
+    """The finish reason of the last chunk."""
 
 
 class Usage(BaseModel):
@@ -29,7 +29,7 @@ class Usage(BaseModel):
     total_tokens: int
 
 
-class Said(BaseModel):
+class AssistantMessage(BaseModel):
     role: Literal["assistant"]
     content: str
     refusal: None = None
@@ -37,7 +37,7 @@ class Said(BaseModel):
 
 class ChatChoice(BaseModel):
     index: int
-    message: Said
+    message: AssistantMessage
     finish_reason: Literal["stop", "length"]
     logprobs: dict[str, Any] | None
 
@@ -84,8 +84,8 @@ Decode = Callable[[int], str]
 
 
 @dataclass
-class Reply:
-    """The frame around a request's answers."""
+class ResponseBuilder:
+    """Formats the answers of one request."""
 
     chat: bool
     id: str
@@ -94,44 +94,46 @@ class Reply:
     prompt_tokens: int
     logprobs: bool
     usage: bool
-    """Whether a stream ends with the counts."""
+    """Whether a stream ends with the token counts."""
     decode: Decode
     offsets: dict[int, int] = field(default_factory=dict)
-    """Characters told of each answer, token by token."""
+    """Characters of each answer so far, for ``text_offset``."""
 
-    def whole(self, answers: list[list[Chunk]]) -> dict[str, Any]:
-        """All of it at once; ``answers`` are the pieces of each."""
+    def complete(self, answers: list[list[Chunk]]) -> dict[str, Any]:
+        """The complete response; ``answers`` are the chunks of each answer."""
         choices = []
         for index, chunks in enumerate(answers):
             text = "".join(chunk.text for chunk in chunks)
-            said = {"message": {"role": "assistant", "content": text, "refusal": None}} if self.chat else {"text": text}
-            told = self._logprobs(
-                index, [t for c in chunks for t in c.tokens], [p for c in chunks for p in c.likelihoods]
+            content = (
+                {"message": {"role": "assistant", "content": text, "refusal": None}} if self.chat else {"text": text}
             )
-            choices.append({"index": index, **said, "logprobs": told, "finish_reason": chunks[-1].finish})
+            logprobs = self._logprobs(
+                index, [t for c in chunks for t in c.tokens], [p for c in chunks for p in c.logprobs]
+            )
+            choices.append({"index": index, **content, "logprobs": logprobs, "finish_reason": chunks[-1].finish})
         kind = "chat.completion" if self.chat else "text_completion"
-        written = sum(len(chunk.tokens) for chunks in answers for chunk in chunks)
-        return {**self._frame(kind), "choices": choices, "usage": self._usage(written)}
+        count = sum(len(chunk.tokens) for chunks in answers for chunk in chunks)
+        return {**self._frame(kind), "choices": choices, "usage": self._usage(count)}
 
-    def opening(self, index: int) -> str:
-        """The first event of an answer: who speaks. Text completions have none."""
+    def first_event(self, index: int) -> str:
+        """The first event of a chat answer, with its role; text completions have none."""
         return self._event({"delta": {"role": "assistant", "content": ""}}, index, None, None) if self.chat else ""
 
-    def piece(self, index: int, chunk: Chunk) -> str:
-        """The events of a piece; an ending is an event of its own in a chat, as clients expect it."""
-        told = self._logprobs(index, chunk.tokens, chunk.likelihoods)
+    def events(self, index: int, chunk: Chunk) -> str:
+        """The events of a chunk; in a chat the finish reason is a separate event, as in OpenAI's API."""
+        logprobs = self._logprobs(index, chunk.tokens, chunk.logprobs)
         if not self.chat:
-            return self._event({"text": chunk.text}, index, chunk.finish, told)
+            return self._event({"text": chunk.text}, index, chunk.finish, logprobs)
         events = ""
-        if chunk.text or (told and told["content"]):
-            events += self._event({"delta": {"content": chunk.text}}, index, None, told)
+        if chunk.text or (logprobs and logprobs["content"]):
+            events += self._event({"delta": {"content": chunk.text}}, index, None, logprobs)
         if chunk.finish:
             events += self._event({"delta": {}}, index, chunk.finish, None)
         return events
 
-    def closing(self, written: int) -> str:
-        """The counts, where they are asked for, and the end of the stream."""
-        counts = {**self._frame(self._chunk), "choices": [], "usage": self._usage(written)}
+    def last_events(self, count: int) -> str:
+        """The token counts, if requested, and the end of the stream."""
+        counts = {**self._frame(self._chunk), "choices": [], "usage": self._usage(count)}
         return (_sse(counts) if self.usage else "") + "data: [DONE]\n\n"
 
     @property
@@ -141,16 +143,16 @@ class Reply:
     def _frame(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
-    def _usage(self, written: int) -> dict[str, int]:
-        total = self.prompt_tokens + written
-        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": written, "total_tokens": total}
+    def _usage(self, count: int) -> dict[str, int]:
+        total = self.prompt_tokens + count
+        return {"prompt_tokens": self.prompt_tokens, "completion_tokens": count, "total_tokens": total}
 
-    def _event(self, said: dict[str, Any], index: int, finish: str | None, told: dict[str, Any] | None) -> str:
-        choice = {"index": index, **said, "logprobs": told, "finish_reason": finish}
+    def _event(self, content: dict[str, Any], index: int, finish: str | None, logprobs: dict[str, Any] | None) -> str:
+        choice = {"index": index, **content, "logprobs": logprobs, "finish_reason": finish}
         counts = {"usage": None} if self.usage else {}
         return _sse({**self._frame(self._chunk), "choices": [choice], **counts})
 
-    def _logprobs(self, index: int, tokens: list[int], found: list[Likelihood]) -> dict[str, Any] | None:
+    def _logprobs(self, index: int, tokens: list[int], found: list[TokenLogprob]) -> dict[str, Any] | None:
         if not self.logprobs:
             return None
         pairs = list(zip(tokens, found, strict=True))
@@ -171,12 +173,12 @@ class Reply:
 
     def _entry(self, token: int, logprob: float) -> dict[str, Any]:
         text = self.decode(token)
-        half = "�" in text  # part of a character: it has no text of its own
+        half = "�" in text  # an incomplete UTF-8 character has no text
         return {"token": text, "logprob": logprob, "bytes": None if half else list(text.encode())}
 
 
 def failure(body: dict[str, Any]) -> str:
-    """An error in mid-stream: clients raise it."""
+    """An error event in a stream, which clients raise."""
     return _sse(body)
 
 

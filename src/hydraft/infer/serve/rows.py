@@ -1,7 +1,7 @@
-"""Which adapter each row of a batch is read with, as index tensors: made once a batch, used by every layer.
+"""The rows of a batch by adapter, as index tensors that are made once per batch and used by every layer.
 
-A Python list as an index is a tensor made anew, and on a card a copy that the host waits for, in each layer and for each
-adapter. These are one copy a batch, and none where all rows are one adapter's.
+Indexing with a Python list makes a new tensor, and on a GPU a copy that the host waits for, in each layer and for each adapter.
+Here it is one copy per batch, and none if all rows use the same adapter.
 """
 
 import torch
@@ -11,7 +11,7 @@ class Rows:
     """The rows of a batch by adapter."""
 
     def __init__(self, adapters: list[str]) -> None:
-        """``adapters``: of each row in order, as peft calls it."""
+        """``adapters``: the adapter name of each row, in order."""
         self.count = len(adapters)
         self._where: dict[str, list[int]] = {}
         for row, name in enumerate(adapters):
@@ -20,11 +20,11 @@ class Rows:
 
     @property
     def adapters(self) -> list[str]:
-        """Each that has a row."""
+        """The adapters that have a row."""
         return list(self._where)
 
     def on(self, device: torch.device) -> dict[str, torch.Tensor | None]:
-        """The rows of each adapter; None for all of them. On a card they are made on the stream that is about to use them."""
+        """The row indices of each adapter; None for all rows. On a GPU they are made on the stream that uses them."""
         if device not in self._on:
             if len(self._where) == 1:
                 self._on[device] = dict.fromkeys(self._where)
@@ -36,5 +36,5 @@ class Rows:
 
 
 def on_device(values: list[int] | list[list[float]], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """A tensor of ``values`` on ``device``, without waiting for what runs there."""
+    """A tensor of ``values`` on ``device``, copied without synchronisation."""
     return torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda").to(device, non_blocking=True)

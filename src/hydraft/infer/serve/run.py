@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server: requests run batched together, the base and its adapters in one batch. No torch here."""
+"""``mode=serve``: an OpenAI-compatible server that batches requests for the base and its adapters together. No torch at module level."""
 
 from hydraft.config.infer import InferConfig
 from hydraft.infer.serve.listen import api_key, listen
@@ -6,7 +6,7 @@ from hydraft.infer.source import Source
 
 
 def run(sources: list[Source], options: InferConfig) -> None:
-    """mode=serve, until SIGTERM or Ctrl-C. The port is taken before anything is loaded."""
+    """Serve until SIGTERM or Ctrl-C. The port is bound before anything is loaded."""
     key = api_key(options.serve)
     with listen(options.serve, key) as listener:
         from hydraft.infer.load import load

@@ -1,4 +1,4 @@
-"""What a request may hold: OpenAI's names, each used or refused; what has no bearing on the text is taken and left alone."""
+"""Request bodies, by OpenAI's names: each is used or refused; those without influence on the text are accepted and ignored."""
 
 from typing import Annotated, Any, Literal
 
@@ -10,7 +10,7 @@ INT64 = 2**63
 
 
 class Strict(BaseModel):
-    """No guesses: ``"5"`` is no number, and a name that is not known is a mistake."""
+    """Strict types (``"5"`` is no number), and no unknown names."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -18,7 +18,7 @@ class Strict(BaseModel):
 class StreamOptions(Strict):
     include_usage: bool = False
     include_obfuscation: bool = False
-    """Taken: nothing is padded here."""
+    """Accepted and ignored: nothing is padded here."""
 
 
 class TextFormat(Strict):
@@ -42,7 +42,7 @@ class Message(Strict):
 
 
 class Request(Strict):
-    """What both kinds of completion know."""
+    """The fields of both kinds of completion."""
 
     model: str
     max_tokens: int | None = Field(None, ge=1)
@@ -67,12 +67,12 @@ class Request(Strict):
 
     @property
     def limit(self) -> int | None:
-        """Tokens an answer may have, as asked for."""
+        """The requested maximum of tokens per answer."""
         return self.max_tokens
 
     @property
     def top(self) -> int | None:
-        """How many likeliest tokens to tell of; None to tell of none."""
+        """How many of the likeliest tokens to return logprobs for; None for no logprobs."""
         raise NotImplementedError
 
     @model_validator(mode="after")
@@ -100,16 +100,16 @@ class ChatRequest(Request):
 
     @property
     def limit(self) -> int | None:
-        """The newer name wins."""
+        """``max_completion_tokens``, the newer name, or ``max_tokens``."""
         return self.max_completion_tokens or self.max_tokens
 
     @property
     def top(self) -> int | None:
-        """Chat has a switch and a number."""
+        """``top_logprobs`` if ``logprobs`` is true."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @model_validator(mode="after")
-    def _told(self) -> "ChatRequest":
+    def _top_logprobs(self) -> "ChatRequest":
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs are for logprobs=true")
         return self
@@ -124,7 +124,7 @@ class CompletionRequest(Request):
 
     @property
     def top(self) -> int | None:
-        """Completions have a number only."""
+        """``logprobs``, which is a number in completions."""
         return self.logprobs
 
     @property

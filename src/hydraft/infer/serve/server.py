@@ -1,4 +1,4 @@
-"""The server's process: from a loaded model to the last answer."""
+"""The server process: uvicorn around the engine, with a graceful shutdown."""
 
 import asyncio
 import contextlib
@@ -11,18 +11,18 @@ import uvicorn
 
 from hydraft.config.serve import ServeConfig
 from hydraft.errors import RunFailed
-from hydraft.infer.load import Loaded
+from hydraft.infer.load import LoadedModel
 from hydraft.infer.serve.app import build
 from hydraft.infer.serve.engine import Engine
 from hydraft.infer.serve.listen import is_local
-from hydraft.infer.serve.registry import voices
+from hydraft.infer.serve.registry import served_models
 
 FLUSH_SECONDS = 5.0
-"""After ``serve.drain``, for what is left to be told."""
+"""Seconds after ``serve.drain`` in which the last responses are sent."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, which ends well where it was asked to end, and takes nothing new meanwhile."""
+    """uvicorn's server with a graceful shutdown: running answers are finished, new requests are refused."""
 
     def __init__(self, config: uvicorn.Config, engine: Engine, drain: float) -> None:
         super().__init__(config)
@@ -30,49 +30,49 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Drain at the first SIGTERM or Ctrl-C, end at once at the second. (uvicorn would raise it again at the end.)"""
+        """Drain at the first SIGTERM or Ctrl-C, end at once at the second. (uvicorn would raise the signal again at the end.)"""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.end)
+            loop.add_signal_handler(number, self.shut_down)
         watch = loop.create_task(self._watch())
         yield
         watch.cancel()
 
-    def end(self) -> None:
-        """Take nothing new, and finish what runs within ``drain`` seconds."""
+    def shut_down(self) -> None:
+        """Refuse new requests, and finish running answers within ``drain`` seconds."""
         if self.should_exit:
-            self.engine.end_all("the server was ended")
+            self.engine.fail_all("the server was stopped")
             return
         left = len(self.engine.running) + len(self.engine.waiting)
-        print(f"ending: {left} answers have {self.drain:.0f} s", file=sys.stderr, flush=True)
+        print(f"shutting down: {left} answers have {self.drain:.0f} s to finish", file=sys.stderr, flush=True)
         self.should_exit = True
         self.engine.close()
-        late = "the server is ending, and this answer was not finished in time"
-        asyncio.get_running_loop().call_later(self.drain, self.engine.end_all, late)
+        late = "the server is shutting down, and this answer was not finished in time"
+        asyncio.get_running_loop().call_later(self.drain, self.engine.fail_all, late)
 
     async def _watch(self) -> None:
-        """A server whose model has stopped is of no use to anyone."""
+        """Shut down if the batch thread has stopped."""
         while not self.started:
             await asyncio.sleep(0.1)
         while self.engine.alive:
             await asyncio.sleep(0.5)
         if not self.should_exit:
             self.failed = True
-            self.end()
+            self.shut_down()
 
     failed = False
 
 
-def serve(loaded: Loaded, options: ServeConfig, listener: socket.socket, key: str | None) -> None:
-    """Answer requests at ``listener`` until told to end.
+def serve(loaded: LoadedModel, options: ServeConfig, listener: socket.socket, key: str | None) -> None:
+    """Serve requests at ``listener`` until a signal ends it.
 
     Raises:
-        RunFailed: the model stopped.
+        RunFailed: the batch thread stopped.
     """
-    found = voices(loaded)
-    words = min(len(voice.tokenizer) for voice in found.values())
-    engine = Engine(loaded.model, words, options)
-    app = build(engine, found, options, key, is_local(options.host))
+    models = served_models(loaded)
+    vocabulary = min(len(model.tokenizer) for model in models.values())
+    engine = Engine(loaded.model, vocabulary, options)
+    app = build(engine, models, options, key, is_local(options.host))
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -84,7 +84,7 @@ def serve(loaded: Loaded, options: ServeConfig, listener: socket.socket, key: st
     server = Server(config, engine, options.drain)
     host, port = listener.getsockname()[:2]
     name = f"[{host}]" if ":" in host else host
-    print(f"serving {', '.join(found)} at http://{name}:{port}", file=sys.stderr, flush=True)
+    print(f"serving {', '.join(models)} at http://{name}:{port}", file=sys.stderr, flush=True)
     asyncio.run(server.serve(sockets=[listener]))
     if server.failed:
-        raise RunFailed("infer.py: the model stopped; what led to it is above")
+        raise RunFailed("infer.py: the model stopped; the error is above")

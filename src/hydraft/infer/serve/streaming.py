@@ -1,72 +1,72 @@
-"""From the engine's tokens to pieces of answers, for as long as the client is there."""
+"""Turns an engine's tokens into chunks of text while the client is connected."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from starlette.requests import Request
 
-from hydraft.infer.serve.detokenize import Pieces, Stops
+from hydraft.infer.serve.detokenize import StopFilter, StreamDecoder
 from hydraft.infer.serve.engine import Answer, Engine
-from hydraft.infer.serve.registry import Voice
+from hydraft.infer.serve.registry import ServedModel
 from hydraft.infer.serve.responses import Chunk
 
 
-class Gone(Exception):
-    """The client left."""
+class ClientDisconnected(Exception):
+    """The client disconnected."""
 
 
-async def chunks(answer: Answer, voice: Voice, stops: list[str]) -> AsyncIterator[Chunk]:
-    """One answer as text, up to its end or the first stop sequence.
+async def chunks(answer: Answer, model: ServedModel, stops: list[str]) -> AsyncIterator[Chunk]:
+    """The text of one answer, up to its end or the first stop sequence.
 
     Raises:
-        Failed: it will not be finished.
+        GenerationFailed: it will not be finished.
     """
-    pieces, shown = Pieces(voice.tokenizer), Stops(stops)
+    decoder, stop_filter = StreamDecoder(model.tokenizer), StopFilter(stops)
     count = 0
-    async for tokens in answer.pieces():
+    async for tokens in answer.chunks():
         text, taken, ended = "", [], False
         for token in tokens:
             taken.append(token)
             ended = token in answer.ends
-            text += shown.add(pieces.add(token))
-            if shown.met or ended:
+            text += stop_filter.add(decoder.add(token))
+            if stop_filter.found or ended:
                 break
-        told = answer.draw.likelihoods[count : count + len(taken)]
+        logprobs = answer.sampler.logprobs[count : count + len(taken)]
         count += len(taken)
-        if not shown.met and (ended or count >= answer.limit):
-            text += shown.add(pieces.end())
-            text += shown.end()
-        if shown.met or ended:
-            yield Chunk(text, taken, told, "stop")
+        if not stop_filter.found and (ended or count >= answer.limit):
+            text += stop_filter.add(decoder.end())
+            text += stop_filter.end()
+        if stop_filter.found or ended:
+            yield Chunk(text, taken, logprobs, "stop")
             return
         if count >= answer.limit:
-            yield Chunk(text, taken, told, "length")
+            yield Chunk(text, taken, logprobs, "length")
             return
-        yield Chunk(text, taken, told)
+        yield Chunk(text, taken, logprobs)
 
 
-async def together(
-    engine: Engine, request: Request, voice: Voice, answers: list[Answer], stops: list[str]
+async def merged_chunks(
+    engine: Engine, request: Request, model: ServedModel, answers: list[Answer], stops: list[str]
 ) -> AsyncGenerator[tuple[int, Chunk], None]:
-    """The pieces of several answers as they come. However this ends, their slots are wanted back.
+    """The chunks of several answers in the order in which they arrive. At the end, their slots are freed.
 
     Raises:
-        Failed: one of them will not be finished.
-        Gone: no one reads them any more.
+        GenerationFailed: one of them will not be finished.
+        ClientDisconnected: the client closed the connection.
     """
     queue: asyncio.Queue[tuple[int, Chunk] | Exception] = asyncio.Queue()
 
     async def follow(index: int, answer: Answer) -> None:
         try:
-            async for chunk in chunks(answer, voice, stops):
+            async for chunk in chunks(answer, model, stops):
                 queue.put_nowait((index, chunk))
-        except Exception as error:  # told in the order in which it happened
+        except Exception as error:  # raised after the chunks that came before it
             queue.put_nowait(error)
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        queue.put_nowait(Gone())
+        queue.put_nowait(ClientDisconnected())
 
     tasks = [asyncio.create_task(follow(index, answer)) for index, answer in enumerate(answers)]
     tasks.append(asyncio.create_task(watch()))
@@ -82,4 +82,4 @@ async def together(
         for task in tasks:
             task.cancel()
         for answer in answers:
-            engine.leave(answer)
+            engine.cancel(answer)

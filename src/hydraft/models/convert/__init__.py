@@ -1,1 +1,1 @@
-"""Published checkpoints to ones that transformers loads."""
+"""Converts published checkpoints to native ones."""

@@ -1,7 +1,7 @@
-"""A published checkpoint that is not native to transformers, as one that is: ``hydraft convert SRC DST``.
+"""Converts a published checkpoint to one that transformers loads without remote code: ``hydraft convert SRC DST``.
 
-The weights pass through one tensor at a time, shard by shard. All is written in ``.DST.converting`` beside DST, which
-takes DST's name only when every file is on the disk; a conversion that was cut off goes on from its last whole shard.
+The weights are converted one tensor at a time, shard by shard. Everything is written to ``.DST.converting`` beside DST, which is
+renamed to DST when all files are on the disk; an interrupted conversion resumes after its last complete shard.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from rich.console import Console
 from hydraft.errors import ConfigError
 from hydraft.models.convert import shards
 from hydraft.models.convert.mapping import Output, Plan, make_plan, take
+from hydraft.models.families.registry import PUBLISHED
 from hydraft.system.console import Bytes
 from hydraft.system.files import sync_folder, write_json
 from hydraft.system.version import __version__
@@ -35,29 +36,29 @@ def convert(source: Path, target: Path, console: Console | None = None) -> dict[
     """Convert ``source`` into the folder ``target``.
 
     Returns:
-        The manifest, which also stands in ``target``. A target that was finished before is left as it is.
+        The manifest, which is also in ``target``. A target that is already complete is not changed.
 
     Raises:
-        ConfigError: the source cannot be converted, the target holds something else, or the disk is full. The target is
-            then what it was.
+        ConfigError: the source cannot be converted, the target contains something else, or the disk is full. The target is
+            then unchanged.
     """
     source, target = source.expanduser(), target.expanduser()
     console = console or Console(stderr=True)
     plan = make_plan(source)
     staging = target.with_name(f".{target.name}.converting")
     try:
-        with _alone(staging, target):
-            return _finished(plan, target) or _convert(plan, staging, target, console)
+        with _exclusive(staging, target):
+            return _complete(plan, target) or _convert(plan, staging, target, console)
     except OSError as error:
         reason = f"{error.strerror or error} ({error.filename or staging})"
         if error.errno in FULL:
-            reason = "the disk is full; whole shards are kept, so make room and run the same command again"
+            reason = "the disk is full; complete shards are kept: free space and run the same command again"
         raise ConfigError(f"{target}: {reason}") from error
 
 
 @contextmanager
-def _alone(staging: Path, target: Path) -> Iterator[None]:
-    """Hold the only conversion into ``target``; the kernel frees the lock when its holder dies."""
+def _exclusive(staging: Path, target: Path) -> Iterator[None]:
+    """Lock ``target`` against other conversions; the kernel releases the lock when its holder dies."""
     staging.mkdir(parents=True, exist_ok=True)
     lock = FileLock(staging.with_name(f"{staging.name}.lock"))
     try:
@@ -65,20 +66,20 @@ def _alone(staging: Path, target: Path) -> Iterator[None]:
     except Timeout:
         raise ConfigError(f"{target}: another conversion is writing it") from None
     try:
-        staging.mkdir(exist_ok=True)  # a conversion that ended in the meantime took it away
+        staging.mkdir(exist_ok=True)  # a conversion that ended in the meantime removed it
         yield
     finally:
-        if not (staging / PROGRESS).exists():  # nothing in it to go on from
+        if not (staging / PROGRESS).exists():  # nothing to resume from
             shutil.rmtree(staging, ignore_errors=True)
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 
-def _finished(plan: Plan, target: Path) -> dict[str, Any] | None:
-    """The manifest of a target that holds this very conversion; None if there is nothing yet.
+def _complete(plan: Plan, target: Path) -> dict[str, Any] | None:
+    """The manifest of a target that has this conversion; None for an empty or missing target.
 
     Raises:
-        ConfigError: it holds something else, or a file of it is not what was written.
+        ConfigError: it contains something else, or one of its files has changed.
     """
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return None
@@ -87,10 +88,10 @@ def _finished(plan: Plan, target: Path) -> dict[str, Any] | None:
         source = {entry["name"]: entry for entry in manifest["source"]}
         written = {entry["name"]: entry["bytes"] for entry in manifest["shards"]}
     except (OSError, ValueError, KeyError, TypeError):
-        raise ConfigError(f"{target}: holds something else; name a folder that does not exist yet") from None
+        raise ConfigError(f"{target}: contains something else; name a folder that does not exist yet") from None
     damaged = [name for name, size in written.items() if _size(target / name) != size]
     if damaged:
-        raise ConfigError(f"{target}: {damaged[0]} is not as it was written; remove {target} and convert again")
+        raise ConfigError(f"{target}: {damaged[0]} has changed since it was written; remove {target} and convert again")
     if set(source) != set(plan.inputs) or not all(_same(plan.source / name, source[name]) for name in plan.inputs):
         raise ConfigError(f"{target}: was converted from other files than {plan.source}; name another folder")
     return dict(manifest)
@@ -101,14 +102,14 @@ def _size(path: Path) -> int | None:
 
 
 def _same(path: Path, entry: Mapping[str, Any]) -> bool:
-    """Whether a file is the one that a manifest names; it is read only where size and time leave a doubt."""
+    """Whether a file is the one in a manifest; its hash is computed only if its time differs."""
     stat = path.stat()
     if stat.st_size != entry["bytes"]:
         return False
-    return bool(stat.st_mtime_ns == entry["modified"]) or _holds(path, entry["sha256"])
+    return bool(stat.st_mtime_ns == entry["modified"]) or _has_hash(path, entry["sha256"])
 
 
-def _holds(path: Path, sha256: str) -> bool:
+def _has_hash(path: Path, sha256: str) -> bool:
     return path.is_file() and shards.sha256(path, lambda _: None) == sha256
 
 
@@ -119,9 +120,9 @@ def _convert(plan: Plan, staging: Path, target: Path, console: Console) -> dict[
     free = shutil.disk_usage(staging).free
     if free < left:
         raise ConfigError(
-            f"{target}: {left / 2**30:.1f} GiB are still to be written, and {free / 2**30:.1f} GiB are free"
+            f"{target}: {left / 2**30:.1f} GiB are still to be written, but only {free / 2**30:.1f} GiB are free"
         )
-    _write_small_files(plan, staging)  # before the shards: a tokenizer that cannot be converted is known at once
+    _write_small_files(plan, staging)  # before the shards, so that an unsupported tokenizer is refused at once
     bar = Bytes(console, "converting", sum(sizes.values()) + sum(output.bytes for output in plan.outputs))
     with bar.progress:
         hashes = {name: shards.sha256(plan.source / name, bar.advance) for name in plan.inputs if _small(plan, name)}
@@ -140,7 +141,7 @@ def _small(plan: Plan, name: str) -> bool:
 
 
 def _write_small_files(plan: Plan, staging: Path) -> None:
-    """Config and tokenizer; and the proof that the native model wants exactly the tensors that will be written."""
+    """Write config and tokenizer, and assert that the native model has exactly the tensors that will be written."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
@@ -148,22 +149,22 @@ def _write_small_files(plan: Plan, staging: Path) -> None:
     dtypes = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     config = AutoConfig.for_model(**plan.native, dtype=dtypes[tensors["model.embed_tokens.weight"].dtype])
     with torch.device("meta"):
-        wanted = AutoModelForCausalLM.from_config(config).state_dict()
-    assert {name: tuple(value.shape) for name, value in wanted.items()} == {n: t.shape for n, t in tensors.items()}
+        expected = AutoModelForCausalLM.from_config(config).state_dict()
+    assert {name: tuple(value.shape) for name, value in expected.items()} == {n: t.shape for n, t in tensors.items()}
     config.save_pretrained(staging)
     ends = {key: plan.native[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     GenerationConfig(**ends).save_pretrained(staging)
     tokenizer = plan.family.tokenizer(plan.source, plan.published)
     try:
         tokenizer.save_pretrained(staging)
-    except Exception as error:  # the tokenizers library has no class of its own for what a disk refuses
+    except Exception as error:  # the tokenizers library raises a plain Exception for a full disk
         if f"os error {errno.ENOSPC}" in str(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         raise
 
 
 def _resume(plan: Plan, staging: Path) -> dict[str, dict[str, Any]]:
-    """The record of shards that are whole; files that it does not vouch for are removed."""
+    """The record of complete shards; files that are not in it are removed."""
     record: dict[str, dict[str, Any]] = {}
     try:
         saved = json.loads((staging / PROGRESS).read_text(encoding="utf-8"))
@@ -185,9 +186,9 @@ def _write_shard(
     source_hash: str,
     advance: shards.Advance,
 ) -> None:
-    """Write a shard and its line in the record, unless both are there and the shard's sha256 is the record's."""
+    """Write a shard and its entry in the record, unless both exist and the hashes agree."""
     path, entry = staging / output.name, record.get(output.name)
-    if entry is not None and entry["source_sha256"] == source_hash and _holds(path, entry["sha256"]):
+    if entry is not None and entry["source_sha256"] == source_hash and _has_hash(path, entry["sha256"]):
         advance(output.bytes)
         return
     partial = path.with_name(f".{path.name}")
@@ -195,7 +196,7 @@ def _write_shard(
         tensors = (take(shard.read(name), part) for name, part in output.parts)
         digest = shards.write(partial, output.layout, tensors, advance)
     if shards.header(partial) != output.layout:
-        raise ConfigError(f"{path}: reads back otherwise than it was written; is the disk failing?")
+        raise ConfigError(f"{path}: does not read back as it was written; is the disk failing?")
     partial.replace(path)
     sync_folder(staging)
     record[output.name] = {"source_sha256": source_hash, "sha256": digest, "bytes": path.stat().st_size}
@@ -224,7 +225,7 @@ def _manifest(plan: Plan, record: Mapping[str, Mapping[str, Any]], hashes: Mappi
 
 
 def _finish(plan: Plan, staging: Path, target: Path, manifest: Mapping[str, Any]) -> None:
-    """The index and the manifest, all of it flushed to the disk, and then the name."""
+    """Write the index and the manifest, flush everything to the disk, and rename the folder."""
     placed = {name: output.name for output in plan.outputs for name in output.layout}
     total = sum(output.bytes for output in plan.outputs)
     write_json(staging / INDEX, {"metadata": {"total_size": total}, "weight_map": placed})
@@ -233,22 +234,28 @@ def _finish(plan: Plan, staging: Path, target: Path, manifest: Mapping[str, Any]
         sync_folder(file)  # fsync takes files the same way
     (staging / PROGRESS).unlink()
     sync_folder(staging)
-    staging.rename(target)  # takes the place of an empty folder, too, and of nothing else
+    staging.rename(target)  # also replaces an empty folder, and nothing else
     sync_folder(target.parent)
 
 
+def _models() -> str:
+    """The models that can be converted, as a phrase."""
+    *most, last = (model for family in PUBLISHED for model in family.MODELS)
+    return f"{', '.join(most)} or {last}"
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """The command line.
+    """Run the command line.
 
     Returns:
-        0, 2 (refused; one line says why) or 130 (interrupted).
+        0, 2 (refused, with a line on stderr) or 130 (interrupted).
     """
     parser = argparse.ArgumentParser(
         prog="hydraft convert",
-        description="Turn a published checkpoint of ChatGLM2-6B, Baichuan-7B or Baichuan2-7B into one that transformers "
+        description=f"Turn a published checkpoint of {_models()} into one that transformers "
         "loads without remote code, with a fast tokenizer and its chat template.",
-        epilog="Takes DST's room on the disk and the memory of about one shard. Cut off, it goes on where it was when it is "
-        "run again. Then train on it: python train.py model=auto model.path=DST",
+        epilog="Needs the size of DST on the disk and the memory of about one shard. An interrupted conversion resumes when it is "
+        "run again. Then train with it: python train.py model=auto model.path=DST",
     )
     parser.add_argument("source", metavar="SRC", type=Path, help="the published checkpoint's folder")
     parser.add_argument("target", metavar="DST", type=Path, help="a folder that does not exist yet")
@@ -259,7 +266,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"convert: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("convert: interrupted; the same command goes on from the last whole shard", file=sys.stderr)
+        print("convert: interrupted; the same command resumes after the last complete shard", file=sys.stderr)
         return 130
     size = sum(shard["bytes"] for shard in manifest["shards"]) / 2**30
     used, dropped = len(manifest["tensors_used"]), len(manifest["tensors_dropped"])

@@ -1,17 +1,17 @@
-"""Which native shards a published checkpoint becomes: the family found, its rules held against what is there."""
+"""Plans a conversion: the family of a published checkpoint, and the native shards that its tensors become."""
 
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hydraft.errors import ConfigError
 from hydraft.models.convert import shards
+from hydraft.models.families.base import Native, PublishedFamily
 from hydraft.models.families.layout import Part, Rule, assign
-from hydraft.models.families.registry import FAMILIES, family_of, published_config
+from hydraft.models.families.registry import PUBLISHED, published_config, published_family
 from hydraft.system.version import __version__
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Output:
-    """A native shard: where it comes from, and what stands in it, in order."""
+    """A native shard: its source file, and its tensors in order."""
 
     name: str
     source: str
     parts: list[tuple[str, Part]]
-    """Published tensor, and what is taken from it."""
+    """Published tensors, and the part that is taken from each."""
     layout: dict[str, shards.Tensor]
 
     @property
@@ -35,22 +35,21 @@ class Output:
 
 @dataclass(frozen=True)
 class Plan:
-    """A conversion, before a byte is written."""
+    """A conversion, before anything is written."""
 
     source: Path
-    family: ModuleType
+    family: PublishedFamily
     published: dict[str, Any]
     """The published config.json."""
-    native: dict[str, Any]
-    """The arguments of the native config."""
+    native: Native
     outputs: list[Output]
     dropped: list[str]
     inputs: list[str]
-    """Every source file that is read."""
+    """The source files that are read."""
 
     @property
     def fingerprint(self) -> str:
-        """Changes with whatever changes the shards, but for the numbers in them."""
+        """A hash of everything that determines the shards, except the values of their tensors."""
         layout = [
             [o.name, o.source, [[name, str(part)] for name, part in o.parts], str(o.layout)] for o in self.outputs
         ]
@@ -58,20 +57,20 @@ class Plan:
 
 
 def make_plan(source: Path) -> Plan:
-    """Read what the source says of itself (config and headers, no weights) and hold it against its family.
+    """Read the source's config and tensor headers, without weights, and check them against its family.
 
     Raises:
-        ConfigError: the source is of no known family, an unsupported variant, or not whole.
+        ConfigError: the source is of no known family, an unsupported variant, or incomplete.
     """
     published = published_config(source)
-    family = family_of(published)
+    family = published_family(published)
     if family is None:
         raise ConfigError(
-            f"{source}: model_type={published.get('model_type')} is none of {', '.join(f.NAME for f in FAMILIES)}; "
-            "what transformers loads as it is needs no conversion"
+            f"{source}: model_type={published.get('model_type')} is none of {', '.join(f.NAME for f in PUBLISHED)}; "
+            "a model that transformers supports needs no conversion"
         )
     family.refuse(published, source)
-    rules: dict[str, Rule] = family.rules(published)
+    rules = family.rules(published)
     if not (source / "tokenizer.model").is_file():
         raise ConfigError(f"{source}: tokenizer.model is missing")
     names, placed = shards.files(source)
@@ -80,10 +79,10 @@ def make_plan(source: Path) -> Plan:
         found = {tensor: name for name, tensors in headers.items() for tensor in tensors}
         if wrong := sorted(name for name in placed.keys() | found.keys() if placed.get(name) != found.get(name)):
             raise ConfigError(
-                f"{source}: the index has {wrong[0]} in {placed.get(wrong[0])}, it is in {found.get(wrong[0])}"
+                f"{source}: the index has {wrong[0]} in {placed.get(wrong[0])}, but it is in {found.get(wrong[0])}"
             )
-    there = ((file, name, tensor.shape) for file, tensors in headers.items() for name, tensor in tensors.items())
-    used, dropped = assign(rules, family.DROPPED, there)
+    present = ((file, name, tensor.shape) for file, tensors in headers.items() for name, tensor in tensors.items())
+    used, dropped = assign(rules, family.DROPPED, present)
     outputs = [_output(file, used[file], rules, headers[file], place, len(used)) for place, file in enumerate(used, 1)]
     inputs = [*names, "config.json", "tokenizer.model"]
     return Plan(source, family, published, family.native_config(published), outputs, dropped, inputs)
@@ -99,7 +98,7 @@ def _output(
 
 
 def take(tensor: "torch.Tensor", part: Part) -> "torch.Tensor":
-    """A native tensor out of its published one (N, …)."""
+    """The native tensor of ``part`` from its published tensor (N, …)."""
     import torch
     from torch.nn.functional import normalize
 
@@ -108,7 +107,7 @@ def take(tensor: "torch.Tensor", part: Part) -> "torch.Tensor":
     if not part.unit_rows:
         return tensor
     made = torch.empty_like(tensor)
-    for start in range(0, len(tensor), 4096):  # the fp32 copy stays small beside the shard
+    for start in range(0, len(tensor), 4096):  # in blocks, so that the fp32 copy stays small
         rows = slice(start, start + 4096)
         made[rows] = normalize(tensor[rows].float(), dim=-1).to(tensor.dtype)
     return made

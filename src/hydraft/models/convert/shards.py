@@ -1,7 +1,7 @@
-"""Checkpoint shards: what stands in them without reading them, one tensor at a time, and writing a new one.
+"""Reads and writes checkpoint shards, one tensor at a time, and their headers without the weights.
 
-``.bin`` files are opened with ``weights_only``: they are pickles, and a pickle may hold code. Both kinds are mapped into
-memory, so a tensor takes room only while it is used.
+``.bin`` files are opened with ``weights_only``: they are pickles, and a pickle may contain code. Both formats are memory-mapped, so
+a tensor takes memory only while it is used.
 """
 
 import hashlib
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     import torch
 
 SIZES = {"F32": 4, "BF16": 2, "F16": 2}
-"""Bytes an element, by the safetensors name of each data type that a published checkpoint may have."""
+"""Bytes per element of the data types that a published checkpoint may have, by their names in safetensors."""
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
 CHUNK = 1 << 24
 
 Advance = Callable[[int], None]
-"""Told of each number of bytes that were dealt with."""
+"""Called with the number of bytes that were processed."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """What a header says of a tensor."""
+    """The header of a tensor."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -43,19 +43,21 @@ class Tensor:
 
 
 def files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
-    """The weight files of a checkpoint, in order, and what its index says (tensor to file; None without an index).
+    """The weight files of a checkpoint, in order, and its index (tensor to file; None without an index).
 
-    Safetensors are preferred where both kinds are there.
+    Safetensors are preferred if both formats exist.
 
     Raises:
-        ConfigError: there are none, or the index names one that is missing.
+        ConfigError: there are none, or one in the index is missing.
     """
     for index, single in zip(INDEXES, SINGLES, strict=True):
         if (folder / index).is_file():
             placed = _weight_map(folder / index)
             names = sorted(set(placed.values()))
             if missing := [name for name in names if not (folder / name).is_file()]:
-                raise ConfigError(f"{folder}: {index} names {missing[0]}, which is not there ({len(missing)} missing)")
+                raise ConfigError(
+                    f"{folder}: {index} lists {missing[0]}, which does not exist ({len(missing)} missing)"
+                )
             return names, placed
         if (folder / single).is_file():
             return [single], None
@@ -67,23 +69,23 @@ def _weight_map(path: Path) -> dict[str, str]:
         placed = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         inside = all(isinstance(name, str) and Path(name).name == name for name in placed.values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: not an index of shards ({type(error).__name__})") from None
+        raise ConfigError(f"{path}: not a shard index ({type(error).__name__})") from None
     if not placed or not inside:
-        raise ConfigError(f"{path}: its weight_map is empty or names something other than files beside it")
+        raise ConfigError(f"{path}: its weight_map is empty or lists something other than files in the same folder")
     return dict(placed)
 
 
 def header(path: Path) -> dict[str, Tensor]:
-    """The tensors of a shard, from what it says of itself.
+    """The tensors of a shard, from its header.
 
     Raises:
-        ConfigError: the shard is truncated, no checkpoint, holds code, or a data type that is not 16 or 32 bit floating.
+        ConfigError: the shard is truncated, not a checkpoint, contains code, or has a data type other than 16 or 32 bit floats.
     """
     with opened(path) as shard:
         found = {name: shard.describe(name) for name in shard.names}
     for name, tensor in found.items():
         if tensor.dtype not in SIZES:
-            raise ConfigError(f"{path}: {name} has data type {tensor.dtype}; only {', '.join(SIZES)} are published")
+            raise ConfigError(f"{path}: {name} has data type {tensor.dtype}; only {', '.join(SIZES)} are supported")
     return found
 
 
@@ -98,7 +100,7 @@ class Shard:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Shard]:
-    """A shard of either kind.
+    """A shard of either format.
 
     Raises:
         ConfigError: see ``header``.
@@ -127,20 +129,22 @@ def _unpickle(path: Path) -> Mapping[str, "torch.Tensor"]:
     import torch
 
     with path.open("rb") as file:
-        mapped = file.read(4) == b"PK\x03\x04"  # what torch wrote before version 1.6 is no zip and cannot be mapped
+        mapped = file.read(4) == b"PK\x03\x04"  # files of torch before 1.6 are no zip archives and cannot be mapped
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError:  # torch's message recommends to run the code; ours does not
-        raise ConfigError(f"{path}: holds code or other things than tensors, or is damaged; it is not opened") from None
+    except pickle.UnpicklingError:  # torch's message recommends running the code; this one does not
+        raise ConfigError(
+            f"{path}: contains code or other objects than tensors, or is damaged; it is not opened"
+        ) from None
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ConfigError(f"{path}: truncated, or no checkpoint ({type(error).__name__})") from None
+        raise ConfigError(f"{path}: truncated, or not a checkpoint ({type(error).__name__})") from None
     if not isinstance(weights, Mapping) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise ConfigError(f"{path}: no mapping of names to tensors")
+        raise ConfigError(f"{path}: not a mapping of names to tensors")
     return weights
 
 
 def described(tensor: "torch.Tensor") -> Tensor:
-    """What a header says of this tensor."""
+    """The header of this tensor."""
     import torch
 
     names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -150,20 +154,20 @@ def described(tensor: "torch.Tensor") -> Tensor:
 def write(path: Path, layout: Mapping[str, Tensor], tensors: Iterable["torch.Tensor"], advance: Advance) -> str:
     """Write a safetensors file, one tensor at a time, and flush it to the disk.
 
-    The library's own writer takes all tensors of a file at once; here one at a time is in memory. The format: the length
-    of the header (8 bytes, little-endian), the header (JSON: type, shape, place), then the numbers
+    The library's own writer takes all tensors of a file at once; here only one is in memory at a time. The format: the length
+    of the header (8 bytes, little-endian), the header (JSON: type, shape, offsets), then the data
     (https://github.com/huggingface/safetensors).
 
     Args:
-        path: not yet there, or of no worth; on any failure it is removed.
-        layout: what comes, in order.
-        tensors: the same, in the same order.
+        path: replaced if it exists; removed after any failure.
+        layout: the headers, in order.
+        tensors: the tensors, in the same order.
 
     Returns:
         The file's sha256.
 
     Raises:
-        OSError: the disk is full, say.
+        OSError: the file cannot be written, for example on a full disk.
     """
     import torch
 
@@ -173,7 +177,7 @@ def write(path: Path, layout: Mapping[str, Tensor], tensors: Iterable["torch.Ten
         head[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [end, end + tensor.bytes]}
         end += tensor.bytes
     text = json.dumps(head, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # numbers begin at a multiple of 8, for readers that map the file
+    text += b" " * (-len(text) % 8)  # the data is aligned to 8 bytes, for readers that map the file
     digest = hashlib.sha256()
     try:
         with path.open("wb", buffering=0) as file:
@@ -192,7 +196,7 @@ def write(path: Path, layout: Mapping[str, Tensor], tensors: Iterable["torch.Ten
 
 def _put(file: Any, data: Any, digest: Any) -> int:
     view = memoryview(data)
-    while view:  # an unbuffered write may take only a part, on a disk that is nearly full
+    while view:  # an unbuffered write may be partial on an almost full disk
         view = view[file.write(view) :]
     digest.update(data)
     return len(data)

@@ -1,1 +1,1 @@
-"""Model families, one file each."""
+"""Model families: those of transformers, and published ones that are converted."""

@@ -2,8 +2,8 @@
 
 Both (``baichuan-inc/Baichuan-7B`` and ``Baichuan2-7B-Base``/``-Chat``: config.json, modeling_baichuan.py,
 generation_utils.py; Yang et al. 2023, arXiv:2309.10305) are Llama's decoder with query, key and value in one matrix.
-Baichuan2 also scales each row of its head to length 1 (NormHead); here the rows are scaled
-once, which changes nothing for as long as the head is not trained.
+Baichuan2 also scales each row of its head to length 1 (NormHead); here the rows are
+scaled once, in the conversion, which is equivalent unless the head is trained.
 
 Shapes: V vocabulary, H hidden size, F feed-forward size.
 """
@@ -15,14 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydraft.errors import ConfigError
+from hydraft.models.families.base import Native
 from hydraft.models.families.layout import Rule, epsilon, integer, stacked, whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 NAME = "baichuan"
+MODELS: tuple[str, ...] = ("Baichuan-7B", "Baichuan2-7B")
+REVERSIBLE = False
+"""The lengths of the published head's rows are not kept."""
 DROPPED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
-"""Published tensors without a native place: the rotary frequencies are computed."""
+"""Published tensors that the native model does not have: rotary frequencies are computed."""
 
 USER, ASSISTANT = 195, 196
 """The ids that open a turn in Baichuan2 (``user_token_id``, ``assistant_token_id`` of its generation_config.json)."""
@@ -31,9 +35,9 @@ VOCABULARIES = {64000: False, 125696: True}
 """The published vocabulary sizes, and whether they are Baichuan2's."""
 
 LORA_NAMES: dict[str, tuple[str, ...]] = {"W_pack": ("q_proj", "k_proj", "v_proj")}
-"""Published layers that an adapter may be asked for, and the native ones that hold their weights."""
+"""LoRA target names of the published layout, and the native layers that hold the same weights."""
 
-CONSTANTS: dict[str, Any] = {
+CONSTANTS: Native = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
@@ -47,6 +51,9 @@ CONSTANTS: dict[str, Any] = {
     "pad_token_id": 0,
 }
 """What is the same in every native config."""
+
+ARCHITECTURES: dict[str, Native] = {"baichuan2": CONSTANTS | {"max_position_embeddings": 4096, "rms_norm_eps": 1e-6}}
+"""What all sizes share, by the ``architecture`` of conf/model."""
 
 CHAT_TEMPLATE = """\
 {#- build_chat_input of generation_utils.py: the system's text bare, then a token ahead of each turn. Nothing closes a
@@ -75,51 +82,53 @@ turn but the next one's token; the published training ends a whole chat with </s
 
 
 def recognises(config: Mapping[str, Any]) -> bool:
-    """Whether a published config.json is of this family (or of a relative that ``refuse`` names)."""
+    """Whether a published config.json is of this family (or of a variant that ``refuse`` refuses)."""
     return config.get("model_type") == "baichuan"
 
 
 def refuse(config: Mapping[str, Any], folder: Path) -> None:
-    """Refuse the relatives that Llama would load and compute wrongly.
+    """Refuse variants that Llama would load but compute wrongly.
 
     Raises:
-        ConfigError: names what is different.
+        ConfigError: the message has the difference.
     """
-    # The 13B models have no rotary positions, and so no table of them: only model_max_length stands in their config.
+    # The 13B models have no rotary positions, and so no table of them: their config has model_max_length only.
     if "max_position_embeddings" not in config:
         raise ConfigError(
-            f"{folder}: Baichuan 13B places tokens by ALiBi (no max_position_embeddings in config.json), "
-            "which no native architecture has; as Llama it would load and answer nonsense"
+            f"{folder}: Baichuan 13B uses ALiBi (no max_position_embeddings in config.json), "
+            "which no native architecture supports; as Llama it would load and generate nonsense"
         )
     unsupported = {
         "hidden_act": ("silu", "Baichuan 7B has silu"),
-        "tie_word_embeddings": (False, "its head has weights of its own in the published layout"),
+        "tie_word_embeddings": (False, "its head has its own weights in the published layout"),
         "quantization_config": ({}, "its weights are quantised: convert the 16-bit checkpoint, and set quant= later"),
-        "rope_scaling": ({}, "its positions are stretched, which Baichuan 7B's are not"),
+        "rope_scaling": ({}, "its rotary positions are scaled, those of Baichuan 7B are not"),
     }
     for key, (expected, reason) in unsupported.items():
         value = config.get(key)
         if value is not None and value != expected:
             raise ConfigError(f"{folder}: config.json has {key}={value}: {reason}")
-    _second(config)
+    _is_baichuan2(config)
 
 
-def _second(config: Mapping[str, Any]) -> bool:
-    """Whether this is Baichuan2. The published class names differ in one letter's case, and only by them can a config
-    without weights be told apart."""
+def _is_baichuan2(config: Mapping[str, Any]) -> bool:
+    """Whether this is Baichuan2. Only the published class names, which differ in the case of one letter, identify a config
+    without weights."""
     architecture = (config.get("architectures") or [None])[0]
     if architecture not in ("BaiChuanForCausalLM", "BaichuanForCausalLM"):
         raise ConfigError(
             f"config.json: architectures is {config.get('architectures')}; BaiChuanForCausalLM (Baichuan-7B) or "
-            "BaichuanForCausalLM (Baichuan2-7B) says whether the head is normalised"
+            "BaichuanForCausalLM (Baichuan2-7B) shows whether the head is normalised"
         )
     second = architecture == "BaichuanForCausalLM"
     if VOCABULARIES.get(config.get("vocab_size", 0), second) is not second:
-        raise ConfigError(f"config.json: {architecture} with vocab_size={config['vocab_size']} is no published model")
+        raise ConfigError(
+            f"config.json: {architecture} with vocab_size={config['vocab_size']} is not a published model"
+        )
     return bool(second)
 
 
-def native_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def native_config(config: Mapping[str, Any]) -> Native:
     """The arguments of ``LlamaConfig``.
 
     Raises:
@@ -140,12 +149,12 @@ def native_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rules(config: Mapping[str, Any]) -> dict[str, Rule]:
-    """Every published tensor that is used, and what it becomes.
+    """Every published tensor that is used, and the native tensors that it becomes.
 
     ``W_pack`` (3 H, H) is all of the query, then all of the key, then all of the value; the other names are Llama's.
 
     Raises:
-        ConfigError: a size is missing, or the two generations cannot be told apart.
+        ConfigError: a size is missing, or the config shows neither Baichuan-7B nor Baichuan2-7B.
     """
     native = native_config(config)
     vocabulary, hidden, inner = native["vocab_size"], native["hidden_size"], native["intermediate_size"]
@@ -154,7 +163,7 @@ def rules(config: Mapping[str, Any]) -> dict[str, Rule]:
         "model.norm.weight": whole("model.norm.weight", hidden),
     }
     head = whole("lm_head.weight", vocabulary, hidden)
-    found["lm_head.weight"] = replace(head, parts=(replace(head.parts[0], unit_rows=_second(config)),))
+    found["lm_head.weight"] = replace(head, parts=(replace(head.parts[0], unit_rows=_is_baichuan2(config)),))
     for index in range(native["num_hidden_layers"]):
         layer = f"model.layers.{index}"
         names = tuple(f"{layer}.self_attn.{kind}_proj.weight" for kind in "qkv")
@@ -174,9 +183,9 @@ def rules(config: Mapping[str, Any]) -> dict[str, Rule]:
 def tokenizer(folder: Path, config: Mapping[str, Any]) -> "PreTrainedTokenizerFast":
     """The fast tokenizer: no token is added at either end, padding is on the left, pad is ``<unk>``.
 
-    Baichuan2's has the chat template, and its two turn tokens are special: what a person types cannot open a turn, where
-    the published tokenizer would give 195 for a typed ``<reserved_106>``. The other pieces that the makers defined come
-    from text as published. Baichuan-7B is a base model and has no chat of its own.
+    Baichuan2's has the chat template, and its two turn tokens are special, so user text cannot start a turn; the published
+    tokenizer encodes ``<reserved_106>`` in a text as 195. Other user-defined pieces are found in text as published.
+    Baichuan-7B is a base model without a chat format.
 
     Raises:
         ConfigError: ``tokenizer.model`` is missing or of another kind, or has more tokens than the model.
@@ -192,7 +201,7 @@ def tokenizer(folder: Path, config: Mapping[str, Any]) -> "PreTrainedTokenizerFa
         raise ConfigError(f"{folder}: tokenizer.model ({len(pieces)} tokens, first {pieces[:3]}) is not this model's")
     fast = sentencepiece.build(model)
     template, turns = None, []
-    if _second(config):
+    if _is_baichuan2(config):
         if not all(model.pieces[turn].type == sentencepiece.USER_DEFINED for turn in (USER, ASSISTANT)):
             raise ConfigError(f"{folder}: tokenizer.model has no turn tokens at {USER} and {ASSISTANT}")
         turns = [pieces[USER], pieces[ASSISTANT]]

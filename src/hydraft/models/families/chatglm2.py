@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydraft.errors import ConfigError
+from hydraft.models.families.base import Native
 from hydraft.models.families.layout import Rule, epsilon, integer, stacked, whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 NAME = "chatglm2"
+MODELS: tuple[str, ...] = ("ChatGLM2-6B",)
+REVERSIBLE = True
 DROPPED = re.compile(r"transformer\.rotary_pos_emb\.inv_freq")
-"""Published tensors without a native place: the rotary frequencies are computed."""
+"""Published tensors that the native model does not have: rotary frequencies are computed."""
 
 SPECIALS = ("[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>")
 """The ids after SentencePiece's own, in this order. The last two are published as ``sop`` and ``eop``; bare, they would
@@ -32,9 +35,9 @@ LORA_NAMES: dict[str, tuple[str, ...]] = {
     "dense_h_to_4h": ("gate_up_proj",),
     "dense_4h_to_h": ("down_proj",),
 }
-"""Published layers that an adapter may be asked for, and the native ones that hold their weights."""
+"""LoRA target names of the published layout, and the native layers that hold the same weights."""
 
-CONSTANTS: dict[str, Any] = {
+CONSTANTS: Native = {
     "model_type": "glm",
     "architectures": ["GlmForCausalLM"],
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
@@ -44,7 +47,12 @@ CONSTANTS: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-"""What is the same in every native config; what GlmConfig would else take as a default belongs to GLM-4."""
+"""What is the same in every native config. The defaults of GlmConfig are those of GLM-4."""
+
+ARCHITECTURES: dict[str, Native] = {
+    "chatglm2": CONSTANTS | {"max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "attention_bias": True},
+}
+"""What all sizes share, by the ``architecture`` of conf/model."""
 
 CHAT_TEMPLATE = """\
 {#- build_prompt of tokenization_chatglm.py: rounds are counted from 1. The last answer begins with a space because the
@@ -79,29 +87,29 @@ is closed by </s>. The format has no system turn: its text stands ahead of the f
 
 
 def recognises(config: Mapping[str, Any]) -> bool:
-    """Whether a published config.json is of this family (or of a relative that ``refuse`` names)."""
+    """Whether a published config.json is of this family (or of a variant that ``refuse`` refuses)."""
     return config.get("model_type") == "chatglm"
 
 
 def refuse(config: Mapping[str, Any], folder: Path) -> None:
-    """Refuse the relatives that GLM would load and compute wrongly.
+    """Refuse variants that GLM would load but compute wrongly.
 
     Raises:
-        ConfigError: names what is different.
+        ConfigError: the message has the difference.
     """
     if "padded_vocab_size" not in config:
         raise ConfigError(f"{folder}: the first ChatGLM-6B (2-D positions, LayerNorm) has no native architecture")
     unsupported = {
         "quantization_bit": (0, "its weights are quantised: convert the fp16 checkpoint, and set quant= in training"),
-        "pre_seq_len": (0, "it carries a P-tuning prefix, which GLM has no place for"),
-        "rope_ratio": (1, "its positions are stretched (the 32k variant or a later model)"),
+        "pre_seq_len": (0, "it has a P-tuning prefix, which GLM does not support"),
+        "rope_ratio": (1, "its rotary positions are scaled (the 32k variant or a later model)"),
         "multi_query_attention": (True, "GLM's mapping needs key-value groups"),
-        "rmsnorm": (True, "it was made before ChatGLM2 moved to RMSNorm, and GLM has no LayerNorm"),
+        "rmsnorm": (True, "it has LayerNorm, and GLM has RMSNorm"),
         "post_layer_norm": (True, "GLM always has a final norm"),
         "add_bias_linear": (False, "GLM has no biases outside query, key and value"),
         "apply_residual_connection_post_layernorm": (False, "GLM's residual is taken before the norm"),
         "interleaved_qkv": (False, "GLM's query, key and value are blocks"),
-        "tie_word_embeddings": (False, "its head has weights of its own in the published layout"),
+        "tie_word_embeddings": (False, "its head has its own weights in the published layout"),
     }
     for key, (expected, reason) in unsupported.items():
         value = config.get(key)
@@ -109,10 +117,10 @@ def refuse(config: Mapping[str, Any], folder: Path) -> None:
             raise ConfigError(f"{folder}: config.json has {key}={value}: {reason}")
     code = folder / "tokenization_chatglm.py"
     if code.is_file() and "<|assistant|>" in code.read_text(encoding="utf-8", errors="replace"):
-        raise ConfigError(f"{folder}: this is ChatGLM3, whose chats have another form than ChatGLM2's")
+        raise ConfigError(f"{folder}: this is ChatGLM3, whose chat format differs from ChatGLM2's")
 
 
-def native_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def native_config(config: Mapping[str, Any]) -> Native:
     """The arguments of ``GlmConfig``.
 
     Raises:
@@ -134,7 +142,7 @@ def native_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rules(config: Mapping[str, Any]) -> dict[str, Rule]:
-    """Every published tensor that is used, and what it becomes.
+    """Every published tensor that is used, and the native tensors that it becomes.
 
     Query, key and value are published as one matrix (Q + K + K, H): all query heads, then the keys, then the values.
     ``dense_h_to_4h`` (2 F, H) has the gate first, as ``gate_up_proj`` has.
@@ -171,10 +179,9 @@ def rules(config: Mapping[str, Any]) -> dict[str, Rule]:
 
 
 def tokenizer(folder: Path, config: Mapping[str, Any]) -> "PreTrainedTokenizerFast":
-    """The fast tokenizer: every sequence begins ``[gMASK]<sop>``, padding is on the left, pad is ``<unk>``.
+    """The fast tokenizer: every sequence starts with ``[gMASK]<sop>``, padding is on the left, pad is ``<unk>``.
 
-    Text that a user typed cannot name a special token (``data/special.py``); the published tokenizer has no names for
-    them at all.
+    User text cannot contain special tokens (``data/special_tokens.py``); the published tokenizer has no names for them.
 
     Raises:
         ConfigError: ``tokenizer.model`` is missing or of another kind, or has more tokens than the model.

@@ -1,28 +1,56 @@
-"""The families whose published checkpoints are not native to transformers, and how their names are understood. No torch."""
+"""Looks up model families: by ``model_type``, by the ``architecture`` of a size, or by a published config.json. No torch."""
 
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from hydraft.errors import ConfigError
 from hydraft.models.families import baichuan, chatglm2
+from hydraft.models.families.base import Family, Native, PublishedFamily
+from hydraft.models.families.native import FAMILIES
 
-FAMILIES: tuple[ModuleType, ...] = (chatglm2, baichuan)
-
-LORA_NAMES: dict[str, tuple[str, ...]] = {
-    **chatglm2.LORA_NAMES,
-    **baichuan.LORA_NAMES,
-    "gate_proj": ("gate_up_proj",),  # one matrix in GLM
-    "up_proj": ("gate_up_proj",),
-}
-"""Layers that recipes name, and what a model without them has in their place."""
+PUBLISHED: tuple[PublishedFamily, ...] = (chatglm2, baichuan)
+"""The families whose checkpoints are converted."""
 
 
-def family_of(published: Mapping[str, Any]) -> ModuleType | None:
-    """The family of a published config.json; None for what transformers loads as it is."""
-    return next((family for family in FAMILIES if family.recognises(published)), None)
+def native_family(model_type: str) -> Family | None:
+    """The family of a native ``model_type``; None without a ``Family``."""
+    return FAMILIES.get(model_type)
+
+
+def has_plain_head(model_type: str) -> bool:
+    """Whether the logits of a ``model_type`` are only the head's output; False without a ``Family``."""
+    family = native_family(model_type)
+    return family is not None and family.plain_head
+
+
+def plain_heads() -> list[str]:
+    """The model types whose logits are only the head's output."""
+    return [model_type for model_type, family in FAMILIES.items() if family.plain_head]
+
+
+def published_family(published: Mapping[str, Any]) -> PublishedFamily | None:
+    """The family of a published config.json; None for what transformers loads without a conversion."""
+    return next((family for family in PUBLISHED if family.recognises(published)), None)
+
+
+def is_published_architecture(architecture: str) -> bool:
+    """Whether the sizes of this ``architecture`` are published in a layout that has to be converted."""
+    return any(architecture in family.ARCHITECTURES for family in PUBLISHED)
+
+
+def shared_config(architecture: str) -> Native:
+    """What the native configs of all sizes of an ``architecture`` share.
+
+    Raises:
+        ConfigError: no family has it.
+    """
+    tables = [family.architectures for family in FAMILIES.values()] + [family.ARCHITECTURES for family in PUBLISHED]
+    known = {name: shared for table in tables for name, shared in table.items()}
+    if architecture not in known:
+        raise ConfigError(f"model.sizes: architecture={architecture} is none of {', '.join(known)}")
+    return known[architecture]
 
 
 def published_config(folder: Path) -> dict[str, Any]:
@@ -46,12 +74,14 @@ def published_config(folder: Path) -> dict[str, Any]:
 
 
 def native_targets(targets: Iterable[str], modules: Iterable[str]) -> list[str]:
-    """LoRA's target names, with those of the published layout replaced by the native layers that hold the same weights.
+    """LoRA target names, with those that the model does not have replaced by the layers that hold the same weights.
 
     ``modules``: the name of every module in the model.
     """
-    there = {name.rpartition(".")[2] for name in modules}
+    present = {name.rpartition(".")[2] for name in modules}
+    tables = [family.lora_names for family in FAMILIES.values()] + [family.LORA_NAMES for family in PUBLISHED]
     found: list[str] = []
     for target in targets:
-        found += [target] if target in there else LORA_NAMES.get(target, (target,))
+        replacements = (table[target] for table in tables if target in table)
+        found += [target] if target in present else next(replacements, (target,))
     return list(dict.fromkeys(found))

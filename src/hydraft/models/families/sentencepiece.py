@@ -1,8 +1,8 @@
-"""A SentencePiece BPE model (``tokenizer.model``) as a fast tokenizer of the ``tokenizers`` library, id for id.
+"""Converts a SentencePiece BPE model (``tokenizer.model``) to a fast tokenizer of the ``tokenizers`` library with the same ids.
 
-SentencePiece (Kudo and Richardson 2018, arXiv:1808.06226) joins, again and again, the neighbouring symbols whose
-concatenation is the piece of highest score; ``tokenizers`` joins the pair of lowest rank. So every way to split a piece into
-two pieces is a merge, ranked by the score of what it makes. What no piece covers becomes its UTF-8 bytes.
+SentencePiece (Kudo and Richardson 2018, arXiv:1808.06226) repeatedly joins the neighbouring symbols whose concatenation is the
+piece with the highest score; ``tokenizers`` joins the pair of lowest rank. So every split of a piece into two pieces is a merge,
+ranked by the score of the result. What no piece covers becomes its UTF-8 bytes.
 """
 
 import re
@@ -18,14 +18,14 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 BPE = 2
 """``TrainerSpec.ModelType`` of the same file."""
 SPACE = "▁"
-"""What SentencePiece writes for a space."""
+"""SentencePiece's symbol for a space."""
 
 
 def read(path: Path) -> Any:
     """The ``ModelProto`` in ``path``.
 
     Raises:
-        ConfigError: the file is missing, no SentencePiece model, or of a kind that ``build`` cannot reproduce.
+        ConfigError: the file is missing, not a SentencePiece model, or ``build`` cannot reproduce it.
     """
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
@@ -36,14 +36,14 @@ def read(path: Path) -> Any:
     try:
         model.ParseFromString(path.read_bytes())
     except DecodeError:
-        raise ConfigError(f"{path}: no SentencePiece model (truncated, or a Git LFS pointer?)") from None
+        raise ConfigError(f"{path}: not a SentencePiece model (truncated, or a Git LFS pointer?)") from None
     if reason := _unsupported(model):
         raise ConfigError(f"{path}: {reason}, so the fast tokenizer could not give the same ids")
     return model
 
 
 def _unsupported(model: Any) -> str | None:
-    """Why ``build`` could not reproduce this model, if so."""
+    """Why ``build`` cannot reproduce this model; None if it can."""
     normalizer, trainer = model.normalizer_spec, model.trainer_spec
     pieces = [piece.piece for piece in model.pieces]
     count = {kind: sum(piece.type == kind for piece in model.pieces) for kind in (UNKNOWN, UNUSED, BYTE)}
@@ -55,14 +55,14 @@ def _unsupported(model: Any) -> str | None:
         "it writes spaces behind words": trainer.treat_whitespace_as_suffix,
         "it has no byte fallback": not trainer.byte_fallback or count[BYTE] != 256,
         "it has pieces marked unused": count[UNUSED] > 0,
-        "it has not one piece for the unknown": count[UNKNOWN] != 1,
+        "it does not have exactly one unknown piece": count[UNKNOWN] != 1,
         "two of its pieces are the same": len(set(pieces)) < len(pieces),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def merges(model: Any) -> list[tuple[str, str]]:
-    """Every split of a piece into two pieces, best score first (scores need not follow the ids)."""
+    """Every split of a piece into two pieces, highest score first (scores need not follow the ids)."""
     normal = [(piece.piece, piece.score) for piece in model.pieces if piece.type == NORMAL]
     known = {text for text, _ in normal}
     ranked = sorted(normal, key=lambda entry: -entry[1])  # stable: of equal scores, the lower id first
@@ -71,16 +71,16 @@ def merges(model: Any) -> list[tuple[str, str]]:
 
 
 def build(model: Any) -> Tokenizer:
-    """The fast tokenizer of a model that ``read`` gave.
+    """The fast tokenizer of a model from ``read``.
 
-    Pieces that the model's makers defined are found before anything is joined. SentencePiece looks for them in the text
-    with its spaces rewritten, hence ``normalized=True``.
+    User-defined pieces are found before anything is merged. SentencePiece searches for them in the normalized text, hence
+    ``normalized=True``.
 
-    Decoding gives back what SentencePiece gives for whatever it encoded; bytes that are no UTF-8 (from a model that broke
-    off inside a character, say) may come out as one more or one fewer replacement character.
+    Decoding gives the same text as SentencePiece for everything that it encoded; invalid UTF-8, such as an answer cut inside
+    a character, may have one more or one fewer replacement character.
 
-    One text comes out otherwise: where a space is put ahead (``add_dummy_prefix``), one that is nothing but a defined
-    piece goes without it, since the library passes those pieces themselves through the same normalizer.
+    There is one exception: with ``add_dummy_prefix``, a text that is exactly one user-defined piece gets no space in front,
+    since the library passes those pieces through the same normalizer.
     """
     vocabulary = {piece.piece: index for index, piece in enumerate(model.pieces)}
     unknown = next(piece.piece for piece in model.pieces if piece.type == UNKNOWN)
@@ -100,7 +100,7 @@ def build(model: Any) -> Tokenizer:
 
 
 def _prefix(defined: list[str]) -> Any:
-    """Puts a space ahead of a text, but not of a defined piece by itself."""
+    """A normalizer that prepends a space to a text unless the text is exactly one user-defined piece."""
     if not defined:
         return normalizers.Prepend(SPACE)
     pieces = "|".join(re.escape(text) for text in defined)

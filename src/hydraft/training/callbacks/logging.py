@@ -49,7 +49,7 @@ class Reporter(TrainerCallback):
             lines = self.file.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if json.loads(line)["step"] <= step]
             files.write_text(self.file, "".join(f"{line}\n" for line in kept))
-            self.tracker.go_on([json.loads(line) for line in kept])
+            self.tracker.resume([json.loads(line) for line in kept])
 
     def skip(self, seconds: float) -> None:
         """Leave out time that was not spent on training."""

@@ -1,9 +1,8 @@
-"""Whose kernels can run what: one table, from which runs are refused and README's table is printed (``hydraft kernels``).
+"""What Liger's and Unsloth's kernels do not support: one table, which refuses runs and prints the documents' (``hydraft kernels``).
 
-Unsloth's limits were read in its sources, Liger's in its sources and by running its kernels in Triton's interpreter. No torch here.
+Unsloth's limits are from its sources, Liger's from its sources and from running its kernels in Triton's interpreter. No torch.
 """
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,70 +10,58 @@ from dataclasses import dataclass
 from hydraft.config.choices import Kernels, LoraMethod, Loss, Precision, QuantKind
 from hydraft.config.schema import Config
 from hydraft.errors import EXIT_REFUSED
+from hydraft.models.families.native import FAMILIES
 
-FAMILIES = {
-    Kernels.liger: {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "glm": "glm4"},
-    Kernels.unsloth: {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"},
-}
-"""Native families (``model_type`` of config.json) that have kernels, and whose those are. Baichuan is a Llama, ChatGLM2 a GLM."""
-
-NAMES = {
-    "llama": "Llama 3, Baichuan2 (`llama`)",
-    "qwen2": "Qwen2.5 (`qwen2`)",
-    "qwen3": "Qwen3 (`qwen3`)",
-    "glm": "ChatGLM2 (`glm`)",
-}
-
-PACKAGES = {Kernels.liger: "liger_kernel", Kernels.unsloth: "unsloth"}
-
-INTERPRETED = "TRITON_INTERPRET"
-"""Set to 1, it has Triton run its kernels as Python, on a CPU: right, and a thousand times slower."""
-
-Broken = Callable[[Config, str | None], bool]
-"""Asked with the model's native family, None where that is not known."""
+Applies = Callable[[Config, str | None], bool]
+"""Whether a limit applies to a config and a ``model_type``, which is None if it is not known."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """Something that a kind of kernels cannot do, or does at the pace of plain torch."""
+    """A setting that a library's kernels do not support, or do not make faster than torch."""
 
     kind: Kernels
     setting: str
     """The row of the table."""
-    broken: Broken
+    applies: Applies
     reason: str
-    """``{c}`` is the config, ``{family}`` the model's."""
+    """``{c}`` is the config, ``{family}`` the ``model_type``."""
     instead: str
     """The override to change."""
     source: str
     refused: bool = True
-    """False: it runs, but without the kernels."""
+    """False if the run starts, without the kernels."""
 
 
-def _unknown(kind: Kernels) -> Broken:
-    return lambda c, family: family is not None and family not in FAMILIES[kind]
+def supported(kind: Kernels) -> list[str]:
+    """The model types that ``kind`` has kernels for."""
+    return [model_type for model_type, family in FAMILIES.items() if kind in family.kernels]
+
+
+def _other_family(kind: Kernels) -> Applies:
+    return lambda c, family: family is not None and family not in supported(kind)
 
 
 LIMITS = [
     Limit(
-        Kernels.liger, "other families", _unknown(Kernels.liger),
-        "it has none for the family {family}", "kernels=torch",
+        Kernels.liger, "other families", _other_family(Kernels.liger),
+        "it has no kernels for the family {family}", "kernels=torch",
         "liger-kernel 0.8.5, transformers/monkey_patch.py, MODEL_TYPE_TO_APPLY_LIGER_FN",
     ),
-    # The loss reads ``lm_head.weight``, which is the weight beneath an adapter: the adapter would train on nothing, in silence.
+    # The loss reads ``lm_head.weight``, which is the weight beneath an adapter: the adapter would get no gradient, without an error.
     Limit(
         Kernels.liger, "an adapter on lm_head", lambda c, _: c.lora.on_head,
-        "its loss passes by an adapter on lm_head", "kernels=torch, or lora.target_modules without lm_head",
+        "its loss ignores an adapter on lm_head", "kernels=torch, or lora.target_modules without lm_head",
         "liger-kernel 0.8.5, transformers/model/llama.py, lce_forward",
     ),
     Limit(
         Kernels.liger, "train.compile=true", lambda c, _: c.train.compile,
-        "each of its kernels is a gap in what is compiled", "train.compile=false, or kernels=torch",
+        "each of its kernels is a graph break", "train.compile=false, or kernels=torch",
         "liger-kernel 0.8.5, backends/dispatch.py: torch.compiler.disable",
     ),
     Limit(
-        Kernels.unsloth, "other families", _unknown(Kernels.unsloth),
-        "the family {family} is not among its fast ones", "kernels=liger or kernels=torch",
+        Kernels.unsloth, "other families", _other_family(Kernels.unsloth),
+        "it has no fast path for the family {family}", "kernels=liger or kernels=torch",
         "unsloth 2026.10.7, models/loader.py, FastLanguageModel.from_pretrained",
     ),
     Limit(
@@ -84,27 +71,27 @@ LIMITS = [
     ),
     Limit(
         Kernels.unsloth, "lora=none", lambda c, _: c.lora.method is LoraMethod.none,
-        "full fine-tuning leaves its fast path", "kernels=liger, or lora=default",
+        "full fine-tuning does not take its fast path", "kernels=liger, or lora=default",
         "unsloth 2026.10.7, models/loader.py, from_pretrained: FastModel",
     ),
     Limit(
         Kernels.unsloth, "lora=pissa", lambda c, _: c.lora.method is LoraMethod.pissa,
-        "it starts PiSSA from a decomposition of its own, and an adapter would not be like the others'", "kernels=liger, or lora=rslora",
+        "it initialises PiSSA by its own decomposition, so its adapters would differ", "kernels=liger, or lora=rslora",
         "unsloth 2026.10.7, models/_utils.py, fast_lora_init",
     ),
     Limit(
         Kernels.unsloth, "quant=int8", lambda c, _: c.quant.kind is QuantKind.int8,
-        "int8 leaves its fast path", "quant=nf4, or kernels=liger",
+        "int8 does not take its fast path", "quant=nf4, or kernels=liger",
         "unsloth 2026.10.7, models/loader.py, from_pretrained: FastModel",
     ),
     Limit(
         Kernels.unsloth, "an adapter on lm_head", lambda c, _: c.lora.on_head,
-        "it would train lm_head whole", "kernels=torch, or lora.target_modules without lm_head",
+        "it would train all of lm_head", "kernels=torch, or lora.target_modules without lm_head",
         "unsloth 2026.10.7, models/llama.py, get_peft_model",
     ),
     Limit(
         Kernels.unsloth, "train.compile=true", lambda c, _: c.train.compile,
-        "it compiles what it wants to", "train.compile=false, or kernels=torch",
+        "it compiles modules itself", "train.compile=false, or kernels=torch",
         "unsloth 2026.10.7, models/llama.py",
     ),
     Limit(
@@ -113,7 +100,7 @@ LIMITS = [
     ),
     Limit(
         Kernels.unsloth, "lora.bias", lambda c, _: c.lora.bias != "none",
-        "layers with a bias that learns are not fused", "", "unsloth 2026.10.7, models/llama.py, get_peft_model", refused=False,
+        "layers with a trained bias are not fused", "", "unsloth 2026.10.7, models/llama.py, get_peft_model", refused=False,
     ),
     Limit(
         Kernels.unsloth, "train.precision=fp32", lambda c, _: c.train.precision is Precision.fp32,
@@ -122,7 +109,7 @@ LIMITS = [
     *(
         Limit(
             kind, "kernels.loss=whole", lambda c, _: c.kernels.loss is not Loss.auto,
-            "it has a loss of its own", "kernels.loss=auto", "its fused linear cross entropy",
+            "it has its own loss", "kernels.loss=auto", "its fused linear cross entropy",
         )
         for kind in (Kernels.liger, Kernels.unsloth)
     ),
@@ -130,46 +117,42 @@ LIMITS = [
 
 
 def refusal(config: Config, family: str | None) -> str | None:
-    """Why a run cannot have the kernels that it asks for, and what to write instead; None if it can.
+    """Why a run cannot use its kernels, and what to write instead; None if it can.
 
     Args:
-        family: the native ``model_type``, None where it is not known.
+        family: the native ``model_type``; None if it is not known.
     """
-    for limit in _broken(config, family):
+    for limit in _applying(config, family):
         if limit.refused:
-            return f"kernels={limit.kind.value}: {_said(limit, config, family)}: use {limit.instead}"
+            return f"kernels={limit.kind.value}: {_reason(limit, config, family)}: use {limit.instead}"
     return None
 
 
 def slower(config: Config, family: str | None) -> list[str]:
-    """What a run asks for that its kernels do no faster than torch."""
+    """The settings of a run that its kernels do not make faster than torch."""
     return [
-        f"kernels={limit.kind.value}: {_said(limit, config, family)}"
-        for limit in _broken(config, family)
+        f"kernels={limit.kind.value}: {_reason(limit, config, family)}"
+        for limit in _applying(config, family)
         if not limit.refused
     ]
 
 
-def interpreted(config: Config) -> bool:
-    """Whether a run's kernels are Triton's alone, and Triton was told to do without a GPU."""
-    return config.kernels.kind is Kernels.liger and os.environ.get(INTERPRETED) == "1"
+def _applying(config: Config, family: str | None) -> Iterator[Limit]:
+    return (limit for limit in LIMITS if limit.kind is config.kernels.kind and limit.applies(config, family))
 
 
-def _broken(config: Config, family: str | None) -> Iterator[Limit]:
-    return (limit for limit in LIMITS if limit.kind is config.kernels.kind and limit.broken(config, family))
-
-
-def _said(limit: Limit, config: Config, family: str | None) -> str:
+def _reason(limit: Limit, config: Config, family: str | None) -> str:
     return limit.reason.format(c=config, family=family)
 
 
 def table() -> str:
-    """README's table of what goes with what, in Markdown."""
+    """The table of models and settings by kernels, in Markdown."""
     kinds = (Kernels.liger, Kernels.unsloth)
     rows = [("", *(f"`kernels={kind.value}`" for kind in Kernels)), ("---",) * 4]
     rows += [
-        (name, "yes", *("yes" if family in FAMILIES[kind] else "no" for kind in kinds))
-        for family, name in NAMES.items()
+        (f"{family.models} (`{model_type}`)", "yes", *("yes" if kind in family.kernels else "no" for kind in kinds))
+        for model_type, family in FAMILIES.items()
+        if family.kernels
     ]
     for setting in dict.fromkeys(limit.setting for limit in LIMITS):
         about = {limit.kind: limit for limit in LIMITS if limit.setting == setting}

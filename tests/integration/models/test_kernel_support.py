@@ -1,14 +1,14 @@
-"""Kernels that a run cannot have are refused before anything is loaded, by a table that docs/performance.md prints."""
+"""Settings that kernels do not support are refused before anything is loaded, by a table that docs/performance.md prints."""
 
 from pathlib import Path
 
 import pytest
 
 from conftest import ROOT, config_of, run_script
-from hydraft.config import kernel_support, rules
+from hydraft.config import rules
 from hydraft.config.choices import Kernels
 from hydraft.errors import ConfigError
-from hydraft.models import shapes
+from hydraft.models import kernel_support, shapes
 from hydraft.plan import preflight
 from hydraft.system.hardware import Gpu, Hardware
 
@@ -38,12 +38,12 @@ def said(*overrides: str) -> tuple[str | None, list[str]]:
         ("kernels=unsloth lora.target_modules=[q_proj,lm_head]", ["lora.target_modules without lm_head"]),
         ("kernels=unsloth kernels.loss=chunked", ["kernels.loss=auto"]),
         ("kernels=unsloth train.compile=true", ["train.compile=false"]),
-        ("kernels=liger lora.target_modules=[q_proj,lm_head]", ["passes by an adapter on lm_head"]),
+        ("kernels=liger lora.target_modules=[q_proj,lm_head]", ["ignores an adapter on lm_head"]),
         ("kernels=liger kernels.loss=chunked", ["kernels.loss=auto"]),
         ("kernels=liger train.compile=true", ["train.compile=false"]),
     ],
 )
-def test_what_kernels_cannot_do_is_refused_with_an_alternative(overrides: str, words: list[str]) -> None:
+def test_unsupported_settings_of_kernels_are_refused_with_an_alternative(overrides: str, words: list[str]) -> None:
     reason, _ = said(*overrides.split())
     assert reason is not None
     assert reason.startswith(f"kernels={overrides.split()[0].removeprefix('kernels=')}: ")
@@ -57,7 +57,7 @@ def test_what_kernels_cannot_do_is_refused_with_an_alternative(overrides: str, w
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", ["liger", "unsloth"])
-def test_the_rest_is_not(kind: str, overrides: str) -> None:
+def test_supported_settings_are_not_refused(kind: str, overrides: str) -> None:
     assert said(f"kernels={kind}", *overrides.split())[0] is None
 
 
@@ -69,7 +69,7 @@ def test_a_family_without_kernels_is_refused(tmp_path: Path) -> None:
         assert "gpt2" in reason
 
 
-def test_what_is_no_faster_is_noted() -> None:
+def test_settings_that_are_no_faster_are_noted() -> None:
     refused, notes = said("kernels=unsloth", "lora=dora", "train.precision=bf16")
     assert refused is None
     assert notes == ["kernels=unsloth: DoRA's layers are not fused"]
@@ -95,7 +95,7 @@ def test_a_run_is_refused_with_code_2() -> None:
     assert run.stderr.startswith("train.py: kernels=unsloth: its kernels read weights that ZeRO-3 has not gathered")
 
 
-def test_a_plan_proposes_nothing_that_the_kernels_cannot_do() -> None:
+def test_a_plan_suggests_nothing_that_the_kernels_do_not_support() -> None:
     config = config_of(
         "kernels=unsloth", "model=llama3", "mode=plan", "cluster.gpu_memory=8GiB", "train.precision=bf16", "data.max_length=2048"
     )  # fmt: skip

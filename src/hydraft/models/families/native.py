@@ -1,0 +1,62 @@
+"""The model families that transformers loads, one ``Family`` each, by ``model_type``. No torch.
+
+A new one is an entry here and a ``conf/model/<name>.yaml`` whose sizes name one of its ``architectures``.
+"""
+
+from hydraft.config.choices import Kernels
+from hydraft.models.families.base import Family, Native
+
+
+def _llama(factor: float) -> Native:
+    """Llama 3.1 and 3.2 scale the rotary positions of Llama 3 (arXiv:2407.21783; ``rope_scaling`` of their config.json)."""
+    scaled = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    return {
+        "model_type": "llama",
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 131072,
+        "rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, "factor": factor, **scaled},
+    }
+
+
+def _qwen(model_type: str, positions: int) -> Native:
+    """Qwen2.5 (arXiv:2412.15115) and Qwen3 (arXiv:2505.09388), by their config.json."""
+    return {
+        "model_type": model_type,
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": positions,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+    }
+
+
+FAMILIES = {
+    "llama": Family(
+        "Llama 3, Baichuan2",
+        architectures={"llama3.1": _llama(8.0), "llama3.2": _llama(32.0)},
+        kernels={Kernels.liger: "llama", Kernels.unsloth: "llama"},
+        plain_head=True,
+    ),
+    "mistral": Family("Mistral", plain_head=True, query_bias=False, output_bias=False),
+    "qwen2": Family(
+        "Qwen2.5",
+        architectures={"qwen2.5": _qwen("qwen2", 32768)},
+        kernels={Kernels.liger: "qwen2", Kernels.unsloth: "qwen2"},
+        plain_head=True,
+        query_bias=True,
+        output_bias=False,
+    ),
+    "qwen3": Family(
+        "Qwen3",
+        architectures={"qwen3": _qwen("qwen3", 40960)},
+        kernels={Kernels.liger: "qwen3", Kernels.unsloth: "qwen3"},
+        plain_head=True,
+        head_norms=True,
+    ),
+    "glm": Family(
+        "ChatGLM2",
+        kernels={Kernels.liger: "glm4"},
+        plain_head=True,
+        output_bias=False,
+        joined_gate=True,
+        lora_names={"gate_proj": ("gate_up_proj",), "up_proj": ("gate_up_proj",)},
+    ),
+}
