@@ -46,6 +46,17 @@ def marked(mark: str) -> list[int]:
     return found
 
 
+def _steps(pids: list[int]) -> list[int]:
+    """The slurmstepd above each of ``pids``: it overwrites its environment, and is no child of its slurmd."""
+    found = []
+    for pid in pids:
+        with suppress(OSError):
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            if Path(f"/proc/{parent}/comm").read_text().startswith("slurmstepd"):
+                found.append(parent)
+    return found
+
+
 def _kill(pids: list[int]) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
@@ -71,6 +82,7 @@ def main(pid: int, mark: str) -> None:
     found_none = 0
     while found_none < 3:  # one that is being forked has no environment yet
         pids = marked(mark)
+        pids += _steps(pids)
         found_none = 0 if pids else found_none + 1
         _kill(pids)
         time.sleep(0.1)
