@@ -1,4 +1,4 @@
-"""Use what was trained: python infer.py run=outputs/… prompt="…". See python infer.py --help."""
+"""Inference with a trained model: python infer.py run=outputs/… prompt="…". See python infer.py --help."""
 
 import importlib
 import os
@@ -26,20 +26,20 @@ MODULES = {
     InferMode.serve: "hydraft.infer.serve.run",
     InferMode.export: "hydraft.infer.export.run",
 }
-"""Of a mode: the module whose ``run`` takes the sources and the options."""
+"""By mode: the module whose ``run`` gets the sources and the options."""
 
 
 def infer(composed: DictConfig) -> None:
-    """One use of a model: check it, find what it needs, and hand it to the mode's module."""
+    """Check the options, find the models, and run the module of the mode."""
     options = cli.typed(composed, InferConfig)
     infer_rules.check(options)
     machine = hardware.detect()
     infer_rules.usable(options, machine)
     sources = find(options)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin starve the processes beside them
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads must not keep cores busy
     os.environ.update(hardware.environment(machine))
     quiet_bitsandbytes()
-    importlib.import_module(MODULES[options.mode]).run(sources, options)  # torch, only now
+    importlib.import_module(MODULES[options.mode]).run(sources, options)  # imports torch
 
 
 if __name__ == "__main__":

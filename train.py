@@ -1,5 +1,6 @@
 """Train: python train.py [group=option …] [key=value …]. See python train.py --help, and conf/."""
 
+import functools
 import importlib
 import sys
 from pathlib import Path
@@ -13,55 +14,61 @@ try:
     from hydraft.config.choices import Mode
     from hydraft.config.schema import Config
     from hydraft.launch import run as launch
+    from hydraft.launch.external import environment
     from hydraft.launch.external.coordinator import enter
-    from hydraft.launch.external.environment import find, place
+    from hydraft.launch.external.store import RendezvousStore
     from hydraft.models import prepare
     from hydraft.plan import preflight, render
     from hydraft.runs import resume, run_folder
     from hydraft.sweep.job_status import Recorded
+    from hydraft.training.objectives.registry import make_objective
 except ModuleNotFoundError as error:
     sys.exit(f"train.py: {error.name} is not installed here: run make setup, then .venv/bin/python train.py")
 
 
-def train(composed: DictConfig) -> float | None:
-    """One job: check it, price it, give it ranks. Returns the objective that a sweep compares."""
-    asked, saved, folder = cli.typed(composed, Config), None, cli.output_folder()
-    if asked.resume is not None:
-        asked, saved, folder = resume.merged(composed, cli.overrides())
-    asked = place(asked, find(), cli.names("cluster"))
-    machine = launch.machine(asked)
-    if saved is None and asked.mode is Mode.train:
-        asked = resume.adopted(asked, folder)
+def train(composed: DictConfig, store: RendezvousStore | None = None) -> float | None:
+    """One job: check it, plan it, start its ranks (those of ``store`` under another launcher).
+
+    Returns the objective that a sweep compares.
+    """
+    requested, saved, folder = cli.typed(composed, Config), None, cli.output_folder()
+    if requested.resume is not None:
+        requested, saved, folder = resume.merged(composed, cli.overrides())
+    requested = environment.apply(requested, environment.detect(), cli.names("cluster"))
+    machine = launch.machine(requested)
+    if saved is None and requested.mode is Mode.train:
+        requested = resume.adopted(requested, folder)
+    resolved = preflight.resolve(requested, machine)
     if saved is not None:
-        resume.changes(saved, preflight.resolve(asked, machine), folder)  # refused before any records are read
-    admitted = preflight.admit(asked, machine)
-    config, priced = admitted.config, admitted.plan
-    changes = [] if saved is None else resume.changes(saved, config, folder)  # with what the records have settled
+        resume.changes(saved, resolved.config, folder)  # refused before any records are read
+    objective = make_objective(requested.objective)
+    objective.check(requested)
+    admitted = preflight.admit(resolved, objective.read)
+    config = admitted.config
+    changes = [] if saved is None else resume.changes(saved, config, folder)  # with what depends on the records
     if config.mode is Mode.plan:
-        render.report(config, priced, rules.refused_here(config, machine) + launch.refused_here(config))
+        render.report(config, admitted.plan, rules.refused_here(config, machine) + launch.refused_here(config.cluster))
         for note in admitted.notes:
             print(note)
         return None
     if config.mode is Mode.preview:
-        importlib.import_module("hydraft.training.preview").show(config)  # torch, only here
+        importlib.import_module("hydraft.training.preview").show(config)  # imports torch
         return None
-    begun = saved is not None or resume.same(config, folder)
-    if begun and run_folder.status(folder) == "completed" and not changes:
-        print(f"{folder}: has run to its end; nothing is left to do")
+    exists = saved is not None or resume.same(config, folder)
+    if exists and run_folder.status(folder) == "completed" and not changes:
+        print(f"{folder}: the run is complete: nothing is left to do")
         return run_folder.objective(folder)
     if config.cluster.on_hosts:
         config = launch.placed(config)
     else:
-        prepare.native(config.model, config.seed)  # the ranks find it done
+        prepare.native(config.model, config.seed)  # converted once, before the ranks start
     with launch.hold(config, folder):
-        (run_folder.describe if begun else run_folder.create)(folder, config, priced, machine)
-        render.announce(config, priced)
-        for note in admitted.notes:
+        (run_folder.describe if exists else run_folder.create)(folder, config, admitted.plan, machine)
+        render.announce(config, admitted.plan)
+        for note in (*admitted.notes, *(f"changed: {change}" for change in changes)):
             print(note)
-        for change in changes:
-            print(f"changed: {change}")
-        return launch.run(config, folder)
+        return launch.run(config, folder, store=store)
 
 
 if __name__ == "__main__":
-    cli.exit_with(enter(lambda: cli.run(Recorded(train), "train")))
+    cli.exit_with(enter(lambda store: cli.run(Recorded(functools.partial(train, store=store)), "train")))

@@ -67,7 +67,7 @@ def measure(overrides: list[str], folder: Path) -> dict[str, float]:
     import torch.distributed as dist
 
     from bench.equivalence import compose_run
-    from hydraft.checkpoint import manifest, training_state, weights
+    from hydraft.checkpoint import manifest, optimizer_state, weights
     from hydraft.plan import plan
     from hydraft.runs import run_folder
     from hydraft.system import hardware
@@ -76,8 +76,8 @@ def measure(overrides: list[str], folder: Path) -> dict[str, float]:
 
     clock, steps, saves = Clock(), [], []
     for owner, name, part in (
-        (weights, "gather", "gather"), (training_state, "_get", "gather"), (manifest, "seal", "hash"), (run_folder, "sync_folder", "flush"),
-        (os, "fsync", "flush"), (checkpoint.Keeper, "save", "save"),
+        (weights, "gather", "gather"), (optimizer_state, "_get", "gather"), (manifest, "seal", "hash"), (run_folder, "sync_folder", "flush"),
+        (os, "fsync", "flush"), (checkpoint.CheckpointCallback, "save", "save"),
     ):  # fmt: skip
         clock.wrap(owner, name, part)
     step = trainer.RunTrainer.training_step
@@ -88,7 +88,7 @@ def measure(overrides: list[str], folder: Path) -> dict[str, float]:
         step_begun[:] = [time.perf_counter()]
         return step(self, *arguments, **named)
 
-    save = checkpoint.Keeper.save
+    save = checkpoint.CheckpointCallback.save
 
     def stepped(self: Any, *arguments: Any) -> None:
         steps.append(time.perf_counter() - step_begun[0])
@@ -96,7 +96,7 @@ def measure(overrides: list[str], folder: Path) -> dict[str, float]:
 
     step_begun: list[float] = []
     trainer.RunTrainer.training_step = timed  # type: ignore[method-assign]
-    checkpoint.Keeper.save = stepped  # type: ignore[method-assign, assignment]
+    checkpoint.CheckpointCallback.save = stepped  # type: ignore[method-assign, assignment]
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
     backend = "cpu:gloo,cuda:nccl" if hardware.detect().gpus else "gloo"

@@ -181,7 +181,7 @@ def run_killed(overrides: list[str], folder: Path, kills: int, say: Any = lambda
             time.sleep(0.01)
         say(kill + 1)
     said, _ = process.communicate(timeout=300)
-    if process.returncode != 0 or said.count("beginning again from step-") != kills:
+    if process.returncode != 0 or said.count("restarting from step-") != kills:
         raise RuntimeError(said)
     return seconds
 

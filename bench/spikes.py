@@ -27,7 +27,7 @@ from hydraft.plan import plan  # noqa: E402
 from hydraft.runs import run_folder  # noqa: E402
 from hydraft.system import hardware  # noqa: E402
 from hydraft.training.callbacks.divergence import FEWEST, WINDOW  # noqa: E402
-from hydraft.training.reductions import agreed  # noqa: E402
+from hydraft.training.reductions import reduce_now  # noqa: E402
 
 STEPS = 200
 ROUNDS = 500
@@ -57,14 +57,14 @@ def farthest(found: list[float]) -> tuple[float, float, float]:
     return worst
 
 
-def agree(rank: int, meeting: str, ranks: int) -> None:
-    """Print the median of a look at a step, among so many ranks."""
+def measure_reduction(rank: int, store: str, ranks: int) -> None:
+    """Print the median time of a reduction over ``ranks`` ranks."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=ranks)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
     times = []
     for _ in range(ROUNDS):
         before = time.perf_counter()
-        agreed(torch.ones(4), 1.0, False)
+        reduce_now(torch.ones(4), 1.0, False)
         times.append(time.perf_counter() - before)
     if rank == 0:
         print(f"| {ranks} | {statistics.median(times) * 1e6:,.0f} |")
@@ -80,7 +80,7 @@ def main() -> None:
             print(f"| {batch} | {cells} |", flush=True)
         print("\n| ranks (gloo, on the CPU) | a look at a step, microseconds |\n|---|---|", flush=True)
         for ranks in (1, 2):
-            mp.spawn(agree, (f"{name}/meeting-{ranks}", ranks), nprocs=ranks)  # type: ignore[attr-defined, no-untyped-call]
+            mp.spawn(measure_reduction, (f"{name}/store-{ranks}", ranks), nprocs=ranks)  # type: ignore[attr-defined, no-untyped-call]
 
 
 if __name__ == "__main__":

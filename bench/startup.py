@@ -54,8 +54,8 @@ def start(how: str) -> float:
     gpus = () if how == "all" else machine.gpus or (hardware.Gpu("none", 2**30, 9.0),)
     machine = dataclasses.replace(machine, gpus=gpus)
     if how != "spawn":
-        fork_server.begin([elastic.STACK], machine)
-        why = fork_server.unusable([elastic.STACK], machine)
+        fork_server.start([elastic.LIBRARIES], machine)
+        why = fork_server.unusable([elastic.LIBRARIES], machine)
         assert why is None, why
     context: Any = multiprocessing.get_context("spawn" if how == "spawn" else "forkserver")
     seconds = []

@@ -93,7 +93,7 @@ def event(folder: Path, jobs: int) -> float:
     begun = time.perf_counter()
     found.add([Job(str(n), f"job-{n}", [f"a={n}"]) for n in range(jobs)])
     for number in range(jobs):
-        Ledger(folder).tell(str(number), State.running)  # as a job does, which begins by reading it
+        Ledger(folder).record(str(number), State.running)  # as a job does, which begins by reading it
     return (time.perf_counter() - begun) / (2 * jobs)
 
 

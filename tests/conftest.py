@@ -137,7 +137,7 @@ def start_script(
     script: str, *arguments: str, streams: str | Path, **environment: str
 ) -> multiprocessing.context.ForkServerProcess:
     """Start ``script`` as ``run_script`` does; what it prints goes to the files out and err in ``streams``."""
-    elastic.warm(detect())
+    elastic.start_fork_server(detect())
     process = multiprocessing.get_context("forkserver").Process(
         target=warm_command.run, args=(ROOT, script, arguments, {**os.environ, **environment}, str(streams))
     )

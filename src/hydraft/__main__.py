@@ -1,4 +1,4 @@
-"""``hydraft <command>``, or ``python -m hydraft <command>``: what is not a run. Each command imports what it needs when it is called."""
+"""``hydraft <command>`` or ``python -m hydraft <command>``: commands beside training and inference, each imported when it is called."""
 
 import sys
 from importlib import import_module
@@ -12,6 +12,10 @@ COMMANDS = {
     ),
     "sweep": ("hydraft.sweep.results.report", "table, summary.csv and report.html of a sweep: [multirun/…]"),
     "workspace": ("hydraft.sweep.results.wandb_workspace", "wandb's own page for a sweep: multirun/… [entity]"),
+    "settings": (
+        "hydraft.config.markdown",
+        "every setting with default, unit, bounds and meaning, as a Markdown page: [zh]",
+    ),
     "kernels": ("hydraft.models.kernel_support", "which kernels work with which settings, as a Markdown table"),
     "hardware": ("hydraft.system.hardware", "GPUs, cores and memory of this machine, as JSON"),
     "ops": ("hydraft.training.deepspeed_ops", "build the DeepSpeed ops that this machine can use"),

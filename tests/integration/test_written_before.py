@@ -85,7 +85,7 @@ def test_a_run_resumes_and_ends_as_the_uninterrupted_one_did(name: str, tmp_path
     encoded = sorted(file.name for file in (cache / "encoded").iterdir())
     done = run_script("train.py", f"resume={run}")
     assert done.returncode == 0, done.stderr
-    assert f"going on from {CUT}" in done.stdout
+    assert f"resuming from {CUT}" in done.stdout
     assert "changed:" not in done.stdout
     assert "encoding" not in done.stdout, "the encoded records are found in the cache"
     assert sorted(file.name for file in (cache / "encoded").iterdir() if file.is_dir()) == encoded

@@ -54,14 +54,14 @@ def make(
         state = states[index] if index < len(states) else State.done
         if state is State.pending:
             continue
-        book.tell(job.key, State.running)
+        book.record(job.key, State.running)
         if state is not State.refused:
             run(folder / job.name, base, values, state, goal(values), steps)
         if state is not State.running:
             more = {"error": (errors or {}).get(index)}
             if state in (State.done, State.pruned):
                 more["objective"] = goal(values)
-            book.tell(job.key, state, **more)
+            book.record(job.key, state, **more)
     return folder
 
 

@@ -1,8 +1,8 @@
-"""Two hosts on one machine: network namespaces on a bridge, an sshd in each, keys and an ssh config of their own.
+"""Two hosts on one machine: network namespaces connected by a bridge, each with an sshd, with their own keys and ssh config.
 
-    desk  10.77.0.1, where the tests type          worker-1 10.77.0.11          worker-2 10.77.0.12
+    desk  10.77.0.1, where tests run commands       worker-1 10.77.0.11          worker-2 10.77.0.12
 
-All see the same file system, but for the folder ``far``, which on worker-2 is another one.
+All share the file system, except for the folder ``far``, which is a separate one on worker-2.
 """
 
 import os
@@ -23,7 +23,7 @@ SSHD = "/usr/sbin/sshd"
 
 
 def missing() -> str | None:
-    """Why there can be no such hosts here; None where there can."""
+    """Why such hosts cannot be created here; None if they can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     wanted = [name for name in ("ip", "ssh", "ssh-keygen", SSHD) if shutil.which(name) is None]
@@ -31,7 +31,7 @@ def missing() -> str | None:
         return f"{', '.join(wanted)} not installed: tests/support/install.sh"
     name = f"hydraft-try-{os.getpid()}"
     if subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode:
-        return "this kernel lets no one make network namespaces"
+        return "this kernel does not allow network namespaces"
     subprocess.run(["ip", "netns", "delete", name], check=True)
     return None
 
@@ -51,7 +51,7 @@ class Lab:
         self.servers: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
-        """Lay the cables and start the servers."""
+        """Create the network and start the servers."""
         self.far.mkdir()
         for space in self.names.values():
             _run("ip", "netns", "add", space)
@@ -78,7 +78,7 @@ class Lab:
         known = self.folder / "known_hosts"
         known.write_text("".join(f"{a} {(self.folder / f'{n}_key.pub').read_text()}" for n, a in HOSTS.items()))
         blocks = [f"Host {name}\n  HostName {address}\n" for name, address in HOSTS.items()]
-        # One name each for what ssh refuses: an unknown key, no one at that address, no server at that port.
+        # One name for each error of ssh: an unknown key, no host at that address, no server on that port.
         blocks += [f"Host unknown-key\n  HostName {HOSTS['worker-2']}\n  UserKnownHostsFile /dev/null\n"]
         blocks += ["Host nobody\n  HostName 10.77.0.99\n", f"Host no-server\n  HostName {DESK}\n"]
         blocks += [f"Host *\n  User root\n  IdentityFile {user}\n  IdentitiesOnly yes\n  UserKnownHostsFile {known}\n"]
@@ -102,37 +102,37 @@ class Lab:
             time.sleep(0.1)
 
     def at_desk(self, *command: str) -> list[str]:
-        """``command``, to be run where the tests type."""
+        """``command``, run in the namespace of the desk."""
         return ["ip", "netns", "exec", self.names["desk"], *command]
 
     def command(self, *overrides: str) -> list[str]:
-        """train.py at the desk, on both workers unless ``overrides`` name other hosts."""
+        """train.py on the desk, with both workers unless ``overrides`` set other hosts."""
         hosts = [] if any("cluster.host" in text for text in overrides) else ["cluster.hosts=[worker-1,worker-2]"]
         script = [sys.executable, str(ROOT / "train.py"), f"cluster.ssh_config={self.ssh_config}"]
         return self.at_desk(*script, *hosts, *overrides)
 
     def cable(self, name: str, state: str) -> None:
-        """Pull (``down``) or plug (``up``) a worker's cable."""
+        """Disconnect (``down``) or connect (``up``) a worker."""
         _run("ip", "-n", self.names["desk"], "link", "set", name, state)
 
     def processes(self, name: str) -> list[psutil.Process]:
-        """What runs on a worker through its sshd, which itself is not counted."""
+        """Processes on a worker that its sshd has started, without the sshd."""
         found = []
         for process in family(self.servers[name].pid)[1:]:
-            with suppress(psutil.NoSuchProcess):  # it has just ended
+            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
                 if process.name() != "sshd":
                     found.append(process)
         return found
 
     def hang_up(self) -> None:
-        """End every session that a pulled cable left with a server."""
+        """End the sessions that are left after a worker was disconnected."""
         for server in self.servers.values():
             for process in family(server.pid)[1:]:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
 
     def stop(self) -> None:
-        """End the servers and take all down."""
+        """End the servers and remove the network."""
         self.hang_up()
         for server in self.servers.values():
             server.terminate()

@@ -1,4 +1,4 @@
-"""Drivers for tests: a library that stands in for NVML, compiled here, and a program that stands in for nvidia-smi."""
+"""Fake drivers for tests: a library in place of NVML, compiled here, and a program in place of nvidia-smi."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ GIB = 2**30
 
 @dataclass
 class Device:
-    """What the driver says of a card, or of a slice of one."""
+    """What the driver reports about a card, or a slice of one."""
 
     name: str = "NVIDIA H100 80GB HBM3"
     uuid: str = "GPU-11111111-aaaa"
@@ -22,7 +22,7 @@ class Device:
     reserved: int = GIB // 2
     capability: tuple[int, int] = (9, 0)
     mig: int = 0
-    """1: on, 0: off, -1: a card that has none."""
+    """1: on, 0: off, -1: not supported."""
     slices: list["Device"] = field(default_factory=list)
     handle_code: int = 0
     memory_code: int = 0

@@ -55,7 +55,7 @@ class Server:
         self.streams.mkdir()
         key = self.streams / "key"
         key.write_text(KEY + "\n", encoding="utf-8")
-        elastic.warm(detect())
+        elastic.start_fork_server(detect())
         run = f"run=[{','.join(map(str, self.adapters))}]"
         arguments = ("mode=serve", run, "dtype=fp32", "serve.port=0", f"serve.api_key_file={key}", *self.settings)
         self.process = multiprocessing.get_context("forkserver").Process(

@@ -1,4 +1,4 @@
-"""A Slurm of two machines, n1 and n2, on the loopback, with daemons, key and state of its own, for as long as tests need it."""
+"""A temporary Slurm cluster of two machines, n1 and n2, on the loopback interface, with its own daemons, key and state."""
 
 import os
 import shutil
@@ -47,7 +47,7 @@ PartitionName=debug Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 
 
 class Slurm:
-    """``with Slurm() as slurm``: Slurm's commands work where ``SLURM_CONF`` is ``slurm.config``."""
+    """``with Slurm() as slurm``: Slurm's commands work with ``SLURM_CONF`` set to ``slurm.config``."""
 
     def __init__(self) -> None:
         missing = [name for name in ("munged", "slurmctld", "slurmd", "srun") if shutil.which(name, path=PATH) is None]
@@ -97,13 +97,13 @@ class Slurm:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """One of Slurm's commands."""
+        """Run a command of Slurm."""
         return subprocess.run(
             command, env=self.environment, capture_output=True, text=True, timeout=30 * SCALE, check=False
         )
 
     def jobs(self) -> str:
-        """Numbers and states of the jobs in the queue."""
+        """Numbers and states of the queued jobs."""
         return self.run("squeue", "--noheader", "--format=%i %T").stdout
 
     def _start(self, *command: str) -> None:
@@ -128,5 +128,5 @@ def _wait_for(condition: object, what: str) -> None:
     assert callable(condition)
     begun = time.monotonic()
     while not condition():
-        assert time.monotonic() - begun < 30 * SCALE, f"{what} is not there after 30 s"
+        assert time.monotonic() - begun < 30 * SCALE, f"{what} did not start within 30 s"
         time.sleep(0.1)

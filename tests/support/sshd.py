@@ -1,4 +1,4 @@
-"""An SSH server on the loopback, with keys of its own, for as long as a test needs it."""
+"""A temporary SSH server on the loopback interface, with its own keys."""
 
 import shutil
 import socket
@@ -12,7 +12,7 @@ from hydraft.system.parent_death import die_with_parent
 
 
 class Sshd:
-    """``with Sshd(folder) as sshd``: ``ssh -p {sshd.port} {options} localhost`` logs in as who runs the tests."""
+    """``with Sshd(folder) as sshd``: ``ssh -p {sshd.port} {options} localhost`` logs in as the user who runs the tests."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,7 +34,7 @@ class Sshd:
             f"ListenAddress 127.0.0.1:{self.port}\nHostKey {self.folder}/host_key\nPidFile none\nStrictModes no\n"
             f"AuthorizedKeysFile {self.folder}/key.pub\nPasswordAuthentication no\nUsePAM no\nPermitRootLogin yes\n"
         )
-        Path("/run/sshd").mkdir(exist_ok=True)  # where it locks itself up before a login
+        Path("/run/sshd").mkdir(exist_ok=True)  # for its privilege separation
         command = ["/usr/sbin/sshd", "-D", "-e", "-f", self.folder / "config"]
         self.process = subprocess.Popen(command, preexec_fn=die_with_parent)  # it overwrites the mark of reaper.py
         return self

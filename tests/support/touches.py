@@ -1,8 +1,9 @@
-"""Which modules touch CUDA's driver as they are imported: each in a process of its own, where CUDA is pretended.
+"""Finds the modules that touch CUDA's driver on import; each is imported in its own process, with a simulated GPU.
 
     python tests/support/touches.py [module …]
 
-By default those that ``hydraft.launch.local.preload`` imports; what it says of each belongs into CLEAN or TOUCHING of ``hydraft.launch.local.fork_server``.
+By default it checks the modules that ``hydraft.launch.local.preload`` imports; the result belongs in CLEAN and TOUCHING of
+``hydraft.launch.local.fork_server``.
 """
 
 import json
@@ -19,7 +20,7 @@ PRETENCE = ROOT / "tests" / "support" / "pretend_cuda"
 
 
 def environment(log: Path) -> dict[str, str]:
-    """Variables for a process in which there is a card; what would touch its driver is written to ``log``."""
+    """Environment of a process with a simulated GPU; calls that would touch its driver are written to ``log``."""
     return {
         "PYTHONPATH": os.pathsep.join([str(PRETENCE), str(ROOT / "src")]),
         "PATH": os.pathsep.join([str(PRETENCE), os.environ["PATH"]]),
@@ -30,12 +31,12 @@ def environment(log: Path) -> dict[str, str]:
 
 
 def calls(log: Path) -> list[dict[str, object]]:
-    """What has been written to ``log``."""
+    """The calls in ``log``."""
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
 def touching(*modules: str, **more: str) -> list[dict[str, object]]:
-    """The calls to the driver of a process that imports ``modules`` as a server of forks does."""
+    """The calls to the driver of a process that imports ``modules`` as a fork server does."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
         server = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "DS_ACCELERATOR": "cuda", **more}
@@ -48,7 +49,7 @@ def touching(*modules: str, **more: str) -> list[dict[str, object]]:
 
 
 def main(modules: list[str]) -> None:
-    """Print a line a module."""
+    """Print a line per module."""
     for module in modules or (*CLEAN, *TOUCHING):
         found = touching(module)
         by = (

@@ -45,7 +45,7 @@ def adapter(folder: Path, *overrides: str, base: Path = TINY, seed: int = 0, **l
 def start(streams: Path, *arguments: str) -> Any:
     """infer.py, running; its output goes to ``streams``."""
     streams.mkdir(exist_ok=True)
-    elastic.warm(detect())
+    elastic.start_fork_server(detect())
     process = multiprocessing.get_context("forkserver").Process(
         target=warm_command.run, args=(ROOT, "infer.py", arguments, dict(os.environ), str(streams))
     )

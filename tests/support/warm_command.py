@@ -1,4 +1,4 @@
-"""A command in a process that was forked from one with the stack in memory."""
+"""Runs a command in a fork of a process that has imported PyTorch and the other libraries."""
 
 import os
 import runpy
@@ -15,10 +15,10 @@ _spawn = util.spawnv_passfds
 
 
 def run(root: Path, script: str, arguments: tuple[str, ...], environment: dict[str, str], streams: str) -> None:
-    """What ``python script arguments`` does in ``root``; its output goes to files in ``streams``."""
+    """Run ``python script arguments`` in ``root``; its output is written to files in ``streams``."""
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the server was started with
-    for number in (signal.SIGTERM, signal.SIGUSR1):  # which the server ignores
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the server has inherited
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # the server ignores them
         signal.signal(number, signal.SIG_DFL)
     os.chdir(root)
     os.environ.clear()
@@ -34,7 +34,7 @@ def run(root: Path, script: str, arguments: tuple[str, ...], environment: dict[s
 
 
 def _fork_server(path: bytes, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
-    """The server of a sweep, which would import the stack, is a fork of the command, which has it."""
+    """Start a sweep's fork server as a fork of this command, so that it need not import the libraries."""
     code = arguments[-1]
     if "multiprocessing.forkserver" not in code:
         return _spawn(path, arguments, descriptors)

@@ -1,1 +1,1 @@
-"""Hydra finds sweepers here."""
+"""The sweeper ``hydra/sweeper=grid``."""

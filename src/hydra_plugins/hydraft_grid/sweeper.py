@@ -1,9 +1,9 @@
-"""``hydra/sweeper=grid``: every combination, remembered in the sweep's folder. Hydra reads this file at every start: it imports little."""
+"""The sweeper ``hydra/sweeper=grid``: every combination of the values. Hydra imports this file at every start, so it imports little."""
 
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional  # noqa: UP035
+from typing import Any, Dict, List, Optional  # noqa: UP035
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -15,9 +15,6 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass
 class GridConf:
@@ -25,24 +22,24 @@ class GridConf:
 
     _target_: str = "hydra_plugins.hydraft_grid.sweeper.GridSweeper"
     params: Optional[Dict[str, str]] = None  # noqa: UP006, UP045
-    """Overrides, as on the command line, whose own come after them: ``lora.r: 8,16``."""
+    """Overrides such as ``lora.r: 8,16``; those of the command line take precedence."""
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridConf, provider="hydraft")
 
 
 class GridSweeper(Sweeper):  # type: ignore[misc]
-    """The product of all that was typed, as jobs of a sweep that can be gone on with."""
+    """Runs every combination of the given values, as jobs of a sweep that can be resumed."""
 
     def __init__(self, params: Dict[str, str] | None) -> None:  # noqa: UP006
         self.params = dict(params or {})
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """What Hydra calls first."""
+        """Called by Hydra before ``sweep``."""
         from hydraft.sweep.session import Session
 
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
-        self.session: Session = Session(hydra_context, config)  # before the launcher, which is told the sweep's folder
+        self.session: Session = Session(hydra_context, config)  # before the launcher, which gets the sweep's folder
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
@@ -58,13 +55,13 @@ class GridSweeper(Sweeper):  # type: ignore[misc]
 
         trains = self.config.mode is Mode.train
         if trains and hasattr(self.launcher, "warm"):
-            self.launcher.warm()  # it imports while the jobs are checked
+            self.launcher.warm()  # its imports run while the jobs are checked
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
         jobs = BasicSweeper.split_arguments(parsed, None)[0]
         if not jobs:
             raise ConfigError("nothing to sweep over: a list of values is empty")
-        if not trains:  # a look at many plans: nothing of it is kept
+        if not trains:  # many plans, of which nothing is saved
             here = BasicLauncher()
             here.setup(hydra_context=self.hydra_context, task_function=self.task_function, config=self.config)
             looked = here.launch(jobs, initial_job_idx=0)

@@ -1,1 +1,1 @@
-"""Hydra finds launchers here."""
+"""The launcher ``hydra/launcher=pool``."""

@@ -1,4 +1,4 @@
-"""``hydra/launcher=pool``: a sweep's jobs side by side on this machine. Hydra reads this file at every start: it imports little."""
+"""The launcher ``hydra/launcher=pool``: jobs at the same time on this machine. Hydra imports this file at every start."""
 
 import logging
 from collections.abc import Sequence
@@ -26,34 +26,34 @@ class PoolConf:
 
     _target_: str = "hydra_plugins.hydraft_pool.launcher.PoolLauncher"
     jobs: Optional[int] = None  # noqa: UP045
-    """Side by side; null for as many as the GPUs (or cores) and the memory hold."""
+    """Jobs at the same time. null: as many as the GPUs (or cores) and the memory allow."""
     preload: List[str] = field(default_factory=lambda: ["hydraft.launch.local.preload"])  # noqa: UP006
-    """Modules that are imported once, before the first job."""
+    """Modules that are imported once for all jobs."""
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="pool", node=PoolConf, provider="hydraft")
 
 
 class PoolLauncher(Launcher):  # type: ignore[misc]
-    """Each job in a process of its own, forked from one that has its imports behind it where that can be."""
+    """Runs each job in its own process, forked from a server that has done the imports if that is possible."""
 
     def __init__(self, jobs: int | None, preload: Sequence[str]) -> None:
         self.jobs = jobs
         self.preload = list(preload)
         self.demands: list[Demand] | None = None
-        """What each of the next launch's jobs takes; one rank each where no one says."""
+        """The demand of each job of the next launch; one rank each if not set."""
         self.composed: list[DictConfig] | None = None
-        """The configs of the next launch's jobs, where a sweeper has them already."""
+        """The configs of the next launch's jobs, if a sweeper has composed them."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """What Hydra calls first."""
+        """Called by Hydra before ``launch``."""
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def warm(self) -> None:
-        """Begin the imports, before there are jobs.
+        """Start the imports in the background.
 
         Raises:
-            ConfigError: ``jobs`` is none.
+            ConfigError: ``jobs`` is below 1.
         """
         from hydraft.errors import ConfigError
         from hydraft.sweep import pool
@@ -61,12 +61,12 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
 
         if self.jobs is not None and self.jobs < 1:
             raise ConfigError(
-                f"hydra.launcher.jobs={self.jobs}: must be at least 1, or null for as many as the machine holds"
+                f"hydra.launcher.jobs={self.jobs}: must be at least 1, or null for as many as the machine allows"
             )
         pool.warm(self.preload, hardware.detect())
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs and wait for all of them; one that fails fails alone."""
+        """Run the jobs and wait for all of them; a failure does not affect the others."""
         from hydraft.sweep import pool
         from hydraft.sweep.pool_job import Sweep
         from hydraft.sweep.slots import Demand, slots
@@ -82,7 +82,7 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
         machine = hardware.detect()
         parts = slots(demands, machine, self.jobs)
         method = pool.method(self.preload, machine)
-        log.info(f"Launching {len(job_overrides)} jobs, {len(parts)} side by side")
+        log.info(f"Launching {len(job_overrides)} jobs, {len(parts)} at the same time")
         jobs = []
         for number, (overrides, config) in enumerate(zip(job_overrides, configs, strict=True), initial_job_idx):
             log.info(f"\t#{number} : {' '.join(filter_overrides(overrides))}")
@@ -93,8 +93,8 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
             batch.results[number].overrides = batch.results[number].overrides or overrides
         return [batch.results[number] for number, *_ in jobs]
 
-    def stream(self, source: "Source", demand: "Demand", look_seconds: float) -> None:
-        """Run jobs as ``source`` thinks of them, each of which takes no more than ``demand``, until there are no more."""
+    def stream(self, source: "Source", demand: "Demand", poll_seconds: float) -> None:
+        """Run the jobs of ``source``, each of which needs no more than ``demand``, until there are no more."""
         from hydraft.sweep import pool
         from hydraft.sweep.pool_job import Sweep
         from hydraft.sweep.slots import slots
@@ -106,4 +106,4 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
         parts = slots([demand] * max(machine.count, machine.cpus), machine, self.jobs)
         method = pool.method(self.preload, machine)
         sweep = Sweep(self.context, self.config, self.task, Singleton.get_state())
-        pool.run(sweep, source, parts, method, look_seconds)
+        pool.run(sweep, source, parts, method, poll_seconds)

@@ -1,4 +1,4 @@
-"""``hydra/sweeper=search``: a search that learns from the jobs it has seen, and stops those that lag behind."""
+"""The sweeper ``hydra/sweeper=search``: a search with Optuna's samplers and pruners."""
 
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional  # noqa: UP035 — Hydra reads this dataclass, and knows these
@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 class SearchConf:
     _target_: str = "hydra_plugins.hydraft_search.search.SearchSweeper"
     params: Optional[Dict[str, Any]] = None  # noqa: UP006, UP045
-    """The search space, as on the command line: ``lora.r: 4,8,16``; the command line's own comes after it."""
+    """The search space, such as ``lora.r: 4,8,16``; that of the command line takes precedence."""
     trials: Optional[int] = None  # noqa: UP045
-    """Jobs in all; null: every point of a grid, otherwise 20."""
+    """Jobs in all. null: every point of a grid, otherwise 20."""
     sampler: str = "tpe"
     """``tpe``, ``random``, ``cmaes``, ``qmc``, ``nsga2`` or ``grid``."""
     sampler_options: dict[str, Any] = field(default_factory=dict)
@@ -31,22 +31,22 @@ ConfigStore.instance().store(group="hydra/sweeper", name="search", node=SearchCo
 
 
 class SearchSweeper(Sweeper):  # type: ignore[misc]
-    """Hydra's side of ``hydraft.sweep.search_loop``."""
+    """Runs ``hydraft.sweep.search_loop`` as a sweeper of Hydra."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """What Hydra calls first."""
+        """Called by Hydra before ``sweep``."""
         from hydraft.sweep.session import Session
 
-        self.session = Session(hydra_context, config)  # before the launcher, which is told the sweep's folder
+        self.session = Session(hydra_context, config)  # before the launcher, which gets the sweep's folder
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: List[str]) -> Any:  # noqa: UP006
-        """Search; the best trials.
+        """Run the search and return the best trials.
 
         Raises:
             RunFailed: some jobs are not done.
@@ -54,7 +54,7 @@ class SearchSweeper(Sweeper):  # type: ignore[misc]
         from hydraft.sweep import search_loop  # Optuna, only where it is used
 
         if hasattr(self.launcher, "warm"):
-            self.launcher.warm()  # it imports while the space is checked
+            self.launcher.warm()  # its imports run while the space is checked
         plain = {
             key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             for key, value in self.settings.items()

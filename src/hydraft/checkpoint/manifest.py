@@ -1,7 +1,7 @@
-"""Whether a folder is what was written: a list of its files with their sizes and sha256. No torch.
+"""Verifies checkpoints: a manifest lists the files of a folder with their sizes and sha256. No torch.
 
-A checkpoint gets its list last, in a folder that takes its name only when all of it is on the disk; so one that is there is
-whole, unless the disk or a person changed it, which reading it again shows.
+The manifest is the last file of a checkpoint, and the folder gets its name when all files are on disk. So a checkpoint is complete
+unless it was changed later, which verification detects.
 """
 
 import hashlib
@@ -18,15 +18,15 @@ CHUNK = 1 << 24
 
 
 def seal(folder: Path, known: dict[str, str] | None = None) -> None:
-    """Write the list of everything that is in ``folder`` now; ``known``: the sha256 of files that need not be read again."""
+    """Write the manifest of ``folder``. ``known``: the sha256 of files that need not be read for it."""
     files = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
     write_json(folder / NAME, {name: _entry(file, (known or {}).get(name)) for name, file in files.items()})
 
 
 def fault(folder: Path, read: bool = True) -> str | None:
-    """What is wrong with a sealed folder; None if every file is as it was written.
+    """What is wrong with a folder that has a manifest; None if every file is as it was written.
 
-    ``read`` false trusts files of the right size, where reading all of them would cost too much.
+    With ``read=False`` only the sizes of files are verified, which is fast.
     """
     try:
         listed = json.loads((folder / NAME).read_text(encoding="utf-8"))
@@ -38,7 +38,7 @@ def fault(folder: Path, read: bool = True) -> str | None:
         if not file.is_file():
             return f"{name} is missing"
         if file.stat().st_size != entry["bytes"] or (read and _entry(file) != entry):
-            return f"{name} is not as it was written"
+            return f"{name} was changed after it was written"
     return None
 
 
@@ -55,37 +55,37 @@ def _sha256(file: Path) -> str:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, newest last; what was left half-written does not have such a name."""
+    """The checkpoints of a run, newest last. Incomplete ones have other names."""
     found = [path for path in (run / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
     return sorted(found, key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
-    """Optimizer steps that were made when it was saved."""
+    """The optimizer step of a checkpoint."""
     return int(checkpoint.name.removeprefix("step-"))
 
 
 def newest(run: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that is whole, and a line for each newer one that is passed over."""
+    """The newest valid checkpoint, and a line for each newer one that is skipped."""
     notes: list[str] = []
     for checkpoint in reversed(checkpoints(run)):
         wrong = fault(checkpoint)
         if wrong is None:
             return checkpoint, notes
-        notes.append(f"{checkpoint.name} is passed over: {wrong}")
+        notes.append(f"{checkpoint.name} is skipped: {wrong}")
     return None, notes
 
 
 def retain(run: Path, keep_last: int, best: int | None) -> None:
-    """Remove all but the newest ``keep_last`` whole checkpoints and the one of step ``best``.
+    """Remove all valid checkpoints except the newest ``keep_last`` and that of step ``best``.
 
-    One that is not whole does not count, and is left for a person to look at.
+    Invalid ones are not counted and not removed.
     """
-    whole = [path for path in checkpoints(run) if fault(path, read=False) is None]
-    for path in whole[:-keep_last]:
+    valid = [path for path in checkpoints(run) if fault(path, read=False) is None]
+    for path in valid[:-keep_last]:
         if step_of(path) != best:
             gone = path.with_name(f".{path.name}.gone")
-            path.rename(gone)  # at once out of sight, whatever happens while files go one by one
+            path.rename(gone)  # not a checkpoint any more, even if removing its files is interrupted
             shutil.rmtree(gone)
-    for left in (run / "checkpoints").glob(".step-*"):  # of a save or a removal that was cut off
-        shutil.rmtree(left, ignore_errors=True)
+    for rest in (run / "checkpoints").glob(".step-*"):  # of a save or a removal that was interrupted
+        shutil.rmtree(rest, ignore_errors=True)

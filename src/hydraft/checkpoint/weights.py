@@ -1,6 +1,7 @@
-"""Saving what was trained: whole or not at all, and reopened to see that it is there."""
+"""Saves the trained adapter or model atomically, and reads an adapter back to verify it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ ADAPTER_FILE = "adapter_model.safetensors"
 
 
 def gather(model: torch.nn.Module, parameters: dict[str, torch.nn.Parameter]) -> Tensors:
-    """Whole copies of ``parameters`` in main memory, on rank 0; the other ranks must call it and get nothing.
+    """Copies of ``parameters`` in main memory on rank 0. The other ranks must call it too, and get an empty dict.
 
-    Under ZeRO-3 a rank holds slices; they are gathered one parameter at a time, so that memory stays near one.
+    Under ZeRO-3, shards are gathered one parameter at a time, so that no more than one is whole on a GPU.
     """
     whole: Tensors = {}
     for name, parameter in parameters.items():
@@ -33,27 +34,38 @@ def gather(model: torch.nn.Module, parameters: dict[str, torch.nn.Parameter]) ->
     return whole
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where the saved weights come from; the same for every save of a run."""
+
+    initial: Tensors | None = None
+    """The initial weights of a PiSSA adapter, on rank 0."""
+    base: dict[str, Any] | None = None
+    """The base model and the settings (``models/base_identity.py``), on rank 0."""
+
+
 def save(
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     target: Path,
-    moved: bool,
-    first: Tensors | None = None,
+    updated: bool,
+    origin: Origin | None = None,
     more: Callable[[Path | None], dict[str, str]] | None = None,
-    origin: dict[str, Any] | None = None,
 ) -> None:
-    """Write the adapter (PEFT format) or, in full fine-tuning, the model to ``target``, with tokenizer and template.
+    """Write the adapter (PEFT format) or, in full fine-tuning, the model to ``target``, with tokenizer and chat template.
 
-    Every rank must call it; rank 0 writes. ``moved``: whether a step has changed the weights by now (the first one of a
-    warm-up has a learning rate of 0). ``first`` holds a PiSSA adapter's initial weights. ``more`` adds to the folder before it
-    takes its name, and says the sha256 of what is large; it is called on every rank, with the folder on the one that writes.
-    ``origin`` says what was trained on what (``models/identity.py``), for whoever uses the folder.
+    Every rank must call it; rank 0 writes.
+
+    Args:
+        updated: whether a step has changed the weights (with a warm-up, the first step has a learning rate of 0).
+        more: called on every rank before the folder gets its name, with the folder on rank 0 and None on others. It may add files,
+            and returns the sha256 of large ones.
 
     Raises:
-        RuntimeError: what was written is not what was trained (a tensor missing, not finite, or all zero).
-        OSError: the disk; ``target`` is what it was before.
+        RuntimeError: the written weights differ from the trained ones (a tensor is missing, not finite, or all zero).
+        OSError: the folder could not be written; ``target`` is unchanged.
     """
-    adapted = isinstance(model, peft.PeftModel)
+    adapted, origin = isinstance(model, peft.PeftModel), origin or Origin()
     tensors = gather(model, trainable(model) if adapted else dict(model.named_parameters()))
     if dist.get_rank() != 0:
         if more is not None:
@@ -66,26 +78,28 @@ def save(
     with files.staged_folder(target) as staging:
         if adapted:
             assert isinstance(model, peft.PeftModel)
-            _write_adapter(model, tensors, staging, moved, first)
+            _write_adapter(model, tensors, staging, updated, origin.initial)
         else:
             assert isinstance(model, PreTrainedModel)
-            model.config.use_cache = True  # off in training alone
+            model.config.use_cache = True  # off only in training
             model.save_pretrained(staging, state_dict=tensors)
             model.config.use_cache = False
         tokenizer.save_pretrained(staging)
-        if origin is not None:
-            files.write_json(staging / base_identity.NAME, origin)
+        if origin.base is not None:
+            files.write_json(staging / base_identity.NAME, origin.base)
         known = {} if more is None else more(staging)
         manifest.seal(staging, known)
     dist.barrier()
 
 
-def _write_adapter(model: peft.PeftModel, tensors: Tensors, folder: Path, moved: bool, first: Tensors | None) -> None:
+def _write_adapter(
+    model: peft.PeftModel, tensors: Tensors, folder: Path, updated: bool, initial: Tensors | None
+) -> None:
     settings = model.peft_config["default"]
     state: Tensors = peft.get_peft_model_state_dict(model, state_dict=tensors)
     changes: dict[str, Any] = {"inference_mode": True}
-    if first is not None:
-        state = _plain_lora(state, peft.get_peft_model_state_dict(model, state_dict=first))
+    if initial is not None:
+        state = _plain_lora(state, peft.get_peft_model_state_dict(model, state_dict=initial))
         changes |= {"init_lora_weights": True, "r": 2 * settings.r, "lora_alpha": 2 * settings.lora_alpha}
     save_file(state, folder / ADAPTER_FILE, metadata={"format": "pt"})
     kept = {name: getattr(settings, name) for name in changes}
@@ -96,46 +110,46 @@ def _write_adapter(model: peft.PeftModel, tensors: Tensors, folder: Path, moved:
     finally:
         for name, value in kept.items():
             setattr(settings, name, value)
-    verify_adapter(folder / ADAPTER_FILE, {name: tuple(tensor.shape) for name, tensor in state.items()}, moved)
+    verify_adapter(folder / ADAPTER_FILE, {name: tuple(tensor.shape) for name, tensor in state.items()}, updated)
 
 
-def _plain_lora(trained: Tensors, first: Tensors) -> Tensors:
-    """A PiSSA adapter as plain LoRA of rank 2r on the published weights.
+def _plain_lora(trained: Tensors, initial: Tensors) -> Tensors:
+    """A PiSSA adapter as a LoRA adapter of rank 2r on the original weights.
 
     PiSSA trains W - B0 A0 + B A (arXiv:2404.02948); so the update of W is B A - B0 A0 = [B, -B0] [A; A0].
     """
     state = {}
     for name, tensor in trained.items():
         if "lora_A" in name:
-            state[name] = torch.cat([tensor, first[name]], dim=0)  # (2r, in)
+            state[name] = torch.cat([tensor, initial[name]], dim=0)  # (2r, in)
         else:
-            state[name] = torch.cat([tensor, -first[name]], dim=1)  # (out, 2r)
+            state[name] = torch.cat([tensor, -initial[name]], dim=1)  # (out, 2r)
     return state
 
 
-def verify_adapter(file: Path, expected: dict[str, tuple[int, ...]], moved: bool) -> None:
-    """Reopen an adapter and hold it against what was trained. ZeRO-3 has been seen to save empty ones elsewhere.
+def verify_adapter(file: Path, expected: dict[str, tuple[int, ...]], updated: bool) -> None:
+    """Read a saved adapter and compare it with the trained one; under ZeRO-3, an adapter may be saved with empty tensors.
 
     Raises:
-        RuntimeError: names the first tensor that is wrong.
+        RuntimeError: names the first wrong tensor.
     """
     found = load_file(file)
     if not expected or set(found) != set(expected):
         raise RuntimeError(f"{file.name}: {len(found)} tensors were saved, {len(expected)} were trained")
     for name, tensor in found.items():
         if tuple(tensor.shape) != expected[name]:
-            raise RuntimeError(f"{file.name}: {name} has shape {tuple(tensor.shape)}, trained was {expected[name]}")
+            raise RuntimeError(f"{file.name}: {name} has shape {tuple(tensor.shape)}, but {expected[name]} was trained")
         if not torch.isfinite(tensor).all():
             raise RuntimeError(f"{file.name}: {name} is not finite")
-    if moved and not any(tensor.any() for name, tensor in found.items() if "lora_B" in name):
-        raise RuntimeError(f"{file.name}: every B is zero, so the adapter would change nothing")
+    if updated and not any(tensor.any() for name, tensor in found.items() if "lora_B" in name):
+        raise RuntimeError(f"{file.name}: every B is zero, so the adapter has no effect")
 
 
 @torch.no_grad()
 def write_probe(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, ids: list[int], folder: Path) -> None:
-    """Leave ``probe.json`` beside the adapter: the trained model's own logits after one prompt.
+    """Write ``probe.json`` beside the adapter: the logits of the trained model after one prompt.
 
-    Whoever loads the adapter elsewhere can see with it that they have the same model. Every rank must call it.
+    With it, one can verify that a loaded adapter gives the same model. Every rank must call it.
     """
     device = next(model.parameters()).device
     model.eval()

@@ -1,1 +1,1 @@
-"""Everything a person may type: the schema, its choices and bounds, the rules that refuse a run, the boundary to Hydra."""
+"""The settings: schema, bounds, choices, rules of refusal, help and the boundary to Hydra."""

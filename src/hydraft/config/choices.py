@@ -1,4 +1,4 @@
-"""The words a setting may be: each enumeration of the schema, as YAML and the command line spell it. No torch."""
+"""Enumerations of the schema: the values that a setting may have, as written in YAML and on the command line. No torch."""
 
 from enum import Enum
 

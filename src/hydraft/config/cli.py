@@ -1,7 +1,7 @@
-"""The boundary: Hydra composes what a person typed, and OmegaConf ends here. No torch.
+"""The boundary to Hydra: composes the config of a command line and converts it to the schema. No torch.
 
-What a person has to change ends a command with one line and code 2; a run that failed ends with 1, and one that a signal
-ended with 128 and its number: 130 for Ctrl-C.
+An invalid config ends a command with one line and exit code 2, a failed run with 1, and a signal with 128 plus its number (130 for
+Ctrl-C).
 """
 
 import difflib
@@ -22,6 +22,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
+from hydraft.config import help, reference
+from hydraft.config.help import did_you_mean
 from hydraft.config.infer import InferConfig
 from hydraft.config.schema import Config
 from hydraft.errors import EXIT_INTERRUPTED, EXIT_REFUSED, ConfigError, RunFailed, RunStopped
@@ -41,7 +43,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> int:
     Returns:
         The exit code: 0, 1 (failed), 2 (refused) or 128 + the signal that ended it (130 for Ctrl-C).
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us, not Hydra's printer
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are raised to here; Hydra prints none
     sys.argv[1:] = [quote(argument) for argument in sys.argv[1:]]
     caught: list[BaseException] = []
 
@@ -51,14 +53,16 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> int:
         except (ConfigError, OmegaConfBaseException, RunFailed, KeyboardInterrupt) as error:
             if HydraConfig.get().mode is RunMode.MULTIRUN:
                 raise
-            caught.append(error)  # raised here, Hydra would print lines of its own
+            caught.append(error)  # raised here, Hydra would print its own message
             return None
         finally:
-            with suppress(OSError):  # Hydra made these; a refused run and a plan leave nothing behind
+            with suppress(OSError):  # Hydra created these; a refused run and a plan leave no folder
                 output_folder().rmdir()
                 output_folder().parent.rmdir()
 
     try:
+        if help.requested(sys.argv[1:]):
+            return help.print_help(config_name, sys.argv[1:])
         hydra.main(config_path=str(ROOT / "conf"), config_name=config_name, version_base="1.3")(guarded)()
         if caught:
             raise caught[0]
@@ -73,7 +77,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> int:
         return error.code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # whoever read our output has seen enough (… | head)
+    except BrokenPipeError:  # the reader of our output has ended (… | head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 0
 
@@ -82,7 +86,7 @@ def typed(config: DictConfig, schema: type[T]) -> T:
     """The composed config as an instance of ``schema``; an unknown key (``+model.typo=3``) is refused here.
 
     Raises:
-        ConfigError: a value has no place in the schema, or none was given for one that needs it.
+        ConfigError: a setting is not in the schema, or one without a default has no value.
     """
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
@@ -94,25 +98,25 @@ def typed(config: DictConfig, schema: type[T]) -> T:
 
 
 def output_folder() -> Path:
-    """Where this job's run goes, as Hydra chose it."""
+    """The folder of this job's run, as Hydra chose it."""
     return Path(HydraConfig.get().runtime.output_dir)
 
 
 def overrides() -> list[str]:
-    """What this job's command line overrides."""
+    """The overrides of this job's command line."""
     return list(HydraConfig.get().overrides.task)
 
 
 def names(group: str) -> bool:
-    """Whether the command line itself says something about ``group``."""
+    """Whether the command line has an override of ``group``."""
     return any(re.match(rf"\W*{group}\b", override) for override in overrides())
 
 
 def quote(argument: str) -> str:
-    """Take ``key=value`` as typed where Hydra's grammar cannot read the value: Chinese, spaces, punctuation.
+    """Quote the value of ``key=value`` if Hydra's grammar cannot read it: Chinese, spaces, punctuation.
 
-    The shell has taken a person's own quotes away by then. ``prompt=`` and ``system=`` are always text, and so are
-    ``data.template=`` and ``template=``, braces and all; ``\\n`` in it is a line break, which no one can type in a shell.
+    The shell has removed the user's quotes. ``prompt=`` and ``system=`` are always text, and so are ``data.template=`` and
+    ``template=``, including braces; in these two ``\\n`` is a line break, which is hard to type in a shell.
     """
     match = re.fullmatch(r"([+~]{0,2}[A-Za-z_][\w./@]*)=(.+)", argument, flags=re.DOTALL)
     if match is None or argument.startswith("-"):
@@ -128,7 +132,7 @@ def quote(argument: str) -> str:
             return argument
         except HydraException:
             if value[0] in "[{'\"":
-                return argument  # meant as a list, a dict or a quoted string: let Hydra say what is wrong
+                return argument  # a list, a dict or a quoted string: Hydra reports the error
     # In Hydra's grammar a backslash escapes only before a quote, or at the end before the closing quote.
     escaped = re.sub(r"(\\*)'", lambda m: m.group(1) * 2 + "\\'", value)
     escaped = re.sub(r"(\\+)$", lambda m: m.group(1) * 2, escaped)
@@ -136,7 +140,7 @@ def quote(argument: str) -> str:
 
 
 def explain(error: Exception) -> str:
-    """One line that says what to change, made from whatever refused the config."""
+    """One line that says what to change, for any error of a config."""
     if isinstance(error, ConfigError):
         return " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
@@ -160,39 +164,13 @@ def explain(error: Exception) -> str:
     group = re.match(r"Could not override '([^']+)'", str(error))
     if unknown or (group and "No match in the defaults list" in str(error)):
         name = (key or unknown.group(1)) if unknown else group.group(1) if group else ""
-        return f"{name}: no such setting{_did_you_mean(name)}"
+        return f"{name}: no such setting{did_you_mean(name, _known())}"
     return f"{key}: {text}" if key and key not in text else text
 
 
-def _did_you_mean(name: str) -> str:
-    """The setting that was meant: one with that last part, those initials, or nearly that name."""
-    known = _settings()
-    parent, _, leaf = name.rpartition(".")
-    siblings = [other for other in known if other.rpartition(".")[0] == parent]
-    initials = {other: "".join(word[0] for word in other.rpartition(".")[2].split("_")) for other in known}
-    close = (
-        [other for other in known if other.rpartition(".")[2] == leaf]
-        or [other for other in siblings if initials[other] == leaf]
-        or difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)
-        or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    )
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def _settings() -> list[str]:
-    """Every dotted name of both schemas."""
-    names: list[str] = []
-
-    def walk(node: DictConfig, prefix: str) -> None:
-        for key in node:
-            names.append(f"{prefix}{key!s}")
-            child = node._get_node(key)
-            if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
-                walk(child, f"{prefix}{key!s}.")
-
-    for schema in (Config, InferConfig):
-        walk(OmegaConf.structured(schema), "")
-    return names
+def _known() -> list[str]:
+    """Every dotted name of both schemas, and those of the sections."""
+    return list(dict.fromkeys(name for command in reference.SCHEMAS for name in reference.names(command)))
 
 
 def exit_with(code: int) -> NoReturn:

@@ -1,66 +1,77 @@
-"""The cluster section of the schema; ``config.py`` has the others. No torch here."""
+"""Schema of the ``cluster`` section: machines, ranks, launcher and timeouts. No torch."""
 
+import re
 from dataclasses import dataclass, field
 
+from hydraft.config.bounds import setting
 from hydraft.config.choices import Launcher
+
+
+def _are_sbatch_options(options: dict[str, str | None]) -> bool:
+    return all(re.fullmatch(r"[a-z-]+", name) and "\n" not in str(value) for name, value in options.items())
 
 
 @dataclass
 class SlurmConfig:
-    """What Slurm is asked for; inside an allocation that is there already, only ``setup`` counts."""
+    """What is requested from Slurm. Inside an existing allocation only ``setup`` is read."""
 
     partition: str | None = None
-    """Null for the cluster's default."""
+    """Partition. null: the cluster's default."""
     account: str | None = None
-    """Who pays; null for the user's default."""
+    """Account that is charged. null: the user's default."""
     time: str | None = None
-    """Limit, as Slurm writes it: ``30`` (minutes), ``04:00:00``, ``1-12:00:00``; null for the partition's."""
+    """Time limit in Slurm's notation: ``30`` (minutes), ``04:00:00``, ``1-12:00:00``. null: the partition's."""
     gres: str | None = None
-    """What each machine needs, such as ``gpu:a100:4``; null for a GPU a rank where the partition has any."""
-    cpus_per_rank: int | None = None
-    """Cores; null takes whole machines (``--exclusive``)."""
-    options: dict[str, str | None] = field(default_factory=dict)
-    """Further options of sbatch by their long names: ``+cluster.slurm.options.mem=200G``; null for one that takes no value."""
+    """Resources of each machine, such as ``gpu:a100:4``. null: one GPU per rank if the partition has GPUs."""
+    cpus_per_rank: int | None = setting(None, at_least=1, unit="cores", hint=", or null for whole machines")
+    """Cores of each rank. null: whole machines (``--exclusive``)."""
+    options: dict[str, str | None] = setting(
+        factory=dict,
+        valid=_are_sbatch_options,
+        allowed="long names of sbatch's options and values",
+        hint=", such as +cluster.slurm.options.mem=200G",
+    )
+    """Other options of sbatch by their long names: ``+cluster.slurm.options.mem=200G``; null for an option without a value."""
     setup: list[str] = field(default_factory=list)
-    """Shell lines that a machine runs before anything else, such as ``module load cuda``."""
+    """Shell commands that each machine runs first, such as ``module load cuda``."""
 
 
 @dataclass
 class ClusterConfig:
-    """The machines of a run, and what reaches them."""
+    """The machines of a run and how they are reached."""
 
-    nodes: int = 1
-    """Machines."""
-    ranks_per_node: int = 1
-    """Processes a machine, one a GPU."""
+    nodes: int = setting(1, at_least=1, unit="machines")
+    """Number of machines."""
+    ranks_per_node: int = setting(1, at_least=1, unit="ranks")
+    """Ranks (processes) on each machine, one per GPU."""
     gpu_memory: str | None = None
-    """Memory of a card, such as ``24GiB``, for ``mode=plan`` on a machine without it; null for the cards that are here."""
+    """Memory of a GPU, such as ``24GiB``, for ``mode=plan`` on a machine without such GPUs. null: the GPUs of this machine."""
     launcher: Launcher = Launcher.auto
-    """``auto``: here, or over ssh where hosts are named; ``slurm``; ``joined`` is what torchrun and the like make of it."""
+    """``auto``: on this machine, or over ssh if hosts are given. ``slurm``: as a Slurm job. ``joined``: set by the program itself when
+    torchrun, deepspeed, accelerate or srun started it."""
     hosts: list[str] = field(default_factory=list)
-    """Names that ssh takes, the machine of rank 0 first; ``localhost`` is this one and may stand twice."""
+    """Host names for ssh, the machine of rank 0 first. ``localhost`` is this machine and may be given twice."""
     hostfile: str | None = None
-    """A file of lines ``worker-1 slots=4``; null for ./hostfile, where more than one machine is asked for."""
+    """A file of lines ``worker-1 slots=4``. null: ./hostfile, if there is more than one machine."""
     address: str | None = None
-    """The first host's, as the others reach it; null for one that all of them reach."""
-    port: int | None = None
-    """Where ranks meet on the first host; null for any free port."""
+    """Address of the first host. null: one that all other hosts can reach is found."""
+    port: int | None = setting(None, at_least=1, at_most=65535, hint=", or null for any free port")
+    """Port of the rendezvous on the first host. null: any free port."""
     python: str | None = None
-    """The interpreter on every host; null for the path of this one."""
+    """Path of the Python interpreter on every host. null: the same as on this machine."""
     workdir: str | None = None
-    """The project's folder on every host; null for the path of this one."""
+    """Path of the project on every host. null: the same as on this machine."""
     ssh_config: str | None = None
-    """A file in place of ~/.ssh/config."""
+    """Configuration file of ssh. null: ~/.ssh/config."""
     env: list[str] = field(default_factory=list)
-    """Names of further environment variables that reach every host; their values are saved nowhere."""
-    link_timeout: float = 10
-    """Seconds of silence after which a host, or for a host this machine, counts as gone."""
-    hang_timeout: float = 600
-    """Seconds after which a run none of whose ranks gets on is ended; above the longest step."""
-    max_restarts: int = 0
-    """How often a run whose rank or host failed begins again, from its newest whole checkpoint."""
+    """Names of other environment variables to pass to every host. Their values are not saved."""
+    link_timeout: float = setting(10, at_least=3, unit="seconds", hint="; hosts send a message every second")
+    """Time without a message after which the connection to a host counts as lost."""
+    hang_timeout: float = setting(600, above=0, unit="seconds", hint=", and longer than the longest step")
+    """Time without progress on any rank after which the run is ended. It must be longer than the longest step."""
+    max_restarts: int = setting(0, at_least=0, unit="restarts")
+    """How often a run restarts from its newest complete checkpoint after a rank or a host failed."""
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
-    """For ``launcher=slurm``."""
 
     @property
     def on_hosts(self) -> bool:

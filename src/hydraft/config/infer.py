@@ -1,99 +1,108 @@
-"""The schema of infer.py: every setting, its type and its unit. What a value may be is checked in ``checks.py``. No torch."""
+"""Schema of infer.py: every setting with its type, bounds and unit. Combinations are checked in ``infer_rules.py``. No torch."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
 
+from hydraft.config.bounds import setting
 from hydraft.config.choices import ExportKind, Format, InferMode, Layout, Precision, QuantKind, Task
 from hydraft.config.serve import ServeConfig
+from hydraft.config.template import TEMPLATE, is_template
 
 
 @dataclass
 class ProcessesConfig:
-    """The part of training's cluster section that is about one machine."""
+    """Processes of ``mode=batch`` on this machine; ``cluster=1x4`` is four."""
 
-    nodes: int = 1
-    """Machines: this one."""
-    ranks_per_node: int = 1
-    """Processes, one a GPU."""
+    nodes: int = setting(
+        1, one_of=(1,), refusal="infer.py runs on one machine: use cluster=1x2, cluster=1x4 or cluster=1x8"
+    )
+    """Number of machines: infer.py runs on one."""
+    ranks_per_node: int = setting(1, at_least=1, unit="processes")
+    """Processes, one per GPU."""
 
 
 @dataclass
 class StoredConfig:
-    """Training's quant section."""
+    """How the weights are stored: ``quant=none``, ``quant=nf4`` or ``quant=int8``."""
 
     kind: QuantKind | None = None
-    """``none``, ``nf4`` or ``int8``; null as in training."""
+    """``none``, ``nf4`` (4 bits) or ``int8``. null: as in training."""
     double_quant: bool = True
-    """nf4: the per-block constants are quantised too."""
+    """nf4: quantise the constants of each block as well."""
 
 
 @dataclass
 class ExportConfig:
+    """What ``mode=export`` writes."""
+
     kind: ExportKind = ExportKind.merged
-    """``merged``: a model that needs nothing else; ``adapter``: the adapter alone, for servers that load it over its base."""
+    """``merged``: a complete model. ``adapter``: only the adapter, for servers that load it on top of its base model."""
     layout: Layout = Layout.native
-    """``native`` to transformers, or as the family was ``published`` (ChatGLM2)."""
+    """``native``: the layout of transformers. ``published``: that in which the model family was published (ChatGLM2 only)."""
     dtype: Precision = Precision.auto
-    """Of merged weights; ``auto`` is the base checkpoint's own."""
+    """Data type of merged weights. ``auto``: that of the base checkpoint."""
 
 
 @dataclass
 class InferConfig:
-    """A use of what was trained."""
+    """Inference with a trained model."""
 
     mode: InferMode = InferMode.generate
-    """``generate`` answers one prompt, ``chat`` talks in the terminal, ``batch`` answers a file, ``serve`` answers
-    requests over HTTP as OpenAI does, ``export`` writes a model folder."""
+    """``generate`` answers one prompt, ``chat`` is a dialogue in the terminal, ``batch`` answers the prompts of a file, ``serve`` is an
+    OpenAI-compatible server, ``export`` writes a model folder."""
     run: Any = MISSING
-    """A run's folder, ``last`` for the newest below outputs/, a folder with an adapter or a model in it, or several adapters of
-    one base: ``[a,b]``, or with names ``{x: a, y: b}``."""
+    """A run's folder, ``last`` for the newest below outputs/, a folder with an adapter or a model, or several adapters of one base
+    model: ``[a,b]``, or with names ``{x: a, y: b}``."""
     adapter: str | None = None
-    """Which of several adapters answers; null for the first."""
+    """Which of several adapters to use. null: the first."""
     prompt: str | None = None
-    """generate: what is asked, as plain text."""
+    """generate: the prompt, as plain text."""
     system: str | None = None
-    """A system turn ahead of the prompt."""
+    """A system message before the prompt."""
     input: str | None = None
-    """batch: a .json list, .jsonl or .parquet file of prompts, or of records in a form that training reads."""
+    """batch: a .json (list), .jsonl or .parquet file of prompts, or of records in a format that training reads."""
     format: Format = Format.auto
-    """batch: the records' form, as data.format has it."""
+    """batch: format of the records, as in ``data.format``."""
     output: str | None = None
-    """batch: the .jsonl file of answers; export: the folder to make."""
-    batch_size: int = 16
-    """batch: prompts at a time."""
+    """batch: the .jsonl file for the answers. export: the folder to create."""
+    batch_size: int = setting(16, at_least=1, unit="prompts")
+    """batch: prompts that are processed together."""
     cluster: ProcessesConfig = field(default_factory=ProcessesConfig)
-    """batch: ``cluster=1x4`` is four processes on this machine."""
     task: Task = Task.auto
-    """batch: which scores the answers get, as data.task has it."""
+    """batch: which scores are computed, as in ``data.task``."""
     base: str | None = None
-    """Where the adapter's base model is now; null for where it was in training."""
+    """Folder or hub name of the adapter's base model. null: the one of training."""
     other_base: bool = False
-    """Take an adapter onto another base than the one it was trained on; its shapes have to fit all the same."""
+    """Accept a base model other than the one that the adapter was trained on; the shapes must match."""
     revision: str | None = None
-    """Commit of a base or model on the hub; null for the one of training."""
+    """Commit of a base model or model on the hub. null: the one of training."""
     trust_remote_code: bool = False
-    """Run Python code that comes with a checkpoint; one on the hub needs ``revision`` too."""
+    """Run Python code that comes with a checkpoint. For a checkpoint on the hub, ``revision`` is needed too."""
     quant: StoredConfig = field(default_factory=StoredConfig)
-    """How weights are stored: ``quant=none``, ``nf4`` or ``int8``, or as in training."""
     dtype: Precision = Precision.auto
-    """What is computed in; ``auto`` as in training, for a model's folder as its config.json has it."""
-    device: str = "auto"
-    """``cpu``, ``cuda`` or ``cuda:1``; ``auto`` for the first GPU, where there is one."""
-    template: str | None = None
-    """``chat`` or a prompt with {instruction} and {input} in it; null as in training."""
-    max_new_tokens: int = 256
-    """Tokens an answer may have."""
-    temperature: float = 0.0
-    """0 always takes the likeliest token; above it, tokens are sampled."""
-    top_p: float = 1.0
-    """Sample only from the likeliest tokens that have this much probability together."""
-    top_k: int = 0
-    """Sample only from so many of the likeliest tokens; 0 for all."""
-    repetition_penalty: float = 1.0
-    """Above 1, what was said is less likely to be said again."""
-    seed: int = 42
-    """Seeds the sampling."""
+    """Data type of the computation. ``auto``: as in training; for a model folder, as in its config.json."""
+    device: str = setting(
+        "auto",
+        valid=lambda device: re.fullmatch(r"auto|cpu|cuda(:\d+)?", device) is not None,
+        allowed="auto, cpu, cuda or, for the second GPU, cuda:1",
+    )
+    """``cpu``, ``cuda`` or ``cuda:1``. ``auto``: the first GPU, or the CPU without one."""
+    template: str | None = setting(None, valid=is_template, allowed=TEMPLATE)
+    """``chat`` for the model's chat template, or a prompt with {instruction} and {input} in it. null: as in training."""
+    max_new_tokens: int = setting(256, at_least=1, unit="tokens")
+    """Most tokens of an answer."""
+    temperature: float = setting(0.0, at_least=0, hint="; 0 is greedy")
+    """0: greedy decoding. Above 0: tokens are sampled, the more randomly the higher it is."""
+    top_p: float = setting(1.0, above=0, at_most=1)
+    """Sample only from the most likely tokens whose probabilities add up to this. 1: from all."""
+    top_k: int = setting(0, at_least=0, hint="; 0 for all tokens")
+    """Sample only from this many of the most likely tokens. 0: from all."""
+    repetition_penalty: float = setting(1.0, at_least=1, hint="; 1 for none")
+    """Above 1: tokens that occurred already become less likely. 1: no penalty."""
+    seed: int = setting(42, at_least=0)
+    """Seed of the sampling."""
     export: ExportConfig = field(default_factory=ExportConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)

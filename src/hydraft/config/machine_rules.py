@@ -1,4 +1,4 @@
-"""What a run may not be on this machine: its cards, their driver, and what is compiled here. No torch."""
+"""Rules about this machine: GPUs, driver, compiler and headers. No torch."""
 
 from shutil import which
 
@@ -15,7 +15,7 @@ def _no_compiler(hardware: Hardware) -> bool:
 
 
 def _triton(config: Config, hardware: Hardware) -> bool:
-    """Whether kernels of others are compiled here, by Triton."""
+    """Whether Triton compiles kernels on this machine."""
     return config.kernels.kind is not Kernels.torch and bool(hardware.gpus)
 
 
@@ -38,19 +38,19 @@ MACHINE = [
     ),
     Rule(
         lambda c, h: c.train.precision is Precision.bf16 and any(0 < g.compute_capability < 8 for g in h.gpus),
-        "train.precision=bf16 needs compute capability 8.0 and this card has {h.gpus[0].compute_capability}: use train.precision=fp16",
+        "train.precision=bf16 needs compute capability 8.0 and this GPU has {h.gpus[0].compute_capability}: use train.precision=fp16",
         source="CUDA C++ programming guide, arithmetic instructions by compute capability",
         here=True,
     ),
     Rule(
         lambda c, h: c.train.compile and _no_compiler(h),
-        "train.compile=true needs a compiler, and none was found: use train.compile=false, or have one (Debian: apt-get install g++)",
+        "train.compile=true needs a compiler, and none was found: use train.compile=false, or install one (Debian: apt-get install g++)",
         source="torch, _inductor/cpp_builder.py; on a GPU Triton compiles its launchers",
         here=True,
     ),
     value(
         lambda c: c.train.compile and not has_headers(),
-        "train.compile=true compiles against Python.h, which was not found: use train.compile=false, or have it (Debian: apt-get install python3-dev)",
+        "train.compile=true compiles against Python.h, which was not found: use train.compile=false, or install it (Debian: apt-get install python3-dev)",
         source="torch, _inductor/codecache.py, CppPythonBindingsCodeCache; on a GPU triton, backends/nvidia/driver.c",
         here=True,
     ),
@@ -61,13 +61,13 @@ MACHINE = [
     ),
     Rule(
         lambda c, h: _triton(c, h) and _no_compiler(h),
-        "kernels={c.kernels.kind.value} needs a C compiler, and none was found: use kernels=torch, or have one (Debian: apt-get install gcc)",
+        "kernels={c.kernels.kind.value} needs a C compiler, and none was found: use kernels=torch, or install one (Debian: apt-get install gcc)",
         source="triton, runtime/build.py",
         here=True,
     ),
     Rule(
         lambda c, h: _triton(c, h) and not has_headers(),
-        "kernels={c.kernels.kind.value} compiles against Python.h, which was not found: use kernels=torch, or have it (Debian: apt-get install python3-dev)",
+        "kernels={c.kernels.kind.value} compiles against Python.h, which was not found: use kernels=torch, or install it (Debian: apt-get install python3-dev)",
         source="triton, backends/nvidia/driver.c",
         here=True,
     ),

@@ -1,14 +1,16 @@
-"""The schema of a run: every setting, its type and its unit. No torch here.
+"""Schema of a run: every setting of train.py with its type, default, bounds and unit. No torch.
 
-A YAML file in ``conf/`` holds values, this file holds their meaning. The root is ``Config``, for
-``train.py``; ``infer.py`` has its own in ``infer/config.py``. What a value may be is checked in ``checks.py``.
+The YAML files in ``conf/`` hold values; this file and ``train.py``, ``cluster.py`` and ``sweep.py`` beside it hold their meaning.
+The root is ``Config``; that of infer.py is in ``infer.py``. Combinations of settings are checked in ``rules.py``.
 """
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from omegaconf import MISSING, OmegaConf
 
+from hydraft.config.bounds import setting
 from hydraft.config.choices import (
     Batching,
     Format,
@@ -26,183 +28,209 @@ from hydraft.config.choices import (
     TrainOn,
 )
 from hydraft.config.cluster import ClusterConfig
+from hydraft.config.objective import ObjectiveConfig
 from hydraft.config.sweep import SweepConfig
+from hydraft.config.template import TEMPLATE, is_template
 from hydraft.config.train import TrainConfig
 from hydraft.errors import ConfigError
 
 
 @dataclass
 class ShapeConfig:
-    """A published size of a family, in the words of its config.json."""
+    """One published size of a model family; the names are those of its config.json."""
 
     path: str = MISSING
-    """Its name on the hub."""
+    """Name on the Hugging Face hub."""
     architecture: str = MISSING
-    """Whose constants (rotary positions, epsilon, …) it has: a name in ``models/shapes.py``."""
+    """Architecture whose constants (rotary positions, epsilon, …) it has: a name in ``models/shapes.py``."""
     vocab_size: int = MISSING
-    """Rows of the embedding."""
+    """Rows of the embedding matrix."""
     hidden_size: int = MISSING
-    """Features of a token between layers."""
+    """Size of the hidden states."""
     intermediate_size: int = MISSING
-    """Features inside the feed-forward block."""
+    """Size of the feed-forward block."""
     num_hidden_layers: int = MISSING
-    """Decoder layers."""
+    """Number of decoder layers."""
     num_attention_heads: int = MISSING
-    """Query heads a layer."""
+    """Query heads of a layer."""
     num_key_value_heads: int = MISSING
-    """Key and value heads a layer."""
+    """Key and value heads of a layer."""
     head_dim: int = MISSING
-    """Features of a head."""
+    """Size of an attention head."""
     tie_word_embeddings: bool = False
-    """Whether the head is the embedding."""
+    """Whether the language-model head shares its weights with the embedding."""
 
 
 @dataclass
 class ModelConfig:
+    """The model: where it comes from, its size and the data type of its weights."""
+
     name: str = MISSING
     """Short name, used in tables and on dashboards."""
     path: str = MISSING
-    """A local folder in the Hugging Face layout, or a hub name such as ``Qwen/Qwen2.5-0.5B-Instruct``."""
+    """A local folder in the layout of Hugging Face, or a hub name such as ``Qwen/Qwen2.5-0.5B-Instruct``."""
     size: str | None = None
-    """Which of ``sizes``."""
+    """Which of ``sizes`` to use."""
     sizes: dict[str, ShapeConfig] = field(default_factory=dict)
-    """What the family is published in."""
+    """Published sizes of the model family, by name."""
     init: Init = Init.pretrained
-    """``pretrained`` reads the weights; ``random`` draws them (from ``seed``, kept in the cache) in the true shape."""
+    """``pretrained``: read the weights. ``random``: draw random weights of the true shape (from ``seed``, kept in the cache)."""
     scale: Scale = Scale.full
-    """``tiny`` shrinks the shape of ``init=random`` to about a million parameters, for tests on any machine."""
+    """``tiny``: with ``init=random``, shrink the shape to about a million parameters, for tests on any machine."""
     dtype: Precision = Precision.auto
-    """What frozen weights are kept in; ``auto`` is train.precision. bf16 under fp32 halves them and keeps the adapter exact."""
+    """Data type of frozen weights. ``auto``: that of ``train.precision``. ``bf16`` with ``train.precision=fp32`` halves their memory and
+    still computes the adapter in fp32."""
     revision: str | None = None
-    """Commit, tag or branch on the hub; null for the default branch."""
+    """Commit, tag or branch on the hub. null: the default branch."""
     trust_remote_code: bool = False
     """Run Python code that comes with the checkpoint."""
 
     def kept_in(self, precision: Precision) -> Precision:
-        """What the weights are kept in when a run computes in ``precision``."""
+        """Data type of the weights in a run that computes in ``precision``."""
         return precision if self.dtype is Precision.auto else self.dtype
 
     @property
     def shape(self) -> ShapeConfig | None:
-        """The chosen size; None where the model says of itself what it is."""
+        """The shape of the chosen size; None for a model without ``sizes``, whose config.json has it."""
         return self.sizes.get(self.size or "")
 
 
 @dataclass
 class QuantConfig:
+    """Quantisation of the frozen weights."""
+
     kind: QuantKind = QuantKind.none
-    """How the frozen weights are stored: ``none``, ``nf4`` (4-bit, QLoRA) or ``int8`` (LLM.int8())."""
+    """How the frozen weights are stored: ``none`` (not quantised), ``nf4`` (4 bits, QLoRA) or ``int8`` (LLM.int8())."""
     double_quant: bool = True
-    """nf4: quantise the per-block constants too (saves about 0.37 bit a weight)."""
+    """nf4: quantise the constants of each block as well, which saves about 0.37 bits per weight."""
 
 
 @dataclass
 class LoraConfig:
+    """The LoRA adapter, or full fine-tuning."""
+
     method: LoraMethod = LoraMethod.lora
-    """``none`` trains every weight (full fine-tuning)."""
-    r: int = 8
+    """Variant of LoRA. ``none``: train every weight (full fine-tuning)."""
+    r: int = setting(
+        8, at_least=1, refusal="the rank of a LoRA update is at least 1; for full fine-tuning use lora=none"
+    )
     """Rank of the update B·A."""
-    alpha: float = 16
-    """The update is scaled by alpha / r, for rslora by alpha / sqrt(r)."""
-    dropout: float = 0.0
-    """Probability that an input element of A is dropped in training."""
-    bias: str = "none"
-    """Which biases are trained: ``none``, ``all`` or ``lora_only``."""
-    target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
-    """Names of the linear layers that get an update; ``[all-linear]`` for all but the head."""
+    alpha: float = setting(16, above=0)
+    """The update is scaled by alpha / r; with rslora by alpha / sqrt(r)."""
+    dropout: float = setting(0.0, at_least=0, below=1)
+    """Dropout probability of the adapter's input in training."""
+    bias: str = setting("none", one_of=("none", "all", "lora_only"))
+    """Which biases are trained."""
+    target_modules: list[str] = setting(
+        factory=lambda: ["all-linear"],
+        valid=bool,
+        allowed="a list with at least one name",
+        refusal="name at least one layer, or use lora.target_modules=[all-linear]",
+    )
+    """Names of the linear layers that get an adapter. ``[all-linear]``: all except the language-model head."""
 
     @property
     def on_head(self) -> bool:
-        """Whether the head gets one."""
+        """Whether the language-model head gets an adapter."""
         return any(target.rpartition(".")[2] == "lm_head" for target in self.target_modules)
 
 
 @dataclass
 class KernelsConfig:
+    """Kernels of the model and of the loss."""
+
     kind: Kernels = Kernels.torch
-    """Whose kernels run the model: ``torch``, Liger's (``liger``) or Unsloth's (``unsloth``)."""
+    """Library whose kernels run the model: PyTorch, Liger or Unsloth."""
     loss: Loss = Loss.auto
-    """``torch`` only: the loss of all trained tokens at once (``whole``), or, where the head is frozen, of 512 at a time (``chunked``): the
-    logits are never there together. ``auto`` goes by the vocabulary."""
+    """With ``kind=torch``: ``whole`` computes the loss of all trained tokens at once; ``chunked`` of 512 tokens at a time, so that not
+    all logits are in memory together (the language-model head must be frozen). ``auto`` chooses by the size of the vocabulary."""
 
 
 @dataclass
 class ZeroConfig:
-    stage: int = 2
-    """What is sharded over ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too."""
+    """ZeRO, DeepSpeed's sharding over ranks, and offloading to main memory."""
+
+    stage: int = setting(2, one_of=(0, 1, 2, 3), refusal="ZeRO has the stages 0, 1, 2 and 3")
+    """What is sharded over the ranks: 0 nothing, 1 the optimizer state, 2 also the gradients, 3 also the weights."""
     offload_optimizer: Offload = Offload.none
-    """Where the optimizer's state lives and its step runs; ``cpu`` needs stage 1 or more."""
+    """Where the optimizer state is kept and the optimizer steps. ``cpu`` needs stage 1, 2 or 3."""
     offload_param: Offload = Offload.none
-    """Where sharded weights rest between uses; ``cpu`` needs stage 3."""
+    """Where sharded weights are kept between uses. ``cpu`` needs stage 3."""
     pin_memory: bool = True
-    """Page-locked host memory for what is offloaded: faster copies, cannot be swapped out."""
+    """Keep offloaded tensors in page-locked main memory: copies are faster, but the memory cannot be swapped out."""
     overlap_comm: bool = True
-    """Reduce gradients while the backward pass goes on."""
+    """Reduce gradients during the backward pass."""
     contiguous_gradients: bool = True
-    """Copy gradients into one buffer as they appear, against fragmentation."""
+    """Copy gradients into one contiguous buffer as they are computed, which avoids fragmentation."""
     reduce_scatter: bool = True
-    """Reduce-scatter in place of all-reduce for gradients."""
-    reduce_bucket_size: int = 50_000_000
-    """Gradient elements a reduction waits for."""
+    """Reduce gradients with reduce-scatter instead of all-reduce."""
+    reduce_bucket_size: int = setting(50_000_000, at_least=1, unit="elements")
+    """Gradient elements that are reduced together."""
     allgather_partitions: bool = True
-    """Stages 1 and 2: all-gather the updated weights, in place of broadcasts."""
-    allgather_bucket_size: int = 50_000_000
-    """Stages 1 and 2: elements gathered at once."""
-    stage3_prefetch_bucket_size: int = 50_000_000
-    """Stage 3: elements fetched ahead of use."""
-    stage3_param_persistence_threshold: int = 100_000
-    """Stage 3: a weight of fewer elements stays whole on every rank."""
+    """Stages 1 and 2: collect the updated weights with all-gather instead of broadcasts."""
+    allgather_bucket_size: int = setting(50_000_000, at_least=1, unit="elements")
+    """Stages 1 and 2: elements that are gathered together."""
+    stage3_prefetch_bucket_size: int = setting(50_000_000, at_least=0, unit="elements")
+    """Stage 3: elements that are prefetched."""
+    stage3_param_persistence_threshold: int = setting(100_000, at_least=0, unit="elements")
+    """Stage 3: a weight with fewer elements is not sharded."""
 
 
 @dataclass
 class DataConfig:
+    """Training and held-out records, and how they become batches."""
+
     name: str = MISSING
     """Short name, used in tables and on dashboards."""
     train: str = MISSING
-    """A .json (list), .jsonl or .parquet file, or a data set on the hub (``owner/name`` or ``owner/name:split``)."""
+    """Training records: a .json (list), .jsonl or .parquet file, or a dataset on the hub (``owner/name`` or ``owner/name:split``)."""
     mix: list[str] = field(default_factory=list)
-    """More sources, each ``source*weight``: 0.5 takes half of its records an epoch, 2 takes each twice."""
+    """Further sources, each as ``source*weight``: 0.5 uses half of its records in each epoch, 2 uses each record twice."""
     only: list[str] = field(default_factory=list)
-    """Train and score only the records of these tasks, by their ``task`` key; ``[]`` for all records."""
+    """Train and evaluate only records whose ``task`` key is in this list. ``[]``: all records."""
     format: Format = Format.auto
-    """The records' form: alpaca, messages, sharegpt or text; ``auto`` sees it from their keys."""
+    """Format of the records. ``auto``: recognised by their keys."""
     train_on: TrainOn = TrainOn.all
-    """Which of the assistant's turns are trained: ``all`` or the ``last``."""
+    """Which of the assistant's turns are trained: all, or only the last."""
     eval: str | None = None
-    """Held-out records of the same form, scored before and after training; null for none."""
-    template: str = "chat"
-    """``chat`` for the model's own chat template, or a prompt with {instruction} and {input} in it."""
-    max_length: int = 512
-    """Tokens a record; a longer prompt loses tokens from its middle, a longer answer from its end."""
+    """Held-out records of the same format, evaluated before and after training. null: none."""
+    template: str = setting("chat", valid=is_template, allowed=TEMPLATE)
+    """``chat`` for the model's chat template, or a prompt with {instruction} and {input} in it."""
+    max_length: int = setting(512, at_least=16, unit="tokens")
+    """Most tokens of a record. Longer prompts are cut in the middle, longer answers at the end."""
     batching: Batching = Batching.padding_free
-    """``padding_free`` lays a micro-batch's documents end to end; ``padded`` fills each up to the longest."""
+    """``padding_free``: the records of a micro-batch are concatenated. ``padded``: each is padded to the longest."""
     packing: bool = False
-    """Fill bins of ``max_length`` tokens with whole records; a micro-batch then counts bins."""
+    """Fill bins of ``max_length`` tokens with whole records. ``train.micro_batch_size`` then counts bins."""
     group_by_length: bool = False
-    """Records of like length come together: less padding where batches are padded, and ranks that wait less."""
+    """Put records of similar length into the same batch: less padding, and ranks wait less for each other."""
     shuffle: bool = True
-    """Draw a new order each epoch, from ``seed``; false keeps the file's order."""
-    eval_limit: int | None = None
-    """Score only so many held-out records, spread evenly over the file."""
+    """Shuffle the records anew in each epoch, from ``seed``. false: keep the order of the file."""
+    eval_limit: int | None = setting(
+        None, at_least=1, unit="records", hint="; to evaluate no records use data.eval=null"
+    )
+    """Evaluate only this many held-out records, spread evenly over the file. null: all."""
     task: Task = Task.auto
-    """Which scores the answers get; ``auto`` goes by each record's ``task`` key."""
-    eval_max_new_tokens: int = 64
-    """Tokens an answer may have when held-out records are scored."""
+    """Which scores are computed for the answers. ``auto``: chosen by the ``task`` key of each record."""
+    eval_max_new_tokens: int = setting(64, at_least=1, unit="tokens")
+    """Most tokens of an answer that is generated for a held-out record."""
 
 
 @dataclass
 class TrackerConfig:
+    """The dashboard that metrics are sent to."""
+
     kind: TrackerKind = TrackerKind.none
-    """``wandb`` is online where a key is set up, offline otherwise; it never prompts. ``tensorboard``, ``mlflow`` and ``swanlab``
-    have packages of their own to install."""
+    """``wandb`` is online if a key is configured and offline otherwise; it never prompts. ``tensorboard``, ``mlflow`` and ``swanlab``
+    need an extra package each."""
     project: str = "hydraft"
-    """The project on the dashboard; MLflow's experiment."""
+    """Project on the dashboard; with MLflow, the experiment."""
     group: str | None = None
-    """What the dashboard groups runs by; null for the name and id of the sweep that the run belongs to."""
+    """Group of the run on the dashboard. null: in a sweep, its name and id."""
     tags: list[str] = field(default_factory=list)
-    """Words to find the run by, beside model, quant, LoRA method and ZeRO stage."""
+    """Tags of the run, in addition to model, quantisation, LoRA method and ZeRO stage."""
     upload: bool = False
-    """wandb and MLflow: keep the trained adapter (or model) on the dashboard, too."""
+    """wandb and MLflow: upload the trained adapter (or model) as well."""
 
 
 @dataclass
@@ -210,11 +238,11 @@ class Config:
     """A training run."""
 
     mode: Mode = Mode.train
-    """``train`` it, show its ``plan``, or ``preview`` its data as the model would see it."""
+    """``train``: run it. ``plan``: show what it would cost. ``preview``: show its data as the model would see it."""
     resume: str | None = None
-    """A run's folder, or ``last``, to go on with: its own config is taken, and what else is typed is changed in it."""
-    seed: int = 42
-    """Seeds the order of records, the adapter's first weights and dropout."""
+    """Folder of a run to resume, or ``last``. Its saved config is used; other settings of the command replace those in it."""
+    seed: int = setting(42, at_least=0)
+    """Seed of the order of the records, the adapter's first weights and dropout."""
     kernels: KernelsConfig = field(default_factory=KernelsConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     quant: QuantConfig = field(default_factory=QuantConfig)
@@ -223,29 +251,31 @@ class Config:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     data: DataConfig = field(default_factory=DataConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
 
     @property
     def world_size(self) -> int:
-        """Ranks in all."""
+        """Number of ranks."""
         return self.cluster.nodes * self.cluster.ranks_per_node
 
     @property
     def global_batch_size(self) -> int:
-        """Records an optimizer step sees: micro-batch x accumulation x ranks."""
+        """Records of an optimizer step: micro-batch x accumulation x ranks."""
         return self.train.micro_batch_size * self.train.gradient_accumulation_steps * self.world_size
 
 
-def saved(config: Config) -> str:
-    """``config`` as YAML, every value spelled out; of the model's sizes only the chosen one."""
+def saved(config: Config, leave_out: Sequence[str] = ()) -> str:
+    """``config`` as YAML, with every value, and of the model's sizes the chosen one; without the sections ``leave_out``."""
     sizes = {size: shape for size, shape in config.model.sizes.items() if size == config.model.size}
     config = replace(config, model=replace(config.model, sizes=sizes))
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    kept = [part.name for part in fields(config) if part.name not in leave_out]
+    return OmegaConf.to_yaml(OmegaConf.masked_copy(OmegaConf.structured(config), kept))
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write ``config`` to a file, as ``saved`` has it."""
+    """Write ``config`` to a file, in the format of ``saved``."""
     path.write_text(saved(config), encoding="utf-8")
 
 

@@ -1,30 +1,34 @@
-"""The serve section of infer.py's schema. No torch here."""
+"""Schema of the ``serve`` section of infer.py: address, limits and memory of the server. No torch."""
 
 from dataclasses import dataclass
+
+from hydraft.config.bounds import setting
 
 
 @dataclass
 class ServeConfig:
+    """The server of ``mode=serve``: address, API key, limits and memory."""
+
     host: str = "127.0.0.1"
-    """The address to listen at. Any but this machine's own needs an API key."""
-    port: int = 8000
-    """The port to listen at; 0 for any that is free."""
+    """Address to listen on. Any other than the loopback address needs an API key."""
+    port: int = setting(8000, at_least=0, at_most=65535, hint="; 0 for any free port")
+    """Port to listen on. 0: any free port."""
     api_key_file: str | None = None
-    """A file with the API key in it; null for ``$HYDRAFT_API_KEY``, and for none where that is not set."""
-    max_context: int | None = None
-    """Tokens that a prompt and its answer may have together; null for what the model and ``cache_tokens`` allow."""
-    max_tokens: int = 1024
-    """Tokens an answer may have, and has at most where a request names no limit."""
-    max_running: int = 16
-    """Answers that are written at a time."""
-    max_waiting: int = 64
-    """Answers that may wait for their turn; what comes then is told to come again later (429)."""
-    max_body: int = 1_000_000
-    """Bytes of a request."""
-    cache_tokens: int = 16384
-    """Tokens whose keys and values are kept, over all answers that are being written; rounded up to whole blocks of 32, with
-    flash-attn of 256, and three of those at least."""
-    batch_tokens: int = 512
-    """Tokens a forward pass takes at most; longer prompts are read in several."""
-    drain: float = 30.0
-    """Seconds that requests may go on for when the server is told to end (SIGTERM, Ctrl-C)."""
+    """A file that contains the API key. null: the environment variable ``HYDRAFT_API_KEY``, or no key if that is not set."""
+    max_context: int | None = setting(None, at_least=2, unit="tokens", hint=", or null for what the model allows")
+    """Most tokens of a prompt and its answer together. null: what the model and ``cache_tokens`` allow."""
+    max_tokens: int = setting(1024, at_least=1, unit="tokens")
+    """Most tokens of an answer, also for a request that sets no limit."""
+    max_running: int = setting(16, at_least=1, unit="answers")
+    """Answers that are generated at the same time."""
+    max_waiting: int = setting(64, at_least=0, unit="answers")
+    """Answers in the queue; further requests get status 429 (retry later)."""
+    max_body: int = setting(1_000_000, at_least=1000, unit="bytes")
+    """Largest body of a request."""
+    cache_tokens: int = setting(16384, at_least=256, unit="tokens")
+    """Size of the key-value cache that all running answers share. Rounded up to whole blocks: of 32 tokens, with flash-attn of 256
+    and at least three."""
+    batch_tokens: int = setting(512, at_least=1, unit="tokens")
+    """Most tokens of a forward pass; longer prompts are processed in several. At least ``max_running``."""
+    drain: float = setting(30.0, at_least=0, unit="seconds")
+    """Time that running requests have to finish after SIGTERM or Ctrl-C."""

@@ -1,19 +1,19 @@
-"""The sweep section of the schema; ``hydraft/config/schema.py`` has the others. No torch here."""
+"""Schema of the ``sweep`` section: name, resume and objectives of a sweep. No torch."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass
 class SweepConfig:
-    """What ``-m`` does with many runs; nothing of it counts in what a job is."""
+    """Settings of a sweep (``-m``). They are no part of a job's identity."""
 
     name: str | None = None
-    """The sweep's folder below multirun/; null for date and time."""
+    """Name of the sweep's folder below multirun/. null: date and time."""
     resume: str | None = None
-    """The name (or folder) of a sweep to go on with, or ``last``: what is done stays, what was cut off goes on, what is new runs."""
+    """Name or folder of a sweep to resume, or ``last``: finished jobs are kept, interrupted ones are resumed, new ones are run."""
     retry_failed: bool = False
-    """Run the jobs again that failed before."""
+    """With ``resume``: also run the jobs that failed."""
     skip_invalid: bool = False
-    """Leave out the jobs that cannot run, in place of refusing the whole sweep."""
+    """Leave out jobs that cannot run, instead of refusing the whole sweep."""
     objective: list[str] = field(default_factory=lambda: ["loss"])
-    """What jobs are compared by: ``loss``, a held-out score such as ``exact_match``, ``memory``, ``seconds``, ``tokens_per_second``."""
+    """What jobs are compared by: ``loss``, a held-out score such as ``exact_match``, ``memory``, ``seconds`` or ``tokens_per_second``."""

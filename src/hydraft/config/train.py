@@ -1,74 +1,100 @@
-"""The train section of the schema; ``config.py`` has the others. No torch here."""
+"""Schema of the ``train`` section: optimizer, schedule, checkpoints and divergence. No torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from hydraft.config.bounds import setting
 from hydraft.config.choices import OnDivergence, Precision, Save, Scheduler
 
 AUTO = "auto"
-"""A setting that the plan settles."""
+"""The value of a setting that the plan decides."""
+
+
+def _is_interval(every: int | str) -> bool:
+    return every == "epoch" or (isinstance(every, int) and every >= 1)
 
 
 @dataclass
 class TrainConfig:
-    epochs: float = 3
+    """The training loop: batch, optimizer, schedule, evaluation, checkpoints and divergence."""
+
+    epochs: float = setting(3, above=0, unit="epochs")
     """Passes over the training records."""
-    max_steps: int | None = None
-    """Optimizer steps; set, it takes the place of ``epochs``."""
-    micro_batch_size: int = 4
-    """Records a rank takes through one forward and backward pass."""
-    gradient_accumulation_steps: int = 1
-    """Passes before the optimizer steps."""
-    learning_rate: float = 2e-4
+    max_steps: int | None = setting(None, at_least=1, unit="steps", hint=", or null for train.epochs")
+    """Optimizer steps in all; replaces ``epochs``. null: ``epochs`` decides."""
+    micro_batch_size: int = setting(4, at_least=1, unit="records")
+    """Records of one forward and backward pass on each rank."""
+    gradient_accumulation_steps: int = setting(1, at_least=1, unit="passes")
+    """Forward and backward passes of one optimizer step."""
+    learning_rate: float = setting(2e-4, above=0, below=100, hint=" (usual for LoRA: 1e-4 to 5e-4)")
     """Peak learning rate."""
     scheduler: Scheduler = Scheduler.linear
-    """How the learning rate falls after the warm-up."""
-    warmup_ratio: float = 0.0
-    """Share of all steps over which the learning rate rises from 0."""
-    weight_decay: float = 0.0
+    """How the learning rate changes after the warm-up."""
+    warmup_ratio: float = setting(0.0, at_least=0, below=1)
+    """Fraction of all steps over which the learning rate rises from 0."""
+    weight_decay: float = setting(0.0, at_least=0)
     """Decoupled weight decay (AdamW)."""
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    """Decay of the first and second moment (AdamW)."""
-    eps: float = 1e-8
-    """Added to the root of the second moment (AdamW)."""
-    max_grad_norm: float = 1.0
+    betas: list[float] = setting(
+        factory=lambda: [0.9, 0.999],
+        valid=lambda betas: len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
+        allowed="two numbers in [0, 1)",
+    )
+    """Decay rates of the first and the second moment (AdamW)."""
+    eps: float = setting(1e-8, above=0)
+    """Added to the square root of the second moment (AdamW)."""
+    max_grad_norm: float = setting(1.0, at_least=0, hint="; 0 turns clipping off")
     """Clip the global gradient norm; 0 for no clipping."""
     precision: Precision = Precision.auto
-    """``auto``: bf16 where the card has it, fp16 on older cards, fp32 on a CPU."""
-    gradient_checkpointing: bool | str = AUTO
-    """Recompute activations in the backward pass: less memory, about a third more work. ``auto``: where the plan says that the run
-    does not fit without, and fits with it."""
+    """Data type of the computation. ``auto``: bf16 on a GPU that supports it, fp16 on an older one, fp32 on a CPU."""
+    gradient_checkpointing: bool | str = setting(AUTO, one_of=(AUTO, True, False), allowed="auto, true or false")
+    """Recompute activations in the backward pass: less memory, about a third more computation. ``auto``: only if the run does not
+    fit into memory without it, and does with it."""
     compile: bool = False
-    """Compile the decoder layers after the first steps (TorchInductor), and say from which step on that pays."""
-    log_every: int = 10
+    """Compile the decoder layers with torch.compile after the first steps, and print from which step on it saves time."""
+    log_every: int = setting(10, at_least=1, unit="steps")
     """Optimizer steps between two lines of metrics.jsonl."""
-    eval_every: int | str | None = None
-    """Score the held-out records in mid-training too: each so many optimizer steps, or each ``epoch``; null for neither."""
+    eval_every: int | str | None = setting(
+        None,
+        valid=_is_interval,
+        allowed="at least 1, or epoch",
+        unit="steps",
+        hint=", or null to evaluate only before and after training",
+    )
+    """Evaluate the held-out records during training too: every so many optimizer steps, or every ``epoch``. null: only before and
+    after training."""
     eval_loss_only: bool = False
-    """In mid-training take the held-out loss alone: one forward pass a record, where answers take one a token."""
+    """During training, compute only the held-out loss (one forward pass per record) and generate no answers (one per token)."""
     save: Save = Save.end
-    """``epoch`` also keeps a checkpoint of each epoch."""
-    save_every: int | None = None
-    """Optimizer steps between two checkpoints; null leaves it to ``save_minutes``."""
-    save_minutes: float | None = 1
-    """Minutes between two checkpoints, longer where saving would take more than 2 % of the time; null for none by the clock."""
-    grace: float = 60
-    """Seconds from a signal (SIGTERM, SIGUSR1, Ctrl-C) to the end: the step is finished and saved; 0 to end at once."""
-    keep_last: int = 2
-    """Newest checkpoints that are kept, and the one with the lowest held-out loss beside them; the adapter of each loads by itself."""
+    """``end``: the model is saved at the end. ``epoch``: a checkpoint of each epoch is kept as well."""
+    save_every: int | None = setting(None, at_least=1, unit="steps", hint=", or null for none by steps")
+    """Optimizer steps between two checkpoints. null: only ``save_minutes`` decides."""
+    save_minutes: float | None = setting(1, above=0, unit="minutes", hint=", or null for none by time")
+    """Minutes between two checkpoints; longer if saving would take more than 2 % of the time. null: none by time."""
+    grace: float = setting(60, at_least=0, at_most=3600, unit="seconds", hint="; with 0 a signal ends the run at once")
+    """Time after a signal (SIGTERM, SIGUSR1, Ctrl-C) to finish the step and save a checkpoint. 0: the run ends at once."""
+    keep_last: int = setting(2, at_least=1, unit="checkpoints")
+    """Newest checkpoints to keep. The one with the lowest held-out loss is kept too."""
     on_divergence: OnDivergence = OnDivergence.stop
-    """When a step is sick: ``stop``; ``rewind`` to the newest checkpoint and pass that batch over; or ``ignore``, with a warning."""
-    loss_spike: float | None = 3.0
-    """A loss above so many times the highest of the last 64 steps is sick; null for no bound."""
-    zero_grad_steps: int | None = 3
-    """So many steps in a row with a gradient norm of exactly 0 are sick; null for any number."""
-    max_rewinds: int = 3
-    """Rewinds of a command before it stops after all."""
-    pass_over: list[int] = field(default_factory=list)
-    """Optimizer steps that are not made: their records are never trained from there on. ``rewind`` adds to it."""
+    """When a step has diverged: ``stop`` the run, ``rewind`` to the newest checkpoint and skip that batch, or ``ignore`` it with a
+    warning."""
+    loss_spike: float | None = setting(
+        3.0, above=1, hint=" (times the highest loss of the last 64 steps), or null for no bound"
+    )
+    """A step has diverged if its loss is above this many times the highest loss of the last 64 steps. null: no bound."""
+    zero_grad_steps: int | None = setting(3, at_least=1, unit="steps", hint=", or null for no bound")
+    """The run has diverged after this many steps in a row with a gradient norm of exactly 0. null: no bound."""
+    max_rewinds: int = setting(3, at_least=1, unit="rewinds", hint="; for none use train.on_divergence=stop")
+    """Rewinds of one command, after which the run stops."""
+    pass_over: list[int] = setting(
+        factory=list,
+        valid=lambda steps: all(step >= 1 for step in steps),
+        allowed="optimizer steps, counted from 1",
+        unit="steps",
+    )
+    """Optimizer steps to skip: their records are not trained. ``rewind`` adds to this list."""
     auto_micro_batch: bool = False
-    """Out of memory in a pass: halve the micro-batch, keep the global batch, and go on from the newest checkpoint."""
+    """When a GPU runs out of memory: halve the micro-batch, keep the global batch, and restart from the newest checkpoint."""
 
     @property
     def recomputes(self) -> bool:
-        """Whether activations are recomputed; an ``auto`` that has not been settled means no."""
+        """Whether activations are recomputed; an ``auto`` that the plan has not decided yet means no."""
         return self.gradient_checkpointing is True

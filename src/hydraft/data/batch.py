@@ -1,10 +1,10 @@
-"""Examples to batches: padding-free or padded, the order of an epoch, packing, and blanks that even out the last batch.
+"""Batches of examples: packing, the order of an epoch, and collators with and without padding.
 
-Shapes: B rows of a micro-batch, T tokens of a row, N tokens of all its documents together, L trained tokens.
+Shapes: B rows of a micro-batch, T tokens of a row, N tokens of all its documents, L trained tokens.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,36 +16,66 @@ from hydraft.data.labels import IGNORE
 from hydraft.data.tokenize import Example
 
 Item = list[Example]
-"""What a sampler's index stands for: one example, or with packing the examples of one bin."""
+"""An element of the data set: one example, the sequences of one record, or, with packing, the examples of one bin."""
+
+WINDOW = 16
+"""Global batches in which ``data.group_by_length`` sorts items by length."""
 
 
 class Examples(Dataset[Item]):
-    """Encoded records, alone or in bins; an index past the last one is a blank, which trains nothing."""
+    """Encoded examples, one by one or in bins; indices from ``len(self)`` on are fillers, whose tokens are not trained."""
 
-    def __init__(self, examples: Sequence[Example], pad_id: int, bins: list[list[int]] | None = None) -> None:
+    def __init__(
+        self, examples: Sequence[Example], pad_id: int, bins: list[list[int]] | None = None, sequences: int = 1
+    ) -> None:
+        """``bins``: the examples of each item; None for one each. ``sequences``: examples of a filler."""
         self.examples = examples
         self.bins = bins
-        self.blank: Item = [{"input_ids": [pad_id], "labels": [IGNORE]}]
+        self.filler: Item = [{"input_ids": [pad_id], "labels": [IGNORE]} for _ in range(sequences)]
 
     def __len__(self) -> int:
         return len(self.examples) if self.bins is None else len(self.bins)
 
     def __getitem__(self, index: int) -> Item:
         if index >= len(self):
-            return self.blank
-        members = [index] if self.bins is None else self.bins[index]
-        return [self.examples[member] for member in members]
+            return self.filler
+        return [self.examples[member] for member in self.members(index)]
+
+    def members(self, index: int) -> list[int]:
+        """The indices of the examples of an item."""
+        return [index] if self.bins is None else self.bins[index]
+
+    def lengths(self, of_examples: list[int]) -> list[int]:
+        """Tokens of each item, from those of each example."""
+        return of_examples if self.bins is None else [sum(of_examples[i] for i in members) for members in self.bins]
+
+
+def group(lengths: list[int], sequences: int, capacity: int | None) -> list[list[int]] | None:
+    """The bins of a run; None if every example is an item of its own.
+
+    Args:
+        lengths: tokens of each example.
+        sequences: consecutive examples that belong to one record and stay together.
+        capacity: tokens of a packed bin; None without packing.
+    """
+    if sequences == 1:
+        return None if capacity is None else pack(lengths, capacity)
+    records = [list(range(start, start + sequences)) for start in range(0, len(lengths), sequences)]
+    if capacity is None:
+        return records
+    packed = pack([sum(lengths[i] for i in record) for record in records], capacity * sequences)
+    return [[index for number in members for index in records[number]] for members in packed]
 
 
 def pack(lengths: list[int], capacity: int) -> list[list[int]]:
-    """Fill bins of ``capacity`` tokens with whole records: best-fit decreasing.
+    """Pack examples into bins of ``capacity`` tokens, without splitting any: best-fit decreasing.
 
     Returns:
-        The records of each bin. Best fit takes, longest record first, the fullest bin that still has room
-        (Johnson 1974: at most 11/9 of the fewest bins possible, and 6/9 of one more).
+        The examples of each bin. From the longest on, each example goes to the fullest bin that has room for it (Johnson 1974: at
+        most 11/9 of the optimal number of bins, plus 6/9).
     """
     bins: list[list[int]] = []
-    room: dict[int, list[int]] = {}  # free tokens → bins with that many
+    room: dict[int, list[int]] = {}  # free tokens → bins with so many
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         size = lengths[index]
         free = next((f for f in range(size, capacity + 1) if room.get(f)), None)
@@ -60,98 +90,88 @@ def pack(lengths: list[int], capacity: int) -> list[list[int]]:
 
 
 def fill(lengths: list[int], bins: list[list[int]], capacity: int) -> str:
-    """How full bins are, in words."""
+    """A line about how full the bins are."""
     share = sum(lengths) / (len(bins) * capacity)
     return f"data.packing: {len(lengths):,} records in {len(bins):,} bins, {share:.0%} full"
 
 
+@dataclass(eq=False)
 class EpochOrder(Sampler[int]):
     """The order of items in an epoch, the same for any number of ranks.
 
-    Blanks (indices from ``size`` on) fill the last round of micro-batches, so that no rank sees a record twice, as
-    it would where a sampler wraps around, and none is dropped.
+    Fillers (indices from ``len(lengths)`` on) complete the last round of micro-batches, so that no item is repeated or dropped.
     """
 
-    def __init__(
-        self,
-        size: int,
-        multiple: int,
-        seed: int,
-        shuffle: bool,
-        lengths: list[int] | None = None,
-        window: int = 0,
-        batch: int = 1,
-        pass_over: Sequence[int] = (),
-    ) -> None:
-        """An order of ``size`` items.
+    lengths: list[int]
+    """Tokens of each item."""
+    round: int
+    """Items that all ranks take at once: micro-batch x ranks."""
+    batch: int
+    """Items of an optimizer step: the global batch."""
+    seed: int | None
+    """Seeds the order of each epoch; None keeps the order of the file."""
+    by_length: bool = False
+    """Sort items by length within ``WINDOW`` global batches. The window does not depend on the number of ranks."""
+    skipped: Sequence[int] = ()
+    """Optimizer steps, from 1, whose items are fillers from then on."""
+    epoch: int = field(default=0, init=False)
+    _orders: dict[int, list[int]] = field(default_factory=dict, init=False)
+    _removed: dict[int, set[int]] = field(default_factory=dict, init=False)
 
-        Args:
-            multiple: items that all ranks take in one round, micro-batch x ranks.
-            lengths: tokens of each item; with it, items of like length come together within ``window`` items.
-            window: a multiple of the global batch, so that which window an item falls into is independent of the ranks.
-            batch: items of an optimizer step, the global batch.
-            pass_over: optimizer steps, from 1, whose items are blanks from there on.
-        """
-        self.size = size
-        self.padded = -(-size // multiple) * multiple
-        self.seed = seed
-        self.shuffle = shuffle
-        self.lengths = lengths
-        self.window = window
-        self.batch = batch
-        self.pass_over = sorted(pass_over)
-        self.steps = -(-size // batch)
-        """Optimizer steps an epoch."""
-        self.epoch = 0
-        self._orders: dict[int, list[int]] = {}
-        self._blanks: dict[int, set[int]] = {}
+    @property
+    def size(self) -> int:
+        """Items, without fillers."""
+        return len(self.lengths)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of an epoch."""
+        return -(-self.size // self.batch)
 
     def begin(self, epoch: int) -> None:
-        """Choose which epoch's order the next iteration gives. (Not ``set_epoch``: who finds that name calls it, or forgets to.)"""
+        """Choose the epoch of the next iteration. (Not named ``set_epoch``, which accelerate would call by itself.)"""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.padded
+        return -(-self.size // self.round) * self.round
 
     def __iter__(self) -> Iterator[int]:
-        gone = self._gone(self.epoch)
-        yield from (self.size if item in gone else item for item in self._order(self.epoch))
-        yield from range(self.size, self.padded)
+        removed = self._removed_items(self.epoch)
+        yield from (self.size if item in removed else item for item in self._order(self.epoch))
+        yield from range(self.size, len(self))
 
     def items(self, step: int) -> list[int]:
-        """The items of an optimizer step, counted from 1 over all epochs, whether or not it is passed over.
+        """The items of an optimizer step, counted from 1 over all epochs, whether or not it is skipped.
 
-        They come in rounds: a micro-batch for rank 0, one for rank 1, and so on.
+        They are in the order of micro-batches: one for rank 0, one for rank 1, and so on.
         """
         epoch, number = divmod(step - 1, self.steps)
         return self._order(epoch)[number * self.batch : (number + 1) * self.batch]
 
-    def passes_over(self, step: int) -> bool:
-        """Whether nothing is left to train in an optimizer step, counted from 1."""
-        if not self.pass_over or step < self.pass_over[0]:
+    def skips(self, step: int) -> bool:
+        """Whether an optimizer step, counted from 1, has no item left to train."""
+        if not self.skipped or step < min(self.skipped):
             return False
-        return self._gone((step - 1) // self.steps).issuperset(self.items(step))
+        return self._removed_items((step - 1) // self.steps).issuperset(self.items(step))
 
-    def _gone(self, epoch: int) -> set[int]:
-        """The items that are blanks in an epoch: of steps passed over in it or before."""
-        if epoch not in self._blanks:
-            before = [step for step in self.pass_over if (step - 1) // self.steps <= epoch]
-            self._blanks[epoch] = {item for step in before for item in self.items(step)}
-        return self._blanks[epoch]
+    def _removed_items(self, epoch: int) -> set[int]:
+        """The items of steps that are skipped in this epoch or an earlier one."""
+        if epoch not in self._removed:
+            before = [step for step in self.skipped if (step - 1) // self.steps <= epoch]
+            self._removed[epoch] = {item for step in before for item in self.items(step)}
+        return self._removed[epoch]
 
     def _order(self, epoch: int) -> list[int]:
-        """All items of an epoch; those of late are kept."""
+        """All items of an epoch; the last two are cached."""
         if epoch not in self._orders:
             order = list(range(self.size))
-            if self.shuffle:
+            if self.seed is not None:
                 generator = torch.Generator().manual_seed(self.seed + epoch)
                 order = torch.randperm(self.size, generator=generator).tolist()
-            if self.lengths is not None:
-                for start in range(0, self.size, self.window):
-                    order[start : start + self.window] = sorted(
-                        order[start : start + self.window],
-                        key=lambda index: -self.lengths[index],  # type: ignore[index]
-                    )
+            window = WINDOW * self.batch
+            for start in range(0, self.size if self.by_length else 0, window):
+                part = order[start : start + window]
+                order[start : start + window] = sorted(part, key=lambda index: -self.lengths[index])
             if len(self._orders) > 1:
                 self._orders.pop(min(self._orders))
             self._orders[epoch] = order
@@ -160,7 +180,7 @@ class EpochOrder(Sampler[int]):
 
 @dataclass
 class Padded:
-    """Pad a micro-batch to its longest row, on the right. Padding is masked and never a label."""
+    """Pads a micro-batch on the right to its longest row. Padding is masked and not trained."""
 
     pad_id: int
 
@@ -182,11 +202,10 @@ class Padded:
 
 @dataclass
 class PaddingFree:
-    """All documents of a micro-batch in one row, with their boundaries: no padding, and none sees another.
+    """Concatenates all documents of a micro-batch into one row without padding; no document attends to another.
 
-    Positions begin anew with each document; attention reads the boundaries ``cu_seq_lens_q`` (``models/attention.py``).
-    Logits are computed only where a label is: ``logits_to_keep`` names those positions, ``shift_labels`` the tokens
-    they are to say.
+    Position ids restart with each document, and attention reads the boundaries ``cu_seq_lens_q`` (``models/attention.py``). Logits
+    are only computed at ``logits_to_keep``, the positions before trained tokens; ``shift_labels`` has those tokens.
     """
 
     def __call__(self, items: list[Item]) -> dict[str, Any]:
@@ -194,9 +213,9 @@ class PaddingFree:
         examples = [example for item in items for example in item]
         lengths = [len(example["input_ids"]) for example in examples]
         ids = torch.tensor([[token for example in examples for token in example["input_ids"]]])  # (1, N)
-        # The label of a document's first token is IGNORE, so no document is asked to say how the next begins.
+        # The label of a document's first token is IGNORE, so the last token of the document before it predicts nothing.
         labels = torch.tensor([[label for example in examples for label in example["labels"]]])  # (1, N)
-        following = torch.nn.functional.pad(labels, (0, 1), value=IGNORE)[:, 1:]  # (1, N): what comes next
+        following = torch.nn.functional.pad(labels, (0, 1), value=IGNORE)[:, 1:]  # (1, N)
         kept = (following[0] != IGNORE).nonzero().squeeze(1)  # (L,)
         ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
         return {
@@ -214,9 +233,9 @@ class PaddingFree:
 
 @dataclass
 class PaddingFreeForUnsloth:
-    """The same row as Unsloth's models want it told: the length of each document, and a label for every token.
+    """The same row in the form of Unsloth's models: the length of each document, and labels for all tokens.
 
-    They pass over ``cu_seq_lens_q``, so documents would see each other, and they choose the tokens of the loss themselves.
+    These models ignore ``cu_seq_lens_q`` and ``logits_to_keep``.
     """
 
     def __call__(self, items: list[Item]) -> dict[str, Any]:
@@ -227,7 +246,7 @@ class PaddingFreeForUnsloth:
 
 
 def collator(data: DataConfig, pad_id: int, kernels: Kernels = Kernels.torch) -> Callable[[list[Item]], dict[str, Any]]:
-    """What makes a batch of items, as the data section says, for a model with these kernels."""
+    """The collator of ``data.batching``, for a model with these kernels."""
     if data.batching is Batching.padded:
         return Padded(pad_id)
     return PaddingFreeForUnsloth() if kernels is Kernels.unsloth else PaddingFree()

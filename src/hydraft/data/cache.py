@@ -1,13 +1,13 @@
-"""Encoded records, once: the first process encodes into a cache, every other and every later run reads from there.
+"""A cache of encoded records: one process of a machine encodes, and the others and later runs read the result.
 
-The key is what the tokens depend on: the sources' contents, the data section, the tokenizer and its template. Ranks wait for files, not in a collective,
-so that no timeout limits how long encoding may take.
+The key depends on all that determines the tokens: the contents of the sources, the data section, the tokenizer and its template.
+Ranks wait for files, not in a collective, so that no timeout limits how long encoding takes.
 """
 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from transformers import PreTrainedTokenizerBase
 
 from hydraft.config.schema import DataConfig
 from hydraft.data import mixture
-from hydraft.data.formats import Conversation, is_file
-from hydraft.data.tokenize import Example, Truncation, encode_one, system_note, truncate
+from hydraft.data.encoding import SFT, Encoding
+from hydraft.data.formats import Record, is_file
+from hydraft.data.tokenize import Example, Truncation, system_note, truncate
 from hydraft.system import files
 from hydraft.system.version import __version__
 
@@ -29,23 +30,23 @@ FEATURES = datasets.Features(
 
 
 FORMAT = 2
-"""Raised whenever the same records come to other tokens, or stand in other files."""
+"""The version of the cached files. Increased when the same records are encoded differently or stored differently."""
 
 
 class Encoded(Sequence[Example]):
-    """Encoded records on the disk, read as they are asked for."""
+    """Encoded records on disk, read on access."""
 
     def __init__(self, folder: Path) -> None:
         self.key = folder.name
-        """Hash of all that the records depend on."""
+        """The cache's key."""
         self.rows = datasets.Dataset.from_file(str(folder / "data.arrow"))
         about = json.loads((folder / "about.json").read_text())
         self.lengths: list[int] = about["lengths"]
         """Tokens of each record."""
         self.truncation = Truncation(**about["truncation"])
-        """What was cut from all of them."""
+        """What ``data.max_length`` cut off."""
         self.notes: list[str] = about["notes"]
-        """What a person should know of how they were encoded, a line each."""
+        """Lines to show to the user: how the records were encoded."""
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -54,14 +55,17 @@ class Encoded(Sequence[Example]):
         return self.rows[index]
 
 
-def key(data: DataConfig, seed: int, tokenizer: PreTrainedTokenizerBase) -> str:
+def key(data: DataConfig, seed: int, tokenizer: PreTrainedTokenizerBase, encoding: Encoding = SFT) -> str:
     """Hash of all that the encoded training records depend on."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts: list[Any] = [
-        FORMAT, __version__, data.template, data.train_on.value, data.max_length, data.format.value, data.only, data.mix, seed if data.mix else None,
+        FORMAT, __version__, data.template, data.train_on.value, data.max_length, data.format.value, data.only, data.mix,
+        seed if data.mix else None,
         backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items()),
         tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token,
     ]  # fmt: skip
+    if encoding.name:
+        parts.append(encoding.name)
     for source in (data.train, *(source for source, _ in mixture.mix(data))):
         file = Path(source).expanduser()
         parts.append(hashlib.sha256(file.read_bytes()).hexdigest() if is_file(source) else source)
@@ -69,46 +73,52 @@ def key(data: DataConfig, seed: int, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def training(
-    data: DataConfig, seed: int, tokenizer: PreTrainedTokenizerBase, encodes: bool, progress: Callable[[int, int], None]
+    data: DataConfig,
+    seed: int,
+    tokenizer: PreTrainedTokenizerBase,
+    encodes: bool,
+    progress: Callable[[int, int], None],
+    encoding: Encoding = SFT,
 ) -> Encoded:
     """The encoded training records of a run.
 
     Args:
-        encodes: whether this process encodes what is not there (one a machine); the others wait for it.
-        progress: told ``(done, total)`` records now and then.
+        encodes: whether this process encodes the records if they are not cached (one process of a machine); the others wait.
+        progress: called with the numbers of encoded and of all records.
     """
-    target = files.cache_folder("encoded") / key(data, seed, tokenizer)
+    target = files.cache_folder("encoded") / key(data, seed, tokenizer, encoding)
     if not encodes:
-        while not target.is_dir():  # the launcher ends this process if the one that encodes fails
+        while not target.is_dir():  # if the encoding process fails, the launcher ends this one
             time.sleep(0.05)
         return Encoded(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):  # another run may be at the same records
+    with FileLock(f"{target}.lock"):  # another run may encode the same records
         if not target.is_dir():
-            conversations = mixture.training(data, seed)
+            records = mixture.training(data, seed, encoding.read)
+            examples = _encoded(records, lambda record: encoding.encode(record, tokenizer, data), progress)
             with files.staged_folder(target) as staging:
-                _write(conversations, tokenizer, data, staging, progress)
+                _write(examples, data.max_length, lambda: system_note(records, tokenizer, data), staging)
     return Encoded(target)
 
 
-def _write(
-    conversations: list[Conversation],
-    tokenizer: PreTrainedTokenizerBase,
-    data: DataConfig,
-    staging: Path,
-    progress: Callable[[int, int], None],
-) -> None:
+def _encoded(
+    records: list[Record], encode: Callable[[Record], list[Example]], progress: Callable[[int, int], None]
+) -> Iterator[Example]:
+    for number, record in enumerate(records, 1):
+        yield from encode(record)
+        if number % 100 == 0 or number == len(records):
+            progress(number, len(records))
+
+
+def _write(examples: Iterable[Example], max_length: int, note_of: Callable[[], str | None], staging: Path) -> None:
     lengths, cut = [], Truncation()
     with ArrowWriter(path=str(staging / "data.arrow"), features=FEATURES) as writer:
-        for number, conversation in enumerate(conversations, 1):
-            for whole in encode_one(conversation, tokenizer, data):
-                example, lost = truncate(whole, data.max_length)
-                writer.write(example)
-                lengths.append(len(example["input_ids"]))
-                cut += lost
-            if number % 100 == 0 or number == len(conversations):
-                progress(number, len(conversations))
+        for whole in examples:
+            example, lost = truncate(whole, max_length)
+            writer.write(example)
+            lengths.append(len(example["input_ids"]))
+            cut += lost
         writer.finalize()
-    note = system_note(conversations, tokenizer, data)
+    note = note_of()
     about = {"lengths": lengths, "truncation": vars(cut), "notes": [note] if note else []}
     files.write_json(staging / "about.json", about)

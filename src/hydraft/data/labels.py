@@ -1,4 +1,4 @@
-"""The label of a token that is not trained. No torch."""
+"""The label of tokens that are not trained. No torch."""
 
 IGNORE = -100
-"""What torch's cross entropy ignores (its ``ignore_index``)."""
+"""The ``ignore_index`` of torch's cross-entropy."""

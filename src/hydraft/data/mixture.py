@@ -1,31 +1,31 @@
-"""The data section to conversations: one source or several mixed by weight."""
+"""The records of a run: one source, or several mixed by weight. No torch."""
 
 import random
 
 from hydraft.config.schema import DataConfig
-from hydraft.data.formats import Conversation, load
+from hydraft.data.formats import Read, Record, load
 from hydraft.errors import ConfigError
 
 
-def training(data: DataConfig, seed: int) -> list[Conversation]:
-    """All training conversations of a run."""
-    return [conversation for _, conversations in parts(data, seed) for conversation in conversations]
+def training(data: DataConfig, seed: int, read: Read | None = None) -> list[Record]:
+    """All training records of a run; ``read`` makes a record from an object in the file (by default ``conversation_of``)."""
+    return [record for _, records in parts(data, seed, read) for record in records]
 
 
-def parts(data: DataConfig, seed: int) -> list[tuple[str, list[Conversation]]]:
-    """What each source gives: ``data.train`` is taken whole, each source of ``data.mix`` as its weight says.
+def parts(data: DataConfig, seed: int, read: Read | None = None) -> list[tuple[str, list[Record]]]:
+    """The training records of each source: all of ``data.train``, and of each source of ``data.mix`` as many as its weight says.
 
-    A weight's whole part repeats every record, its fraction draws that share of them, from ``seed``. ``data.only`` picks
-    from all of that.
+    The integer part of a weight repeats every record; the fraction samples that share of the records, with ``seed``.
+    ``data.only`` filters the result.
     """
-    found = [(data.train, load(data.train, "data.train", data.format))]
+    found = [(data.train, load(data.train, "data.train", data.format, read))]
     for source, weight in mix(data):
-        more = load(source, "data.mix", data.format)
+        more = load(source, "data.mix", data.format, read)
         whole, part = divmod(weight, 1)
-        drawn = random.Random(f"{seed} {source}").sample(range(len(more)), round(part * len(more)))
-        found.append((f"{source}*{weight:g}", more * int(whole) + [more[index] for index in sorted(drawn)]))
-    of_tasks(data.only, [conversation for _, members in found for conversation in members], "data.train")
-    return [(name, [c for c in members if not data.only or c.task in data.only]) for name, members in found]
+        sampled = random.Random(f"{seed} {source}").sample(range(len(more)), round(part * len(more)))
+        found.append((f"{source}*{weight:g}", more * int(whole) + [more[index] for index in sorted(sampled)]))
+    of_tasks(data.only, [record for _, records in found for record in records], "data.train")
+    return [(name, [r for r in records if not data.only or r.task in data.only]) for name, records in found]
 
 
 def mix(data: DataConfig) -> list[tuple[str, float]]:
@@ -46,28 +46,27 @@ def mix(data: DataConfig) -> list[tuple[str, float]]:
     return pairs
 
 
-def held_out(data: DataConfig) -> list[Conversation]:
-    """The conversations that are scored and never trained on; none without ``data.eval``."""
+def held_out(data: DataConfig, read: Read | None = None) -> list[Record]:
+    """The records of ``data.eval``, which are evaluated and never trained; an empty list without ``data.eval``."""
     if data.eval is None:
         return []
-    conversations = of_tasks(data.only, load(data.eval, "data.eval", data.format), "data.eval")
+    records = of_tasks(data.only, load(data.eval, "data.eval", data.format, read), "data.eval")
     limit = data.eval_limit
-    if limit is None or limit >= len(conversations):
-        return conversations
-    return [conversations[index * len(conversations) // limit] for index in range(limit)]
+    if limit is None or limit >= len(records):
+        return records
+    return [records[index * len(records) // limit] for index in range(limit)]
 
 
-def of_tasks(tasks: list[str], conversations: list[Conversation], setting: str) -> list[Conversation]:
-    """The conversations of these tasks; all of them without any.
+def of_tasks(tasks: list[str], records: list[Record], setting: str) -> list[Record]:
+    """The records of these tasks; all records if ``tasks`` is empty.
 
     Raises:
-        ConfigError: a task that no conversation of ``setting`` has.
+        ConfigError: no record of ``setting`` has one of the tasks.
     """
-    there = {conversation.task for conversation in conversations}
+    known = {record.task for record in records}
     for task in tasks:
-        if task not in there:
-            known = (
-                ", ".join(sorted(str(other) for other in there if other is not None)) or "none: they need a 'task' key"
-            )
-            raise ConfigError(f"data.only={task}: no record of {setting} has this task (there are: {known})")
-    return [conversation for conversation in conversations if not tasks or conversation.task in tasks]
+        if task not in known:
+            names = ", ".join(sorted(str(other) for other in known if other is not None))
+            listed = names or "none: they need a 'task' key"
+            raise ConfigError(f"data.only={task}: no record of {setting} has this task (its tasks: {listed})")
+    return [record for record in records if not tasks or record.task in tasks]

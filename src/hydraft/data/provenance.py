@@ -1,4 +1,4 @@
-"""From what a batch holds back to what a person can look up: the source of a record, and its number there."""
+"""Finds the source and the record numbers that encoded examples come from, for messages about a batch."""
 
 from collections.abc import Iterable
 
@@ -6,39 +6,43 @@ from transformers import PreTrainedTokenizerBase
 
 from hydraft.config.schema import DataConfig
 from hydraft.data import mixture
-from hydraft.data.tokenize import encode_one
+from hydraft.data.encoding import SFT, Encoding
 
-Places = dict[str, list[int]]
-"""By source, the numbers of records in it, from 1."""
+Origins = dict[str, list[int]]
+"""By source: record numbers, from 1."""
 
 
 def of_examples(
-    examples: Iterable[int], count: int, data: DataConfig, seed: int, tokenizer: PreTrainedTokenizerBase
-) -> Places:
-    """Where encoded examples come from. The sources are read once more, so this is for the rare moment that asks.
+    examples: Iterable[int],
+    count: int,
+    data: DataConfig,
+    seed: int,
+    tokenizer: PreTrainedTokenizerBase,
+    encoding: Encoding = SFT,
+) -> Origins:
+    """The origins of encoded examples. The sources are read again, so this is only for rare messages.
 
     Args:
-        examples: their numbers among the ``count`` of the run.
+        examples: their indices among the ``count`` examples of the run.
     """
     origins = []
-    parts = mixture.parts(data, seed)
-    alone = sum(len(conversations) for _, conversations in parts) == count
-    for source, conversations in parts:
-        for conversation in conversations:
-            several = 1 if alone else len(encode_one(conversation, tokenizer, data))
-            origins += [(source, conversation.number)] * several
-    places: Places = {}
+    parts = mixture.parts(data, seed, encoding.read)
+    one_each = sum(len(records) for _, records in parts) == count
+    for source, records in parts:
+        for record in records:
+            made = 1 if one_each else len(encoding.encode(record, tokenizer, data))
+            origins += [(source, record.number)] * made
+    found: Origins = {}
     for source, number in sorted({origins[example] for example in examples}):
-        places.setdefault(source, []).append(number)
-    return places
+        found.setdefault(source, []).append(number)
+    return found
 
 
-def told(places: Places, most: int = 8) -> str:
-    """``places`` in words, no more than ``most`` records of a source by number."""
+def describe(origins: Origins, most: int = 8) -> str:
+    """``origins`` as text, with at most ``most`` record numbers of each source."""
     parts = []
-    for source, numbers in places.items():
-        shown = ", ".join(map(str, numbers[:most])) + (
-            f" and {len(numbers) - most} more" if len(numbers) > most else ""
-        )
+    for source, numbers in origins.items():
+        more = f" and {len(numbers) - most} more" if len(numbers) > most else ""
+        shown = ", ".join(map(str, numbers[:most])) + more
         parts.append(f"record{'s' if len(numbers) > 1 else ''} {shown} of {source}")
     return "; ".join(parts) or "no record"

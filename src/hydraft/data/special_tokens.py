@@ -1,12 +1,12 @@
-"""Special tokens come from the template alone: in a record's own text, the same characters are text.
+"""Encodes special tokens of the chat template only: the same characters in the text of a record are encoded as text.
 
-A template renders to one string, in which a typed ``</s>`` would look like the template's own. So what reads as a special
-token in a text is replaced by a stand-in before rendering; the names that are in the string afterwards are the template's.
-A twin of the tokenizer, in which every special token goes by an alias, then tokenises the string with the typed names back
-in their places. It is still one string: merges, spaces and prefixes are those of any other record.
+A template renders to one string, in which ``</s>`` from a record would look like that of the template. So the names of special
+tokens in a record are replaced by placeholders before rendering; the names in the rendered string are then the template's. A copy of
+the tokenizer, in which every special token has an alias, encodes the string with the aliases and the original text of the record. It
+is still one string, so merges, spaces and prefixes are the same as in any other record.
 
-Only tokens that are marked special are meant. Others with a name of their own (Baichuan's spare pieces) are what the
-published tokenizers give for their text.
+This applies to tokens that are marked special. Other added tokens (Baichuan's reserved pieces) are encoded as the published
+tokenizer encodes them.
 """
 
 import copy
@@ -22,13 +22,13 @@ from hydraft.data.formats import Conversation, Turn
 from hydraft.errors import ConfigError
 
 SECRET = uuid.uuid4().hex
-"""In every stand-in and alias. Drawn anew for each process, so that no text can hold one; no id depends on it."""
-STAND_IN = re.compile(rf"{SECRET}typed(\d*)\.")
-NOTHING = f"{SECRET}typed."
-"""Stands in for no text at all: it keeps its two sides from being read as one name."""
+"""Part of every placeholder and alias. It is random in each process, so that no text contains it; no id depends on it."""
+PLACEHOLDER = re.compile(rf"{SECRET}typed(\d*)\.")
+EMPTY = f"{SECRET}typed."
+"""A placeholder of empty text: it keeps two adjacent texts from forming the name of a special token."""
 
 
-class Special:
+class SpecialTokens:
     """The special tokens of one tokenizer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -38,48 +38,48 @@ class Special:
         self.ids_of = {token.content: i for i, token in self.tokens.items()}
         longest_first = sorted(self.ids_of, key=len, reverse=True)
         self.names = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        """Any special token's name; of two that fit, the longer, as the tokenizer itself chooses."""
+        """Matches the name of any special token, the longest first, as the tokenizer does."""
 
     def hide(self, conversation: Conversation) -> Conversation:
-        """The conversation with a stand-in for every special token's name in its texts."""
+        """The conversation with a placeholder for every name of a special token in its texts."""
 
         def hidden(text: str) -> str:
             return self.names.sub(lambda name: f"{SECRET}typed{self.ids_of[name[0]]}.", text)
 
-        def said(turn: Turn) -> Turn:
+        def with_placeholders(turn: Turn) -> Turn:
             content, more = hidden(turn.content), hidden(turn.input)
-            if self.names.search(content + more) or self.names.search(more + content):  # half a name in each
-                content = NOTHING + content + NOTHING
+            if self.names.search(content + more) or self.names.search(more + content):  # a name across both
+                content = EMPTY + content + EMPTY
             return replace(turn, content=content, input=more)
 
         plain = None if conversation.plain is None else hidden(conversation.plain)
-        return replace(conversation, plain=plain, turns=tuple(map(said, conversation.turns)))
+        return replace(conversation, plain=plain, turns=tuple(map(with_placeholders, conversation.turns)))
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a rendered text, with stand-ins in it or not.
+        """The ids of a rendered text, with or without placeholders.
 
         Raises:
-            ConfigError: it has some, and the tokenizer is none of the ``tokenizers`` library.
+            ConfigError: it has placeholders, and the tokenizer is not based on the ``tokenizers`` library.
         """
         if SECRET not in text:
             return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         text = self.names.sub(lambda name: _alias(self.ids_of[name[0]]), text)
-        text = STAND_IN.sub(lambda number: number[1] and self.tokens[int(number[1])].content, text)
-        twin, meant = self._twin
-        return [meant.get(token, token) for token in twin.encode(text, add_special_tokens=False).ids]
+        text = PLACEHOLDER.sub(lambda number: number[1] and self.tokens[int(number[1])].content, text)
+        copied, originals = self._with_aliases
+        return [originals.get(token, token) for token in copied.encode(text, add_special_tokens=False).ids]
 
     @cached_property
-    def _twin(self) -> tuple[Tokenizer, dict[int, int]]:
-        """The tokenizer that knows special tokens by their aliases only, and which token each alias is."""
+    def _with_aliases(self) -> tuple[Tokenizer, dict[int, int]]:
+        """A copy of the tokenizer in which special tokens only have their aliases, and the special token of each alias."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise ConfigError(
-                f"model.path: a record's text names a special token (one of {', '.join(self.ids_of)}), and this model's "
-                "slow tokenizer cannot tell that from the token itself; take it out of the record"
+                f"model.path: the text of a record contains the name of a special token (one of {', '.join(self.ids_of)}), and this "
+                "model's slow tokenizer cannot encode it as text; remove it from the record"
             )
-        twin = copy.deepcopy(backend)
-        twin.encode_special_tokens = True  # that is: encode their names as text
-        twin.add_tokens(
+        copied = copy.deepcopy(backend)
+        copied.encode_special_tokens = True  # encode their names as text
+        copied.add_tokens(
             [
                 AddedToken(
                     _alias(i), special=False, single_word=token.single_word, lstrip=token.lstrip, rstrip=token.rstrip,
@@ -88,7 +88,7 @@ class Special:
                 for i, token in self.tokens.items()
             ]
         )  # fmt: skip
-        return twin, {twin.token_to_id(_alias(i)): i for i in self.tokens}
+        return copied, {copied.token_to_id(_alias(i)): i for i in self.tokens}
 
 
 def _alias(token: int) -> str:
@@ -96,6 +96,6 @@ def _alias(token: int) -> str:
 
 
 @lru_cache(maxsize=4)
-def of(tokenizer: PreTrainedTokenizerBase) -> Special:
-    """The special tokens of ``tokenizer``; which they are is read once."""
-    return Special(tokenizer)
+def of(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
+    """The special tokens of ``tokenizer``, read once."""
+    return SpecialTokens(tokenizer)

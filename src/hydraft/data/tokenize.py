@@ -1,13 +1,14 @@
-"""Conversations to tokens and labels. Only what the model is to say is trained: answers and their end, never a prompt.
+"""Encodes conversations as token ids and labels. Answers and their end-of-sequence token are trained, prompts are not.
 
-A conversation is rendered as pieces of text, each trained or not. The pieces are joined and tokenised as one string where that keeps every
-boundary between them, as generation would see it; where a merge crosses a boundary they are tokenised one by one. (A mask over
-the characters of one string is wrong for tokenizers with byte fallback, whose tokens may be parts of a character.) What a record's
-own text says is never a special token (``special.py``).
+A conversation is rendered as pieces of text, each trained or not. The pieces are joined and tokenised as one string if every
+boundary between pieces is also a boundary between tokens, as it is during generation. If a token crosses a boundary, the pieces are
+tokenised one by one. (A character mask over the joined string is wrong for tokenizers with byte fallback, whose tokens may be parts
+of a character.) The text of a record never becomes a special token (``special_tokens.py``).
 
 Shapes: T tokens of one record.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, takewhile
 from typing import NamedTuple, TypedDict
@@ -17,16 +18,16 @@ from transformers import PreTrainedTokenizerBase
 from hydraft.config.choices import TrainOn
 from hydraft.config.schema import DataConfig
 from hydraft.data import special_tokens
-from hydraft.data.formats import Conversation, Turn
+from hydraft.data.formats import Conversation, Record, Turn
 from hydraft.data.labels import IGNORE
 from hydraft.errors import ConfigError
 
 
 class Example(TypedDict):
-    """One record, ready for the model."""
+    """One encoded sequence."""
 
     input_ids: list[int]  # (T,)
-    labels: list[int]  # (T,): what the token before is to say. The same ids where trained, IGNORE elsewhere; see Piece
+    labels: list[int]  # (T,): not shifted. The token id if it is trained, otherwise IGNORE; Piece has the exception
 
 
 class Piece(NamedTuple):
@@ -35,20 +36,20 @@ class Piece(NamedTuple):
     text: str
     trained: bool
     ends: bool = False
-    """Whether its first token comes where a trained answer ends that the template does not close. That token's label is
-    then the end of sequence: the answer is taught to end there, while the turns after it go on as the template has them."""
+    """Whether this piece follows a trained answer that the template does not end with the end-of-sequence token. The label of its
+    first token is then end-of-sequence, so that the answer learns to end there."""
 
 
 @dataclass(frozen=True)
 class Truncation:
-    """What ``data.max_length`` cut away, over all records."""
+    """What ``data.max_length`` cut off, summed over records."""
 
     records: int = 0
-    """Records that were longer."""
+    """Examples that were longer."""
     prompt_tokens: int = 0
-    """Untrained tokens cut, from the middle of what leads to the last answer."""
+    """Untrained tokens cut from the middle of what comes before the last answer."""
     answer_tokens: int = 0
-    """Trained tokens cut, from the end of the last answer (the end-of-sequence token with them)."""
+    """Trained tokens cut from the end of the last answer, with its end-of-sequence token."""
 
     def __add__(self, other: "Truncation") -> "Truncation":
         return Truncation(
@@ -62,11 +63,11 @@ class Truncation:
 
 
 def encode(
-    conversations: list[Conversation], tokenizer: PreTrainedTokenizerBase, data: DataConfig
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, data: DataConfig
 ) -> tuple[list[Example], Truncation]:
-    """Tokens and labels of every conversation, and what was cut from them."""
+    """Encode and truncate every conversation."""
     examples, cut = [], Truncation()
-    for conversation in conversations:
+    for conversation in (each for record in records for each in record.conversations):
         for example in encode_one(conversation, tokenizer, data):
             kept, lost = truncate(example, data.max_length)
             examples.append(kept)
@@ -75,15 +76,15 @@ def encode(
 
 
 def encode_one(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> list[Example]:
-    """The examples of one conversation: one, or one an answer where the template shows earlier answers in another way.
+    """The examples of one conversation: one, or one for each answer if the template renders earlier answers differently.
 
-    Qwen3's template is of that kind: it takes the thinking out of every answer but the last.
+    Qwen3's template does so: it removes the thinking from every answer except the last.
 
     Raises:
-        ConfigError: the tokenizer has no end-of-sequence token, or no chat template where one is asked for.
+        ConfigError: the tokenizer has no end-of-sequence token, or ``data.template=chat`` and no chat template.
     """
     if tokenizer.eos_token_id is None:
-        raise ConfigError("model.path: its tokenizer has no end-of-sequence token, so no answer could learn to end")
+        raise ConfigError("model.path: its tokenizer has no end-of-sequence token, which every answer needs")
     conversation = special_tokens.of(tokenizer).hide(conversation)
     if conversation.plain is not None:
         text = begin(tokenizer) + conversation.plain + str(tokenizer.eos_token)
@@ -94,58 +95,62 @@ def encode_one(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, d
     ends = [index for index, turn in enumerate(conversation.turns, 1) if turn.role == "assistant"]
     examples = []
     for end in ends if data.train_on is TrainOn.all else ends[-1:]:
-        pieces = _last_answer(conversation.turns[:end], tokenizer, data)
-        examples.append(tokens(pieces, tokenizer))
+        examples.append(encode_last_answer(conversation.turns[:end], tokenizer, data))
     return examples
 
 
+def encode_last_answer(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> Example:
+    """One example whose last answer alone is trained."""
+    return tokens(_last_answer(turns, tokenizer, data), tokenizer)
+
+
 def prompt_ids(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> list[int]:
-    """The ids that ask for the last answer, ending where it begins."""
+    """The ids of the prompt of the last answer."""
     hidden = special_tokens.of(tokenizer).hide(conversation)
-    return special_tokens.of(tokenizer).encode(_prompt(hidden.asked, tokenizer, data.template))
+    return special_tokens.of(tokenizer).encode(_prompt(hidden.prompt, tokenizer, data.template))
 
 
 def render(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> list[Piece] | None:
-    """The pieces of a conversation; None if its rendering does not grow turn by turn.
+    """The pieces of a conversation; None if the rendering of more turns does not start with that of fewer turns.
 
-    Some templates close the last answer only, and open the next turn with a special token in that place (Baichuan2's).
-    Both are said then: the token is the input, the end of sequence its label, which is how Baichuan2 was trained.
+    Some templates (Baichuan2's) end only the last answer with end-of-sequence; after an earlier answer comes the special token of the
+    next turn. That token is then the input and end-of-sequence its label, which is how Baichuan2 was trained.
     """
     pieces: list[Piece] = []
     text, eos = "", str(tokenizer.eos_token)
     for index, turn in enumerate(turns):
         if turn.role != "assistant":
             continue
-        asked = _prompt(turns[:index], tokenizer, data.template)
-        answered = _answered(turns[: index + 1], asked, tokenizer, data.template)
+        prompt = _prompt(turns[:index], tokenizer, data.template)
+        answered = _answered(turns[: index + 1], prompt, tokenizer, data.template)
         unclosed = text.removesuffix(eos)
-        ends = not asked.startswith(text)
-        if ends and asked.startswith(unclosed) and special_tokens.of(tokenizer).names.match(asked, len(unclosed)):
+        ends = not prompt.startswith(text)
+        if ends and prompt.startswith(unclosed) and special_tokens.of(tokenizer).names.match(prompt, len(unclosed)):
             pieces[-1] = pieces[-1]._replace(text=pieces[-1].text.removesuffix(eos))
             text = unclosed
-        if not asked.startswith(text) or not answered.startswith(asked):
+        if not prompt.startswith(text) or not answered.startswith(prompt):
             return None
-        pieces.append(Piece(asked[len(text) :], False, ends and pieces[-1].trained))
-        pieces.append(Piece(answered[len(asked) :], data.train_on is TrainOn.all or index == len(turns) - 1))
+        pieces.append(Piece(prompt[len(text) :], False, ends and pieces[-1].trained))
+        pieces.append(Piece(answered[len(prompt) :], data.train_on is TrainOn.all or index == len(turns) - 1))
         text = answered
     return pieces
 
 
 def _last_answer(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> list[Piece]:
-    asked = _prompt(turns[:-1], tokenizer, data.template)
-    answered = _answered(turns, asked, tokenizer, data.template)
-    if not answered.startswith(asked):
+    prompt = _prompt(turns[:-1], tokenizer, data.template)
+    answered = _answered(turns, prompt, tokenizer, data.template)
+    if not answered.startswith(prompt):
         raise ConfigError(
-            "data.template=chat: this model's chat template does not continue its own prompt with the answer; "
-            'give a plain one: data.template="{instruction}\\n{input}\\n"'
+            "data.template=chat: in this model's chat template the answer does not follow the generation prompt; "
+            'use a plain template: data.template="{instruction}\\n{input}\\n"'
         )
-    return [Piece(asked, False), Piece(answered[len(asked) :], True)]
+    return [Piece(prompt, False), Piece(answered[len(prompt) :], True)]
 
 
 def _prompt(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    """The text up to where the assistant speaks next."""
+    """The text before the assistant's next answer."""
     if template == "chat":
-        return _chat(turns, tokenizer, ask=True)
+        return _chat(turns, tokenizer, generation_prompt=True)
     eos = str(tokenizer.eos_token)
     text = begin(tokenizer)
     for turn in turns:
@@ -156,69 +161,70 @@ def _prompt(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, templat
     return text
 
 
-def _answered(turns: tuple[Turn, ...], asked: str, tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    """``asked`` and the answer, up to and with the end-of-sequence token."""
+def _answered(turns: tuple[Turn, ...], prompt: str, tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    """``prompt`` and the answer with its end-of-sequence token."""
     eos = str(tokenizer.eos_token)
     if template != "chat":
-        return asked + turns[-1].content + eos
-    text = _chat(turns, tokenizer, ask=False)
+        return prompt + turns[-1].content + eos
+    text = _chat(turns, tokenizer, generation_prompt=False)
     end = text.rfind(eos)
-    if end >= len(asked):
-        return text[: end + len(eos)]  # some templates go on with a line break, which no one needs to learn
+    if end >= len(prompt):
+        return text[: end + len(eos)]  # some templates add a line break, which need not be trained
     return text.rstrip("\n") + eos
 
 
-def _chat(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, ask: bool) -> str:
+def _chat(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, generation_prompt: bool) -> str:
     if not tokenizer.chat_template:
         raise ConfigError(
             "data.template=chat: this model's tokenizer has no chat template; "
-            'give a plain one: data.template="{instruction}\\n{input}\\n"'
+            'use a plain template: data.template="{instruction}\\n{input}\\n"'
         )
     messages = [{"role": turn.role, "content": turn.text} for turn in turns]
     try:
-        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=ask, tokenize=False))
-    except Exception as error:  # jinja raises what the template's author wrote
-        raise ConfigError(f"data.template=chat: this model's chat template refuses a record: {error}") from error
+        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=generation_prompt, tokenize=False))
+    except Exception as error:  # jinja raises errors that the template's author wrote
+        raise ConfigError(f"data.template=chat: this model's chat template rejects a record: {error}") from error
 
 
-def system_note(conversations: list[Conversation], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> str | None:
-    """What becomes of the records' system turns where the model's format has no place for them; None if it has.
+def system_note(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> str | None:
+    """How the chat template renders system turns if it does not support them; None if it does.
 
-    Seen from what the template renders: the same as if the system's text had been left out, or typed in the question.
+    The rendered text shows it: it equals that of a conversation without the system turn, or with its text in the question.
     """
-    count = sum(bool(turns) and turns[0].role == "system" for turns in (c.turns for c in conversations))
+    first = (record.conversations[0].turns for record in records)
+    count = sum(bool(turns) and turns[0].role == "system" for turns in first)
     if not count or data.template != "chat":
         return None
 
-    def shown(question: str, *ahead: Turn) -> str:
-        return _chat((*ahead, Turn("user", question)), tokenizer, ask=True)
+    def rendered(question: str, *before: Turn) -> str:
+        return _chat((*before, Turn("user", question)), tokenizer, generation_prompt=True)
 
-    told = shown("QUESTION", Turn("system", "SYSTEM"))
-    if told == shown("QUESTION"):
-        place = "it is left out"
-    elif told in [shown(f"SYSTEM{between}QUESTION") for between in ("\n", "\n\n", " ", "")]:
-        place = "it stands ahead of the first question"
+    text = rendered("QUESTION", Turn("system", "SYSTEM"))
+    if text == rendered("QUESTION"):
+        effect = "it is left out"
+    elif text in [rendered(f"SYSTEM{between}QUESTION") for between in ("\n", "\n\n", " ", "")]:
+        effect = "it is put before the first question"
     else:
         return None
     have = "1 record has" if count == 1 else f"{count:,} records have"
-    return f"{have} a system turn, for which this model's format has no place: {place}"
+    return f"{have} a system turn, which this model's chat template does not support: {effect}"
 
 
 def tokens(pieces: list[Piece], tokenizer: PreTrainedTokenizerBase) -> Example:
-    """Tokens and labels of rendered pieces."""
+    """Token ids and labels of rendered pieces."""
     ids = special_tokens.of(tokenizer).encode
-    together = ids("".join(piece.text for piece in pieces))
-    heads, text = [], ""
+    joined = ids("".join(piece.text for piece in pieces))
+    prefixes, text = [], ""
     for piece in pieces[:-1]:
         text += piece.text
-        heads.append(ids(text))
-    if all(together[: len(head)] == head for head in heads):
-        ends = [*map(len, heads), len(together)]
+        prefixes.append(ids(text))
+    if all(joined[: len(prefix)] == prefix for prefix in prefixes):
+        ends = [*map(len, prefixes), len(joined)]
     else:
         parts = [ids(piece.text) for piece in pieces]
-        together = [token for part in parts for token in part]
+        joined = [token for part in parts for token in part]
         ends = list(accumulate(map(len, parts)))
-    labels, start = list(together), 0
+    labels, start = list(joined), 0
     for piece, end in zip(pieces, ends, strict=True):
         if not piece.trained:
             labels[start:end] = [IGNORE] * (end - start)
@@ -226,15 +232,15 @@ def tokens(pieces: list[Piece], tokenizer: PreTrainedTokenizerBase) -> Example:
             labels[start] = int(tokenizer.eos_token_id)
         start = end
     if labels:
-        labels[0] = IGNORE  # nothing comes before the first token, so nothing predicts it
-    return {"input_ids": together, "labels": labels}
+        labels[0] = IGNORE  # no position predicts the first token
+    return {"input_ids": joined, "labels": labels}
 
 
 def truncate(example: Example, max_length: int) -> tuple[Example, Truncation]:
-    """Fit an example into ``max_length`` tokens without losing its last answer.
+    """Cut an example to ``max_length`` tokens and keep its last answer as far as possible.
 
-    What leads to the last answer gives way first, from its middle (its ends hold the instruction and the turn markers),
-    down to a quarter of the length; only then does the answer lose its end.
+    Tokens before the last answer are cut first, from their middle (the ends hold the instruction and the turn markers), until a
+    quarter of ``max_length`` is left; then the end of the answer is cut.
     """
     ids, labels = example["input_ids"], example["labels"]
     excess = len(ids) - max_length
@@ -255,6 +261,6 @@ def truncate(example: Example, max_length: int) -> tuple[Example, Truncation]:
 
 
 def begin(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The tokens that this tokenizer puts ahead of plain text, if it does; a chat template has its own."""
+    """The special tokens that the tokenizer adds before plain text; a chat template has its own."""
     known = special_tokens.of(tokenizer).tokens
     return "".join(known[token].content for token in takewhile(known.__contains__, tokenizer("a")["input_ids"]))

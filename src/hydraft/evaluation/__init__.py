@@ -1,1 +1,1 @@
-"""Held-out loss and scores."""
+"""The loss and scores of a model on held-out records."""

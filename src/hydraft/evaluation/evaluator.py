@@ -1,16 +1,17 @@
-"""A model on held-out records: the loss, and answers by batched generation. Every rank takes its share.
+"""Evaluates a model on held-out records: the loss, and scores of generated answers. The records are shared out over the ranks.
 
-How many ranks there are changes no batch, only who takes it; so the scores are those of one rank.
+The number of ranks changes which rank takes a batch, never the batches; so the scores do not depend on it.
 
-The loss takes the logits of trained tokens alone, some at a time (``models/scored.py``), and as many records are answered at once
-as take no more memory than a micro-batch does in training (``plan/scoring.py``): what training fits, scoring fits.
+The loss computes the logits of a limited number of trained tokens at a time (``models/loss_scored.py``), and answers are generated
+for as many records at a time as need no more memory than a micro-batch in training (``plan/scoring.py``). So evaluation fits
+wherever training fits.
 
 Shapes: B records of a batch, T tokens, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import peft
 import torch
@@ -18,161 +19,195 @@ import torch.distributed as dist
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from hydraft.config.schema import DataConfig
-from hydraft.data.batch import Padded
-from hydraft.data.formats import Conversation
-from hydraft.data.tokenize import Example, encode, prompt_ids
+from hydraft.data.batch import Item, Padded
+from hydraft.data.encoding import Encoding
+from hydraft.data.formats import Record
+from hydraft.data.tokenize import prompt_ids, truncate
 from hydraft.evaluation.metrics import Scores, score
-from hydraft.models import generation, loss_scored
+from hydraft.models import generation
 from hydraft.plan import scoring
 
 Done = Callable[[int], None]
-"""Told that so many more are done, over all ranks."""
-Batch = list[tuple[int, list[int]]]
-"""(index of the record, prompt ids) pairs."""
-AtOnce = Callable[[int], int]
-"""How many records are answered at once whose longest prompt has so many tokens."""
+"""Called with the number of records that all ranks have finished since the last call."""
+Batch = dict[str, torch.Tensor]
 
 
-@dataclass
-class HeldOut:
-    """Records to score a model on, before, during and after training."""
+class Objective(Protocol):
+    """What a training objective provides for evaluation."""
 
-    conversations: list[Conversation]
-    tokenizer: PreTrainedTokenizerBase
-    data: DataConfig
-    device: torch.device
+    @property
+    def encoding(self) -> Encoding:
+        """How records are encoded."""
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of the values that ``measure`` computes; the first one is ``loss``."""
+
+    def measure(self, model: torch.nn.Module, batch: Batch, peers: list[list[Item]]) -> tuple[list[torch.Tensor], int]:
+        """Sums over a held-out batch, one for each of ``measures``, and the number that their means are taken over.
+
+        Args:
+            batch: tensors of shape (B, T), labels on the CPU and the others on the model's device.
+            peers: the items of the batches that all ranks evaluate at the same time, this one among them.
+        """
+
+
+@dataclass(frozen=True)
+class BatchSizes:
+    """How many records are evaluated at a time."""
+
     micro_batch_size: int
-    """Records at a time when the loss is taken."""
-    room: scoring.GenerationMemory | None = None
-    """For answers; None for an architecture that the plan does not know."""
+    """Records, for the loss."""
+    tokens: int
+    """Tokens of a micro-batch, at most; used if ``memory`` is None."""
+    max_new_tokens: int
+    """Tokens of an answer, at most."""
+    memory: scoring.GenerationMemory | None = None
+    """Memory for answers; None for an architecture that the plan does not know."""
 
-    def __post_init__(self) -> None:
-        self.examples, _ = encode(self.conversations, self.tokenizer, self.data)
-        self.asked = [conversation for conversation in self.conversations if conversation.plain is None]
-        """Those that ask something."""
+    @classmethod
+    def of(
+        cls, data: DataConfig, micro_batch_size: int, memory: scoring.GenerationMemory | None = None
+    ) -> "BatchSizes":
+        """The sizes of a run."""
+        return cls(micro_batch_size, micro_batch_size * data.max_length, data.eval_max_new_tokens, memory)
+
+    def answers(self, prompt: int) -> int:
+        """Answers to generate at a time if the longest prompt has ``prompt`` tokens.
+
+        If the memory is not known, they have no more tokens than a micro-batch: without recomputation, training keeps the keys and
+        values of as many.
+        """
+        if self.memory is not None:
+            return self.memory.records(prompt)
+        return max(1, min(scoring.MOST, self.tokens // (prompt + self.max_new_tokens)))
+
+
+class Evaluator:
+    """Evaluates a model on held-out records before, during and after training."""
+
+    def __init__(
+        self,
+        records: list[Record],
+        tokenizer: PreTrainedTokenizerBase,
+        data: DataConfig,
+        device: torch.device,
+        sizes: BatchSizes,
+        objective: Objective,
+    ) -> None:
+        self.records = records
+        self.tokenizer = tokenizer
+        self.data = data
+        self.device = device
+        self.sizes = sizes
+        self.objective = objective
+        self.items = list(self._encode())
+        first = [record.conversations[0] for record in records]
+        self.questions = [conversation for conversation in first if conversation.plain is None]
+        """The conversations for which an answer is generated."""
+
+    def _encode(self) -> Iterator[Item]:
+        encoding = self.objective.encoding
+        for record in self.records:
+            examples = [
+                truncate(example, self.data.max_length)[0]
+                for example in encoding.encode(record, self.tokenizer, self.data)
+            ]
+            for start in range(0, len(examples), encoding.sequences):
+                yield examples[start : start + encoding.sequences]
 
     def parts(self, loss_only: bool = False) -> int:
-        """How many parts ``score`` reports as done, all together."""
-        return len(self.examples) if loss_only or not self.asked else len(self.asked)
+        """The sum of the numbers that ``evaluate`` passes to ``done``."""
+        return len(self.items) if loss_only or not self.questions else len(self.questions)
 
-    def at_once(self, prompt: int) -> int:
-        """How many records are answered at once whose longest prompt has so many tokens.
-
-        Where the plan does not know what a token takes, no more tokens than a micro-batch may have: without recomputation training
-        keeps the keys and values of each.
-        """
-        if self.room is not None:
-            return self.room.records(prompt)
-        tokens = self.micro_batch_size * self.data.max_length
-        return max(1, min(scoring.MOST, tokens // (prompt + self.data.eval_max_new_tokens)))
-
-    def score(self, model: torch.nn.Module, done: Done, loss_only: bool = False) -> Scores:
-        """Held-out loss of all records and scores of the answers; every rank must ask, and all get the same."""
+    def evaluate(self, model: torch.nn.Module, done: Done, loss_only: bool = False) -> Scores:
+        """Means of the objective's measures, and scores of generated answers. Every rank must call it; all get the same."""
+        generates = bool(self.questions) and not loss_only
         model.eval()
-        pad = int(self.tokenizer.pad_token_id)
-        told = done if loss_only or not self.asked else lambda _: done(0)  # who listens may end it here
         try:
-            scores = {"loss": held_out_loss(model, self.examples, pad, self.device, self.micro_batch_size, told)}
-            if self.asked and not loss_only:
-                predictions = answers(model, self.tokenizer, self.asked, self.data, self.device, self.at_once, done)
-                scores |= score(self.asked, predictions, self.data.task)
+            # done(0) reports no progress, but lets the caller end the evaluation
+            scores = self.measure(model, (lambda _: done(0)) if generates else done)
+            if generates:
+                scores |= score(self.questions, self.answers(model, done), self.data.task)
         finally:
             model.train()
         return scores
 
+    @torch.no_grad()
+    def measure(self, model: torch.nn.Module, done: Done) -> Scores:
+        """Means of the objective's measures over all records. The loss is in nats, and every trained token has the same weight."""
+        collate, names = Padded(int(self.tokenizer.pad_token_id)), self.objective.measures
+        lengths = [max(len(example["input_ids"]) for example in item) for item in self.items]
+        chunks = _chunks(lengths, lambda _: self.sizes.micro_batch_size)
+        sums = torch.zeros(len(chunks), len(names) + 1, dtype=torch.float64, device=self.device)  # of each chunk
+        for number, counts, current in _of_this_rank(len(chunks)):
+            peers = [[self.items[index] for index in chunks[other]] for other in current]
+            batch = collate(peers[number - current.start])
+            batch = {key: value if key == "labels" else value.to(self.device) for key, value in batch.items()}
+            values, count = self.objective.measure(model, batch, peers)
+            if counts:
+                for column, value in enumerate(values):
+                    sums[number, column] = value
+                sums[number, -1] = count
+            done(sum(len(chunks[other]) for other in current))
+        dist.all_reduce(sums)  # exact: each number is added to zeros
+        total = sums.sum(0)
+        return {name: float(total[column] / total[-1]) for column, name in enumerate(names)}
 
-def _untold(count: int) -> None:
-    """For whoever does not want to know."""
+    @torch.no_grad()
+    def answers(self, model: torch.nn.Module, done: Done) -> list[str]:
+        """Greedy answers to the last question of each conversation, gathered over the ranks."""
+        encoded = [prompt_ids(conversation, self.tokenizer, self.data) for conversation in self.questions]
+        prompts = [ids[-self.data.max_length :] for ids in encoded]
+        chunks = _chunks([len(prompt) for prompt in prompts], self.sizes.answers)
+        found: dict[int, str] = {}
+        for number, _, current in _of_this_rank(len(chunks)):
+            texts = self._generate(model, [prompts[index] for index in chunks[number]])
+            found |= dict(zip(chunks[number], texts, strict=True))
+            done(sum(len(chunks[other]) for other in current))
+        shares: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(shares, found)
+        merged: dict[int, str] = {}
+        for share in shares:
+            merged |= share
+        return [merged[index] for index in range(len(prompts))]
+
+    def _generate(self, model: Any, prompts: Sequence[list[int]]) -> list[str]:
+        length, device = max(map(len, prompts)), self.device
+        pad = int(self.tokenizer.pad_token_id)
+        ids = torch.tensor([[pad] * (length - len(row)) + row for row in prompts], device=device)  # (B, T)
+        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in prompts], device=device)  # (B, T)
+        inner = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+        settings = GenerationConfig(
+            max_new_tokens=self.sizes.max_new_tokens,
+            do_sample=False,
+            pad_token_id=pad,
+            eos_token_id=generation.end_ids(self.tokenizer, inner),
+            use_cache=True,
+        )
+        several = dist.get_world_size() > 1
+        with generation.greedy(inner):
+            out = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, synced_gpus=several)
+        return self.tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)
 
 
-@torch.no_grad()
-def held_out_loss(
-    model: torch.nn.Module,
-    examples: list[Example],
-    pad_id: int,
-    device: torch.device,
-    batch_size: int,
-    done: Done = _untold,
-) -> float:
-    """Mean cross-entropy of the trained tokens of ``examples``, each token weighing the same, in nats."""
-    collate = Padded(pad_id)
-    chunks = _chunks([len(example["input_ids"]) for example in examples], lambda _: batch_size)
-    sums = torch.zeros(len(chunks), 2, dtype=torch.float64, device=device)  # loss and tokens of each
-    taken = [loss_scored.chunks_of([examples[index] for index in chunk]) for chunk in chunks]
-    for number, counts, together in _shared(len(chunks)):
-        batch = collate([[examples[index] for index in chunks[number]]])
-        batch = {key: value if key == "labels" else value.to(device) for key, value in batch.items()}
-        loss, tokens = loss_scored.summed_loss(model, batch, max(taken[other] for other in together))
-        if counts:
-            sums[number, 0], sums[number, 1] = loss, tokens
-        done(sum(len(chunks[other]) for other in together))
-    dist.all_reduce(sums)  # one rank's numbers and zeros: exact
-    total = sums.sum(0)
-    return float(total[0] / total[1])
-
-
-@torch.no_grad()
-def answers(
-    model: torch.nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    conversations: list[Conversation],
-    data: DataConfig,
-    device: torch.device,
-    at_once: AtOnce,
-    done: Done = _untold,
-) -> list[str]:
-    """Greedy answers to every conversation's last question, gathered over the ranks."""
-    world = dist.get_world_size()
-    prompts = [prompt_ids(conversation, tokenizer, data)[-data.max_length :] for conversation in conversations]
-    chunks = _chunks([len(prompt) for prompt in prompts], at_once)
-    found: dict[int, str] = {}
-    for number, _, together in _shared(len(chunks)):
-        batch = [(index, prompts[index]) for index in chunks[number]]
-        found |= _generate(model, tokenizer, batch, data.eval_max_new_tokens, device, synced=world > 1)
-        done(sum(len(chunks[other]) for other in together))
-    shares: list[Any] = [None] * world
-    dist.all_gather_object(shares, found)
-    merged: dict[int, str] = {}
-    for share in shares:
-        merged |= share
-    return [merged[index] for index in range(len(conversations))]
-
-
-def _chunks(lengths: list[int], at_once: AtOnce) -> list[list[int]]:
-    """Indices in chunks, like lengths together; ``at_once`` says how many there are of up to so many tokens."""
+def _chunks(lengths: list[int], size: Callable[[int], int]) -> list[list[int]]:
+    """Indices in chunks of similar lengths; ``size`` returns the number in a chunk whose longest has so many tokens."""
     chunks: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        if not chunks or len(chunks[-1]) >= at_once(lengths[index]):  # the longest so far
+        if not chunks or len(chunks[-1]) >= size(lengths[index]):  # this one is the longest of the chunk
             chunks.append([])
         chunks[-1].append(index)
     return chunks
 
 
-def _shared(count: int) -> Iterator[tuple[int, bool, range]]:
-    """This rank's chunks out of ``count``: number, whether it counts, and the numbers of all ranks in this round.
+def _of_this_rank(count: int) -> Iterator[tuple[int, bool, range]]:
+    """This rank's chunks out of ``count``: the chunk, whether its result counts, and the chunks of all ranks in this round.
 
-    ZeRO-3 gathers weights in every forward pass, so all ranks must make the same number of calls: a rank that has none
-    left in the last round takes that round's last one too, for company.
+    ZeRO-3 gathers weights in every forward pass, so all ranks must make the same number of passes. In the last round, a rank for
+    which no chunk is left takes the last one again, and its result does not count.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     for start in range(0, count, world):
-        together = range(start, min(start + world, count))
-        yield min(start + rank, together[-1]), start + rank < count, together
-
-
-def _generate(
-    model: Any, tokenizer: PreTrainedTokenizerBase, batch: Batch, limit: int, device: torch.device, synced: bool
-) -> dict[int, str]:
-    length = max(len(ids) for _, ids in batch)
-    pad = int(tokenizer.pad_token_id)
-    ids = torch.tensor([[pad] * (length - len(row)) + row for _, row in batch], device=device)  # (B, T)
-    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for _, row in batch], device=device)  # (B, T)
-    inner = model.get_base_model() if isinstance(model, peft.PeftModel) else model
-    ends = generation.end_ids(tokenizer, inner)
-    settings = GenerationConfig(
-        max_new_tokens=limit, do_sample=False, pad_token_id=pad, eos_token_id=ends, use_cache=True
-    )
-    with generation.greedy(inner):
-        out = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, synced_gpus=synced)
-    texts = tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)
-    return {index: text for (index, _), text in zip(batch, texts, strict=True)}
+        current = range(start, min(start + world, count))
+        yield min(start + rank, current[-1]), start + rank < count, current

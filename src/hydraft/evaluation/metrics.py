@@ -1,6 +1,6 @@
-"""Answers held against their references: from 0 to 1, higher is better (but for the share of empty ones).
+"""Scores of generated answers against their references, from 0 to 1. Higher is better, except for the share of empty answers.
 
-An empty answer is one like any other: it counts, with 0, in every score.
+An empty answer counts as 0 in every score.
 """
 
 import re
@@ -17,30 +17,30 @@ Scores = dict[str, float]
 
 
 def score(conversations: list[Conversation], predictions: list[str], task: Task = Task.auto) -> Scores:
-    """Scores of the answers, over all and for each task.
+    """Scores over all answers and for each task.
 
     * all: exact match of the stripped texts, and the share of empty answers
-    * sentiment: accuracy; an answer is a class if it names that class and no other
+    * sentiment: accuracy; an answer is correct if it names its class and no other class
     * qa: exact match and character F1
-    * summary and general: exact match, character BLEU-4, and ROUGE-1/2/L over jieba's words (F-measure)
+    * summary and general: exact match, character BLEU-4, and ROUGE-1/2/L over words segmented by jieba (F-measure)
     * any other task: exact match
 
-    ``task`` other than ``auto`` stands for every record's own.
+    A ``task`` other than ``auto`` replaces the task of every record.
     """
     pairs = list(zip(conversations, predictions, strict=True))
     scores = {"exact_match": _share(map(_matches, conversations, predictions))}
     scores["empty"] = _share(not text.strip() for text in predictions)
     tasks: dict[str, list[tuple[Conversation, str]]] = {}
-    for asked, text in pairs:
-        name = asked.task if task is Task.auto else task.value
+    for conversation, text in pairs:
+        name = conversation.task if task is Task.auto else task.value
         if name:
-            tasks.setdefault(name, []).append((asked, text))
+            tasks.setdefault(name, []).append((conversation, text))
     for name, members in sorted(tasks.items()):
-        references, texts = [asked.reference for asked, _ in members], [text for _, text in members]
+        references, texts = [conversation.reference for conversation, _ in members], [text for _, text in members]
         if name == "sentiment":
             scores["sentiment_accuracy"] = accuracy(references, texts)
             continue
-        scores[f"{name}_exact_match"] = _share(_matches(asked, text) for asked, text in members)
+        scores[f"{name}_exact_match"] = _share(_matches(conversation, text) for conversation, text in members)
         if name == "qa":
             scores["qa_f1"] = _share(map(character_f1, references, texts))
         if name in ("summary", "general"):
@@ -50,13 +50,13 @@ def score(conversations: list[Conversation], predictions: list[str], task: Task 
 
 
 def accuracy(references: list[str], predictions: list[str]) -> float:
-    """Share of predictions that name their reference's class and no other class of the references."""
+    """Share of predictions that name the class of their reference and no other class."""
     classes = sorted({text.strip() for text in references}, key=len, reverse=True)
     return _share(_named(text, classes) == {right.strip()} for right, text in zip(references, predictions, strict=True))
 
 
 def _named(text: str, classes: list[str]) -> set[str]:
-    """The classes, longest first, that ``text`` names; what is part of a longer one (好 in 不好) is not named by it."""
+    """The classes (longest first) in ``text``. A class that is part of a longer one in the text (好 in 不好) does not count."""
     named = set()
     for name in classes:
         if name in text:
@@ -66,13 +66,13 @@ def _named(text: str, classes: list[str]) -> set[str]:
 
 
 def character_f1(reference: str, prediction: str) -> float:
-    """F1 of the longest run of characters that both share, as CMRC 2018 scores answers (Cui et al., arXiv:1810.07366).
+    """F1 of the longest common substring, as in CMRC 2018 (Cui et al., arXiv:1810.07366).
 
-    A Latin word or a number is one character here; punctuation and case do not count.
+    A Latin word or a number counts as one character; punctuation and case are ignored.
     """
-    right, said = _characters(reference), _characters(prediction)
-    shared = SequenceMatcher(None, right, said, autojunk=False).find_longest_match().size
-    return 2 * shared / (len(right) + len(said)) if shared else 0.0
+    expected, found = _characters(reference), _characters(prediction)
+    shared = SequenceMatcher(None, expected, found, autojunk=False).find_longest_match().size
+    return 2 * shared / (len(expected) + len(found)) if shared else 0.0
 
 
 def _characters(text: str) -> list[str]:
@@ -88,7 +88,7 @@ def character_bleu(references: list[str], predictions: list[str]) -> float:
 
 
 def rouge(references: list[str], predictions: list[str]) -> Scores:
-    """Mean F-measure of ROUGE-1, -2 and -L (Lin 2004) over the words jieba cuts, as rouge-score computes it."""
+    """Mean F-measure of ROUGE-1, -2 and -L (Lin 2004) over words segmented by jieba, as rouge-score computes it."""
     scorer = _rouge_scorer()
     rows = [scorer.score(right, text) for right, text in zip(references, predictions, strict=True)]
     return {
@@ -101,7 +101,7 @@ def _rouge_scorer() -> Any:
     import jieba
     from rouge_score.rouge_scorer import RougeScorer
 
-    jieba.setLogLevel(60)  # it announces that it reads its dictionary
+    jieba.setLogLevel(60)  # otherwise it logs that it reads its dictionary
 
     class Words:
         def tokenize(self, text: str) -> list[str]:
@@ -110,8 +110,8 @@ def _rouge_scorer() -> Any:
     return RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=Words())
 
 
-def _matches(asked: Conversation, text: str) -> bool:
-    return text.strip() == asked.reference.strip()
+def _matches(conversation: Conversation, text: str) -> bool:
+    return text.strip() == conversation.reference.strip()
 
 
 def _share(parts: Iterable[float]) -> float:

@@ -1,12 +1,13 @@
-"""What a run may begin again for by itself: a sick step that it passes over, or a micro-batch that was too large. No torch.
+"""Automatic recovery of a failed run: steps that diverged are skipped, and a micro-batch that did not fit is halved. No torch.
 
-What changes is changed in the run's own config, so that every rank of the next attempt, and every later resume, has it too.
+The change is made in the run's own config, so that every rank of the next attempt, and every later resume, has it too.
 """
 
 import dataclasses
 import json
 import logging
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from hydraft.checkpoint import manifest
 from hydraft.config.choices import Launcher, OnDivergence
 from hydraft.config.schema import Config, save_config
-from hydraft.errors import RankFailed
+from hydraft.errors import Failure, FailureReason, Phase
 from hydraft.launch.slurm import job_script
 from hydraft.plan import plan
 from hydraft.plan.token_count import Text
@@ -24,11 +25,8 @@ from hydraft.system.hardware import Hardware
 
 logger = logging.getLogger(__name__)
 
-DIVERGED, NO_MEMORY = "Diverged: ", "OutOfMemory: "
-"""How the causes of ranks begin that raised these."""
-
-IN_A_PASS = ("in the forward pass", "in the backward pass")
-"""What a smaller micro-batch helps against."""
+PASSES = (Phase.forward, Phase.backward)
+"""Phases whose memory a smaller micro-batch reduces."""
 
 
 class Attempts:
@@ -36,50 +34,46 @@ class Attempts:
 
     def __init__(self, config: Config, folder: Path) -> None:
         self.config = config
-        """As the next attempt has it; the run's folder has the same."""
+        """Of the next attempt; the run's folder has the same."""
         self.folder = folder
         self.rewinds = 0
 
-    def mend(self, error: RankFailed) -> bool:
-        """Change the run so that what ended it does not end it again; False where that is not asked for, or cannot be."""
+    def recover(self, failure: Failure) -> bool:
+        """Change the run so that ``failure`` does not occur again; False if the config does not allow it, or nothing helps."""
         if self.config.cluster.launcher is Launcher.slurm and not job_script.is_allocated():
             return False  # the job has done it itself
-        if error.cause.startswith(DIVERGED):
-            changed = self._rewound()
-        elif error.cause.startswith(NO_MEMORY):
-            changed = _halved(self.config) if any(phase in error.cause for phase in IN_A_PASS) else None
-        else:
-            return False
+        changed = None
+        if failure.reason is FailureReason.diverged:
+            changed = self._rewound(failure.skip_steps)
+        elif failure.reason is FailureReason.out_of_memory and failure.phase in PASSES:
+            changed = _halved(self.config)
         if changed is None:
             return False
-        what = error.cause.partition("; try ")[0]
-        diverged = what.removeprefix(DIVERGED)
-        self._say(f"the run diverged: {diverged}" if diverged != what else f"{error.who} failed: {what}")
+        diverged = failure.reason is FailureReason.diverged
+        self._say(
+            f"the run diverged: {failure.message}" if diverged else f"{failure.subject} failed: {failure.summary}"
+        )
         for name, (before, after) in resume.differences(self.config, changed).items():
             self._say(f"changed: {name}={after} (was {before})")
         self.config = changed
-        _describe(self.folder, changed)
+        _update_folder(self.folder, changed)
         newest, _ = manifest.newest(self.folder)
-        self._say(f"going on from {'the beginning' if newest is None else newest.name}")
+        self._say("restarting from the beginning" if newest is None else f"resuming from {newest.name}")
         return True
 
-    def _rewound(self) -> Config | None:
+    def _rewound(self, steps: tuple[int, ...]) -> Config | None:
+        """The config with ``steps`` skipped, after removing the checkpoints that contain them."""
         train = self.config.train
-        if train.on_divergence is not OnDivergence.rewind or self.rewinds == train.max_rewinds:
-            return None
-        result = self.folder / "result.json"
-        found = json.loads(result.read_text()) if result.exists() else {}
-        steps: list[int] = found.get("divergence", {}).get("pass_over", [])
-        if not steps:
+        if train.on_divergence is not OnDivergence.rewind or self.rewinds == train.max_rewinds or not steps:
             return None
         self.rewinds += 1
-        result.unlink()
+        (self.folder / "result.json").unlink(missing_ok=True)
         for checkpoint in manifest.checkpoints(self.folder):
             if manifest.step_of(checkpoint) >= min(steps):
-                self._say(f"{checkpoint.name} is removed: a step in it is passed over now")
+                self._say(f"{checkpoint.name} is removed: it contains a step that is skipped now")
                 shutil.rmtree(checkpoint)
-        passed = sorted({*train.pass_over, *steps})
-        return dataclasses.replace(self.config, train=dataclasses.replace(train, pass_over=passed))
+        skipped = sorted({*train.pass_over, *steps})
+        return dataclasses.replace(self.config, train=dataclasses.replace(train, pass_over=skipped))
 
     def _say(self, line: str) -> None:
         logger.info(line)
@@ -87,7 +81,7 @@ class Attempts:
 
 
 def _halved(config: Config) -> Config | None:
-    """With a micro-batch of half the size or less, and the same global batch; None where it is 1, or that is not asked for."""
+    """With a micro-batch of at most half the size and the same global batch; None if it is 1, or without ``auto_micro_batch``."""
     train = config.train
     if not train.auto_micro_batch or train.micro_batch_size == 1:
         return None
@@ -97,8 +91,8 @@ def _halved(config: Config) -> Config | None:
     return dataclasses.replace(config, train=smaller)
 
 
-def _describe(folder: Path, config: Config) -> None:
-    """Write down what the run has become: its config, and its cost."""
+def _update_folder(folder: Path, config: Config) -> None:
+    """Write the changed config and its plan to the run's folder."""
     staging = folder / ".config.yaml"
     save_config(config, staging)
     staging.replace(folder / "config.yaml")
@@ -109,18 +103,19 @@ def _describe(folder: Path, config: Config) -> None:
     files.write_json(folder / "plan.json", plan.make_plan(config, known["records"], machine, text).to_dict())
 
 
-def advice_on_a_kill(config: Config, error: RankFailed) -> str:
-    """What to add to the cause of a rank that was killed by SIGKILL where ``train.auto_micro_batch`` is on."""
-    if not config.train.auto_micro_batch or not error.cause.startswith("killed by SIGKILL"):
+def advice_on_kill(config: Config, failure: Failure) -> str:
+    """What to add to the cause of a rank that was killed by SIGKILL, with ``train.auto_micro_batch``."""
+    killed = failure.reason is FailureReason.killed and failure.signal == signal.SIGKILL
+    if not config.train.auto_micro_batch or not killed or failure.rank is None:
         return ""
     smaller = _halved(config)
-    tries = (
+    overrides = (
         ""
         if smaller is None
         else f" (train.micro_batch_size={smaller.train.micro_batch_size} "
         f"train.gradient_accumulation_steps={smaller.train.gradient_accumulation_steps})"
     )
     return (
-        "; train.auto_micro_batch acts on an allocation that failed, and not on a kill, which anyone may have sent: the kernel's "
-        f"log (dmesg) names what it killed for want of memory; if it was this, halve the micro-batch yourself{tries}"
+        "; train.auto_micro_batch does not react to a killed process, since anyone may have sent the signal: the kernel's log "
+        f"(dmesg) lists the processes that it killed for lack of memory; if it lists this one, halve the micro-batch{overrides}"
     )

@@ -1,4 +1,4 @@
-"""How ranks come to life. Knows a Config and a run's folder, nothing of training, and imports no torch at module level."""
+"""Starts a run with the launcher that its config names, restarts it if needed, and writes its result. No torch at module level."""
 
 import dataclasses
 import json
@@ -8,18 +8,21 @@ import signal
 import sys
 import tempfile
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydraft.checkpoint import manifest
 from hydraft.config.choices import Launcher, Mode
+from hydraft.config.cluster import ClusterConfig
 from hydraft.config.schema import Config
-from hydraft.errors import ConfigError, RankFailed, RunFailed, RunStopped
+from hydraft.errors import ConfigError, Failure, FailureReason, RankFailed, RunFailed, RunStopped
 from hydraft.launch import recovery
 from hydraft.launch.external import coordinator
+from hydraft.launch.external.store import RendezvousStore
 from hydraft.launch.local import elastic
-from hydraft.launch.local.shutdown import Preempted, Stopped, Wish
+from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
 from hydraft.launch.remote import hosts, ssh
 from hydraft.launch.slurm import job_script, monitor
 from hydraft.runs import run_folder
@@ -31,78 +34,104 @@ from hydraft.training import deepspeed_ops
 logger = logging.getLogger(__name__)
 logger.setLevel(logging.INFO)
 
-OF_ITS_END = ("error", "signal", "step")
-"""What result.json says of how a run ended; an earlier end is no matter any more."""
+END_KEYS = ("error", "signal", "step")
+"""Keys of result.json that describe how a run ended; those of an earlier attempt are removed."""
 
 
-def run(config: Config, folder: Path, quiet: bool = False) -> float | None:
-    """Run ``config``, already saved in ``folder``, on its ranks, and write how it ended to ``result.json``.
+def run(config: Config, folder: Path, quiet: bool = False, store: RendezvousStore | None = None) -> float | None:
+    """Run ``config``, already saved in ``folder``, on its ranks, and write the result to ``result.json``.
 
-    ``quiet`` keeps the bar and the table off the screen.
+    Args:
+        config: the run.
+        folder: its folder.
+        quiet: print neither the progress bar nor the table.
+        store: of rank 0, if another launcher started the ranks.
 
     Returns:
         The run's objective (held-out loss, else training loss), or None.
 
     Raises:
-        RunFailed: a rank failed; the message names rank and cause.
-        RunStopped: a signal asked for the end; the message says what is saved.
-        ConfigError: a rank found a value that a person has to change.
+        RunFailed: a rank failed; the message names the rank and the cause.
+        RunStopped: a signal ended the run; the message says what is saved.
+        ConfigError: a rank found a setting that the user has to change.
     """
     started = time.time()
-
-    def end(status: str, **more: Any) -> None:
-        result_file = folder / "result.json"
-        known = json.loads(result_file.read_text()) if result_file.exists() else {}
-        logger.info("%s %s", status, more)
-        gone = OF_ITS_END if status == "diverged" else (*OF_ITS_END, "divergence")
-        known = {name: value for name, value in known.items() if name not in gone}
-        result = {**known, "status": status, "started": started, "ended": time.time(), **more}
+    with _logging_to(folder / "train.log"):
+        logger.info("command: %s", sys.argv)
         try:
-            files.write_json(result_file, result)
-        except OSError as error:  # a full disk must not hide why the run ended
-            print(f"result.json could not be written: {error.strerror}", file=sys.stderr)
-
-    log = logging.FileHandler(folder / "train.log", encoding="utf-8")
-    log.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    logging.getLogger("hydraft").addHandler(log)
-    logger.info("command: %s", sys.argv)
-    try:
-        with Wish(config.train.grace) as wish:
-            _persist(config, folder, quiet, wish)
-    except RankFailed as error:
-        where = {} if error.host is None else {"host": error.host}
-        diverged = error.cause.startswith(recovery.DIVERGED)
-        known = {**where, "rank": error.rank, "cause": error.cause, "log": error.log.name}
-        end("diverged" if diverged else "failed", error=known)
-        if diverged:
-            raise RunFailed(
-                f"the run diverged: {error.cause.removeprefix(recovery.DIVERGED)}\n  what was saved is in {folder}"
-            ) from None
-        if error.cause.startswith("ConfigError: "):
-            raise ConfigError(error.cause.removeprefix("ConfigError: ")) from None
-        why = f"{error.cause}{recovery.advice_on_a_kill(config, error)}"
-        raise RunFailed(f"{error.who} failed: {why}\n  its log: {error.log}") from None
-    except Preempted as error:
-        end("preempted", signal=signal.Signals(error.number).name, step=error.step)
-        raise RunStopped(f"{error}; to go on: python train.py resume={folder}", error.number) from None
-    except Stopped as error:
-        end("interrupted", signal=signal.Signals(error.number).name)
-        raise RunStopped(f"{error}; what was saved is in {folder}", error.number) from None
-    except BaseException as error:
-        end("failed", error={"rank": None, "cause": f"{type(error).__name__}: {error}"})
-        raise
-    finally:
-        logging.getLogger("hydraft").removeHandler(log)
-        log.close()
-    end("completed")
+            with ShutdownHandler(config.train.grace) as shutdown:
+                _run_with_restarts(config, folder, quiet, shutdown, store)
+        except RankFailed as error:
+            failure = error.failure
+            status = "diverged" if failure.reason is FailureReason.diverged else "failed"
+            _write_result(folder, started, status, error=_error(failure))
+            _raise_failed(config, folder, failure)
+        except Preempted as error:
+            name = signal.Signals(error.number).name
+            _write_result(folder, started, "preempted", signal=name, step=error.step)
+            advice = f"to resume: python train.py resume={folder}"
+            raise RunStopped(str(error), error.number, error.step, advice) from None
+        except Stopped as error:
+            _write_result(folder, started, "interrupted", signal=signal.Signals(error.number).name)
+            raise RunStopped(str(error), error.number, advice=f"what was saved is in {folder}") from None
+        except BaseException as error:
+            cause = f"{type(error).__name__}: {error}"
+            _write_result(folder, started, "failed", error={"rank": None, "cause": cause})
+            raise
+        _write_result(folder, started, "completed")
     return run_folder.objective(folder)
 
 
+@contextmanager
+def _logging_to(file: Path) -> Iterator[None]:
+    """While the block runs, write the messages of this package to ``file``."""
+    handler = logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logging.getLogger("hydraft").addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger("hydraft").removeHandler(handler)
+        handler.close()
+
+
+def _write_result(folder: Path, started: float, status: str, **values: Any) -> None:
+    """Write how the run ended to result.json, beside what rank 0 has written there."""
+    logger.info("%s %s", status, values)
+    file = folder / "result.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    removed = END_KEYS if status == "diverged" else (*END_KEYS, "divergence")
+    known = {name: value for name, value in known.items() if name not in removed}
+    try:
+        files.write_json(file, {**known, "status": status, "started": started, "ended": time.time(), **values})
+    except OSError as error:  # a full disk must not hide why the run ended
+        print(f"result.json could not be written: {error.strerror}", file=sys.stderr)
+
+
+def _error(failure: Failure) -> dict[str, Any]:
+    """``error`` in result.json."""
+    host = {} if failure.host is None else {"host": failure.host}
+    log = None if failure.log is None else failure.log.name
+    return {**host, "rank": failure.rank, "cause": failure.cause, "log": log}
+
+
+def _raise_failed(config: Config, folder: Path, failure: Failure) -> NoReturn:
+    """Raise the error that the command ends with."""
+    if failure.reason is FailureReason.config:
+        raise ConfigError(failure.message) from None
+    if failure.reason is FailureReason.diverged:
+        advice = "" if failure.advice is None else f"; try {failure.advice}"
+        details = f"what was saved is in {folder}"
+        raise RunFailed(f"the run diverged: {failure.message}{advice}", failure=failure, details=details) from None
+    cause = f"{failure.cause}{recovery.advice_on_kill(config, failure)}"
+    raise RunFailed(f"{failure.subject} failed: {cause}", failure=failure, details=f"its log: {failure.log}") from None
+
+
 def hold(config: Config, folder: Path) -> AbstractContextManager[None]:
-    """Keep others from running the run in ``folder``; where Slurm will run it, that job does so when it begins.
+    """Lock the run in ``folder`` against other processes; a Slurm job takes the lock itself when it starts.
 
     Raises:
-        ConfigError: another process runs it now.
+        ConfigError: another process is running it.
     """
     if config.cluster.launcher is not Launcher.slurm or job_script.is_allocated():
         return run_folder.held(folder)
@@ -110,57 +139,62 @@ def hold(config: Config, folder: Path) -> AbstractContextManager[None]:
         return nullcontext()
 
 
-def _persist(config: Config, folder: Path, quiet: bool, wish: Wish) -> None:
-    """Start the ranks, and again from the newest checkpoint as often as ``cluster.max_restarts`` says.
+def _run_with_restarts(
+    config: Config, folder: Path, quiet: bool, shutdown: ShutdownHandler, store: RendezvousStore | None
+) -> None:
+    """Start the ranks, and restart them from the newest checkpoint up to ``cluster.max_restarts`` times.
 
-    What the run may mend by itself (``again.py``) is no restart of those.
+    Recoveries (``recovery.py``) do not count as restarts.
 
     Raises:
-        RankFailed: they failed once more, or for what a person has to change.
-        Preempted, Stopped: a signal asked for the end.
+        RankFailed: they failed once more, or for a reason that a restart does not change.
+        Preempted, Stopped: a signal ended the run.
     """
     attempts, restart = recovery.Attempts(config, folder), 0
     while True:
         try:
-            return _start(attempts.config, folder, quiet, wish)
+            return _start(attempts.config, folder, quiet, shutdown, store)
         except RankFailed as error:
-            diverged = error.cause.startswith(recovery.DIVERGED)
-            if wish.number is not None and not diverged:
-                raise Stopped(
-                    wish.number, f"stopped by {signal.Signals(wish.number).name}, and {error.who} failed: {error.cause}"
-                ) from None
-            if wish.number is None and attempts.mend(error):
+            failure = error.failure
+            diverged = failure.reason is FailureReason.diverged
+            if shutdown.number is not None and not diverged:
+                name = signal.Signals(shutdown.number).name
+                why = f"stopped by {name}, and {failure.subject} failed: {failure.cause}"
+                raise Stopped(shutdown.number, why) from None
+            if shutdown.number is None and attempts.recover(failure):
                 continue
             restart += 1
-            if diverged or restart > config.cluster.max_restarts or error.cause.startswith("ConfigError: "):
+            if diverged or restart > config.cluster.max_restarts or failure.reason is FailureReason.config:
                 raise
             checkpoint, _ = manifest.newest(folder)
-            place = "its beginning" if checkpoint is None else checkpoint.name
-            line = f"{error.who} failed: {error.cause}; beginning again from {place} ({restart} of {config.cluster.max_restarts})"
+            source = "the beginning" if checkpoint is None else checkpoint.name
+            count = f"restart {restart} of {config.cluster.max_restarts}"
+            line = f"{failure.subject} failed: {failure.cause}; restarting from {source} ({count})"
             logger.info(line)
             print(line, file=sys.stderr, flush=True)
 
 
-def _start(config: Config, folder: Path, quiet: bool, wish: Wish) -> None:
-    """The ranks, by the launcher that the config names."""
+def _start(config: Config, folder: Path, quiet: bool, shutdown: ShutdownHandler, store: RendezvousStore | None) -> None:
+    """Start the ranks with the launcher that the config names, and wait for them."""
     if config.cluster.launcher is Launcher.joined:
-        coordinator.start(config, folder, wish)
+        assert store is not None, "environment.apply sets the launcher only under another launcher"
+        coordinator.start(config, folder, shutdown, store)
     elif config.cluster.launcher is Launcher.slurm:
-        monitor.start(config, folder, quiet, wish)
+        monitor.start(config, folder, quiet, shutdown)
     elif config.cluster.on_hosts:
-        ssh.start(config, folder, hosts.choose(config.cluster), quiet, wish)
+        ssh.start(config, folder, hosts.choose(config.cluster), quiet, shutdown)
     else:
-        _here(config, folder, quiet, wish)
+        _start_here(config, folder, quiet, shutdown)
 
 
 def machine(config: Config) -> Hardware | None:
-    """What the machine of rank 0 has; None where Slurm has yet to choose it, or a plan is for hosts that have no names.
+    """The hardware of rank 0's machine; None if Slurm has yet to choose it, or for a plan without host names.
 
     Raises:
-        ConfigError: the hosts cannot be told, or the first cannot be reached; or Slurm is not there.
+        ConfigError: the hosts are not known, or the first cannot be reached; or Slurm is not available.
     """
     if config.cluster.launcher is Launcher.slurm:
-        return job_script.machine(config)
+        return job_script.machine(config.cluster, config.mode)
     if not config.cluster.on_hosts:
         return hardware.detect()
     try:
@@ -169,22 +203,22 @@ def machine(config: Config) -> Hardware | None:
         if config.mode is Mode.train:
             raise
         return None
-    return ssh.ask_hardware(chosen[0], config.cluster)
+    return ssh.query_hardware(chosen[0], config.cluster)
 
 
-def refused_here(config: Config) -> list[str]:
-    """What keeps a run of many machines from being started here."""
-    if not config.cluster.on_hosts or config.cluster.launcher is Launcher.slurm:
+def refused_here(cluster: ClusterConfig) -> list[str]:
+    """Why a run on several machines cannot be started here; empty if it can."""
+    if not cluster.on_hosts or cluster.launcher is Launcher.slurm:
         return []
     try:
-        hosts.choose(config.cluster)
+        hosts.choose(cluster)
     except ConfigError as error:
         return [str(error)]
     return []
 
 
 def placed(config: Config) -> Config:
-    """``config`` as its ranks find things: paths below the project's folder follow it to ``cluster.workdir``."""
+    """``config`` with the paths as its ranks see them: those below the project's folder are moved to ``cluster.workdir``."""
     workdir = config.cluster.workdir
 
     def there(path: str) -> str:
@@ -203,7 +237,7 @@ def placed(config: Config) -> Config:
     )
 
 
-def _here(config: Config, folder: Path, quiet: bool, wish: Wish) -> None:
+def _start_here(config: Config, folder: Path, quiet: bool, shutdown: ShutdownHandler) -> None:
     """All ranks on this machine."""
     machine = hardware.detect()
     for line in deepspeed_ops.prepare(deepspeed_ops.needed(config, machine), machine):
@@ -213,6 +247,11 @@ def _here(config: Config, folder: Path, quiet: bool, wish: Wish) -> None:
     # Beside another busy process, threads that spin while they wait slow a run on a CPU a hundredfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with tempfile.TemporaryDirectory(prefix="hydraft-") as notes:
-        terminal = os.devnull if quiet else None
-        watched = config.cluster.hang_timeout
-        elastic.start(folder, Path(notes), config.world_size, machine, wish, terminal, hang_timeout=watched)
+        ranks = elastic.LocalRanks(
+            folder,
+            Path(notes),
+            config.world_size,
+            terminal=os.devnull if quiet else None,
+            hang_timeout=config.cluster.hang_timeout,
+        )
+        elastic.start(ranks, machine, shutdown)

@@ -1,6 +1,6 @@
-"""What a Slurm job runs on its first machine: ``python -m hydraft.launch.slurm_job FOLDER``. No torch here.
+"""What a Slurm job runs on its first machine: ``python -m hydraft.launch.slurm_job FOLDER``. No torch.
 
-It knows this machine, so ``auto`` gets its meaning here; whoever submitted the job tells a person how it went.
+The job knows its hardware, so settings that are ``auto`` are resolved here. The command that submitted the job reports its result.
 """
 
 import json
@@ -9,8 +9,16 @@ from pathlib import Path
 
 from hydraft.config import rules
 from hydraft.config.schema import load_config, saved
-from hydraft.errors import EXIT_INTERRUPTED, EXIT_REFUSED, ConfigError, RunFailed, RunStopped
+from hydraft.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_REFUSED,
+    ConfigError,
+    Failure,
+    RunFailed,
+    RunStopped,
+)
 from hydraft.launch import run as launch
+from hydraft.launch.slurm.job_script import FAILURE
 from hydraft.plan import plan
 from hydraft.runs import run_folder
 from hydraft.system import files, hardware
@@ -23,11 +31,12 @@ def main(arguments: list[str]) -> int:
         with run_folder.held(folder):
             return _run(folder, "--quiet" in arguments)
     except ConfigError as error:
-        print(error, file=sys.stderr)  # another job runs it: result.json will be that one's
+        print(error, file=sys.stderr)  # another job is running it and will write result.json
         return EXIT_REFUSED
 
 
 def _run(folder: Path, quiet: bool) -> int:
+    (folder / FAILURE).unlink(missing_ok=True)
     try:
         machine = hardware.detect()
         config = plan.resolve(load_config(folder / "config.yaml"), machine)
@@ -39,18 +48,21 @@ def _run(folder: Path, quiet: bool) -> int:
         files.write_json(folder / "environment.json", {**known, "hardware": machine.to_dict()})
         launch.run(config, folder, quiet)
     except ConfigError as error:
+        failure = Failure.from_exception(error)
+        files.write_json(folder / FAILURE, failure.to_dict())
         if not (folder / "result.json").exists():
-            files.write_json(folder / "result.json", {"status": "failed", "error": _refused(error)})
+            known = {"rank": None, "cause": failure.cause, "log": "slurm.log"}
+            files.write_json(folder / "result.json", {"status": "failed", "error": known})
         return EXIT_REFUSED
-    except (RunFailed, RunStopped) as error:
+    except RunFailed as error:
+        if error.failure is not None:
+            files.write_json(folder / FAILURE, error.failure.to_dict())
+        return error.code
+    except RunStopped as error:
         return error.code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     return 0
-
-
-def _refused(error: ConfigError) -> dict[str, str | None]:
-    return {"rank": None, "cause": f"ConfigError: {error}", "log": "slurm.log"}
 
 
 if __name__ == "__main__":

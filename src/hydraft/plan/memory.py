@@ -130,11 +130,13 @@ def _frozen(config: Config, layout: Layout, learns: Trained, on_gpu: bool) -> _F
     precision = config.train.precision
     width = WIDTH[precision if precision is not Precision.fp32 else config.model.dtype]
     pairs = [stored_bytes(config, tensor, width) for tensor in layout.tensors]
+    copies = int(learns.full and config.objective.requirements.reference_model)
     if config.zero.stage < 3:
         trained_base = sum(learns.base) * width
-        return _Frozen(sum(map(sum, pairs)) - trained_base, 0, 0)
+        return _Frozen(sum(map(sum, pairs)) * (1 + copies) - trained_base, 0, 0)
     ranks, offloads = config.world_size, config.zero.offload_param is not Offload.none
     device = sum(constant for _, constant in pairs)  # constants are not parameters: every rank has all of them
+    device += copies * sum(map(sum, pairs)) // ranks
     host, large = 0, []
     for size, _ in pairs:
         shard = -(-size // (width * ranks)) * width
@@ -173,7 +175,7 @@ def _dequantised(config: Config, layout: Layout, width: int) -> int:
 def _training(config: Config, subject: ModelSize, kept: States, frozen: _Frozen, width: int) -> Parts:
     """The largest of three phases: the loss, the backward pass of a layer, the optimizer step."""
     layout, learns, batch = subject.layout, subject.learns, config.train.micro_batch_size
-    tokens = batch * config.data.max_length  # no micro-batch is larger
+    tokens = batch * config.objective.requirements.sequences * config.data.max_length  # no micro-batch is larger
     packed = config.data.packing or config.data.batching is Batching.padded  # padding also has logits
     labelled = tokens if packed else min(tokens, batch * subject.labelled)
     held = activations(config, layout, learns, width, tokens, labelled)

@@ -1,4 +1,4 @@
-"""Whether a run may begin, and what it will cost: every check and the plan, from a config that has been typed. No torch."""
+"""Whether a run may start and what it will cost: every check, and the plan, before anything is loaded. No torch."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ from hydraft.config import rules
 from hydraft.config.choices import Mode
 from hydraft.config.schema import Config
 from hydraft.data import mixture
+from hydraft.data.formats import Read
 from hydraft.errors import ConfigError
 from hydraft.models import kernel_support, prepare, shapes
 from hydraft.plan import plan, token_count
@@ -13,42 +14,70 @@ from hydraft.system.hardware import Hardware
 
 
 @dataclass(frozen=True)
+class Resolved:
+    """A config in which ``auto`` is replaced, as far as that needs no records."""
+
+    config: Config
+    machine: Hardware | None
+    """Of rank 0; None if it is not known yet."""
+    planned_for: Hardware
+    """The machine that the plan is made for."""
+
+    @property
+    def target(self) -> Hardware | None:
+        """The machine whose hardware decides what ``auto`` means; None if it is not known yet."""
+        return self.planned_for if self.config.mode is Mode.plan else self.machine
+
+
+@dataclass(frozen=True)
 class Admitted:
-    """A run that may begin."""
+    """A run that may start."""
 
     config: Config
     """With ``auto`` replaced, as far as the machine is known."""
     machine: Hardware | None
-    """Of rank 0; None where it is not known yet."""
+    """Of rank 0; None if it is not known yet."""
     plan: plan.Plan
     notes: list[str]
-    """What a person may want to know, and need not change."""
+    """Information that asks for no change."""
 
 
-def resolve(asked: Config, machine: Hardware | None) -> Config:
-    """``asked`` with ``auto`` replaced, as far as that needs no records; a plan's for the machine that it plans for."""
-    return plan.resolve(asked, plan.planned_for(asked, machine) if asked.mode is Mode.plan else machine)
-
-
-def admit(asked: Config, machine: Hardware | None) -> Admitted:
-    """Check a run and price it; nothing is loaded and nothing written.
+def resolve(config: Config, machine: Hardware | None) -> Resolved:
+    """Replace ``auto``, as far as that needs no records; with ``mode=plan`` for the machine that is planned for.
 
     Raises:
-        ConfigError: what a person has to change.
+        ConfigError: ``cluster.gpu_memory`` is not a size.
     """
-    planned_for = plan.planned_for(asked, machine)
-    config = resolve(asked, machine)
-    rules.check(config, machine)
+    found = Resolved(config, machine, plan.planned_for(config, machine))
+    return Resolved(plan.resolve(config, found.target), machine, found.planned_for)
+
+
+def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
+    """Check a run and make its plan; nothing is loaded and nothing is written.
+
+    Args:
+        read: how the objective makes a record; by default that of supervised fine-tuning.
+
+    Raises:
+        ConfigError: names the setting to change.
+    """
+    config, planned_for = resolved.config, resolved.planned_for
+    rules.check(config, resolved.machine)
     family = (shapes.planned_config(config.model) or {}).get("model_type")
     if (refused := kernel_support.refusal(config, family)) is not None:
         raise ConfigError(refused)
-    if not config.cluster.on_hosts:  # an agent asks this of its own host
+    if not config.cluster.on_hosts:  # on other hosts, each agent checks its own
         prepare.check(config.model)
-    records = mixture.training(config.data, config.seed)
-    mixture.held_out(config.data)
+    records = mixture.training(config.data, config.seed, read)
+    mixture.held_out(config.data, read)
     text = token_count.measure(records, config.data)
-    config = plan.settle(config, planned_for if asked.mode is Mode.plan else machine, text.longest_answer)
-    whole = plan.resolve(config, planned_for)  # also where the machine of the run is not known yet
-    whole = plan.settle(whole, planned_for, text.longest_answer)
-    priced = plan.make_plan(whole, len(records), planned_for, text)
-    return Admitted(config, machine, priced, kernel_support.slower(whole, family))
+    config = plan.settle(config, resolved.target, text.longest_answer)
+    priced = config
+    if resolved.target is None:  # the plan needs values that the run's machine will decide
+        priced = plan.settle(plan.resolve(config, planned_for), planned_for, text.longest_answer)
+    return Admitted(
+        config,
+        resolved.machine,
+        plan.make_plan(priced, len(records), planned_for, text),
+        kernel_support.slower(priced, family),
+    )

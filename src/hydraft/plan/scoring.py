@@ -63,7 +63,7 @@ class GenerationMemory:
 
 def generation_memory(config: Config, layout: Layout, learns: Trained, width: int) -> GenerationMemory:
     """The memory for generating answers in a run whose compute type has ``width`` bytes."""
-    tokens = config.train.micro_batch_size * config.data.max_length
+    tokens = config.train.micro_batch_size * config.objective.requirements.sequences * config.data.max_length
     held = activations(config, layout, learns, width, tokens, 0)
     most = max(held.at_loss, held.at_layer + held.working)
     return GenerationMemory(layout, learns, width, config.data.eval_max_new_tokens, most)
@@ -72,7 +72,7 @@ def generation_memory(config: Config, layout: Layout, learns: Trained, width: in
 def losses(config: Config, layout: Layout, learns: Trained, width: int) -> list[Parts]:
     """The memory of computing a batch's loss: in a layer, and at the head."""
     longest = config.data.max_length
-    tokens = config.train.micro_batch_size * longest
+    tokens = config.train.micro_batch_size * config.objective.requirements.sequences * longest
     layer = tokens * forward_bytes(layout, learns, width, longest)
     states = tokens * layout.hidden * width
     # Logits in fp32 and their log-softmax, and the hidden states of trained tokens, which may be all tokens.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from hydraft.config.choices import TrainOn
 from hydraft.config.schema import DataConfig
-from hydraft.data.formats import Conversation
+from hydraft.data.formats import Conversation, Record
 
 WIDE, NARROW = 0.7, 0.25
 """Tokens per Chinese character and per Latin letter: between the 0.5 of ChatGLM2 and the 1 of a small vocabulary for the
@@ -34,17 +34,24 @@ def estimate(text: str, rates: tuple[float, float] = (WIDE, NARROW)) -> float:
     return rates[0] * wide + rates[1] * (len(text) - wide)
 
 
-def measure(conversations: Iterable[Conversation], data: DataConfig) -> Text:
+def measure(records: Iterable[Record], data: DataConfig) -> Text:
     """Estimate the training records."""
     total = longest = 0.0
-    for conversation in conversations:
-        turns = conversation.turns
-        answers = [turn.content for turn in turns if turn.role == "assistant"]
-        if data.train_on is TrainOn.last:
-            answers = answers[-1:]
-        if conversation.plain is not None:
-            answers = [conversation.plain]
-        whole = estimate(conversation.plain or "") + sum(estimate(turn.text) + TURN for turn in turns)
-        total += min(whole, data.max_length)
-        longest = max(longest, min(sum(estimate(answer, MOST) + TURN for answer in answers), data.max_length))
+    for record in records:
+        sizes = [_sizes(conversation, data) for conversation in record.conversations]
+        total += sum(whole for whole, _ in sizes)
+        longest = max(longest, sum(trained for _, trained in sizes))
     return Text(round(total), round(longest))
+
+
+def _sizes(conversation: Conversation, data: DataConfig) -> tuple[float, float]:
+    """The tokens of a conversation and its trained tokens, at most ``data.max_length`` each."""
+    turns = conversation.turns
+    answers = [turn.content for turn in turns if turn.role == "assistant"]
+    if data.train_on is TrainOn.last:
+        answers = answers[-1:]
+    if conversation.plain is not None:
+        answers = [conversation.plain]
+    whole = estimate(conversation.plain or "") + sum(estimate(turn.text) + TURN for turn in turns)
+    trained = sum(estimate(answer, MOST) + TURN for answer in answers)
+    return min(whole, data.max_length), min(trained, data.max_length)

@@ -1,4 +1,4 @@
-"""Whether all hosts of a run have the same code: versions and the config are compared before a step is made. No torch."""
+"""Consistency check of a run's hosts: versions and config are compared before the first step. No torch."""
 
 import hashlib
 import os
@@ -15,18 +15,18 @@ COMPARED = ("torch", "transformers", "peft", "deepspeed")
 
 
 def canonical(config: Config) -> str:
-    """``config`` as the text that ``save_config`` writes: two that are equal have the same."""
+    """``config`` as the text that ``save_config`` writes; equal configs have equal texts."""
     return saved(config)
 
 
 def host() -> str:
-    """This host as a person calls it."""
+    """The name of this host in messages."""
     return os.environ.get("HYDRAFT_HOST") or socket.gethostname()
 
 
 @cache
 def about() -> dict[str, str]:
-    """Versions of what makes a result, hydraft's with a hash of its files."""
+    """Versions of the packages that affect a result; hydraft's with a hash of its files."""
     own = hashlib.sha256()
     for file in sorted(PACKAGE.rglob("*.py")):
         own.update(f"{file.relative_to(PACKAGE)}\0".encode() + file.read_bytes())
@@ -35,7 +35,7 @@ def about() -> dict[str, str]:
 
 
 def of_run(config: Config) -> dict[str, str]:
-    """``about``, and the hash of the config that this rank has read."""
+    """``about``, and a hash of the config that this rank has read."""
     return {**about(), "config.yaml": hashlib.sha256(canonical(config).encode()).hexdigest()[:12]}
 
 
@@ -43,14 +43,18 @@ def check(hosts: list[tuple[str, dict[str, str]]]) -> None:
     """Compare every host with the first.
 
     Args:
-        hosts: the name of each and what ``about`` or ``of_run`` said there.
+        hosts: the name of each, and what ``about`` or ``of_run`` returned there.
 
     Raises:
-        ConfigError: names what differs, the hosts and their versions.
+        ConfigError: names the difference and the hosts.
     """
     first, expected = hosts[0]
     for name, found in hosts[1:]:
         wrong = [key for key in expected if found.get(key) != expected[key]]
         if wrong:
-            told = "; ".join(f"{key} is {expected[key]} on {first} and {found.get(key)} on {name}" for key in wrong)
-            raise ConfigError(f"{told}: every host needs the same (make setup there, from the same working copy)")
+            differences = "; ".join(
+                f"{key} is {expected[key]} on {first} and {found.get(key)} on {name}" for key in wrong
+            )
+            raise ConfigError(
+                f"{differences}: all hosts need the same (run make setup there, from the same working copy)"
+            )

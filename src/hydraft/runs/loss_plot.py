@@ -1,4 +1,4 @@
-"""Pictures of a run."""
+"""Plots the losses of a run. No torch."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def draw_loss(folder: Path, title: str) -> Path:
-    """Draw ``loss.png``: training loss, held-out loss wherever it was taken, its lowest, and the learning rate, over steps."""
+    """Draw ``loss.png``: training loss, held-out loss and its lowest value, and the learning rate over the steps."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""Going on with a run: its own saved config, and what may be changed in it. No torch."""
+"""Resuming a run: its saved config, and which settings may be changed. No torch."""
 
 import dataclasses
 import math
@@ -21,15 +21,15 @@ CHANGEABLE = (
     "data.eval_max_new_tokens", "train.on_divergence", "train.loss_spike", "train.zero_grad_steps", "train.max_rewinds",
     "train.auto_micro_batch", "kernels",
 )  # fmt: skip
-"""Settings, and groups of them, that leave the path of the training what it was, or only make it longer."""
+"""Settings, and sections, that do not change the course of the training, or only make it longer."""
 
 
 def merged(composed: DictConfig, overrides: list[str]) -> tuple[Config, Config, Path]:
     """The config of the run that ``resume`` names, with the other overrides applied to it.
 
     Args:
-        composed: what Hydra made of the command line.
-        overrides: the command line itself; a group (``zero=stage2``) brings its whole section.
+        composed: the config that Hydra composed from the command line.
+        overrides: the overrides of the command line; that of a group (``zero=stage2``) replaces its whole section.
 
     Returns:
         That config, the saved one, and the run's folder.
@@ -40,7 +40,7 @@ def merged(composed: DictConfig, overrides: list[str]) -> tuple[Config, Config, 
     folder = run_folder.find(str(composed.resume), "resume")
     saved = load_config(folder / "config.yaml")
     base = OmegaConf.structured(saved)
-    if saved.cluster.launcher is Launcher.joined:  # by whom this time is for this command to say
+    if saved.cluster.launcher is Launcher.joined:  # this command may use another launcher
         base.cluster.launcher = Launcher.auto
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0].partition("@")[0]
@@ -56,16 +56,16 @@ def merged(composed: DictConfig, overrides: list[str]) -> tuple[Config, Config, 
 
 
 def changes(saved: Config, config: Config, folder: Path) -> list[str]:
-    """What differs from the saved config, a line each.
+    """The differences from the saved config, one line each.
 
     Raises:
-        ConfigError: something differs that a run cannot go on with.
+        ConfigError: a setting differs that may not be changed on resume.
     """
     changed = differences(saved, config)
     for name, (before, after) in changed.items():
         if not any(name == allowed or name.startswith(f"{allowed}.") for allowed in CHANGEABLE):
             raise ConfigError(
-                f"{name}={after}: {folder} was begun with {name}={before}, and cannot go on otherwise: start a new run"
+                f"{name}={after}: {folder} was started with {name}={before}, which cannot be changed on resume: start a new run"
             )
     if config.global_batch_size != saved.global_batch_size:
         raise ConfigError(_batch(saved, config))
@@ -73,7 +73,7 @@ def changes(saved: Config, config: Config, folder: Path) -> list[str]:
 
 
 def adopted(config: Config, folder: Path) -> Config:
-    """``config`` with what the run in ``folder`` has settled or changed: recomputation, steps it passes over, a smaller micro-batch."""
+    """``config`` with what the run in ``folder`` has decided or changed: recomputation, skipped steps, a smaller micro-batch."""
     if not (folder / "config.yaml").exists():
         return config
     before = load_config(folder / "config.yaml").train
@@ -91,7 +91,7 @@ def adopted(config: Config, folder: Path) -> Config:
 
 
 def same(config: Config, folder: Path) -> bool:
-    """Whether ``folder`` holds a run of this very config; false if it holds none.
+    """Whether ``folder`` holds a run with this config; false if it holds none.
 
     Raises:
         ConfigError: it holds another run.
@@ -102,14 +102,14 @@ def same(config: Config, folder: Path) -> bool:
     if different:
         name, (before, after) = next(iter(different.items()))
         raise ConfigError(
-            f"hydra.run.dir={folder}: a run is in it already, with {name}={before} where {after} is asked for: name another "
-            f"folder, or go on with it: resume={folder}"
+            f"hydra.run.dir={folder}: a run is in it already, with {name}={before}, not {after}: give another folder, "
+            f"or resume it: resume={folder}"
         )
     return True
 
 
 def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
-    """Every setting that differs, by its dotted name; sizes that were not chosen do not count."""
+    """Every setting that differs, by its dotted name; the model sizes that are not used do not count."""
     old, new = _flat(before), _flat(after)
     return {
         name: (old.get(name), new.get(name))
@@ -133,11 +133,11 @@ def _flat(config: Config) -> dict[str, Any]:
 
 
 def _batch(saved: Config, config: Config) -> str:
-    """What to change so that a global batch stays what it was."""
+    """The message for a changed global batch: which setting keeps it."""
     round_size = config.train.micro_batch_size * config.world_size
     steps, rest = divmod(saved.global_batch_size, round_size)
     hint = "use another cluster or train.micro_batch_size" if rest else f"use train.gradient_accumulation_steps={steps}"
     return (
         f"cluster={config.cluster.nodes}x{config.cluster.ranks_per_node}: the global batch would be {config.global_batch_size} "
-        f"records, and the run was begun with {saved.global_batch_size}: {hint}"
+        f"records, and the run was started with {saved.global_batch_size}: {hint}"
     )

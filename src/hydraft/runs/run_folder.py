@@ -1,4 +1,4 @@
-"""A run's folder: what stands in it, and writing it so that no reader ever sees half a file. No torch.
+"""The folder of a run: creating, describing, locking and finding it. No torch.
 
 ``config.yaml`` · ``plan.json`` · ``environment.json`` · ``metrics.jsonl`` · ``train.log`` · ``rank-N.log`` ·
 ``checkpoints/`` · ``adapter/`` (or ``model/``) · ``loss.png`` · ``result.json``.
@@ -37,21 +37,21 @@ PACKAGES = (
 
 
 def create(folder: Path, config: Config, plan: "Plan", hardware: Hardware | None) -> None:
-    """Claim ``folder`` for a run and write down what it is; ``hardware`` is None where it is not known yet.
+    """Claim ``folder`` for a run and write its config, plan and environment; ``hardware`` is None if it is not known yet.
 
     Raises:
         ConfigError: the folder already holds a run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        (folder / "config.yaml").touch(exist_ok=False)  # the claim: one of two runs gets it
+        (folder / "config.yaml").touch(exist_ok=False)  # of two runs, only one succeeds
     except FileExistsError:
-        raise ConfigError(f"hydra.run.dir={folder}: a run is in it already; name another folder") from None
+        raise ConfigError(f"hydra.run.dir={folder}: a run is in it already; give another folder") from None
     describe(folder, config, plan, hardware)
 
 
 def describe(folder: Path, config: Config, plan: "Plan", hardware: Hardware | None) -> None:
-    """Write down what the run in ``folder`` is, or has become."""
+    """Write config.yaml, plan.json and environment.json of the run in ``folder``."""
     staging = folder / ".config.yaml"
     save_config(config, staging)
     staging.replace(folder / "config.yaml")
@@ -61,12 +61,12 @@ def describe(folder: Path, config: Config, plan: "Plan", hardware: Hardware | No
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keep every other process, on whatever host, from running the run in ``folder`` meanwhile.
+    """Lock the run in ``folder`` against all other processes, on any host, until the block ends.
 
-    The kernel lets go of ``.lock`` when its holder ends, however it ends. A file system without such locks goes without.
+    The kernel releases ``.lock`` when its holder ends. On a file system without such locks, there is none.
 
     Raises:
-        ConfigError: one is at it already.
+        ConfigError: another process holds the lock.
     """
     from filelock import FileLock, Timeout
 
@@ -75,7 +75,7 @@ def held(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        raise ConfigError(f"{folder}: {_who(holder)} is running it: wait for its end, or stop it first") from None
+        raise ConfigError(f"{folder}: {_who(holder)} is running it: wait until it ends, or stop it first") from None
     except OSError as error:
         if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
             raise
@@ -96,7 +96,7 @@ def _who(holder: Path) -> str:
 
 
 def status(folder: Path) -> str | None:
-    """How the run in ``folder`` ended; None if it has not."""
+    """The status of the run in ``folder`` at its end; None if it has not ended."""
     try:
         found = json.loads((folder / "result.json").read_text(encoding="utf-8")).get("status")
     except (OSError, ValueError):
@@ -105,7 +105,7 @@ def status(folder: Path) -> str | None:
 
 
 def objective(folder: Path) -> float | None:
-    """What the run in ``folder`` came to: its held-out loss, or else its training loss."""
+    """The objective of the run in ``folder``: its held-out loss, or else its training loss."""
     found = json.loads((folder / "result.json").read_text(encoding="utf-8")).get("objective")
     return None if found is None else float(found)
 
@@ -121,7 +121,7 @@ def _environment(hardware: Hardware | None) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The checked-out commit, read from .git itself: starting git costs more than all else here."""
+    """The checked-out commit, read from the files of .git, which is faster than starting git."""
     git = ROOT / ".git"
     try:
         head = (git / "HEAD").read_text().strip()

@@ -1,7 +1,7 @@
-"""Folder names that say what differs: ``zero=stage2,r=8,lr=1e-4``. No torch.
+"""Names of the folders of a sweep's jobs, such as ``zero=stage2,r=8,lr=1e-4``. No torch.
 
-A name is made of the overrides in which the jobs of a sweep differ, each key as short as it stays clear, and may stand on
-any file system: no separators, no reserved characters, no more than ``LONGEST`` bytes, and two never differ in case alone.
+A name has the overrides in which the jobs differ, each key as short as it stays unique. It is valid on every file system: no
+separators, no reserved characters, at most ``LONGEST`` bytes, and no two names that differ only in case.
 """
 
 import hashlib
@@ -10,10 +10,10 @@ import unicodedata
 from collections.abc import Sequence
 
 LONGEST = 120
-"""Bytes of a name; file systems take 143 (eCryptfs) to 255."""
+"""Bytes of a name; file systems allow 143 (eCryptfs) to 255."""
 
 UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*$]+')
-"""What some file system does not take; and $, for OmegaConf."""
+"""Characters that some file system does not allow, and $, which OmegaConf interpolates."""
 
 
 def differing(jobs: Sequence[Sequence[str]]) -> list[str]:
@@ -29,7 +29,7 @@ def differing(jobs: Sequence[Sequence[str]]) -> list[str]:
 
 
 def short(keys: Sequence[str]) -> dict[str, str]:
-    """The shortest clear name of each key: ``learning_rate`` is lr, ``lora.r`` is r; longer where two would be the same."""
+    """The shortest unique name of each key: ``learning_rate`` is lr, ``lora.r`` is r; longer if two would be equal."""
     chosen: dict[str, str] = {}
     for length in range(4):
         names = {key: _candidates(key)[length] for key in keys if key not in chosen}
@@ -39,7 +39,7 @@ def short(keys: Sequence[str]) -> dict[str, str]:
 
 
 def names(jobs: Sequence[Sequence[str]], keys: Sequence[str] | None = None) -> list[str]:
-    """A folder name for each job, from its overrides; ``keys`` in place of those that differ."""
+    """A folder name for each job, from its overrides with ``keys``, by default those that differ."""
     keys = differing(jobs) if keys is None else keys
     shown = short(keys)
     found = [_name({key: value for key, value in map(_split, job) if key in shown}, shown) for job in jobs]
@@ -60,7 +60,7 @@ def _split(override: str) -> tuple[str, str | None]:
 
 
 def _candidates(key: str) -> tuple[str, str, str, str]:
-    """From short to whole: initials, last part, last two parts, all."""
+    """From short to long: initials, last part, last two parts, all."""
     parts = key.replace("/", ".").replace("@", ".").split(".")
     words = parts[-1].split("_")
     initials = "".join(word[0] for word in words if word) if len(words) > 1 else parts[-1]
@@ -74,7 +74,7 @@ def _name(values: dict[str, str | None], shown: dict[str, str]) -> str:
 
 
 def _safe(value: str) -> str:
-    """A value as a part of a file's name: a path by its last part, spaces and what is reserved as one dash."""
+    """A value for use in a file name: a path by its last part, reserved characters as one dash."""
     value = unicodedata.normalize("NFC", value)
     if re.fullmatch(r"[~.]?/[^\s]*[^\s/]/?|\S+/\S+", value):
         value = value.rstrip("/").rpartition("/")[2]
@@ -82,7 +82,7 @@ def _safe(value: str) -> str:
 
 
 def _marked(name: str, overrides: Sequence[str]) -> str:
-    """``name``, cut where it is too long, with a hash of what it stands for."""
+    """``name``, cut if it is too long, with a hash of ``overrides``."""
     hashed = mark(overrides)[:8]
     room = LONGEST - len(hashed) - 1
     return f"{name.encode()[:room].decode(errors='ignore').rstrip(' .')}~{hashed}"

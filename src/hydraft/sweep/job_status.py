@@ -1,4 +1,4 @@
-"""A run that tells its sweep's ledger how it goes, whichever launcher started it. No torch here."""
+"""Records the state of a run in the ledger of its sweep, with any launcher. No torch."""
 
 import json
 from collections.abc import Callable
@@ -19,25 +19,25 @@ from hydraft.sweep.results.ledger import ABOUT, Job, Ledger, State
 
 
 class JobDied(Exception):
-    """A job's process ended without a word."""
+    """A job's process ended without a result."""
 
 
-class Elsewhere(Exception):
-    """Another sweep's process is at this very job."""
+class RunningElsewhere(Exception):
+    """Another process runs this job."""
 
 
-TOLD = (ConfigError, RunFailed, RunStopped, JobDied)
-"""Errors whose message says it all."""
+EXPECTED = (ConfigError, RunFailed, RunStopped, JobDied)
+"""Errors whose message is enough, without their type."""
 
 
 class Recorded:
-    """``task``, which in a sweep takes the job for itself, and leaves in the ledger that it runs and how it ended."""
+    """Wraps ``task``: in a sweep it claims the job and records in the ledger that it runs and how it ended."""
 
     def __init__(self, task: Callable[[DictConfig], float | None]) -> None:
         self.task = task
 
     def __call__(self, composed: DictConfig) -> float | None:
-        """Run it, or return the objective of one that is done."""
+        """Run the job, or return the objective of one that is done."""
         _refuse_outside(composed)
         found = _job()
         if found is None or composed.mode is not Mode.train:
@@ -45,25 +45,25 @@ class Recorded:
         ledger, key = found
         with ledger.claim(key) as mine:
             if not mine:
-                raise Elsewhere(key)
+                raise RunningElsewhere(key)
             job = ledger.jobs()[key]
-            if job.state is State.done:  # since it was chosen
+            if job.state is State.done:  # in the meantime
                 return job.objective if not isinstance(job.objective, list) else job.objective[0]
-            ledger.tell(key, State.running)
+            ledger.record(key, State.running)
             try:
                 loss = self.task(composed)
             except BaseException as error:
                 state = State.interrupted if isinstance(error, KeyboardInterrupt) else State.failed
                 with suppress(OSError):  # a full disk must not hide why
-                    ledger.tell(key, state, error=line(error))
+                    ledger.record(key, state, error=one_line(error))
                 raise
             compared = compared_by(list(composed.sweep.objective), output_folder(), loss)
-            ledger.tell(key, State.done, objective=compared)
+            ledger.record(key, State.done, objective=compared)
             return compared[0] if isinstance(compared, list) else compared
 
 
 def compared_by(names: list[str], folder: Path, loss: float | None) -> float | list[float] | None:
-    """What a sweep compares a finished run by: a number, or one for each of several objectives; None where it has none."""
+    """The objective of a finished run, or a list for several objectives; None without one."""
     if names == [objective.LOSS]:
         return loss
     found = objective.values(names, json.loads((folder / "result.json").read_text(encoding="utf-8")))
@@ -71,17 +71,17 @@ def compared_by(names: list[str], folder: Path, loss: float | None) -> float | l
 
 
 def _refuse_outside(composed: DictConfig) -> None:
-    """Settings of a sweep have no meaning in a single run."""
+    """Refuse settings of a sweep in a single run."""
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         return
-    asked, default = OmegaConf.to_object(composed.sweep), SweepConfig()
+    requested, default = OmegaConf.to_object(composed.sweep), SweepConfig()
     for name in (field.name for field in fields(SweepConfig)):
-        if getattr(asked, name) != getattr(default, name):
-            raise ConfigError(f"sweep.{name}={getattr(asked, name)}: is about a sweep: add -m, or leave it away")
+        if getattr(requested, name) != getattr(default, name):
+            raise ConfigError(f"sweep.{name}={getattr(requested, name)}: is for a sweep: add -m, or leave it out")
 
 
 def _job() -> tuple[Ledger, str] | None:
-    """The ledger that this job is in, and its key there; None outside of a sweep that has one."""
+    """The ledger of this job and its key there; None outside a sweep with a ledger."""
     hydra = HydraConfig.get()
     if hydra.mode is not RunMode.MULTIRUN or not (Path(str(hydra.sweep.dir)) / ABOUT).exists():
         return None
@@ -90,14 +90,14 @@ def _job() -> tuple[Ledger, str] | None:
     return (ledger, named[0].key) if named else None
 
 
-def line(error: BaseException) -> str:
-    """An error as one line, without the advice that a terminal gets."""
-    text = str(error).split("\n  its log:")[0].split("; to go on:")[0]
-    return " ".join((text if isinstance(error, TOLD) else f"{type(error).__name__}: {text}").split())
+def one_line(error: BaseException) -> str:
+    """An error as one line, without the log's path and without how to resume, which are for the terminal."""
+    text = error.summary if isinstance(error, (RunFailed, RunStopped)) else str(error)
+    return " ".join((text if isinstance(error, EXPECTED) else f"{type(error).__name__}: {text}").split())
 
 
 def describe(job: Job, folder: Path) -> str:
-    """A job that did not end well, in a line, with where to look."""
+    """One line about a job that failed, and its log."""
     ranks = sorted((folder / job.name).glob("rank-*.log"))
     log = next((file for file in (*ranks, folder / job.name / "job.log") if file.exists()), None)
-    return f"{job.name}: {job.state.value}: {job.error or 'no cause is known'}" + (f"\n  its log: {log}" if log else "")
+    return f"{job.name}: {job.state.value}: {job.error or 'unknown cause'}" + (f"\n  its log: {log}" if log else "")

@@ -1,7 +1,7 @@
-"""Jobs side by side on this machine, each in fresh processes forked from a server that has imported the stack once. No torch here.
+"""Runs jobs at the same time on this machine, each in a process forked from a server that has imported the libraries. No torch.
 
-A job's ranks are forks of the job, so a sweep pays for its imports once. Nothing of a job outlives it: no module state, no CUDA
-context, no process. Where forks of the server could not be used (``launch.server``), jobs are spawned.
+A job's ranks are forks of the job, so the libraries are imported once per sweep. Nothing of a job outlives it: no module state, no
+CUDA context, no process. If the fork server cannot be used (``launch/local/fork_server.py``), jobs are spawned.
 """
 
 import logging
@@ -24,7 +24,7 @@ from hydra.core.utils import JobReturn
 from hydraft.errors import RunStopped
 from hydraft.launch.local import fork_server
 from hydraft.launch.local.elastic import own_code_first
-from hydraft.launch.local.rank import ended_by
+from hydraft.launch.local.rank import exit_failure
 from hydraft.sweep import pool_job
 from hydraft.sweep.job_status import JobDied
 from hydraft.sweep.slots import Slot
@@ -33,23 +33,23 @@ from hydraft.system.hardware import Hardware
 log = logging.getLogger(__name__)
 
 OWN = "hydraft.sweep.preload"
-"""Imported by the server before what the launcher's ``preload`` names."""
+"""Imported by the server before the modules of the launcher's ``preload``."""
 
 ENDING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
-"""Signals that end a sweep, beside Ctrl-C; its jobs get the same one, and ``train.grace`` to save what they have."""
+"""Signals besides Ctrl-C that end a sweep; its jobs get the same one, and have ``train.grace`` to save a checkpoint."""
 
 
 def method(preload: Sequence[str], machine: Hardware) -> str:
-    """multiprocessing's name of how jobs start, known when the server that ``warm`` started has imported all."""
+    """The start method of multiprocessing for jobs; waits until the server that ``warm`` started has imported its modules."""
     why = fork_server.unusable([OWN, *preload], machine)
     if why is None:
         return "forkserver"
-    log.warning(f"Jobs are spawned, each with imports of its own, since a fork cannot be used: {why}")
+    log.warning(f"Jobs are spawned and import the libraries themselves, since the fork server cannot be used: {why}")
     return "spawn"
 
 
 def warm(preload: Sequence[str], machine: Hardware) -> None:
-    """Start the server that jobs are forked from; it imports while its caller does other things."""
+    """Start the fork server of the jobs; it imports in the background."""
     own_code_first()
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "PASSIVE"
@@ -64,7 +64,7 @@ def warm(preload: Sequence[str], machine: Hardware) -> None:
     try:
         for number in (1, 2):  # nor is the screen, where libraries greet as they are imported
             os.dup2(nowhere, number)
-        fork_server.begin([OWN, *preload], machine)
+        fork_server.start([OWN, *preload], machine)
     finally:
         for number, terminal in zip((1, 2), kept, strict=True):
             os.dup2(terminal, number)
@@ -75,45 +75,44 @@ def warm(preload: Sequence[str], machine: Hardware) -> None:
 
 
 class Running:
-    """A job that has been started."""
+    """A running job."""
 
     def __init__(self, slot: Slot, sweep: bytes, payload: bytes, method: str) -> None:
         self.slot = slot
         self.stopped = False
-        self.answer: bytes | None = None
-        place = pool_job.Place(str(os.getcwd()), dict(os.environ), slot.cores, slot.gpus)  # noqa: PTH109
+        self.response: bytes | None = None
+        environment = pool_job.JobEnvironment(str(os.getcwd()), dict(os.environ), slot.cores, slot.gpus)  # noqa: PTH109
         self.channel, theirs = connection.Pipe(duplex=False)
         context: Any = multiprocessing.get_context(method)
         self.process: ForkServerProcess | SpawnProcess = context.Process(
-            target=pool_job.enter, args=(theirs, place, sweep, payload)
+            target=pool_job.enter, args=(theirs, environment, sweep, payload)
         )
         sys.stdout.flush()
         self.process.start()
         theirs.close()
 
     def ready(self) -> bool:
-        """Whether it is over; what it has sent so far is taken."""
+        """Whether it has ended; receives what it has sent so far."""
         over = not self.process.is_alive()
         with suppress(EOFError, OSError):
-            if self.answer is None and self.channel.poll():
-                self.answer = self.channel.recv_bytes()
+            if self.response is None and self.channel.poll():
+                self.response = self.channel.recv_bytes()
         return over
 
-    def waited_for(self) -> list[int | Connection]:
-        """What becomes readable when there is news."""
-        return [self.process.sentinel, *([self.channel] if self.answer is None else [])]
+    def waitables(self) -> list[int | Connection]:
+        """Handles that become readable when it has sent something or ended."""
+        return [self.process.sentinel, *([self.channel] if self.response is None else [])]
 
     def result(self) -> JobReturn:
-        """What came of it."""
+        """Its result."""
         self.process.join()
         self.channel.close()
-        if self.answer is not None:
-            returned: JobReturn = cloudpickle.loads(self.answer)
+        if self.response is not None:
+            returned: JobReturn = cloudpickle.loads(self.response)
             return returned
-        code = self.process.exitcode
-        return pool_job.failed(
-            JobDied(f"its process was {ended_by(code)}" if code and code < 0 else f"its process ended with code {code}")
-        )
+        code = self.process.exitcode or 0
+        ended = "was " if code < 0 else ""
+        return pool_job.failed(JobDied(f"its process {ended}{exit_failure(code).message}"))
 
     def signal(self, number: int) -> None:
         """Send its process a signal."""
@@ -123,52 +122,52 @@ class Running:
 
 
 class Source(Protocol):
-    """Where jobs come from."""
+    """A source of jobs."""
 
     def next(self) -> tuple[int, list[str], Any] | None:
-        """A job's number, its overrides, and its config where that is composed already; None when there are no more."""
+        """A job's number, its overrides, and its config if that has been composed; None if there are no more."""
 
-    def look(self, number: int) -> bool:
-        """Asked now and then while a job runs: whether it is to stop."""
+    def should_stop(self, number: int) -> bool:
+        """Called regularly while a job runs: whether it should stop."""
 
     def ended(self, number: int, returned: JobReturn, stopped: bool) -> None:
-        """What came of a job; one that died is one that failed. ``stopped``: it was told to."""
+        """Receives the result of a job; ``stopped``: whether ``should_stop`` ended it."""
 
 
 class Batch:
-    """Jobs that are all known beforehand."""
+    """A fixed list of jobs."""
 
     def __init__(self, jobs: Sequence[tuple[int, list[str], Any]]) -> None:
         self.waiting = deque(jobs)
         self.results: dict[int, JobReturn] = {}
 
     def next(self) -> tuple[int, list[str], Any] | None:
-        """In their order."""
+        """The next one in the list."""
         return self.waiting.popleft() if self.waiting else None
 
-    def look(self, number: int) -> bool:
-        """Nothing stops them."""
+    def should_stop(self, number: int) -> bool:
+        """Never."""
         return False
 
     def ended(self, number: int, returned: JobReturn, stopped: bool) -> None:
-        """Keep it."""
+        """Keep the result."""
         self.results[number] = returned
 
 
 def run(
-    sweep: pool_job.Sweep, source: Source, slots: Sequence[Slot], method: str, look_seconds: float | None = None
+    sweep: pool_job.Sweep, source: Source, slots: Sequence[Slot], method: str, poll_seconds: float | None = None
 ) -> None:
-    """Run every job of ``source``, as many at once as there are slots, until there are no more.
+    """Run every job of ``source``, as many at the same time as there are slots.
 
     Args:
-        sweep: what they share.
-        source: of the jobs; it is told of each one's end.
+        sweep: what the jobs share.
+        source: gives the jobs and receives their results.
         slots: the parts of the machine.
-        method: how jobs start, as ``method`` found.
-        look_seconds: how often the source is asked about those that run; None for never.
+        method: the start method, from ``method``.
+        poll_seconds: how often ``source.should_stop`` is called for running jobs; None for never.
 
     Raises:
-        KeyboardInterrupt: a signal (``RunStopped``, if not Ctrl-C); the jobs have been ended by the same one.
+        KeyboardInterrupt: a signal (``RunStopped``, if not Ctrl-C); it was passed on to the jobs, which have ended.
     """
     shared = cloudpickle.dumps(sweep)
     free, running, more = list(reversed(slots)), dict[int, Running](), True
@@ -182,16 +181,16 @@ def run(
                         break
                     running[task[0]] = Running(free.pop(), shared, cloudpickle.dumps(task), method)
                 if running:
-                    connection.wait([end for one in running.values() for end in one.waited_for()], look_seconds)
+                    connection.wait([end for one in running.values() for end in one.waitables()], poll_seconds)
                 for number, one in list(running.items()):
                     if one.ready():
                         free.append(running.pop(number).slot)
                         source.ended(number, one.result(), one.stopped)
-                    elif look_seconds is not None and not one.stopped and source.look(number):
+                    elif poll_seconds is not None and not one.stopped and source.should_stop(number):
                         one.stopped = True
                         one.signal(signal.SIGTERM)
         except KeyboardInterrupt as error:
-            _end(list(running.values()), error.code - 128 if isinstance(error, RunStopped) else signal.SIGINT)
+            _end(list(running.values()), error.signal if isinstance(error, RunStopped) else signal.SIGINT)
             raise
         except BaseException:
             _end(list(running.values()), signal.SIGKILL)
@@ -200,7 +199,7 @@ def run(
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """What else ends a sweep does as Ctrl-C does, which Python makes a KeyboardInterrupt."""
+    """Raise RunStopped, a KeyboardInterrupt, for the signals that end a sweep."""
 
     def stop(number: int, _: object) -> None:
         raise RunStopped(f"stopped by {signal.Signals(number).name}", number)
@@ -220,12 +219,12 @@ def _signals() -> Iterator[None]:
 
 
 def _end(jobs: list[Running], number: int) -> None:
-    """Hand the signal on, and wait for the jobs to end; a second signal kills them."""
+    """Pass the signal on and wait until the jobs have ended; a second signal kills them."""
     try:
         for one in jobs:
             one.signal(number)
         while alive := [one for one in jobs if not one.ready()]:
-            connection.wait([channel for one in alive for channel in one.waited_for()])
+            connection.wait([channel for one in alive for channel in one.waitables()])
     except KeyboardInterrupt:
         pass
     for one in jobs:

@@ -1,4 +1,4 @@
-"""A job of the pool, in a process of its own that was forked for it: where it begins, and what it hands back. No torch here."""
+"""The process of one job of the pool: its environment, its start and its result. No torch."""
 
 import os
 import signal
@@ -22,54 +22,54 @@ from omegaconf.basecontainer import BaseContainer
 from hydraft.system.parent_death import die_with_parent
 
 LOG = "job.log"
-"""What a job prints, in its folder."""
+"""File in the job's folder for what it prints."""
 
 EXIT_INTERRUPTED = 130
 
 
 @dataclass
 class Sweep:
-    """What all jobs of a launch share."""
+    """What all jobs of one launch share."""
 
     context: HydraContext
     config: DictConfig
-    """The sweep's own config, jobs' overrides apart."""
+    """The sweep's config, without the overrides of a job."""
     task: TaskFunction
     state: Any
     """Hydra's singletons and OmegaConf's resolvers."""
 
 
 @dataclass
-class Place:
-    """Where a job runs: its share of the machine."""
+class JobEnvironment:
+    """Working directory, environment variables and part of the machine of a job."""
 
     folder: str
     """The working directory."""
-    environment: dict[str, str]
+    variables: dict[str, str]
     cores: int
     gpus: tuple[str, ...] | None
-    """As in CUDA_VISIBLE_DEVICES; None leaves that alone."""
+    """Names for CUDA_VISIBLE_DEVICES; None leaves it unchanged."""
 
 
-def enter(channel: Connection, place: Place, sweep: bytes, job: bytes) -> None:
-    """Run one job and send what came of it through ``channel``, as pickled bytes.
+def enter(channel: Connection, environment: JobEnvironment, sweep: bytes, job: bytes) -> None:
+    """Run one job and send its result through ``channel``, as pickled bytes.
 
     Args:
-        place: its share.
+        environment: of the job.
         sweep: a pickled ``Sweep``.
-        job: pickled: its number, its overrides, its config if that is composed already.
+        job: pickled: its number, its overrides, and its config if that has been composed.
     """
     die_with_parent()
-    os.setpgid(0, 0)  # a Ctrl-C in the terminal is the launcher's to hand on
+    os.setpgid(0, 0)  # the launcher passes on a Ctrl-C in the terminal
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)  # the server that this was forked from hears none
-    os.chdir(place.folder)
+        signal.signal(number, signal.SIG_DFL)  # the fork server ignores them
+    os.chdir(environment.folder)
     os.environ.clear()
-    os.environ.update(place.environment)
-    if place.gpus is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(place.gpus)
-    os.environ["HYDRAFT_CORES"] = str(place.cores)  # its ranks count their threads by it
+    os.environ.update(environment.variables)
+    if environment.gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(environment.gpus)
+    os.environ["HYDRAFT_CORES"] = str(environment.cores)  # its ranks count their threads by it
     try:
         done = _run(cloudpickle.loads(sweep), *cloudpickle.loads(job))
     except KeyboardInterrupt:
@@ -79,14 +79,14 @@ def enter(channel: Connection, place: Place, sweep: bytes, job: bytes) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     try:
-        answer = cloudpickle.dumps(done)
+        response = cloudpickle.dumps(done)
     except Exception as error:
-        answer = cloudpickle.dumps(failed(RuntimeError(f"what the job returned cannot be sent back: {error}")))
-    channel.send_bytes(answer)
+        response = cloudpickle.dumps(failed(RuntimeError(f"what the job returned cannot be sent back: {error}")))
+    channel.send_bytes(response)
 
 
 def failed(error: BaseException, overrides: Sequence[str] | None = None) -> JobReturn:
-    """What Hydra gets of a job that has nothing else to hand back."""
+    """The result of a job that failed, for Hydra."""
     returned = JobReturn()
     returned.overrides = overrides
     returned.status = JobStatus.FAILED
@@ -115,12 +115,12 @@ def _run(sweep: Sweep, number: int, overrides: list[str], config: DictConfig | N
         job_subdir_key="hydra.sweep.subdir",
     )
     if returned.status is JobStatus.FAILED:
-        traceback.print_exception(returned._return_value)  # into the log; whoever asked is told the last line
+        traceback.print_exception(returned._return_value)  # into the log; the launcher reports the last line
     return returned
 
 
 def _redirect(log: Path) -> None:
-    """What this process and all below it print goes to ``log``."""
+    """Redirect the output of this process and its children to ``log``."""
     nowhere = os.open(os.devnull, os.O_RDONLY)
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for source, target in ((nowhere, 0), (handle, 1), (handle, 2)):

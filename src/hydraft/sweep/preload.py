@@ -1,6 +1,6 @@
-"""Imported once by the server that a sweep's jobs are forked from: what a job needs before its ranks, and no torch.
+"""Imported once by the fork server of a sweep's jobs: the modules that a job needs before its ranks start. No torch.
 
-What else it imports (by default the stack, ``hydraft.launch.local.preload``) is the launcher's ``preload``.
+Further modules are named by the launcher's setting ``preload``, by default ``hydraft.launch.local.preload``.
 """
 
 import gc
@@ -15,5 +15,5 @@ import hydraft.sweep.pool_job  # noqa: F401
 from hydraft.system.parent_death import die_with_parent
 
 die_with_parent()
-Plugins.instance()  # looked for once, not in every job
+Plugins.instance()  # found once, not in every job
 gc.freeze()  # see launch/local/preload.py

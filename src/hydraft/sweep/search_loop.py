@@ -1,4 +1,4 @@
-"""A search at work: it asks for jobs, has a launcher run them, hears how they get on, and says which is to stop. No torch."""
+"""Runs a search: takes jobs from it, runs them with a launcher, reports their results, and stops those that are pruned. No torch."""
 
 import json
 import sys
@@ -16,28 +16,29 @@ from optuna.trial import Trial
 
 from hydraft.config import cli
 from hydraft.errors import EXIT_REFUSED, ConfigError, RunFailed
+from hydraft.sweep.candidate import Candidate, failure, refusal
 from hydraft.sweep.results import objective
 from hydraft.sweep.results.ledger import OVER, State
 from hydraft.sweep.results.live_table import Live
 from hydraft.sweep.search_space import Space, Value, make_space
-from hydraft.sweep.session import Candidate, Session, failure, in_folder
+from hydraft.sweep.session import Session
 from hydraft.sweep.slots import Demand
 from hydraft.sweep.study import Method, Search
 from hydraft.system import files
 
-LOOK_SECONDS = 0.2
-"""Between two looks at what running jobs were evaluated at."""
+POLL_SECONDS = 0.2
+"""Between two checks for new evaluations of running jobs."""
 
 
 def run(session: Session, launcher: Launcher, settings: dict[str, Any], arguments: list[str]) -> list[Any]:
-    """Search the space that ``settings`` and ``arguments`` span with jobs of ``launcher``.
+    """Search the space of ``settings`` and ``arguments`` with jobs of ``launcher``.
 
     Returns:
         The best trials.
 
     Raises:
-        ConfigError: there is no such search.
-        RunFailed: some of its jobs cannot run, and ``sweep.skip_invalid`` is not set; none was begun.
+        ConfigError: the settings of the search are wrong.
+        RunFailed: some jobs cannot run, and ``sweep.skip_invalid`` is not set; none was started.
     """
     config, loader = session.config, session.context.config_loader
     typed = [f"{key}={value}" for key, value in (settings.pop("params") or {}).items()]
@@ -46,7 +47,7 @@ def run(session: Session, launcher: Launcher, settings: dict[str, Any], argument
     composed = loader.load_sweep_config(config, plain)
     if settings["pruner"] != "none" and OmegaConf.select(composed, "train.eval_every") is None:
         raise ConfigError(
-            f"hydra.sweeper.pruner={settings['pruner']}: no job is evaluated in mid-training: add train.eval_every=epoch, or steps"
+            f"hydra.sweeper.pruner={settings['pruner']}: jobs are not evaluated during training: add train.eval_every=epoch, or a number of steps"
         )
     space = make_space(overrides, composed)
     demand = _check(session, space)
@@ -54,25 +55,25 @@ def run(session: Session, launcher: Launcher, settings: dict[str, Any], argument
     search = Search(session.folder, space, list(config.sweep.objective), method)
     jobs = Jobs(session, search)
     streams = hasattr(launcher, "stream")
-    session.add([])  # the folder is this sweep's
+    session.add([])  # claims the folder
     try:
         with Live(session.folder, lines=not streams):
             if streams:
-                launcher.stream(jobs, demand, LOOK_SECONDS)
+                launcher.stream(jobs, demand, POLL_SECONDS)
             else:
                 jobs.one_by_one(launcher)
     except BaseException:
-        print(f"go on with it by the same command and sweep.resume={session.name}", file=sys.stderr)
+        print(f"to resume it, add sweep.resume={session.name} to the same command", file=sys.stderr)
         raise
     session.here = session.ledger.jobs()
     return search.best()
 
 
 def _check(session: Session, space: Space) -> Demand:
-    """Every end of every axis is tried on the checks and the plan, the other axes at their first value.
+    """Check and plan a job at both ends of every axis, with the first value of the other axes.
 
     Returns:
-        What the greediest of these jobs takes.
+        The largest demand of these jobs.
 
     Raises:
         RunFailed: one of them cannot run.
@@ -83,7 +84,7 @@ def _check(session: Session, space: Space) -> Demand:
     candidates = [session.candidate(space.overrides(values)) for values in trials]
     refused = [one for one in candidates if one.refused]
     if refused and (len(refused) == len(candidates) or not session.config.sweep.skip_invalid):
-        raise RunFailed(session.refusal(candidates), EXIT_REFUSED)
+        raise RunFailed(refusal(candidates), EXIT_REFUSED)
     demands = [one.demand for one in candidates if not one.refused]
     return Demand(
         max(demand.ranks for demand in demands),
@@ -100,20 +101,20 @@ def _ends(axis: Any) -> list[Value]:
 
 @dataclass
 class Jobs:
-    """A search as the jobs of a pool."""
+    """A search as a source of jobs."""
 
     session: Session
     search: Search
     trials: dict[int, Trial] = field(default_factory=dict)
-    """Those that run, by number."""
+    """Trials that are running, by number."""
     candidates: dict[int, Candidate] = field(default_factory=dict)
     twins: dict[str, list[Trial]] = field(default_factory=dict)
-    """By job, trials of the same values as one that runs: they share its end."""
+    """By job key: trials with the same values as a running one, whose result they share."""
     read: dict[int, int] = field(default_factory=dict)
-    """Bytes of metrics.jsonl that were read, by number."""
+    """Bytes of metrics.jsonl that have been read, by number."""
 
     def next(self) -> tuple[int, list[str], DictConfig | None] | None:
-        """The next trial that has to run; what is known already, or cannot run, is told at once."""
+        """The next trial that has to run; the results of jobs that are done or cannot run are reported at once."""
         ledger = self.session.ledger
         while (trial := self.search.ask()) is not None:
             one = self.session.candidate(self.search.overrides(trial))
@@ -123,18 +124,18 @@ class Jobs:
             if any(one.key == other.key for other in self.candidates.values()):
                 self.twins.setdefault(one.key, []).append(trial)
             elif one.refused or failed or job.state in (State.done, State.pruned):
-                self._tell(trial, job.state, job.name)
-            elif not ledger.is_claimed(job.key):  # by another process, which will tell of it
+                self._report(trial, job.state, job.name)
+            elif not ledger.is_claimed(job.key):  # by another process, which records the result
                 self.trials[trial.number], self.candidates[trial.number] = trial, one
                 return (
                     trial.number,
                     [*one.overrides, cli.quote(f"hydra.sweep.subdir={job.name}")],
-                    in_folder(one, job.name),
+                    one.in_folder(job.name),
                 )
         return None
 
-    def look(self, number: int) -> bool:
-        """Tell the search of every new evaluation in mid-training; whether the job is to stop."""
+    def should_stop(self, number: int) -> bool:
+        """Report every new evaluation to the search; whether the job should stop."""
         if len(self.search.objectives) > 1:
             return False
         name, stop = f"eval_{self.search.objectives[0]}", False
@@ -144,30 +145,30 @@ class Jobs:
         return stop
 
     def ended(self, number: int, returned: JobReturn, stopped: bool) -> None:
-        """Tell the ledger and the search what came of a job."""
+        """Record the result of a job in the ledger and report it to the search."""
         one, why = self.candidates.pop(number), failure(returned)
         if why is not None and not self.session.ledger.is_claimed(one.key):
             self.session.settle(one.key, why)
         if why is not None and stopped:
-            self.session.ledger.tell(one.key, State.pruned)
+            self.session.ledger.record(one.key, State.pruned)
             self._mark(self.session.folder / self.session.here[one.key].name / "result.json")
         job = self.session.here[one.key] = self.session.ledger.jobs()[one.key]
         for trial in [self.trials.pop(number), *self.twins.pop(one.key, [])]:
             if job.state in OVER:
-                self._tell(trial, job.state, job.name)
+                self._report(trial, job.state, job.name)
 
     def one_by_one(self, launcher: Launcher) -> None:
-        """With a launcher that takes whole batches: each job is one, so that the next can learn from it."""
+        """Run one job after another, with a launcher that takes all jobs at once, so that each can use the results before it."""
         while (task := self.next()) is not None:
             number, overrides, _ = task
             self.ended(number, launcher.launch([overrides], initial_job_idx=number)[0], stopped=False)
 
     def _mark(self, file: Path) -> None:
-        """Have a run's own folder say that it was stopped for its numbers."""
+        """Write to a run's folder that it was pruned."""
         with suppress(OSError, ValueError):
             files.write_json(file, {**json.loads(file.read_text(encoding="utf-8")), "status": State.pruned.value})
 
-    def _tell(self, trial: Trial, state: State, name: str) -> None:
+    def _report(self, trial: Trial, state: State, name: str) -> None:
         values = None
         if state is State.done:
             result = json.loads((self.session.folder / name / "result.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""A search space: Hydra's sweep overrides as Optuna's distributions, and a trial's values as overrides again. No torch."""
+"""The search space: converts Hydra's sweep overrides to Optuna's distributions, and a trial's values to overrides. No torch."""
 
 from dataclasses import dataclass
 from decimal import Decimal
@@ -14,10 +14,10 @@ Value = str | int | float
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched, and what every job has alike."""
+    """The axes that are searched, and the overrides that all jobs share."""
 
     axes: dict[str, BaseDistribution]
-    """By override key (``lora.r``, ``zero``); choices are the texts that a person would type."""
+    """By override key (``lora.r``, ``zero``); choices are texts as on the command line."""
     fixed: list[str]
     """Overrides of every job."""
 
@@ -35,13 +35,13 @@ class Space:
 
 
 def make_space(overrides: list[Override], config: DictConfig) -> Space:
-    """The space that ``overrides`` span: ``a,b`` and ``choice`` are choices, ``range`` has steps, ``interval`` has none.
+    """The space of ``overrides``: ``a,b`` and ``choice`` are choices, ``range`` has steps, ``interval`` has none.
 
-    ``tag(log, interval(1e-5, 1e-3))`` is searched by orders of magnitude. ``config`` is a composed one: an interval of a setting
-    that is a whole number there has whole numbers only.
+    ``tag(log, interval(1e-5, 1e-3))`` is searched on a logarithmic scale. ``config`` is a composed one: if a setting is an integer
+    in it, so are the values of its interval.
 
     Raises:
-        ConfigError: there is nothing to search, or an axis is no axis.
+        ConfigError: there is nothing to search, or an axis is not valid.
     """
     axes: dict[str, BaseDistribution] = {}
     fixed: list[str] = []
@@ -50,7 +50,7 @@ def make_space(overrides: list[Override], config: DictConfig) -> Space:
         if override.is_sweep_override():
             axes[key] = _axis(key, override, config)
         else:
-            axes.pop(key, None)  # typed after a search space of conf/sweep, it takes that axis away
+            axes.pop(key, None)  # given after a search space of conf/sweep, it removes that axis
             fixed.append(f"{key}={override.get_value_element_as_str()}")
     if not axes:
         raise ConfigError(
@@ -99,5 +99,5 @@ def _points(key: str, axis: BaseDistribution) -> list[Value]:
 
 
 def _typed(value: Value) -> str:
-    """Six digits of a float are more than a search can tell apart, and make names that a person can read."""
+    """Six digits of a float are precise enough for a search, and keep names short."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""How many jobs a machine runs side by side, and which part of it each has. No torch here."""
+"""How many jobs run at the same time on this machine, and with which cores and GPUs. No torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,22 +6,22 @@ from dataclasses import dataclass
 from hydraft.system.hardware import Hardware
 
 MEMORY_SHARE = 0.9
-"""Of the main memory, what jobs may plan with together."""
+"""Share of the main memory that all jobs may plan to use."""
 
 QUEUED = 32
-"""Jobs at once whose ranks are elsewhere, in a queue of its own."""
+"""Jobs at the same time whose ranks are in the queue of another scheduler."""
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What a job takes of this machine."""
+    """The part of this machine that a job needs."""
 
     ranks: int = 1
-    """Its processes here, one a GPU where there are any; 0 for a job whose ranks another queue places."""
+    """Processes on this machine, one per GPU; 0 for a job whose ranks another scheduler starts."""
     memory: int = 0
-    """Bytes of main memory; 0 if not known."""
+    """Bytes of main memory; 0 if unknown."""
     alone: bool = False
-    """It takes more machines than this one, and none beside it may."""
+    """Whether it uses other machines too, so that no other job may run at the same time."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,15 @@ class Slot:
     """A part of the machine."""
 
     cores: int
-    """What its threads may keep busy; nothing is pinned, so that a core that is free serves whoever needs it."""
+    """Number of threads; they are not pinned to cores."""
     gpus: tuple[str, ...] | None
     """Names for CUDA_VISIBLE_DEVICES; None without GPUs."""
 
 
 def slots(demands: Sequence[Demand], machine: Hardware, jobs: int | None = None) -> list[Slot]:
-    """The parts of this machine that jobs of these ``demands`` run on, as many as run side by side.
+    """The parts of this machine for jobs with these ``demands``, one for each job that runs at the same time.
 
-    ``jobs`` asks for so many; more than there are cores or GPUs for share them.
+    ``jobs`` sets their number; if that is more than the cores or GPUs, jobs share them.
     """
     width = min(jobs or fitting(demands, machine), len(demands))
     ranks = max(demand.ranks for demand in demands)
@@ -52,7 +52,7 @@ def slots(demands: Sequence[Demand], machine: Hardware, jobs: int | None = None)
 
 
 def fitting(demands: Sequence[Demand], machine: Hardware) -> int:
-    """How many of the largest of these jobs the machine's cards or cores, and its memory, hold; at least one."""
+    """How many jobs with the largest of these demands fit on the machine's GPUs or cores and in its memory; at least one."""
     ranks = max(demand.ranks for demand in demands)
     memory = max(demand.memory for demand in demands)
     if any(demand.alone for demand in demands):

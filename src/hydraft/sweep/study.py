@@ -1,6 +1,6 @@
-"""A search that learns from the jobs it has seen: Optuna's samplers and pruners over a space, kept in the sweep's folder.
+"""An Optuna study of a sweep: samplers and pruners over a search space, stored in the sweep's folder. No torch.
 
-No torch. The storage is Optuna's journal (``optuna/journal.log``): it needs no database, and takes a kill at any time.
+The storage is Optuna's journal (``optuna/journal.log``), which needs no database and survives a kill at any time.
 """
 
 import itertools
@@ -36,7 +36,7 @@ SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "cmaes": CmaEsSampler,
     "qmc": QMCSampler,
     "nsga2": NSGAIISampler,
-    "grid": RandomSampler,  # never asked: every point is queued
+    "grid": RandomSampler,  # not used: every point is queued
 }
 PRUNERS: dict[str, Callable[..., BasePruner]] = {
     "none": NopPruner,
@@ -51,27 +51,27 @@ class Method:
     """How the space is searched."""
 
     trials: int | None = None
-    """Jobs in all, those of earlier goes of the same sweep counted; None: every point of a grid, otherwise 20."""
+    """Jobs in all, including those before a resume. None: every point of a grid, otherwise 20."""
     sampler: str = "tpe"
     """``tpe``, ``random``, ``cmaes``, ``qmc``, ``nsga2`` or ``grid``."""
     sampler_options: dict[str, Any] = field(default_factory=dict)
     """Arguments of Optuna's class."""
     pruner: str = "none"
-    """``median``, ``successive_halving``, ``hyperband`` or ``none``; their unit of resource is an evaluation in mid-training."""
+    """``median``, ``successive_halving``, ``hyperband`` or ``none``; their resource is the number of evaluations during training."""
     pruner_options: dict[str, Any] = field(default_factory=dict)
     """Arguments of Optuna's class."""
     seed: int = 42
-    """Seeds the sampler."""
+    """Seed of the sampler."""
 
 
 class Search:
-    """A study: what to try next, what a job's numbers mean, when one is to stop."""
+    """A study: which job to try next, and when to stop one."""
 
     def __init__(self, folder: Path, space: Space, objectives: list[str], method: Method) -> None:
-        """``folder``: the sweep's. What an earlier go has found there is known from the start.
+        """Create the study in the sweep's ``folder``, or load the one that is there.
 
         Raises:
-            ConfigError: the method does not fit the space, or the folder has a search of another kind.
+            ConfigError: the method does not fit the space, or the folder has a search with other objectives.
         """
         if len(objectives) > 1 and method.pruner != "none":
             raise ConfigError(
@@ -88,9 +88,9 @@ class Search:
         storage = JournalStorage(JournalFileBackend(str(folder / "optuna" / "journal.log")))
         self.study = _study(storage, space, objectives, pruner)
         seen = self.study.get_trials(deepcopy=False)
-        # A sampler that begins again would draw the first values again.
+        # With the same seed a resumed sampler would draw the first values again.
         self.study.sampler = _sampler(method, method.seed + len(seen))
-        if method.sampler == "grid":  # Optuna's own grid can only run inside its own loop
+        if method.sampler == "grid":  # Optuna's own grid sampler runs only in its own loop
             for point in itertools.product(*axes.values()):
                 self.study.enqueue_trial(dict(zip(axes, point, strict=True)), skip_if_exists=True)
             points = math.prod(len(values) for values in axes.values())
@@ -99,7 +99,7 @@ class Search:
         self._evaluations: dict[int, dict[int, float]] = {}
 
     def ask(self) -> Trial | None:
-        """The next job: first those that an earlier go did not end; None when all are out."""
+        """The next trial: first those that were interrupted; None if there are no more."""
         if self._left:
             number = self._left.pop(0)
             return Trial(self.study, self.study.get_trials(deepcopy=False)[number]._trial_id)
@@ -109,20 +109,20 @@ class Search:
         return self.study.ask(self.space.axes)
 
     def overrides(self, trial: Trial) -> list[str]:
-        """The command line of a trial's job."""
+        """The overrides of a trial's job."""
         return self.space.overrides(trial.params)
 
     def evaluated(self, trial: Trial, step: int, value: float) -> bool:
-        """A running job's value of the objective after ``step`` optimizer steps; whether the job is to stop."""
+        """Report a running job's objective after ``step`` optimizer steps; whether the job should stop."""
         known = self._evaluations.setdefault(trial.number, {})
-        if step in known:  # told again, after a resume
+        if step in known:  # reported again after a resume
             return False
         known[step] = value
         trial.report(value, len(known))
         return trial.should_prune()
 
     def ended(self, trial: Trial, values: list[float] | None, pruned: bool = False) -> None:
-        """A job's numbers at its end; None: it failed. A pruned one keeps what it was evaluated at last."""
+        """Report the objectives of a job at its end; None if it failed. A pruned one keeps its last evaluation."""
         if pruned:
             self.study.tell(trial, state=TrialState.PRUNED)
         elif values is None:
@@ -131,28 +131,28 @@ class Search:
             self.study.tell(trial, values)
 
     def best(self) -> list[FrozenTrial]:
-        """The best trial; with several objectives, those that no other beats in all (the Pareto front)."""
+        """The best trial; with several objectives, the Pareto front."""
         if not self.study.get_trials(states=(TrialState.COMPLETE,)):
             return []
         return self.study.best_trials
 
     def counts(self) -> dict[str, int]:
-        """Trials by how they ended."""
+        """Number of trials in each final state."""
         found = [trial.state for trial in self.study.get_trials(deepcopy=False)]
         return {state.name.lower(): found.count(state) for state in OVER if state in found}
 
 
 def _study(storage: JournalStorage, space: Space, objectives: list[str], pruner: BasePruner) -> Study:
-    """The study of this space; if the last one had another, a new one that knows what was found in its part of this space.
+    """The study of this space. If the last study had another space, a new one with those of its trials that are in this space.
 
     Raises:
-        ConfigError: the last one had other objectives.
+        ConfigError: the last study had other objectives.
     """
     axes = {key: distribution_to_json(axis) for key, axis in space.axes.items()}
     names = optuna.get_all_study_names(storage)
     last = None if not names else optuna.load_study(study_name=f"{NAME}-{len(names)}", storage=storage, pruner=pruner)
     if last is not None and last.user_attrs["objectives"] != objectives:
-        raise ConfigError(f"sweep.objective={objectives}: the sweep was begun with {last.user_attrs['objectives']}")
+        raise ConfigError(f"sweep.objective={objectives}: the sweep was started with {last.user_attrs['objectives']}")
     if last is not None and last.user_attrs["axes"] == axes:
         return last
     directions = [objective.direction(name) for name in objectives]

@@ -1,4 +1,4 @@
-"""Where a sweep is: a new folder below multirun/, or that of one that is gone on with. No torch here."""
+"""The folder of a sweep: a new one below multirun/, or that of a sweep to resume. No torch."""
 
 import re
 from pathlib import Path
@@ -13,20 +13,20 @@ ROOT = Path("multirun")
 
 
 def folder_of(config: DictConfig) -> Path:
-    """The folder of the sweep that ``config``, Hydra's section included, is about.
+    """The folder of the sweep with this ``config`` (Hydra's section included).
 
     Raises:
-        ConfigError: it is taken, not there, or said twice.
+        ConfigError: it is used already, does not exist, or is given twice.
     """
     name, resumed = config.sweep.name, config.sweep.resume
-    said = [override for override in config.hydra.overrides.hydra if re.match(r"\W*hydra\.sweep\.dir=", override)]
+    given = [override for override in config.hydra.overrides.hydra if re.match(r"\W*hydra\.sweep\.dir=", override)]
     for setting, value in (("sweep.name", name), ("sweep.resume", resumed)):
-        if value is not None and said:
-            raise ConfigError(f"{setting}={value} and {said[0]} both say where the sweep is: leave one away")
+        if value is not None and given:
+            raise ConfigError(f"{setting}={value} and {given[0]} both name the sweep's folder: leave one of them out")
     if resumed is not None:
         if name is not None:
             raise ConfigError(
-                f"sweep.name={name}: sweep.resume={resumed} goes on with a sweep that has its name: leave it away"
+                f"sweep.name={name}: sweep.resume={resumed} resumes a sweep, which has a name: leave it out"
             )
         return find(str(resumed))
     if name is not None and (UNSAFE.search(str(name)) or str(name).strip(" .") != str(name) or not str(name)):
@@ -34,16 +34,16 @@ def folder_of(config: DictConfig) -> Path:
     folder = Path(str(config.hydra.sweep.dir)) if name is None else ROOT / str(name)
     if (folder / ABOUT).exists():
         raise ConfigError(
-            f"{folder}: a sweep is in it already: go on with it by sweep.resume={name or folder}, or name another"
+            f"{folder}: a sweep is in it already: resume it with sweep.resume={name or folder}, or give another name"
         )
     return folder
 
 
 def find(name: str) -> Path:
-    """The folder of a sweep by its name, by its path, or ``last`` for the one where something happened last.
+    """The folder of a sweep by its name or path; ``last`` for the one with the newest event.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such sweep.
     """
     known = sorted([*ROOT.glob(f"*/{ABOUT}"), *ROOT.glob(f"*/*/{ABOUT}")], key=lambda about: _moved(about.parent))
     if name == "last":

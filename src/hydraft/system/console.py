@@ -1,4 +1,4 @@
-"""What a person sees of a run: one bar with loss, speed and time left, on rank 0, a table at its end, and a bar of bytes."""
+"""Terminal output of a run: progress bars, lines and tables, printed by rank 0 only. No torch."""
 
 import os
 import time
@@ -19,17 +19,24 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from hydraft.system import heartbeat
+from hydraft.system.heartbeat import Heartbeat
 
 
 class Screen:
-    """The terminal of rank 0; on every other rank, nothing.
+    """Progress bar and lines on the terminal of rank 0; the other ranks print nothing.
 
-    Where it is no terminal (a file, a pipe), a plain line stands for each update of the bar.
+    If the output is not a terminal (a file, a pipe), plain lines are printed instead of the bar.
     """
 
-    def __init__(self, terminal: int, visible: bool) -> None:
-        """``terminal``: a file descriptor to write to."""
+    def __init__(self, terminal: int, visible: bool, heartbeat: Heartbeat | None = None) -> None:
+        """Create the screen.
+
+        Args:
+            terminal: the file descriptor to write to.
+            visible: whether to print anything.
+            heartbeat: of this rank; each phase and each advance of the bar counts as progress.
+        """
+        self.heartbeat = heartbeat or Heartbeat()
         stream = os.fdopen(terminal, "w", encoding="utf-8")
         self.console = Console(file=stream, quiet=not visible, soft_wrap=not stream.isatty())
         self.progress = Progress(
@@ -47,7 +54,7 @@ class Screen:
         self.task: Any = None
         self.name = ""
         self.skipped = 0.0
-        """Seconds that the bars' clock leaves out."""
+        """Seconds that are not counted in the elapsed time of the bar."""
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -59,12 +66,12 @@ class Screen:
         self.progress.stop()
 
     def say(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         self.console.print(text, highlight=False)
 
     def phase(self, name: str, total: int | None = None) -> None:
-        """Begin a new bar of ``total`` parts in place of the last."""
-        heartbeat.beat()
+        """Replace the bar by a new one with ``total`` units."""
+        self.heartbeat.beat()
         if self.task is not None:
             self.progress.remove_task(self.task)
         self.task = self.progress.add_task(name, total=total, note="", count="", left="left" if total else "")
@@ -74,7 +81,7 @@ class Screen:
 
     @contextmanager
     def aside(self, name: str, total: int) -> Iterator[None]:
-        """A bar of ``total`` parts for something in between; the bar before it then goes on as if no time had passed."""
+        """Show a bar with ``total`` units for an interruption; its time is not counted in the bar that was there before."""
         began, task, before = time.monotonic(), self.task, self.name
         self.progress.update(task, visible=False)
         self.task = None
@@ -88,8 +95,8 @@ class Screen:
             self.progress.update(task, visible=True)
 
     def advance(self, count: int = 1, note: str | None = None, line: bool = False) -> None:
-        """``count`` more parts are done; ``line`` asks for a line of its own where there is no bar."""
-        heartbeat.beat()
+        """Advance the bar by ``count`` units; ``line``: print a line if the output is not a terminal."""
+        self.heartbeat.beat()
         if self.task is None:
             return
         self.progress.advance(self.task, count)
@@ -102,21 +109,21 @@ class Screen:
 
     @property
     def completed(self) -> int:
-        """Parts of this phase that are done."""
+        """Units of this phase that are done."""
         return int(self.progress.tasks[-1].completed)
 
     def table(self, title: str, head: list[str], rows: list[list[str]]) -> None:
-        """The closing table."""
-        drawn = Table(title=title, title_justify="left")
+        """Print a table."""
+        table = Table(title=title, title_justify="left")
         for index, name in enumerate(head):
-            drawn.add_column(name, justify="left" if index == 0 else "right")
+            table.add_column(name, justify="left" if index == 0 else "right")
         for row in rows:
-            drawn.add_row(*row)
-        self.console.print(drawn)
+            table.add_row(*row)
+        self.console.print(table)
 
 
 class Bytes:
-    """Bytes read and written, speed and time left; where there is no terminal, a line a shard."""
+    """A bar with bytes read and written, speed and time left; if the output is not a terminal, one line per shard."""
 
     def __init__(self, console: Console, name: str, total: int) -> None:
         self.console = console

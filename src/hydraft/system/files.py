@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, the cache folder, and versions of installed packages. No torch."""
+"""Atomic writing of files and folders, the cache folder, and versions of installed packages. No torch."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` whole or not at all: a neighbouring file, flushed to disk, then renamed."""
+    """Write ``text`` to ``path`` atomically: to a temporary file beside it, flushed to disk, then renamed."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -29,12 +29,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """``write_text`` of indented JSON, Chinese kept readable."""
+    """Write ``value`` as indented JSON, atomically; non-ASCII characters are kept."""
     write_text(path, json.dumps(finite(value), ensure_ascii=False, indent=2, default=str) + "\n")
 
 
 def finite(value: Any) -> Any:
-    """``value`` with null in place of NaN and the infinities, inside dicts and lists too: JSON does not have them."""
+    """``value`` with None in place of NaN and infinities, inside dicts and lists too: JSON does not have them."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -43,7 +43,7 @@ def finite(value: Any) -> Any:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename in it outlives a power cut."""
+    """Flush a folder's entries to disk, so that a rename in it survives a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -53,9 +53,9 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def staged_folder(target: Path) -> Iterator[Path]:
-    """Fill a folder beside ``target``, which takes its place only when all of it is on the disk.
+    """Write a folder atomically: the block fills a temporary folder, which then replaces ``target``, flushed to disk.
 
-    If the block raises (a full disk, say), ``target`` stays what it was.
+    If the block raises (for example because the disk is full), ``target`` is unchanged.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
@@ -63,8 +63,8 @@ def staged_folder(target: Path) -> Iterator[Path]:
         yield staging
         staging.chmod(0o755)
         for file in staging.rglob("*"):
-            file.chmod(0o755 if file.is_dir() else 0o644)  # safetensors makes files that only their owner may read
-            sync_folder(file)  # fsync takes files the same way
+            file.chmod(0o755 if file.is_dir() else 0o644)  # safetensors creates files that only their owner can read
+            sync_folder(file)  # fsync works on files too
         sync_folder(staging)
         if target.exists():
             old = staging.with_name(f"{staging.name}.old")
@@ -80,13 +80,13 @@ def staged_folder(target: Path) -> Iterator[Path]:
 
 
 def cache_folder(kind: str) -> Path:
-    """Where what can be made again is kept, ``kind`` by kind: ``$HYDRAFT_CACHE`` or the user's cache folder."""
+    """The folder for files of this ``kind`` that can be recreated, in ``$HYDRAFT_CACHE`` or the user's cache folder."""
     base = os.environ.get("HYDRAFT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hydraft"
     return Path(base) / kind
 
 
 def version_of(name: str) -> str | None:
-    """Of an installed package; None where it is not there."""
+    """The version of a package; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

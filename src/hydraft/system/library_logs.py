@@ -1,8 +1,8 @@
-"""What libraries print when they are imported. No torch."""
+"""Log messages of libraries when they are imported. No torch."""
 
 import logging
 
 
 def quiet_bitsandbytes() -> None:
-    """Keep bitsandbytes from reporting, as it is imported, that an optional CPU kernel is missing: no rank has a log by then."""
+    """Suppress a message of bitsandbytes on import about an optional CPU kernel that is missing: ranks have no log yet."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -1,9 +1,10 @@
-"""A signal that asks a rank to end: SIGTERM, SIGUSR1 (a warning, as Slurm's) or Ctrl-C. No torch here.
+"""Shutdown signals in a rank: SIGTERM, SIGUSR1 (Slurm's warning before the time limit) and SIGINT. No torch.
 
-A thread hears it, so that a rank that waits in a collective hears it too. Once there is something to save the wish is kept for
-``stopper.py``, which asks for it after each step; a rank that has not left by the end of the grace ends itself.
+A thread receives them, so a rank that waits in a collective receives them too. Before the first step there is nothing to save, and
+a signal ends the rank at once. From the first step on, ``SignalListener.received`` holds the signal, which the early-stop callback
+reads after each step; a rank that has not exited when the grace period is over ends itself.
 
-What a rank leaves for its launcher: ``N.asked`` (the signal that ended it at once) or ``N.preempted`` (it left in good order).
+A rank leaves a file for its launcher: ``N.interrupted`` (a signal ended it at once) or ``N.preempted`` (it saved and exited).
 """
 
 import json
@@ -14,122 +15,108 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-ASKING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SHUTDOWN_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
-class Left(NamedTuple):
-    """How ranks left early: their last step is saved."""
+class EarlyExit(NamedTuple):
+    """Ranks saved a checkpoint and exited, because of a signal."""
 
     step: int
-    number: int
-    """The signal."""
+    """The last step in the checkpoint."""
+    signal: int
 
 
-_notes: Path | None = None
-_rank = 0
-_grace = 0.0
-_asked = 0
+class SignalListener:
+    """The shutdown signals of one rank. A rank's entry point creates it and calls ``start``; without that it receives none."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        """The first shutdown signal since the first step; 0 before it arrives."""
+        self._notes: Path | None = None
+        self._rank = 0
+        self._grace = 0.0
+
+    def start(self, notes: Path, rank: int) -> None:
+        """Receive signals from now on. ``notes`` is the folder where ranks leave files for their launcher."""
+        self._notes, self._rank = notes, rank
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        for number in SHUTDOWN_SIGNALS:
+            signal.signal(number, lambda *_: None)  # the thread reads it from the pipe
+            signal.siginterrupt(number, False)  # no system call of a library fails because of it
+        os.register_at_fork(after_in_child=_restore_default_handlers)
+        threading.Thread(target=self._receive, args=(reading,), daemon=True).start()
+
+    def allow_saving(self, grace: float) -> None:
+        """From now on there is something to save, and a signal leaves ``grace`` seconds for it."""
+        self._grace = grace
+
+    def report_early_exit(self, step: int, number: int) -> None:
+        """A checkpoint of ``step`` is saved, and the rank exits because of signal ``number``, which some rank received."""
+        self._write_note("preempted", EarlyExit(step, number)._asdict())
+
+    def _receive(self, reading: int) -> None:
+        while received := os.read(reading, 64):
+            for number in received:
+                if number not in SHUTDOWN_SIGNALS:  # the pipe carries every signal that has a handler
+                    continue
+                if self._peer_has_ended():  # no rank can save without it, and its end is the cause to report
+                    os._exit(128 + number)
+                if not self._grace:
+                    self._end(number)
+                if not self.received:  # a terminal and a launcher may both have sent it
+                    self.received = number
+                    timer = threading.Timer(self._grace, self._end, [number])
+                    timer.daemon = True
+                    timer.start()
+
+    def _end(self, number: int) -> None:
+        """End this rank at once, whatever it is doing."""
+        assert self._notes is not None
+        if early_exit(self._notes) is None:
+            why = "the grace period is over" if self.received else "there is nothing to save"
+            print(f"ended by {signal.Signals(number).name}: {why}", flush=True)
+            self._write_note("interrupted", {"signal": number})
+        os._exit(128 + number)
+
+    def _write_note(self, kind: str, note: dict[str, int]) -> None:
+        if self._notes is not None:
+            staging = self._notes / f".{self._rank}.{kind}"
+            staging.write_text(json.dumps(note))
+            staging.replace(self._notes / f"{self._rank}.{kind}")
+
+    def _peer_has_ended(self) -> bool:
+        """Whether a rank of this machine has ended; its launcher then ends the others with one of these signals."""
+        assert self._notes is not None
+        return any(not Path(f"/proc/{file.read_text()}").exists() for file in self._notes.glob("*.pid"))
 
 
-def listen(notes: Path, rank: int) -> None:
-    """Hear signals from now on; one that comes before ``begin`` ends this rank. ``notes``: where ranks leave word."""
-    global _notes, _rank
-    _notes, _rank = notes, rank
-    hearing, told = os.pipe()
-    os.set_blocking(told, False)
-    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-    for number in ASKING:
-        signal.signal(number, lambda *_: None)  # the thread has it by then
-        signal.siginterrupt(number, False)  # no library's system call fails for it
-    os.register_at_fork(after_in_child=_forget)
-    threading.Thread(target=_hear, args=(hearing,), daemon=True).start()
-
-
-def begin(grace: float) -> None:
-    """From now on there is something to save, and ``grace`` seconds to do it."""
-    global _grace
-    _grace = grace
-
-
-def asked() -> int:
-    """The signal that asked this rank to leave; 0 as long as none has."""
-    return _asked
-
-
-def leave(step: int, number: int) -> None:
-    """All is saved as of ``step``; ``number`` is the signal that some rank was asked by."""
-    _note("preempted", {"step": step, "signal": number})
-
-
-def pass_on(notes: Path, ranks: int, number: int) -> bool:
-    """Ask all ``ranks`` of this machine; False where some have not begun, and none was asked."""
-    begun = list(notes.glob("*.pid"))
-    if len(begun) < ranks:
+def forward(notes: Path, ranks: int, number: int) -> bool:
+    """Send signal ``number`` to all ``ranks`` of this machine; if some have not started, send none and return False."""
+    started = list(notes.glob("*.pid"))
+    if len(started) < ranks:
         return False
-    for file in begun:
+    for file in started:
         with suppress(ProcessLookupError):
             os.kill(int(file.read_text()), number)
     return True
 
 
-def ended_by(notes: Path) -> int | None:
-    """The signal that ended a rank at once; None where none did."""
-    found = next(notes.glob("*.asked"), None)
+def interrupted_by(notes: Path) -> int | None:
+    """The signal that ended a rank at once; None if there was none."""
+    found = next(notes.glob("*.interrupted"), None)
     return None if found is None else int(json.loads(found.read_text())["signal"])
 
 
-def left(notes: Path) -> Left | None:
-    """How the ranks left, if they did so early."""
+def early_exit(notes: Path) -> EarlyExit | None:
+    """The step and signal of ranks that saved and exited early; None if they did not."""
     found = next(notes.glob("*.preempted"), None)
-    if found is None:
-        return None
-    note = json.loads(found.read_text())
-    return Left(note["step"], note["signal"])
+    return None if found is None else EarlyExit(**json.loads(found.read_text()))
 
 
-def _hear(hearing: int) -> None:
-    global _asked
-    while heard := os.read(hearing, 64):
-        for number in heard:
-            if number not in ASKING:  # others come this way too
-                continue
-            if _a_peer_is_gone():  # it was the cause, and no rank can save without it
-                os._exit(128 + number)
-            if not _grace:
-                _end(number)
-            if not _asked:  # a terminal and a launcher may both have sent it
-                _asked = number
-                late = threading.Timer(_grace, _end, [number])
-                late.daemon = True
-                late.start()
-
-
-def _end(number: int) -> None:
-    """End this rank at once, whatever it is doing."""
-    assert _notes is not None
-    if left(_notes) is None:
-        print(
-            f"ended by {signal.Signals(number).name}: {'not done in time' if _asked else 'nothing to save'}", flush=True
-        )
-        _note("asked", {"signal": number})
-    os._exit(128 + number)
-
-
-def _note(kind: str, note: dict[str, int]) -> None:
-    if _notes is not None:
-        staging = _notes / f".{_rank}.{kind}"
-        staging.write_text(json.dumps(note))
-        staging.replace(_notes / f"{_rank}.{kind}")
-
-
-def _a_peer_is_gone() -> bool:
-    """Whether a rank of this machine has ended; its launcher then ends the others, by one of these signals."""
-    assert _notes is not None
-    return any(not Path(f"/proc/{file.read_text()}").exists() for file in _notes.glob("*.pid"))
-
-
-def _forget() -> None:
-    """A process that a rank forked is none, and ends as any other."""
+def _restore_default_handlers() -> None:
+    """In a process that a rank has forked: it is no rank, and signals end it as usual."""
     signal.set_wakeup_fd(-1)
-    for number in ASKING:
+    for number in SHUTDOWN_SIGNALS:
         signal.signal(number, signal.SIG_DFL)

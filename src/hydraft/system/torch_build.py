@@ -1,4 +1,4 @@
-"""Which CUDA the installed torch was built for, and whether a driver runs it. No torch: its version.py is read as text."""
+"""Checks that the driver supports the CUDA version of the installed torch. No torch: its version.py is read as text."""
 
 import os
 import re
@@ -9,25 +9,25 @@ from pathlib import Path
 from hydraft.system.driver.card import FIRST_DRIVER, Gpu
 
 OVERRIDE = "HYDRAFT_DRIVER_CHECK"
-"""Set to 0, torch is taken to fit the driver: for CUDA's forward compatibility package, and for builds of one's own."""
+"""Set to 0, the check is skipped: for CUDA's forward compatibility package, and for custom builds of torch."""
 
 OLDEST_CAPABILITY = 7.5
 """Turing. Below it, torch's and bitsandbytes' builds for CUDA 13 have no kernels."""
 
 BUILDS = ((13, "cu130"), (12, "cu126"))
-"""CUDA releases that a driver may run, and torch's wheels for them."""
+"""CUDA releases, newest first, and torch's wheels for them."""
 
 NEWEST = FIRST_DRIVER[BUILDS[0][0]]
 
 NEW_CARDS, NEW_CARDS_CUDA = 10.0, (12, 8)
-"""Blackwell, and the first CUDA that compiles for it."""
+"""Compute capability of Blackwell, and the first CUDA version that supports it."""
 
 
 def installed() -> tuple[str, str | None]:
-    """The installed torch's version, less what follows a ``+``, and the CUDA it was built for: empty for none, None if not known."""
+    """Version of the installed torch without a suffix such as ``+cu126``, and its CUDA version: empty if none, None if not known."""
     if os.environ.get(OVERRIDE) == "0":
         return "", None
-    spec = find_spec("torch")  # does not import it
+    spec = find_spec("torch")  # does not import torch
     try:
         text = (Path(spec.origin).parent / "version.py").read_text() if spec and spec.origin else ""
     except OSError:
@@ -37,34 +37,34 @@ def installed() -> tuple[str, str | None]:
     return version[1] if version else "", None if cuda is None else cuda[1] or ""
 
 
-def unfit(gpus: Sequence[Gpu], driver: str, driver_cuda: str, torch: str, torch_cuda: str | None) -> str:
-    """Why torch cannot use ``gpus``, with what to do about it; empty where it can, or where not enough is known.
+def incompatibility(gpus: Sequence[Gpu], driver: str, driver_cuda: str, torch: str, torch_cuda: str | None) -> str:
+    """Why torch cannot use ``gpus``, and what to do about it; empty if it can, or if not enough is known.
 
     Args:
-        gpus: that a run would use.
+        gpus: the GPUs that a run would use.
         driver: version of the NVIDIA driver.
-        driver_cuda: the newest CUDA version that it runs.
+        driver_cuda: the newest CUDA version that the driver supports.
         torch: version of the installed torch.
-        torch_cuda: the CUDA version that this was built for; empty for none, None if not known.
+        torch_cuda: the CUDA version that torch was built for; empty if built without CUDA, None if not known.
     """
     for gpu in gpus:
         if 0 < gpu.compute_capability < OLDEST_CAPABILITY:
-            has = f"{gpu.name} has compute capability {gpu.compute_capability}"
+            found = f"{gpu.name} has compute capability {gpu.compute_capability}"
             return (
-                f"{has}, and it must be {OLDEST_CAPABILITY} (Turing) or more: use another card (CUDA_VISIBLE_DEVICES=)"
+                f"{found}, and it must be {OLDEST_CAPABILITY} (Turing) or more: use another GPU (CUDA_VISIBLE_DEVICES=)"
             )
     if not gpus or torch_cuda is None:
         return ""
     newest = max(gpus, key=lambda gpu: gpu.compute_capability)
     instead = _instead(newest, driver_cuda, torch)
-    said = f"an NVIDIA driver {driver}" if driver else "an NVIDIA driver"
-    runs = f"{said} (CUDA {driver_cuda})" if driver_cuda else said
+    version = f"an NVIDIA driver {driver}" if driver else "an NVIDIA driver"
+    installed = f"{version} (CUDA {driver_cuda})" if driver_cuda else version
     if torch_cuda == "":
-        return f"{newest.name} has {runs}, but the torch {torch} here is built without CUDA: {instead}"
+        return f"{newest.name} has {installed}, but the torch {torch} here is built without CUDA: {instead}"
     built = tuple(int(part) for part in torch_cuda.split("."))
     if driver_cuda and int(driver_cuda.split(".")[0]) < built[0]:
         needs = f"a driver from {FIRST_DRIVER[built[0]]} on" if built[0] in FIRST_DRIVER else "a newer driver"
-        return f"the torch {torch} here is built for CUDA {torch_cuda}, which needs {needs}, and {newest.name} has {runs}: {instead}"
+        return f"the torch {torch} here is built for CUDA {torch_cuda}, which needs {needs}, and {newest.name} has {installed}: {instead}"
     if newest.compute_capability >= NEW_CARDS and built < NEW_CARDS_CUDA:
         card = f"{newest.name} has compute capability {newest.compute_capability}"
         return (
@@ -74,11 +74,11 @@ def unfit(gpus: Sequence[Gpu], driver: str, driver_cuda: str, torch: str, torch_
 
 
 def _instead(gpu: Gpu, driver_cuda: str, torch: str) -> str:
-    """What to install. The version has its build's name, since pip takes any build for the plain version that it has."""
-    runs = int(driver_cuda.split(".")[0]) if driver_cuda else BUILDS[0][0]
+    """What to install. The version names the build, since pip accepts any installed build for a plain version."""
+    supported = int(driver_cuda.split(".")[0]) if driver_cuda else BUILDS[0][0]
     if gpu.compute_capability >= NEW_CARDS:
-        runs = runs if runs >= BUILDS[0][0] else 0  # the other build has no kernels for it
-    build = next((build for cuda, build in BUILDS if runs >= cuda), None)
+        supported = supported if supported >= BUILDS[0][0] else 0  # the older build has no kernels for it
+    build = next((build for cuda, build in BUILDS if supported >= cuda), None)
     newer = f"install a driver from {NEWEST} on"
     if build is None:
         return f"{newer}, and pip install torch=={torch}+{BUILDS[0][1]} --index-url https://download.pytorch.org/whl/{BUILDS[0][1]}"

@@ -1,3 +1,3 @@
-"""The version of this package, read by the build and written into what a run saves."""
+"""The version of this package, read by the build and saved with every run."""
 
 __version__ = "0.1.0"

@@ -1,6 +1,7 @@
 """``tracker=tensorboard``: writes event files to the run's folder; ``tensorboard --logdir multirun/…`` shows a whole sweep."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ class TensorboardTracker(Tracker):
     def __init__(self, config: Config, folder: Path, identity: str | None = None) -> None:
         from tensorboardX import SummaryWriter
 
-        self.writer: Any = SummaryWriter(str(folder / FOLDER))
+        self.writer: Any = SummaryWriter(str(folder / FOLDER), filename_suffix=f".{os.getpid()}")
         self.settings = metadata.settings(config, folder)
         self.writer.add_text("config", f"```\n{json.dumps(self.settings, indent=2, ensure_ascii=False)}\n```", 0)
 
@@ -33,5 +34,11 @@ class TensorboardTracker(Tracker):
         }
         scores = {key: float(value) for key, value in summary.items() if isinstance(value, (int, float))}
         if scores:
-            self.writer.add_hparams(known, scores, name=".")
+            # add_hparams opens a second file, whose name is the first one's where both begin in one second.
+            from tensorboardX.summary import hparams
+
+            for entry in hparams(known, scores):
+                self.writer.file_writer.add_summary(entry)
+            for name, value in scores.items():
+                self.writer.add_scalar(name, value)
         self.writer.close()

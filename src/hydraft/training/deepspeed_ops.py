@@ -1,7 +1,8 @@
-"""DeepSpeed's compiled ops: built once, by one process, before any rank starts. No torch at module level.
+"""DeepSpeed's compiled ops: one process builds them once, before any rank starts. No torch at module level.
 
-They live in the environment's own folder, or in the user's where that one is not to be written to. torch guards a build with a file named ``lock`` and waits for it for ever; one
-that a killed build left behind is recognised by nobody having it open, and removed.
+They are stored in the folder of the Python environment, or in the user's cache if that folder is read-only. torch protects a build
+with a file named ``lock`` and waits for it without a timeout. A lock that a killed build left behind is recognised, since no process
+has it open, and removed.
 """
 
 import hashlib
@@ -29,16 +30,16 @@ CPU_ADAM = "cpu_adam"
 
 
 def folder() -> Path:
-    """Where this environment's ops are built: in its own folder, or in the user's cache where only others may write there."""
+    """The folder of this environment's ops: its own, or one in the user's cache if its own is read-only."""
     own = Path(sys.prefix) / "torch_extensions"
     if os.access(own if own.exists() else sys.prefix, os.W_OK):
         return own
     version = hashlib.sha256(f"{sys.prefix} {sys.version} {files.version_of('torch')}".encode()).hexdigest()[:12]
-    return files.cache_folder("ops") / version  # an op fits one torch and one Python
+    return files.cache_folder("ops") / version  # an op is built for one version of torch and of Python
 
 
 def environment(hardware: Hardware) -> dict[str, str]:
-    """What every process that imports DeepSpeed needs: the ops' folder, the device, its cards, and ninja on the path."""
+    """Environment variables of every process that imports DeepSpeed: the ops' folder, the device, GPUs, and ninja on the path."""
     path = os.environ.get("PATH", "")
     scripts = sysconfig.get_path("scripts")
     return {
@@ -50,7 +51,7 @@ def environment(hardware: Hardware) -> dict[str, str]:
 
 
 def needed(config: Config, hardware: Hardware) -> list[str]:
-    """The ops a run loads."""
+    """The ops that a run loads."""
     names = []
     if not hardware.gpus:
         names.append(SHARED_MEMORY)  # DeepSpeed's communication loads it even for one rank
@@ -60,18 +61,18 @@ def needed(config: Config, hardware: Hardware) -> list[str]:
 
 
 def is_built(name: str) -> bool:
-    """Whether ``name`` is there, whole."""
+    """Whether ``name`` was built completely."""
     return (folder() / name / f"{name}.so").is_file() and (folder() / name / ".built").is_file()
 
 
 def prepare(names: list[str], hardware: Hardware) -> list[str]:
-    """Clear locks no one holds and build what is missing.
+    """Remove stale locks and build missing ops.
 
     Returns:
-        What was done, a line each, for a person.
+        Lines for the user about what was done.
 
     Raises:
-        ConfigError: an op cannot be compiled here; it says what is missing.
+        ConfigError: an op cannot be compiled on this machine; the message names what is missing.
     """
     if not names:
         return []
@@ -79,27 +80,27 @@ def prepare(names: list[str], hardware: Hardware) -> list[str]:
         folder().mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"{folder()}: DeepSpeed's {names[0]} cannot be built there ({error.strerror}): name another folder with HYDRAFT_CACHE="
+            f"{folder()}: DeepSpeed's {names[0]} cannot be built there ({error.strerror}): set another folder with HYDRAFT_CACHE="
         ) from None
     if all(is_built(name) for name in names) and not any(folder().glob("*/lock")):
         return []
-    with FileLock(folder() / ".build"):  # the kernel frees this one when its holder dies, on whatever host that is
-        said = [f"cleared a lock left by a killed build: {lock}" for lock in clear_locks()]
+    with FileLock(folder() / ".build"):  # the kernel releases this lock if its process dies
+        lines = [f"cleared a lock left by a killed build: {lock}" for lock in clear_locks()]
         for name in names:
             if not is_built(name):
-                print(f"building DeepSpeed's {name}, once, some 20 to 150 seconds …", file=sys.stderr, flush=True)
+                print(f"building DeepSpeed's {name} (once, takes 20 to 150 seconds) …", file=sys.stderr, flush=True)
                 _build(name, hardware)
-                said.append(f"built {name}")
-    return said
+                lines.append(f"built {name}")
+    return lines
 
 
 def _build(name: str, hardware: Hardware) -> None:
-    """Compile ``name`` in a process of its own.
+    """Compile ``name`` in another process.
 
     Raises:
-        ConfigError: it cannot be; with the compiler's own words, and what is missing where that is known.
+        ConfigError: it cannot be compiled; with the compiler's error, and what is missing if that is known.
     """
-    compiler = os.environ.get("CXX", "c++")  # torch's cpp_extension takes this one
+    compiler = os.environ.get("CXX", "c++")  # as torch's cpp_extension does
     if which(compiler) is None:
         raise ConfigError(
             f"DeepSpeed's {name} needs a C++ compiler, and {compiler} was not found: install one (Debian: apt-get install g++)"
@@ -111,7 +112,7 @@ def _build(name: str, hardware: Hardware) -> None:
             f"{_instead(name)}"
         )
     log = folder() / f"{name}.log"
-    own_code = {"PYTHONPATH": own_code_first()}  # hydraft need not be installed
+    own_code = {"PYTHONPATH": own_code_first()}  # hydraft may not be installed
     with log.open("w") as output:
         done = subprocess.run(
             [sys.executable, "-m", "hydraft.training.deepspeed_ops", name],
@@ -121,35 +122,33 @@ def _build(name: str, hardware: Hardware) -> None:
             check=False,
         )
     if done.returncode != 0:
-        raise ConfigError(
-            f"DeepSpeed's {name} does not compile here: {_cause(log)}; all of it is in {log}{_instead(name)}"
-        )
+        raise ConfigError(f"DeepSpeed's {name} does not compile here: {_cause(log)}; the log is {log}{_instead(name)}")
     (folder() / name / ".built").touch()
 
 
 def _instead(name: str) -> str:
-    """What a person may ask for that does not need the op."""
-    return "; or use zero.offload_optimizer=none, which does without" if name == CPU_ADAM else ""
+    """A setting that does not need the op."""
+    return "; or use zero.offload_optimizer=none, which does not need it" if name == CPU_ADAM else ""
 
 
 def _cause(log: Path) -> str:
-    """The line of a build's log that says most: the compiler's first error, else the last that is no summary."""
+    """The most informative line of a build's log: the compiler's first error, or else the last exception."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"\b(?:error|undefined reference)\b:? ", line)]
     named = [
         line for line in lines if re.match(r"\w+(?:Error|Exception)\b", line) and "Error building extension" not in line
     ]
-    return next(iter([*errors[:1], *named[-1:], *lines[-1:]]), "it said nothing")
+    return next(iter([*errors[:1], *named[-1:], *lines[-1:]]), "it printed nothing")
 
 
 def ready_device() -> None:
-    """In a rank, before anything is loaded: torch must see the cards that the driver showed, and DeepSpeed must ask it for their memory.
+    """Verify in a rank that torch sees the GPUs that the driver reports, and let DeepSpeed query their memory through torch.
 
-    DeepSpeed asks NVML by the numbers in CUDA_VISIBLE_DEVICES, which knows neither the names of MIG slices nor the memory of a
-    card that has the machine's.
+    DeepSpeed itself queries NVML with the numbers in CUDA_VISIBLE_DEVICES. That fails for names of MIG slices, and for GPUs that
+    share the machine's memory.
 
     Raises:
-        ConfigError: torch sees no card, or fewer than the machine's ranks need; with its own reason.
+        ConfigError: torch sees no GPU, or fewer than this machine's ranks need; with torch's reason.
     """
     if os.environ.get("DS_ACCELERATOR") != "cuda":
         return
@@ -163,8 +162,8 @@ def ready_device() -> None:
         except Exception as error:
             reason = " ".join(str(error).split())
         raise ConfigError(
-            f"the driver shows a GPU, but torch {torch.__version__} sees none ({reason}); "
-            "without a card: CUDA_VISIBLE_DEVICES= python train.py …"
+            f"the driver reports a GPU, but torch {torch.__version__} sees none ({reason}); "
+            "to train on the CPU: CUDA_VISIBLE_DEVICES= python train.py …"
         )
     if count < ranks:
         raise ConfigError(
@@ -176,7 +175,7 @@ def ready_device() -> None:
 
 
 def clear_locks() -> list[Path]:
-    """Remove each ``lock`` in the ops' folder that no process has open; the removed ones are returned."""
+    """Remove and return every ``lock`` in the ops' folder that no process has open."""
     stale = [lock for lock in folder().glob("*/lock") if not _is_open(lock)]
     for lock in stale:
         lock.unlink(missing_ok=True)
@@ -191,12 +190,12 @@ def _is_open(file: Path) -> bool:
             if any(Path(entry.path).readlink() == target for entry in os.scandir(process)):
                 return True
         except OSError:
-            continue  # it ended, or it is another user's
+            continue  # the process has ended, or belongs to another user
     return False
 
 
 def load(name: str) -> None:
-    """Compile and load ``name`` in this process, through DeepSpeed's own builder."""
+    """Compile and load ``name`` in this process, with DeepSpeed's builder."""
     if name == CPU_ADAM:
         from deepspeed.ops.op_builder import CPUAdamBuilder
 
@@ -208,7 +207,7 @@ def load(name: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """``python -m hydraft.training.deepspeed_ops``: build all that this machine can use; with a name: compile that one here."""
+    """``python -m hydraft.training.deepspeed_ops``: build all ops for this machine; with a name: compile that op in this process."""
     from hydraft.system import hardware
 
     if arguments:
@@ -217,11 +216,11 @@ def main(arguments: list[str]) -> int:
     machine = hardware.detect()
     names = [CPU_ADAM] if machine.gpus else [CPU_ADAM, SHARED_MEMORY]
     try:
-        for line in prepare(names, machine) or ["DeepSpeed's ops are there"]:
+        for line in prepare(names, machine) or ["DeepSpeed's ops are built"]:
             print(line)
     except ConfigError as error:
         print(error, file=sys.stderr)
-        return 0 if machine.gpus else 2  # on a GPU only offload needs one, and is refused when it is asked for
+        return 0 if machine.gpus else 2  # with a GPU, only offloading needs an op, and is refused then
     return 0
 
 

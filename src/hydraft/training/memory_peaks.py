@@ -1,38 +1,38 @@
-"""The most memory that loading, training and scoring have each taken on a card.
+"""Peak memory of loading, training and evaluation on a GPU.
 
-CUDA's counter holds the most since it was last set back; here it is set back whenever one of them ends. Main memory has no such
-counter: what a process holds at its end is all that can be said of it, and not for which of them it was taken.
+CUDA's counter is reset at the end of each phase. Main memory has no such counter; on a CPU, only the resident memory at the end is
+known.
 """
 
 import psutil
 import torch
 import torch.distributed as dist
 
-MOMENTS = ("loading", "training", "scoring")
+PHASES = ("loading", "training", "scoring")
 
 
-class Peaks:
-    """Counts this rank's card; on a CPU, nothing until the end."""
+class MemoryPeaks:
+    """The peaks of this rank."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.bytes = dict.fromkeys(MOMENTS, 0)
+        self.bytes = dict.fromkeys(PHASES, 0)
 
-    def end(self, moment: str) -> None:
-        """What has been allocated since the last call was for ``moment``."""
+    def end(self, phase: str) -> None:
+        """End a phase: the peak since the last call is one of ``phase``."""
         if self.device.type == "cuda":
-            self.bytes[moment] = max(self.bytes[moment], torch.cuda.max_memory_allocated())
+            self.bytes[phase] = max(self.bytes[phase], torch.cuda.max_memory_allocated())
             torch.cuda.reset_peak_memory_stats()
 
     def result(self) -> dict[str, int | None]:
-        """For result.json: bytes of the rank that has most; every rank must ask.
+        """For result.json: the bytes of the rank with the largest peak. Every rank must call it.
 
-        Training's is ``peak_memory_bytes``. On a CPU that is the process's resident memory now, whatever it was taken for, and the
-        others are None. So is scoring's where nothing was scored.
+        ``peak_memory_bytes`` is that of training. On a CPU it is the current resident memory, and the others are None. That of
+        evaluation (``peak_memory_scoring_bytes``) is also None if there was none.
         """
-        on_card = self.device.type == "cuda"
-        mine = self.bytes if on_card else {**self.bytes, "training": psutil.Process().memory_info().rss}
-        most = torch.tensor([mine[moment] for moment in MOMENTS], device=self.device)
+        on_gpu = self.device.type == "cuda"
+        own = self.bytes if on_gpu else {**self.bytes, "training": psutil.Process().memory_info().rss}
+        most = torch.tensor([own[phase] for phase in PHASES], device=self.device)
         dist.all_reduce(most, op=dist.ReduceOp.MAX)
         loading, training, scoring = most.tolist()
         return {

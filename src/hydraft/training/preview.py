@@ -1,4 +1,4 @@
-"""What training would see: examples with the trained tokens coloured, lengths, bins, and what truncation would cut."""
+"""``mode=preview``: prints examples with their trained tokens coloured, lengths, how full bins are, and what is truncated."""
 
 import sys
 
@@ -9,11 +9,13 @@ from transformers import PreTrainedTokenizerBase, logging
 
 from hydraft.config.schema import Config, DataConfig
 from hydraft.data import mixture
-from hydraft.data.batch import fill, pack
-from hydraft.data.formats import Conversation
+from hydraft.data.batch import fill, group
+from hydraft.data.formats import Record
 from hydraft.data.labels import IGNORE
-from hydraft.data.tokenize import Example, Truncation, encode_one, system_note, truncate
+from hydraft.data.tokenize import Example, Truncation, system_note, truncate
 from hydraft.models import prepare
+from hydraft.system.library_logs import quiet_bitsandbytes
+from hydraft.training.objectives.registry import make_objective
 
 EXAMPLES = 3
 BARS = 12
@@ -24,11 +26,13 @@ def show(config: Config, console: Console | None = None) -> None:
     """Print the preview of a run's training data."""
     console = console or Console(file=sys.stdout)
     logging.set_verbosity_error()
+    quiet_bitsandbytes()
     tokenizer = prepare.tokenizer(config.model)
     data = config.data
-    parts = mixture.parts(data, config.seed)
-    conversations = [conversation for _, members in parts for conversation in members]
-    whole = [example for conversation in conversations for example in encode_one(conversation, tokenizer, data)]
+    encoding = make_objective(config.objective).encoding
+    parts = mixture.parts(data, config.seed, encoding.read)
+    records = [record for _, members in parts for record in members]
+    whole = [example for record in records for example in encoding.encode(record, tokenizer, data)]
     kept, cut = [], Truncation()
     for example in whole:
         shorter, lost = truncate(example, data.max_length)
@@ -39,17 +43,19 @@ def show(config: Config, console: Console | None = None) -> None:
         title = f"example {number + 1} ({size}{f' of {full}' if full > size else ''} tokens)"
         console.print(Text(title, style="bold"), coloured(kept[number], tokenizer), sep="\n", end="\n\n")
     console.print(histogram([len(example["input_ids"]) for example in whole], data.max_length))
-    for line in summary(data, parts, kept):
+    for line in summary(data, parts, kept, encoding.sequences):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(
         f"data.max_length={data.max_length}: {cut if cut.records else 'no record is longer'}", highlight=False
     )
-    if note := system_note(conversations, tokenizer, data):
+    if note := system_note(records, tokenizer, data):
         console.print(note, highlight=False, soft_wrap=True)
 
 
-def summary(data: DataConfig, parts: list[tuple[str, list[Conversation]]], kept: list[Example]) -> list[str]:
-    """What each source gives, how much of it is trained, and how full the bins are."""
+def summary(
+    data: DataConfig, parts: list[tuple[str, list[Record]]], kept: list[Example], sequences: int = 1
+) -> list[str]:
+    """The records of each source, the share of trained tokens, and how full bins are."""
     lengths = [len(example["input_ids"]) for example in kept]
     trained = sum(label != IGNORE for example in kept for label in example["labels"])
     records = sum(len(members) for _, members in parts)
@@ -59,38 +65,39 @@ def summary(data: DataConfig, parts: list[tuple[str, list[Conversation]]], kept:
         f"{trained:,} trained ({trained / sum(lengths):.0%})"
     )
     if data.packing:
-        lines.append(fill(lengths, pack(lengths, data.max_length), data.max_length))
+        bins = group(lengths, sequences, data.max_length) or []
+        lines.append(fill(lengths, bins, data.max_length * sequences))
     return lines
 
 
 def coloured(example: Example, tokenizer: PreTrainedTokenizerBase) -> Text:
-    """One example: what is to be said is green and underlined, the rest dim.
+    """One example: trained tokens are green and underlined, the rest is dim.
 
-    Runs are decoded whole, so no character is torn. Where another token is to be said than the one that stands there (see
-    ``encode.Piece``), both are shown.
+    Consecutive tokens are decoded as one string, so that no character is split. If a label differs from the token (see
+    ``tokenize.Piece``), both are shown.
     """
     text = Text()
 
-    def add(ids: list[int], said: bool) -> None:
-        text.append(str(tokenizer.decode(ids)), style="green underline" if said else "dim")
+    def add(ids: list[int], trained: bool) -> None:
+        text.append(str(tokenizer.decode(ids)), style="green underline" if trained else "dim")
 
     run: list[int] = []
-    said = False
+    trained = False
     for token, label in zip(example["input_ids"], example["labels"], strict=True):
-        if (label != IGNORE) != said or label not in (IGNORE, token):
-            add(run, said)
-            run, said = [], label != IGNORE
+        if (label != IGNORE) != trained or label not in (IGNORE, token):
+            add(run, trained)
+            run, trained = [], label != IGNORE
         if label in (IGNORE, token):
             run.append(token)
         else:
             add([label], True)
-            run, said = [token], False
-    add(run, said)
+            run, trained = [token], False
+    add(run, trained)
     return text
 
 
 def histogram(lengths: list[int], limit: int) -> Table:
-    """How long the examples are, in tokens; bars past ``limit`` are red."""
+    """A histogram of the lengths of examples in tokens; bars above ``limit`` are red."""
     step = max(1, -(-max(lengths) // BARS))
     counts = [0] * (max(lengths) // step + 1)
     for length in lengths:

@@ -1,6 +1,6 @@
-"""What the ranks share of an optimizer step: summed over them, and read at once or later.
+"""Reductions over the ranks after an optimizer step, with a result that is read at once or later.
 
-To read a number that is on a card is to wait for all that the card has yet to do.
+Reading a number from a GPU waits until the GPU has finished all queued work.
 """
 
 import math
@@ -12,50 +12,50 @@ import torch.distributed as dist
 
 
 @dataclass
-class Made:
-    """What this rank knows of a step that it has made."""
+class StepResult:
+    """What this rank knows about an optimizer step."""
 
     step: int
     losses: torch.Tensor
-    """Of its micro-batches, ``(micro-batches,)``, on the device."""
+    """Of its micro-batches, (micro-batches,), on the device."""
     norm: Any
-    """Of the gradients, as DeepSpeed has it; None where it does not compute it."""
+    """The gradient norm from DeepSpeed; None if it is not computed."""
     skipped: bool
-    """Whether fp16's loss scaler left the step out."""
+    """Whether fp16's loss scaler skipped the step."""
     at_floor: bool
-    """Whether its scale can fall no further."""
+    """Whether gradients overflow at the smallest loss scale."""
 
 
-class Reading:
-    """Numbers on their way from the device: asked for without waiting, read when they are due."""
+class PendingNumbers:
+    """Numbers that are copied from the device without waiting, to be read later."""
 
     def __init__(self, values: torch.Tensor) -> None:
-        self.there = values
+        self.copy = values
         self.event: torch.cuda.Event | None = None
         if values.is_cuda:
-            self.there = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            self.there.copy_(values, non_blocking=True)
+            self.copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self.copy.copy_(values, non_blocking=True)
             self.event = torch.cuda.Event()
             self.event.record()
 
     def read(self) -> list[float]:
-        """The numbers; waits until they are there."""
+        """The numbers; waits for the copy."""
         if self.event is not None:
             self.event.synchronize()
-        values: list[float] = self.there.tolist()
+        values: list[float] = self.copy.tolist()
         return values
 
 
-def agreed(mine: torch.Tensor, norm: float, unknown: bool) -> tuple[float, bool, bool]:
-    """Over all ranks: the step's loss, whether a gradient norm is no finite number, and whether it is 0.
+def reduce_now(losses: torch.Tensor, norm: float, unknown: bool) -> tuple[float, bool, bool]:
+    """Over all ranks: the loss of the step, whether a gradient norm is not finite, and whether it is 0.
 
     Args:
-        mine: losses of this rank's micro-batches, ``(micro-batches,)``.
+        losses: of this rank's micro-batches, (micro-batches,).
         unknown: the norm was not computed.
     """
     broken = not unknown and not (math.isfinite(norm) and norm >= 0)
     shared = torch.stack(
-        [mine.sum().double(), mine.new_tensor(float(broken)).double(), mine.new_tensor(float(norm == 0)).double()]
+        [losses.sum().double(), losses.new_tensor(float(broken)).double(), losses.new_tensor(float(norm == 0)).double()]
     )
     world = dist.get_world_size()
     if world > 1:
@@ -64,22 +64,22 @@ def agreed(mine: torch.Tensor, norm: float, unknown: bool) -> tuple[float, bool,
     return loss / world, bad > 0, zeros == world
 
 
-def summed(made: Made, more: list[float]) -> Reading:
-    """The same and the sums of ``more``, without a wait for the device.
+def reduce_later(result: StepResult, more: list[float]) -> PendingNumbers:
+    """The same and the sums of ``more``, without waiting for the device.
 
     Returns:
-        To be read: the losses of all ranks, how many have a norm that is no finite number, how many have one of 0, ``more``.
+        Over all ranks: the sum of losses, the numbers of norms that are not finite and of those that are 0, the sums of ``more``.
     """
-    norm, device = made.norm, made.losses.device
+    norm, device = result.norm, result.losses.device
     known = norm is not None and not torch.is_tensor(norm)
     bad, zero = known and not (math.isfinite(norm) and norm >= 0), known and norm == 0
     numbers = torch.tensor(
         [0.0, float(bad), float(zero), *more], dtype=torch.float64, pin_memory=device.type == "cuda"
-    )  # from memory that is not pinned, a copy would wait
+    )  # a copy from memory that is not pinned would wait
     shared = numbers.to(device, non_blocking=True)
-    shared[0] = made.losses.sum()
+    shared[0] = result.losses.sum()
     if torch.is_tensor(norm):
         shared[1], shared[2] = ~(norm.isfinite() & (norm >= 0)), norm == 0
     if dist.get_world_size() > 1:
         dist.all_reduce(shared)
-    return Reading(shared)
+    return PendingNumbers(shared)

@@ -1,8 +1,9 @@
-"""A rank: reads the run's config.yaml, trains, and (rank 0) writes what came of it."""
+"""The training of one rank: reads the run's config.yaml and trains; rank 0 writes the results."""
 
 import dataclasses
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,222 +11,240 @@ import peft
 import torch
 import torch.distributed as dist
 import transformers
+from transformers import TrainerCallback, TrainingArguments
 
-from hydraft.checkpoint import training_state, weights
+from hydraft.checkpoint import optimizer_state, weights
 from hydraft.config.choices import LoraMethod
 from hydraft.config.schema import Config, load_config
-from hydraft.data import cache, mixture
-from hydraft.data.batch import Examples, fill, pack
-from hydraft.evaluation.evaluator import HeldOut
-from hydraft.models import prepare
+from hydraft.data import mixture
+from hydraft.evaluation.evaluator import BatchSizes, Evaluator
+from hydraft.models import base_identity, prepare
 from hydraft.models.load import load_tokenizer, load_trainable, trainable
 from hydraft.plan import plan
-from hydraft.runs import consistency, loss_plot
-from hydraft.system import files, heartbeat, signals
+from hydraft.runs import consistency
 from hydraft.system.console import Screen
+from hydraft.system.heartbeat import Heartbeat
+from hydraft.system.signals import SignalListener
 from hydraft.tracking.factory import make_tracker
-from hydraft.training import deepspeed_ops
-from hydraft.training.callbacks.checkpoint import Keeper, find_start
-from hydraft.training.callbacks.divergence import Health
-from hydraft.training.callbacks.early_stop import Stopper
-from hydraft.training.callbacks.evaluation import Scorer
-from hydraft.training.callbacks.logging import Reporter
-from hydraft.training.memory_peaks import Peaks
-from hydraft.training.oom import Watch
-from hydraft.training.trainer import RunTrainer, training_arguments
+from hydraft.training import deepspeed_ops, report
+from hydraft.training.callbacks.checkpoint import CheckpointCallback, find_start
+from hydraft.training.callbacks.divergence import DivergenceCallback
+from hydraft.training.callbacks.early_stop import EarlyStopCallback
+from hydraft.training.callbacks.evaluation import EvaluationCallback
+from hydraft.training.callbacks.logging import LoggingCallback
+from hydraft.training.dataset import TrainingData, load_training_data
+from hydraft.training.memory_peaks import MemoryPeaks
+from hydraft.training.objectives.base import Objective
+from hydraft.training.objectives.registry import make_objective
+from hydraft.training.oom import OutOfMemoryHandler
+from hydraft.training.trainer import RunTrainer, Start, training_arguments
 
-SUMMARY = ("train_loss", "tokens", "train_seconds", "peak_memory_bytes", "trained_parameters")
-"""Of result.json, what a dashboard's table has too."""
+PROBE_TOKENS = 64
+"""Tokens of the prompt in probe.json."""
 
 
-def main(folder: Path, terminal: int) -> None:
-    """Run this rank of the run in ``folder``. ``terminal`` is the file descriptor a person looks at."""
+def main(
+    folder: Path, terminal: int, listener: SignalListener | None = None, heartbeat: Heartbeat | None = None
+) -> None:
+    """Train the run in ``folder`` on this rank.
+
+    Args:
+        folder: the run's folder.
+        terminal: the file descriptor that rank 0 prints to.
+        listener: receives the shutdown signals of this rank; None if nothing is to be saved upon one.
+        heartbeat: of this rank; None if it is not monitored.
+    """
+    listener = listener or SignalListener()
     config = load_config(folder / "config.yaml")
     deepspeed_ops.ready_device()
     rank, local_ranks = int(os.environ["RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    cores = int(os.environ.get("HYDRAFT_CORES", 0)) or len(os.sched_getaffinity(0))  # a sweep's job has a share of them
+    cores = int(os.environ.get("HYDRAFT_CORES", 0)) or len(os.sched_getaffinity(0))  # a job of a sweep has fewer
     torch.set_num_threads(max(1, cores // local_ranks))
     transformers.logging.disable_progress_bar()
-    with Watch(config, folder) as memory, Screen(terminal, visible=rank == 0) as screen:
-        _train(config, folder, screen, memory)
+    with OutOfMemoryHandler(config, folder) as memory, Screen(terminal, rank == 0, heartbeat) as screen:
+        _train(config, folder, screen, memory, listener)
     dist.destroy_process_group()
 
 
-def _train(config: Config, folder: Path, screen: Screen, memory: Watch) -> None:
+def _train(config: Config, folder: Path, screen: Screen, memory: OutOfMemoryHandler, listener: SignalListener) -> None:
     screen.phase("starting")
-    arguments = training_arguments(config, folder)  # before the model: ZeRO-3 shards it as it loads
-    rank = dist.get_rank()
+    arguments = training_arguments(config, folder)  # before the model: ZeRO-3 shards it while it is loaded
     _compare_hosts(config)
-    asked, config = config, dataclasses.replace(config, model=prepare.native(config.model, config.seed, screen.console))
-    tokenizer = load_tokenizer(config.model)
-    with heartbeat.while_working():
-        examples, lengths, encoded = _examples(config, tokenizer, screen)
+    parts = _load(config, screen, memory)
+    early_stop = EarlyStopCallback(config.train.grace, arguments.device, listener)
+    run = _make_run(parts, folder, arguments, screen, early_stop)
+    memory.trainer = run.trainer
+    began = time.perf_counter()
+    output = run.trainer.run()
+    run.peaks.end("training")
+    stopped = run.early_stop.number != 0  # and a checkpoint was saved
+    after = {} if stopped else run.evaluation.evaluate_all("after training", run.trainer.state.global_step)
+    if run.early_stop.number:
+        _end_early(run, save=not stopped)
+        return
+    seconds = time.perf_counter() - began
+    screen.phase("saving")
+    result, trained = _save(run, parts, folder, {"after": after, "train_loss": output.training_loss})
+    screen.heartbeat.stop()  # a dashboard may be slow
+    if dist.get_rank() == 0:
+        report.write_result(parts.config, folder, result, trained, run.logging.tracker)
+        report.show_result(screen, folder, result, seconds)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a run is made of."""
+
+    config: Config
+    """With the model section of the native model."""
+    objective: Objective
+    tokenizer: Any
+    data: TrainingData
+    model: Any
+    origin: weights.Origin
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run that is ready to be trained."""
+
+    trainer: RunTrainer
+    logging: LoggingCallback
+    evaluation: EvaluationCallback
+    checkpoint: CheckpointCallback
+    early_stop: EarlyStopCallback
+    peaks: MemoryPeaks
+
+
+def _load(requested: Config, screen: Screen, memory: OutOfMemoryHandler) -> _Parts:
+    """The data set and the model. ``requested``: with the model section of the user, which may be a published checkpoint."""
+    native = prepare.native(requested.model, requested.seed, screen.console)
+    config = dataclasses.replace(requested, model=native)
+    objective, tokenizer = make_objective(config.objective), load_tokenizer(config.model)
+    with screen.heartbeat.while_working():
+        data = load_training_data(config, tokenizer, objective.encoding, screen)
     screen.phase("loading the model")
-    with heartbeat.while_working():
+    with screen.heartbeat.while_working():
         model = load_trainable(config)
     memory.model = model
-    _beat_at_each_pass(model)
-    _say_targets(model, config, screen)
-    first = weights.gather(model, trainable(model)) if config.lora.method is LoraMethod.pissa else None
-    start, numbers = find_start(folder, screen)
+    objective.prepare(model)
+    _beat_in_forward(model, screen.heartbeat)
+    _report_targets(model, config, screen)
+    initial = weights.gather(model, trainable(model)) if config.lora.method is LoraMethod.pissa else None
+    origin = weights.Origin(initial, base_identity.of(requested) if dist.get_rank() == 0 else None)
+    return _Parts(config, objective, tokenizer, data, model, origin)
+
+
+def _make_run(
+    parts: _Parts, folder: Path, arguments: TrainingArguments, screen: Screen, early_stop: EarlyStopCallback
+) -> _Run:
+    """The Trainer and its callbacks, with the state of the checkpoint that the run resumes from."""
+    config, model, device = parts.config, parts.model, arguments.device
+    start = find_start(folder, screen)
     if start is not None:
-        training_state.load_weights(trainable(model), start.folder)
-    tracker = make_tracker(config, folder, rank, numbers.get("tracker"))
-    held_out = HeldOut(
-        mixture.held_out(config.data), tokenizer, config.data, arguments.device, config.train.micro_batch_size,
-        plan.generation_memory(config),
-    )  # fmt: skip
-    reporter = Reporter(folder, rank, screen, tracker)
+        optimizer_state.load_weights(trainable(model), start.folder)
+    tracker = make_tracker(config, folder, dist.get_rank(), None if start is None else start.state.tracker)
+    logging = LoggingCallback(folder, dist.get_rank(), screen, tracker)
     if start is None:
-        reporter.begin()
-    stopper = Stopper(config.train.grace, arguments.device)
-    peaks = Peaks(arguments.device)
-    scorer = Scorer(model, held_out, config.train, reporter, screen, stopper, peaks)
-    keeper = Keeper(config, asked, folder, encoded.key, reporter, scorer, first)
-    compiled = []
-    if config.train.compile:
-        from hydraft.training.callbacks.compile_layers import (
-            Compiled,  # with it torch's compiler, which all other runs start sooner without
-        )
-
-        compiled.append(Compiled(model, reporter, arguments.device))
-    callbacks = [*compiled, stopper, scorer, reporter, keeper]
-    trainer = RunTrainer(config, model, examples, lengths, tokenizer, start, args=arguments, callbacks=callbacks)
-    trainer.remove_callback(transformers.PrinterCallback)
-    memory.trainer = trainer
-    for callback in compiled:
+        logging.begin()
+    peaks = MemoryPeaks(device)
+    evaluation = EvaluationCallback(model, _evaluator(parts, device), config.train, logging, early_stop, peaks)
+    checkpoint = CheckpointCallback(config, folder, parts.data.encoded.key, logging, evaluation, parts.origin)
+    compiling = _compile_callbacks(config, model, logging, device)
+    trainer = _trainer(parts, arguments, start, [*compiling, early_stop, evaluation, logging, checkpoint])
+    for callback in compiling:
         callback.trainer = trainer
-    health = Health(config, folder, reporter, trainer, stopper)
-    scorer.before = health.settle
-    trainer.add_callback(health)
-    keeper.attach(trainer, numbers, health)
-    started = time.perf_counter()
-    output = trainer.run()
-    peaks.end("training")
-    saved = stopper.number != 0
-    after = {} if saved else scorer.at_an_end("after training", trainer.state.global_step)
-    if stopper.number:
-        if not saved:
-            keeper.save(trainer)
-        signals.leave(trainer.state.global_step, stopper.number)
-        heartbeat.stop()
-        tracker.finish({})
-        return
-    seconds = time.perf_counter() - started
-    screen.phase("saving")
-    target = folder / ("model" if config.lora.method is LoraMethod.none else "adapter")
-    keeper.write(trainer, target)
-    keeper.save(trainer)  # where more epochs would go on
-    weights.write_probe(model, tokenizer, encoded[0]["input_ids"][:64], target)
-    result: dict[str, Any] = {
-        "objective": after.get("loss", output.training_loss),
-        "train_loss": output.training_loss,
-        "before": scorer.scores.get(0, {}),
-        "best": scorer.best(),
-        "after": after,
-        "steps": trainer.state.global_step,
-        "tokens": trainer.all_tokens(),
-        "train_seconds": reporter.seconds,
-        **peaks.result(),
-        "trained_parameters": sum(getattr(p, "ds_numel", p.numel()) for p in trainable(model).values()),
-        "truncated": vars(encoded.truncation),
+    divergence = DivergenceCallback(config, folder, logging, trainer, early_stop)
+    evaluation.before = divergence.settle
+    trainer.add_callback(divergence)
+    checkpoint.attach(trainer, divergence)
+    return _Run(trainer, logging, evaluation, checkpoint, early_stop, peaks)
+
+
+def _trainer(
+    parts: _Parts, arguments: TrainingArguments, start: Start | None, callbacks: list[TrainerCallback]
+) -> RunTrainer:
+    config, data, pad_id = parts.config, parts.data, int(parts.tokenizer.pad_token_id)
+    trainer = RunTrainer(
+        config,
+        parts.model,
+        parts.objective,
+        data.lengths,
+        start,
+        args=arguments,
+        train_dataset=data.examples,
+        processing_class=parts.tokenizer,
+        data_collator=parts.objective.collator(config.data, config.kernels, pad_id),
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    return trainer
+
+
+def _evaluator(parts: _Parts, device: torch.device) -> Evaluator:
+    config, objective = parts.config, parts.objective
+    sizes = BatchSizes.of(config.data, config.train.micro_batch_size, plan.generation_memory(config))
+    records = mixture.held_out(config.data, objective.read)
+    return Evaluator(records, parts.tokenizer, config.data, device, sizes, objective)
+
+
+def _compile_callbacks(config: Config, model: Any, logging: LoggingCallback, device: torch.device) -> list[Any]:
+    if not config.train.compile:
+        return []
+    from hydraft.training.callbacks.compile_layers import CompileCallback  # imports torch's compiler, which is slow
+
+    return [CompileCallback(model, logging, device)]
+
+
+def _end_early(run: _Run, save: bool) -> None:
+    """End this rank after a signal. ``save``: the signal arrived after the last step, and no checkpoint was saved for it."""
+    if save:
+        run.checkpoint.save(run.trainer)
+    run.early_stop.listener.report_early_exit(run.trainer.state.global_step, run.early_stop.number)
+    run.logging.screen.heartbeat.stop()
+    run.logging.tracker.finish({})
+
+
+def _save(run: _Run, parts: _Parts, folder: Path, ended: dict[str, Any]) -> tuple[dict[str, Any], Path]:
+    """Save the adapter or model and a checkpoint; returns the values of result.json and the folder that was saved."""
+    trained = folder / ("model" if parts.config.lora.method is LoraMethod.none else "adapter")
+    run.checkpoint.write(run.trainer, trained)
+    run.checkpoint.save(run.trainer)  # so that the run can be resumed with more epochs
+    weights.write_probe(parts.model, parts.tokenizer, parts.data.encoded[0]["input_ids"][:PROBE_TOKENS], trained)
+    result = {
+        "objective": ended["after"].get("loss", ended["train_loss"]),
+        "train_loss": ended["train_loss"],
+        "before": run.evaluation.scores.get(0, {}),
+        "best": run.evaluation.best(),
+        "after": ended["after"],
+        "steps": run.trainer.state.global_step,
+        "tokens": run.trainer.all_tokens(),
+        "train_seconds": run.logging.seconds,
+        **run.peaks.result(),
+        "trained_parameters": sum(getattr(p, "ds_numel", p.numel()) for p in trainable(parts.model).values()),
+        "truncated": vars(parts.data.encoded.truncation),
     }
-    heartbeat.stop()  # a dashboard takes its time
-    if rank == 0:
-        files.write_json(folder / "result.json", result)
-        loss_plot.draw_loss(folder, plan.headline(config))
-        if config.tracker.upload:
-            tracker.upload(target)
-        scores = {
-            f"{when}/{name}": value for when in ("before", "best", "after") for name, value in result[when].items()
-        }
-        tracker.finish({"objective": result["objective"], **scores, **{name: result[name] for name in SUMMARY}})
-        _close(screen, folder, result, seconds)
-
-
-def _examples(config: Config, tokenizer: Any, screen: Screen) -> tuple[Examples, list[int], cache.Encoded]:
-    """The run's training items, the tokens of each, and the encoded records behind them."""
-
-    def encoding(done: int, total: int) -> None:
-        if screen.name != "encoding":
-            screen.phase("encoding", total)
-        screen.advance(done - screen.completed)
-
-    first_here = int(os.environ["LOCAL_RANK"]) == 0
-    encoded = cache.training(config.data, config.seed, tokenizer, first_here, encoding)
-    for note in encoded.notes:
-        screen.say(note)
-    if encoded.truncation.records:
-        screen.say(f"data.max_length={config.data.max_length}: {encoded.truncation}")
-    pad = int(tokenizer.pad_token_id)
-    if not config.data.packing:
-        return Examples(encoded, pad), encoded.lengths, encoded
-    bins = pack(encoded.lengths, config.data.max_length)
-    screen.say(fill(encoded.lengths, bins, config.data.max_length))
-    return Examples(encoded, pad, bins), [sum(encoded.lengths[i] for i in members) for members in bins], encoded
+    return result, trained
 
 
 def _compare_hosts(config: Config) -> None:
-    """Refuse to train where a rank has another config, or other code, than rank 0."""
+    """Raise ``ConfigError`` if a rank has another config or other code than rank 0."""
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, (f"rank {dist.get_rank()} ({consistency.host()})", consistency.of_run(config)))
     consistency.check(found)
 
 
-def _beat_at_each_pass(model: torch.nn.Module) -> None:
-    """Every pass through the model is a sign of life, in training and in scoring."""
+def _beat_in_forward(model: torch.nn.Module, heartbeat: Heartbeat) -> None:
+    """Send a heartbeat in every forward pass, in training and in evaluation."""
     inner = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     inner.register_forward_pre_hook(lambda *_: heartbeat.beat())
 
 
-def _say_targets(model: Any, config: Config, screen: Screen) -> None:
-    """Say which layers were meant, where ``lora.target_modules`` has the names of the published layout."""
+def _report_targets(model: Any, config: Config, screen: Screen) -> None:
+    """Print the native names of layers if ``lora.target_modules`` has names of the published checkpoint."""
     if not isinstance(model, peft.PeftModel) or config.lora.target_modules == ["all-linear"]:
         return
-    native, asked = set(model.peft_config["default"].target_modules), set(config.lora.target_modules)
-    if native != asked:
-        renamed, found = ", ".join(sorted(asked - native)), ", ".join(sorted(native - asked))
-        screen.say(f"lora.target_modules: {renamed} of the published layout is {found} here")
-
-
-def _close(screen: Screen, folder: Path, result: dict[str, Any], seconds: float) -> None:
-    """The closing table, and what to type next."""
-    before, after = result["before"], result["after"]
-    rows = [
-        [f"held-out {name.replace('_', ' ')}", _shown(name, before[name]), _shown(name, after[name])] for name in after
-    ]
-    best = result["best"]
-    if best.get("step") not in (None, 0, result["steps"]):
-        rows.insert(1, [f"lowest, at step {best['step']:,}", "", f"{best['loss']:.3f}"])
-    speed = result["tokens"] / result["train_seconds"]
-    rows += [
-        ["training loss", "", f"{result['train_loss']:.3f}"],
-        ["steps", "", f"{result['steps']:,}"],
-        ["tokens/s", "", f"{speed:,.0f}"],
-        *_peaks(result),
-        ["trained parameters", "", f"{result['trained_parameters']:,}"],
-        ["time", "", f"{seconds:.0f} s"],
-    ]
-    screen.progress.stop()
-    screen.table(str(folder), ["", "before", "after"], rows)
-    screen.say(f'try it: python infer.py run={_short(folder)} prompt="…"')
-
-
-def _peaks(result: dict[str, Any]) -> list[list[str]]:
-    """Rows of memory: of training and of scoring where a card tells them apart."""
-    training, scoring = result["peak_memory_bytes"], result["peak_memory_scoring_bytes"]
-    if result["peak_memory_loading_bytes"] is None:
-        return [["resident memory a rank", "", f"{training / 2**30:.2f} GiB"]]
-    rows = [["peak memory a rank", "", f"{training / 2**30:.2f} GiB"]]
-    return rows + ([["… while scored", "", f"{scoring / 2**30:.2f} GiB"]] if scoring else [])
-
-
-def _shown(name: str, value: float) -> str:
-    return f"{value:.3f}" if name == "loss" else f"{value:.1%}"
-
-
-def _short(folder: Path) -> str:
-    try:
-        return str(folder.relative_to(Path.cwd()))
-    except ValueError:
-        return str(folder)
+    native, requested = set(model.peft_config["default"].target_modules), set(config.lora.target_modules)
+    if native != requested:
+        renamed, found = ", ".join(sorted(requested - native)), ", ".join(sorted(native - requested))
+        screen.say(f"lora.target_modules: {renamed} of the published checkpoint is {found} in the native model")

@@ -1,4 +1,4 @@
-"""The zero section to a DeepSpeed config dict. No torch."""
+"""DeepSpeed's config, made from the zero section. No torch."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from hydraft.config.schema import Config, ZeroConfig
 
 
 def deepspeed_config(config: Config) -> dict[str, Any]:
-    """What ``deepspeed.initialize`` gets.
+    """The config for ``deepspeed.initialize``.
 
-    ``train_batch_size`` is computed, never typed in; only keys that the chosen stage reads are there. DeepSpeed's
-    ``activation_checkpointing`` block is left out, since the Trainer does not call DeepSpeed's checkpointing
-    (``train.gradient_checkpointing`` does the work), and so is ``aio``, which is read for NVMe offload only. There is no ``optimizer`` block: the Trainer makes it, over its own parameter groups.
+    It only has keys that the chosen stage reads. These blocks are left out: ``activation_checkpointing``, since the Trainer does not
+    call DeepSpeed's checkpointing (``train.gradient_checkpointing`` replaces it); ``aio``, which is only for NVMe offload; and
+    ``optimizer``, since the Trainer creates the optimizer with its own parameter groups.
     """
     train = config.train
     return {
@@ -22,7 +22,7 @@ def deepspeed_config(config: Config) -> dict[str, Any]:
         "bf16": {"enabled": train.precision is Precision.bf16},
         "fp16": {"enabled": train.precision is Precision.fp16},
         "zero_optimization": _zero(config.zero),
-        "steps_per_print": 2**31,  # our own lines say more
+        "steps_per_print": 2**31,  # metrics.jsonl has more
         "wall_clock_breakdown": False,
     }
 

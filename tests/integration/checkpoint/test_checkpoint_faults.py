@@ -62,14 +62,14 @@ def hook(event, arguments):
         os.kill(os.getpid(), signal.SIGKILL)
 
 sys.addaudithook(hook)
-save = checkpoint.Keeper.save
+save = checkpoint.CheckpointCallback.save
 
 def watched(self, trainer):
     armed[0] = trainer.state.global_step == 6
     save(self, trainer)
     armed[0] = False
 
-checkpoint.Keeper.save = watched
+checkpoint.CheckpointCallback.save = watched
 if asked["fp16"]:
     get_accelerator().__class__.is_fp16_supported = lambda self: True
     made = trainer.deepspeed_config
@@ -132,8 +132,8 @@ def test_a_kill_at_any_write_leaves_a_whole_checkpoint(begun: Path, forks: Forks
         run = tmp_path / f"killed-{number}"
         shutil.copytree(begun, run)
         assert forks.run(run, stop_at=number) == -signal.SIGKILL
-        newest, passed_over = manifest.newest(run)
-        assert newest is not None and passed_over == [], number
+        newest, skipped = manifest.newest(run)
+        assert newest is not None and skipped == [], number
         found.add(newest.name)
         assert manifest.fault(run / "checkpoints" / "step-000004") is None, number
     assert found == {"step-000004", "step-000006"}  # before the name is given, and after
@@ -154,7 +154,7 @@ def test_fp16_goes_on_with_its_loss_scale(zero: str, forks: Forks, records: Path
     assert differs(resumed, tmp_path / "whole") is None
 
 
-def test_an_altered_file_is_named_and_its_checkpoint_passed_over(begun: Path, tmp_path: Path) -> None:
+def test_an_altered_file_is_named_and_its_checkpoint_skipped(begun: Path, tmp_path: Path) -> None:
     latest = begun / "checkpoints/step-000004"
     files = [file for file in latest.rglob("*") if file.is_file()]
     assert {"optimizer.safetensors", "random.safetensors", "state.json", "manifest.json"} <= {
@@ -171,10 +171,10 @@ def test_an_altered_file_is_named_and_its_checkpoint_passed_over(begun: Path, tm
                 file.unlink()
             else:
                 file.write_bytes(content if change == "flip" else content[:-1])
-            newest, passed_over = manifest.newest(run)
+            newest, skipped = manifest.newest(run)
             assert newest is not None and newest.name == "step-000002"
-            assert len(passed_over) == 1 and "step-000004 is passed over" in passed_over[0]
-            assert file.name in passed_over[0] or file.name == manifest.NAME  # an altered list accuses another file
+            assert len(skipped) == 1 and "step-000004 is skipped" in skipped[0]
+            assert file.name in skipped[0] or file.name == manifest.NAME  # an altered list accuses another file
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")

@@ -85,14 +85,14 @@ def test_resume_takes_the_saved_config_and_says_what_changed(records: Path, tmp_
         "zero=stage3",
     )
     assert more.returncode == 0, more.stderr
-    assert "going on from step-000009" in more.stdout
+    assert "resuming from step-000009" in more.stdout
     assert "changed: train.epochs=4.0 (was 3.0)" in more.stdout
     steps = [line["step"] for line in metrics(folder)]
     assert steps == list(range(1, 13))
     assert load_config(folder / "config.yaml").zero.stage == 3
     for overrides, said in {
         "lora.r=8": "lora.r=8: ",
-        "train.micro_batch_size=3": "the global batch would be 6 records, and the run was begun with 8",
+        "train.micro_batch_size=3": "the global batch would be 6 records, and the run was started with 8",
         "cluster=1x2": "use train.gradient_accumulation_steps=1",
         "data.max_length=99": "data.max_length=99: ",
     }.items():

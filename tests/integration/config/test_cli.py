@@ -50,6 +50,28 @@ def test_a_refusal_imports_no_torch_and_leaves_no_folder(tmp_path: Path) -> None
     assert not folder.exists()
 
 
+def test_help_of_a_setting_needs_no_torch() -> None:
+    code = (
+        "import runpy, sys; sys.argv = ['train.py', '--help', 'train.loss_spike', 'lora']\n"
+        "try: runpy.run_path('train.py', run_name='__main__')\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "print([m for m in ('torch', 'transformers', 'peft', 'deepspeed', 'datasets', 'wandb') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("train.loss_spike\n") and "  default: 3.0\n" in done.stdout
+    assert done.stdout.endswith("[]\n")
+    unknown = run_script("infer.py", "--help", "top_pp")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert unknown.stderr == "infer.py: top_pp: no such setting, section or group; did you mean top_p?\n"
+
+
+def test_help_with_an_override_is_composed() -> None:
+    shown = run_script("infer.py", "--help", "top_k=7")
+    assert shown.returncode == 0 and "\ntop_k: 7\n" in shown.stdout
+    refused = run_script("train.py", "--help", "lora.rank=7")
+    assert (refused.returncode, refused.stderr) == (2, "train.py: lora.rank: no such setting; did you mean lora.r?\n")
+
+
 def test_help_shows_groups_and_commands() -> None:
     done = run_script("train.py", "--help")
     assert done.returncode == 0
@@ -100,9 +122,9 @@ def test_what_hydra_understands_is_left_alone(argument: str) -> None:
         (["run=x", "prompt=x", "max_new_tokens=0"], "infer.py: max_new_tokens=0: must be at least 1"),
         (["run=x", "prompt=x", "top_p=2"], "infer.py: top_p=2.0: must be in (0, 1]"),
         (["run=x"], "infer.py: prompt: needs a value"),
-        (["run=x", "prompt=x", "top_p=0.9"], "infer.py: top_p=0.9 is about sampling: give temperature=0.7 too"),
+        (["run=x", "prompt=x", "top_p=0.9"], "infer.py: top_p=0.9 is for sampling: give temperature=0.7 too"),
         (["run=x", "mode=batch", "input=a.jsonl"], "infer.py: output: needs a value"),
-        (["run=x", "mode=chat"], "infer.py: mode=chat: talks with a person at a terminal"),
+        (["run=x", "mode=chat"], "infer.py: mode=chat: needs a terminal"),
         (
             ["run=x", "prompt=x", "cluster=1x2"],
             "infer.py: cluster.ranks_per_node=2: several processes are for mode=batch",

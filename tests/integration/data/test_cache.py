@@ -50,9 +50,7 @@ def test_what_is_cached_is_what_encoding_gives(tmp_path: Path, tokenizer: PreTra
     cache.training(config.data, 0, tokenizer, True, lambda *_: pytest.fail("encoded again"))
 
 
-def test_what_a_person_should_know_is_told_from_the_cache_too(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_notes_are_read_from_the_cache_too(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     file = tmp_path / "records.json"
     file.write_text(json.dumps([*RECORDS, {**RECORDS[0], "system": "你是助手"}]), encoding="utf-8")
     tokenizer = copy.deepcopy(tokenizer)
@@ -61,7 +59,7 @@ def test_what_a_person_should_know_is_told_from_the_cache_too(
     for _ in range(2):
         encoded = cache.training(config.data, 0, tokenizer, True, lambda *_: None)
         assert encoded.notes == [
-            "1 record has a system turn, for which this model's format has no place: it is left out"
+            "1 record has a system turn, which this model's chat template does not support: it is left out"
         ]
     assert len(list((tmp_path / "cache/encoded").glob("*/about.json"))) == 1
 

@@ -1,4 +1,4 @@
-"""Each form is read alike from each kind of file, and each way a source can be bad names the file and the place."""
+"""Each format is read from each kind of file; errors of a source name the file and the record."""
 
 import json
 from pathlib import Path
@@ -25,25 +25,25 @@ SHARE = {"conversations": [{"from": "human", "value": "问"}, {"from": "gpt", "v
         ("a.json", '[{"instruction": ', r"not JSON \(line 1"),
         ("a.json", '{"instruction": "x"}', "must be a JSON list of records, and is a dict"),
         ("a.json", json.dumps([GOOD, {"instruction": "x"}]), r"record 2: has no 'output' \(its keys: instruction\)"),
-        ("a.json", json.dumps([GOOD, {"output": "x"}]), r"record 2: no known form \(its keys: output"),
+        ("a.json", json.dumps([GOOD, {"output": "x"}]), r"record 2: unknown format \(its keys: output"),
         ("a.json", json.dumps([{**GOOD, "output": " "}]), "record 1: 'output' is empty"),
         ("a.json", json.dumps([{**GOOD, "input": 3}]), "record 1: 'input' must be text, and is a int"),
         ("a.json", json.dumps(["text"]), "record 1: must be an object"),
         ("a.jsonl", json.dumps(GOOD) + "\n{broken\n" + json.dumps(GOOD), "line 2: not JSON"),
-        ("a.json", json.dumps([GOOD, CHAT]), "record 1 is alpaca and record 2 is messages; one form a file"),
-        ("a.json", json.dumps([{**GOOD, **CHAT}]), "keys of alpaca and messages; say which with data.format="),
+        ("a.json", json.dumps([GOOD, CHAT]), "record 1 is alpaca and record 2 is messages; a file must have one format"),
+        ("a.json", json.dumps([{**GOOD, **CHAT}]), "keys of alpaca and messages; choose one with data.format="),
         ("a.json", json.dumps([{**GOOD, "id": 7}, GOOD, {**GOOD, "id": 7}]), r"record 3: has the id of record 1 \(7\)"),
         ("a.json", json.dumps([{"messages": [{"role": "tool", "content": "x"}]}]), "turn 1: unknown role 'tool'"),
         ("a.json", json.dumps([{"conversations": [{"from": "bot", "value": "x"}]}]), r"turn 1: unknown from 'bot' \(known: system, user, human"),
         ("a.json", json.dumps([{"messages": CHAT["messages"][:1]}]), "does not end with an answer"),
-        ("a.json", json.dumps([{"messages": CHAT["messages"][1:]}]), "turn 1 is the assistant's, where the user"),
+        ("a.json", json.dumps([{"messages": CHAT["messages"][1:]}]), "turn 1 has the role assistant, expected user"),
         ("a.json", json.dumps([{"messages": []}]), "does not end with an answer"),
         ("a.json", json.dumps([{"messages": "x"}]), "'messages' must be a list"),
         ("a.json", json.dumps([{"conversations": [{"from": "human"}]}]), "turn 1: must be an object with 'from' and 'value'"),
         ("a.json", json.dumps([{**GOOD, "history": [["q"]]}]), "'history' must be"),
     ],
 )  # fmt: skip
-def test_a_bad_source_is_refused_with_its_place(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_an_invalid_source_is_refused_with_file_and_record(tmp_path: Path, name: str, text: str, message: str) -> None:
     file = tmp_path / name
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=message) as refusal:
@@ -51,7 +51,7 @@ def test_a_bad_source_is_refused_with_its_place(tmp_path: Path, name: str, text:
     assert str(refusal.value).startswith(f"data.train={file}")
 
 
-def test_a_missing_file_a_folder_and_other_bytes_are_refused(tmp_path: Path) -> None:
+def test_a_missing_file_a_folder_and_invalid_content_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.eval=/nowhere\.json: no such file"):
         load("/nowhere.json", "data.eval")
     with pytest.raises(ConfigError, match="cannot be read"):
@@ -66,7 +66,7 @@ def test_a_missing_file_a_folder_and_other_bytes_are_refused(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("record", [GOOD, CHAT, SHARE])
 @pytest.mark.parametrize("kind", ["json", "jsonl", "parquet"])
-def test_every_form_is_read_alike_from_every_kind_of_file(tmp_path: Path, record: dict[str, Any], kind: str) -> None:
+def test_every_format_is_read_from_every_kind_of_file(tmp_path: Path, record: dict[str, Any], kind: str) -> None:
     records = [{**record, "task": "qa"}, {**record, "task": "qa"}]
     file = tmp_path / f"a.{kind}"
     if kind == "json":
@@ -87,15 +87,15 @@ def test_system_history_and_plain_text(tmp_path: Path) -> None:
     file.write_text(
         json.dumps([{**GOOD, "input": "入", "system": "你是助手", "history": [["甲", "乙"]]}]), encoding="utf-8"
     )
-    (told,) = load(str(file), "data.train")
-    assert [turn.role for turn in told.turns] == ["system", "user", "assistant", "user", "assistant"]
-    assert told.asked[-1].text == "问\n入"
-    assert told.reference == "答"
+    (record,) = load(str(file), "data.train")
+    assert [turn.role for turn in record.turns] == ["system", "user", "assistant", "user", "assistant"]
+    assert record.prompt[-1].text == "问\n入"
+    assert record.reference == "答"
     file.write_text(json.dumps([{"text": "一段\u2028文字"}]), encoding="utf-8")
     assert load(str(file), "data.train") == [Conversation(plain="一段\u2028文字")]
 
 
-def test_a_form_that_is_named_decides(tmp_path: Path) -> None:
+def test_data_format_chooses_the_format(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     file.write_text(json.dumps([{**GOOD, **CHAT}]), encoding="utf-8")
     assert len(load(str(file), "data.train", Format.messages)) == 1
@@ -129,4 +129,4 @@ def test_a_hub_name_that_cannot_be_reached_is_refused_in_one_line() -> None:
     done = run_script("train.py", "data.train=owner/name:dev", "mode=plan", HF_HUB_OFFLINE="1")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("train.py: data.train=owner/name:dev: no such file, and not to be had from the hub (")
+    assert done.stderr.startswith("train.py: data.train=owner/name:dev: no such file, and not available on the hub (")

@@ -27,7 +27,7 @@ def test_there_are_enough_records_of_every_task() -> None:
     assert min(test.values()) >= 40
 
 
-def test_no_held_out_input_was_trained_on_and_none_stands_twice() -> None:
+def test_no_held_out_input_is_trained_and_no_input_occurs_twice() -> None:
     train, test = read("zh_tasks.train.json"), read("zh_tasks.test.json")
     inputs = [record["input"] for record in train + test]
     assert len(set(inputs)) == len(inputs)

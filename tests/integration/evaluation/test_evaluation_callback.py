@@ -1,4 +1,4 @@
-"""Scores in mid-training: where they are asked for, and without a trace in what is trained."""
+"""Evaluation during training: at the configured steps, and without an effect on what is trained."""
 
 import json
 from pathlib import Path
@@ -8,13 +8,13 @@ import pytest
 from transformers import TrainerControl, TrainerState
 
 from conftest import run_script
-from hydraft.training.callbacks import logging as reporting
-from hydraft.training.callbacks.evaluation import Scorer
-from hydraft.training.callbacks.logging import Reporter
+from hydraft.training.callbacks import logging as logging_callback
+from hydraft.training.callbacks.evaluation import EvaluationCallback
+from hydraft.training.callbacks.logging import LoggingCallback
 
 
 def run(folder: Path, records: Path, *overrides: str) -> list[dict[str, Any]]:
-    """Train 4 steps on 24 records, scored on them too; the lines of metrics.jsonl."""
+    """Train 4 steps on 24 records, and evaluate on them too; returns the lines of metrics.jsonl."""
     done = run_script(
         "train.py", f"data.train={records}", f"data.eval={records}", "train.micro_batch_size=4", "train.max_steps=4",
         "train.log_every=1", "data.eval_limit=5", "data.eval_max_new_tokens=4", "train.warmup_ratio=0", "lora.dropout=0.2",
@@ -40,7 +40,7 @@ def scored(lines: list[dict[str, Any]]) -> list[int]:
     ],
     ids=lambda topology: "-".join(topology),
 )
-def test_a_run_scored_on_its_way_ends_bit_equal(topology: list[str], tmp_path: Path, records: Path) -> None:
+def test_evaluation_during_training_changes_no_bit(topology: list[str], tmp_path: Path, records: Path) -> None:
     with_scores = run(tmp_path / "with", records, *topology, "train.eval_every=1")
     without = run(tmp_path / "without", records, *topology)
     assert scored(with_scores) == [0, 1, 2, 3, 4]  # the last step is scored once
@@ -55,7 +55,7 @@ def test_a_run_scored_on_its_way_ends_bit_equal(topology: list[str], tmp_path: P
     assert result["best"].keys() - {"step"} == result["before"].keys() == result["after"].keys()
 
 
-def test_each_epoch_may_be_scored_and_its_loss_alone(tmp_path: Path, records: Path) -> None:
+def test_each_epoch_can_be_evaluated_with_the_loss_only(tmp_path: Path, records: Path) -> None:
     every_epoch = ("train.max_steps=null", "train.epochs=3", "train.eval_every=epoch", "train.eval_loss_only=true")
     lines = run(tmp_path / "run", records, *every_epoch)
     assert scored(lines) == [0, 6, 12, 18]
@@ -64,28 +64,28 @@ def test_each_epoch_may_be_scored_and_its_loss_alone(tmp_path: Path, records: Pa
     assert (tmp_path / "run/loss.png").stat().st_size > 0
 
 
-def test_time_that_is_skipped_is_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_excluded_time_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(reporting.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(logging_callback.time, "perf_counter", lambda: now)
 
     class Nothing:
         def __getattr__(self, name: str) -> Any:
             return lambda *_, **__: None
 
     nothing: Any = Nothing()
-    reporter = Reporter(tmp_path, 0, nothing, nothing)
-    reporter.on_train_begin(nothing, TrainerState(max_steps=2), TrainerControl())
+    logging = LoggingCallback(tmp_path, 0, nothing, nothing)
+    logging.on_train_begin(nothing, TrainerState(max_steps=2), TrainerControl())
     now = 110.0
-    reporter.skip(8)
-    reporter.on_log(nothing, TrainerState(global_step=1), TrainerControl(), {"loss": 1.0, "tokens": 60})
-    reporter.on_step_end(nothing, TrainerState(global_step=1), TrainerControl())
-    assert reporter.seconds == 2
+    logging.exclude(8)
+    logging.on_log(nothing, TrainerState(global_step=1), TrainerControl(), {"loss": 1.0, "tokens": 60})
+    logging.on_step_end(nothing, TrainerState(global_step=1), TrainerControl())
+    assert logging.seconds == 2
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["tokens_per_second"] == 30
 
 
 def test_the_best_scores_are_those_of_the_lowest_loss() -> None:
-    scorer: Any = object.__new__(Scorer)
-    scorer.scores = {0: {"loss": 3.0}, 2: {"loss": 1.0, "exact_match": 0.5}, 4: {"loss": float("nan")}}
-    assert scorer.best() == {"step": 2, "loss": 1.0, "exact_match": 0.5}
-    scorer.scores = {}
-    assert scorer.best() == {}
+    callback: Any = object.__new__(EvaluationCallback)
+    callback.scores = {0: {"loss": 3.0}, 2: {"loss": 1.0, "exact_match": 0.5}, 4: {"loss": float("nan")}}
+    assert callback.best() == {"step": 2, "loss": 1.0, "exact_match": 0.5}
+    callback.scores = {}
+    assert callback.best() == {}

@@ -119,7 +119,7 @@ def test_every_format_is_read_with_and_without_answers(
         ([{"prompt": " "}], "record 1: 'prompt' is empty"),
         ([{"prompt": 3}], "record 1: 'prompt' must be text"),
         ([{"prompt": "a", "id": 1}, {"prompt": "b", "id": "1"}], "record 2: has the id of record 1"),
-        ([{"question": "a"}], r"unknown format \(its keys: question; known: prompt;"),
+        ([{"question": "a"}], r"unknown format \(its keys: question; known: prompt, or"),
         ([["a"]], "record 1: must be an object"),
         ([{"messages": [{"role": "assistant", "content": "a"}]}], "turn 1 is the assistant's"),
     ],

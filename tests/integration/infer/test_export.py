@@ -111,7 +111,7 @@ def test_exports_are_used_without_this_project(tmp_path: Path) -> None:
     assert "the same likeliest token at 100.0%" in done.stdout
     assert f"vllm serve {target}" in done.stdout and "convert_hf_to_gguf.py" in done.stdout
     card = (target / "README.md").read_text()
-    for word in ("## Data", "zh_tasks.train.json", "## Config", "lora, r 8", "apart at most", "vllm serve out"):
+    for word in ("## Data", "zh_tasks.train.json", "## Config", "lora, r 8", "differ by at most", "vllm serve out"):
         assert word in card
     assert str(tmp_path) not in card
     assert {file.suffix for file in target.iterdir()} == {".json", ".jinja", ".md", ".safetensors"}

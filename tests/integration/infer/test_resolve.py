@@ -141,7 +141,7 @@ def test_remote_code_of_a_run_needs_trust_on_the_command_line(made: Path, tmp_pa
     origin = json.loads((run / "adapter" / base_identity.NAME).read_text())
     origin["model"]["trust_remote_code"] = True
     (run / "adapter" / base_identity.NAME).write_text(json.dumps(origin))
-    with pytest.raises(ConfigError, match="to run that here give trust_remote_code=true"):
+    with pytest.raises(ConfigError, match="to run that code here give trust_remote_code=true"):
         find(use(run))
     assert find(use(run, trust_remote_code=True))[0].model.trust_remote_code
     with pytest.raises(ConfigError, match=r"may change on the hub; pin it: model\.revision="):

@@ -183,7 +183,7 @@ def test_requests_need_the_key_and_a_local_host_name(server: Server) -> None:
         ("serve.host=0.0.0.0", "needs an API key"),
         ("serve.api_key_file=/nowhere", "cannot be read"),
         ("serve.port=70000", "serve.port=70000"),
-        ("temperature=0.5", "each request brings its own"),
+        ("temperature=0.5", "each request has its own"),
         ("serve.batch_tokens=4", "at least serve.max_running=16"),
     ],
 )

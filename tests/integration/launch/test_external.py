@@ -1,4 +1,4 @@
-"""Real launchers of other people start train.py: one run, one folder, our own launcher's losses; and no way to end hangs."""
+"""Other launchers start train.py: one run, one folder, the losses of hydraft's own launcher; and every way to end it works."""
 
 import json
 import os
@@ -14,9 +14,10 @@ import psutil
 import pytest
 
 from conftest import RECORDS, ROOT, SCALE, family, run_script, wait_for
+from hydraft.errors import FailureReason
 from hydraft.launch.external.environment import World
-from hydraft.launch.external.rank import Stillness
-from hydraft.launch.external.store import Meeting
+from hydraft.launch.external.rank import HangDetector
+from hydraft.launch.external.store import RendezvousStore
 from sshd import Sshd
 
 BIN = Path(sys.executable).parent
@@ -29,7 +30,7 @@ LAUNCHERS = {
 
 
 def free_port() -> int:
-    """A port that nobody has."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         return int(probe.getsockname()[1])
@@ -57,7 +58,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def run_in(folder: Path, command: list[str], **more: str) -> subprocess.CompletedProcess[str]:
-    """Run ``command`` there, as a person would, and wait; runs land in its outputs/."""
+    """Run ``command`` there, as a user would, and wait; runs are in its outputs/."""
     return subprocess.run(
         command, cwd=folder, env=environment(**more), capture_output=True, text=True, timeout=240 * SCALE, check=False
     )
@@ -77,7 +78,7 @@ def losses(run: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def own(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[float]:
-    """The losses of the same run under our own launcher."""
+    """The losses of the same run with hydraft's own launcher."""
     folder = tmp_path_factory.mktemp("own")
     done = run_script("train.py", *settings, "cluster=1x2", f"hydra.run.dir={folder / 'run'}")
     assert done.returncode == 0, done.stderr
@@ -85,7 +86,7 @@ def own(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[f
 
 
 def assert_ran(folder: Path, done: "subprocess.CompletedProcess[str]", own: list[float], starter: str) -> None:
-    """It ended well, told once, in one folder, with the losses of our own launcher."""
+    """It completed, with one progress bar, in one folder, with the losses of hydraft's own launcher."""
     assert done.returncode == 0, done.stdout + done.stderr
     run = the_run(folder)
     assert losses(run) == pytest.approx(own, rel=1e-5)
@@ -97,9 +98,7 @@ def assert_ran(folder: Path, done: "subprocess.CompletedProcess[str]", own: list
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
-def test_a_launcher_of_other_people_trains_the_same(
-    name: str, settings: list[str], own: list[float], tmp_path: Path
-) -> None:
+def test_another_launcher_trains_the_same(name: str, settings: list[str], own: list[float], tmp_path: Path) -> None:
     command = [str(BIN / LAUNCHERS[name][0]), *LAUNCHERS[name][1:-1]]
     if name != "torchrun":
         command += ["--main_process_port" if name == "accelerate" else "--master_port", str(free_port())]
@@ -123,7 +122,7 @@ def test_deepspeed_with_a_hostfile_trains_the_same(settings: list[str], own: lis
 
 
 @pytest.mark.parametrize("name", ["torchrun", "deepspeed"])
-def test_a_refusal_is_told_once(name: str, tmp_path: Path) -> None:
+def test_a_refusal_is_printed_once(name: str, tmp_path: Path) -> None:
     port = ["--master_port", str(free_port())]
     command = [str(BIN / LAUNCHERS[name][0]), *port, *LAUNCHERS[name][1:]]
     done = run_in(tmp_path, [*command, "train.lr=3"])
@@ -132,27 +131,27 @@ def test_a_refusal_is_told_once(name: str, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("outputs/*"))
 
 
-def test_a_rank_that_stands_still_is_found(tmp_path: Path, survivors: list[psutil.Process]) -> None:
+def test_a_rank_that_hangs_is_found(tmp_path: Path, survivors: list[psutil.Process]) -> None:
     world = World("RANK", 0, 1, 0, 1, "localhost", free_port())
     sleeper = subprocess.Popen(["sleep", "60"])
     survivors.append(psutil.Process(sleeper.pid))
     sleeper.send_signal(signal.SIGSTOP)
     (tmp_path / "0.pid").write_text(str(sleeper.pid))
     (tmp_path / "0.beat").touch()
-    stillness = Stillness(Meeting(world), tmp_path, tmp_path, timeout=0.3)
-    assert stillness.look() is None
+    detector = HangDetector(RendezvousStore(world), tmp_path, tmp_path, timeout=0.3)
+    assert detector.check() is None
     time.sleep(0.4)
-    found = stillness.look()
+    found = detector.check()
     assert found is not None
-    assert (found.rank, found.kind) == (0, "hung")
-    assert "its process was stopped" in found.cause
+    assert (found.rank, found.reason) == (0, FailureReason.hung)
+    assert "its process was stopped" in found.message
     os.utime(tmp_path / "0.beat")
-    assert stillness.look() is None
-    assert not stillness.meeting.standing()
+    assert detector.check() is None
+    assert not detector.store.hung_ranks()
 
 
 class Ranks:
-    """Two ranks that a person starts by hand, with the variables that launchers set."""
+    """Two ranks that are started by hand, with the variables that launchers set."""
 
     def __init__(self, folder: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> None:
         """``prefix``: what stands before rank 1's command."""
@@ -174,7 +173,7 @@ class Ranks:
         ]  # fmt: skip
 
     def wait(self) -> tuple[list[int], list[str]]:
-        """Every rank's exit code, and what it said on its standard error."""
+        """Exit code and standard error of every rank."""
         said = [rank.communicate(timeout=120 * SCALE)[1] for rank in self.started]
         return [rank.returncode for rank in self.started], said
 
@@ -185,12 +184,12 @@ class Ranks:
 
 @pytest.fixture
 def ranks(tmp_path: Path, settings: list[str], survivors: list[psutil.Process]) -> Ranks:
-    """Two that would go on for hours, from their first step on."""
+    """Two ranks that would run for hours, after their first step."""
     started = Ranks(tmp_path, *settings[:2], "train.epochs=100000", "train.log_every=1")
     wait_for(lambda: bool(list(tmp_path.glob("outputs/*/*/metrics.jsonl"))), 120, "the first step")
     for rank in started.started:
         survivors += family(rank.pid)
-    assert len(survivors) == 4  # each rank and who watches it
+    assert len(survivors) == 4  # each rank and the process that monitors it
     return started
 
 
@@ -199,10 +198,10 @@ def ranks(tmp_path: Path, settings: list[str], survivors: list[psutil.Process]) 
     [
         (["lora.r=0"], "lora.r=0: the rank"),
         (["-m", "lora.r=4,8"], "type python train.py -m lora.r=4,8 cluster=1x2"),
-        (["cluster=1x4"], "cluster=1x4: a launcher started 1x2: say cluster=1x2, or start it with RANK=… "),
+        (["cluster=1x4"], "cluster=1x4: a launcher started 1x2: use cluster=1x2, or start it with RANK=… "),
     ],
 )
-def test_both_ranks_end_with_a_refusal_and_rank_0_says_why(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_a_refusal_ends_both_ranks_and_rank_0_prints_it(arguments: list[str], message: str, tmp_path: Path) -> None:
     codes, said = Ranks(tmp_path, *arguments).wait()
     assert codes == [2, 2]
     assert said[0].count("\n") == 1
@@ -211,14 +210,14 @@ def test_both_ranks_end_with_a_refusal_and_rank_0_says_why(arguments: list[str],
     assert not list(tmp_path.glob("outputs/*"))
 
 
-def test_help_is_shown_once(tmp_path: Path) -> None:
+def test_help_is_printed_once(tmp_path: Path) -> None:
     ranks = Ranks(tmp_path, "--help")
     said = [rank.communicate(timeout=60 * SCALE)[0] for rank in ranks.started]
     assert [rank.returncode for rank in ranks.started] == [0, 0]
     assert ("zero: stage0" in said[0], said[1]) == (True, "")
 
 
-def test_what_a_rank_finds_wrong_ends_both_with_code_2(
+def test_a_config_error_in_a_rank_ends_both_with_code_2(
     tmp_path: Path, settings: list[str], untemplated: list[str]
 ) -> None:
     ranks = Ranks(tmp_path, *settings, *untemplated)
@@ -228,7 +227,7 @@ def test_what_a_rank_finds_wrong_ends_both_with_code_2(
     assert ranks.result()["status"] == "failed"
 
 
-def test_without_a_shared_file_system_a_rank_logs_at_home(
+def test_without_a_shared_file_system_a_rank_logs_on_its_own_machine(
     tmp_path: Path, settings: list[str], own: list[float]
 ) -> None:
     if os.geteuid() != 0:
@@ -247,23 +246,27 @@ def test_a_killed_rank_ends_the_other_and_is_named(ranks: Ranks, survivors: list
     assert codes == [1, 1]
     assert said[0].count("rank 1 failed: killed by SIGKILL") == 1
     assert said[1] == ""
-    cause = "killed by SIGKILL (out of memory, if no one sent it)"
+    cause = "killed by SIGKILL (out of memory, unless someone sent the signal)"
     assert ranks.result()["error"] == {"rank": 1, "cause": cause, "log": "rank-1.log"}
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_its_launcher_lost_is_named(rank: int, ranks: Ranks, survivors: list[psutil.Process]) -> None:
+def test_a_process_that_was_killed_is_named(rank: int, ranks: Ranks, survivors: list[psutil.Process]) -> None:
     ranks.started[rank].kill()
     codes, said = ranks.wait()
     assert codes[1 - rank] == 1
-    assert said[1 - rank].count(f"rank {rank} failed: ended without a word") == 1
-    error = {"rank": rank, "cause": "ended without a word (killed, or its machine is gone)", "log": f"rank-{rank}.log"}
+    assert said[1 - rank].count(f"rank {rank} failed: ended without a report") == 1
+    error = {
+        "rank": rank,
+        "cause": "ended without a report (killed, or its machine was lost)",
+        "log": f"rank-{rank}.log",
+    }
     assert ranks.result()["error"] == error
     wait_for(lambda: not any(process.is_running() for process in survivors), 5, "the end of all")
 
 
 def test_sigterm_to_one_preempts_all(ranks: Ranks) -> None:
-    ranks.started[1].send_signal(signal.SIGTERM)  # as where one machine of many is taken away
+    ranks.started[1].send_signal(signal.SIGTERM)  # as when one of several machines is preempted
     codes, said = ranks.wait()
     assert codes == [143, 143]
     assert "preempted by SIGTERM after step " in said[0]
@@ -290,7 +293,7 @@ def test_under_torchrun_a_signal_preempts_all(
 ) -> None:
     torchrun = _under_torchrun(tmp_path, settings, survivors)
     if number == signal.SIGINT:
-        os.killpg(torchrun.pid, number)  # a terminal tells every process, and torchrun tells its own again
+        os.killpg(torchrun.pid, number)  # a terminal signals every process, and torchrun signals its own once more
     else:
         torchrun.send_signal(number)
     said = torchrun.communicate(timeout=60 * SCALE)[0]
@@ -315,7 +318,7 @@ def test_under_torchrun_a_killed_rank_ends_all(
 
 
 def _under_torchrun(folder: Path, settings: list[str], survivors: list[psutil.Process]) -> "subprocess.Popen[str]":
-    """Two ranks that would go on for hours, from their first step on; ``survivors`` has all processes."""
+    """Two ranks that would run for hours, after their first step; ``survivors`` gets all processes."""
     command = [str(BIN / "torchrun"), "--nproc-per-node", "2", TRAIN, *settings[:2], "train.epochs=100000"]
     torchrun = subprocess.Popen(
         command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

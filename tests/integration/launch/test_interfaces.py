@@ -1,4 +1,4 @@
-"""gloo and NCCL are told the interface that leads to the first host, each unless a person has told it."""
+"""gloo and NCCL get the interface that leads to the first host, unless the user has set one."""
 
 import os
 import subprocess
@@ -22,21 +22,21 @@ def nothing_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
-def test_both_are_told() -> None:
-    """The interface of an address of this machine; NCCL's value is the beginning of a name but for the =."""
+def test_both_variables_are_set() -> None:
+    """The interface of an address of this machine; without the =, NCCL would take the value for a prefix."""
     found = rendezvous.environment(HERE)
     assert found == {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "=lo"}
 
 
-@pytest.mark.parametrize("told", NAMES)
-def test_what_a_person_has_set_stays(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(told, "eth9")
-    monkeypatch.setenv("NCCL_IB_HCA", "mlx5")  # where the data goes is another matter
-    assert set(rendezvous.environment(HERE)) == set(NAMES) - {told}
+@pytest.mark.parametrize("variable", NAMES)
+def test_a_variable_that_the_user_has_set_is_kept(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "eth9")
+    monkeypatch.setenv("NCCL_IB_HCA", "mlx5")  # determines where data is sent, not the interface of the connection
+    assert set(rendezvous.environment(HERE)) == set(NAMES) - {variable}
 
 
-def test_what_a_file_of_nccls_has_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable would override it."""
+def test_an_interface_in_an_nccl_file_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable would override the file."""
     (tmp_path / ".nccl.conf").write_text("NCCL_DEBUG=WARN\n# NCCL_SOCKET_IFNAME=eth8\n")
     assert set(rendezvous.environment(HERE)) == set(NAMES)
     (tmp_path / ".nccl.conf").write_text("NCCL_DEBUG=WARN\nNCCL_SOCKET_IFNAME=eth9\n")
@@ -46,17 +46,17 @@ def test_what_a_file_of_nccls_has_stays(tmp_path: Path, monkeypatch: pytest.Monk
     assert set(rendezvous.environment(HERE)) == set(NAMES)
 
 
-def test_a_second_address_of_an_interface_is_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_alias_of_an_interface_is_not_taken_for_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "net_if_addrs", lambda: {"eth0:1": [SimpleNamespace(address="127.0.0.1")]})
     assert rendezvous.environment(HERE) == {"GLOO_SOCKET_IFNAME": "eth0:1", "NCCL_SOCKET_IFNAME": "eth0"}
 
 
-def test_where_no_route_leads_neither_is_told() -> None:
+def test_without_a_route_neither_variable_is_set() -> None:
     assert rendezvous.environment("not.a.host.invalid:29500") == {}
 
 
 @pytest.mark.gpu
-def test_nccl_takes_the_interface() -> None:
+def test_nccl_uses_the_interface() -> None:
     code = (
         "import os\nfrom hydraft.launch.remote import rendezvous\nos.environ.update(rendezvous.environment('127.0.0.1:29500'))\n"
         "import torch, torch.distributed as dist\ntorch.cuda.set_device(0)\n"

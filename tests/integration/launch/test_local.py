@@ -1,4 +1,4 @@
-"""Real ranks: a failure is told once with its rank and cause, and no way of ending a run leaves a process behind."""
+"""Real ranks: a failure is reported once with rank and cause, and however a run ends, no process is left."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from conftest import ROOT, SCALE, family, run_script, start_script, wait_for
 
 
 class Run:
-    """A train.py that would go on for hours."""
+    """A train.py that would run for hours."""
 
     def __init__(self, folder: Path, records: Path, *more: str) -> None:
         self.folder = folder
@@ -37,7 +37,7 @@ class Run:
         return next(process for process in self.family if str(Path(f"/proc/{process.pid}/fd/1").readlink()) == log)
 
     def all_gone(self) -> bool:
-        """Whether nothing of the family runs any more."""
+        """Whether no process of the family is running."""
         return not any(map(runs, self.family[1:])) and self.process.poll() is not None
 
     def result(self) -> dict[str, object]:
@@ -61,7 +61,7 @@ def test_ctrl_c_saves_and_leaves_no_process(run: Run) -> None:
     said = run.process.stdout.read()
     assert (
         said.count(
-            f"preempted by SIGINT after step {run.result()['step']}; to go on: python train.py resume={run.folder}\n"
+            f"preempted by SIGINT after step {run.result()['step']}; to resume: python train.py resume={run.folder}\n"
         )
         == 1
     )
@@ -96,12 +96,12 @@ def test_a_killed_rank_ends_the_run_with_its_name(run: Run) -> None:
     assert "Traceback" not in said
     assert run.result()["error"] == {
         "rank": 1,
-        "cause": "killed by SIGKILL (out of memory, if no one sent it)",
+        "cause": "killed by SIGKILL (out of memory, unless someone sent the signal)",
         "log": "rank-1.log",
     }
 
 
-def test_a_rank_that_stands_still_is_named_with_the_others_stacks(
+def test_a_rank_that_hangs_is_named_with_the_stacks_of_the_others(
     tmp_path: Path, records: Path, survivors: list[psutil.Process]
 ) -> None:
     run = Run(tmp_path / "run", records, f"cluster.hang_timeout={4 * SCALE:g}")
@@ -111,13 +111,13 @@ def test_a_rank_that_stands_still_is_named_with_the_others_stacks(
     assert run.process.returncode == 1
     assert run.process.stdout is not None
     said = run.process.stdout.read()
-    assert "rank 1 failed: stood still for " in said
+    assert "rank 1 failed: made no progress for " in said
     assert "its process was stopped (SIGSTOP, or a debugger)" in said
-    assert "1 other(s) waited in " in said
+    assert "1 other rank(s) waited in " in said
     assert "most recent call first" in (run.folder / "rank-0.log").read_text()
 
 
-def test_a_ranks_error_is_told_once_with_rank_and_cause(tmp_path: Path, records: Path) -> None:
+def test_an_error_of_a_rank_is_reported_once_with_rank_and_cause(tmp_path: Path, records: Path) -> None:
     folder = tmp_path / "run"
     (folder / "rank-1.log").mkdir(parents=True)  # rank 1 cannot open its log
     done = run_script(

@@ -1,6 +1,6 @@
-"""A machine that says that it has a card: what is forked there can use it, and a run goes on from its checkpoint.
+"""A machine with a simulated GPU: forked processes can use it, and a run resumes from its checkpoint.
 
-Every call that would touch CUDA's driver is written down (``tests/support/pretend_cuda``), with the forks of processes that made one.
+Every call that would touch CUDA's driver is logged (``tests/support/pretend_cuda``), with the forks of processes that made one.
 """
 
 import json
@@ -33,19 +33,19 @@ if __name__ == "__main__":
 """
 
 
-def test_what_a_server_imports_leaves_the_driver_alone_and_the_rest_does_not() -> None:
+def test_the_preloaded_modules_do_not_touch_the_driver_and_the_others_do() -> None:
     assert touching(*fork_server.CLEAN) == []
     for module in fork_server.TOUCHING[:2]:
         assert touching(module)[0]["call"] == "_cuda_init", module
 
 
-def test_without_nvml_even_a_count_touches_the_driver() -> None:
+def test_without_nvml_counting_gpus_touches_the_driver() -> None:
     found = touching("torch, torch.cuda; torch.cuda.is_available()", PRETEND_CUDA_NVML="0")
     assert [call["call"] for call in found] == ["_cuda_getDeviceCount"]
     assert touching("torch, torch.cuda; torch.cuda.is_available()") == []
 
 
-def test_jobs_and_ranks_of_a_sweep_are_forks_that_can_use_the_card(records: Path, tmp_path: Path) -> None:
+def test_jobs_and_ranks_of_a_sweep_are_forks_that_can_use_the_gpu(records: Path, tmp_path: Path) -> None:
     folder, log = tmp_path / "sweep", tmp_path / "log"
     done = run_script(
         "train.py", "-m", *SHORT, f"data.train={records}", "lora.r=2,4", "train.max_steps=2", "hydra.launcher.jobs=2",
@@ -62,10 +62,10 @@ def test_jobs_and_ranks_of_a_sweep_are_forks_that_can_use_the_card(records: Path
 
 
 @pytest.mark.parametrize("nvml", ["1", "0"])
-def test_a_run_without_quantisation_goes_on_where_weights_lie_in_main_memory(
+def test_a_run_without_quantization_resumes_with_weights_in_main_memory(
     nvml: str, records: Path, tmp_path: Path
 ) -> None:
-    """With ZeRO 0 to 2 they do until DeepSpeed moves the model; without NVML no fork can be had: the ranks of a first run are spawned."""
+    """With ZeRO 0 to 2, weights are there until DeepSpeed moves the model; without NVML no fork is usable: the ranks of a first run are spawned."""
     folder, log = tmp_path / "run", tmp_path / "log"
     given = {**environment(log), "PRETEND_CUDA_NVML": nvml}
     first = run_script(
@@ -77,7 +77,7 @@ def test_a_run_without_quantisation_goes_on_where_weights_lie_in_main_memory(
     if nvml == "1":  # how ranks start makes no difference to what they load
         runs.append(run_script("train.py", f"resume={folder}", "train.max_steps=4", **given))
         assert runs[1].returncode == 0, runs[1].stderr
-        assert "going on from" in runs[1].stdout
+        assert "resuming from" in runs[1].stdout
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 2 * len(runs) + 1))
     for done in runs:
@@ -90,7 +90,7 @@ PRELOADS = {
     "raises": ("raise KeyError('x')", "warmed: KeyError: 'x'"),
     "is missing": ("import nosuch", "warmed: ModuleNotFoundError: No module named 'nosuch'"),
     "exits": ("import sys; sys.exit(3)", "warmed: SystemExit: 3"),
-    "dies": ("import os; os._exit(3)", "ended as it imported hydraft.sweep.preload, warmed"),
+    "dies": ("import os; os._exit(3)", "ended while importing hydraft.sweep.preload, warmed"),
     "touches": ("import torch; torch.cuda.init()", fork_server.TOUCHED),
     "counts": ("import torch; torch._C._cuda_getDeviceCount()", fork_server.TOUCHED),
     "is clean": ("import torch; torch.cuda.is_available()", None),
@@ -98,7 +98,7 @@ PRELOADS = {
 
 
 @pytest.mark.parametrize("kind", PRELOADS)
-def test_a_preload_that_cannot_be_forked_from_has_jobs_spawned_and_is_named(kind: str, tmp_path: Path) -> None:
+def test_jobs_are_spawned_and_the_reason_is_printed_if_a_preload_prevents_forks(kind: str, tmp_path: Path) -> None:
     code, told = PRELOADS[kind]
     (tmp_path / "warmed.py").write_text(code)
     (tmp_path / "app.py").write_text(JOB)
@@ -127,7 +127,7 @@ sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
 """
 
 
-def test_a_rank_that_cannot_use_its_card_does_not_go_on(tmp_path: Path) -> None:
+def test_a_rank_that_cannot_use_its_gpu_fails(tmp_path: Path) -> None:
     given = {**os.environ, **environment(tmp_path / "log")}
     done = subprocess.run([sys.executable, "-c", RANK, str(tmp_path)], env=given, cwd=ROOT, check=False)
     assert done.returncode == 1
@@ -135,7 +135,7 @@ def test_a_rank_that_cannot_use_its_card_does_not_go_on(tmp_path: Path) -> None:
     assert cause == f"RuntimeError: this rank is a fork that cannot use a GPU: {fork_server.TOUCHED}"
 
 
-def test_a_driver_that_torch_knows_nothing_of_is_seen_by_the_file_that_it_keeps_open(
+def test_a_driver_call_that_torch_does_not_know_of_is_detected_by_an_open_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fork_server, "UNIFIED_MEMORY", str(tmp_path / "nvidia-uvm"))

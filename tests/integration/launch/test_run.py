@@ -1,4 +1,4 @@
-"""The main job, as a person runs it, and what it leaves behind."""
+"""The default run, as a user starts it, and its files."""
 
 import json
 import shutil
@@ -54,7 +54,7 @@ for line in sys.stdin:
 
 
 @pytest.fixture(scope="module")
-def main_job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def default_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """``python train.py`` with no override, and what it printed."""
     folder = tmp_path_factory.mktemp("main") / "run"
     done = run_script("train.py", f"hydra.run.dir={folder}")
@@ -62,9 +62,9 @@ def main_job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, done.stdout
 
 
-def test_the_main_job_learns(main_job: tuple[Path, str]) -> None:
-    """Margins are well inside what a run shows, and far above what the untouched model can do."""
-    result = json.loads((main_job[0] / "result.json").read_text())
+def test_the_default_run_learns(default_run: tuple[Path, str]) -> None:
+    """The margins are well within the results of a run, and far above those of the untrained model."""
+    result = json.loads((default_run[0] / "result.json").read_text())
     before, after = result["before"], result["after"]
     assert before["sentiment_accuracy"] <= 0.1
     assert before["exact_match"] <= 0.05
@@ -73,8 +73,8 @@ def test_the_main_job_learns(main_job: tuple[Path, str]) -> None:
     assert after["loss"] < 0.4 * before["loss"]
 
 
-def test_the_runs_folder_is_whole(main_job: tuple[Path, str]) -> None:
-    folder = main_job[0]
+def test_the_run_folder_is_complete(default_run: tuple[Path, str]) -> None:
+    folder = default_run[0]
     assert {entry.name for entry in folder.iterdir()} >= FILES
     result = json.loads((folder / "result.json").read_text())
     assert result["status"] == "completed"
@@ -89,23 +89,23 @@ def test_the_runs_folder_is_whole(main_job: tuple[Path, str]) -> None:
     assert json.loads((folder / "environment.json").read_text())["packages"]["torch"]
 
 
-def test_the_screen_shows_the_run_and_not_the_libraries(main_job: tuple[Path, str]) -> None:
-    said = main_job[1]
+def test_the_screen_shows_the_run_and_no_messages_of_libraries(default_run: tuple[Path, str]) -> None:
+    said = default_run[1]
     for word in ("held-out sentiment accuracy", "held-out exact match", "tokens/s", "before", "after", "infer.py run="):
         assert word in said
     assert "Warning" not in said
-    assert "DeepSpeed deepspeed" in (main_job[0] / "rank-0.log").read_text()  # it went to the log
+    assert "DeepSpeed deepspeed" in (default_run[0] / "rank-0.log").read_text()  # it went to the log
 
 
-def test_infer_answers_from_the_run(main_job: tuple[Path, str]) -> None:
+def test_infer_answers_from_the_run(default_run: tuple[Path, str]) -> None:
     prompt = "判断这条评论的情感，回答正面或负面。\n房间很干净，服务也很热情。"
-    done = run_script("infer.py", f"run={main_job[0]}", f"prompt={prompt}")
+    done = run_script("infer.py", f"run={default_run[0]}", f"prompt={prompt}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "正面"
 
 
-def test_infer_stops_after_as_many_tokens_as_asked(main_job: tuple[Path, str]) -> None:
-    one = run_script("infer.py", f"run={main_job[0]}", "prompt=把这句话翻译成英文：我喜欢苹果。", "max_new_tokens=1")
+def test_infer_stops_after_max_new_tokens(default_run: tuple[Path, str]) -> None:
+    one = run_script("infer.py", f"run={default_run[0]}", "prompt=把这句话翻译成英文：我喜欢苹果。", "max_new_tokens=1")
     assert len(one.stdout.strip()) <= len("正面") + 3
 
 
@@ -136,19 +136,19 @@ def loaded_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loade
         yield difference
 
 
-def test_plain_peft_gives_the_same_logits(main_job: tuple[Path, str], loaded_elsewhere: Loader) -> None:
-    assert loaded_elsewhere(main_job[0], "nf4") <= 1e-4
+def test_plain_peft_gives_the_same_logits(default_run: tuple[Path, str]) -> None:
+    assert loaded_elsewhere(default_run[0], "nf4") <= 1e-4
 
 
 def loaded(folder: Path) -> torch.nn.Module:
-    """The model that infer.py would ask."""
+    """The model as infer.py loads it."""
     options = InferConfig(run=str(folder))
     return load(find(options), options).model
 
 
-def test_infer_loads_the_model_that_was_in_memory(main_job: tuple[Path, str]) -> None:
-    model = loaded(main_job[0])
-    probe = json.loads((main_job[0] / "adapter/probe.json").read_text())
+def test_infer_loads_the_model_that_was_in_memory(default_run: tuple[Path, str]) -> None:
+    model = loaded(default_run[0])
+    probe = json.loads((default_run[0] / "adapter/probe.json").read_text())
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([probe["input_ids"]])).logits[0, -1]
     assert (logits[probe["top_ids"]] - torch.tensor(probe["top_logits"])).abs().max() <= 1e-4
@@ -186,7 +186,7 @@ def test_full_fine_tuning_saves_a_model_that_loads(tmp_path: Path, records: Path
     assert answer.returncode == 0, answer.stderr
 
 
-def test_an_epoch_is_kept_where_asked(tmp_path: Path, records: Path) -> None:
+def test_a_checkpoint_is_saved_every_epoch(tmp_path: Path, records: Path) -> None:
     done = run_script(
         "train.py", f"data.train={records}", "data.eval=null", "train.epochs=2", "train.micro_batch_size=8",
         "train.save=epoch", f"hydra.run.dir={tmp_path / 'run'}",
@@ -231,7 +231,7 @@ def _inspect(file: Path, *options: str) -> str:
 
 
 @pytest.mark.parametrize("zero", ["stage2", "stage3"])
-def test_scoring_before_training_changes_nothing_of_the_training(zero: str, tmp_path: Path, records: Path) -> None:
+def test_evaluation_before_training_does_not_change_the_training(zero: str, tmp_path: Path, records: Path) -> None:
     """bitsandbytes repacks 4-bit weights in eval mode on some CPUs, and their gradients are lost from then on."""
     curves = []
     for held_out in (str(records), "null"):

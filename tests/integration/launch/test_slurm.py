@@ -1,4 +1,4 @@
-"""A real Slurm: a job is submitted, followed and cancelled; an allocation is used; who ends badly is named."""
+"""A real Slurm cluster: a job is submitted, followed and cancelled; an allocation is used; failures are named."""
 
 import json
 import os
@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from conftest import ROOT, SCALE, config_of, family, wait_for
+from hydraft.config.choices import Mode
 from hydraft.errors import ConfigError
 from hydraft.launch.remote.channel import Channel
 from hydraft.launch.remote.protocol import pieces
@@ -46,7 +47,7 @@ def going(
     settings: list[str],  # noqa: F811
     survivors: list[psutil.Process],
 ) -> "subprocess.Popen[str]":
-    """A job that would go on for hours, from its first step on; ``survivors`` has its agents and ranks."""
+    """A job that would run for hours, after its first step; ``survivors`` gets its agents and ranks."""
     begun = start(slurm, tmp_path / "run", *settings[:2], "train.epochs=100000", "train.log_every=1")
     wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists() or begun.poll() is not None, 120, "the first step")
     for daemon in slurm.daemons[2:]:
@@ -56,7 +57,7 @@ def going(
 
 
 def _of_run(folder: Path) -> list[psutil.Process]:
-    """The ranks: who has its log open."""
+    """The ranks: the processes that have its logs open."""
     logs = {str(folder / f"rank-{rank}.log") for rank in (0, 1)}
     return [p for p in psutil.process_iter() if _output(p) in logs]
 
@@ -97,10 +98,10 @@ def test_a_job_trains_the_same_and_is_followed(
     assert result(run)["status"] == "completed"
     assert (run / "job.sbatch").exists()
     assert (run / "rank-1.log").exists()
-    assert "precision: fp32" in (run / "config.yaml").read_text()  # auto, until the job was on a machine
+    assert "precision: fp32" in (run / "config.yaml").read_text()  # auto, until the job ran on a machine
 
 
-def test_an_allocation_that_is_there_is_used(
+def test_an_existing_allocation_is_used(
     slurm: Slurm,
     tmp_path: Path,
     settings: list[str],  # noqa: F811
@@ -139,7 +140,7 @@ def test_a_signal_and_a_warning_preempt_the_job(
         slurm.run("scancel", "--batch", "--signal=USR1", slurm.jobs().split()[0])
     said, told = going.communicate(timeout=60 * SCALE)
     assert going.returncode == code
-    assert ("asking it to save and end" in said) == (name == "SIGINT")
+    assert ("saving and exiting" in said) == (name == "SIGINT")
     assert told.count(f"preempted by {name} after step ") == 1
     assert (result(tmp_path / "run")["status"], result(tmp_path / "run")["signal"]) == ("preempted", name)
     wait_for(lambda: "RUNNING" not in slurm.jobs(), 20, "the end of the job")
@@ -152,9 +153,9 @@ def test_a_killed_task_ends_the_job_with_its_machine(
     _agent(_the_rank(1, tmp_path / "run")).kill()
     _, told = going.communicate(timeout=60 * SCALE)
     assert going.returncode == 1
-    assert told.count("n2 failed: its task was ended from outside: Killed") == 1
+    assert told.count("n2 failed: its task was killed: Killed") == 1
     assert result(tmp_path / "run")["error"] == {
-        "host": "n2", "rank": None, "cause": "its task was ended from outside: Killed", "log": "train.log",
+        "host": "n2", "rank": None, "cause": "its task was killed: Killed", "log": "train.log",
     }  # fmt: skip
     wait_for(lambda: not any(process.is_running() for process in survivors), 10, "the end of all processes")
 
@@ -167,7 +168,7 @@ def test_a_killed_rank_ends_the_job_with_its_name(going: "subprocess.Popen[str]"
     assert result(tmp_path / "run")["status"] == "failed"
 
 
-def test_what_a_rank_finds_wrong_is_a_refusal(
+def test_a_config_error_in_a_rank_is_a_refusal(
     slurm: Slurm,
     tmp_path: Path,
     settings: list[str],  # noqa: F811
@@ -180,11 +181,11 @@ def test_what_a_rank_finds_wrong_is_a_refusal(
     assert told.count("\n") == 1
 
 
-def test_what_slurm_refuses_is_one_line(slurm: Slurm, tmp_path: Path, settings: list[str]) -> None:  # noqa: F811
+def test_a_job_that_slurm_rejects_is_reported_on_one_line(slurm: Slurm, tmp_path: Path, settings: list[str]) -> None:  # noqa: F811
     job = start(slurm, tmp_path / "run", *settings, "cluster.slurm.partition=nowhere")
     _, told = job.communicate(timeout=60 * SCALE)
     assert job.returncode == 2
-    assert "Slurm refuses this job: invalid partition specified: nowhere" in told
+    assert "Slurm rejected the job: invalid partition specified: nowhere" in told
     assert told.count("\n") == 1
 
 
@@ -192,10 +193,10 @@ def test_without_slurm_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(ConfigError, match="there is no sbatch here"):
-        launcher.machine(config_of("cluster=slurm_2x4"))
+        launcher.machine(config_of("cluster=slurm_2x4").cluster, Mode.train)
 
 
-def test_the_job_asks_for_what_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_batch_script_has_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sinfo = tmp_path / "sinfo"
     sinfo.write_text('#!/bin/sh\necho "cpu* (null)"\necho "a100 gpu:a100:4(S:0-1)"\n')
     sinfo.chmod(0o755)

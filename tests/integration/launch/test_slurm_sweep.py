@@ -1,4 +1,4 @@
-"""A sweep whose jobs are Slurm's: one each, and the ledger hears of them from there."""
+"""A sweep whose jobs are Slurm jobs, which write to its ledger."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from hydraft.sweep.results.ledger import Ledger, State
 from slurm_cluster import Slurm
 
 
-def test_each_job_of_a_sweep_is_a_job_of_slurms(records: Path, tmp_path: Path, slurm: Slurm) -> None:
+def test_each_job_of_a_sweep_is_a_slurm_job(records: Path, tmp_path: Path, slurm: Slurm) -> None:
     folder = tmp_path / "sweep"
     settings = ["lora.r=2,4", "train.max_steps=2", f"data.train={records}", "data.eval=null", "quant=none"]
     done = run_script(

@@ -1,4 +1,4 @@
-"""Two hosts over ssh: the same result as on one, everything at home in the run's folder, and no secret on the way."""
+"""Two hosts over ssh: the same result as on one, all files in the run's folder, and no secret in any command line."""
 
 import json
 import os
@@ -26,12 +26,12 @@ TINY_CHATGLM2 = (
 
 
 def curve(folder: Path, name: str) -> list[float]:
-    """One value of every step."""
+    """A value of every step."""
     return [json.loads(line)[name] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 class Watcher:
-    """Looks for a text in every process's command line, again and again."""
+    """Searches the command lines of all processes for a text, repeatedly."""
 
     def __init__(self, text: str) -> None:
         self.text = text.encode()
@@ -61,7 +61,7 @@ class Watcher:
 
 
 def has_variable(processes: list[psutil.Process], name: str, value: str) -> bool:
-    """Whether one of the ``processes`` was started with a variable."""
+    """Whether one of the ``processes`` has an environment variable."""
     for process in processes:
         with suppress(psutil.Error):
             if process.environ().get(name) == value:
@@ -71,7 +71,7 @@ def has_variable(processes: list[psutil.Process], name: str, value: str) -> bool
 
 @pytest.fixture
 def ended(lab: Lab) -> Iterator[list["subprocess.Popen[bytes]"]]:
-    """A list to put commands in; what a failed test leaves of them is ended."""
+    """A list for commands; those that a failed test leaves are ended."""
     commands: list[subprocess.Popen[bytes]] = []
     yield commands
     for command in commands:
@@ -108,7 +108,7 @@ def test_two_by_four_gives_the_losses_of_one_rank_and_keeps_a_secret(
     written = [file for file in folder.rglob("*") if file.is_file()]
     assert {f"rank-{n}.log" for n in range(8)} <= {file.name for file in written}
     assert not [file for file in written if SECRET.encode() in file.read_bytes()]
-    assert "deepspeed" in (folder / "rank-7.log").read_text().lower()  # it came home
+    assert "deepspeed" in (folder / "rank-7.log").read_text().lower()  # it was sent back
     assert told.count("training …") == 1
     assert SECRET not in told
 
@@ -122,8 +122,8 @@ def test_two_by_four_gives_the_losses_of_one_rank_and_keeps_a_secret(
     assert curve(folder, "loss")[-1] < 0.98 * curve(folder, "loss")[0]  # it learned: the losses could have differed
 
 
-def test_rank_0_far_away_brings_everything_home_and_arguments_arrive_as_typed(lab: Lab, records: Path) -> None:
-    """The first host is one that does not share the folder; its template would not survive a shell."""
+def test_a_remote_rank_0_sends_all_files_and_arguments_arrive_as_typed(lab: Lab, records: Path) -> None:
+    """The first host does not share the folder, and a shell would change the template."""
     folder, trap = lab.far / "home", lab.folder / "trap"
     template = f"问：{{instruction}} '单引号' \"双引号\" $(touch {trap}) `id` {{input}}"
     command = lab.command(
@@ -167,10 +167,10 @@ def test_localhost_twice_shows_one_bar_in_the_terminals_width(records: Path, tmp
 
 
 REFUSED = {
-    "cluster.hosts=[nobody]": "nobody: no network leads to it",
-    "cluster.hosts=[no-server]": "no-server: it has no ssh server at that port",
-    "cluster.hosts=[unknown-key]": "unknown-key: ssh does not know its host key",
-    "cluster.hosts=[no-such-name.invalid]": "no-such-name.invalid: ssh finds no such name",
+    "cluster.hosts=[nobody]": "nobody: there is no route to it",
+    "cluster.hosts=[no-server]": "no-server: no ssh server is running on that port",
+    "cluster.hosts=[unknown-key]": "unknown-key: its host key is unknown to ssh",
+    "cluster.hosts=[no-such-name.invalid]": "no-such-name.invalid: ssh cannot resolve this name",
     "cluster.hosts=[worker-2] cluster.python=/nowhere/python": "worker-2: there is no /nowhere/python there",
     "cluster.hosts=[worker-2] cluster.python=/usr/bin/env": "worker-2: ",
     "cluster.hosts=[worker-2] cluster.workdir=/nowhere": "worker-2: the project is not at /nowhere there",
@@ -181,7 +181,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("overrides", REFUSED)
-def test_what_is_wrong_with_a_host_is_one_line(lab: Lab, records: Path, tmp_path: Path, overrides: str) -> None:
+def test_a_problem_with_a_host_is_reported_on_one_line(lab: Lab, records: Path, tmp_path: Path, overrides: str) -> None:
     folder = tmp_path / "run"
     command = lab.command(f"data.train={records}", "data.eval=null", f"hydra.run.dir={folder}", *overrides.split())
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

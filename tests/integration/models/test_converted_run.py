@@ -28,7 +28,7 @@ def test_every_run_prints_the_notice_on_system_turns_and_the_first_encodes_the_r
             HYDRAFT_CACHE=str(tmp_path / "cache"),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("4 records have a system turn, for which this model's format has no place") == 1
+        assert done.stdout.count("4 records have a system turn, which this model's chat template does not support") == 1
         assert done.stdout.count("encoding …") == (name == "first")
         lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         losses.append([line["loss"] for line in lines])

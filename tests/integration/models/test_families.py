@@ -66,7 +66,7 @@ def test_the_command_that_needs_no_download(tmp_path: Path) -> None:
         "lora.target_modules=[query_key_value]",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "query_key_value of the published layout is k_proj, q_proj, v_proj here" in done.stdout
+    assert "query_key_value of the published checkpoint is k_proj, q_proj, v_proj in the native model" in done.stdout
     adapter = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())
     assert sorted(adapter["target_modules"]) == ["k_proj", "q_proj", "v_proj"]
     asked = run_script("infer.py", f"run={tmp_path}/run", "prompt=你好", "max_new_tokens=2")

@@ -99,7 +99,7 @@ def test_a_plan_suggests_nothing_that_the_kernels_do_not_support() -> None:
     config = config_of(
         "kernels=unsloth", "model=llama3", "mode=plan", "cluster.gpu_memory=8GiB", "train.precision=bf16", "data.max_length=2048"
     )  # fmt: skip
-    plan = preflight.admit(config, None).plan
+    plan = preflight.admit(preflight.resolve(config, None)).plan
     assert plan.fits is False
     assert plan.change is None or "zero.stage=3" not in plan.change.overrides
 

@@ -95,7 +95,7 @@ def test_a_card_with_the_machines_memory_shares_it_with_the_process() -> None:
 def test_recomputation_is_decided_by_what_is_free(free: float, recomputes: bool) -> None:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         asked = cli.typed(compose("train", LLAMA), Config)
-    admitted = preflight.admit(asked, machine(free))
+    admitted = preflight.admit(preflight.resolve(asked, machine(free)))
     assert admitted.config.train.recomputes is recomputes
     assert admitted.plan.fits is True
 

@@ -45,7 +45,7 @@ LLAMA = ["model=llama3", "model.init=random"]
 def test_it_is_on_if_it_is_needed_and_helps(
     overrides: list[str], machine: Hardware, expected: bool, fits: bool | None
 ) -> None:
-    admitted = preflight.admit(asked(*LLAMA, *overrides), machine)
+    admitted = preflight.admit(preflight.resolve(asked(*LLAMA, *overrides), machine))
     assert admitted.config.train.gradient_checkpointing is expected
     assert (admitted.plan.without is not None) is expected
     assert admitted.plan.fits is fits
@@ -54,31 +54,33 @@ def test_it_is_on_if_it_is_needed_and_helps(
 def test_the_plans_number_of_tokens_is_used() -> None:
     """What settles it and what is shown are one estimate: at the very byte it turns."""
     config = asked("model=llama3", "model.init=random", "data.max_length=2048", "train.gradient_checkpointing=false")
-    needs = preflight.admit(config, card(24)).plan.cost
+    needs = preflight.admit(preflight.resolve(config, card(24))).plan.cost
     assert needs is not None
     for room, expected in ((needs.memory.peak, False), (needs.memory.peak - 1, True)):
         machine = Hardware(gpus=(Gpu("card", room, 8.6),), cpus=8, memory=64 * GIB)
-        admitted = preflight.admit(apply(config, [("train.gradient_checkpointing", "auto")]), machine)
+        admitted = preflight.admit(
+            preflight.resolve(apply(config, [("train.gradient_checkpointing", "auto")]), machine)
+        )
         assert (admitted.config.train.gradient_checkpointing, admitted.plan.fits) == (expected, True)
 
 
 def test_a_run_on_cpus_is_planned_for_main_memory_and_saved_as_it_ran(tmp_path: Path) -> None:
     config = asked("data.max_length=512", "train.micro_batch_size=64", "train.epochs=1")
-    roomy = preflight.admit(config, Hardware(cpus=2, memory=64 * GIB))
+    roomy = preflight.admit(preflight.resolve(config, Hardware(cpus=2, memory=64 * GIB)))
     assert roomy.config.train.gradient_checkpointing is False and roomy.plan.cost is not None
     tight = Hardware(cpus=2, memory=roomy.plan.cost.memory.host_peak - 1)
-    admitted = preflight.admit(config, tight)
+    admitted = preflight.admit(preflight.resolve(config, tight))
     run_folder.create(tmp_path / "run", admitted.config, admitted.plan, tight)
     assert load_config(tmp_path / "run" / "config.yaml").train.gradient_checkpointing is True
     # The same command in the same folder goes on with it, though there is room now.
     again = resume.adopted(config, tmp_path / "run")
-    assert preflight.admit(again, Hardware(cpus=2, memory=64 * GIB)).config.train.recomputes
-    assert resume.same(preflight.admit(again, tight).config, tmp_path / "run")
+    assert preflight.admit(preflight.resolve(again, Hardware(cpus=2, memory=64 * GIB))).config.train.recomputes
+    assert resume.same(preflight.admit(preflight.resolve(again, tight)).config, tmp_path / "run")
 
 
 def test_on_an_unknown_machine_it_stays_auto_and_then_is_off() -> None:
     config = asked(*LLAMA, "data.max_length=2048")
-    admitted = preflight.admit(config, None)
+    admitted = preflight.admit(preflight.resolve(config, None))
     assert admitted.config.train.gradient_checkpointing == "auto"  # for the machine that Slurm will choose
     assert not admitted.config.train.recomputes and admitted.plan.without is None
     resolved = plan.resolve(admitted.config, card(24))

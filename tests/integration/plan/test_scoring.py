@@ -12,7 +12,7 @@ from conftest import config_of, run_script
 from families import FAMILIES
 from hydraft.config.schema import Config
 from hydraft.data.batch import Padded
-from hydraft.evaluation.evaluator import HeldOut
+from hydraft.evaluation.evaluator import BatchSizes
 from hydraft.models import generation, loss_scored
 from hydraft.models.quant import DTYPES
 from hydraft.models.shapes import planned_config
@@ -117,10 +117,8 @@ def test_batches_of_answers_grow_by_tokens_and_lose_no_record() -> None:
 
 
 def test_a_model_without_a_plan_generates_a_micro_batchs_tokens_at_once() -> None:
-    held_out: Any = object.__new__(HeldOut)
-    held_out.room, held_out.micro_batch_size = None, 4
-    held_out.data = config_of("data.max_length=512", "data.eval_max_new_tokens=64").data
-    assert [held_out.at_once(prompt) for prompt in (1, 448, 512, 10_000)] == [31, 4, 3, 1]
+    sizes = BatchSizes.of(config_of("data.max_length=512", "data.eval_max_new_tokens=64").data, 4)
+    assert [sizes.answers(prompt) for prompt in (1, 448, 512, 10_000)] == [31, 4, 3, 1]
 
 
 def test_scoring_is_a_separate_phase() -> None:

@@ -1,4 +1,4 @@
-"""A reader never meets half a file, and a full disk leaves the last good state."""
+"""Files of a run are written atomically, and a full disk leaves the last complete state."""
 
 import json
 import re
@@ -62,7 +62,7 @@ def test_a_full_disk_leaves_the_last_good_file(small_disk: Path) -> None:
     assert [entry.name for entry in small_disk.iterdir()] == ["result.json"]
 
 
-def test_a_folder_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+def test_a_folder_replaces_the_one_before(tmp_path: Path) -> None:
     for content in ("one", "two"):
         with files.staged_folder(tmp_path / "adapter") as staging:
             (staging / content).write_text(content)
@@ -79,8 +79,8 @@ def test_a_second_run_never_takes_a_folder(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "config.yaml").read_text() == before
 
 
-def test_a_run_that_runs_is_refused_until_its_process_ends(tmp_path: Path) -> None:
-    """However it ends: the kernel lets go."""
+def test_a_running_run_is_locked_until_its_process_ends(tmp_path: Path) -> None:
+    """Also if it is killed: the kernel releases the lock."""
     code = (
         "import sys, time; from pathlib import Path; from hydraft.runs import run_folder\n"
         "with run_folder.held(Path(sys.argv[1])): print(flush=True); time.sleep(99)"

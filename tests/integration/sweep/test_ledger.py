@@ -28,17 +28,17 @@ def sweep(tmp_path: Path) -> Ledger:
 
 def test_the_last_event_is_a_jobs_state(sweep: Ledger) -> None:
     for _ in range(2):
-        sweep.tell("a", State.running)
-    sweep.tell("a", State.done, objective=1.5)
+        sweep.record("a", State.running)
+    sweep.record("a", State.done, objective=1.5)
     jobs = sweep.jobs()
     assert (jobs["a"].state, jobs["a"].objective, jobs["a"].attempt) == (State.done, 1.5, 2)
     assert (jobs["b"].state, jobs["b"].name, jobs["b"].overrides) == (State.pending, "r=16", ["lora.r=16"])
 
 
-def test_a_line_that_was_cut_off_is_passed_over(sweep: Ledger) -> None:
+def test_a_line_that_was_cut_off_is_skipped(sweep: Ledger) -> None:
     with sweep.file.open("a") as file:
         file.write('{"time": 1, "job": "a", "st')
-    sweep.tell("b", State.running)
+    sweep.record("b", State.running)
     assert {key: job.state for key, job in sweep.jobs().items()} == {"a": State.pending, "b": State.running}
 
 
@@ -49,18 +49,18 @@ def test_a_full_disk_leaves_the_ledger_as_it_was(sweep: Ledger) -> None:
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, limits[1]))
         with pytest.raises(OSError):
-            sweep.tell("a", State.running)
+            sweep.record("a", State.running)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)
     assert sweep.file.read_bytes() == before
-    sweep.tell("a", State.running)
+    sweep.record("a", State.running)
     assert sweep.jobs()["a"].state is State.running
 
 
 def _write(folder: Path, key: str) -> None:
     for _ in range(50):
-        Ledger(folder).tell(key, State.running)
+        Ledger(folder).record(key, State.running)
 
 
 def test_many_writers_lose_nothing(sweep: Ledger) -> None:
@@ -72,7 +72,7 @@ def test_many_writers_lose_nothing(sweep: Ledger) -> None:
     assert {key: job.attempt for key, job in sweep.jobs().items()} == {"a": 100, "b": 100}
 
 
-def test_a_claim_is_taken_back_from_the_dead(sweep: Ledger) -> None:
+def test_a_claim_ends_with_its_process(sweep: Ledger) -> None:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -103,7 +103,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         ledger.begin(tmp_path, {})
 
 
-def test_a_jobs_key_is_of_what_it_trains() -> None:
+def test_a_jobs_key_is_a_hash_of_its_config() -> None:
     key = key_of(config_of("lora.r=4"))
     assert key == key_of(config_of("lora.r=4", "sweep.name=x", "sweep.retry_failed=true"))
     assert key != key_of(config_of("lora.r=5"))
@@ -130,7 +130,7 @@ def test_names_say_what_differs() -> None:
         (["X", "x"], "template=X~"),
     ],
 )
-def test_names_stand_on_any_file_system(values: list[str], expected: str, tmp_path: Path) -> None:
+def test_names_are_valid_on_any_file_system(values: list[str], expected: str, tmp_path: Path) -> None:
     found = names([[f"data.template={value}"] for value in values])
     assert found[0].startswith(expected)
     assert len({name.casefold() for name in found}) == len(found)

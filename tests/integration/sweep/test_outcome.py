@@ -83,7 +83,7 @@ def test_summary_csv_has_a_line_a_job(tmp_path: Path) -> None:
     jobs = [{"lora.r": r, "data.template": t} for r in (4, 8) for t in ("chat", "说,“{instruction}”\n")]
     folder = folders.make(tmp_path / "csv", jobs, [State.done] * 3 + [State.failed], {3: 'no "such" thing, 坏'})
     stream = io.StringIO()
-    write.give(folder, Console(file=stream, width=60))
+    write.report(folder, Console(file=stream, width=60))
     assert max(len(line) for line in stream.getvalue().splitlines() if line[:1] in "┏┃│└") <= 60
     assert '1 failed: no "such" thing, 坏' in stream.getvalue()
     rows = list(csv.DictReader((folder / table.FILE).read_text(encoding="utf-8").splitlines(keepends=True)))

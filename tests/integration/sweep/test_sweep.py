@@ -154,12 +154,12 @@ REFUSED = [
     ("lora.r=2,4 hydra.launcher.jobs=0", "hydra.launcher.jobs=0: must be at least 1"),
     ("lora.r=2,4 sweep.name=a/b", "sweep.name=a/b: must be the name of a folder"),
     ("lora.r=2,4 sweep.resume=nothing", "sweep.resume=nothing: no such sweep"),
-    ("lora.r=2,4 resume=outputs", "resume=outputs: goes on with a single run"),
+    ("lora.r=2,4 resume=outputs", "resume=outputs: resumes a single run"),
 ]
 
 
 @pytest.mark.parametrize("overrides, told", REFUSED)
-def test_what_cannot_run_is_told_before_the_first_job(overrides: str, told: str, tmp_path: Path) -> None:
+def test_jobs_that_cannot_run_are_refused_before_the_first_job(overrides: str, told: str, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     where = [] if "sweep." in overrides else [f"hydra.sweep.dir={folder}"]
     done = run_script("train.py", "-m", *overrides.split(), *where)
@@ -169,7 +169,7 @@ def test_what_cannot_run_is_told_before_the_first_job(overrides: str, told: str,
     assert not folder.exists()
 
 
-def test_what_cannot_run_may_be_left_away(records: Path, tmp_path: Path) -> None:
+def test_what_cannot_run_may_be_left_out(records: Path, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     command = sweep(records, "lora.r=0,2", "train.max_steps=2", f"hydra.sweep.dir={folder}", "sweep.skip_invalid=true")
     begun = time.monotonic()
@@ -180,9 +180,9 @@ def test_what_cannot_run_may_be_left_away(records: Path, tmp_path: Path) -> None
     assert time.monotonic() - begun < 60 * SCALE
 
 
-def test_settings_of_a_sweep_mean_nothing_in_a_single_run(tmp_path: Path) -> None:
+def test_settings_of_a_sweep_are_refused_in_a_single_run(tmp_path: Path) -> None:
     done = run_script("train.py", "sweep.name=mine", f"hydra.run.dir={tmp_path / 'run'}")
     assert (done.returncode, done.stderr) == (
         2,
-        "train.py: sweep.name=mine: is about a sweep: add -m, or leave it away\n",
+        "train.py: sweep.name=mine: is for a sweep: add -m, or leave it out\n",
     )

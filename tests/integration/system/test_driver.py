@@ -1,4 +1,4 @@
-"""What the driver says of the cards, by NVML and by nvidia-smi, however odd; nothing of it is ever a traceback."""
+"""GPUs as NVML and nvidia-smi report them, unusual answers included; none of them ends in a traceback."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ import pytest
 
 from hydraft.launch.local import fork_server
 from hydraft.system import hardware
-from hydraft.system.driver import nvml, query, smi
+from hydraft.system.driver import nvml, smi
 from hydraft.system.hardware import Gpu, Hardware
 from pretended import GIB, RTX, Device, library, program
 
@@ -22,7 +22,7 @@ H100 = Device()
 
 @pytest.fixture
 def look(monkeypatch: pytest.MonkeyPatch) -> Looked:
-    """The machine as it is seen anew, with neither NVML nor nvidia-smi unless a test brings one."""
+    """Detects the hardware anew, with neither NVML nor nvidia-smi unless a test provides one."""
     monkeypatch.setattr(nvml, "LIBRARIES", ())
     monkeypatch.setattr(smi, "PROGRAMS", ())
     for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", *hardware.ALLOCATOR):
@@ -38,7 +38,7 @@ def with_program(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     monkeypatch.setattr(smi, "PROGRAMS", (str(file),))
 
 
-def test_nvml_tells_all_of_a_card(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nvml_reports_all_of_a_card(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_library(monkeypatch, library(tmp_path, H100, RTX))
     machine = look()
     assert machine.gpus == (
@@ -60,7 +60,7 @@ def test_a_card_without_nvidia_smi_is_found_by_a_command(tmp_path: Path) -> None
     assert [gpu.name for gpu in machine.gpus] == ["NVIDIA GeForce RTX 4090, D"]
 
 
-def test_a_driver_before_510_knows_no_reserved_memory(
+def test_a_driver_before_510_reports_no_reserved_memory(
     look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_library(monkeypatch, library(tmp_path, RTX, driver="470.1", cuda=11040, before_510=True))
@@ -69,7 +69,7 @@ def test_a_driver_before_510_knows_no_reserved_memory(
     assert machine.driver_cuda == "11.4"
 
 
-def test_memory_that_the_driver_does_not_know_is_main_memory(
+def test_memory_that_the_driver_does_not_report_is_main_memory(
     look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_library(monkeypatch, library(tmp_path, Device("NVIDIA GB10", memory_code=3, capability=(12, 1), mig=-1)))
@@ -79,7 +79,7 @@ def test_memory_that_the_driver_does_not_know_is_main_memory(
     assert hardware.ALLOCATOR[0] not in hardware.environment(machine)
 
 
-def test_a_slice_has_its_own_memory_and_goes_by_its_name(
+def test_a_slice_has_its_own_memory_and_is_given_by_name(
     look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slices = [Device("NVIDIA H100 MIG 1g.10gb", f"MIG-{n}", 10 * GIB, 9 * GIB, 0) for n in ("33333333-c", "44444444-d")]
@@ -124,7 +124,7 @@ def test_a_slice_has_its_own_memory_and_goes_by_its_name(
         ("0,MIG-1", [0]),
     ],
 )
-def test_cards_are_chosen_as_cuda_chooses_them(
+def test_cards_are_selected_as_cuda_selects_them(
     variable: str | None, indices: list[int], look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     third = dataclasses.replace(H100, uuid="GPU-33333333-cccc")
@@ -140,17 +140,17 @@ def test_cards_are_chosen_as_cuda_chooses_them(
 
 
 @pytest.mark.parametrize("variable", ["7", "GPU-9", "GPU-", "x", "0,0", "MIG-1"])
-def test_a_choice_of_no_card_is_trouble_unless_it_is_meant(
+def test_selecting_no_card_is_an_error_unless_it_is_explicit(
     variable: str, look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_library(monkeypatch, library(tmp_path, H100, RTX))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
-    assert look().unusable.startswith(f"CUDA_VISIBLE_DEVICES={variable}: names no card here; it must be from 0 to 1")
+    assert look().unusable.startswith(f"CUDA_VISIBLE_DEVICES={variable}: no GPU has this number or name; use 0 to 1")
     monkeypatch.setattr(nvml, "LIBRARIES", ())
     assert look().unusable == ""  # where there are no cards, it is no matter
 
 
-def test_the_order_of_cards_is_that_of_the_bus(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cards_are_ordered_by_pci_bus(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_library(monkeypatch, library(tmp_path, RTX, H100))
     assert hardware.environment(look())["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
@@ -159,10 +159,10 @@ def test_the_order_of_cards_is_that_of_the_bus(look: Looked, tmp_path: Path, mon
     assert look().trouble == ""
 
 
-def test_a_card_that_is_lost_is_told(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_card_is_reported(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_library(monkeypatch, library(tmp_path, H100, dataclasses.replace(RTX, handle_code=15)))
     assert look().unusable == (
-        "card 1 does not answer (GPU is lost): restart the machine, or leave it out: CUDA_VISIBLE_DEVICES=0"
+        "card 1 does not respond (GPU is lost): restart the machine, or leave it out: CUDA_VISIBLE_DEVICES=0"
     )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert look().trouble == "" and look().count == 1
@@ -172,7 +172,7 @@ def test_a_card_that_is_lost_is_told(look: Looked, tmp_path: Path, monkeypatch: 
     assert [(gpu.name, gpu.index) for gpu in look().gpus] == [(H100.name, 0)]
 
 
-def test_a_driver_that_was_replaced_under_way_is_told(
+def test_a_driver_that_was_replaced_while_loaded_is_reported(
     look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_library(monkeypatch, library(tmp_path, H100, init=18))
@@ -184,7 +184,7 @@ def test_a_driver_that_was_replaced_under_way_is_told(
 ROW = "NVIDIA H100 80GB HBM3, 81920, 80896, 512, 9.0, 580.65.06, GPU-11111111-aaaa, Disabled"
 
 
-def test_nvidia_smi_tells_the_same(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nvidia_smi_reports_the_same(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     second = "NVIDIA GeForce RTX 4090, D, 24576, 20480, 512, 8.9, 580.65.06, GPU-22222222-bbbb, [N/A]"
     with_program(monkeypatch, program(tmp_path / "bin", f"echo; echo '{ROW}'; echo '{second}'; echo"))
     asked = look()
@@ -218,7 +218,7 @@ esac"""
         ("printf 'NVIDIA \\377, 1024, 1024, 0, 9.0, 580.1, GPU-5, [N/A]'", ("NVIDIA �", GIB, 9.0, "580.1")),
     ],
 )  # fmt: skip
-def test_what_nvidia_smi_may_say(
+def test_outputs_of_nvidia_smi(
     script: str, expected: tuple[object, ...], look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_program(monkeypatch, program(tmp_path, script))
@@ -233,43 +233,41 @@ def test_what_nvidia_smi_may_say(
     "script",
     ["exit 9", "", "echo", "echo 'No devices were found'", "echo a,b; exit 0", "echo 'NVIDIA-SMI has failed'; exit 9", "kill -9 $$"],
 )  # fmt: skip
-def test_what_nvidia_smi_says_without_cards_is_no_card(
-    script: str, look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nvidia_smi_without_cards(script: str, look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_program(monkeypatch, program(tmp_path, script))
     machine = look()
     assert (machine.gpus, machine.trouble) == ((), "")
     assert hardware.environment(machine) == {"CUDA_VISIBLE_DEVICES": ""}  # nor has torch any
 
 
-def test_an_error_in_place_of_a_size_is_told(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_place_of_a_size_is_reported(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_program(monkeypatch, program(tmp_path, f"echo '{ROW.replace('81920', '[Unknown Error]')}'"))
-    assert "card 0 does not answer (Unknown Error)" in look().unusable
+    assert "card 0 does not respond (Unknown Error)" in look().unusable
 
 
-def test_an_nvidia_smi_that_hangs_is_told(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_nvidia_smi_is_reported(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smi, "SECONDS", 0.3)
     with_program(monkeypatch, program(tmp_path, "exec sleep 60"))
-    assert "nvidia-smi has not answered" in look().unusable
+    assert "nvidia-smi has not responded" in look().unusable
 
 
-def test_what_is_no_program_is_no_card(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_no_program(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = program(tmp_path, "")
     file.write_bytes(b"\x7fELF of another machine")
     with_program(monkeypatch, file)
     assert look().gpus == ()
 
 
-def test_no_card_is_asked_for_where_none_may_be_used(
+def test_the_driver_is_not_queried_if_no_card_may_be_used(
     look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(query, "ask", lambda: pytest.fail("the driver was asked"))
+    monkeypatch.setattr(hardware, "query", lambda: pytest.fail("the driver was queried"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert look().gpus == ()
 
 
-def test_a_server_has_no_card_that_the_driver_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And other hosts are told what a person has set, not that."""
+def test_a_fork_server_sees_no_card_that_the_driver_does_not_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other hosts get the variable that the user has set, not this one."""
     card = Hardware(gpus=(Gpu("card", GIB, 9.0),))
     seen = []
     monkeypatch.setattr(
@@ -280,12 +278,12 @@ def test_a_server_has_no_card_that_the_driver_does_not_show(monkeypatch: pytest.
         if given is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
         for machine in (Hardware(), card):
-            fork_server.begin([], machine)
+            fork_server.start([], machine)
             assert os.environ.get("CUDA_VISIBLE_DEVICES") == given
     assert seen == ["", "0", "", "0"]
 
 
-def test_the_allocator_may_be_set_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_allocator_settings_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Hardware(gpus=(Gpu("card", GIB, 9.0),))
     for name in hardware.ALLOCATOR:
         monkeypatch.delenv(name, raising=False)
@@ -311,7 +309,7 @@ def test_hardware_of_another_version_is_read() -> None:
 
 
 @pytest.mark.gpu
-def test_torch_has_the_cards_that_are_detected() -> None:
+def test_torch_sees_the_detected_cards() -> None:
     """In processes of their own: CUDA reads its variables once."""
     code = (
         "import os\nfrom hydraft.system import hardware\nmachine = hardware.detect()\nos.environ.update(hardware.environment(machine))\n"

@@ -1,4 +1,4 @@
-"""Signals that ask for an early end: what a rank, a run and its launcher make of them, and that the run goes on bit-equal."""
+"""Shutdown signals to a rank and to a launcher, and that the resumed run is bit-equal."""
 
 import json
 import os
@@ -16,14 +16,15 @@ import torch
 
 from bench.resume import metrics, train, weights
 from conftest import SCALE, config_of, wait_for
-from hydraft.errors import RunStopped
+from hydraft.config.schema import Config
+from hydraft.errors import Failure, FailureReason, RankFailed, RunStopped
 from hydraft.launch import run as launch
-from hydraft.launch.local.shutdown import Stopped, Wish
+from hydraft.launch.local.shutdown import ShutdownHandler, Stopped
 from hydraft.system import signals
 
 
 def when(ready: Callable[[], bool], act: Callable[[], None]) -> None:
-    """Do something beside the run that this process is about to start."""
+    """Call ``act`` once ``ready`` is true, beside the run that this process is about to start."""
 
     def wait() -> None:
         wait_for(ready, 120, "the moment to signal")
@@ -44,8 +45,8 @@ def result(folder: Path) -> dict[str, object]:
     return json.loads((folder / "result.json").read_text())  # type: ignore[no-any-return]
 
 
-def test_a_run_that_signals_end_goes_on_bit_equal(records: Path, tmp_path: Path) -> None:
-    """SIGTERM to one rank in the middle, SIGUSR1 to the launcher while the last scores are taken."""
+def test_a_run_that_signals_end_resumes_bit_equal(records: Path, tmp_path: Path) -> None:
+    """SIGTERM to one rank in the middle, SIGUSR1 to the launcher during the last evaluation."""
     steps = 12
     config = config_of(
         f"data.train={records}", f"data.eval={records}", "train.eval_every=epoch", "train.eval_loss_only=true", "train.epochs=4",
@@ -63,7 +64,7 @@ def test_a_run_that_signals_end_goes_on_bit_equal(records: Path, tmp_path: Path)
     with pytest.raises(RunStopped) as ended:
         train(config, folder)
     step = int(str(result(folder)["step"]))
-    assert ended.value.code == 143 and f"after step {step}; to go on: python train.py resume={folder}" in str(
+    assert ended.value.code == 143 and f"after step {step}; to resume: python train.py resume={folder}" in str(
         ended.value
     )
     assert 4 <= step < steps and (folder / f"checkpoints/step-{step:06d}/manifest.json").exists()
@@ -108,83 +109,84 @@ def test_before_the_first_step_a_signal_ends_a_run_at_once(records: Path, tmp_pa
 LISTENER = """
 import os, sys, time
 from pathlib import Path
-from hydraft.system import signals
+from hydraft.system.signals import SignalListener
 notes = Path(sys.argv[1])
-signals.listen(notes, 0)
+listener = SignalListener()
+listener.start(notes, 0)
 (notes / "0.pid").write_text(str(os.getpid()))
 if float(sys.argv[2]):
-    signals.begin(float(sys.argv[2]))
+    listener.allow_saving(float(sys.argv[2]))
 (notes / "ready").touch()
 time.sleep(30)
 """
 
 
-def listener(notes: Path, grace: float) -> "subprocess.Popen[bytes]":
-    """A rank that never comes to the end of its step."""
+def start_listener(notes: Path, grace: float) -> "subprocess.Popen[bytes]":
+    """A rank that never finishes its step."""
     process = subprocess.Popen([sys.executable, "-c", LISTENER, str(notes), str(grace)], stdout=subprocess.DEVNULL)
     wait_for((notes / "ready").exists, 20, "a rank that listens")
     return process
 
 
 def test_a_rank_ends_itself_when_its_grace_is_over(tmp_path: Path) -> None:
-    process = listener(tmp_path, 0.5)
+    process = start_listener(tmp_path, 0.5)
     began = time.monotonic()
-    assert signals.pass_on(tmp_path, 1, signal.SIGINT)
+    assert signals.forward(tmp_path, 1, signal.SIGINT)
     assert process.wait(10 * SCALE) == 130
     assert time.monotonic() - began > 0.4
-    assert signals.ended_by(tmp_path) == signal.SIGINT
-    assert signals.left(tmp_path) is None
+    assert signals.interrupted_by(tmp_path) == signal.SIGINT
+    assert signals.early_exit(tmp_path) is None
 
 
-def test_a_rank_whose_peer_is_gone_ends_at_once_and_is_no_cause(tmp_path: Path) -> None:
-    process = listener(tmp_path, 20)
+def test_a_rank_whose_peer_has_ended_ends_at_once_without_a_note(tmp_path: Path) -> None:
+    process = start_listener(tmp_path, 20)
     gone = subprocess.Popen(["true"])
     gone.wait()
     (tmp_path / "1.pid").write_text(str(gone.pid))
     process.terminate()
     assert process.wait(5 * SCALE) == 143
-    assert signals.ended_by(tmp_path) is None
+    assert signals.interrupted_by(tmp_path) is None
 
 
-def test_ranks_that_have_not_begun_are_not_asked(tmp_path: Path) -> None:
+def test_no_signal_is_forwarded_before_all_ranks_have_started(tmp_path: Path) -> None:
     (tmp_path / "0.pid").write_text(str(os.getpid()))
-    assert not signals.pass_on(tmp_path, 2, signal.SIGTERM)
+    assert not signals.forward(tmp_path, 2, signal.SIGTERM)
 
 
 def test_a_launcher_gives_ranks_their_grace_and_no_more() -> None:
-    asked: list[int] = []
+    requested: list[int] = []
     ended: list[bool] = []
 
-    def ask(number: int) -> bool:
-        asked.append(number)
+    def request(number: int) -> bool:
+        requested.append(number)
         return True
 
     began = time.monotonic()
-    with Wish(0.5) as wish, pytest.raises(Stopped) as stopped, wish.passed_to(ask, lambda: ended.append(True)):
-        for _ in range(3):  # what comes so soon after is an echo
+    handler = ShutdownHandler(0.5)
+    with handler, pytest.raises(Stopped) as stopped, handler.forwarding(request, lambda: ended.append(True)):
+        for _ in range(3):  # repeated within a second: the same Ctrl-C
             signal.raise_signal(signal.SIGINT)
         time.sleep(10)
     assert 0.4 < time.monotonic() - began < 5 * SCALE
-    assert (stopped.value.number, asked, ended) == (signal.SIGINT, [signal.SIGINT], [True])
+    assert (stopped.value.number, requested, ended) == (signal.SIGINT, [signal.SIGINT], [True])
 
 
 def test_without_a_grace_or_ranks_a_signal_ends_at_once() -> None:
-    with Wish(0) as wish, pytest.raises(Stopped), wish.passed_to(lambda _: True):
+    with ShutdownHandler(0) as handler, pytest.raises(Stopped), handler.forwarding(lambda _: True):
         signal.raise_signal(signal.SIGTERM)
-    with Wish(9) as wish, pytest.raises(Stopped), wish.passed_to(lambda _: False):
+    with ShutdownHandler(9) as handler, pytest.raises(Stopped), handler.forwarding(lambda _: False):
         signal.raise_signal(signal.SIGUSR1)
 
 
-def test_after_a_signal_no_failure_begins_the_run_again(
+def test_after_a_signal_no_failure_restarts_the_run(
     records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_of(f"data.train={records}", "data.eval=null", "cluster.max_restarts=3")
 
-    def fail(*_: object) -> None:
-        wish: Wish = _[-1]  # type: ignore[assignment]
-        with wish.passed_to(lambda number: True):
+    def fail(config: Config, folder: Path, quiet: bool, shutdown: ShutdownHandler, store: None) -> None:
+        with shutdown.forwarding(lambda number: True):
             signal.raise_signal(signal.SIGTERM)
-        raise launch.RankFailed(1, "broken", tmp_path)
+        raise RankFailed(Failure(FailureReason.raised, "broken", 1, log=folder / "rank-1.log"))
 
     monkeypatch.setattr(launch, "_start", fail)
     with pytest.raises(RunStopped, match="stopped by SIGTERM, and rank 1 failed: broken"):

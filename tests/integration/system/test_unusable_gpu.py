@@ -1,4 +1,4 @@
-"""Cards that torch cannot use are refused in one line before anything loads; it names driver, build and what to install."""
+"""GPUs that torch cannot use are refused on one line, before anything is loaded, with driver, build and what to install."""
 
 import dataclasses
 import os
@@ -58,9 +58,9 @@ def test_a_build_and_a_driver(found: Hardware, expected: list[str]) -> None:
 
 
 def pretended(folder: Path, built_for: str | None, *cards: Device, driver: str = "580.65.06", cuda: int = 13000) -> dict[str, str]:  # fmt: skip
-    """The environment of a command on a machine with ``cards``, whose torch says what it is ``built_for``.
+    """The environment of a command on a machine with ``cards`` and a torch ``built_for`` a CUDA version.
 
-    This torch raises when it is imported, which a refusal does not.
+    Importing this torch raises, since a refusal must not import it.
     """
     library(folder, *cards, driver=driver, cuda=cuda)
     torch = folder / "torch"
@@ -113,7 +113,7 @@ def test_a_run_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
         ([RTX, dataclasses.replace(RTX, uuid="GPU-3", handle_code=15)], "13.0", "leave it out: CUDA_VISIBLE_DEVICES=0"),
     ],
 )  # fmt: skip
-def test_other_cards_are_refused_too(cards: list[Device], built_for: str | None, words: str, tmp_path: Path) -> None:
+def test_other_gpus_are_refused(cards: list[Device], built_for: str | None, words: str, tmp_path: Path) -> None:
     done = command(pretended(tmp_path, built_for, *cards), "train.py", f"hydra.run.dir={tmp_path / 'run'}")
     assert done.returncode == 2, done.stderr
     assert words in done.stderr and done.stderr.count("\n") == 1
@@ -135,7 +135,7 @@ def test_the_installed_build_is_read_from_its_files(tmp_path: Path, monkeypatch:
         assert torch_build.installed() == ("", None)
 
 
-def test_a_rank_that_torch_gives_no_card_is_refused_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_without_a_usable_gpu_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
@@ -158,8 +158,8 @@ def test_a_rank_that_torch_gives_no_card_is_refused_with_its_reason(monkeypatch:
         deepspeed_ops.ready_device()
 
 
-def test_a_run_ends_with_that_line_before_its_model_is_loaded(tmp_path: Path) -> None:
-    """What the first check cannot know, or is told not to ask: here the installed torch, which is built without CUDA."""
+def test_a_run_fails_with_that_line_before_its_model_is_loaded(tmp_path: Path) -> None:
+    """If the first check is switched off: here the installed torch, which is built without CUDA."""
     import torch
 
     if torch.version.cuda is not None:
@@ -173,8 +173,8 @@ def test_a_run_ends_with_that_line_before_its_model_is_loaded(tmp_path: Path) ->
     assert "loading the model" not in done.stdout
 
 
-def test_deepspeed_asks_torch_how_much_memory_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own look-up makes a number of a MIG slice's name, at each start of stages 1 and 2."""
+def test_deepspeed_gets_free_memory_from_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own function takes the name of a MIG slice for a number, at each start of stages 1 and 2."""
     import torch
     from deepspeed.accelerator import cuda_accelerator, real_accelerator
 
@@ -193,7 +193,7 @@ def test_deepspeed_asks_torch_how_much_memory_is_free(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.gpu
-def test_torch_runs_what_is_not_refused() -> None:
+def test_torch_uses_gpus_that_are_not_refused() -> None:
     code = (
         "import os\nfrom hydraft.system import hardware\nfrom hydraft.training import deepspeed_ops as ops\nmachine = hardware.detect()\nassert machine.unusable == '', machine.unusable\n"
         "os.environ.update(ops.environment(machine))\nops.ready_device()\nimport torch\n"

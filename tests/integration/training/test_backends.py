@@ -1,4 +1,4 @@
-"""What ranks with a card communicate by: tensors in main memory have a backend too."""
+"""The backends of ranks with a GPU: tensors in main memory have one too."""
 
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,17 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from conftest import config_of, run_script
-from hydraft.checkpoint import training_state
+from hydraft.checkpoint import optimizer_state
 from hydraft.training import trainer
 
 
 class Chosen(Exception):
-    """Raised in place of making a group."""
+    """Raised instead of creating a process group."""
 
 
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """What a rank with a card asks for, with gloo in NCCL's place."""
+    """The backends that a rank with a GPU requests, with gloo instead of NCCL."""
 
     def init(dist_backend: str, **rest: Any) -> None:
         raise Chosen(dist_backend)
@@ -35,14 +35,14 @@ def backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
 
 
 def load(backend: str, folder: Path) -> torch.nn.Linear:
-    """A model in main memory that is given its saved weights in a group of one."""
+    """A model in main memory whose saved weights are loaded in a process group of one rank."""
     model = torch.nn.Linear(3, 2)
     save_file(
-        {f"param/{name}": torch.ones_like(p) for name, p in model.named_parameters()}, folder / training_state.OPTIMIZER
+        {f"param/{name}": torch.ones_like(p) for name, p in model.named_parameters()}, folder / optimizer_state.FILE
     )
     dist.init_process_group(backend, init_method=f"file://{folder}/store", rank=0, world_size=1)
     try:
-        training_state.load_weights(dict(model.named_parameters()), folder)
+        optimizer_state.load_weights(dict(model.named_parameters()), folder)
         shares: list[Any] = [None]
         dist.all_gather_object(shares, {"a": torch.ones(2)})
         dist.barrier()
@@ -51,30 +51,30 @@ def load(backend: str, folder: Path) -> torch.nn.Linear:
     return model
 
 
-def test_weights_in_main_memory_are_loaded_by_what_a_rank_with_a_card_asks_for(backend: str, tmp_path: Path) -> None:
+def test_the_backends_of_a_rank_with_a_gpu_load_weights_in_main_memory(backend: str, tmp_path: Path) -> None:
     model = load(backend, tmp_path)
     assert all((p == 1).all() for p in model.parameters())
 
 
-def test_a_group_for_cards_alone_refuses_them(tmp_path: Path) -> None:
-    """What the test above would meet: this is torch's own refusal."""
+def test_a_group_with_nccl_only_rejects_them(tmp_path: Path) -> None:
+    """The error of torch that the test above would get."""
     with pytest.raises(RuntimeError, match="No backend type associated with device type cpu"):
         load("cuda:gloo", tmp_path)
 
 
 @pytest.mark.gpu
-def test_weights_are_broadcast_on_the_card_and_copied_to_where_they_lie(tmp_path: Path) -> None:
+def test_weights_are_broadcast_on_the_gpu_and_copied_to_their_device(tmp_path: Path) -> None:
     for number, backend in enumerate(("cuda:nccl", trainer.GPU_BACKENDS)):
         folder = tmp_path / str(number)
         folder.mkdir()
         model = torch.nn.Linear(3, 2)
         save_file(
             {f"param/{name}": torch.ones_like(p) for name, p in model.named_parameters()},
-            folder / training_state.OPTIMIZER,
+            folder / optimizer_state.FILE,
         )
         dist.init_process_group(backend, init_method=f"file://{folder}/store", rank=0, world_size=1)
         try:
-            training_state.load_weights(dict(model.named_parameters()), folder)
+            optimizer_state.load_weights(dict(model.named_parameters()), folder)
         finally:
             dist.destroy_process_group()
         assert all((p == 1).all() and p.device.type == "cpu" for p in model.parameters())
@@ -82,7 +82,7 @@ def test_weights_are_broadcast_on_the_card_and_copied_to_where_they_lie(tmp_path
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("zero", ["stage0", "stage2", "stage2_offload", "stage3"])
-def test_a_run_without_quantisation_goes_on_on_the_card(zero: str, records: Path, tmp_path: Path) -> None:
+def test_a_run_without_quantisation_resumes_on_the_gpu(zero: str, records: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     first = run_script(
         "train.py", "quant=none", "data.eval=null", f"data.train={records}", f"zero={zero}", "train.log_every=1",
@@ -96,8 +96,8 @@ def test_a_run_without_quantisation_goes_on_on_the_card(zero: str, records: Path
 
 
 @pytest.mark.gpu
-def test_a_sweep_runs_on_the_card(records: Path, tmp_path: Path) -> None:
-    """From nothing, as a person starts it: jobs and ranks are forks, and train with 4-bit weights."""
+def test_a_sweep_runs_on_the_gpu(records: Path, tmp_path: Path) -> None:
+    """Started from the command line: jobs and ranks are forks, and train with 4-bit weights."""
     done = run_script(
         "train.py", "-m", "lora.r=2,4", "data.eval=null", f"data.train={records}", "train.max_steps=2",
         f"hydra.sweep.dir={tmp_path / 'sweep'}", OMP_WAIT_POLICY="PASSIVE",

@@ -75,7 +75,7 @@ def tokens_of_steps(folder: Path) -> list[int]:
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_grouping_by_length_trains_every_record_once_an_epoch(ranks: int, tmp_path: Path) -> None:
-    """Answers of 2, 4, 8 … characters, so that a step's tokens say which records it had; 7 leave a blank on two ranks."""
+    """Answers of 2, 4, 8 … characters, so that the tokens of a step identify its records; 7 records need a filler on two ranks."""
     answers = [2**power for power in range(1, 8)]
     train_on = write(tmp_path, [{"instruction": "数", "output": "一" * answer} for answer in answers])
     sizes = [f"cluster=1x{ranks}", "train.micro_batch_size=1", "train.gradient_accumulation_steps=1", "train.epochs=2"]
@@ -94,7 +94,7 @@ def test_grouping_by_length_trains_every_record_once_an_epoch(ranks: int, tmp_pa
 
 
 def members(tokens: int, ranks: int, answers: list[int]) -> list[int]:
-    """The answers whose records have so many tokens together: the sums of powers of two are unique."""
+    """The answers whose records have this sum of tokens: sums of powers of two are unique."""
     around = tokens_around()
     for records in range(1, ranks + 1):
         rest = tokens - records * around - (ranks - records)  # a blank is one token
@@ -105,7 +105,7 @@ def members(tokens: int, ranks: int, answers: list[int]) -> list[int]:
 
 
 def tokens_around() -> int:
-    """Tokens of a record apart from its answer's characters."""
+    """Tokens of a record without the characters of its answer."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "src/hydraft/models/tiny")

@@ -1,4 +1,4 @@
-"""``train.compile=true``: the losses stay, nothing is compiled again, and the break-even is that of the measured times."""
+"""``train.compile=true``: losses do not change, nothing is compiled twice, and the break-even point follows from the times."""
 
 import json
 import re
@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from conftest import run_script
+from hydraft.system.heartbeat import Heartbeat
 from hydraft.training.callbacks import compile_layers
-from hydraft.training.callbacks.compile_layers import EAGER, LOOK, TIMED, WARM, Compiled, Step, judged
+from hydraft.training.callbacks.compile_layers import EAGER, INTERVAL, TIMED, WARM, CompileCallback, Step, compare
 
 SLOW = Step(9.0, 100)
 """A step that warms up."""
@@ -28,38 +29,38 @@ def attempt(eager: float, busy: list[float], calm: float, count: int = TIMED) ->
 
 
 def test_the_break_even_by_hand() -> None:
-    verdict = judged(attempt(1.0, [41.0, 9.0], 0.75))
-    assert verdict is not None
-    assert (verdict.lost, verdict.eager, verdict.compiled, verdict.compiling) == (48.0, 1.0, 0.75, 2)
-    assert verdict.pays_after == EAGER + 2 + 48 / 0.25
-    told = verdict.told(500)
-    assert told == "compiled: 48 s, then 25% less a step; pays after 205 steps, and this run has 500"
+    comparison = compare(attempt(1.0, [41.0, 9.0], 0.75))
+    assert comparison is not None
+    assert (comparison.lost, comparison.eager, comparison.compiled, comparison.compiling) == (48.0, 1.0, 0.75, 2)
+    assert comparison.pays_after == EAGER + 2 + 48 / 0.25
+    told = comparison.describe(500)
+    assert told == "compiled: 48 s, then 25% less a step; pays off after 205 steps; this run has 500"
     # A run that ends right there has taken as long as an eager one.
-    steps = verdict.pays_after - EAGER - 2
+    steps = comparison.pays_after - EAGER - 2
     assert 41.0 + 9.0 + steps * 0.75 == 2 * 1.0 + steps * 1.0
 
 
-def test_what_never_pays_says_so() -> None:
-    verdict = judged(attempt(1.0, [11.0], 1.25))
-    assert verdict is not None and verdict.pays_after is None
-    assert verdict.told(9) == "compiled: 10 s, then 25% more a step: it never pays; use train.compile=false"
+def test_compiling_that_never_pays_off_is_reported() -> None:
+    comparison = compare(attempt(1.0, [11.0], 1.25))
+    assert comparison is not None and comparison.pays_after is None
+    assert comparison.describe(9) == "compiled: 10 s, then 25% more a step: it never pays off; use train.compile=false"
 
 
-def test_steps_of_other_sizes_count_by_their_tokens_and_blank_ones_not_at_all() -> None:
+def test_steps_are_weighted_by_tokens_and_steps_without_tokens_are_ignored() -> None:
     steps = attempt(1.0, [11.0], 0.5)
     longer = [Step(2 * s.seconds, 2 * s.tokens, s.graphs) if n % 2 else s for n, s in enumerate(steps)]
-    verdict = judged([*longer, Step(5.0, 0)])
-    assert verdict is not None
-    assert 1 - verdict.compiled / verdict.eager == pytest.approx(0.5)
+    comparison = compare([*longer, Step(5.0, 0)])
+    assert comparison is not None
+    assert 1 - comparison.compiled / comparison.eager == pytest.approx(0.5)
 
 
-def test_too_few_steps_are_no_verdict() -> None:
-    assert judged(attempt(1.0, [11.0], 0.5, TIMED - 1)) is None
-    assert judged(attempt(1.0, [11.0] * 20, 0.5, 0)) is None  # compiles for ever
+def test_too_few_steps_are_no_comparison() -> None:
+    assert compare(attempt(1.0, [11.0], 0.5, TIMED - 1)) is None
+    assert compare(attempt(1.0, [11.0] * 20, 0.5, 0)) is None  # compiles for ever
 
 
 def test_layers_compile_after_the_eager_steps_and_only_steps_run_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The callback by itself, with a clock and a count of graphs of its own; short runs say what they are."""
+    """The callback alone, with a simulated clock and graph count; short runs report that they are too short."""
     stances: list[str] = []
     clock, graphs = [0.0], [0]
     monkeypatch.setattr(torch.compiler, "set_stance", stances.append)
@@ -69,14 +70,15 @@ def test_layers_compile_after_the_eager_steps_and_only_steps_run_compiled(monkey
     said: list[str] = []
     written: list[dict[str, Any]] = []
     reporter: Any = SimpleNamespace(
-        screen=SimpleNamespace(say=said.append), write=lambda step, values: written.append({"step": step, **values})
+        screen=SimpleNamespace(say=said.append, heartbeat=Heartbeat()),
+        write=lambda step, values: written.append({"step": step, **values}),
     )
 
     def run(steps: int, first: int = 0) -> list[bool]:
         model = torch.nn.Module()
         model.layers = torch.nn.ModuleList([torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)])
         callback, arguments, control = (
-            Compiled(model, reporter, torch.device("cpu")),
+            CompileCallback(model, reporter, torch.device("cpu")),
             SimpleNamespace(),
             SimpleNamespace(),
         )
@@ -95,24 +97,24 @@ def test_layers_compile_after_the_eager_steps_and_only_steps_run_compiled(monkey
         callback.on_train_end(arguments, state, control)  # type: ignore[arg-type]
         return when
 
-    assert run(EAGER + LOOK, first=7) == [False] * EAGER + [True] * LOOK
-    assert stances == ["default", "force_eager"] * LOOK
+    assert run(EAGER + INTERVAL, first=7) == [False] * EAGER + [True] * INTERVAL
+    assert stances == ["default", "force_eager"] * INTERVAL
     assert said == [
-        f"compiled: 4 s, then 50% less a step; pays after {EAGER + 1 + 8} steps, and this run has {EAGER + LOOK}"
+        f"compiled: 4 s, then 50% less a step; pays off after {EAGER + 1 + 8} steps; this run has {EAGER + INTERVAL}"
     ]
-    assert written[0]["step"] == 7 + EAGER + LOOK and written[0]["compile_pays_after"] == EAGER + 9
+    assert written[0]["step"] == 7 + EAGER + INTERVAL and written[0]["compile_pays_after"] == EAGER + 9
     run(EAGER)
     run(EAGER + 2)
     assert said[1].startswith(f"train.compile=true: nothing was compiled in {EAGER} steps")
-    assert said[2] == "compiled: 2 steps are too few to tell whether it pays"
+    assert said[2] == "compiled: 2 steps are too few to tell whether it pays off"
 
 
 def test_a_run_compiles_once_and_its_losses_are_those_of_an_eager_one(records: Path, tmp_path: Path) -> None:
-    """NF4, LoRA, recomputation, scores in mid-training; rows of ever other lengths. fp32: to 1e-4."""
+    """NF4, LoRA, recomputation, evaluation during training; rows of many lengths. fp32: to 1e-4."""
     shared = [
         f"data.train={records}", f"data.eval={records}", "data.eval_limit=2", "train.eval_every=10", "train.eval_loss_only=true",
         "data.eval_max_new_tokens=4", "quant=nf4", "train.gradient_checkpointing=true", "train.micro_batch_size=3",
-        "train.log_every=1", f"train.max_steps={EAGER + LOOK + 2}", "train.save_minutes=null",
+        "train.log_every=1", f"train.max_steps={EAGER + INTERVAL + 2}", "train.save_minutes=null",
     ]  # fmt: skip
     lines = {}
     for name in ("true", "false"):
@@ -126,5 +128,5 @@ def test_a_run_compiles_once_and_its_losses_are_those_of_an_eager_one(records: P
             assert re.fullmatch(r"compiled: \d+ s, then \d+% (less|more) a step.+", said[0])
     losses = [[line["loss"] for line in lines[name] if "loss" in line] for name in lines]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    verdict = next(line for line in lines["true"] if "compile_steps" in line)
-    assert verdict["compile_steps"] == 1  # in no step after the first was anything compiled
+    comparison = next(line for line in lines["true"] if "compile_steps" in line)
+    assert comparison["compile_steps"] == 1  # in no step after the first was anything compiled

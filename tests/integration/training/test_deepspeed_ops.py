@@ -1,4 +1,4 @@
-"""Ops are built where this user may write, with this code, and only where one is needed; locks of killed builds are cleared."""
+"""Ops are built in a writable folder, with this code, and only if they are needed; locks of killed builds are removed."""
 
 import fcntl
 import os
@@ -21,7 +21,7 @@ def extensions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_lock_without_a_holder_is_cleared(extensions: Path) -> None:
+def test_a_stale_lock_is_removed(extensions: Path) -> None:
     lock = extensions / "cpu_adam" / "lock"
     # What torch's FileBaton does, in a process that dies.
     code = f"import os; os.open({str(lock)!r}, os.O_CREAT | os.O_EXCL); os.kill(os.getpid(), 9)"
@@ -31,7 +31,7 @@ def test_a_lock_without_a_holder_is_cleared(extensions: Path) -> None:
     assert not lock.exists()
 
 
-def test_a_lock_with_a_holder_stays(extensions: Path) -> None:
+def test_a_lock_that_is_held_is_kept(extensions: Path) -> None:
     lock = extensions / "cpu_adam" / "lock"
     handle = os.open(lock, os.O_CREAT | os.O_EXCL)
     assert deepspeed_ops.clear_locks() == []
@@ -41,7 +41,7 @@ def test_a_lock_with_a_holder_stays(extensions: Path) -> None:
 
 
 def test_only_one_process_builds(extensions: Path) -> None:
-    """The build itself is guarded by a lock that the kernel frees with its holder."""
+    """The build is protected by a lock that the kernel releases when its process ends."""
     from filelock import FileLock, Timeout
 
     with FileLock(extensions / ".build"):
@@ -53,7 +53,7 @@ def test_only_one_process_builds(extensions: Path) -> None:
             FileLock(extensions / ".build", timeout=0.1).acquire()
 
 
-def test_a_run_asks_for_the_ops_it_loads() -> None:
+def test_the_ops_that_a_run_needs() -> None:
     cpu, card = Hardware(), Hardware(gpus=(Gpu("A100", 1, 8.0),))
     assert deepspeed_ops.needed(config_of(), cpu) == [deepspeed_ops.SHARED_MEMORY]
     assert deepspeed_ops.needed(config_of("zero=stage3_offload"), cpu) == [
@@ -86,8 +86,8 @@ def test_in_a_read_only_environment_ops_go_to_the_users_cache(tmp_path: Path, mo
         deepspeed_ops.prepare([deepspeed_ops.CPU_ADAM], Hardware())
 
 
-def test_a_build_finds_this_code_and_tells_why_it_failed(extensions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a process that has no PYTHONPATH, as a checkout that is not installed has none."""
+def test_a_build_finds_this_code_and_reports_why_it_failed(extensions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process without PYTHONPATH, as in a checkout that is not installed."""
     monkeypatch.delenv("PYTHONPATH", raising=False)
     started: list[dict[str, str]] = []
 
@@ -112,12 +112,12 @@ LOGS = [
     (f"{TRACEBACK}ModuleNotFoundError: No module named 'hydraft'\n", "ModuleNotFoundError: No module named 'hydraft'"),
     ("a.o: undefined reference to `x'\ncollect2: error: ld returned 1 exit status\n", "a.o: undefined reference to `x'"),
     ("Killed\n", "Killed"),
-    ("", "it said nothing"),
+    ("", "it printed nothing"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("log", "cause"), LOGS)
-def test_the_line_that_says_most_is_told(log: str, cause: str, tmp_path: Path) -> None:
+def test_the_most_informative_line_is_reported(log: str, cause: str, tmp_path: Path) -> None:
     file = tmp_path / "log"
     file.write_text(log)
     assert deepspeed_ops._cause(file) == cause
@@ -125,7 +125,7 @@ def test_the_line_that_says_most_is_told(log: str, cause: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", [deepspeed_ops.CPU_ADAM, deepspeed_ops.SHARED_MEMORY])
 def test_what_is_missing_is_named_before_a_build(name: str, extensions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is advised beside is not what was asked for: a run on CPUs loads the op of shared memory whatever it is."""
+    """Only for CPU Adam another setting is suggested: runs on CPUs always need the op for shared memory."""
     monkeypatch.setattr(deepspeed_ops, "_cause", lambda log: pytest.fail("a build was tried"))
     monkeypatch.setattr(deepspeed_ops, "has_headers", lambda: False)
     with pytest.raises(
@@ -140,7 +140,7 @@ def test_what_is_missing_is_named_before_a_build(name: str, extensions: Path, mo
         assert "cluster=1x1" not in str(refusal.value)
 
 
-def test_a_planted_lock_does_not_stop_a_run(tmp_path: Path, records: Path) -> None:
+def test_a_stale_lock_does_not_stop_a_run(tmp_path: Path, records: Path) -> None:
     deepspeed_ops.prepare([deepspeed_ops.SHARED_MEMORY], Hardware())
     lock = deepspeed_ops.folder() / deepspeed_ops.SHARED_MEMORY / "lock"
     lock.touch()

@@ -1,4 +1,4 @@
-"""A sick run is seen at the very step, on all ranks, with its records, and is stopped, rewound or left to itself as asked."""
+"""Divergence is detected at the step, on all ranks, with its records; the run is stopped, rewound or continued."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ def write(file: Path, records: list[dict[str, str]]) -> str:
 
 @pytest.fixture(scope="module")
 def poisoned(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A model that knows no number for the token %, and records of which the 14th has one: the fourth batch of 4."""
+    """A model with an infinite embedding of the token %, which the 14th record contains: the fourth batch of 4."""
     folder = tmp_path_factory.mktemp("poisoned")
     records = [record | {"input": "%" if number == 14 else ""} for number, record in enumerate(RECORDS, 1)]
     sizes = ["train.micro_batch_size=2", "cluster=1x2"]
@@ -62,8 +62,8 @@ def result(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_a_loss_that_is_no_number_stops_the_run_at_that_step(poisoned: list[str], tmp_path: Path) -> None:
-    """The records are drawn, and two micro-batches accumulate: that of one rank alone has the 14th."""
+def test_a_nan_loss_stops_the_run_at_that_step(poisoned: list[str], tmp_path: Path) -> None:
+    """With shuffled records and two accumulated micro-batches, of which one on one rank has the 14th record."""
     folder = tmp_path / "run"
     sizes = [
         "data.shuffle=true",
@@ -97,7 +97,7 @@ def test_a_rewound_run_equals_one_that_never_had_those_records(poisoned: list[st
     ]  # fmt: skip
     done = run_script("train.py", *command)
     assert done.returncode == 0, done.stderr
-    assert "changed: train.pass_over=[4] (was [])\ngoing on from step-000002" in done.stderr
+    assert "changed: train.pass_over=[4] (was [])\nresuming from step-000002" in done.stderr
     without = write(tmp_path / "without.json", [*RECORDS[:12], *RECORDS[16:]])
     train(compose_run([*SETTINGS, *poisoned, without, "train.epochs=2"]), tmp_path / "reference")
     expected = weights(tmp_path / "reference")
@@ -121,8 +121,8 @@ def test_a_rewound_run_equals_one_that_never_had_those_records(poisoned: list[st
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(folder).items())
 
 
-def test_a_spike_is_named_and_a_run_may_go_on(tmp_path: Path) -> None:
-    """Its 20th record has nothing of the others."""
+def test_a_spike_is_reported_and_the_run_can_continue(tmp_path: Path) -> None:
+    """The 20th record is unlike the others."""
     records = [RECORDS[0]] * 19 + [{"instruction": "?", "input": "", "output": "鼍龘 zyzzyva ϡ"}] + [RECORDS[0]] * 2
     overrides = [write(tmp_path / "records.json", records), "train.micro_batch_size=1", "train.loss_spike=1.5"]
     train(compose_run([*SETTINGS, *overrides, "train.epochs=1", "train.on_divergence=ignore"]), tmp_path / "run")
@@ -132,8 +132,8 @@ def test_a_spike_is_named_and_a_run_may_go_on(tmp_path: Path) -> None:
     assert result(tmp_path / "run")["status"] == "completed"
 
 
-def test_gradients_that_stay_0_are_seen_where_the_norm_is_not_clipped(records: Path, tmp_path: Path) -> None:
-    """A head of zeros passes nothing on; at stage 0 DeepSpeed itself would not compute the norm."""
+def test_zero_gradients_are_detected_without_clipping(records: Path, tmp_path: Path) -> None:
+    """A head of zeros has zero gradients; at stage 0, DeepSpeed itself would not compute the norm."""
     model = altered(tmp_path / "model", "head", None, 0.0)
     done = run_script(
         "train.py", *SETTINGS, *model, f"data.train={records}", "zero=stage0", "train.max_grad_norm=0",
@@ -144,7 +144,7 @@ def test_gradients_that_stay_0_are_seen_where_the_norm_is_not_clipped(records: P
     assert "mode=preview" in done.stderr and "learning_rate" not in done.stderr
 
 
-def test_weights_that_are_no_numbers_become_no_checkpoint(tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     with torch.no_grad():
@@ -152,7 +152,7 @@ def test_weights_that_are_no_numbers_become_no_checkpoint(tmp_path: Path) -> Non
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
         with pytest.raises(RuntimeError, match=r"model is not written: model\.norm\.weight is not finite"):
-            weights_module.save(model, tokenizer, tmp_path / "model", moved=True)
+            weights_module.save(model, tokenizer, tmp_path / "model", updated=True)
     finally:
         torch.distributed.destroy_process_group()
     assert list(tmp_path.iterdir()) == []

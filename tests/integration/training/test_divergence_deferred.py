@@ -1,4 +1,4 @@
-"""Steps that are looked at after the next one, as on a card: the same verdicts, on all ranks, and no wait in between."""
+"""Steps that are checked after the next one, as on a GPU: the same decisions, on all ranks, and no wait in between."""
 
 import json
 import math
@@ -20,20 +20,22 @@ from bench.resume import metrics, weights
 from conftest import RECORDS, ROOT, config_of, run_script
 from hydraft.checkpoint import manifest
 from hydraft.data.batch import EpochOrder
+from hydraft.errors import Diverged
 from hydraft.launch.local import elastic
-from hydraft.system import hardware, signals
+from hydraft.system import hardware
+from hydraft.system.signals import SignalListener
 from hydraft.training import reductions
-from hydraft.training.callbacks import divergence as healths
-from hydraft.training.callbacks.checkpoint import Keeper
-from hydraft.training.callbacks.divergence import Diverged, Health
-from hydraft.training.callbacks.early_stop import Stopper
+from hydraft.training.callbacks import divergence as divergence_callback
+from hydraft.training.callbacks.checkpoint import CheckpointCallback
+from hydraft.training.callbacks.divergence import DivergenceCallback
+from hydraft.training.callbacks.early_stop import EarlyStopCallback
 
 STEPS = 30
 NAN = math.nan
 
 
-class Reporter:
-    """Keeps what is written."""
+class Logging:
+    """Collects the lines that are written."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[int, dict[str, Any]]] = []
@@ -49,29 +51,30 @@ class Run:
     def __init__(self, folder: Path, deferred: bool, *overrides: str) -> None:
         self.config = config_of("train.log_every=10", "train.micro_batch_size=1", *overrides)
         self.norm: Any = 1.0
-        self.reporter: Any = Reporter()
+        self.logging: Any = Logging()
         engine = SimpleNamespace(get_global_grad_norm=lambda: self.norm, was_step_applied=lambda: True)
         world = dist.get_world_size()
         self.trainer: Any = SimpleNamespace(
             args=SimpleNamespace(device=torch.device("cpu")), start=None, losses=[], model_wrapped=engine,
             scale_at_floor=False, model=SimpleNamespace(config=SimpleNamespace(vocab_size=100)),
-            order=EpochOrder(100 * world, world, 0, False, batch=world, pass_over=self.config.train.pass_over),
+            order=EpochOrder([1] * 100 * world, world, world, None, skipped=self.config.train.pass_over),
         )  # fmt: skip
-        self.stopper = Stopper(self.config.train.grace, torch.device("cpu"))
-        self.health = Health(self.config, folder, self.reporter, self.trainer, self.stopper)
-        self.health.deferred = deferred
-        self.health._places = lambda items: {"file": items}  # type: ignore[method-assign]
+        self.listener = SignalListener()
+        self.early_stop = EarlyStopCallback(self.config.train.grace, torch.device("cpu"), self.listener)
+        self.divergence = DivergenceCallback(self.config, folder, self.logging, self.trainer, self.early_stop)
+        self.divergence.deferred = deferred
+        self.divergence._origins = lambda items: {"file": items}  # type: ignore[method-assign]
         self.state, self.control = TrainerState(max_steps=STEPS), TrainerControl()
 
     def step(self, loss: float, norm: Any = 1.0) -> bool:
         """Make one, as the Trainer does; whether the run is to stop after it."""
         anything: Any = None
-        if not self.trainer.order.passes_over(self.state.global_step + 1):
+        if not self.trainer.order.skips(self.state.global_step + 1):
             self.trainer.losses.append(torch.tensor(loss))
         self.norm = norm
-        self.health.on_optimizer_step(anything, self.state, self.control)
+        self.divergence.on_optimizer_step(anything, self.state, self.control)
         self.state.global_step += 1
-        self.stopper.on_step_end(anything, self.state, self.control)
+        self.early_stop.on_step_end(anything, self.state, self.control)
         return self.control.should_training_stop
 
 
@@ -83,7 +86,7 @@ def alone() -> Iterator[None]:
 
 
 class NoWait(TorchDispatchMode):
-    """Refuses what would wait for a device: to read a number of a tensor."""
+    """Fails if a number of a tensor is read, which would wait for the device."""
 
     def __torch_dispatch__(self, function: Any, types: Any, inputs: Any = (), named: Any = None) -> Any:
         assert function is not torch.ops.aten._local_scalar_dense.default, "a step waits for the device"
@@ -95,7 +98,7 @@ def test_no_step_waits_in_which_nothing_is_due(alone: None, tmp_path: Path, monk
     now: list[int] = []
     read: dict[int, int] = {}  # step whose numbers were read: step in which that was
 
-    class Reading(reductions.Reading):
+    class PendingNumbers(reductions.PendingNumbers):
         def __init__(self, values: torch.Tensor) -> None:
             super().__init__(values)
             self.step = now[-1]
@@ -111,7 +114,7 @@ def test_no_step_waits_in_which_nothing_is_due(alone: None, tmp_path: Path, monk
     def refuse(self: torch.Tensor) -> Any:
         raise AssertionError("a step waits for the device")
 
-    monkeypatch.setattr(reductions, "Reading", Reading)
+    monkeypatch.setattr(reductions, "PendingNumbers", PendingNumbers)
     monkeypatch.setattr(torch.Tensor, "tolist", refuse)
     with NoWait():
         for step in range(1, STEPS + 1):
@@ -139,19 +142,19 @@ CASES: dict[str, list[tuple[float, Any]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_later_verdicts_are_those_at_once(case: str, alone: None, tmp_path: Path) -> None:
+def test_deferred_checks_decide_as_immediate_ones(case: str, alone: None, tmp_path: Path) -> None:
     runs = [Run(tmp_path, deferred, "train.on_divergence=ignore") for deferred in (False, True)]
     for run in runs:
         for loss, norm in CASES[case]:
             run.step(loss, norm)
     at_once, later = runs
-    assert [json.dumps(line) for line in later.reporter.lines] == [json.dumps(line) for line in at_once.reporter.lines]
-    assert bool(later.reporter.lines) == (case != "healthy")
-    assert later.health.numbers() == at_once.health.numbers()
+    assert [json.dumps(line) for line in later.logging.lines] == [json.dumps(line) for line in at_once.logging.lines]
+    assert bool(later.logging.lines) == (case != "healthy")
+    assert later.divergence.state() == at_once.divergence.state()
 
 
 @pytest.mark.parametrize(("sick", "seen"), [(1, 1), (2, 2), (5, 6), (9, 10), (10, 10), (30, 30)])
-def test_the_sick_step_is_named_and_not_the_one_after(alone: None, tmp_path: Path, sick: int, seen: int) -> None:
+def test_the_diverged_step_is_reported_and_not_the_next_one(alone: None, tmp_path: Path, sick: int, seen: int) -> None:
     run = Run(tmp_path, True, "train.on_divergence=rewind")
     for step in range(1, seen):
         run.step(NAN if step == sick else 1.0)
@@ -162,31 +165,31 @@ def test_the_sick_step_is_named_and_not_the_one_after(alone: None, tmp_path: Pat
     assert run.state.global_step == seen - 1
 
 
-def test_steps_that_are_passed_over_come_between(alone: None, tmp_path: Path) -> None:
+def test_skipped_steps_in_between(alone: None, tmp_path: Path) -> None:
     run = Run(tmp_path, True, "train.pass_over=[5,6]")
     for _ in range(3):
         run.step(1.0)
     run.step(NAN)
     with pytest.raises(Diverged, match=r"^step 4: "):
         run.step(0.0)
-    assert run.health.waiting is None
+    assert run.divergence.waiting is None
 
 
-def test_a_sick_step_becomes_no_checkpoint(alone: None, tmp_path: Path) -> None:
+def test_a_diverged_step_is_not_saved(alone: None, tmp_path: Path) -> None:
     run = Run(tmp_path, True)
     for _ in range(4):
         run.step(1.0)
     run.step(NAN)
-    keeper: Any = object.__new__(Keeper)
-    keeper.health, keeper.folder = run.health, tmp_path
+    callback: Any = object.__new__(CheckpointCallback)
+    callback.divergence, callback.folder = run.divergence, tmp_path
     with pytest.raises(Diverged, match=r"^step 5: "):
-        keeper.save(SimpleNamespace(state=run.state))
+        callback.save(SimpleNamespace(state=run.state))
     assert not (tmp_path / "checkpoints").exists()
-    run.health.on_train_end(None, run.state, run.control)  # type: ignore[arg-type]  # it is looked at once
+    run.divergence.on_train_end(None, run.state, run.control)  # type: ignore[arg-type]  # it is looked at once
 
 
 def of_two(rank: int, folder: Path) -> None:
-    """One rank of two: what it sees of a loss that only rank 1 has, and of signals that only one of them gets."""
+    """One of two ranks: its decisions on a loss that only rank 1 has, and on signals that only one rank receives."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     seen: dict[str, Any] = {}
@@ -197,20 +200,19 @@ def of_two(rank: int, folder: Path) -> None:
     except Diverged as error:
         seen["diverged"] = [str(error), run.state.global_step]
     for case, long, asked, at in (("quick", 0.5, 15, 5), ("long", 0.0, 10, 5), ("last", 0.5, 15, STEPS)):
-        healths.LONG = long
-        run, signals._asked = Run(folder, True), 0
+        divergence_callback.LONG = long
+        run = Run(folder, True)
         for step in range(1, STEPS + 1):
             if rank == 1 and step == at:
-                signals._asked = asked
+                run.listener.received = asked
             if run.step(1.0):
-                seen[case] = [run.stopper.number, run.state.global_step, run.control.should_save]
+                seen[case] = [run.early_stop.number, run.state.global_step, run.control.should_save]
                 break
-        signals._asked = 0
     (folder / f"{rank}.json").write_text(json.dumps(seen))
     dist.destroy_process_group()
 
 
-def test_two_ranks_decide_alike_at_the_same_step(tmp_path: Path) -> None:
+def test_two_ranks_decide_the_same_at_the_same_step(tmp_path: Path) -> None:
     elastic.warm(hardware.detect())
     mp.start_processes(of_two, (tmp_path,), nprocs=2, start_method="forkserver")
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
@@ -222,8 +224,8 @@ def test_two_ranks_decide_alike_at_the_same_step(tmp_path: Path) -> None:
     assert first["last"] == [15, STEPS, True]
 
 
-def test_a_run_that_looks_later_rewinds_to_the_same_weights(tmp_path: Path) -> None:
-    """Step 4 is sick, seen after step 5, and passed over: bit-equal to a run that looks at once."""
+def test_a_run_with_deferred_checks_rewinds_to_the_same_weights(tmp_path: Path) -> None:
+    """Step 4 diverges, which is detected after step 5, and is skipped: bit-equal to a run with immediate checks."""
     poisoned = altered(tmp_path / "model", "embedding", "%", float("inf"))
     records = [record | {"input": "%" if number == 14 else ""} for number, record in enumerate(RECORDS, 1)]
     command = [
@@ -234,7 +236,7 @@ def test_a_run_that_looks_later_rewinds_to_the_same_weights(tmp_path: Path) -> N
     for name, environment in (("at once", {}), ("later", {"PYTHONPATH": paths})):
         done = run_script("train.py", *command, f"hydra.run.dir={tmp_path / name}", **environment)
         assert done.returncode == 0, done.stderr
-        assert "changed: train.pass_over=[4] (was [])\ngoing on from step-000003" in done.stderr
+        assert "changed: train.pass_over=[4] (was [])\nresuming from step-000003" in done.stderr
         assert "step 4: the loss is nan, on records 13, 14, 15, 16 of" in done.stderr
         assert result(tmp_path / name)["status"] == "completed"
     expected = weights(tmp_path / "at once")
@@ -247,14 +249,14 @@ def test_a_run_that_looks_later_rewinds_to_the_same_weights(tmp_path: Path) -> N
 
 
 @pytest.mark.gpu
-def test_numbers_come_from_a_card_without_a_wait() -> None:
+def test_numbers_are_copied_from_a_gpu_without_a_wait() -> None:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         losses = torch.tensor([1.0, 2.0], device="cuda")
         norm = torch.tensor(math.inf, device="cuda")
         torch.cuda.set_sync_debug_mode("error")
         try:
-            reading = reductions.summed(reductions.Made(1, losses, norm, False, False), [0.0, 7.0])
+            reading = reductions.reduce_later(reductions.StepResult(1, losses, norm, False, False), [0.0, 7.0])
         finally:
             torch.cuda.set_sync_debug_mode("default")
         assert reading.read() == [3.0, 1.0, 0.0, 0.0, 7.0]

@@ -1,4 +1,4 @@
-"""Peaks of loading, training and scoring are told apart, and are those of CUDA's counter at the right moments."""
+"""Loading, training and evaluation have separate peaks, read from CUDA's counter at the right moments."""
 
 import json
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ from transformers import TrainerControl, TrainerState
 from bench.equivalence import compose_run, train
 from bench.memory import finished
 from conftest import config_of, run_script
-from hydraft.training.callbacks.evaluation import Scorer
-from hydraft.training.memory_peaks import Peaks
+from hydraft.training.callbacks.evaluation import EvaluationCallback
+from hydraft.training.memory_peaks import MemoryPeaks
 
 
 class Counter:
-    """CUDA's, of a card that is not there: bytes that are allocated now, and the most since it was set back."""
+    """A simulation of CUDA's counter: currently allocated bytes, and the peak since the last reset."""
 
     def __init__(self) -> None:
         self.now = self.most = 0
@@ -46,50 +46,55 @@ def alone(tmp_path: Path) -> Iterator[None]:
 
 
 class Nothing:
-    """Does whatever is asked of it, with no effect."""
+    """Accepts every call, without effect."""
 
     number = 0
+
+    @property
+    def screen(self) -> "Nothing":
+        return self
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_, **__: None
 
 
 class Records:
-    """Held-out records whose scoring takes as many bytes as they say."""
+    """An evaluator that takes a given number of bytes."""
 
     def __init__(self, card: Counter, takes: list[int]) -> None:
-        self.card, self.takes, self.conversations = card, takes, [None]
+        self.card, self.takes, self.records = card, takes, [None]
 
     def parts(self, loss_only: bool = False) -> int:
         return 1
 
-    def score(self, *_: Any) -> dict[str, float]:
+    def evaluate(self, *_: Any) -> dict[str, float]:
         self.card.take(self.takes.pop(0), self.card.now)
         return {"loss": 1.0}
 
 
-def test_each_moment_has_its_own_peak(card: Counter, alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    peaks, nothing = Peaks(torch.device("cpu")), Nothing()
+def test_each_phase_has_its_own_peak(card: Counter, alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks, nothing = MemoryPeaks(torch.device("cpu")), Nothing()
     peaks.device = torch.device("cuda")  # nothing is put there before ``result``
     settings, held_out = config_of("train.eval_every=2").train, Records(card, [900, 1200, 700])
     anything: Any = nothing
-    scorer = Scorer(anything, held_out, settings, anything, anything, anything, peaks)  # type: ignore[arg-type]
-    monkeypatch.setattr(Scorer, "_midway", lambda self, state, control: self._score(state.global_step, True))
+    callback = EvaluationCallback(anything, held_out, settings, anything, anything, peaks)  # type: ignore[arg-type]
+    evaluate = lambda self, state, control: self._evaluate(state.global_step, True)  # noqa: E731
+    monkeypatch.setattr(EvaluationCallback, "_during_training", evaluate)
     card.take(2000, 300)  # loading
-    scorer.on_train_begin(anything, TrainerState(global_step=0, max_steps=4), TrainerControl())
+    callback.on_train_begin(anything, TrainerState(global_step=0, max_steps=4), TrainerControl())
     card.take(600, 400)  # a step, whose optimizer state stays
     card.take(650, 400)
-    scorer.on_step_end(anything, TrainerState(global_step=2, max_steps=4), TrainerControl())
+    callback.on_step_end(anything, TrainerState(global_step=2, max_steps=4), TrainerControl())
     card.take(640, 400)
     peaks.end("training")
-    scorer.at_an_end("after training", 4)
+    callback.evaluate_all("after training", 4)
     assert peaks.bytes == {"loading": 2000, "training": 650, "scoring": 1200}
     peaks.device = torch.device("cpu")
     found = peaks.result()
     assert found["peak_memory_bytes"] > 1 << 20 and found["peak_memory_scoring_bytes"] == 1200  # type: ignore[operator]
 
 
-def test_main_memory_is_not_said_to_be_told_apart(records: Path, tmp_path: Path) -> None:
+def test_main_memory_has_no_separate_peaks(records: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     done = run_script(
         "train.py", f"data.train={records}", f"data.eval={records}", "data.eval_limit=2", "data.eval_max_new_tokens=2",
@@ -103,7 +108,7 @@ def test_main_memory_is_not_said_to_be_told_apart(records: Path, tmp_path: Path)
     assert finished(folder, "tiny").startswith("| tiny (resident at its end) |")
 
 
-def test_a_cards_peaks_stand_beside_their_own_moments(tmp_path: Path) -> None:
+def test_peaks_are_compared_with_the_plan_of_their_phase(tmp_path: Path) -> None:
     plan = {
         "gpu_memory": 1 << 34,
         "cost": {
@@ -131,7 +136,7 @@ def test_a_cards_peaks_stand_beside_their_own_moments(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_a_card_tells_scoring_from_training(records: Path, tmp_path: Path) -> None:
+def test_a_gpu_has_separate_peaks_of_training_and_evaluation(records: Path, tmp_path: Path) -> None:
     run = [
         f"data.train={records}", f"data.eval={records}", "data.eval_limit=4", "data.eval_max_new_tokens=4", "train.max_steps=2",
         "train.log_every=1",

@@ -29,15 +29,13 @@ def test_ten_steps_are_those_of_the_default(shapes: list[tuple[int, ...]], decay
             for parameter in parameters:
                 parameter.grad = torch.randn(parameter.shape, generator=generator)
             optimizer.step()
-        found.append(
-            [*parameters, *(value for training_state in optimizer.state.values() for value in training_state.values())]
-        )
+        found.append([*parameters, *(value for state in optimizer.state.values() for value in state.values())])
     for default, fused_one in zip(*found, strict=True):
         torch.testing.assert_close(fused_one, default, rtol=1e-6, atol=1e-8)
 
 
-def test_a_checkpoint_of_one_goes_on_with_the_other_under_each_stage(tmp_path: Path) -> None:
-    """``state.save_optimizer`` and ``load_optimizer`` over real engines: three steps of each, against six of the default."""
+def test_a_checkpoint_of_one_is_resumed_with_the_other_under_each_stage(tmp_path: Path) -> None:
+    """``save_optimizer`` and ``load_optimizer`` with real engines: three steps of each, compared with six of the default."""
     code = f"import sys; sys.path[:0] = ['{ROOT}/src', '{ROOT}', '{ROOT}/tests', '{ROOT}/tests/support', '{ROOT}/tests/integration/training']; import test_optimizer; test_optimizer.engines('{tmp_path}')"
     machine = hardware.detect()
     deepspeed_ops.prepare([] if machine.gpus else [deepspeed_ops.SHARED_MEMORY], machine)
@@ -59,12 +57,12 @@ def test_a_checkpoint_of_one_goes_on_with_the_other_under_each_stage(tmp_path: P
 
 
 def engines(scratch: str) -> None:
-    """In a process of its own: how far the halves that are joined lie from the whole, in shares of the largest weight."""
+    """Run in a subprocess: the difference between both halves and the whole, relative to the largest weight."""
     import deepspeed
 
-    from hydraft.checkpoint import training_state
+    from hydraft.checkpoint import optimizer_state
 
-    torch.distributed.init_process_group("gloo", init_method=f"file://{scratch}/meeting", rank=0, world_size=1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{scratch}/store", rank=0, world_size=1)
     deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
 
     def made(stage: int, fused: bool) -> tuple[object, dict[str, torch.nn.Parameter]]:
@@ -97,17 +95,17 @@ def engines(scratch: str) -> None:
             folder = Path(scratch) / f"{stage}-{first}"
             folder.mkdir()
             engine, parameters = made(stage, first)
-            training_state.begin(engine)
+            optimizer_state.undo_initial_step(engine)
             train(engine, range(3))
-            training_state.save_optimizer(engine, parameters, folder)
-            step = training_state.adam_step(engine)
+            optimizer_state.save_optimizer(engine, parameters, folder)
+            step = optimizer_state.adam_step(engine)
             engine, parameters = made(stage, not first)
-            training_state.begin(engine)
-            training_state.load_weights(parameters, folder)
-            training_state.load_optimizer(engine, parameters, folder, step)
+            optimizer_state.undo_initial_step(engine)
+            optimizer_state.load_weights(parameters, folder)
+            optimizer_state.load_optimizer(engine, parameters, folder, step)
             train(engine, range(3, 6))
             apart = float((weights(parameters) - whole).abs().max() / whole.abs().max())
-            found[f"stage {stage}, fused first: {first}"] = apart, training_state.adam_step(engine)
+            found[f"stage {stage}, fused first: {first}"] = apart, optimizer_state.adam_step(engine)
     print(json.dumps(found))
 
 

@@ -18,7 +18,7 @@ from published import native_tokenizer
 
 TINY = ROOT / "src/hydraft/models/tiny"
 TRAINED, DIM = "\x1b[4;32m", "\x1b[2m"
-"""How a terminal is told: green and underlined, dim."""
+"""Escape codes: green and underlined, dim."""
 
 
 def write(file: Path, records: list[dict[str, Any]]) -> Path:
@@ -27,7 +27,7 @@ def write(file: Path, records: list[dict[str, Any]]) -> Path:
 
 
 def shown(*overrides: str) -> str:
-    """The preview as a terminal of 100 columns gets it."""
+    """The preview in a terminal of 100 columns."""
     console = Console(force_terminal=True, color_system="standard", width=100, legacy_windows=False)
     with console.capture() as captured:
         preview.show(config_of(*overrides), console)
@@ -108,14 +108,14 @@ def test_another_label_than_the_token_is_shown_beside_it(tmp_path: Path) -> None
     ]
 
 
-def test_a_system_turn_without_a_place_is_said(tmp_path: Path) -> None:
+def test_a_system_turn_that_is_not_supported_is_reported(tmp_path: Path) -> None:
     native_tokenizer("chatglm2", tmp_path / "chatglm2")
     folder = tmp_path / "chatglm2/native"
     shutil.copy(TINY / "config.json", folder)
     (folder / "model.safetensors").touch()
     file = write(tmp_path / "a.json", [{"instruction": "问", "output": "答", "system": "你是诗人"}] * 3)
     text = plain(shown("model=auto", f"model.path={folder}", f"data.train={file}"))
-    assert "3 records have a system turn, for which this model's format has no place: it stands ahead of" in text
+    assert "3 records have a system turn, which this model's chat template does not support: it is put before" in text
 
 
 @pytest.fixture

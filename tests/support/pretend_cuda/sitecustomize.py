@@ -1,11 +1,11 @@
-"""Pretends that torch was built with CUDA and that there is one card, and writes down whatever would touch its driver.
+"""Simulates a torch with CUDA and one GPU, and logs every call that would touch the driver.
 
-Put this folder first on PYTHONPATH and on PATH (for nvidia-smi). torch.cuda's own Python code runs as it is: replaced is what it
-calls in torch._C, and the count that it asks NVML for. As with CUDA, a process that was forked from one that had touched the
-driver cannot use it. Nothing can be computed on the card that is not there: see ``_after_trainer``.
+Put this folder first on PYTHONPATH and on PATH (for nvidia-smi). The Python code of torch.cuda is unchanged; the functions of torch._C
+that it calls are replaced, and so is NVML's count. As with CUDA, a fork of a process that has touched the driver cannot use it.
+Nothing can be computed on the simulated GPU: see ``_after_trainer``.
 
-    PRETEND_CUDA_LOG    a file; a JSON object a line: pid, parent, command, call (or ``fork``, of a process that had made one), stack
-    PRETEND_CUDA_NVML   0: NVML is not there, so that even torch.cuda.device_count() asks the driver
+    PRETEND_CUDA_LOG    a file with a JSON object per line: pid, parent, command, call (or ``fork``, of a process that has made one), stack
+    PRETEND_CUDA_NVML   0: without NVML, so that even torch.cuda.device_count() uses the driver
 """
 
 import importlib.abc
@@ -100,10 +100,10 @@ class _Loader(importlib.abc.Loader):
 
 
 def _after_trainer(module):
-    """A rank computes on the CPU once it has chosen what its process group communicates by.
+    """Have a rank compute on the CPU once its process group has a backend.
 
-    NCCL is gloo then, for the device types that it was chosen for. Until DeepSpeed moves the model, what lies in main memory here
-    lies there with a card as well: a collective is refused it, in torch's words, where nothing was chosen for main memory.
+    NCCL is then replaced by gloo, for the device types of the backend. Until DeepSpeed moves the model, tensors that are in main
+    memory here are there with a GPU as well: a collective on them fails with torch's message if the group has no backend for CPUs.
     """
     import torch
     from torch import distributed

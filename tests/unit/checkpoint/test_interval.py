@@ -1,4 +1,4 @@
-"""A checkpoint by the clock comes once in each interval, and the clock is asked for at few steps."""
+"""``train.save_minutes`` saves one checkpoint in each interval, and needs communication at few steps."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -19,7 +19,7 @@ def alone() -> Iterator[None]:
 
 
 def saves(monkeypatch: pytest.MonkeyPatch, seconds: list[float], took: float = 0.0) -> tuple[list[float], int]:
-    """When checkpoints came in a run whose steps take ``seconds``, and how often a broadcast asked."""
+    """The times of checkpoints in a run whose steps take ``seconds``, and the number of broadcasts."""
     now, asked, found = [0.0], [0], []
     monkeypatch.setattr(interval.time, "monotonic", lambda: now[0])
     broadcast = dist.broadcast
@@ -40,24 +40,24 @@ def saves(monkeypatch: pytest.MonkeyPatch, seconds: list[float], took: float = 0
     return found, asked[0]
 
 
-def test_a_minute_apart_and_few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_minute_apart_with_few_broadcasts(monkeypatch: pytest.MonkeyPatch) -> None:
     found, asked = saves(monkeypatch, [5.0] + [0.1] * 3000)  # the first step warms up
     assert [round(at) for at in found] == [60, 120, 180, 240, 300]
     assert asked < 5 * 40
 
 
-def test_steps_of_many_lengths_make_it_little_late(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slower_steps_make_a_checkpoint_only_a_little_late(monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = saves(monkeypatch, [0.05] * 600 + [0.5] * 400)  # ten times slower, half-way to the first
     assert 60 <= found[0] < 85
     assert saves(monkeypatch, [90.0] * 3)[0] == [90.0, 180.0, 270.0]
 
 
-def test_what_takes_long_to_save_is_saved_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_checkpoints_are_saved_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = saves(monkeypatch, [1.0] * 2000, took=6.0)
     assert all(later - before >= 6.0 / SHARE for before, later in pairwise(found))
     assert len(found) > 3
 
 
-def test_null_never_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_null_never_saves(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Interval(None)
     assert not any(clock.due(step) for step in range(1, 100))

@@ -1,4 +1,4 @@
-"""A saved adapter is reopened: missing, misshapen, endless or empty tensors are named."""
+"""A saved adapter is verified: tensors that are missing, of another shape, not finite or zero are named."""
 
 from pathlib import Path
 
@@ -26,23 +26,23 @@ def test_an_adapter_that_is_not_what_was_trained_is_refused(
 ) -> None:
     save_file(tensors, tmp_path / "adapter.safetensors")
     with pytest.raises(RuntimeError, match=message):
-        verify_adapter(tmp_path / "adapter.safetensors", SHAPES, moved=True)
+        verify_adapter(tmp_path / "adapter.safetensors", SHAPES, updated=True)
 
 
-def test_a_whole_adapter_passes_and_so_does_one_that_no_step_has_moved(tmp_path: Path) -> None:
+def test_a_whole_adapter_passes_and_so_does_one_that_no_step_has_updated(tmp_path: Path) -> None:
     save_file(GOOD, tmp_path / "adapter.safetensors")
-    verify_adapter(tmp_path / "adapter.safetensors", SHAPES, moved=True)
+    verify_adapter(tmp_path / "adapter.safetensors", SHAPES, updated=True)
     save_file({**GOOD, "q.lora_B.weight": torch.zeros(4, 2)}, tmp_path / "adapter.safetensors")
-    verify_adapter(tmp_path / "adapter.safetensors", SHAPES, moved=False)
+    verify_adapter(tmp_path / "adapter.safetensors", SHAPES, updated=False)
 
 
 def test_a_pissa_adapter_becomes_lora_of_twice_the_rank() -> None:
     """B A - B0 A0, as one product."""
     torch.manual_seed(0)
     trained = {"q.lora_A.weight": torch.randn(2, 4), "q.lora_B.weight": torch.randn(5, 2)}
-    first = {"q.lora_A.weight": torch.randn(2, 4), "q.lora_B.weight": torch.randn(5, 2)}
-    plain = _plain_lora(trained, first)
+    initial = {"q.lora_A.weight": torch.randn(2, 4), "q.lora_B.weight": torch.randn(5, 2)}
+    plain = _plain_lora(trained, initial)
     update = plain["q.lora_B.weight"] @ plain["q.lora_A.weight"]
     expected = trained["q.lora_B.weight"] @ trained["q.lora_A.weight"]
-    expected -= first["q.lora_B.weight"] @ first["q.lora_A.weight"]
+    expected -= initial["q.lora_B.weight"] @ initial["q.lora_A.weight"]
     assert torch.allclose(update, expected, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Each rule of the table refuses a config that breaks it, and only names settings that exist."""
+"""Each bound and each rule refuses a config that breaks it, and its message names a setting that exists."""
 
 import dataclasses
 import re
@@ -7,8 +7,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from conftest import ROOT
-from hydraft.config import cli, machine_rules, rules
-from hydraft.config.rules import COMBINATIONS, VALUES, check
+from hydraft.config import bounds, cli, machine_rules, rules
+from hydraft.config.bounds import Bounds, bounds_of
+from hydraft.config.infer import InferConfig
+from hydraft.config.rules import COMBINATIONS, check
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
 from hydraft.system.hardware import Gpu, Hardware
@@ -16,7 +18,7 @@ from hydraft.system.hardware import Gpu, Hardware
 CPU = Hardware(cpus=2)
 T4 = Hardware(gpus=(Gpu("Tesla T4", 16 * 2**30, 7.5),), cpus=8)
 
-BREAKS = [  # overrides, hardware, and the rule (counted over both tables) that refuses them
+BREAKS = [  # overrides that are refused
     "seed=-1", "lora.r=0", "lora.alpha=0", "lora.dropout=1", "lora.bias=some", "lora.target_modules=[]", "zero.stage=4",
     "zero.reduce_bucket_size=0", "zero.allgather_bucket_size=0", "zero.stage3_prefetch_bucket_size=-1",
     "zero.stage3_param_persistence_threshold=-1", "cluster.nodes=0", "cluster.ranks_per_node=0", "cluster.port=0",
@@ -61,7 +63,7 @@ def compose_unchecked(overrides: str) -> Config:
 
 
 @pytest.mark.parametrize("overrides", BREAKS)
-def test_a_broken_rule_is_told_with_the_override(overrides: str) -> None:
+def test_a_refusal_names_the_override(overrides: str) -> None:
     config = compose_unchecked(overrides)
     hardware = ELSEWHERE.get(overrides, CPU)
     with pytest.raises(ConfigError) as refusal:
@@ -77,8 +79,42 @@ def test_every_rule_of_the_table_is_broken_by_one_of_the_cases() -> None:
     for overrides in BREAKS:
         config = compose_unchecked(overrides)
         hardware = ELSEWHERE.get(overrides, CPU)
-        hit |= {index for index, rule in enumerate(VALUES + COMBINATIONS) if rule.broken(config, hardware)}
-    assert hit == set(range(len(VALUES + COMBINATIONS)))
+        hit |= {index for index, rule in enumerate(COMBINATIONS) if rule.broken(config, hardware)}
+    assert hit == set(range(len(COMBINATIONS)))
+
+
+def bounded(schema: type, prefix: str = "") -> set[str]:
+    """Names of the settings that have bounds."""
+    found = set()
+    for declared in dataclasses.fields(schema):
+        name = f"{prefix}{declared.name}"
+        if dataclasses.is_dataclass(declared.type):
+            found |= bounded(declared.type, f"{name}.")
+        elif bounds_of(declared) != Bounds(unit=bounds_of(declared).unit):
+            found.add(name)
+    return found
+
+
+def test_every_bound_is_broken_by_one_of_the_cases() -> None:
+    refused = {
+        message.partition("=")[0] for overrides in BREAKS for message in bounds.violations(compose_unchecked(overrides))
+    }
+    assert refused == bounded(Config)
+
+
+def test_every_bound_of_infer_is_checked() -> None:
+    wrong = {
+        "cluster.nodes": 2, "cluster.ranks_per_node": 0, "batch_size": 0, "device": "tpu", "template": "question", "max_new_tokens": 0,
+        "temperature": -1, "top_p": 0, "top_k": -1, "repetition_penalty": 0.5, "seed": -1, "serve.port": 65536, "serve.max_context": 1,
+        "serve.max_tokens": 0, "serve.max_running": 0, "serve.max_waiting": -1, "serve.max_body": 999, "serve.cache_tokens": 255,
+        "serve.batch_tokens": 0, "serve.drain": -1,
+    }  # fmt: skip
+    assert set(wrong) == bounded(InferConfig)
+    for name, value in wrong.items():
+        options = InferConfig(run="x")
+        section, _, leaf = name.rpartition(".")
+        setattr(getattr(options, section) if section else options, leaf, value)
+        assert [message.partition("=")[0] for message in bounds.violations(options)] == [name]
 
 
 def test_precision_auto_is_what_the_card_has() -> None:

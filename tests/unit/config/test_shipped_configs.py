@@ -15,7 +15,7 @@ OPTIONS = sorted(
     if folder.is_dir() and folder.name not in ("hydra", "experiment")
     for file in folder.glob("*.yaml")
 )
-NEEDS = {  # what an option cannot be without
+NEEDS = {  # settings that an option needs
     "lora=pissa": ["quant=none"],
     "lora=none": ["quant=none"],
     "model=auto": ["model.path=owner/name"],
@@ -52,7 +52,7 @@ def test_a_file_that_is_no_config_is_refused(tmp_path: Path) -> None:
         load_config(tmp_path / "config.yaml")
 
 
-def test_an_experiments_scalars_win_and_the_command_line_wins_over_them() -> None:
+def test_an_experiment_overrides_its_groups_and_the_command_line_overrides_it() -> None:
     with pytest.raises(ConfigError, match="needs a GPU"):
         config_of("experiment=llama3_unsloth_zero2")
     config = config_of("experiment=llama3_unsloth_zero2", "kernels=torch", "lora.r=4")

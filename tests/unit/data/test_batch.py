@@ -1,4 +1,4 @@
-"""An epoch sees every record once, whatever the number of ranks; padding is never trained; documents never meet."""
+"""An epoch has every record once for any number of ranks; padding is not trained; no document attends to another."""
 
 from itertools import pairwise
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GlmConfig, LlamaConfig, PreTrainedConfig, Qwen2Config
 
-from hydraft.data.batch import EpochOrder, Examples, Padded, PaddingFree, pack
+from hydraft.data.batch import EpochOrder, Examples, Padded, PaddingFree, group, pack
 from hydraft.data.labels import IGNORE
 from hydraft.data.tokenize import Example
 from hydraft.models import attention
@@ -43,51 +43,49 @@ def model() -> Any:
 @pytest.mark.parametrize("size", [1, 7, 8, 23])
 @pytest.mark.parametrize(("micro", "ranks"), [(1, 1), (2, 1), (2, 2), (4, 3)])
 @pytest.mark.parametrize("grouped", [False, True])
-def test_an_epoch_is_each_record_once_and_blanks_at_its_end(size: int, micro: int, ranks: int, grouped: bool) -> None:
-    lengths = [index * 7 % 5 for index in range(size)] if grouped else None
-    order = list(EpochOrder(size, micro * ranks, seed=3, shuffle=True, lengths=lengths, window=8))
+def test_an_epoch_is_each_record_once_and_fillers_at_its_end(size: int, micro: int, ranks: int, grouped: bool) -> None:
+    lengths = [index * 7 % 5 for index in range(size)]
+    order = list(EpochOrder(lengths, micro * ranks, 1, seed=3, by_length=grouped))
     assert sorted(order[:size]) == list(range(size))
     assert all(index >= size for index in order[size:])
     assert len(order) % (micro * ranks) == 0
 
 
 def test_the_order_is_that_of_the_seed_and_the_epoch_and_not_of_the_ranks() -> None:
-    one, two = EpochOrder(10, 2, seed=1, shuffle=True), EpochOrder(10, 4, seed=1, shuffle=True)
+    one, two = EpochOrder([1] * 10, 2, 4, seed=1), EpochOrder([1] * 10, 4, 4, seed=1)
     first = list(one)
     assert first[:10] == list(two)[:10]
     one.begin(1)
     assert list(one) != first
-    assert list(EpochOrder(5, 2, seed=1, shuffle=False)) == [0, 1, 2, 3, 4, 5]
+    assert list(EpochOrder([1] * 5, 2, 2, seed=None)) == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(("micro", "ranks", "passes"), [(1, 1, 4), (2, 2, 1), (1, 2, 2)])
-def test_a_step_has_the_same_items_however_it_is_split_and_may_be_passed_over(
-    micro: int, ranks: int, passes: int
-) -> None:
-    whole = EpochOrder(10, micro * ranks, seed=1, shuffle=True, batch=4)
+def test_a_step_has_the_same_items_however_it_is_split_and_may_be_skipped(micro: int, ranks: int, passes: int) -> None:
+    whole = EpochOrder([1] * 10, micro * ranks, 4, seed=1)
     assert whole.steps == 3
     assert [item for step in (1, 2, 3) for item in whole.items(step)] == list(whole)[:10]
-    assert not any(map(whole.passes_over, range(1, 7)))
-    order = EpochOrder(10, micro * ranks, seed=1, shuffle=True, batch=4, pass_over=[2])
+    assert not any(map(whole.skips, range(1, 7)))
+    order = EpochOrder([1] * 10, micro * ranks, 4, seed=1, skipped=[2])
     assert list(order)[4:8] == [10] * 4 and list(order)[:4] == list(whole)[:4]
-    assert [order.passes_over(step) for step in range(1, 7)] == [False, True, False, False, False, False]
+    assert [order.skips(step) for step in range(1, 7)] == [False, True, False, False, False, False]
     order.begin(1)
     whole.begin(1)
     gone = set(whole.items(2))
     assert list(order)[:10] == [10 if item in gone else item for item in list(whole)[:10]]
 
 
-def test_like_lengths_come_together_and_stay_in_their_window() -> None:
-    lengths = [index % 4 for index in range(16)]
-    plain = list(EpochOrder(16, 1, seed=1, shuffle=True))
-    grouped = list(EpochOrder(16, 1, seed=1, shuffle=True, lengths=lengths, window=8))
-    for start in (0, 8):
-        assert sorted(grouped[start : start + 8]) == sorted(plain[start : start + 8])
-        found = [lengths[index] for index in grouped[start : start + 8]]
+def test_items_are_sorted_by_length_within_their_window() -> None:
+    lengths = [index % 4 for index in range(64)]
+    plain = list(EpochOrder(lengths, 1, 2, seed=1))
+    grouped = list(EpochOrder(lengths, 1, 2, seed=1, by_length=True))
+    for start in (0, 32):  # WINDOW global batches of 2
+        assert sorted(grouped[start : start + 32]) == sorted(plain[start : start + 32])
+        found = [lengths[index] for index in grouped[start : start + 32]]
         assert found == sorted(found, reverse=True)
 
 
-def test_bins_hold_each_record_once_and_never_too_much() -> None:
+def test_bins_hold_each_record_once_and_at_most_their_capacity() -> None:
     lengths = [(index * 37) % 90 + 10 for index in range(200)]
     bins = pack(lengths, 100)
     assert sorted(index for members in bins for index in members) == list(range(200))
@@ -96,15 +94,25 @@ def test_bins_hold_each_record_once_and_never_too_much() -> None:
     assert pack([60, 50, 40, 30, 20], 100) == [[0, 2], [1, 3, 4]]  # worked out by hand
 
 
+def test_the_sequences_of_a_record_stay_together() -> None:
+    lengths = [10, 12, 30, 31, 4, 5]
+    assert group(lengths, 2, None) == [[0, 1], [2, 3], [4, 5]]
+    packed = group(lengths, 2, 40)
+    assert packed == [[2, 3, 4, 5], [0, 1]]
+    assert group(lengths, 1, None) is None and group(lengths, 1, 40) == pack(lengths, 40)
+    examples = Examples([{"input_ids": [1], "labels": [1]}] * 6, 0, packed, sequences=2)
+    assert examples.lengths(lengths) == [70, 22] and len(examples[0]) == 4 and len(examples[2]) == 2
+
+
 def test_a_batch_is_padded_on_the_right_and_padding_is_masked() -> None:
     examples = Examples([{"input_ids": [5, 6, 7], "labels": [IGNORE, 6, 7]}], pad_id=0)
-    batch = Padded(0)([examples[0], examples[1]])  # the second is a blank
+    batch = Padded(0)([examples[0], examples[1]])  # the second is a filler
     assert batch["input_ids"].tolist() == [[5, 6, 7], [0, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch["labels"].tolist() == [[IGNORE, 6, 7], [IGNORE] * 3]
 
 
-def test_a_padding_free_batch_says_where_documents_begin_and_what_is_to_be_said() -> None:
+def test_a_padding_free_batch_has_the_boundaries_and_the_trained_tokens_of_its_documents() -> None:
     batch = PaddingFree()([DOCUMENTS[:2], DOCUMENTS[2:]])
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9, 10, 11, 12, 13]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 0, 1, 0, 1, 2]]
@@ -129,7 +137,7 @@ def test_the_loss_without_padding_is_the_loss_with_it(model: Any) -> None:
 
 @pytest.mark.parametrize("family", [LlamaConfig, GlmConfig, Qwen2Config])
 @pytest.mark.parametrize("edited", [0, 1, 2])
-def test_no_document_sees_another(family: type[PreTrainedConfig], edited: int) -> None:
+def test_no_document_attends_to_another(family: type[PreTrainedConfig], edited: int) -> None:
     """With one document edited, the logits of the others are the same bits."""
     model = loaded(family(**SHAPE))
     others = [*DOCUMENTS]
@@ -138,7 +146,7 @@ def test_no_document_sees_another(family: type[PreTrainedConfig], edited: int) -
 
     def logits(documents: list[Example]) -> torch.Tensor:
         batch = PaddingFree()([documents])
-        for name in ("labels", "shift_labels", "logits_to_keep"):  # all logits are looked at, not the trained alone
+        for name in ("labels", "shift_labels", "logits_to_keep"):  # all logits are compared, not only the trained ones
             del batch[name]
         with torch.no_grad():
             found: torch.Tensor = model(**batch).logits[0]
@@ -149,15 +157,15 @@ def test_no_document_sees_another(family: type[PreTrainedConfig], edited: int) -
         assert torch.equal(before[start:end], after[start:end]) == (document != edited)
 
 
-def test_a_blank_trains_nothing(model: Any) -> None:
-    blank = Examples([], pad_id=0)[0]
-    loss = model(**PaddingFree()([blank]), num_items_in_batch=torch.tensor(5)).loss
+def test_a_filler_trains_nothing(model: Any) -> None:
+    filler = Examples([], pad_id=0)[0]
+    loss = model(**PaddingFree()([filler]), num_items_in_batch=torch.tensor(5)).loss
     loss.backward()
     assert float(loss) == 0
 
 
-def test_a_padded_batch_is_masked_as_ever(model: Any) -> None:
-    """Generation pads on the left; the attention for documents must leave that alone."""
+def test_a_left_padded_batch_is_masked(model: Any) -> None:
+    """Generation pads on the left; the attention for documents must not change it."""
     ids, mask = torch.tensor([[0, 0, 5, 6], [5, 6, 7, 8]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
     with torch.no_grad():
         ours = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=4, do_sample=False, pad_token_id=0)

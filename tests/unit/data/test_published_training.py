@@ -72,7 +72,7 @@ def test_baichuan2_learns_where_every_answer_ends(baichuan: Any) -> None:
         assert encode_one(conversation(chat), baichuan, EVERY) == [{"input_ids": ids, "labels": labels}]
 
 
-def test_baichuan2s_last_answer_alone_is_trained_where_asked(baichuan: Any) -> None:
+def test_only_baichuan2s_last_answer_is_trained_with_train_on_last(baichuan: Any) -> None:
     for chat in chats(50):
         whole = conversation(chat)
         (example,) = encode_one(whole, baichuan, LAST)
@@ -101,13 +101,13 @@ def test_chatglm2_trains_each_answer_behind_the_rounds_before_it(chatglm2: Any) 
 
 
 TOLD = Conversation((Turn("system", "你是诗人。"), Turn("user", "写诗"), Turn("assistant", "好")))
-NO_PLACE = "a system turn, for which this model's format has no place"
+NO_PLACE = "a system turn, which this model's chat template does not support"
 
 
-def test_a_system_turn_without_a_place_is_said(chatglm2: Any, baichuan: Any) -> None:
+def test_a_system_turn_that_is_not_supported_is_reported(chatglm2: Any, baichuan: Any) -> None:
     plain = Conversation(TOLD.turns[1:])
     assert (
-        system_note([TOLD, plain], chatglm2, EVERY) == f"1 record has {NO_PLACE}: it stands ahead of the first question"
+        system_note([TOLD, plain], chatglm2, EVERY) == f"1 record has {NO_PLACE}: it is put before the first question"
     )
     assert str(system_note([TOLD] * 1200, chatglm2, EVERY)).startswith(f"1,200 records have {NO_PLACE}")
     assert system_note([plain], chatglm2, EVERY) is None
@@ -121,12 +121,12 @@ def test_a_system_turn_without_a_place_is_said(chatglm2: Any, baichuan: Any) -> 
         ("{% if m.role == 'user' %}U{{ m.content }}{% endif %}", "it is left out"),
         (
             "{% if m.role == 'user' %}U{% if not loop.first %}{{ messages[0].content.strip() }}\n\n{% endif %}{{ m.content }}{% endif %}",
-            "it stands ahead of the first question",
+            "it is put before the first question",
         ),
         ("{{ m.role }}{{ m.content }}", None),
     ],
 )
-def test_any_templates_way_with_a_system_turn_is_seen(baichuan: Any, turn: str, said: str | None) -> None:
+def test_how_a_template_renders_a_system_turn_is_recognised(baichuan: Any, turn: str, said: str | None) -> None:
     template = baichuan.chat_template
     baichuan.chat_template = "{% for m in messages %}" + turn + "{% endfor %}"
     note = system_note([TOLD], baichuan, EVERY)

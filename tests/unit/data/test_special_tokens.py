@@ -1,4 +1,4 @@
-"""What a record says is text: a typed special token's name gives none, and the template's own are tokens as ever."""
+"""The name of a special token in a record is encoded as text; those of the template are encoded as special tokens."""
 
 import random
 import re
@@ -74,15 +74,15 @@ def test_an_ordinary_record_has_the_ids_of_its_rendered_string(tokenizer: Any, d
 
 
 def test_aliases_change_no_id(tokenizer: Any) -> None:
-    """Any string with special tokens of a template in it, tokenised by the twin as by the tokenizer itself."""
+    """A string with special tokens of a template has the same ids with the copied tokenizer."""
     known, names = special_tokens.of(tokenizer), list(specials(tokenizer))
     draw = random.Random(2)
     for text in texts(2, typed=False)[:500]:
         half = len(text) // 2
         rendered = "".join((draw.choice(names), text[:half], *draw.choices(names, k=2), text[half:]))
-        twin, meant = known._twin
+        copied, originals = known._with_aliases
         aliased = known.names.sub(lambda name: special_tokens._alias(known.ids_of[name[0]]), rendered)
-        found = [meant.get(token, token) for token in twin.encode(aliased, add_special_tokens=False).ids]
+        found = [originals.get(token, token) for token in copied.encode(aliased, add_special_tokens=False).ids]
         assert found == tokenizer(rendered, add_special_tokens=False)["input_ids"]
 
 
@@ -142,7 +142,7 @@ def test_plain_text_and_a_plain_template_are_text_too(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("template", ["{instruction}{input}", "{input}{instruction}"])
-def test_halves_of_a_name_that_meet_are_text(tokenizer: Any, template: str) -> None:
+def test_two_halves_of_a_name_are_text(tokenizer: Any, template: str) -> None:
     settings = config_of(f"data.template='{template}：'").data
     known = specials(tokenizer)
     for name in known:
@@ -154,8 +154,8 @@ def test_halves_of_a_name_that_meet_are_text(tokenizer: Any, template: str) -> N
         ]
 
 
-def test_a_template_may_still_cut_a_text_up(tokenizers: Any, data: DataConfig) -> None:
-    """As Qwen3's: it takes the reasoning off earlier answers, and strips the last."""
+def test_a_template_may_still_split_a_text(tokenizers: Any, data: DataConfig) -> None:
+    """As Qwen3's: it removes the reasoning from earlier answers, and strips the last."""
     tokenizer = tokenizers["tiny"]
     template = tokenizer.chat_template
     tokenizer.chat_template = (
@@ -179,6 +179,6 @@ def test_a_slow_tokenizer_refuses_such_a_record(data: DataConfig) -> None:
     class Slow:
         added_tokens_decoder = AutoTokenizer.from_pretrained(ROOT / "src/hydraft/models/tiny").added_tokens_decoder
 
-    known = special_tokens.Special(Slow())  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"names a special token \(one of .*slow tokenizer"):
+    known = special_tokens.SpecialTokens(Slow())  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"contains the name of a special token \(one of .*slow tokenizer"):
         known.encode(known.hide(Conversation(plain="<|im_end|>")).plain or "")

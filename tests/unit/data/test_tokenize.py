@@ -104,13 +104,13 @@ def test_plain_text_is_trained_whole(tokenizer: PreTrainedTokenizerBase) -> None
     assert example["labels"] == [IGNORE, *example["input_ids"][1:]]  # nothing predicts the first token
 
 
-def test_a_tokenizer_without_a_chat_template_is_refused_with_the_way_out(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_tokenizer_without_a_chat_template_is_refused_with_an_alternative(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.chat_template = None
     with pytest.raises(ConfigError, match=r"data\.template=chat.*data\.template="):
         encode([ONE], tokenizer, data())
 
 
-def test_a_template_that_refuses_a_record_is_told(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_template_that_rejects_a_record_is_reported(tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.chat_template = "{{ raise_exception('no system turns') }}"
     with pytest.raises(ConfigError, match="no system turns"):
         encode([TWO], tokenizer, data())

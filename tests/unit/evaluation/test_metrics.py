@@ -1,4 +1,4 @@
-"""Scores held to values counted by hand and to the published definitions."""
+"""Scores are compared with values computed by hand and with the published definitions."""
 
 import math
 
@@ -54,7 +54,7 @@ def test_each_task_has_its_scores() -> None:
     }
 
 
-def test_a_task_that_is_named_stands_for_every_record() -> None:
+def test_a_configured_task_applies_to_every_record() -> None:
     scores = score([record("甲乙"), record("丙丁", "qa")], ["甲乙", ""], Task.general)
     assert scores["general_exact_match"] == 0.5
     assert scores["general_rouge1"] == 0.5
@@ -85,7 +85,7 @@ def test_character_bleu_by_the_formula() -> None:
     assert character_bleu(["今天天气很好"], [""]) == 0
 
 
-def test_character_bleu_counts_over_all_texts_together() -> None:
+def test_character_bleu_is_computed_over_all_texts() -> None:
     """甲乙丙丁戊 whole and 天地 for 天地人: 7 of 7 characters, 5 of 5 pairs, 3 of 3, 2 of 2; 7 characters for 8."""
     assert character_bleu(["甲乙丙丁戊", "天地人"], ["甲乙丙丁戊", "天地"]) == pytest.approx(math.exp(1 - 8 / 7))
 

@@ -1,4 +1,4 @@
-"""What other launchers say in the environment, and what a config makes of it."""
+"""Ranks that other launchers started are detected from environment variables and applied to the config."""
 
 from pathlib import Path
 
@@ -8,19 +8,19 @@ from conftest import config_of
 from hydraft.config import rules
 from hydraft.config.choices import Launcher
 from hydraft.errors import ConfigError
-from hydraft.launch.external.environment import World, find, place, say, sweep_command
+from hydraft.launch.external.environment import World, apply, describe, detect, sweep_command
 from hydraft.system import hardware
 from hydraft.system.hardware import Gpu, Hardware
 
 CPU = Hardware()
 CARD = Gpu("card", 80 * 2**30, 9.0)
-MEETING = {"MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
+RENDEZVOUS = {"MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
 TORCHRUN = {
-    **MEETING, "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "none",
+    **RENDEZVOUS, "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "none",
     "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "1",
 }  # fmt: skip
 DEEPSPEED = {
-    **MEETING, "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_SIZE": "2", "CROSS_SIZE": "2", "CROSS_RANK": "1",
+    **RENDEZVOUS, "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_SIZE": "2", "CROSS_SIZE": "2", "CROSS_RANK": "1",
 }  # fmt: skip
 SRUN = {
     "SLURM_JOB_ID": "12", "SLURM_STEP_ID": "3", "SLURM_STEP_NUM_TASKS": "6", "SLURM_PROCID": "4", "SLURM_LOCALID": "0",
@@ -29,33 +29,33 @@ SRUN = {
 
 
 def the_world(environ: dict[str, str]) -> World:
-    """The world that is surely there."""
-    world = find(environ)
+    """The detected ranks; there must be some."""
+    world = detect(environ)
     assert world is not None
     return world
 
 
-def test_each_launcher_is_known_by_its_variables() -> None:
+def test_each_launcher_is_detected_by_its_variables() -> None:
     world = the_world(TORCHRUN)
     assert world == World("torchrun", 5, 8, 1, 4, "node1", 29500, True, "1")
     assert (world.nodes, world.environment()["LOCAL_WORLD_SIZE"]) == (2, "4")
     assert the_world({**TORCHRUN, "ACCELERATE_MIXED_PRECISION": "no"}).starter == "accelerate"
     assert the_world(DEEPSPEED) == World("deepspeed", 3, 4, 1, 2, "node1", 29500)
-    one_a_machine = the_world({**MEETING, "RANK": "1", "WORLD_SIZE": "2"})
+    one_a_machine = the_world({**RENDEZVOUS, "RANK": "1", "WORLD_SIZE": "2"})
     assert (one_a_machine.starter, one_a_machine.local_size, one_a_machine.nodes) == ("RANK", 1, 2)
 
 
-def test_srun_names_its_first_node_and_a_port_of_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_srun_gives_the_first_node_and_a_port_per_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scontrol = tmp_path / "scontrol"
     scontrol.write_text('#!/bin/sh\n[ "$2" = hostnames ] && echo n1 && echo n2 || echo "NodeAddr=10.0.0.7 Port=1"\n')
     scontrol.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     world = the_world(SRUN)
     assert (world.starter, world.rank, world.size, world.local_size, world.nodes) == ("srun", 4, 6, 2, 3)
-    assert world.address == "10.0.0.7"  # the name alone leads nowhere here
+    assert world.address == "10.0.0.7"  # the name alone cannot be resolved here
     assert world.port == the_world({**SRUN, "SLURM_PROCID": "1"}).port
     assert world.port != the_world({**SRUN, "SLURM_STEP_ID": "4"}).port
-    assert the_world({**SRUN, **MEETING}).address == "node1"
+    assert the_world({**SRUN, **RENDEZVOUS}).address == "node1"
 
 
 @pytest.mark.parametrize(
@@ -63,30 +63,30 @@ def test_srun_names_its_first_node_and_a_port_of_its_step(tmp_path: Path, monkey
     [{}, {"RANK": "0"}, {**SRUN, "SLURM_STEP_NUM_TASKS": "1"}, {"SLURM_JOB_ID": "1", "SLURM_PROCID": "0", "SLURM_NTASKS": "4"}],
     ids=["nothing", "RANK alone", "one task", "a batch script"],
 )  # fmt: skip
-def test_a_person_started_it(environ: dict[str, str]) -> None:
-    assert find(environ) is None
+def test_no_other_launcher_is_detected(environ: dict[str, str]) -> None:
+    assert detect(environ) is None
 
 
 @pytest.mark.parametrize(
     ("environ", "message"),
     [
-        ({"RANK": "0", "WORLD_SIZE": "2"}, "MASTER_ADDR is not set"),
-        ({**MEETING, "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "LOCAL_WORLD_SIZE"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "RANK=0 is set, as by a launcher, but MASTER_ADDR is not"),
+        ({**RENDEZVOUS, "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "LOCAL_WORLD_SIZE"),
         ({**TORCHRUN, "WORLD_SIZE": "6"}, "every machine needs the same number"),
         ({**TORCHRUN, "WORLD_SIZE": "many"}, "WORLD_SIZE=many"),
     ],
 )
-def test_half_a_world_is_refused(environ: dict[str, str], message: str) -> None:
+def test_incomplete_variables_are_refused(environ: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        find(environ)
+        detect(environ)
 
 
-def test_the_default_cluster_gives_way_and_is_told() -> None:
+def test_the_default_cluster_is_reapplied_and_reported() -> None:
     world = the_world(TORCHRUN)
-    placed = place(config_of(), world, named=False)
-    assert (placed.cluster.nodes, placed.cluster.ranks_per_node, placed.cluster.launcher) == (2, 4, Launcher.joined)
-    rules.check(placed, CPU)
-    assert say(world) == "8 ranks, started by torchrun: cluster is 2x4 in this run"
+    applied = apply(config_of(), world, explicit=False)
+    assert (applied.cluster.nodes, applied.cluster.ranks_per_node, applied.cluster.launcher) == (2, 4, Launcher.joined)
+    rules.check(applied, CPU)
+    assert describe(world) == "8 ranks, started by torchrun: cluster is 2x4 in this run"
 
 
 @pytest.mark.parametrize(
@@ -95,42 +95,42 @@ def test_the_default_cluster_gives_way_and_is_told() -> None:
         (TORCHRUN, "torchrun --nnodes 1 --nproc-per-node 2 train.py"),
         ({**TORCHRUN, "ACCELERATE_MIXED_PRECISION": "no"}, "accelerate launch --multi_gpu --num_machines 1 --num_processes 2 train.py"),
         (DEEPSPEED, "deepspeed --num_nodes 1 --num_gpus 2 train.py"),
-        ({**SRUN, **MEETING}, "srun --nodes 1 --ntasks-per-node 2 python train.py"),
+        ({**SRUN, **RENDEZVOUS}, "srun --nodes 1 --ntasks-per-node 2 python train.py"),
     ],
     ids=["torchrun", "accelerate", "deepspeed", "srun"],
 )  # fmt: skip
-def test_another_size_is_refused_with_the_command_for_it(environ: dict[str, str], command: str) -> None:
+def test_another_number_of_ranks_is_refused_with_its_command(environ: dict[str, str], command: str) -> None:
     with pytest.raises(ConfigError, match=command):
-        place(config_of("cluster=1x2"), the_world(environ), named=True)
+        apply(config_of("cluster=1x2"), the_world(environ), explicit=True)
 
 
-def test_one_rank_that_was_asked_for_is_not_made_many() -> None:
-    with pytest.raises(ConfigError, match="cluster=1x1: deepspeed started 2x2: say cluster=2x2"):
-        place(config_of(), the_world(DEEPSPEED), named=True)
-    assert place(config_of("cluster=1x8"), the_world({**TORCHRUN, "LOCAL_WORLD_SIZE": "8"}), True)
+def test_an_explicit_single_rank_is_not_replaced() -> None:
+    with pytest.raises(ConfigError, match="cluster=1x1: deepspeed started 2x2: use cluster=2x2"):
+        apply(config_of(), the_world(DEEPSPEED), explicit=True)
+    assert apply(config_of("cluster=1x8"), the_world({**TORCHRUN, "LOCAL_WORLD_SIZE": "8"}), True)
 
 
 @pytest.mark.parametrize("override", ["cluster.hosts=[a,b,c,d]", "cluster.launcher=slurm", "cluster.port=1234"])
-def test_how_ranks_are_to_be_started_is_refused_where_they_are_there(override: str) -> None:
+def test_settings_for_starting_ranks_are_refused_under_another_launcher(override: str) -> None:
     name = override.partition("=")[0]
     with pytest.raises(ConfigError, match=f"{name} is for ranks that train.py starts itself, and torchrun has"):
-        place(config_of(override), the_world(TORCHRUN), True)
+        apply(config_of(override), the_world(TORCHRUN), True)
 
 
-def test_a_card_of_its_own_for_each_task_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = the_world({**SRUN, **MEETING})
+def test_one_visible_gpu_per_task_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = the_world({**SRUN, **RENDEZVOUS})
     monkeypatch.setattr(hardware, "detect", lambda: Hardware(gpus=(CARD,)))
     with pytest.raises(ConfigError, match="--gpu-bind=none"):
-        place(config_of(), world, False)
+        apply(config_of(), world, False)
     monkeypatch.setattr(hardware, "detect", lambda: Hardware(gpus=(CARD, CARD)))
-    assert place(config_of(), world, False)
+    assert apply(config_of(), world, False)
 
 
-def test_joined_is_not_for_a_person_to_say() -> None:
+def test_joined_cannot_be_set_by_the_user() -> None:
     with pytest.raises(ConfigError, match=r"cluster\.launcher=joined"):
-        place(config_of("cluster.launcher=joined"), None, True)
+        apply(config_of("cluster.launcher=joined"), None, True)
 
 
-def test_a_sweep_has_a_command_of_its_own() -> None:
+def test_the_command_for_a_sweep() -> None:
     typed = ["-m", "lora.r=4,8", "cluster=1x1"]
     assert sweep_command(typed, the_world(TORCHRUN)) == "python train.py -m lora.r=4,8 cluster=2x4"

@@ -1,4 +1,4 @@
-"""Which rank stood still, told by stacks as faulthandler writes them."""
+"""The rank that hangs is found from stacks as faulthandler writes them."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+from hydraft.errors import FailureReason
 from hydraft.launch.local import hang
 from hydraft.system.source_tree import PACKAGE
 
@@ -16,7 +17,7 @@ PACKAGES["hydraft"] = PACKAGE
 
 
 def at(place: str, code: str = "") -> str:
-    """A line of faulthandler's: a file of a package, or any other, where the first line that has ``code`` is run."""
+    """A line of faulthandler's dump, in a file of a package or any other, at the first line that contains ``code``."""
     package, _, rest = place.partition("/")
     file = PACKAGES[package] / rest if package in PACKAGES else Path(place)
     lines = file.read_text().splitlines() if code else []
@@ -26,13 +27,13 @@ def at(place: str, code: str = "") -> str:
 
 
 def dump(*frames: str) -> list[str]:
-    """The frames that are found in a dump of a rank whose innermost frames these are."""
+    """The frames found in the dump of a rank with these innermost frames."""
     below = [at("transformers/trainer.py"), at("hydraft/training/worker.py"), at("hydraft/launch/local/rank.py").replace(" in rank", " in enter")]  # fmt: skip
     waiting = 'Thread 0x1 (most recent call first):\n  File "/usr/lib/python3.11/threading.py", line 320 in wait\n'
     return hang.main_stack("\n".join([waiting, "Current thread 0x2 (most recent call first):", *frames, *below]))
 
 
-AT_THE_CARD = {
+WAITING_FOR_GPU = {
     "int(tensor), after a step": [at("hydraft/training/callbacks/early_stop.py", "int(number)")],
     "tolist, after a step": [at("hydraft/training/reductions.py", "shared.tolist()")],
     "an event, a step later": [
@@ -47,7 +48,7 @@ AT_THE_CARD = {
     "a batch to the card": [at("accelerate/utils/operations.py", ".to("), at("accelerate/data_loader.py")],
     "the Trainer's item": [at("transformers/trainer.py", ".item()")],
 }
-AWAKE = {
+BUSY = {
     "the loader": [at("hydraft/data/batch.py"), at("torch/utils/data/_utils/fetch.py")],
     "a tensor of the loader": [at("torch/functional.py"), at("torch/utils/data/_utils/collate.py")],
     "a file": [at("/usr/lib/python3.11/pathlib.py"), at("hydraft/runs/run_folder.py")],
@@ -58,34 +59,35 @@ AWAKE = {
 
 
 def known(frames: list[str], on_gpu: bool = True, age: float = 60.0) -> dict[str, object]:
-    return {"state": "S", "age": age, "frames": frames, "waits": hang.waits(frames, on_gpu)}
+    return {"state": "S", "age": age, "frames": frames, "waits": hang.is_waiting(frames, on_gpu)}
 
 
-@pytest.mark.parametrize("still", AWAKE)
-@pytest.mark.parametrize("place", AT_THE_CARD)
-def test_with_gpus_a_rank_that_waits_for_its_card_is_not_named(place: str, still: str) -> None:
-    waiting, awake = dump(*AT_THE_CARD[place]), dump(*AWAKE[still])
-    rank, cause = hang.verdict({0: known(waiting, age=61.0), 1: known(awake), 2: known(waiting, age=61.0)})
-    assert rank == 1, cause
-    assert "2 other(s) waited in" in cause
+@pytest.mark.parametrize("still", BUSY)
+@pytest.mark.parametrize("place", WAITING_FOR_GPU)
+def test_with_gpus_a_rank_that_waits_for_its_gpu_is_not_blamed(place: str, still: str) -> None:
+    waiting, busy = dump(*WAITING_FOR_GPU[place]), dump(*BUSY[still])
+    failure = hang.diagnose({0: known(waiting, age=61.0), 1: known(busy), 2: known(waiting, age=61.0)})
+    assert (failure.rank, failure.reason) == (1, FailureReason.hung), failure
+    assert "2 other rank(s) waited in" in failure.message
 
 
-def test_without_gpus_such_a_rank_is_at_work() -> None:
+def test_without_gpus_such_a_rank_is_busy() -> None:
     collective = dump(at("torch/distributed/distributed_c10d.py"), at("hydraft/training/callbacks/divergence.py"))
-    ranks = {0: known(collective, False, 61.0), 1: known(dump(*AT_THE_CARD["tolist, after a step"]), False)}
-    assert hang.verdict(ranks)[0] == 1
+    ranks = {0: known(collective, False, 61.0), 1: known(dump(*WAITING_FOR_GPU["tolist, after a step"]), False)}
+    assert hang.diagnose(ranks).rank == 1
 
 
-def test_where_all_wait_none_is_named() -> None:
-    ranks = {0: known(dump(*AT_THE_CARD["synchronize"])), 1: known(dump(*AT_THE_CARD["overflow"]), age=62.0)}
-    rank, cause = hang.verdict(ranks)
-    assert rank is None
-    assert cause.startswith("all 2 ranks stood still for 62 s, and each waited for another or for its GPU, in ")
-    assert "runtime/engine.py" in cause or "zero/stage_1_and_2.py" in cause
-    assert hang.verdict({0: ranks[0]})[0] == 0, "a rank that is alone waits for no other"
-    assert hang.verdict({**ranks, 2: {"state": "T", "age": 60.0, "frames": [], "waits": False}})[0] == 2
+def test_no_rank_is_blamed_if_all_wait() -> None:
+    ranks = {0: known(dump(*WAITING_FOR_GPU["synchronize"])), 1: known(dump(*WAITING_FOR_GPU["overflow"]), age=62.0)}
+    failure = hang.diagnose(ranks)
+    assert failure.rank is None
+    expected = "all 2 ranks made no progress for 62 s, and each was waiting for another rank or for its GPU, in "
+    assert failure.message.startswith(expected)
+    assert "runtime/engine.py" in failure.message or "zero/stage_1_and_2.py" in failure.message
+    assert hang.diagnose({0: ranks[0]}).rank == 0, "a single rank waits for no other"
+    assert hang.diagnose({**ranks, 2: {"state": "T", "age": 60.0, "frames": [], "waits": False}}).rank == 2
 
 
-def test_code_that_is_not_here_is_no_error() -> None:
-    assert hang.waits(["f (/nowhere/at/all.py:3)"], on_gpu=True) is False
-    assert hang.waits([], on_gpu=True) is False
+def test_a_missing_source_file_is_no_error() -> None:
+    assert hang.is_waiting(["f (/nowhere/at/all.py:3)"], on_gpu=True) is False
+    assert hang.is_waiting([], on_gpu=True) is False

@@ -1,13 +1,15 @@
-"""What launchers and agents say to each other, and which variables travel."""
+"""Messages between launchers and agents, the variables that are passed on, and the detection of a hang."""
 
 from pathlib import Path
 
 import pytest
 
+from hydraft.errors import Failure, FailureReason
 from hydraft.launch.local import hang
-from hydraft.launch.remote.protocol import Job, forwarded
+from hydraft.launch.remote.channel import Node, severity
+from hydraft.launch.remote.protocol import LaunchSpec, forwarded
 
-JOB = Job(["a", "b"], 4, "seed: 42\n", "/run", "token", "/", environment={"WANDB_API_KEY": "secret"})
+SPEC = LaunchSpec(["a", "b"], 4, "seed: 42\n", "/run", "token", "/", environment={"WANDB_API_KEY": "secret"})
 
 RANK = '  File "/x/src/hydraft/launch/local/rank.py", line 30 in enter\n'
 DUMP = f"""step 3
@@ -20,19 +22,19 @@ Current thread 0x00007e (most recent call first):
 {RANK}"""
 
 
-def test_a_job_survives_its_line_and_hides_its_environment() -> None:
-    assert Job.from_line(JOB.to_line()) == JOB
-    assert "secret" not in repr(JOB)
+def test_a_launch_specification_round_trips_and_hides_its_environment() -> None:
+    assert LaunchSpec.from_line(SPEC.to_line()) == SPEC
+    assert "secret" not in repr(SPEC)
 
 
 @pytest.mark.parametrize("line", [b"Welcome to worker-1\n", b'{"secret": 1}\n', b"\n"])
-def test_what_is_no_job_is_refused_without_its_contents(line: bytes) -> None:
-    with pytest.raises(ValueError, match="no job") as refusal:
-        Job.from_line(line)
+def test_any_other_line_is_refused_without_quoting_it(line: bytes) -> None:
+    with pytest.raises(ValueError, match="not a launch specification") as refusal:
+        LaunchSpec.from_line(line)
     assert "secret" not in str(refusal.value)
 
 
-def test_the_variables_that_travel_are_the_listed_ones() -> None:
+def test_only_the_listed_variables_are_passed_on() -> None:
     environment = dict.fromkeys(
         ["NCCL_DEBUG", "CUDA_VISIBLE_DEVICES", "HF_TOKEN", "HUGGINGFACE_HUB_CACHE", "WANDB_API_KEY", "GLOO_SOCKET_IFNAME",
          "TORCH_LOGS", "PYTORCH_CUDA_ALLOC_CONF", "OMP_NUM_THREADS", "HYDRAFT_CACHE", "https_proxy", "NO_PROXY", "PYTHONHASHSEED"], "1"
@@ -42,33 +44,51 @@ def test_the_variables_that_travel_are_the_listed_ones() -> None:
     assert forwarded({"MINE": "1", **kept}, ["MINE"]) == {"MINE": "1"}
 
 
-def test_the_stack_of_the_thread_that_trains_is_found() -> None:
+def test_the_stack_of_the_training_thread_is_found() -> None:
     frames = hang.main_stack(DUMP)
     assert frames[0] == "all_reduce (/x/torch/distributed/distributed_c10d.py:2800)"
     assert len(frames) == 3
     assert hang.main_stack("nothing") == []
 
 
-def test_the_rank_that_does_not_wait_is_the_one_that_hangs() -> None:
+def test_the_rank_that_does_not_wait_is_blamed() -> None:
     waits = {"state": "S", "age": 61.0, "frames": hang.main_stack(DUMP)}
-    busy = {"state": "R", "age": 60.0, "frames": ["read (/x/data/sources.py:10)", "enter (/x/launch/rank.py:30)"]}
-    rank, cause = hang.verdict({0: waits, 1: busy, 2: waits})
-    assert (rank, cause[:50]) == (1, "stood still for 60 s in read (data/sources.py:10);")
-    assert "2 other(s) waited in step (runtime/engine.py:9)" in cause
-    assert hang.verdict({0: waits, 1: {"state": "T", "age": 60.0, "frames": []}})[0] == 1
-    assert hang.hangs({0: waits, 1: busy}, 59)
-    assert not hang.hangs({0: waits, 1: {**busy, "age": 1.0}}, 59)
-    assert not hang.hangs({}, 59)
+    busy = {"state": "R", "age": 60.0, "frames": ["read (/x/data/sources.py:10)", "enter (/x/launch/local/rank.py:30)"]}
+    failure = hang.diagnose({0: waits, 1: busy, 2: waits})
+    assert failure.rank == 1
+    assert failure.message.startswith("made no progress for 60 s in read (data/sources.py:10);")
+    assert "2 other rank(s) waited in step (runtime/engine.py:9)" in failure.message
+    assert hang.diagnose({0: waits, 1: {"state": "T", "age": 60.0, "frames": []}}).rank == 1
+    assert hang.is_hung({0: waits, 1: busy}, 59)
+    assert not hang.is_hung({0: waits, 1: {**busy, "age": 1.0}}, 59)
+    assert not hang.is_hung({}, 59)
 
 
-def test_a_beat_is_seen_and_a_rank_that_is_done_is_not_watched(tmp_path: Path) -> None:
+def test_a_heartbeat_is_seen_and_a_rank_that_is_done_is_not_monitored(tmp_path: Path) -> None:
     (tmp_path / "0.pid").write_text("1")
     beat = tmp_path / "0.beat"
     beat.touch()
-    seen = hang.Watch(tmp_path)
-    assert seen.status()[0]["age"] == 0
-    assert seen.status()[0]["age"] > 0
+    monitor = hang.RankMonitor(tmp_path)
+    assert monitor.status()[0]["age"] == 0
+    assert monitor.status()[0]["age"] > 0
     beat.touch()
-    assert seen.status()[0]["age"] == 0
+    assert monitor.status()[0]["age"] == 0
     beat.unlink()
-    assert seen.status() == {}
+    assert monitor.status() == {}
+
+
+def test_the_cause_of_several_failures_comes_first() -> None:
+    lost_connection = Failure(FailureReason.raised, "Connection closed by peer", exception="RuntimeError")
+    no_space = Failure(FailureReason.raised, "No space left on device", exception="OSError")
+    diverged = Failure(
+        FailureReason.diverged, "step 3: the loss is nan, on record 5 of store.json", exception="Diverged"
+    )
+    others = [
+        Failure(reason, "", host=reason.name)
+        for reason in (FailureReason.stopped, FailureReason.host_lost, FailureReason.killed, FailureReason.config)
+    ]
+    failures = [lost_connection, no_space, diverged, *others]
+    nodes = [Node("host", 0.0, failure=failure, ended_at=float(time)) for time, failure in enumerate(failures)]
+    found = [node.failure for node in sorted(nodes, key=severity)]
+    stopped, host_lost, killed, config = others
+    assert found == [config, killed, no_space, diverged, host_lost, lost_connection, stopped]

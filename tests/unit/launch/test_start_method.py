@@ -15,7 +15,7 @@ MACHINE = Hardware()
 
 @dataclass
 class Of2_11:
-    """torch 2.11's LaunchConfig, as far as we name its fields."""
+    """The fields of torch 2.11's LaunchConfig that are used."""
 
     nproc_per_node: int
     start_method: str = "spawn"
@@ -29,15 +29,15 @@ class Of2_13(Of2_11):
 
 
 @pytest.mark.parametrize("kind", [Of2_11, Of2_13])
-def test_the_agent_of_each_torch_is_asked_for_what_it_knows(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_agent_of_each_torch_version_gets_the_settings_it_has(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "LaunchConfig", kind)
-    monkeypatch.setattr(elastic, "method", lambda _: "fork")
+    monkeypatch.setattr(elastic, "start_method", lambda _: "fork")
     config = elastic.launch_config(MACHINE, nproc_per_node=2)
     assert (config.nproc_per_node, config.start_method) == (2, "fork")
     assert getattr(config, "shutdown_timeout", None) == (elastic.SHUTDOWN_SECONDS if kind is Of2_13 else None)
 
 
-def test_how_ranks_start_is_decided_after_the_agent_has_counted_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_start_method_is_chosen_after_the_agent_has_counted_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
 
     class Counting(Of2_13):
@@ -46,7 +46,7 @@ def test_how_ranks_start_is_decided_after_the_agent_has_counted_gpus(monkeypatch
             super().__init__(**settings)
 
     monkeypatch.setattr(api, "LaunchConfig", Counting)
-    monkeypatch.setattr(elastic, "method", lambda _: order.append("decided") or "spawn")
+    monkeypatch.setattr(elastic, "start_method", lambda _: order.append("decided") or "spawn")
     elastic.launch_config(MACHINE, nproc_per_node=1)
     assert order == ["counted", "decided"]
 
@@ -62,17 +62,17 @@ CASES = [
 
 
 @pytest.mark.parametrize("here, own, others, how", CASES)
-def test_ranks_are_forked_from_whom_they_can_be(
+def test_ranks_are_forked_if_a_fork_can_use_a_gpu(
     here: bool, own: str | None, others: str | None, how: str,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     begun: list[Any] = []
-    monkeypatch.setattr(fork_server, "begin", lambda modules, _: begun.append(modules))
+    monkeypatch.setattr(fork_server, "start", lambda modules, _: begun.append(modules))
     monkeypatch.setattr(fork_server, "forks_without_gpu", lambda: own)
     monkeypatch.setattr(fork_server, "unusable", lambda *_: others)
-    monkeypatch.setitem(sys.modules, elastic.STACK, sys) if here else monkeypatch.delitem(
-        sys.modules, elastic.STACK, False
+    monkeypatch.setitem(sys.modules, elastic.LIBRARIES, sys) if here else monkeypatch.delitem(
+        sys.modules, elastic.LIBRARIES, False
     )
-    assert elastic.method(Hardware(gpus=("a card",))) == how  # type: ignore[arg-type]
+    assert elastic.start_method(Hardware(gpus=("a card",))) == how  # type: ignore[arg-type]
     assert bool(begun) == (how != "fork")
     assert capsys.readouterr().err.count("ranks are spawned") == (how == "spawn")

@@ -9,13 +9,13 @@ from hydraft.data.formats import Conversation, Turn, ask
 from hydraft.data.labels import IGNORE
 from hydraft.data.tokenize import encode
 from hydraft.models.load import load_tokenizer
-from hydraft.plan.token_count import MOST, TURN, about, measure
+from hydraft.plan.token_count import MOST, TURN, estimate, measure
 
 
 def test_text_by_hand() -> None:
-    assert about("你好") == pytest.approx(1.4)
-    assert about("good") == pytest.approx(1.0)
-    assert about("好ab", MOST) == pytest.approx(1.8)
+    assert estimate("你好") == pytest.approx(1.4)
+    assert estimate("good") == pytest.approx(1.0)
+    assert estimate("好ab", MOST) == pytest.approx(1.8)
 
 
 def test_records_are_cut_to_the_longest_that_is_allowed() -> None:

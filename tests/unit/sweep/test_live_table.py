@@ -78,7 +78,7 @@ def test_the_table_of_200_jobs_fits_the_terminal(tmp_path: Path) -> None:
     assert len(lines) <= 24 and max(map(len, lines)) <= 100
     assert "80 of 200 done, 109 pending, 6 running, 5 failed" in text
     assert sum("running" in line and "10/20" in line for line in lines) == 6
-    assert "that ended before" in text
+    assert "that ended earlier" in text
     failed = [line for line in lines if " failed" in line and "of 200" not in line]
     assert len(failed) == 5
     assert any("CUDA out of memory" in line for line in failed)
@@ -90,13 +90,13 @@ def test_where_there_is_no_terminal_there_is_a_line_a_change(tmp_path: Path) -> 
     book = Ledger(folder)
     jobs = list(book.jobs().values())
     with Live(folder, console=Console(file=stream, width=200)) as live:
-        book.tell(jobs[1].key, State.running)
+        book.record(jobs[1].key, State.running)
         live.refresh()
         live.refresh()  # nothing new, nothing said
-        book.tell(jobs[1].key, State.done, objective=0.5)
-        book.tell(jobs[2].key, State.running)
+        book.record(jobs[1].key, State.done, objective=0.5)
+        book.record(jobs[2].key, State.running)
         live.refresh()
-        book.tell(jobs[2].key, State.failed, error="rank 0 ran out of memory")
+        book.record(jobs[2].key, State.failed, error="rank 0 ran out of memory")
         time.sleep(0.1)
     first, *told = stream.getvalue().splitlines()
     assert first.startswith(f"{folder}: 1 of 3 done, 2 pending")

@@ -120,7 +120,7 @@ def test_a_search_that_was_cut_off_goes_on(tmp_path: Path) -> None:
     tried = [tuple(trial.params.values()) for trial in again.study.trials]
     assert len(set(tried)) == 8
     assert run(Search(tmp_path, space_of(*WIDE), ["loss"], Method(10))) == 2
-    with pytest.raises(ConfigError, match="was begun with"):
+    with pytest.raises(ConfigError, match="was started with"):
         Search(tmp_path, space_of(*WIDE), ["memory"], Method(8))
 
 

@@ -1,4 +1,4 @@
-"""The screen: one bar at a time, and one that is set aside goes on as it was."""
+"""The screen shows one bar at a time, and continues an interrupted one."""
 
 import os
 import time
@@ -8,7 +8,7 @@ from conftest import SCALE
 from hydraft.system.console import Screen
 
 
-def test_a_bar_that_was_set_aside_goes_on_as_if_no_time_had_passed(tmp_path: Path) -> None:
+def test_the_time_of_an_interruption_is_not_counted(tmp_path: Path) -> None:
     screen = Screen(os.open(tmp_path / "said", os.O_CREAT | os.O_WRONLY), visible=True)
     with screen:
         screen.phase("training", 10)

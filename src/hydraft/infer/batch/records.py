@@ -37,7 +37,7 @@ def read(source: str, form: Format, system: str | None) -> list[Record]:
     found: list[Record] = []
     kinds: dict[str, int] = {}
     seen: dict[str, int] = {}
-    for number, raw in enumerate(formats.read(source, name), 1):
+    for number, raw in enumerate(formats.read_objects(source, name), 1):
         place = f"{name}, record {number}"
         if not isinstance(raw, dict):
             raise ConfigError(f"{place}: must be an object, and is a {type(raw).__name__}")
@@ -80,7 +80,7 @@ def _prompt(raw: dict[str, Any], place: str) -> Record:
     if not texts["prompt"].strip():
         raise ConfigError(f"{place}: 'prompt' is empty")
     asked = formats.ask(texts["prompt"], texts["system"] or None)
-    turns = (*asked.asked, Turn("assistant", texts["answer"]))
+    turns = (*asked.prompt, Turn("assistant", texts["answer"]))
     return Record(raw.get("id"), Conversation(turns, task=raw.get("task")), bool(texts["answer"].strip()))
 
 
@@ -88,7 +88,7 @@ def _trained(raw: dict[str, Any], form: Format, place: str) -> Record:
     whole, answered = _completed(raw, form)
     conversation = formats.conversation_of(whole, form, place)
     if not answered:
-        conversation = Conversation((*conversation.asked, Turn("assistant", "")), task=conversation.task)
+        conversation = Conversation((*conversation.prompt, Turn("assistant", "")), task=conversation.task)
     return Record(raw.get("id"), conversation, answered)
 
 

@@ -54,7 +54,7 @@ def work(
 
 def _shared(left: list[Bucket], source: Source, options: InferConfig, count: int) -> Iterator[tuple[int, Answers]]:
     """Distribute the buckets over ``count`` processes, each of which takes the next when it has finished one."""
-    context: Any = multiprocessing.get_context(elastic.method(detect()))
+    context: Any = multiprocessing.get_context(elastic.start_method(detect()))
     todo, done = context.Queue(), context.Queue()
     for item in [*left, *[None] * count]:
         todo.put(item)

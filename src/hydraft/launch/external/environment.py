@@ -1,6 +1,6 @@
-"""What another launcher (torchrun, deepspeed, accelerate, srun) says to the process it started: which rank, of how many, where.
+"""Detects from environment variables that another launcher (torchrun, deepspeed, accelerate, srun) started this process.
 
-Read from the environment; a run then has the ranks that are there, whatever ``cluster`` says by default. No torch here.
+The run then uses the ranks of that launcher instead of the default ``cluster=1x1``. No torch.
 """
 
 import dataclasses
@@ -24,44 +24,43 @@ STARTERS = {
     "srun": "srun --nodes {nodes} --ntasks-per-node {ranks} python train.py",
     "RANK": "RANK=… LOCAL_RANK=… WORLD_SIZE={size} LOCAL_WORLD_SIZE={ranks} python train.py",
 }
-"""How each is told another number of ranks."""
+"""The command that starts another number of ranks, by launcher."""
 
 SLURM_PORTS = range(20_000, 30_000)
-"""Where a step's rendezvous lies, by its id: below the ports that the kernel hands out."""
-
+"""Ports for the rendezvous of a Slurm step, chosen by its id: below the kernel's ephemeral ports."""
 
 USED = ("nodes", "ranks_per_node", "hang_timeout")
-"""Of the cluster section, where another launcher started the ranks."""
+"""Settings of the cluster section that apply under another launcher."""
 
 
 @dataclass(frozen=True)
 class World:
-    """The ranks that a launcher started, as one of them sees it."""
+    """The ranks that another launcher started, as seen from one of them."""
 
     starter: str
-    """Who: a key of ``STARTERS``."""
+    """The launcher: a key of ``STARTERS``."""
     rank: int
     size: int
-    """Ranks in all."""
+    """Number of ranks."""
     local_rank: int
     local_size: int
-    """Ranks on this machine."""
+    """Number of ranks on this machine."""
     address: str
-    """Of the machine of rank 0."""
+    """Address of rank 0's machine."""
     port: int
-    """There: of the store where ranks meet."""
-    kept: bool = False
-    """The launcher keeps that store (torch's elastic agent does); otherwise rank 0 does."""
+    """Port of the rendezvous store there."""
+    hosts_store: bool = False
+    """Whether the launcher hosts the store, as torch's elastic agent does; otherwise rank 0 does."""
     attempt: str = "0"
-    """Counts the launcher's restarts."""
+    """Number of the launcher's restart."""
 
     @property
     def nodes(self) -> int:
-        """Machines."""
+        """Number of machines."""
         return self.size // self.local_size
 
     def environment(self) -> dict[str, str]:
-        """What torch and DeepSpeed read in a rank."""
+        """The variables that torch and DeepSpeed read in a rank."""
         return {
             "RANK": str(self.rank),
             "WORLD_SIZE": str(self.size),
@@ -69,16 +68,16 @@ class World:
             "LOCAL_WORLD_SIZE": str(self.local_size),
             "MASTER_ADDR": self.address,
             "MASTER_PORT": str(self.port),
-            "TORCHELASTIC_USE_AGENT_STORE": "True",  # a rank joins the store, whoever keeps it
+            "TORCHELASTIC_USE_AGENT_STORE": "True",  # a rank connects to the store instead of hosting one
             "TORCHELASTIC_RESTART_COUNT": self.attempt,
         }
 
 
-def find(environ: Mapping[str, str] = os.environ) -> World | None:
-    """The world that this process was started into; None where a person started it.
+def detect(environ: Mapping[str, str] = os.environ) -> World | None:
+    """The ranks that this process belongs to; None if no other launcher started it.
 
     Raises:
-        ConfigError: a launcher said too little, or what cannot be.
+        ConfigError: variables are missing or contradict each other.
     """
     if "RANK" in environ and "WORLD_SIZE" in environ:
         world = _torch_world(environ)
@@ -95,13 +94,13 @@ def find(environ: Mapping[str, str] = os.environ) -> World | None:
 
 
 def _torch_world(environ: Mapping[str, str]) -> World:
-    """torchrun's variables, which accelerate and (with two other names) deepspeed share."""
+    """From torchrun's variables, which accelerate and (with two other names) deepspeed also set."""
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if name not in environ:
-            raise ConfigError(f"RANK={environ['RANK']} says that a launcher started this, but {name} is not set")
+            raise ConfigError(f"RANK={environ['RANK']} is set, as by a launcher, but {name} is not")
     local_size = environ.get("LOCAL_WORLD_SIZE") or environ.get("LOCAL_SIZE")
     if local_size is None and "LOCAL_RANK" in environ:
-        raise ConfigError(f"LOCAL_RANK={environ['LOCAL_RANK']} is set, but LOCAL_WORLD_SIZE (ranks a machine) is not")
+        raise ConfigError(f"LOCAL_RANK={environ['LOCAL_RANK']} is set, but LOCAL_WORLD_SIZE (ranks per machine) is not")
     elastic = "TORCHELASTIC_RUN_ID" in environ
     starter = "torchrun" if elastic else "deepspeed" if "CROSS_SIZE" in environ else "RANK"
     return World(
@@ -112,13 +111,13 @@ def _torch_world(environ: Mapping[str, str]) -> World:
         local_size=max(1, int(local_size or 1)),
         address=environ["MASTER_ADDR"],
         port=_number(environ, "MASTER_PORT"),
-        kept=environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+        hosts_store=environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
         attempt=environ.get("TORCHELASTIC_RESTART_COUNT", "0"),
     )
 
 
 def _slurm_world(environ: Mapping[str, str]) -> World:
-    """One task of a step that srun started; task 0 is on the first machine of the step's list."""
+    """From the variables of a task that srun started; task 0 is on the first machine of the step's list."""
     node = _number(environ, "SLURM_NODEID", 0)
     step = _number(environ, "SLURM_JOB_ID", 0) * 7 + _number(environ, "SLURM_STEP_ID", 0)
     return World(
@@ -147,18 +146,16 @@ def _first_node(environ: Mapping[str, str]) -> str:
     try:
         socket.getaddrinfo(name, None)
         return name
-    except OSError:  # a name that only Slurm knows
+    except OSError:  # a name that only Slurm can resolve
         found = re.search(r"NodeAddr=(\S+)", _scontrol("show", "node", name))
         return found[1] if found else name
 
 
-def _scontrol(*words: str) -> str:
+def _scontrol(*arguments: str) -> str:
     try:
-        return subprocess.run(["scontrol", *words], capture_output=True, text=True, check=True).stdout
+        return subprocess.run(["scontrol", *arguments], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
-        raise ConfigError(
-            f"srun: scontrol does not say which machine is the first ({error}): set MASTER_ADDR"
-        ) from None
+        raise ConfigError(f"srun: scontrol could not name the first machine ({error}): set MASTER_ADDR") from None
 
 
 def _number(environ: Mapping[str, str], name: str, default: int | None = None) -> int:
@@ -168,65 +165,68 @@ def _number(environ: Mapping[str, str], name: str, default: int | None = None) -
     try:
         return int(text or "")
     except ValueError:
-        raise ConfigError(f"{name}={text}: a launcher sets it to a number") from None
+        raise ConfigError(f"{name}={text}: must be a number") from None
 
 
-def place(config: Config, world: World | None, named: bool) -> Config:
-    """``config`` on the ranks that are there, in place of the default ``cluster=1x1``.
+def apply(config: Config, world: World | None, explicit: bool) -> Config:
+    """``config`` with the ranks of ``world`` as its cluster.
 
-    ``named``: the command line says something about ``cluster`` itself.
+    Args:
+        config: as composed.
+        world: the ranks that another launcher started; None if none did.
+        explicit: whether the command line sets ``cluster`` itself.
 
     Raises:
-        ConfigError: another number of ranks was asked for; the message has the command to type.
+        ConfigError: the config needs another number of ranks; the message has the command to type.
     """
     if world is None:
         if config.cluster.launcher is Launcher.joined:
             raise ConfigError(
-                "cluster.launcher=joined is for ranks that torchrun, deepspeed, accelerate or srun starts"
+                "cluster.launcher=joined is set automatically under torchrun, deepspeed, accelerate or srun"
             )
         return config
     _refuse_ignored(config.cluster, world)
-    asked, there = config.cluster, (world.nodes, world.local_size)
-    if (asked.nodes, asked.ranks_per_node) != there and (named or asked.nodes * asked.ranks_per_node > 1):
+    wanted, started = config.cluster, (world.nodes, world.local_size)
+    if (wanted.nodes, wanted.ranks_per_node) != started and (explicit or wanted.nodes * wanted.ranks_per_node > 1):
         command = STARTERS[world.starter].format(
-            nodes=asked.nodes, ranks=asked.ranks_per_node, size=asked.nodes * asked.ranks_per_node
+            nodes=wanted.nodes, ranks=wanted.ranks_per_node, size=wanted.nodes * wanted.ranks_per_node
         )
         raise ConfigError(
-            f"cluster={asked.nodes}x{asked.ranks_per_node}: {_who(world)} started {there[0]}x{there[1]}: "
-            f"say cluster={there[0]}x{there[1]}, or start it with {command} …"
+            f"cluster={wanted.nodes}x{wanted.ranks_per_node}: {_name(world)} started {started[0]}x{started[1]}: "
+            f"use cluster={started[0]}x{started[1]}, or start it with {command} …"
         )
     if world.starter == "srun" and 0 < hardware.detect().count < world.local_size:
         raise ConfigError(
-            f"srun gave each of the {world.local_size} tasks of a machine {hardware.detect().count} GPU of its own, and ranks need to "
-            "see one another's: add --gpu-bind=none to srun"
+            f"srun gave each of the {world.local_size} tasks of a machine only {hardware.detect().count} GPU, and ranks need to "
+            "see those of the others too: add --gpu-bind=none to srun"
         )
-    cluster = dataclasses.replace(asked, nodes=there[0], ranks_per_node=there[1], launcher=Launcher.joined)
+    cluster = dataclasses.replace(wanted, nodes=started[0], ranks_per_node=started[1], launcher=Launcher.joined)
     return dataclasses.replace(config, cluster=cluster)
 
 
-def _refuse_ignored(asked: ClusterConfig, world: World) -> None:
-    """What says how hydraft itself is to start ranks has no meaning where they are there."""
+def _refuse_ignored(cluster: ClusterConfig, world: World) -> None:
+    """Refuse settings that only apply when hydraft itself starts the ranks."""
     default = ClusterConfig()
     for name in (field.name for field in dataclasses.fields(ClusterConfig)):
-        if name not in USED and getattr(asked, name) != getattr(default, name):
+        if name not in USED and getattr(cluster, name) != getattr(default, name):
             raise ConfigError(
-                f"cluster.{name} is for ranks that train.py starts itself, and {_who(world)} has started these: "
-                f"leave it away, or type python train.py … without {_who(world)}"
+                f"cluster.{name} is for ranks that train.py starts itself, and {_name(world)} has started these: "
+                f"leave it out, or type python train.py … without {_name(world)}"
             )
 
 
-def _who(world: World) -> str:
+def _name(world: World) -> str:
     return "a launcher" if world.starter == "RANK" else world.starter
 
 
-def say(world: World) -> str:
-    """A line for the head of a run."""
+def describe(world: World) -> str:
+    """A line that is printed at the start of a run."""
     ranks = f"{world.size} rank{'s' if world.size > 1 else ''}"
-    return f"{ranks}, started by {_who(world)}: cluster is {world.nodes}x{world.local_size} in this run"
+    return f"{ranks}, started by {_name(world)}: cluster is {world.nodes}x{world.local_size} in this run"
 
 
 def sweep_command(arguments: list[str], world: World) -> str:
-    """What to type in place of a sweep under another launcher."""
-    kept = [word for word in arguments if not word.startswith("cluster")]
+    """The command to type instead of a sweep under another launcher."""
+    kept = [argument for argument in arguments if not argument.startswith("cluster")]
     cluster = [] if world.size == 1 else [f"cluster={world.nodes}x{world.local_size}"]
     return " ".join(["python train.py", *kept, *cluster])

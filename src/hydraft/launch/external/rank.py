@@ -1,4 +1,4 @@
-"""One rank of a run that another launcher started, as the child of the process that was started. No torch here."""
+"""Runs and monitors one rank under another launcher, as a child of the process that the launcher started. No torch."""
 
 import os
 import shutil
@@ -8,17 +8,17 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from hydraft.config.schema import load_config
-from hydraft.errors import EXIT_REFUSED, ConfigError, RankFailed
+from hydraft.errors import EXIT_REFUSED, ConfigError, Failure
 from hydraft.launch.external.environment import World
-from hydraft.launch.external.store import DONE, FAILED, STOPPED, Meeting
+from hydraft.launch.external.store import DONE, FAILED, STOPPED, RendezvousStore
 from hydraft.launch.local import hang
-from hydraft.launch.local.rank import ended_by, read_failures
-from hydraft.launch.local.shutdown import ECHO_SECONDS
+from hydraft.launch.local.rank import exit_failure, read_failures
+from hydraft.launch.local.shutdown import REPEAT_SECONDS
 from hydraft.launch.remote import rendezvous
 from hydraft.runs import consistency
 from hydraft.system import hardware, signals
@@ -29,108 +29,128 @@ POLL_SECONDS = 0.2
 
 RANK = "import sys; from hydraft.launch.local.rank import enter; enter(sys.argv[1], sys.argv[2], None, {})"
 
-
 ELSEWHERE = "192.0.2.1:9"
-"""An address of no one's (RFC 5737): the way there is the way out of this machine."""
+"""An address that no machine has (RFC 5737): the route to it is the route to other machines."""
 
 
-class Signals:
-    """Signals that ask this process to end are noted from now on, for the loop that watches."""
+class ReceivedSignals:
+    """Records the shutdown signals that this process receives, for the loop that monitors its rank."""
 
     def __init__(self) -> None:
-        self.arrived: int | None = None
-        """The first one."""
-        self.at = 0.0
-        self.again = False
-        """Whether there is no more time: another came, or one that leaves none."""
-        for number in (*signals.ASKING, signal.SIGHUP):
-            signal.signal(number, self._note)
+        self.first: int | None = None
+        self.first_at = 0.0
+        self.immediate = False
+        """Whether there is no time to save: a second signal arrived, or SIGHUP."""
+        for number in (*signals.SHUTDOWN_SIGNALS, signal.SIGHUP):
+            signal.signal(number, self._record)
 
-    def _note(self, number: int, _: FrameType | None) -> None:
+    def _record(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()
-        if self.arrived is None:
-            self.arrived, self.at = number, now
-        elif number != signal.SIGUSR1 and now - self.at > ECHO_SECONDS:
-            self.again = True
-        self.again = self.again or number == signal.SIGHUP
+        if self.first is None:
+            self.first, self.first_at = number, now
+        elif number != signal.SIGUSR1 and now - self.first_at > REPEAT_SECONDS:
+            self.immediate = True
+        self.immediate = self.immediate or number == signal.SIGHUP
 
-    def over(self, grace: float) -> bool:
-        """Whether this process is to end now."""
-        return self.arrived is not None and (self.again or time.monotonic() - self.at >= grace)
+    def must_end(self, grace: float) -> bool:
+        """Whether this process has to end now."""
+        return self.first is not None and (self.immediate or time.monotonic() - self.first_at >= grace)
 
 
-def watch_over(
-    meeting: Meeting, folder: Path, received: Signals, hang_timeout: float, grace: float
-) -> RankFailed | None:
-    """Run this process's rank until it ends or another rank ends badly; then tell how it ended.
+def run_rank(
+    store: RendezvousStore, folder: Path, received: ReceivedSignals, hang_timeout: float, grace: float
+) -> Failure | None:
+    """Run this process's rank until it ends or another rank fails; then report how it ended.
 
-    A signal is passed on to the rank, which has ``grace`` seconds to save and leave.
+    A signal is forwarded to the rank, which has ``grace`` seconds to save and exit.
 
     Returns:
-        On rank 0, the rank that stood still, where none got on for ``hang_timeout`` seconds.
+        On rank 0, the failure of the rank that hangs, if none has made progress for ``hang_timeout`` seconds.
 
     Raises:
-        Lost: the store is gone; the rank has been ended.
+        StoreLost: the store is lost; the rank has been ended.
     """
-    world, notes, hung = meeting.world, tempfile.mkdtemp(prefix="hydraft-"), None
-    log = folder / f"rank-{world.rank}.log"
-    stillness = Stillness(meeting, Path(notes), folder, hang_timeout)
+    notes = Path(tempfile.mkdtemp(prefix="hydraft-"))
+    log = folder / f"rank-{store.world.rank}.log"
     try:
-        with subprocess.Popen(
-            [sys.executable, "-c", RANK, str(folder.resolve()), notes], env=_environment(world, folder)
-        ) as rank:
-            try:
-                asked = False
-                while rank.poll() is None and not received.over(grace) and not meeting.bad() and hung is None:
-                    if received.arrived and not asked:
-                        asked = signals.pass_on(Path(notes), 1, received.arrived)
-                        if not asked:
-                            break
-                    with suppress(subprocess.TimeoutExpired):
-                        rank.wait(POLL_SECONDS)
-                    hung = stillness.look()
-                by_itself = rank.poll() is not None and hung is None
-            finally:
-                rank.kill()
-                rank.wait()
-        number = signals.ended_by(Path(notes)) or received.arrived or signal.SIGTERM
-        meeting.tell(**_ending(rank.returncode, by_itself, Path(notes), log, world.rank, number))
+        end = _run(store, folder, notes, received, HangDetector(store, notes, folder, hang_timeout), grace)
+        _report(store, end, notes, log, received.first)
+        return end.hung
     except ConfigError as error:
-        meeting.tell(FAILED, code=EXIT_REFUSED, cause=f"ConfigError: {error}", log=str(log), host=consistency.host())
+        _report_failure(store, EXIT_REFUSED, Failure.from_exception(error), log)
+        return None
     finally:
         shutil.rmtree(notes, ignore_errors=True)
-    return hung
 
 
-class Stillness:
-    """Whether a rank gets on: told to the others, among whom rank 0 finds the one that all wait for."""
+@dataclass(frozen=True)
+class RankEnd:
+    """How the process of a rank ended."""
 
-    def __init__(self, meeting: Meeting, notes: Path, folder: Path, timeout: float) -> None:
-        self.meeting, self.watch, self.folder, self.timeout = meeting, hang.Watch(notes), folder, timeout
-        self.told = False
+    code: int
+    """Its exit code; negative: the signal that ended it."""
+    by_itself: bool
+    """Whether it was not ended from here."""
+    hung: Failure | None
+    """On rank 0, the failure of the rank that hangs."""
 
-    def look(self) -> RankFailed | None:
-        """The rank that stands still, on rank 0 and where none of them gets on."""
-        rank, still = self.meeting.world.rank, hang.hangs(self.watch.status(), self.timeout)
-        if still != self.told:
-            self.told = still
-            self.meeting.stand(self.watch.stacks(self.folder)[rank] if still else {})
-        standing = self.meeting.standing() if still and rank == 0 else {}
-        if len(standing) < self.meeting.world.size:
+
+class HangDetector:
+    """Reports to the store whether the rank makes progress; rank 0 finds the rank that the others wait for."""
+
+    def __init__(self, store: RendezvousStore, notes: Path, folder: Path, timeout: float) -> None:
+        self.store, self.monitor, self.folder, self.timeout = store, hang.RankMonitor(notes), folder, timeout
+        self.reported = False
+
+    def check(self) -> Failure | None:
+        """On rank 0, the failure of the rank that hangs, if no rank makes progress."""
+        rank, hung = self.store.world.rank, hang.is_hung(self.monitor.status(), self.timeout)
+        if hung != self.reported:
+            self.reported = hung
+            self.store.report_hang(self.monitor.stacks(self.folder)[rank] if hung else {})
+        ranks = self.store.hung_ranks() if hung and rank == 0 else {}
+        if len(ranks) < self.store.world.size:
             return None
-        stuck, cause = hang.verdict(standing)
-        return RankFailed(stuck, cause, self.folder / f"rank-{stuck or 0}.log", "hung")
+        failure = hang.diagnose(ranks)
+        return replace(failure, log=self.folder / f"rank-{failure.rank or 0}.log")
+
+
+def _run(
+    store: RendezvousStore, folder: Path, notes: Path, received: ReceivedSignals, detector: HangDetector, grace: float
+) -> RankEnd:
+    """Start the rank and wait until it ends, or has to be ended.
+
+    Raises:
+        ConfigError: DeepSpeed's ops cannot be compiled on this machine.
+    """
+    command = [sys.executable, "-c", RANK, str(folder.resolve()), str(notes)]
+    hung, forwarded = None, False
+    with subprocess.Popen(command, env=_environment(store.world, folder)) as rank:
+        try:
+            while rank.poll() is None and not received.must_end(grace) and not store.has_failed() and hung is None:
+                if received.first and not forwarded:
+                    forwarded = signals.forward(notes, 1, received.first)
+                    if not forwarded:
+                        break
+                with suppress(subprocess.TimeoutExpired):
+                    rank.wait(POLL_SECONDS)
+                hung = detector.check()
+            by_itself = rank.poll() is not None and hung is None
+        finally:
+            rank.kill()
+            rank.wait()
+    return RankEnd(rank.returncode, by_itself, hung)
 
 
 def _environment(world: World, folder: Path) -> dict[str, str]:
-    """A rank's variables. Those of accelerate are left out: the run's config says what they would.
+    """The environment variables of a rank. Those of accelerate are left out: the run's config determines what they would.
 
     Raises:
         ConfigError: DeepSpeed's ops cannot be compiled on this machine.
     """
     machine = hardware.detect()
     needed = deepspeed_ops.needed(load_config(folder / "config.yaml"), machine)
-    deepspeed_ops.prepare(needed, machine)  # on each machine the first builds, the others wait
+    deepspeed_ops.prepare(needed, machine)  # on each machine the first rank builds, and the others wait
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "FSDP_"))}
     path = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
     own = {**_interface(world), **deepspeed_ops.environment(machine), **world.environment(), "PYTHONPATH": path}
@@ -138,23 +158,29 @@ def _environment(world: World, folder: Path) -> dict[str, str]:
 
 
 def _interface(world: World) -> dict[str, str]:
-    """What gloo needs, which with GPUs too carries objects and what lies in main memory: the interface to other machines."""
+    """The network interface to the other machines; gloo, which sends objects and CPU tensors with GPUs too, needs it."""
     if world.nodes == 1:
         return {}
     found = rendezvous.environment(f"{world.address}:{world.port}")
-    if found.get("GLOO_SOCKET_IFNAME") == "lo":  # on the machine of rank 0, whose name may be loopback's
+    if found.get("GLOO_SOCKET_IFNAME") == "lo":  # on the machine of rank 0, whose name may resolve to loopback
         found = rendezvous.environment(ELSEWHERE)
     return found
 
 
-def _ending(code: int, by_itself: bool, notes: Path, log: Path, rank: int, number: int) -> dict[str, Any]:
-    """What to tell of a rank's end; ``number`` is the signal that would have been the reason."""
-    if (left := signals.left(notes)) is not None:  # how it ends after that is no matter
-        return {"status": DONE, **left._asdict()}
-    if by_itself and code == 0:
-        return {"status": DONE}
-    if not by_itself or signals.ended_by(notes) is not None or -code in (*signals.ASKING, signal.SIGHUP):
-        return {"status": STOPPED, "number": number}
-    note = read_failures(notes).get(rank)
-    cause = note["cause"] if note else ended_by(code)
-    return {"status": FAILED, "code": code, "cause": cause, "log": str(log), "host": consistency.host()}
+def _report(store: RendezvousStore, end: RankEnd, notes: Path, log: Path, received: int | None) -> None:
+    """Report how the rank ended; ``received`` is the first signal that this process has received."""
+    interrupted = signals.interrupted_by(notes)
+    if (saved := signals.early_exit(notes)) is not None:  # how it ends after that does not matter
+        store.report_end(DONE, **saved._asdict())
+    elif end.by_itself and end.code == 0:
+        store.report_end(DONE)
+    elif not end.by_itself or interrupted is not None or -end.code in (*signals.SHUTDOWN_SIGNALS, signal.SIGHUP):
+        store.report_end(STOPPED, signal=interrupted or received or signal.SIGTERM)
+    else:
+        note = read_failures(notes).get(store.world.rank)
+        _report_failure(store, end.code, note.failure if note else exit_failure(end.code), log)
+
+
+def _report_failure(store: RendezvousStore, code: int, failure: Failure, log: Path) -> None:
+    located = replace(failure, rank=store.world.rank, host=consistency.host(), log=log)
+    store.report_end(FAILED, code=code, failure=located.to_dict())

@@ -1,7 +1,7 @@
-"""Where ranks that another launcher started meet: one small store, kept by the launcher or by rank 0. No torch at module level.
+"""The rendezvous store of ranks that another launcher started, hosted by that launcher or by rank 0. No torch at module level.
 
-``word`` is what rank 0 decided: a run to join, or the code to end with. ``end/N`` is how rank N ended, ``bad`` is there once
-one of them did not end well, and ``over`` holds the exit code of all.
+``instructions`` holds what rank 0 has decided: the run to take part in, or the code to exit with. ``end/N`` is how rank N ended,
+``failed`` is set once a rank did not end normally, and ``exit`` holds the exit code of all ranks.
 """
 
 import json
@@ -15,77 +15,77 @@ from typing import Any
 from hydraft.errors import ConfigError
 from hydraft.launch.external.environment import World
 
-PATIENCE = timedelta(minutes=10)
-"""For the store to be there: machines need not start at once."""
+CONNECT_TIMEOUT = timedelta(minutes=10)
+"""For the store to be available: machines need not start at the same time."""
 
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
 
 
-class Lost(Exception):
-    """The store is gone, and with it whoever kept it."""
+class StoreLost(Exception):
+    """The store no longer responds: the process that hosted it has ended."""
 
 
-class Meeting:
-    """One rank's access to what all ranks share. Nothing here blocks, so that signals are heard."""
+class RendezvousStore:
+    """One rank's access to the store of all ranks. No method blocks for long, so that signals are handled."""
 
     def __init__(self, world: World) -> None:
-        """Connect, or on rank 0 open the store where no launcher keeps one.
+        """Connect; rank 0 hosts the store unless the launcher does.
 
         Raises:
-            ConfigError: the port is taken, or another run's ranks meet there.
-            Lost: nobody answers.
+            ConfigError: the port is in use, or ranks of another run use this store.
+            StoreLost: the store does not respond.
         """
         from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
         self.world = world
-        here = f"{world.address}:{world.port}"
-        taken = f"MASTER_PORT={world.port}: another run uses it on {world.address}: give the launcher another port"
-        keeper = world.rank == 0 and not world.kept
+        endpoint = f"{world.address}:{world.port}"
+        in_use = f"MASTER_PORT={world.port}: another run uses it on {world.address}: give the launcher another port"
+        hosting = world.rank == 0 and not world.hosts_store
         try:
-            server = TCPStore(world.address, world.port, world.size, keeper, PATIENCE, wait_for_workers=False)
+            server = TCPStore(world.address, world.port, world.size, hosting, CONNECT_TIMEOUT, wait_for_workers=False)
         except RuntimeError as error:
-            if keeper and "EADDRINUSE" in str(error):
-                raise ConfigError(taken) from None
-            raise Lost(f"rank {world.rank} finds nobody at {here}: {str(error).splitlines()[0]}") from None
+            if hosting and "EADDRINUSE" in str(error):
+                raise ConfigError(in_use) from None
+            raise StoreLost(f"rank {world.rank} cannot connect to {endpoint}: {str(error).splitlines()[0]}") from None
         self.store = PrefixStore(f"hydraft/{world.attempt}", server)
         if self.store.add(f"here/{world.rank}", 1) > 1:
-            raise ConfigError(taken)
+            raise ConfigError(in_use)
         self._set(f"process/{world.rank}", {"host": socket.gethostname(), "pid": os.getpid()})
 
-    def announce(self, **word: Any) -> None:
-        """Rank 0: what the others are to do."""
-        self._set("word", word)
+    def publish(self, **instructions: Any) -> None:
+        """Rank 0: publish what the other ranks have to do."""
+        self._set("instructions", instructions)
 
-    def word(self) -> dict[str, Any] | None:
-        """What rank 0 announced; None as long as it has not."""
-        return self._get("word")
+    def instructions(self) -> dict[str, Any] | None:
+        """What rank 0 has published; None before that."""
+        return self._get("instructions")
 
-    def tell(self, status: str, **more: Any) -> None:
-        """How this rank ended: ``DONE``, ``FAILED`` or ``STOPPED``."""
-        self._set(f"end/{self.world.rank}", {"status": status, "time": time.time(), **more})
+    def report_end(self, status: str, **details: Any) -> None:
+        """Report how this rank ended: ``DONE``, ``FAILED`` or ``STOPPED``."""
+        self._set(f"end/{self.world.rank}", {"status": status, "time": time.time(), **details})
         if status != DONE:
-            self._set("bad", {})
+            self._set("failed", {})
 
-    def bad(self) -> bool:
-        """Whether a rank did not end well."""
-        return self._has("bad")
+    def has_failed(self) -> bool:
+        """Whether a rank did not end normally."""
+        return self._has("failed")
 
     def ends(self) -> dict[int, dict[str, Any]]:
-        """How each rank ended that has."""
+        """How the ranks that have ended did so, by rank."""
         ends = {rank: self._get(f"end/{rank}") for rank in range(self.world.size)}
         return {rank: end for rank, end in ends.items() if end is not None}
 
-    def stand(self, known: dict[str, Any]) -> None:
-        """This rank has not got on for too long, with what is ``known`` of it; or, with nothing, it has again."""
-        self._set(f"still/{self.world.rank}", known)
+    def report_hang(self, known: dict[str, Any]) -> None:
+        """Report that this rank makes no progress, with its stack; an empty dict: it makes progress again."""
+        self._set(f"hung/{self.world.rank}", known)
 
-    def standing(self) -> dict[int, dict[str, Any]]:
-        """The ranks that do not get on."""
-        known = {rank: self._get(f"still/{rank}") for rank in range(self.world.size)}
-        return {rank: told for rank, told in known.items() if told}
+    def hung_ranks(self) -> dict[int, dict[str, Any]]:
+        """The ranks that make no progress, with their stacks."""
+        known = {rank: self._get(f"hung/{rank}") for rank in range(self.world.size)}
+        return {rank: stack for rank, stack in known.items() if stack}
 
     def is_dead(self, rank: int) -> bool:
-        """Whether that rank's watcher is known to be gone; of another machine nothing is known."""
+        """Whether the process that started that rank is known to have ended; nothing is known of another machine's."""
         process = self._get(f"process/{rank}")
         if process is None or process["host"] != socket.gethostname():
             return False
@@ -96,26 +96,26 @@ class Meeting:
         return stat.rpartition(")")[2].split()[0] == "Z"  # its launcher has not noticed yet
 
     def close(self, code: int, seconds: float = 5) -> None:
-        """Rank 0: tell the others to end with ``code``, and wait for them, since a launcher would kill who is late."""
-        self._set("over", {"code": code})
+        """Rank 0: have the others exit with ``code``, and wait for them, since a launcher may kill ranks that are late."""
+        self._set("exit", {"code": code})
         before = time.monotonic()
         while self._number("left") < self.world.size - 1 and time.monotonic() - before < seconds:
             time.sleep(0.02)
 
-    def over(self) -> int | None:
-        """The code to end with; None as long as rank 0 has not said it."""
-        word = self._get("over")
-        return None if word is None else int(word["code"])
+    def exit_code(self) -> int | None:
+        """The code to exit with; None until rank 0 has published it."""
+        value = self._get("exit")
+        return None if value is None else int(value["code"])
 
     def leave(self) -> None:
-        """This rank has heard that it is over."""
+        """This rank has read the exit code."""
         self._number("left", 1)
 
     def _has(self, key: str) -> bool:
         try:
             return bool(self.store.check([key]))
         except RuntimeError as error:
-            raise Lost(str(error)) from None
+            raise StoreLost(str(error)) from None
 
     def _get(self, key: str) -> dict[str, Any] | None:
         if not self._has(key):
@@ -123,17 +123,17 @@ class Meeting:
         try:
             value: dict[str, Any] = json.loads(self.store.get(key))
         except RuntimeError as error:
-            raise Lost(str(error)) from None
+            raise StoreLost(str(error)) from None
         return value
 
     def _set(self, key: str, value: dict[str, Any]) -> None:
         try:
             self.store.set(key, json.dumps(value))
         except RuntimeError as error:
-            raise Lost(str(error)) from None
+            raise StoreLost(str(error)) from None
 
-    def _number(self, key: str, more: int = 0) -> int:
+    def _number(self, key: str, increment: int = 0) -> int:
         try:
-            return int(self.store.add(key, more))
+            return int(self.store.add(key, increment))
         except RuntimeError as error:
-            raise Lost(str(error)) from None
+            raise StoreLost(str(error)) from None

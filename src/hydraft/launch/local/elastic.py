@@ -1,7 +1,7 @@
-"""Ranks on this machine, under torch's elastic agent: all of a run's, or one node's share.
+"""Starts ranks on this machine with torch's elastic agent: all ranks of a run, or those of one node.
 
-They are forked, each in hundredths of a second, from this process where it has the stack in memory, else from a server that
-has imported it once. Where a fork could not use a GPU (``launch.server`` finds out) they are spawned.
+Ranks are forked, each in hundredths of a second, from this process if it has imported the libraries, otherwise from a fork server.
+If a fork could not use a GPU (``fork_server.py`` finds out), they are spawned.
 """
 
 import inspect
@@ -11,14 +11,16 @@ import os
 import signal
 import sys
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydraft.errors import RankFailed
+from hydraft.errors import Failure, RankFailed
 from hydraft.launch.local import fork_server, hang
-from hydraft.launch.local.rank import ended_by, enter, read_failures
-from hydraft.launch.local.shutdown import Preempted, Stopped, Wish
+from hydraft.launch.local.rank import enter, exit_failure, read_failures
+from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
 from hydraft.system import files, signals, source_tree
 from hydraft.system.hardware import Hardware
 
@@ -28,37 +30,57 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STACK = "hydraft.launch.local.preload"
+LIBRARIES = "hydraft.launch.local.preload"
 """The module that imports what ranks need."""
 
 SHUTDOWN_SECONDS = 10
 """From SIGTERM to SIGKILL, for a rank."""
 
 JOIN_SECONDS = 300
-"""What the nodes of a run get to meet, once all have said that they are ready."""
+"""Timeout of the rendezvous, after all nodes have reported that they are ready."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """A node among the nodes of a run."""
+class NodeConfig:
+    """A node among the nodes of a run; by default the only one."""
 
     nodes: int = 1
-    node: int = 0
+    node_rank: int = 0
     endpoint: str = "localhost:0"
-    """Where they meet, on the first node; port 0 is any free one, for a node that is alone."""
-    name: str = "hydraft"
-    """Of the run; the same on every node."""
+    """Host and port of the rendezvous, on the first node; port 0 is any free one, for a single node."""
+    run_id: str = "hydraft"
+    """The same on every node."""
     environment: dict[str, str] = field(default_factory=dict)
-    """Set in every rank."""
+    """Variables that are set in every rank."""
 
     def rendezvous(self) -> dict[str, Any]:
-        """For torch's LaunchConfig: the first node's ranks come first, so nodes that meet have their places already."""
-        known: dict[str, Any] = {"min_nodes": self.nodes, "max_nodes": self.nodes, "run_id": self.name}
-        known["rdzv_endpoint"] = self.endpoint
+        """Arguments of torch's LaunchConfig. With several nodes it is static: the ranks of the first node come first."""
+        common: dict[str, Any] = {"min_nodes": self.nodes, "max_nodes": self.nodes, "run_id": self.run_id}
+        common["rdzv_endpoint"] = self.endpoint
         if self.nodes == 1:
-            return {**known, "rdzv_backend": "c10d", "local_addr": "localhost"}
-        configs = {"rank": self.node, "timeout": JOIN_SECONDS}
-        return {**known, "rdzv_backend": "static", "rdzv_configs": configs}
+            return {**common, "rdzv_backend": "c10d", "local_addr": "localhost"}
+        configs = {"rank": self.node_rank, "timeout": JOIN_SECONDS}
+        return {**common, "rdzv_backend": "static", "rdzv_configs": configs}
+
+
+@dataclass(frozen=True)
+class LocalRanks:
+    """The ranks of a run that this machine starts."""
+
+    folder: Path
+    """The run's folder."""
+    notes: Path
+    """An empty folder, where ranks leave process ids, heartbeats and failures."""
+    count: int
+    terminal: str | None = None
+    """The device or pipe that rank 0 prints to; None for this process's stdout."""
+    node: NodeConfig = NodeConfig()
+    hang_timeout: float | None = None
+    """Seconds without progress after which the ranks are ended; None if another process monitors them."""
+
+    def log(self, rank: int) -> Path:
+        """The log file of a rank."""
+        return self.folder / f"rank-{rank}.log"
 
 
 def own_code_first() -> None:
@@ -66,140 +88,138 @@ def own_code_first() -> None:
     os.environ["PYTHONPATH"] = source_tree.own_code_first()
 
 
-def warm(hardware: Hardware) -> None:
-    """Start the server that ranks are forked from; it imports the stack while its caller does other things."""
+def start_fork_server(hardware: Hardware) -> None:
+    """Start the server that ranks are forked from; it imports the libraries in the background."""
     own_code_first()
     os.environ.setdefault(fork_server.BY_NVML, "1")
-    if STACK not in sys.modules:  # a process that came from such a server has the stack itself
-        fork_server.begin([STACK], hardware)
+    if LIBRARIES not in sys.modules:  # a process that was forked from such a server has imported them itself
+        fork_server.start([LIBRARIES], hardware)
 
 
-def method(hardware: Hardware) -> str:
-    """multiprocessing's name of how ranks start, known when the server has imported all.
+def start_method(hardware: Hardware) -> str:
+    """The start method of multiprocessing for ranks; waits until the server has imported everything.
 
-    Ask when this process has nothing more to do before it starts them: what it does to CUDA later is their loss.
+    Call it last before the ranks are started: a fork cannot use CUDA if this process initialises it after the check.
     """
-    warm(hardware)
-    if STACK in sys.modules:
+    start_fork_server(hardware)
+    if LIBRARIES in sys.modules:
         if not hardware.gpus or fork_server.forks_without_gpu() is None:
             return "fork"
-        fork_server.begin([STACK], hardware)
-    why = fork_server.unusable([STACK], hardware)
+        fork_server.start([LIBRARIES], hardware)
+    why = fork_server.unusable([LIBRARIES], hardware)
     if why is None:
         return "forkserver"
-    line = f"ranks are spawned, which takes each some ten seconds more, since a fork cannot be used: {why}"
+    line = f"ranks are spawned, which takes some ten seconds more for each, since they cannot be forked: {why}"
     logger.warning(line)
     print(line, file=sys.stderr, flush=True)
     return "spawn"
 
 
 def launch_config(hardware: Hardware, **settings: Any) -> "LaunchConfig":
-    """torch's settings for its agent, with how ranks start.
+    """The configuration of torch's elastic agent, with the start method.
 
-    torch 2.11 does not know ``shutdown_timeout``: its agent gives ranks 30 seconds.
+    torch 2.11 has no ``shutdown_timeout``: its agent gives ranks 30 seconds.
     """
     from torch.distributed.launcher.api import LaunchConfig
 
     if "shutdown_timeout" in inspect.signature(LaunchConfig).parameters:
         settings["shutdown_timeout"] = SHUTDOWN_SECONDS
     config = LaunchConfig(**settings)  # counts GPUs
-    config.start_method = method(hardware)
+    config.start_method = start_method(hardware)
     return config
 
 
-def start(
-    folder: Path,
-    notes: Path,
-    ranks: int,
-    hardware: Hardware,
-    wish: Wish,
-    terminal: str | None = None,
-    place: Place | None = None,
-    hang_timeout: float | None = None,
-) -> None:
-    """Run this node's ``ranks`` ranks of the run in ``folder`` and wait for all of them.
-
-    Args:
-        folder: the run's folder.
-        notes: an empty folder, where ranks leave their process ids, beats, and why they failed.
-        ranks: how many, on this node.
-        hardware: of this machine.
-        wish: hears the signals that ask for an early end.
-        terminal: a device or pipe that rank 0 shows itself on; None for this process's stdout.
-        place: this node among others; alone where there is none.
-        hang_timeout: seconds after which ranks that do not get on are ended; None where another watches.
+def start(ranks: LocalRanks, hardware: Hardware, shutdown: ShutdownHandler) -> None:
+    """Start ``ranks`` on this machine and wait for all of them.
 
     Raises:
         RankFailed: the first rank that failed; the others have been ended.
-        Preempted: a signal asked for an early end, and all is saved.
-        Stopped: a signal, and the ranks have been ended at once.
+        Preempted: a signal arrived, and the ranks have saved and exited.
+        Stopped: a signal arrived, and the ranks have been ended at once.
     """
-    place = place or Place()
-    warm(hardware)
+    start_fork_server(hardware)
 
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
 
-    for name in logging.root.manager.loggerDict:  # failures are told by us, once; the traceback is in the rank's log
-        if name.startswith(("torch.distributed.elastic", "torch.multiprocessing")):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+    _silence_torch()
     config = launch_config(
         hardware,
-        nproc_per_node=ranks,
+        nproc_per_node=ranks.count,
         max_restarts=0,
-        logs_specs=DefaultLogsSpecs(log_dir=str(notes)),
-        signals_to_handle="SIGQUIT",  # the others are for ``wish``
-        **place.rendezvous(),
+        logs_specs=DefaultLogsSpecs(log_dir=str(ranks.notes)),
+        signals_to_handle="SIGQUIT",  # ``shutdown`` handles the others
+        **ranks.node.rendezvous(),
     )
-    over = threading.Event()
-    if hang_timeout is not None:
-        threading.Thread(target=_end_a_hang, args=(folder, notes, hang_timeout, over), daemon=True).start()
+    arguments = str(ranks.folder.resolve()), str(ranks.notes), ranks.terminal, ranks.node.environment
     failure: BaseException | None = None
     try:
-        with wish.passed_to(lambda number: signals.pass_on(notes, ranks, number), hang.Watch(notes).kill):
-            elastic_launch(config, enter)(str(folder.resolve()), str(notes), terminal, place.environment)
+        with _ending_hangs(ranks), shutdown.forwarding(_forward_to(ranks), hang.RankMonitor(ranks.notes).kill):
+            elastic_launch(config, enter)(*arguments)
     except ChildFailedError as error:
-        asked = signals.ended_by(notes)
-        failure = _first(error.failures, notes, folder) if asked is None else Stopped(asked)
+        interrupted = signals.interrupted_by(ranks.notes)
+        failure = RankFailed(_first(error.failures, ranks)) if interrupted is None else Stopped(interrupted)
     except SignalException as error:
         failure = Stopped(error.sigval)
     except Stopped as error:
         failure = error
-    finally:
-        over.set()
-    if (left := signals.left(notes)) is not None:  # how a rank ends after that is no matter
-        raise Preempted(*left)
+    if (saved := signals.early_exit(ranks.notes)) is not None:  # how the ranks end after that does not matter
+        raise Preempted(*saved)
     if failure is not None:
         raise failure
 
 
-def _end_a_hang(folder: Path, notes: Path, timeout: float, over: threading.Event) -> None:
-    """Kill the ranks when none of them gets on, and note which one stood still."""
-    ranks = hang.Watch(notes)
-    while not over.wait(1):
-        if hang.hangs(ranks.status(), timeout):
-            rank, cause = hang.verdict(ranks.stacks(folder))
-            files.write_json(notes / "hung", {"rank": rank, "cause": cause})
-            ranks.kill()
+def _silence_torch() -> None:
+    """The launcher reports a failure itself, once, and the traceback is in the rank's log."""
+    for name in logging.root.manager.loggerDict:
+        if name.startswith(("torch.distributed.elastic", "torch.multiprocessing")):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _forward_to(ranks: LocalRanks) -> Callable[[int], bool]:
+    return lambda number: signals.forward(ranks.notes, ranks.count, number)
+
+
+@contextmanager
+def _ending_hangs(ranks: LocalRanks) -> Iterator[None]:
+    """While the block runs, end the ranks if none of them makes progress."""
+    done = threading.Event()
+    if ranks.hang_timeout is not None:
+        threading.Thread(target=_end_a_hang, args=(ranks, ranks.hang_timeout, done), daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _end_a_hang(ranks: LocalRanks, timeout: float, done: threading.Event) -> None:
+    """Kill the ranks when none of them makes progress, and note which one hangs."""
+    monitor = hang.RankMonitor(ranks.notes)
+    while not done.wait(1):
+        if hang.is_hung(monitor.status(), timeout):
+            failure = hang.diagnose(monitor.stacks(ranks.folder))
+            files.write_json(ranks.notes / "hung", failure.to_dict())
+            monitor.kill()
             return
 
 
-def _first(failures: "dict[int, ProcessFailure]", notes: Path, folder: Path) -> RankFailed:
-    """The cause among the failures: a rank that stood still or was killed, else the one that raised first.
+def _first(failures: "dict[int, ProcessFailure]", ranks: LocalRanks) -> Failure:
+    """The cause among the failures: a rank that hung or was killed, otherwise the first that raised.
 
-    The agent names one rank, and where one is killed its peers' broken connections may come first; so the ranks' own
-    notes are asked too.
+    The agent names one rank only, and if a rank is killed, errors of its peers' connections may come before it: so the notes of the
+    ranks are read too.
     """
-    if (notes / "hung").exists():
-        hung = json.loads((notes / "hung").read_text())
-        return RankFailed(hung["rank"], hung["cause"], folder / f"rank-{hung['rank'] or 0}.log", "hung")
-    raised = read_failures(notes)
-    killed = {rank for note in raised.values() for rank in note["gone"]} - raised.keys()
+    hung = ranks.notes / "hung"
+    if hung.exists():
+        found = Failure.from_dict(json.loads(hung.read_text()))
+        return replace(found, log=ranks.log(found.rank or 0))
+    raised = read_failures(ranks.notes)
+    killed = {rank for note in raised.values() for rank in note.ended_before} - raised.keys()
     killed |= {rank for rank, failure in failures.items() if failure.exitcode < 0}
     if raised and not killed:
-        rank = min(raised, key=lambda rank: raised[rank]["time"])
-        return RankFailed(rank, raised[rank]["cause"], folder / f"rank-{rank}.log")
+        rank = min(raised, key=lambda rank: raised[rank].time)
+        return replace(raised[rank].failure, rank=rank, log=ranks.log(rank))
     rank = min(killed or failures)
     code = failures[rank].exitcode if rank in failures else -signal.SIGKILL
-    return RankFailed(rank, ended_by(code), folder / f"rank-{rank}.log", "killed")
+    return replace(exit_failure(code), rank=rank, log=ranks.log(rank))

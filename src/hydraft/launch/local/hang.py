@@ -1,8 +1,8 @@
-"""Whether ranks get on, and which of them stands still. No torch here.
+"""Detects a run that hangs, and the rank that causes it. No torch.
 
-Ranks work in step: when one stops, the others wait for it in the next collective. So a run hangs when none of its ranks
-has got on for a while, and the one to name is the one that is not waiting. With GPUs a collective returns at once, and it is
-their card that ranks wait for, wherever they next need what it has computed.
+Ranks work in lockstep: when one stops, the others wait for it in the next collective. So a run hangs when none of its ranks has
+made progress for some time, and the rank to name is the one that is not waiting. With GPUs a collective returns at once, and
+ranks wait for their GPU instead, wherever they next need a result of it.
 """
 
 import linecache
@@ -14,11 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hydraft.errors import Failure, FailureReason
 from hydraft.system import hardware
-from hydraft.system.heartbeat import DUMP
+from hydraft.system.heartbeat import DUMP_SIGNAL
 
 DUMP_SECONDS = 1.0
-"""What a rank gets to write its stack."""
+"""Time for a rank to write its stack."""
 
 COLLECTIVE = re.compile(r"torch/distributed/|deepspeed/comm/")
 LOADER = re.compile(r"/torch/utils/data/|/hydraft/data/")
@@ -26,22 +27,22 @@ ON_DEVICE = re.compile(
     r"/torch/(?!utils/cpp_extension|multiprocessing/|serialization|_inductor/|_dynamo/)"
     r"|/deepspeed/(?!ops/op_builder)|/accelerate/(?!data_loader)|/bitsandbytes/|/flash_attn/|/liger_kernel/"
 )
-"""Files whose code waits where the card is busy: it reads from it, or its queue of kernels is full."""
+"""Files whose code waits for a busy GPU: it reads a result, or the queue of kernels is full."""
 READS = re.compile(r"\.(item|tolist|cpu|numpy|to|any|all)\(|\b(int|float|bool)\(|synchronize\(")
-"""A line that waits for what the card has computed: a tensor to a number, or to main memory."""
+"""A line of code that waits for a result of the GPU: it moves a tensor to a number, or to main memory."""
 STOPPED = ("T", "t", "Z", "X")
-"""States of a process that cannot answer a signal: stopped, traced, dead."""
+"""States of a process that cannot handle a signal: stopped, traced, dead."""
 
 Ranks = dict[int, dict[str, Any]]
-"""By rank: ``state`` (of its process, as in ps), ``age`` (seconds since it got on), and from ``stacks`` its ``frames`` and
-whether it ``waits``, which its own machine tells: the code is there."""
+"""By rank: ``state`` (of its process, as in ps) and ``age`` (seconds since its last progress); ``stacks`` adds its ``frames`` and
+whether it ``waits``, which is determined on the rank's own machine, where the source code is."""
 
 
-class Watch:
-    """The ranks of this machine, through what they leave in a folder.
+class RankMonitor:
+    """Monitors the ranks of this machine, through the files that they leave in a folder.
 
-    Their beats are files' times; how old one is, is told by a clock that stands still while the machine sleeps, and that no one
-    sets.
+    A heartbeat is the modification time of a file. Its age is measured by the monotonic clock, which stops while the machine is
+    suspended, and which is never set.
     """
 
     def __init__(self, notes: Path) -> None:
@@ -49,26 +50,26 @@ class Watch:
         self.seen: dict[Path, tuple[int, float]] = {}
 
     def status(self) -> Ranks:
-        """The ranks that have begun and are not done."""
+        """The ranks that have started and are not done."""
         now = time.monotonic()
         ranks: Ranks = {}
         for file in self.notes.glob("*.beat"):
             with suppress(OSError):
-                beaten = file.stat().st_mtime_ns
-                if self.seen.get(file, (0, 0.0))[0] != beaten:
-                    self.seen[file] = beaten, now
+                modified = file.stat().st_mtime_ns
+                if self.seen.get(file, (0, 0.0))[0] != modified:
+                    self.seen[file] = modified, now
                 state = _state(file.with_suffix(".pid").read_text())
                 ranks[int(file.stem)] = {"state": state, "age": now - self.seen[file][1]}
         return ranks
 
     def stacks(self, folder: Path) -> Ranks:
-        """Let every rank write its stack to its log in ``folder``; ``frames`` has it, innermost first."""
+        """Have every rank write its stack to its log in ``folder``; ``frames`` holds it, innermost first."""
         on_gpu = bool(hardware.detect().gpus)
         ranks = self.status()
         logs = {rank: folder / f"rank-{rank}.log" for rank in ranks}
         sizes = {rank: log.stat().st_size if log.exists() else 0 for rank, log in logs.items()}
         for rank in ranks:
-            _signal(self.notes / f"{rank}.pid", DUMP)
+            _signal(self.notes / f"{rank}.pid", DUMP_SIGNAL)
         time.sleep(DUMP_SECONDS)
         for rank, known in ranks.items():
             known["frames"] = []
@@ -76,7 +77,7 @@ class Watch:
                 with logs[rank].open(encoding="utf-8", errors="replace") as log:
                     log.seek(sizes[rank])
                     known["frames"] = main_stack(log.read())
-            known["waits"] = waits(known["frames"], on_gpu)
+            known["waits"] = is_waiting(known["frames"], on_gpu)
         return ranks
 
     def kill(self) -> None:
@@ -90,22 +91,22 @@ def _signal(pid: Path, number: signal.Signals) -> None:
         os.kill(int(pid.read_text()), number)
 
 
-def hangs(ranks: Ranks, timeout: float) -> bool:
-    """Whether no rank has got on for ``timeout`` seconds."""
+def is_hung(ranks: Ranks, timeout: float) -> bool:
+    """Whether no rank has made progress for ``timeout`` seconds."""
     return bool(ranks) and min(rank["age"] for rank in ranks.values()) > timeout
 
 
 def main_stack(dump: str) -> list[str]:
-    """The frames of the thread that trains, out of what faulthandler wrote of all threads; innermost first."""
+    """The frames of the training thread, from faulthandler's dump of all threads; innermost first."""
     for thread in re.split(r"^(?:Current thread|Thread) .*\n", dump, flags=re.MULTILINE):
         frames = re.findall(r'^ +File "(.+)", line (\d+) in (\S+)', thread, flags=re.MULTILINE)
-        if any(name == "enter" and file.endswith("launch/rank.py") for file, _, name in frames):
+        if any(name == "enter" and file.endswith("launch/local/rank.py") for file, _, name in frames):
             return [f"{name} ({file}:{line})" for file, line, name in frames]
     return []
 
 
-def waits(frames: list[str], on_gpu: bool) -> bool:
-    """Whether a rank with this stack, innermost first, waits for the others: in a collective, or for its card."""
+def is_waiting(frames: list[str], on_gpu: bool) -> bool:
+    """Whether a rank with this stack, innermost first, waits for the other ranks: in a collective, or for its GPU."""
     if any(COLLECTIVE.search(frame) for frame in frames[:8]):
         return True
     if not on_gpu or not frames or any(LOADER.search(frame) for frame in frames):
@@ -114,39 +115,44 @@ def waits(frames: list[str], on_gpu: bool) -> bool:
 
 
 def _source(frame: str) -> str:
-    """The line of code; empty where its file is not here."""
+    """The line of code; empty if the file is not on this machine."""
     file, _, line = frame.partition(" (")[2].removesuffix(")").rpartition(":")
     return linecache.getline(file, int(line))
 
 
-def verdict(ranks: Ranks) -> tuple[int | None, str]:
-    """The rank that stands still, None where all seem to wait, and what is known of it, in a line."""
-    waiting = [rank for rank, known in ranks.items() if known.get("waits", waits(known["frames"], on_gpu=False))]
+def diagnose(ranks: Ranks) -> Failure:
+    """The rank that hangs, with what it does; ``Failure.rank`` is None if all ranks seem to be waiting."""
+    waiting = [rank for rank, known in ranks.items() if known.get("waits", is_waiting(known["frames"], on_gpu=False))]
+    stacks = "every stack is in the ranks' logs"
     if len(waiting) == len(ranks) > 1:
         age = max(known["age"] for known in ranks.values())
-        places = ", ".join(sorted({_short(known["frames"]) for known in ranks.values()}))
-        told = f"all {len(ranks)} ranks stood still for {age:.0f} s, and each waited for another or for its GPU, in {places}"
-        return None, f"{told}; every stack is in the ranks' logs"
+        frames = ", ".join(sorted({_short(known["frames"]) for known in ranks.values()}))
+        all_ranks = f"all {len(ranks)} ranks made no progress for {age:.0f} s"
+        message = f"{all_ranks}, and each was waiting for another rank or for its GPU, in {frames}; {stacks}"
+        return Failure(FailureReason.hung, message)
     stopped = [rank for rank, known in ranks.items() if known["state"] in STOPPED]
     silent = [rank for rank, known in ranks.items() if not known["frames"]]
-    awake = [rank for rank in ranks if rank not in waiting]
-    rank = max(stopped or silent or awake or ranks, key=lambda rank: ranks[rank]["age"])
-    known = ranks[rank]
-    told = f"stood still for {known['age']:.0f} s"
-    if known["state"] in ("T", "t"):
-        told += ": its process was stopped (SIGSTOP, or a debugger), so it could not write its stack"
-    elif not known["frames"]:
-        told += f": its process (state {known['state']}) did not answer, so it wrote no stack"
-    else:
-        told += f" in {_short(known['frames'])}"
-    others = sorted({_short(ranks[other]["frames"]) for other in waiting if other != rank})
+    busy = [rank for rank in ranks if rank not in waiting]
+    rank = max(stopped or silent or busy or ranks, key=lambda rank: ranks[rank]["age"])
+    message = _describe(ranks[rank])
+    others = [ranks[other]["frames"] for other in waiting if other != rank]
     if others:
-        told += f"; {len([r for r in waiting if r != rank])} other(s) waited in {', '.join(others)}"
-    return rank, f"{told}; every stack is in the ranks' logs"
+        message += f"; {len(others)} other rank(s) waited in {', '.join(sorted(set(map(_short, others))))}"
+    return Failure(FailureReason.hung, f"{message}; {stacks}", rank)
+
+
+def _describe(known: dict[str, Any]) -> str:
+    """What is known of the rank that hangs."""
+    message = f"made no progress for {known['age']:.0f} s"
+    if known["state"] in ("T", "t"):
+        return f"{message}: its process was stopped (SIGSTOP, or a debugger), so it could not write its stack"
+    if not known["frames"]:
+        return f"{message}: its process (state {known['state']}) did not respond, so it wrote no stack"
+    return f"{message} in {_short(known['frames'])}"
 
 
 def _short(frames: list[str]) -> str:
-    """The innermost frame outside of torch's and DeepSpeed's communication: what a person knows."""
+    """The innermost frame outside of torch's and DeepSpeed's communication code."""
     frame = next((frame for frame in frames if not COLLECTIVE.search(frame)), frames[0])
     return re.sub(r"\(.*/([^/]+/[^/]+)\)$", r"(\1)", frame)
 

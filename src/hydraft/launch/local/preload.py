@@ -1,7 +1,7 @@
-"""Imported once by the server that ranks are forked from, so that a rank starts in hundredths of a second.
+"""Imports PyTorch and the other libraries that ranks need; imported once by the server that ranks are forked from.
 
-With GPUs it leaves out what touches the driver as it is imported, and what imports that: a rank imports the rest after the fork,
-in some two seconds. ``python tests/support/touches.py`` finds out which modules do.
+With GPUs, modules that touch CUDA's driver on import are left out, and so are those that import them: a rank imports the rest after
+the fork, in some two seconds. ``python tests/support/touches.py`` finds out which modules do.
 """
 
 import gc
@@ -15,12 +15,12 @@ from hydraft.launch.local.fork_server import CLEAN, TOUCHING
 from hydraft.system.library_logs import quiet_bitsandbytes
 from hydraft.system.parent_death import die_with_parent
 
-gc.disable()  # a fifth of the time that these imports take; what they leave behind goes uncollected
+gc.disable()  # saves a fifth of the time of these imports; what they leave behind is not collected
 die_with_parent()
 for number in (
     signal.SIGTERM,
     signal.SIGUSR1,
-):  # one that a whole process group gets is for its ranks, which die with it
+):  # sent to a whole process group, they are for the ranks, which end this process
     signal.signal(number, signal.SIG_IGN)
 warnings.simplefilter("ignore")
 quiet_bitsandbytes()
@@ -30,9 +30,9 @@ import matplotlib  # noqa: E402
 matplotlib.use("Agg")
 for name in CLEAN:
     importlib.import_module(name)
-if os.environ.get("DS_ACCELERATOR") == "cpu":  # as ops.environment has it where there is no GPU
+if os.environ.get("DS_ACCELERATOR") == "cpu":  # set by deepspeed_ops.environment on a machine without GPUs
     for name in TOUCHING:
         importlib.import_module(name)
-inspect.stack()  # fills the table of modules by file, which torch's agent asks a launcher for
-gc.freeze()  # else the first collection in each fork walks, and so copies, all of this
+inspect.stack()  # fills the table of modules by file that torch's elastic agent needs to name its caller
+gc.freeze()  # otherwise the first collection in each fork visits, and so copies, all of this
 gc.enable()

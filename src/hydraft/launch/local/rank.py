@@ -1,4 +1,4 @@
-"""Where a rank begins: its output goes to its log, its end is tied to its parent's, then the worker runs."""
+"""Entry point of a rank: redirects its output to its log, ties its life to its parent's, and runs the worker."""
 
 import importlib
 import json
@@ -7,39 +7,43 @@ import signal
 import sys
 import time
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from hydraft.errors import Failure, FailureReason
 from hydraft.launch.local import fork_server
-from hydraft.system import files, heartbeat, signals
+from hydraft.system import files
+from hydraft.system.heartbeat import Heartbeat
 from hydraft.system.library_logs import quiet_bitsandbytes
 from hydraft.system.parent_death import die_with_parent
+from hydraft.system.signals import SignalListener
 
 
 def enter(folder: str, notes: str, terminal: str | None, environment: dict[str, str]) -> None:
-    """Run this rank of the run in ``folder``; what libraries print lands in ``rank-N.log``.
+    """Run this rank of the run in ``folder``; what libraries print is written to ``rank-N.log``.
 
     Args:
         folder: the run's folder.
-        notes: a folder where the ranks leave their process ids, beats, and why they failed, for the launcher.
-        terminal: a device or pipe that rank 0 shows itself on; None for the stdout that it was born with.
-        environment: set before anything else.
+        notes: a folder where the ranks leave process ids, heartbeats and failures for their launcher.
+        terminal: the device or pipe that rank 0 prints to; None for the stdout that this process was started with.
+        environment: variables that are set before anything else is done.
     """
     die_with_parent()
     os.environ.update(environment)
     rank = int(os.environ["RANK"])
-    signals.listen(Path(notes), rank)
+    listener, heartbeat = SignalListener(), Heartbeat()
+    listener.start(Path(notes), rank)
     files.write_text(Path(notes) / f"{rank}.pid", str(os.getpid()))
-    shown = terminal if rank == 0 else os.devnull
-    screen = os.dup(1) if shown is None else os.open(shown, os.O_WRONLY | os.O_NOCTTY)
+    output = terminal if rank == 0 else os.devnull
+    screen = os.dup(1) if output is None else os.open(output, os.O_WRONLY | os.O_NOCTTY)
     try:
         _redirect(Path(folder) / f"rank-{rank}.log")
         heartbeat.start(Path(notes) / f"{rank}.beat")
         _check_gpu()
         quiet_bitsandbytes()
-        importlib.import_module("hydraft.training.worker").main(Path(folder), screen)
+        importlib.import_module("hydraft.training.worker").main(Path(folder), screen, listener, heartbeat)
     except BaseException as error:
-        traceback.print_exc()  # into the log; the launcher tells the terminal
+        traceback.print_exc()  # to the log; the launcher prints the cause on the terminal
         _note_failure(Path(notes), rank, error)
         raise
     finally:
@@ -48,44 +52,62 @@ def enter(folder: str, notes: str, terminal: str | None, environment: dict[str, 
 
 
 def _check_gpu() -> None:
-    """Refuse to go on as a fork that cannot use its GPU: torch would see none, or fail somewhere later.
+    """Refuse to continue in a fork that cannot use its GPU: torch would not see it, or fail at some later point.
 
     Raises:
-        RuntimeError: so it is; the launcher asked before it forked (``local.method``), and CUDA was touched since.
+        RuntimeError: CUDA was initialised in the parent after the launcher had checked it (``elastic.start_method``).
     """
     why = fork_server.without_gpu() if os.environ.get("DS_ACCELERATOR") == "cuda" else None
     if why is not None:
         raise RuntimeError(f"this rank is a fork that cannot use a GPU: {why}")
 
 
+@dataclass(frozen=True)
+class FailureNote:
+    """What a rank that raised leaves for its launcher, as ``N.json``."""
+
+    failure: Failure
+    time: float
+    """When it raised, in seconds since the epoch."""
+    ended_before: list[int]
+    """Ranks that had ended without a note by then: their end is the cause, and this failure its effect."""
+
+
 def _note_failure(notes: Path, rank: int, error: BaseException) -> None:
-    """Leave when and why this rank failed, and which ranks were gone by then: theirs is the cause, ours the effect."""
-    gone = [
+    ended_before = [
         int(file.stem)
         for file in notes.glob("*.pid")
         if not Path(f"/proc/{file.read_text()}").exists() and not (notes / f"{file.stem}.json").exists()
     ]
-    cause = " ".join(f"{type(error).__name__}: {error}".split())
-    files.write_json(notes / f"{rank}.json", {"time": time.time(), "cause": cause, "gone": gone})
+    failure = Failure.from_exception(error).to_dict()
+    files.write_json(notes / f"{rank}.json", {"failure": failure, "time": time.time(), "ended_before": ended_before})
 
 
-def read_failures(notes: Path) -> dict[int, dict[str, Any]]:
-    """What the ranks that raised left behind, by rank."""
-    return {int(file.stem): json.loads(file.read_text()) for file in notes.glob("[0-9]*.json")}
+def read_failures(notes: Path) -> dict[int, FailureNote]:
+    """The notes of the ranks that raised, by rank."""
+    found = {int(file.stem): json.loads(file.read_text()) for file in notes.glob("[0-9]*.json")}
+    return {
+        rank: FailureNote(**{**values, "failure": Failure.from_dict(values["failure"])})
+        for rank, values in found.items()
+    }
 
 
-def ended_by(code: int) -> str:
-    """A process's exit code (negative: the signal) as the cause of a rank that left no note."""
-    cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-    return f"{cause} (out of memory, if no one sent it)" if code == -signal.SIGKILL else cause
+def exit_failure(code: int) -> Failure:
+    """The failure of a process that left no note, from its exit code (negative: the signal that ended it)."""
+    if code >= 0:
+        return Failure(FailureReason.killed, f"exited with code {code}")
+    message = f"killed by {signal.Signals(-code).name}"
+    if code == -signal.SIGKILL:
+        message += " (out of memory, unless someone sent the signal)"
+    return Failure(FailureReason.killed, message, signal=-code)
 
 
 def _redirect(log: Path) -> None:
-    """Send what this process prints, compiled code included, to ``log``."""
+    """Redirect the output of this process, that of compiled code included, to ``log``."""
     sys.stdout.flush()
     sys.stderr.flush()
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)  # whatever comes of the log, the terminal is the launcher's
+    os.dup2(nowhere, 1)  # even if the log cannot be opened, the terminal belongs to the launcher
     os.dup2(nowhere, 2)
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(handle, 1)

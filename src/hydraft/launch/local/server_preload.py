@@ -1,6 +1,6 @@
-"""Imported by a server of forks (``launch.server``): it imports what the server is to have. No error of an import ends the server.
+"""Imported by the fork server (``fork_server.py``): imports the modules that forks need. An import error does not end the server.
 
-multiprocessing's own preloading takes an ImportError for nothing, and dies of all others.
+multiprocessing's own preloading ignores an ImportError, and ends the server upon any other exception.
 """
 
 import importlib
@@ -11,10 +11,11 @@ from hydraft.launch.local import fork_server
 from hydraft.system.parent_death import die_with_parent
 
 die_with_parent()
-fork_server.imported[:] = json.loads(os.environ.pop(fork_server.PRELOAD, "[]"))
-fork_server.trouble.clear()  # of another server, that this one was forked from
-for name in fork_server.imported:
+PRELOADED = fork_server.PRELOADED
+PRELOADED.modules = json.loads(os.environ.pop(fork_server.PRELOAD, "[]"))
+PRELOADED.errors = []  # those of the server that this one was forked from, if any, do not apply
+for name in PRELOADED.modules:
     try:
         importlib.import_module(name)
-    except BaseException as error:  # sys.exit too
-        fork_server.trouble.append(f"{name}: {' '.join(f'{type(error).__name__}: {error}'.split())}")
+    except BaseException as error:  # SystemExit too
+        PRELOADED.errors.append(f"{name}: {' '.join(f'{type(error).__name__}: {error}'.split())}")

@@ -1,7 +1,8 @@
-"""One host's part of a run: ``python -m hydraft.launch.remote.agent`` reads a job on stdin (see ``job.py``) and keeps the link.
+"""Agent of one host, which connects the launcher to this host's ranks: ``python -m hydraft.launch.remote.agent``.
 
-Two processes. This one imports no torch, so that nothing ever keeps it from answering: it tells how the ranks are every second,
-and when its stdin closes or falls silent it kills all below it. The other (``node.py``) prepares, and runs the elastic agent.
+It reads a launch specification on stdin; ``protocol.py`` describes the messages. It consists of two processes. This one imports no
+torch, so it always responds: it reports the state of the ranks every second, and when its stdin closes or carries no heartbeat, it
+kills all processes below it. The other (``node.py``) prepares and runs torch's elastic agent.
 """
 
 import fcntl
@@ -17,207 +18,212 @@ import tempfile
 import termios
 import time
 import tty
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
 
+from hydraft.errors import Failure, FailureReason
 from hydraft.launch.local.elastic import own_code_first
-from hydraft.launch.local.hang import Watch
+from hydraft.launch.local.hang import RankMonitor
 from hydraft.launch.remote import node, rendezvous
-from hydraft.launch.remote.protocol import Job, line, pieces
+from hydraft.launch.remote.protocol import LaunchSpec, failed, line, pieces
 from hydraft.runs import consistency
 from hydraft.system.parent_death import die_with_parent
-from hydraft.system.signals import ASKING
+from hydraft.system.signals import SHUTDOWN_SIGNALS
 
-TICK_SECONDS = 1.0
+STATUS_SECONDS = 1.0
 STOP_SECONDS = 3.0
-"""From asking ranks to end to killing them: one that was stopped hears nothing."""
+"""From ending the ranks by a signal to killing them: a process that is stopped (SIGSTOP) handles no signal."""
 CHUNK = 1 << 16
 
 
-class Keeper:
-    """The link between a launcher and this host's ranks."""
+class Agent:
+    """Connects a launcher to the ranks of this host."""
 
-    def __init__(self, job: Job, events: int) -> None:
+    def __init__(self, spec: LaunchSpec, events: int) -> None:
         """``events``: the file descriptor that the launcher reads."""
-        self.job = job
+        self.spec = spec
         self.events = events
         self.notes = Path(tempfile.mkdtemp(prefix="hydraft-notes-"))
-        self.shared = _reads(Path(job.folder) / ".launch") == job.token
-        self.folder = Path(job.folder) if self.shared else Path(tempfile.mkdtemp(prefix="hydraft-run-"))
-        self.watch = Watch(self.notes)
-        self.door: rendezvous.Door | None = None
+        self.shared = _read(Path(spec.folder) / ".launch") == spec.token
+        self.folder = Path(spec.folder) if self.shared else Path(tempfile.mkdtemp(prefix="hydraft-run-"))
+        self.monitor = RankMonitor(self.notes)
+        self.probe: rendezvous.ProbeServer | None = None
         self.screen = self.slave = -1
         self.child = 0
-        self.spoken = False
-        """Whether the node's last word has been passed on."""
-        self.stopping: float | None = None
-        """When it was asked to stop."""
+        """Process id of the node."""
+        self.final = False
+        """Whether the node's final event has been passed on."""
+        self.stopping_since: float | None = None
+        """When the command ``stop`` arrived."""
         self.commands = -1
+        """File descriptor of the node's commands."""
         self.buffers: dict[int, bytes] = {}
 
-    def tell(self, event: str, **more: Any) -> None:
+    def send(self, event: str, **values: Any) -> None:
         """Send an event."""
-        self.send(line(event=event, node=self.job.here, **more))
+        self.send_line(line(event=event, node=self.spec.here, **values))
 
-    def send(self, raw: bytes) -> None:
-        """Send a line that is whole."""
-        view = memoryview(raw if self.job.node is not None else pieces(raw, self.job.here))
+    def send_line(self, raw: bytes) -> None:
+        """Send a complete line."""
+        view = memoryview(raw if self.spec.node is not None else pieces(raw, self.spec.here))
         while view:
             view = view[os.write(self.events, view) :]
 
     def run(self) -> int:
-        """Keep the link until the node's work is done."""
-        signal.signal(signal.SIGALRM, lambda *_: self.end_all())  # interrupts a write to a dead link too
-        self.heard()
-        self.send(b"\n")  # a login script may have begun a line
-        self.tell("hello", about=consistency.about(), shared=self.shared, folder=str(self.folder))
-        terminal = self.open_screen()
-        told = self.start_node(terminal)
-        for number in ASKING:  # for the ranks: a whole job may get it
-            signal.signal(number, lambda asked, _: os.kill(self.child, asked))
-        with selectors.DefaultSelector() as ready:
-            for source in (0, told, *([self.screen] if self.screen >= 0 else [])):
-                ready.register(source, selectors.EVENT_READ)
+        """Serve until the node has ended; returns the exit code."""
+        signal.signal(signal.SIGALRM, lambda *_: self.kill_all())  # interrupts a write to a lost connection too
+        self.postpone_timeout()
+        self.send_line(b"\n")  # a login script may have begun a line
+        self.send("hello", about=consistency.about(), shared=self.shared, folder=str(self.folder))
+        node_events = self.start_node(self.open_screen())
+        for number in SHUTDOWN_SIGNALS:  # a whole Slurm job may receive it; it is for the ranks
+            signal.signal(number, lambda received, _: os.kill(self.child, received))
+        with selectors.DefaultSelector() as selector:
+            for source in (0, node_events, *([self.screen] if self.screen >= 0 else [])):
+                selector.register(source, selectors.EVENT_READ)
             while True:
-                for key, _ in ready.select(TICK_SECONDS):
+                for key, _ in selector.select(STATUS_SECONDS):
                     if key.fd == 0:
-                        self.listen()
+                        self.handle_commands()
                     elif key.fd == self.screen:
-                        self.show()
-                    elif not self.pass_on(told):
+                        self.forward_screen()
+                    elif not self.forward_events(node_events):
                         return self.end()
-                self.tell("status", ranks=self.watch.status())
-                if self.stopping is not None and time.monotonic() - self.stopping > STOP_SECONDS:
-                    self.watch.kill()
+                self.send("status", ranks=self.monitor.status())
+                if self.stopping_since is not None and time.monotonic() - self.stopping_since > STOP_SECONDS:
+                    self.monitor.kill()
 
-    def heard(self) -> None:
-        """The launcher is there: put off the end."""
-        signal.setitimer(signal.ITIMER_REAL, self.job.link_timeout)
+    def postpone_timeout(self) -> None:
+        """The launcher has sent something: start the connection's timeout anew."""
+        signal.setitimer(signal.ITIMER_REAL, self.spec.link_timeout)
 
     def open_screen(self) -> str | None:
-        """What rank 0 writes its bar to: a terminal of the launcher's size, or a pipe."""
-        if self.job.here != 0 or self.job.quiet:
+        """What rank 0 prints to: a terminal of the size of the launcher's, or a pipe."""
+        if self.spec.here != 0 or self.spec.quiet:
             return os.devnull
-        if self.job.terminal is None:
+        if self.spec.terminal is None:
             pipe = self.notes / "screen"
             os.mkfifo(pipe)
-            self.screen = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)  # a writer is there always: no end between two
+            self.screen = os.open(
+                pipe, os.O_RDWR | os.O_NONBLOCK
+            )  # always has a writer, so reading never meets its end
             return str(pipe)
         self.screen, self.slave = pty.openpty()
         tty.setraw(self.slave)
-        columns, lines = self.job.terminal
+        columns, lines = self.spec.terminal
         fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         os.set_blocking(self.screen, False)
         return os.ttyname(self.slave)
 
     def start_node(self, terminal: str | None) -> int:
-        """Fork the process that does the work; returns where it tells its events."""
+        """Fork the node's process; returns the file descriptor of its events."""
         commands, self.commands = os.pipe()
-        told, telling = os.pipe()
+        reading, writing = os.pipe()
         self.child = os.fork()
         if self.child == 0:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the launcher ignores it: see ``listen``
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # needed for ``stop`` even if the launcher ignores it (nohup)
             die_with_parent()
             os.close(self.commands)
-            os.close(told)
+            os.close(reading)
             os.close(self.events)
             nowhere = os.open(os.devnull, os.O_RDONLY)
             os.dup2(nowhere, 0)
-            node.run(self.job, self.folder, self.shared, self.notes, terminal, commands, telling)
+            node.run(node.NodeRun(self.spec, self.folder, self.shared, self.notes, terminal), commands, writing)
         os.close(commands)
-        os.close(telling)
-        return told
+        os.close(writing)
+        return reading
 
-    def listen(self) -> None:
-        """Do what the launcher says; the end of its words is the end of the run."""
-        for command in self.lines(0, self.end_all):
-            self.heard()
+    def handle_commands(self) -> None:
+        """Handle the commands that have arrived; at the end of stdin, kill everything."""
+        for command in self.read_messages(0, self.kill_all):
+            self.postpone_timeout()
             match command["do"]:
-                case "reach":
-                    self.reach(command["port"], command["addresses"])
+                case "probe":
+                    self.probe_addresses(command["port"], command["addresses"])
                 case "go":
-                    if self.door is not None:
-                        self.door.close()
+                    if self.probe is not None:
+                        self.probe.close()
                     os.write(self.commands, line(**command))
                 case "dump":
-                    self.tell("stacks", ranks=self.watch.stacks(self.folder))
-                case "finish" if not self.spoken:
+                    self.send("stacks", ranks=self.monitor.stacks(self.folder))
+                case "finish" if not self.final:
                     os.kill(self.child, command["signal"])
-                case "stop" if self.stopping is None and not self.spoken:
-                    self.stopping = time.monotonic()
+                case "stop" if self.stopping_since is None and not self.final:
+                    self.stopping_since = time.monotonic()
                     os.kill(self.child, signal.SIGHUP)
 
-    def reach(self, port: int, addresses: list[str]) -> None:
-        """Tell which of the first node's addresses lead to it from here."""
-        if self.job.here != 0:
-            self.tell("reached", addresses=[a for a in addresses if rendezvous.reaches(a, port, self.job.token)])
+    def probe_addresses(self, port: int, addresses: list[str]) -> None:
+        """Report which of the first node's addresses can be reached from here."""
+        if self.spec.here != 0:
+            self.send("reached", addresses=[a for a in addresses if rendezvous.reaches(a, port, self.spec.token)])
 
-    def pass_on(self, told: int) -> bool:
-        """Pass the node's events on; False once it has ended."""
+    def forward_events(self, source: int) -> bool:
+        """Forward the node's events; False once it has ended."""
         ended: list[bool] = []
-        for event in self.lines(told, lambda: ended.append(True)):
+        for event in self.read_messages(source, lambda: ended.append(True)):
             if event["event"] == "prepared":
-                self.ready()
+                self.send_ready()
                 continue
             if event["event"] in ("done", "failed"):
-                self.show()  # rank 0 is gone: all it showed is here
-                self.spoken = True
-            self.send(line(**event, node=self.job.here))
+                self.forward_screen()  # rank 0 has ended: this is all that it printed
+                self.final = True
+            self.send_line(line(**event, node=self.spec.here))
         return not ended
 
-    def ready(self) -> None:
-        """Model and ops are there; the first node opens its door to the others too."""
-        if self.job.here != 0:
-            self.tell("ready")
+    def send_ready(self) -> None:
+        """Report that model and ops are prepared; the first node also starts its probe server."""
+        if self.spec.here != 0:
+            self.send("ready")
             return
         try:
-            self.door = rendezvous.Door(self.job.port or 0, self.job.token)
+            self.probe = rendezvous.ProbeServer(self.spec.port or 0, self.spec.token)
         except OSError as error:
-            cause = (
-                f"cluster.port={self.job.port}: {error.strerror}; use another, or cluster.port=null for any free one"
+            message = (
+                f"cluster.port={self.spec.port}: {error.strerror}; use another, or cluster.port=null for any free one"
             )
-            self.tell("failed", kind="config", rank=None, cause=cause)
-            self.end_all()
-        self.tell("ready", port=self.door.port, addresses=rendezvous.addresses())
+            self.send(**failed(Failure(FailureReason.config, message, exception="ConfigError")))
+            self.kill_all()
+        self.send("ready", port=self.probe.port, addresses=rendezvous.addresses())
 
-    def show(self) -> None:
-        """Pass on what rank 0 has shown so far."""
+    def forward_screen(self) -> None:
+        """Forward what rank 0 has printed so far."""
         while self.screen >= 0:
             try:
-                shown = os.read(self.screen, CHUNK)
+                data = os.read(self.screen, CHUNK)
             except OSError:
                 return
-            if not shown:
+            if not data:
                 return
-            self.tell("screen", data=shown)
+            self.send("screen", data=data)
 
-    def lines(self, source: int, at_end: Any) -> list[dict[str, Any]]:
-        """The messages that are there; ``at_end`` is called if there will be no more."""
+    def read_messages(self, source: int, at_end: Callable[[], object]) -> list[dict[str, Any]]:
+        """The messages that have arrived; ``at_end`` is called if no more will."""
         raw = os.read(source, CHUNK)
         if not raw:
             at_end()
-        *whole, rest = (self.buffers.get(source, b"") + raw).split(b"\n")
+        *lines, rest = (self.buffers.get(source, b"") + raw).split(b"\n")
         self.buffers[source] = rest
-        return [json.loads(message) for message in whole]
+        return [json.loads(message) for message in lines]
 
     def end(self) -> int:
-        """The node's process has ended: so does this one."""
+        """The node has ended: report it if it was killed, and clean up; returns the exit code."""
         _, status = os.waitpid(self.child, 0)
         code = os.waitstatus_to_exitcode(status)
         if code < 0:
-            name = signal.Signals(-code).name
-            self.tell("failed", kind="killed", rank=None, cause=f"the agent's process was killed by {name}")
+            message = f"the process that runs its ranks was killed by {signal.Signals(-code).name}"
+            self.send(**failed(Failure(FailureReason.killed, message, signal=-code)))
         shutil.rmtree(self.notes, ignore_errors=True)
         if not self.shared:
             shutil.rmtree(self.folder, ignore_errors=True)
         return 0 if code == 0 else 1
 
-    def end_all(self) -> NoReturn:
-        """Kill every process below this one, and its group, itself among them. A stand-in for the run's folder stays, with its logs."""
+    def kill_all(self) -> NoReturn:
+        """Kill every process below this one, and its own process group. A temporary run folder is kept, for its logs."""
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -226,7 +232,7 @@ class Keeper:
         raise AssertionError("a process survived SIGKILL")
 
 
-def _reads(file: Path) -> str | None:
+def _read(file: Path) -> str | None:
     try:
         return file.read_text()
     except OSError:
@@ -234,25 +240,25 @@ def _reads(file: Path) -> str | None:
 
 
 def main() -> int:
-    """Read the job and keep it."""
+    """Read the launch specification and serve."""
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
     events = os.dup(1)
-    os.dup2(2, 1)  # what anything else prints is no event
+    os.dup2(2, 1)  # stdout carries events only
     raw = b""
-    while not raw.endswith(b"\n"):  # not a byte more than the job: select has to see the next
+    while not raw.endswith(b"\n"):  # byte by byte: what follows the line must be left for select
         if not (byte := os.read(0, 1)):
             return 1
         raw += byte
     try:
-        job = Job.from_line(raw)
+        spec = LaunchSpec.from_line(raw)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    os.environ.update(job.environment)
+    os.environ.update(spec.environment)
     own_code_first()
-    os.environ["HYDRAFT_HOST"] = job.hosts[job.here]
-    return Keeper(job, events).run()
+    os.environ["HYDRAFT_HOST"] = spec.hosts[spec.here]
+    return Agent(spec, events).run()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A process that agents are reached through, and what is known of each host behind it. No torch here."""
+"""A channel to agents (the process that runs ssh or srun), and the state of each node. No torch."""
 
 import base64
 import json
@@ -11,40 +11,43 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from hydraft.errors import Failure, FailureReason
 from hydraft.launch.local import hang
 from hydraft.launch.remote.protocol import line
 
 TAIL = 20
-"""Lines of stderr that are kept, to explain an end."""
+"""Lines of stderr that are kept to explain why the process ended."""
 
 EFFECTS = (
     "connection closed", "connection reset", "connection refused", "broken pipe", "socket", "gloo", "nccl", "timed out",
     "timeout", "store",
 )  # fmt: skip
-"""Words of an error that another rank's end brings about."""
+"""In the message of an exception of torch, they mean that the connection to another rank was lost: an effect, not a cause."""
 
 
 @dataclass
 class Channel:
-    """A process whose stdin feeds agents and whose stdout brings their events: one agent's ssh, or all agents' srun."""
+    """A process that passes commands to agents and their events back: ssh for one agent, or srun for all of them."""
 
     process: "subprocess.Popen[bytes]"
     """Started with three pipes and ``bufsize=0``."""
     nodes: list[int]
-    """Which of the job's hosts are behind it."""
+    """Indices of the hosts that it leads to."""
     explain: Callable[[int, str], str]
-    """Its exit code and the end of its stderr to one line: what a person has to change."""
-    rest: dict[int, bytes] = field(default_factory=dict)
+    """Turns its exit code and the end of its stderr into one line: what the user has to change."""
+    incomplete: dict[int, bytes] = field(default_factory=dict)
+    """By file descriptor, the beginning of a line."""
     pieces: dict[int, bytes] = field(default_factory=dict)
-    """By node, what has come of an event that srun would not pass on whole."""
-    said: list[str] = field(default_factory=list)
-    """The last lines that were no events."""
+    """By node, the pieces received of an event that is too long for srun."""
+    stderr: list[str] = field(default_factory=list)
+    """Its last lines."""
     unread: set[int] = field(default_factory=set)
-    greeted: bool = False
-    """Whether an event has come: whatever started the agents did."""
+    """File descriptors that have not reached their end."""
+    connected: bool = False
+    """Whether an event has arrived, so the agents have been started."""
 
     def register(self, selector: selectors.BaseSelector) -> None:
-        """Have ``selector`` watch for what it says."""
+        """Register its output with ``selector``."""
         for stream in (self.process.stdout, self.process.stderr):
             assert stream is not None
             os.set_blocking(stream.fileno(), False)
@@ -52,7 +55,7 @@ class Channel:
             self.unread.add(stream.fileno())
 
     def read(self, stream: Any, selector: selectors.BaseSelector) -> Iterator[dict[str, Any] | str]:
-        """What it says now: events, and other lines as text."""
+        """Read what is available: events, and other lines as text."""
         try:
             raw = os.read(stream.fileno(), 1 << 20)
         except BlockingIOError:
@@ -60,34 +63,36 @@ class Channel:
         if not raw:
             selector.unregister(stream)
             self.unread.discard(stream.fileno())
-        lines = (self.rest.get(stream.fileno(), b"") + raw).split(b"\n")
-        self.rest[stream.fileno()] = lines.pop() if raw else b""
+        lines = (self.incomplete.get(stream.fileno(), b"") + raw).split(b"\n")
+        self.incomplete[stream.fileno()] = lines.pop() if raw else b""
         for text in filter(None, lines):
-            said = _event(text) if stream is self.process.stdout else self._keep(text)
-            self.greeted |= isinstance(said, dict)
-            whole = self._whole(said) if isinstance(said, dict) and said["event"] == "piece" else said
-            if whole is not None:
-                yield whole
+            message = _event(text) if stream is self.process.stdout else self._keep(text)
+            self.connected |= isinstance(message, dict)
+            if isinstance(message, dict) and message["event"] == "piece":
+                if (completed := self._add_piece(message)) is not None:
+                    yield completed
+            else:
+                yield message
 
-    def _whole(self, piece: dict[str, Any]) -> dict[str, Any] | str | None:
-        """The event that this piece is the last of."""
+    def _add_piece(self, piece: dict[str, Any]) -> dict[str, Any] | str | None:
+        """The event that this piece completes, if it is the last."""
         node = int(piece["node"])
         self.pieces[node] = self.pieces.get(node, b"") + base64.b64decode(piece["data"])
         return _event(self.pieces.pop(node)) if piece["last"] else None
 
     def _keep(self, text: bytes) -> str:
-        told = text.decode(errors="replace").rstrip()
-        self.said = [*self.said, told][-TAIL:]
-        return told
+        line = text.decode(errors="replace").rstrip()
+        self.stderr = [*self.stderr, line][-TAIL:]
+        return line
 
     def send(self, **command: Any) -> None:
-        """Tell its agents; one that has ended does not mind."""
+        """Send a command to its agents; it is ignored if they have ended."""
         assert self.process.stdin is not None
         with suppress(OSError, ValueError):
             self.process.stdin.write(line(**command))
 
     def close(self) -> None:
-        """End it, and through the end of its stdin all that is below its agents."""
+        """End it, and by closing its stdin all processes below its agents."""
         assert self.process.stdin is not None
         with suppress(OSError):
             self.process.stdin.close()
@@ -100,54 +105,68 @@ class Channel:
         self.process.wait()
 
     @property
-    def over(self) -> bool:
-        """Whether it has ended and said all it had to say."""
+    def closed(self) -> bool:
+        """Whether it has ended and all of its output has been read."""
         return self.process.poll() is not None and not self.unread
 
 
 @dataclass
 class Node:
-    """What is known of a host."""
+    """State of a host, as far as the launcher knows it."""
 
     name: str
-    heard: float
-    """When it last said something."""
+    last_seen: float
+    """Time of its last event."""
     about: dict[str, str] | None = None
-    """Its versions; None before its first word."""
+    """Its versions; None before its first event."""
     folder: str | None = None
     """Where its ranks' logs are, if not in the run's folder."""
     ready: dict[str, Any] | None = None
+    """Its event ``ready``."""
     reached: list[str] | None = None
+    """Addresses of the first node that it reaches."""
     ranks: hang.Ranks = field(default_factory=dict)
     stacks: hang.Ranks | None = None
-    outcome: dict[str, Any] | None = None
-    """Its last word."""
-    told: float = 0.0
-    """When that came."""
+    failure: Failure | None = None
+    """If it failed."""
+    done: dict[str, Any] | None = None
+    """Its event ``done``."""
+    ended_at: float = 0.0
+    """When its final event arrived."""
 
     @property
-    def failed(self) -> bool:
-        """Whether it ended badly."""
-        return self.outcome is not None and self.outcome["event"] == "failed"
+    def ended(self) -> bool:
+        """Whether its final event has arrived."""
+        return self.failure is not None or self.done is not None
 
 
-def weight(node: Node) -> tuple[int, float]:
-    """Sorts failures: causes before effects, then by the time they were told.
+SEVERITY = {
+    FailureReason.config: 0,
+    FailureReason.interrupted: 1,
+    FailureReason.hung: 2,
+    FailureReason.killed: 3,
+    FailureReason.diverged: 4,
+    FailureReason.out_of_memory: 4,
+    FailureReason.raised: 4,
+    FailureReason.host_lost: 5,
+    FailureReason.stopped: 7,
+}
+"""Sorts failures: the lowest is the cause of the others."""
+LOST_CONNECTION = 6
+"""Of an exception about the connection to another rank."""
 
-    In turn: a person's mistake, a signal that asked for the end, a rank that stood still, was killed, an error, a host that is gone, an error over the network,
-    what was stopped for another's sake.
-    """
-    assert node.outcome is not None
-    kind, cause = node.outcome["kind"], str(node.outcome["cause"]).lower()
-    kinds = ("config", "asked", "hung", "killed", "raised", "lost", "effect", "stopped")
-    if kind == "raised" and any(word in cause for word in EFFECTS):
-        kind = "effect"
-    return kinds.index(kind), node.told
+
+def severity(node: Node) -> tuple[int, float]:
+    """Sort key of failed nodes: the one whose failure is the cause of the others comes first, of equal ones the earliest."""
+    assert node.failure is not None
+    reason, cause = node.failure.reason, node.failure.cause.lower()
+    lost_connection = reason is FailureReason.raised and any(word in cause for word in EFFECTS)
+    return LOST_CONNECTION if lost_connection else SEVERITY[reason], node.ended_at
 
 
-def killed_by(code: int) -> str:
+def describe_exit(code: int) -> str:
     """An exit code in words."""
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
 
 
 def _event(text: bytes) -> dict[str, Any] | str:
@@ -157,4 +176,4 @@ def _event(text: bytes) -> dict[str, Any] | str:
         event = None
     if isinstance(event, dict) and {"event", "node"} <= event.keys():
         return event
-    return text.decode(errors="replace")  # a login script that prints
+    return text.decode(errors="replace")  # printed by a login script

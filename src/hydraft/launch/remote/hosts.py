@@ -1,4 +1,4 @@
-"""Which machines a run takes: from ``cluster.hosts``, or a hostfile as DeepSpeed has it. No torch here."""
+"""The hosts of a run: from ``cluster.hosts``, or from a hostfile in DeepSpeed's format. No torch."""
 
 import re
 import socket
@@ -11,31 +11,31 @@ from hydraft.errors import ConfigError
 HOSTFILE = "hostfile"
 
 NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9_][A-Za-z0-9_.:-]*")
-"""What may reach ssh's command line: no leading dash, nothing that a shell reads."""
+"""Host names that are safe on ssh's command line: no leading dash, no characters that a shell interprets."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """A machine that takes ranks."""
+    """A machine that runs ranks."""
 
     name: str
     slots: int | None = None
-    """Ranks it takes at most; None where no one said."""
+    """Maximum number of ranks; None if not given."""
 
     @property
     def is_here(self) -> bool:
-        """Whether it is this machine, which is reached without ssh."""
+        """Whether it is this machine, for which no ssh is needed."""
         return self.name in ("localhost", "127.0.0.1", socket.gethostname())
 
 
 def choose(cluster: ClusterConfig) -> list[Host]:
-    """The first ``cluster.nodes`` of the hosts that were named.
+    """The first ``cluster.nodes`` of the configured hosts.
 
     Raises:
-        ConfigError: there are too few, or of a form that no host has.
+        ConfigError: there are too few, or a name is not valid.
     """
     if cluster.hosts and cluster.hostfile is not None:
-        raise ConfigError("cluster.hosts and cluster.hostfile name the machines twice: use one of them")
+        raise ConfigError("cluster.hosts and cluster.hostfile both list the hosts: use only one of them")
     if cluster.hosts:
         source, found = "cluster.hosts", [Host(name) for name in cluster.hosts]
     else:
@@ -44,15 +44,15 @@ def choose(cluster: ClusterConfig) -> list[Host]:
     for host in found:
         if NAME.fullmatch(host.name) is None:
             raise ConfigError(
-                f"{source}: {host.name!r} is no host's name; it must be a name or an address that ssh takes"
+                f"{source}: {host.name!r} is not a valid host name; it must be a name or an address that ssh accepts"
             )
     names = [host.name for host in found if not host.is_here]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(f"{source}: {twice[0]} stands twice; only localhost may")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ConfigError(f"{source}: {repeated[0]} is listed twice; only localhost may be")
     if len(found) < cluster.nodes:
         raise ConfigError(
-            f"{source}: names {len(found)} of the {cluster.nodes} machines that {_shape(cluster)} needs: add some, "
+            f"{source}: lists {len(found)} of the {cluster.nodes} hosts that {_shape(cluster)} needs: add hosts, "
             f"or use cluster.nodes={len(found)}"
         )
     chosen = found[: cluster.nodes]
@@ -66,17 +66,16 @@ def choose(cluster: ClusterConfig) -> list[Host]:
 
 
 def read(file: Path, cluster: ClusterConfig) -> list[Host]:
-    """The hosts of a hostfile: a line each, ``name slots=N``; ``#`` begins a comment.
+    """The hosts of a hostfile: one per line, as ``name slots=N``; ``#`` begins a comment.
 
     Raises:
-        ConfigError: it is not there, or a line has another form.
+        ConfigError: it does not exist, or a line is not valid.
     """
     if not file.is_file():
-        asked = f"cluster.hostfile={file}: no such file"
-        wanted = (
-            f"; {_shape(cluster)} needs one with {cluster.nodes} lines such as worker-1 slots={cluster.ranks_per_node}"
+        raise ConfigError(
+            f"cluster.hostfile={file}: no such file; {_shape(cluster)} needs one with {cluster.nodes} lines such as "
+            f"worker-1 slots={cluster.ranks_per_node}, or use cluster.hosts=[worker-1,…]"
         )
-        raise ConfigError(f"{asked}{wanted}, or use cluster.hosts=[worker-1,…]")
     hosts = []
     for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         words = text.partition("#")[0].split()

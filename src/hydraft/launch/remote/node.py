@@ -1,6 +1,6 @@
-"""One host's work, in a process of its own: model and ops are prepared, then the elastic agent runs the ranks.
+"""The ranks of one host, in a process that its agent has forked: prepares model and ops, then runs torch's elastic agent.
 
-Its events go to the agent that forked it, and from there to the launcher. No torch at module level.
+Its events go to the agent, and from there to the launcher. No torch at module level.
 """
 
 import io
@@ -10,17 +10,18 @@ import os
 import signal
 import sys
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
 from rich.console import Console
 
 from hydraft.config.schema import load_config
-from hydraft.errors import ConfigError, RankFailed
+from hydraft.errors import ConfigError, Failure, FailureReason, RankFailed
 from hydraft.launch.local import elastic
-from hydraft.launch.local.shutdown import Preempted, Stopped, Wish
+from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
 from hydraft.launch.remote import rendezvous
-from hydraft.launch.remote.protocol import Job, line
+from hydraft.launch.remote.protocol import LaunchSpec, failed, line
 from hydraft.models import prepare
 from hydraft.runs.consistency import canonical
 from hydraft.system import files, hardware
@@ -28,115 +29,128 @@ from hydraft.system.source_tree import ROOT
 from hydraft.training import deepspeed_ops
 
 PIECE = 1 << 20
-"""Bytes of a file that travel at once."""
+"""Bytes of a file that are sent at once."""
 
 
-class Told(io.TextIOBase):
-    """A stream whose lines become events for the screen."""
+@dataclass(frozen=True)
+class NodeRun:
+    """The part of a run on one host."""
+
+    spec: LaunchSpec
+    folder: Path
+    """The run's folder, or a temporary one in its place if this host does not see it."""
+    shared: bool
+    """Whether it is the run's folder."""
+    notes: Path
+    """Where ranks leave process ids, heartbeats and failures."""
+    terminal: str | None
+    """What rank 0 prints to."""
+
+
+class EventStream(io.TextIOBase):
+    """A text stream whose lines are sent as events for the screen."""
 
     def __init__(self, events: int) -> None:
         self.events = events
-        self.rest = ""
+        self.incomplete = ""
 
     def write(self, text: str) -> int:
-        *whole, self.rest = (self.rest + text).split("\n")
-        for said in filter(str.strip, whole):
-            _tell(self.events, event="say", text=said)
+        *lines, self.incomplete = (self.incomplete + text).split("\n")
+        for text_line in filter(str.strip, lines):
+            _send(self.events, event="say", text=text_line)
         return len(text)
 
 
-def run(
-    job: Job, folder: Path, shared: bool, notes: Path, terminal: str | None, commands: int, events: int
-) -> NoReturn:
-    """Do this host's part of ``job``; never returns.
+def run(node: NodeRun, commands: int, events: int) -> NoReturn:
+    """Run the ranks of this host; never returns.
 
     Args:
-        job: what to do.
-        folder: the run's folder, or its stand-in where the launcher's file system is another.
-        shared: which of the two.
-        notes: where ranks leave word of themselves.
-        terminal: what rank 0 shows itself on.
-        commands: a file descriptor to read ``go`` from.
-        events: a file descriptor to tell events to.
+        node: the part of the run on this host.
+        commands: file descriptor from which the command ``go`` is read.
+        events: file descriptor to which events are written.
     """
-    code = 1
+    code, final = 1, {}
     try:
-        with Wish(job.grace) as wish:
-            _prepare(job, folder, shared, events)
-            _tell(events, event="prepared")
-            with os.fdopen(commands) as told:
-                endpoint = json.loads(told.readline())["endpoint"]
-            place = elastic.Place(len(job.hosts), job.here, endpoint, job.token, rendezvous.environment(endpoint))
-            elastic.start(folder, notes, job.ranks, hardware.detect(), wish, terminal, place)
-        outcome: dict[str, Any] = {"event": "done"}
-        code = 0
-    except Preempted as error:
-        outcome = {"event": "done", "step": error.step, "signal": error.number}
+        final = _run(node, commands, events)
         code = 0
     except RankFailed as error:
-        config_error = error.cause.startswith("ConfigError: ")
-        outcome = {
-            "event": "failed", "kind": "config" if config_error else error.kind, "rank": error.rank,
-            "cause": error.cause.removeprefix("ConfigError: "),
-        }  # fmt: skip
-    except ConfigError as error:
-        outcome = {"event": "failed", "kind": "config", "rank": None, "cause": str(error)}
+        final = failed(error.failure)
     except Stopped as error:
-        kind = "stopped" if error.number == signal.SIGHUP else "asked"  # by the agent, or by a signal from outside
-        outcome = {"event": "failed", "kind": kind, "rank": None, "cause": str(error), "signal": error.number}
+        by_agent = error.number == signal.SIGHUP
+        reason = FailureReason.stopped if by_agent else FailureReason.interrupted
+        final = failed(Failure(reason, str(error), signal=error.number))
     except BaseException as error:
-        traceback.print_exc()  # the launcher keeps it in train.log
-        outcome = {"event": "failed", "kind": "raised", "rank": None, "cause": f"{type(error).__name__}: {error}"}
-    if not shared:
-        _bring_home(folder, events, everything=job.here == 0)
-    _tell(events, **outcome)
+        if not isinstance(error, ConfigError):
+            traceback.print_exc()  # the launcher writes it to train.log
+        final = failed(Failure.from_exception(error))
+    if not node.shared:
+        _send_files(node.folder, events, everything=node.spec.here == 0)
+    _send(events, **final)
     sys.stderr.flush()
-    os._exit(code)  # not through what main() would still do: this is a fork of it
+    os._exit(code)  # this process is a fork of the agent: it must not continue the agent's main()
 
 
-def _prepare(job: Job, folder: Path, shared: bool, events: int) -> None:
-    """Put all in place that the ranks will look for.
+def _run(node: NodeRun, commands: int, events: int) -> dict[str, Any]:
+    """Prepare, wait for the command ``go``, and run the ranks; returns the event ``done``."""
+    spec = node.spec
+    with ShutdownHandler(spec.grace) as shutdown:
+        _prepare(node, events)
+        _send(events, event="prepared")
+        with os.fdopen(commands) as stream:
+            endpoint = json.loads(stream.readline())["endpoint"]
+        config = elastic.NodeConfig(len(spec.hosts), spec.here, endpoint, spec.token, rendezvous.environment(endpoint))
+        ranks = elastic.LocalRanks(node.folder, node.notes, spec.ranks, node.terminal, config)
+        try:
+            elastic.start(ranks, hardware.detect(), shutdown)
+        except Preempted as error:
+            return {"event": "done", "step": error.step, "signal": error.number}
+    return {"event": "done"}
+
+
+def _prepare(node: NodeRun, events: int) -> None:
+    """Prepare what the ranks need: config, model, ops and fork server.
 
     Raises:
-        ConfigError: this host cannot run it.
+        ConfigError: this host cannot run them.
     """
+    spec, folder = node.spec, node.folder
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    os.chdir(job.cwd if Path(job.cwd).is_dir() else ROOT)
-    if not shared:
-        files.write_text(folder / "config.yaml", job.config)
+    os.chdir(spec.cwd if Path(spec.cwd).is_dir() else ROOT)
+    if not node.shared:
+        files.write_text(folder / "config.yaml", spec.config)
     config = load_config(folder / "config.yaml")
-    if canonical(config) != job.config:
-        raise ConfigError(f"{folder}/config.yaml is not the launcher's: is another run in that folder?")
+    if canonical(config) != spec.config:
+        raise ConfigError(f"{folder}/config.yaml differs from the launcher's config: is another run in that folder?")
     machine = hardware.detect()
     if machine.unusable:
         raise ConfigError(machine.unusable)
-    if machine.gpus and machine.count < job.ranks:
-        raise ConfigError(f"cluster.ranks_per_node={job.ranks}: it has {machine.count} GPUs")
+    if machine.gpus and machine.count < spec.ranks:
+        raise ConfigError(f"cluster.ranks_per_node={spec.ranks}: it has {machine.count} GPUs")
     os.environ.update(deepspeed_ops.environment(machine))
     # Beside another busy process, threads that spin while they wait slow a run on a CPU a hundredfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    screen = Told(events)
+    screen = EventStream(events)
     prepare.check(config.model)
     prepare.native(config.model, config.seed, Console(file=cast(IO[str], screen), width=200))
-    for said in deepspeed_ops.prepare(deepspeed_ops.needed(config, machine), machine):
-        screen.write(f"{said}\n")
-    elastic.warm(machine)
+    for built in deepspeed_ops.prepare(deepspeed_ops.needed(config, machine), machine):
+        screen.write(f"{built}\n")
+    elastic.start_fork_server(machine)
 
 
-def _bring_home(folder: Path, events: int, everything: bool) -> None:
-    """Send the files of ``folder`` to the launcher; of a node without rank 0, its ranks' logs."""
+def _send_files(folder: Path, events: int, everything: bool) -> None:
+    """Send the files of ``folder`` to the launcher; from a node without rank 0, only its ranks' logs."""
     for file in sorted(folder.rglob("*" if everything else "rank-*.log")):
         if not file.is_file() or file.name in ("config.yaml", ".launch"):
             continue
         with file.open("rb") as source:
             while True:
                 piece = source.read(PIECE)
-                _tell(events, event="file", name=str(file.relative_to(folder)), data=piece)
+                _send(events, event="file", name=str(file.relative_to(folder)), data=piece)
                 if len(piece) < PIECE:
                     break
 
 
-def _tell(events: int, **event: Any) -> None:
+def _send(events: int, **event: Any) -> None:
     view = memoryview(line(**event))
     while view:
         view = view[os.write(events, view) :]

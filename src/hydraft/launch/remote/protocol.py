@@ -1,28 +1,29 @@
-"""What a launcher and its agents say to each other: JSON, a line each, on the agent's stdin and stdout. No torch here.
+"""Messages between a launcher and its agents: JSON, one line each, on the agent's stdin and stdout. No torch.
 
-The launcher's first line is the job. After it come commands, ``{"do": …}``, which name no node, so that one stream may
-feed many agents (srun copies its stdin to each):
+The launcher's first line is a ``LaunchSpec``. After it come commands, ``{"do": …}``, which name no node, so that one stream can
+serve many agents (srun copies its stdin to each task):
 
-* ``beat``, every second: silence for ``link_timeout`` seconds, or the end of the stream, ends the agent and all below it
-* ``reach``, ``port``, ``addresses``: can the first node be reached there?
+* ``beat``, every second: after ``link_timeout`` seconds without one, or at the end of the stream, the agent ends itself and all
+  processes below it
+* ``probe``, ``port``, ``addresses``: which of the first node's addresses can be reached?
 * ``go``, ``endpoint``: start the ranks
-* ``dump``: let every rank write its Python stack to its log, and tell where it stands
-* ``finish``, ``signal``: let the ranks save and leave, as if that signal had reached them
+* ``dump``: have every rank write its Python stack to its log, and report the stacks
+* ``finish``, ``signal``: forward that signal to the ranks, which save and exit
 * ``stop``: end the ranks at once
 
-An agent answers in events, ``{"event": …, "node": N}``:
+An agent sends events, ``{"event": …, "node": N}``:
 
 * ``hello``, ``about`` (versions), ``shared`` (whether it sees the launcher's run folder), ``folder`` (its own)
 * ``say``, ``text``: a line for the screen
-* ``ready``, ``addresses``, ``port``: model and ops are there; the last two come from the first node
-* ``reached``, ``addresses``: those of ``reach`` where the first node answered
-* ``status``, ``ranks``: every second, from the beginning; of each rank its process's ``state`` and its last step's ``age``
+* ``ready``, ``addresses``, ``port``: model and ops are prepared; only the first node sends the last two
+* ``reached``, ``addresses``: the answer to ``probe``
+* ``status``, ``ranks``: every second, from the start; for each rank the ``state`` of its process and the ``age`` of its heartbeat
 * ``screen``, ``data``: bytes for the terminal, from rank 0
 * ``stacks``, ``ranks``: the answer to ``dump``
-* ``file``, ``name``, ``data``: a piece of a file of its folder, for the launcher's, where that is another
+* ``file``, ``name``, ``data``: a piece of a file of its folder, for the launcher's folder, if that is not shared
 * ``piece``, ``data``, ``last``: part of an event that is too long for srun
-* ``failed``, ``kind``, ``rank``, ``cause``; or ``done``: its last word. ``kind``: config, asked (a signal ended
-  the ranks at once: ``signal``), killed, raised, hung or stopped. Ranks that left early are done, with ``step`` and ``signal``
+* ``failed``, ``failure`` (see ``errors.Failure``), or ``done``: the final event. Ranks that saved and exited early are done, with
+  ``step`` and ``signal``
 """
 
 import base64
@@ -33,77 +34,80 @@ from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Self
 
+from hydraft.errors import Failure
+
 FORWARDED = (
     "NCCL_*", "CUDA_*", "HF_*", "HUGGING*", "WANDB_*", "GLOO_*", "TORCH*", "PYTORCH_*", "OMP_*", "HYDRAFT_*", "PYTHON*",
     "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "TERM", "COLORTERM",
 )  # fmt: skip
-"""Names of the variables that reach every host; ``cluster.env`` adds to them."""
+"""Names of the environment variables that are passed to every host; ``cluster.env`` adds to them."""
 
 KEPT_HERE = ("TORCHELASTIC_*", "TORCH_EXTENSIONS_DIR", "HYDRAFT_HOST")
-"""Names among them that mean this process, or this machine."""
-
+"""Names among them that are not, since they describe this process or this machine."""
 
 SRUN_LINE = 1000
-"""Bytes of a line on its way through srun, whose messages hold 1024."""
+"""Bytes of a line that is sent through srun, whose messages hold 1024."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """All that an agent needs; it travels on stdin, where no process list shows it."""
+class LaunchSpec:
+    """Everything that an agent needs to start its ranks; sent on stdin, where no process list shows it."""
 
     hosts: list[str]
-    """Every host's name, as a person wrote it; rank 0 is on the first. One may stand twice."""
+    """Name of every host, as the user wrote it; rank 0 is on the first. A name may occur twice."""
     ranks: int
-    """Ranks a host."""
+    """Ranks per host."""
     config: str
     """The resolved config, as YAML."""
     folder: str
     """The run's folder on the launcher's machine."""
     token: str
-    """What ``.launch`` in that folder holds: who reads the same there shares the file system."""
+    """Content of ``.launch`` in that folder: a host that reads the same there shares the file system."""
     cwd: str
-    """Where relative paths of the config start, if it is there; else the project's folder."""
+    """Working directory, for relative paths of the config; the project's folder if it does not exist on the host."""
     node: int | None = None
-    """Which of ``hosts`` this is; None: Slurm says it (``SLURM_NODEID``)."""
+    """Index in ``hosts`` of the receiver; None if Slurm sets it (``SLURM_NODEID``)."""
     address: str | None = None
-    """Of the first host, as the others reach it; None: one that all of them reach is found."""
+    """Address of the first host for the others; None to find one that all of them reach."""
     port: int | None = None
-    """On the first host; None: any that is free."""
+    """Port on the first host; None for any free one."""
     link_timeout: float = 10
-    """Seconds of silence after which the other side counts as gone."""
+    """Seconds without a message after which the other side counts as lost."""
     grace: float = 0
-    """Seconds that ranks get to save when a signal asks for an early end; 0 for none."""
+    """Seconds that the ranks get to save upon a shutdown signal; 0 for none."""
     terminal: list[int] | None = None
-    """Columns and lines of the launcher's terminal; None where it has none, and rank 0 shows plain lines."""
+    """Columns and lines of the launcher's terminal; None if it has none, and rank 0 prints plain lines."""
     quiet: bool = False
-    """Nothing of rank 0 is shown."""
+    """Print nothing of rank 0."""
     environment: dict[str, str] = field(default_factory=dict, repr=False)
-    """Variables set before anything is started; they may hold secrets, so nothing writes them anywhere."""
+    """Variables that are set before anything is started; they may hold secrets, so they are never written to a file or log."""
 
     def to_line(self) -> bytes:
-        """The job as the first line of an agent's stdin."""
+        """The first line of an agent's stdin."""
         return json.dumps(asdict(self)).encode() + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> Self:
-        """What ``to_line`` wrote.
+        """The inverse of ``to_line``.
 
         Raises:
-            ValueError: the line is no job of this version; the message keeps its contents to itself.
+            ValueError: the line is not a launch specification of this version; the message does not quote it.
         """
         try:
             return cls(**json.loads(line))
         except (ValueError, TypeError):
-            raise ValueError("the launcher's first line is no job: is its version of hydraft another?") from None
+            raise ValueError(
+                "the first line is not a launch specification: does the launcher run another version of hydraft?"
+            ) from None
 
     @property
     def here(self) -> int:
-        """This agent's place in ``hosts``."""
+        """This agent's index in ``hosts``."""
         return int(os.environ["SLURM_NODEID"]) if self.node is None else self.node
 
 
 def forwarded(environment: Mapping[str, str], more: Iterable[str] = ()) -> dict[str, str]:
-    """The variables of ``environment`` that reach every host: ``FORWARDED``, and the names in ``more``."""
+    """The variables of ``environment`` that are passed to every host: ``FORWARDED``, and the names in ``more``."""
     named = set(more)
     return {
         name: value
@@ -117,14 +121,19 @@ def forwarded(environment: Mapping[str, str], more: Iterable[str] = ()) -> dict[
 
 
 def line(**message: Any) -> bytes:
-    """A command or an event; ``bytes`` in it travel as base64."""
+    """A command or an event as a line of JSON; ``bytes`` in it are encoded in base64."""
     return json.dumps(message, default=lambda raw: base64.b64encode(raw).decode()).encode() + b"\n"
 
 
-def pieces(raw: bytes, node: int) -> bytes:
-    """A line cut into lines that srun passes on whole, of which it mixes longer ones with other tasks'.
+def failed(failure: Failure) -> dict[str, Any]:
+    """The final event of a node that failed."""
+    return {"event": "failed", "failure": failure.to_dict()}
 
-    Each is an event ``piece``; a node's pieces come in order, and the one with ``last`` makes the line whole.
+
+def pieces(raw: bytes, node: int) -> bytes:
+    """Split a line into lines that srun passes on whole; it interleaves longer ones with those of other tasks.
+
+    Each is an event ``piece``; the pieces of a node arrive in order, and the one with ``last`` completes the line.
     """
     if len(raw) <= SRUN_LINE:
         return raw

@@ -1,7 +1,7 @@
-"""Where the hosts of a run meet: a port that is free on the first, at an address that leads there from all others.
+"""Address and port of the rendezvous: a free port of the first host, at an address that all other hosts reach.
 
-A name may lead elsewhere from another host, and one address may stand on two of them (a bridge of containers, say); so the
-first host opens a door, and who knocks hears the run's token.
+A name may resolve to another machine on another host, and two hosts may have the same address (on a bridge of containers, for
+example). So the first host runs a small server that sends the run's token, and the others try its addresses.
 """
 
 import os
@@ -12,19 +12,19 @@ from pathlib import Path
 
 import psutil
 
-KNOCK_SECONDS = 5.0
+PROBE_SECONDS = 5.0
 
 NCCL = "NCCL_SOCKET_IFNAME"
 
 
-class Door:
-    """A port of the first host, held open until the ranks take it."""
+class ProbeServer:
+    """Sends the token to whoever connects to a port of the first host, until the ranks use that port."""
 
     def __init__(self, port: int, token: str) -> None:
-        """Open ``port``, or any that is free for 0.
+        """Listen on ``port``, or on any free one for 0.
 
         Raises:
-            OSError: the port is taken, or not for this user.
+            OSError: the port is in use, or not allowed for this user.
         """
         self.token = token
         self.socket = socket.create_server(("", port), backlog=64)
@@ -50,47 +50,47 @@ class Door:
 
 
 def reaches(address: str, port: int, token: str) -> bool:
-    """Whether the door with this ``token`` is at ``address`` from here."""
+    """Whether the probe server with this ``token`` is found at ``address`` from here."""
     try:
-        with socket.create_connection((address, port), timeout=KNOCK_SECONDS) as line:
-            heard = b""
-            while len(heard) < len(token) and (more := line.recv(len(token))):
-                heard += more
-            return heard == token.encode()
+        with socket.create_connection((address, port), timeout=PROBE_SECONDS) as connection:
+            received = b""
+            while len(received) < len(token) and (more := connection.recv(len(token))):
+                received += more
+            return received == token.encode()
     except OSError:
         return False
 
 
 def addresses() -> list[str]:
-    """This host's own, best first: the one that ssh came in by, then those of its interfaces (IPv4), loopback last."""
-    came_by = os.environ.get("SSH_CONNECTION", "").split()[2:3]
+    """Addresses of this host, best first: the one that ssh connected to, then those of its interfaces (IPv4), loopback last."""
+    connected_to = os.environ.get("SSH_CONNECTION", "").split()[2:3]
     own = [a.address for _, found in sorted(psutil.net_if_addrs().items()) for a in found if a.family == socket.AF_INET]
     own.sort(key=lambda address: address.startswith("127."))
-    return list(dict.fromkeys([*came_by, *own]))
+    return list(dict.fromkeys([*connected_to, *own]))
 
 
 def environment(endpoint: str) -> dict[str, str]:
-    """What gloo and NCCL need: the interface that leads to ``endpoint``, for each that has not been given one.
+    """Environment variables with the interface that leads to ``endpoint``, for gloo and NCCL, unless they are set already.
 
-    Left alone, gloo takes the one of this host's own name, which on many systems is loopback; NCCL takes any, a bridge of
-    containers or a VPN too. NCCL makes its connections over it, and sends its data where its other settings say.
+    By default gloo uses the interface of this host's name, which on many systems is loopback; NCCL uses any, which may be a bridge
+    of containers or a VPN. NCCL connects over this interface; its other settings determine where data is sent.
     """
-    interface = _leads_to(endpoint)
+    interface = _interface_to(endpoint)
     if interface is None:
         return {}
-    alias = ":" in interface  # NCCL would read a port there; without it the name is the beginning of one
+    alias = ":" in interface  # NCCL would take it for a port; it also accepts a prefix of the name
     names = {"GLOO_SOCKET_IFNAME": interface, NCCL: interface.partition(":")[0] if alias else f"={interface}"}
     return {
-        name: value for name, value in names.items() if name not in os.environ and not (name == NCCL and _in_a_file())
+        name: value for name, value in names.items() if name not in os.environ and not (name == NCCL and _set_in_file())
     }
 
 
-def _leads_to(endpoint: str) -> str | None:
-    """The interface; None where no route leads there."""
+def _interface_to(endpoint: str) -> str | None:
+    """The interface; None if there is no route."""
     host, _, port = endpoint.rpartition(":")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect((host, int(port)))  # sends nothing: it asks the routing table
+            probe.connect((host, int(port)))  # sends nothing: it looks up the route
             mine = probe.getsockname()[0]
         except OSError:
             return None
@@ -100,8 +100,8 @@ def _leads_to(endpoint: str) -> str | None:
     return None
 
 
-def _in_a_file() -> bool:
-    """Whether a file of NCCL's settings has the interface, which a variable would override."""
+def _set_in_file() -> bool:
+    """Whether a configuration file of NCCL sets the interface, which a variable would override."""
     own = os.environ.get("NCCL_CONF_FILE")
     files = [Path(own).expanduser() if own else Path.home() / ".nccl.conf", Path("/etc/nccl.conf")]
     for file in files:

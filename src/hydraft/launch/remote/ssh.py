@@ -1,4 +1,4 @@
-"""Agents on named hosts, through the user's own OpenSSH; on this machine, directly. No torch at module level."""
+"""Starts agents on hosts with the user's OpenSSH client, and on this machine directly. No torch at module level."""
 
 import json
 import os
@@ -13,10 +13,10 @@ from pathlib import Path
 from hydraft.config.cluster import ClusterConfig
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
-from hydraft.launch.local.shutdown import Wish
-from hydraft.launch.remote.channel import Channel, killed_by
+from hydraft.launch.local.shutdown import ShutdownHandler
+from hydraft.launch.remote.channel import Channel, describe_exit
 from hydraft.launch.remote.hosts import Host
-from hydraft.launch.remote.protocol import Job, forwarded
+from hydraft.launch.remote.protocol import LaunchSpec, forwarded
 from hydraft.launch.remote.supervisor import HELLO_SECONDS, Supervisor
 from hydraft.runs.consistency import canonical
 from hydraft.system import hardware
@@ -25,35 +25,35 @@ from hydraft.system.source_tree import ROOT
 
 NO_PROJECT, NO_PYTHON = 81, 82
 
-# Whatever a login shell is, it hands this line to sh. Of the run, nothing is in it but two paths.
-FAR_SIDE = (
+# Any login shell can pass this line to sh. It contains nothing of the run but two paths.
+REMOTE_SCRIPT = (
     f'[ -f "$1/src/hydraft/launch/remote/agent.py" ] && cd -- "$1/src" || exit {NO_PROJECT}; '
     f'command -v -- "$2" >/dev/null || exit {NO_PYTHON}; exec "$2" -u -m "$3"'
 )
 
-CAUSES = {  # words of ssh to what a person does about them
-    "host key verification failed": "ssh does not know its host key, or knows another: run `ssh {host}` once and compare (ssh-keyscan, ssh-keygen -R)",
-    "remote host identification has changed": "ssh knows another host key of it: compare, then ssh-keygen -R {host}",
-    "permission denied": "ssh refuses this user: let `ssh -o BatchMode=yes {host} true` work first (ssh-copy-id, ssh-agent, IdentityFile in ~/.ssh/config)",
-    "could not resolve hostname": "ssh finds no such name: use another in cluster.hosts or the hostfile, or add it to ~/.ssh/config",
-    "connection refused": "it has no ssh server at that port: start one, or name the port in ~/.ssh/config",
-    "no route to host": "no network leads to it: check the name in cluster.hosts or the hostfile",
-    "timed out": "it does not answer: check that it is up, and its name in cluster.hosts or the hostfile",
-    "unreachable": "no network leads to it: check the name in cluster.hosts or the hostfile",
+CAUSES = {  # from part of a message of ssh to what the user can do
+    "host key verification failed": "its host key is unknown to ssh, or has changed: run `ssh {host}` once and compare (ssh-keyscan, ssh-keygen -R)",
+    "remote host identification has changed": "its host key has changed: compare it, then ssh-keygen -R {host}",
+    "permission denied": "ssh refuses this user: make `ssh -o BatchMode=yes {host} true` work first (ssh-copy-id, ssh-agent, IdentityFile in ~/.ssh/config)",
+    "could not resolve hostname": "ssh cannot resolve this name: use another in cluster.hosts or the hostfile, or add it to ~/.ssh/config",
+    "connection refused": "no ssh server is running on that port: start one, or set the port in ~/.ssh/config",
+    "no route to host": "there is no route to it: check the name in cluster.hosts or the hostfile",
+    "timed out": "it does not respond: check that it is running, and its name in cluster.hosts or the hostfile",
+    "unreachable": "there is no route to it: check the name in cluster.hosts or the hostfile",
 }  # fmt: skip
 
 
-def start(config: Config, folder: Path, hosts: list[Host], quiet: bool, wish: Wish) -> None:
+def start(config: Config, folder: Path, hosts: list[Host], quiet: bool, shutdown: ShutdownHandler) -> None:
     """Run ``config``, saved in ``folder``, on ``hosts``, and wait for all of them.
 
     Raises:
         RankFailed: the first rank or host that failed.
-        ConfigError: what a person has to change on a host.
-        Preempted, Stopped: a signal asked for an early end.
+        ConfigError: what the user has to change on a host.
+        Preempted, Stopped: a signal ended the run.
     """
-    job = make_job(config, folder, [host.name for host in hosts], quiet)
+    spec = make_spec(config, folder, [host.name for host in hosts], quiet)
     mark = folder / ".launch"
-    mark.write_text(job.token)
+    mark.write_text(spec.token)
     channels: list[Channel] = []
     try:
         for number, host in enumerate(hosts):
@@ -61,10 +61,10 @@ def start(config: Config, folder: Path, hosts: list[Host], quiet: bool, wish: Wi
         for number, channel in enumerate(channels):
             assert channel.process.stdin is not None
             try:
-                channel.process.stdin.write(replace(job, node=number).to_line())
+                channel.process.stdin.write(replace(spec, node=number).to_line())
             except BrokenPipeError:
-                continue  # it has ended; the supervisor finds out why
-        Supervisor(job, channels, config.cluster.hang_timeout, wish).run()
+                continue  # it has ended; the supervisor reports why
+        Supervisor(spec, channels, config.cluster.hang_timeout, shutdown).run()
     finally:
         for channel in channels:
             if channel.process.poll() is None:
@@ -73,8 +73,8 @@ def start(config: Config, folder: Path, hosts: list[Host], quiet: bool, wish: Wi
         mark.unlink(missing_ok=True)
 
 
-def make_job(config: Config, folder: Path, hosts: list[str], quiet: bool) -> Job:
-    """What every agent of the run is told; only ``node`` differs.
+def make_spec(config: Config, folder: Path, hosts: list[str], quiet: bool) -> LaunchSpec:
+    """The launch specification of all agents; they differ only in ``node``.
 
     Raises:
         ConfigError: a variable of ``cluster.env`` is not set here.
@@ -83,7 +83,7 @@ def make_job(config: Config, folder: Path, hosts: list[str], quiet: bool) -> Job
     unset = [name for name in cluster.env if name not in os.environ]
     if unset:
         raise ConfigError(f"cluster.env: {unset[0]} is not set here; export it, or use cluster.env without it")
-    return Job(
+    return LaunchSpec(
         hosts=hosts,
         ranks=cluster.ranks_per_node,
         config=canonical(config),
@@ -100,11 +100,11 @@ def make_job(config: Config, folder: Path, hosts: list[str], quiet: bool) -> Job
     )
 
 
-def ask_hardware(host: Host, cluster: ClusterConfig) -> Hardware:
-    """What ``host`` has.
+def query_hardware(host: Host, cluster: ClusterConfig) -> Hardware:
+    """The hardware of ``host``.
 
     Raises:
-        ConfigError: what a person has to change to reach it.
+        ConfigError: what the user has to change to reach it.
     """
     if host.is_here:
         return hardware.detect()
@@ -112,7 +112,7 @@ def ask_hardware(host: Host, cluster: ClusterConfig) -> Hardware:
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=HELLO_SECONDS)
     except subprocess.TimeoutExpired:
-        raise ConfigError(f"{host.name}: it takes ssh, and answers nothing for {HELLO_SECONDS:.0f} s") from None
+        raise ConfigError(f"{host.name}: it accepts ssh, but has not responded for {HELLO_SECONDS:.0f} s") from None
     try:
         return Hardware.from_dict(json.loads(done.stdout.splitlines()[-1]))  # a login script may print before it
     except (ValueError, IndexError):
@@ -120,19 +120,19 @@ def ask_hardware(host: Host, cluster: ClusterConfig) -> Hardware:
 
 
 def _open(host: Host, number: int, cluster: ClusterConfig) -> Channel:
-    """Start the agent of a host; its job is still to be sent."""
+    """Start the agent of a host; its launch specification is still to be sent."""
     process = subprocess.Popen(
         _command(host, cluster, "hydraft.launch.remote.agent"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,
-        start_new_session=True,  # Ctrl-C is for the launcher, which asks the agents to stop
+        start_new_session=True,  # Ctrl-C is for the launcher, which stops the agents
     )
 
-    def explain(code: int, said: str) -> str:
-        # From the first event on, what is on stderr is the ranks': it explains nothing about ssh.
-        return _explain(host, code, "" if channel.greeted else said, cluster)
+    def explain(code: int, stderr: str) -> str:
+        # After the first event, stderr is that of the ranks: it does not explain why ssh ended.
+        return _explain(host, code, "" if channel.connected else stderr, cluster)
 
     channel = Channel(process, [number], explain)
     return channel
@@ -140,37 +140,47 @@ def _open(host: Host, number: int, cluster: ClusterConfig) -> Channel:
 
 def _command(host: Host, cluster: ClusterConfig, module: str) -> list[str]:
     """The command line that runs ``module`` on ``host``."""
-    far_side = ["sh", "-c", FAR_SIDE, "hydraft", cluster.workdir or str(ROOT), cluster.python or sys.executable, module]
-    return far_side if host.is_here else _ssh(host.name, far_side, cluster)
+    remote_command = [
+        "sh",
+        "-c",
+        REMOTE_SCRIPT,
+        "hydraft",
+        cluster.workdir or str(ROOT),
+        cluster.python or sys.executable,
+        module,
+    ]
+    return remote_command if host.is_here else _ssh(host.name, remote_command, cluster)
 
 
-def _ssh(name: str, far_side: list[str], cluster: ClusterConfig) -> list[str]:
-    """The command line that runs ``far_side`` on ``name``."""
+def _ssh(name: str, remote_command: list[str], cluster: ClusterConfig) -> list[str]:
+    """The command line that runs ``remote_command`` on host ``name``."""
     if shutil.which("ssh") is None:
-        raise ConfigError(f"cluster.hosts: {name} is reached by ssh, and there is none here: install openssh-client")
+        raise ConfigError(
+            f"cluster.hosts: {name} is reached by ssh, which is not installed here: install openssh-client"
+        )
     alive = max(1, int(cluster.link_timeout / 3))
     options = ["-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", f"ServerAliveInterval={alive}"]
     options += ["-o", "ServerAliveCountMax=3", "-o", "ForwardX11=no", "-o", "ClearAllForwardings=yes"]
-    # A shared connection would outlive this run, and end with another's.
+    # A shared connection would outlive this run, or end with another command's.
     options += ["-o", "ControlPath=none", "-o", "EscapeChar=none", "-o", "RemoteCommand=none"]
     if cluster.ssh_config is not None:
         options += ["-F", str(Path(cluster.ssh_config).expanduser())]
-    return ["ssh", *options, "--", name, f"exec {shlex.join(far_side)}"]
+    return ["ssh", *options, "--", name, f"exec {shlex.join(remote_command)}"]
 
 
-def _explain(host: Host, code: int, said: str, cluster: ClusterConfig) -> str:
-    """Why an agent ended before its last word."""
-    last = next((text for text in reversed(said.splitlines()) if text.strip()), "")
+def _explain(host: Host, code: int, stderr: str, cluster: ClusterConfig) -> str:
+    """Why an agent ended before its final event."""
+    last = next((text for text in reversed(stderr.splitlines()) if text.strip()), "")
     if code == NO_PROJECT:
-        return f"the project is not at {cluster.workdir or ROOT} there: put a copy there, or name its folder with cluster.workdir="
+        return f"the project is not at {cluster.workdir or ROOT} there: copy it, or set cluster.workdir= to its folder"
     if code == NO_PYTHON:
-        return f"there is no {cluster.python or sys.executable} there: run make setup there, or name its python with cluster.python="
-    if "ModuleNotFoundError" in said:
+        return f"there is no {cluster.python or sys.executable} there: run make setup there, or set cluster.python= to its python"
+    if "ModuleNotFoundError" in stderr:
         return f"the project's python there lacks a package ({last}): run make setup there, or use cluster.python="
     if code == 255 and not host.is_here:
-        for words, help_text in CAUSES.items():
-            if words in said.lower():
-                return f"{help_text.format(host=host.name)} ({last.strip()})"
-        return f"ssh: {last.strip()}" if last else "its agent was killed, or the link to it broke"
+        for part, advice in CAUSES.items():
+            if part in stderr.lower():
+                return f"{advice.format(host=host.name)} ({last.strip()})"
+        return f"ssh: {last.strip()}" if last else "its agent was killed, or the connection was lost"
     process = "its agent" if host.is_here else "ssh"
-    return f"{process} {killed_by(code)}" + (f" ({last.strip()})" if last and code > 0 else "")
+    return f"{process} {describe_exit(code)}" + (f" ({last.strip()})" if last and code > 0 else "")

@@ -1,6 +1,6 @@
-"""The launcher's side of many agents: leads them through a run, shows rank 0's screen, and finds out why one ended. No torch.
+"""The launcher's side of a run on several hosts: directs the agents, prints rank 0's output, and finds the cause of a failure.
 
-It knows nothing of how an agent was started. See ``job.py`` for what is said.
+It does not depend on how the agents were started. See ``protocol.py`` for the messages. No torch.
 """
 
 import base64
@@ -9,125 +9,124 @@ import os
 import selectors
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hydraft.checkpoint import manifest
-from hydraft.errors import ConfigError, RankFailed
+from hydraft.errors import ConfigError, Failure, FailureReason, RankFailed
 from hydraft.launch.local import hang
-from hydraft.launch.local.shutdown import Preempted, Stopped, Wish
-from hydraft.launch.remote.channel import Channel, Node, weight
-from hydraft.launch.remote.protocol import Job
+from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
+from hydraft.launch.remote.channel import Channel, Node, severity
+from hydraft.launch.remote.protocol import LaunchSpec
 from hydraft.runs import consistency
 
 logger = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
 HELLO_SECONDS = 60.0
-"""From starting an agent to its first word."""
+"""From starting an agent to its first event."""
 SETTLE_SECONDS = 2.0
-"""From the first failure to the verdict: the cause may arrive after its effects."""
+"""From the first failure to the decision: the cause may arrive after its effects."""
 STOP_SECONDS = 8.0
-"""From asking agents to stop to closing their stdin."""
+"""From the command ``stop`` to closing the agents' stdin."""
 
 
 class Supervisor:
-    """Leads the agents of one job, from their first word to their last."""
+    """Directs the agents of one run, from their first event to their last."""
 
-    def __init__(self, job: Job, channels: list[Channel], hang_timeout: float, wish: Wish) -> None:
-        self.job = job
+    def __init__(
+        self, spec: LaunchSpec, channels: list[Channel], hang_timeout: float, shutdown: ShutdownHandler
+    ) -> None:
+        self.spec = spec
         self.channels = channels
-        self.wish = wish
-        self.asked = 0
-        """A signal that is still to be passed on."""
+        self.shutdown = shutdown
+        self.signal_to_send = 0
+        """A signal that is still to be forwarded to the ranks."""
         self.hang_timeout = hang_timeout
-        self.nodes = [Node(name, time.monotonic()) for name in job.hosts]
-        self.beaten = 0.0
+        self.nodes = [Node(name, time.monotonic()) for name in spec.hosts]
+        self.last_beat = 0.0
         self.candidates: list[str] | None = None
         """Addresses of the first host; None until all are ready."""
         self.port = 0
-        self.went = False
-        self.dumped: float | None = None
-        """When the ranks were asked for their stacks."""
-        self.begun: set[Path] = set()
-        """Files of the run's folder that an agent has sent something of."""
+        self.started = False
+        """Whether the ranks have been started."""
+        self.dumped_at: float | None = None
+        """When the ranks' stacks were requested."""
+        self.received: set[Path] = set()
+        """Files of the run's folder that an agent has sent a piece of."""
         self.selector = selectors.DefaultSelector()
         for channel in channels:
             channel.register(self.selector)
 
     def run(self) -> None:
-        """Wait for all nodes; whatever happens, no agent is left.
+        """Wait for all nodes; in any case, no agent is left running.
 
         Raises:
             RankFailed: the cause of the first failure.
-            ConfigError: what a person has to change on a host.
-            Preempted: a signal asked for an early end, and all is saved.
+            ConfigError: what the user has to change on a host.
+            Preempted: a signal arrived, and the ranks have saved and exited.
             Stopped: a signal ended the ranks at once.
         """
         try:
-            with self.wish.passed_to(self.ask):
+            with self.shutdown.forwarding(self.request_exit):
                 while not self.settled():
-                    self.hear(0.2)
-                    self.look_after()
+                    self.receive(0.2)
+                    self.check_connections()
                     if not self.failures():
-                        self.lead()
-                        self.find_a_hang()
-            first = self.nodes[0].outcome or {}
-            if "step" in first:  # all is saved and here: how the others end is no matter
+                        self.advance()
+                        self.check_for_hang()
+            first = self.nodes[0].done or {}
+            if "step" in first:  # everything is saved and has been received: how the others end does not matter
                 raise Preempted(first["step"], first["signal"])
             if self.failures():
                 raise self.cause()
         finally:
             self.end()
 
-    def ask(self, number: int) -> bool:
-        """Have the ranks save and leave; False as long as there are none."""
-        if not self.went:
+    def request_exit(self, number: int) -> bool:
+        """Have the ranks save and exit; False if there are none yet."""
+        if not self.started:
             return False
-        self.asked = number  # a handler calls this: nothing is written here, where something may be half written
+        self.signal_to_send = number  # called by a signal handler, in which a command may be half written: sent later
         return True
 
     def failures(self) -> list[Node]:
-        """The nodes that ended badly so far."""
-        return [node for node in self.nodes if node.failed]
+        """The nodes that have failed so far."""
+        return [node for node in self.nodes if node.failure is not None]
 
     def settled(self) -> bool:
-        """Whether all is over, or one node has failed and the cause must have been told by now."""
-        told = min((node.told for node in self.failures()), default=float("inf"))
-        return all(node.outcome for node in self.nodes) or time.monotonic() - told > SETTLE_SECONDS
+        """Whether all nodes have ended, or one has failed and the cause must have arrived by now."""
+        first = min((node.ended_at for node in self.failures()), default=float("inf"))
+        return all(node.ended for node in self.nodes) or time.monotonic() - first > SETTLE_SECONDS
 
-    def hear(self, seconds: float) -> None:
-        """Take what the agents say within ``seconds``, and let them know that this process is there."""
-        if time.monotonic() - self.beaten >= BEAT_SECONDS:
-            self.beaten = time.monotonic()
+    def receive(self, seconds: float) -> None:
+        """Handle the events that arrive within ``seconds``, and send the heartbeat of this process."""
+        if time.monotonic() - self.last_beat >= BEAT_SECONDS:
+            self.last_beat = time.monotonic()
             self.send(do="beat")
-        if self.asked:
-            self.send(do="finish", signal=self.asked)
-            self.asked = 0
+        if self.signal_to_send:
+            self.send(do="finish", signal=self.signal_to_send)
+            self.signal_to_send = 0
         for key, _ in self.selector.select(seconds):
             channel: Channel = key.data
-            for said in channel.read(key.fileobj, self.selector):
-                if isinstance(said, str):
-                    logger.info("%s: %s", self.nodes[channel.nodes[0]].name, said)
+            for message in channel.read(key.fileobj, self.selector):
+                if isinstance(message, str):
+                    logger.info("%s: %s", self.nodes[channel.nodes[0]].name, message)
                 else:
-                    self.take(self.nodes[said["node"]], said)
+                    self.handle(self.nodes[message["node"]], message)
 
     def send(self, **command: Any) -> None:
-        """Tell all agents."""
+        """Send a command to all agents."""
         for channel in self.channels:
             channel.send(**command)
 
-    def take(self, node: Node, event: dict[str, Any]) -> None:
-        """One event."""
-        node.heard = time.monotonic()
+    def handle(self, node: Node, event: dict[str, Any]) -> None:
+        """Handle one event."""
+        node.last_seen = time.monotonic()
         match event["event"]:
             case "hello":
-                node.about = event["about"]
-                node.folder = None if event["shared"] else event["folder"]
-                logger.info("%s: %s, folder %s", node.name, node.about, event["folder"])
-                if node.folder is not None and node is self.nodes[0] and manifest.checkpoints(Path(self.job.folder)):
-                    cause = f"resume: {node.name} has rank 0 and does not see the checkpoints in {self.job.folder}"
-                    self.fail(node, "config", None, f"{cause}: share that folder, or resume from the first host")
+                self.greet(node, event)
             case "say":
                 logger.info("%s: %s", node.name, event["text"])
                 print(f"{node.name}: {event['text']}", file=sys.stderr)
@@ -143,28 +142,36 @@ class Supervisor:
                 sys.stdout.flush()
                 os.write(1, base64.b64decode(event["data"]))
             case "file":
-                self.keep(event["name"], base64.b64decode(event["data"]))
-            case "failed" | "done":
-                self.end_of(node, event)
+                self.write_file(event["name"], base64.b64decode(event["data"]))
+            case "failed":
+                self.fail(node, Failure.from_dict(event["failure"]))
+            case "done" if not node.ended:
+                node.done, node.ended_at = event, time.monotonic()
+                logger.info("%s: %s", node.name, event)
 
-    def end_of(self, node: Node, outcome: dict[str, Any]) -> None:
-        """How a node ended; its first word on that counts."""
-        if node.outcome is None:
-            node.outcome, node.told = outcome, time.monotonic()
-            logger.info("%s: %s", node.name, outcome)
+    def greet(self, node: Node, event: dict[str, Any]) -> None:
+        """An agent's first event: its versions, and whether it sees the run's folder."""
+        node.about = event["about"]
+        node.folder = None if event["shared"] else event["folder"]
+        logger.info("%s: %s, folder %s", node.name, node.about, event["folder"])
+        if node.folder is not None and node is self.nodes[0] and manifest.checkpoints(Path(self.spec.folder)):
+            cause = f"resume: {node.name} runs rank 0 and does not see the checkpoints in {self.spec.folder}"
+            self.fail(node, _config(f"{cause}: share that folder, or resume from the first host"))
 
-    def fail(self, node: Node, kind: str, rank: int | None, cause: str) -> None:
-        """A node that cannot tell it itself has failed."""
-        self.end_of(node, {"event": "failed", "kind": kind, "rank": rank, "cause": cause})
+    def fail(self, node: Node, failure: Failure) -> None:
+        """A node has failed; only its first final event counts."""
+        if not node.ended:
+            node.failure, node.ended_at = failure, time.monotonic()
+            logger.info("%s: %s", node.name, failure)
 
-    def lead(self) -> None:
-        """Go on where all nodes are at the same point.
+    def advance(self) -> None:
+        """Take the next step of the start when all nodes have completed the last one.
 
         Raises:
-            ConfigError: hosts have different versions, or one does not reach the first.
+            ConfigError: hosts have different versions, or one cannot reach the first.
         """
         if self.candidates is None and all(node.about for node in self.nodes):
-            own = {"hydraft": consistency.about()["hydraft"]}  # whatever else is installed here, ranks run there
+            own = {"hydraft": consistency.about()["hydraft"]}  # other packages here do not matter: ranks run there
             for node in self.nodes:
                 consistency.check([("this machine", own), (node.name, node.about or {})])
             consistency.check([(node.name, node.about or {}) for node in self.nodes])
@@ -172,99 +179,106 @@ class Supervisor:
             first = self.nodes[0].ready or {}
             self.port = first["port"]
             self.candidates = self.addresses(first["addresses"])
-            self.send(do="reach", port=self.port, addresses=self.candidates)
-        elif self.candidates and not self.went and all(node.reached is not None for node in self.nodes[1:]):
-            self.went = True
-            endpoint = f"{self.meeting_point(self.candidates)}:{self.port}"
-            logger.info("ranks meet at %s", endpoint)
+            self.send(do="probe", port=self.port, addresses=self.candidates)
+        elif self.candidates and not self.started and all(node.reached is not None for node in self.nodes[1:]):
+            self.started = True
+            endpoint = f"{self.rendezvous_address(self.candidates)}:{self.port}"
+            logger.info("rendezvous at %s", endpoint)
             self.send(do="go", endpoint=endpoint)
 
     def addresses(self, own: list[str]) -> list[str]:
-        """Where the first host, with addresses of its ``own``, may be reached."""
-        if self.job.address is not None:
-            return [self.job.address]
-        if len(set(self.job.hosts)) == 1:
+        """Addresses at which the first host, which listed its ``own``, may be reached."""
+        if self.spec.address is not None:
+            return [self.spec.address]
+        if len(set(self.spec.hosts)) == 1:
             return ["127.0.0.1"]
         return [address for address in own if not address.startswith("127.")]
 
-    def meeting_point(self, candidates: list[str]) -> str:
+    def rendezvous_address(self, candidates: list[str]) -> str:
         """The first of the ``candidates`` that every node reaches."""
         for node in self.nodes[1:]:
             candidates = [address for address in candidates if address in (node.reached or [])]
             if not candidates:
                 raise ConfigError(
-                    f"{node.name} does not reach {self.nodes[0].name} on port {self.port}: name an address of it with "
-                    "cluster.address=, or a port that is open with cluster.port="
+                    f"{node.name} does not reach {self.nodes[0].name} on port {self.port}: set cluster.address= to an "
+                    "address of it, or cluster.port= to a port that is open"
                 )
         return candidates[0]
 
-    def find_a_hang(self) -> None:
-        """When no rank gets on, ask for every stack; when they are there, name the rank that stood still."""
+    def check_for_hang(self) -> None:
+        """If no rank makes progress, request every stack; once they have arrived, name the rank that hangs."""
         now = time.monotonic()
-        if self.dumped is None:
-            if hang.hangs(
-                {rank: known for node in self.nodes for rank, known in node.ranks.items()}, self.hang_timeout
-            ):
-                self.dumped = now
+        if self.dumped_at is None:
+            ranks = {rank: known for node in self.nodes for rank, known in node.ranks.items()}
+            if hang.is_hung(ranks, self.hang_timeout):
+                self.dumped_at = now
                 self.send(do="dump")
-        elif all(node.stacks is not None for node in self.nodes) or now - self.dumped > self.job.link_timeout:
-            ranks = {rank: known for node in self.nodes for rank, known in (node.stacks or {}).items()}
-            rank, cause = hang.verdict(ranks)
-            self.fail(self.nodes[(rank or 0) // self.job.ranks], "hung", rank, cause)
+        elif all(node.stacks is not None for node in self.nodes) or now - self.dumped_at > self.spec.link_timeout:
+            failure = hang.diagnose({rank: known for node in self.nodes for rank, known in (node.stacks or {}).items()})
+            self.fail(self.nodes[(failure.rank or 0) // self.spec.ranks], failure)
 
-    def keep(self, name: str, piece: bytes) -> None:
-        """Add a piece to a file of the run's folder; whoever sends it stays inside."""
-        root = Path(self.job.folder).resolve()
+    def write_file(self, name: str, piece: bytes) -> None:
+        """Add a piece to a file of the run's folder; a name that leads out of the folder is refused."""
+        root = Path(self.spec.folder).resolve()
         target = (root / name).resolve()
         if not target.is_relative_to(root):
-            raise RankFailed(None, f"an agent sent a file named {name!r}", root)
-        if target not in self.begun:
-            self.begun.add(target)
+            message = f"an agent sent a file named {name!r}"
+            raise RankFailed(Failure(FailureReason.raised, message, log=root / "train.log"))
+        if target not in self.received:
+            self.received.add(target)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
         with target.open("ab") as file:
             file.write(piece)
 
-    def look_after(self) -> None:
-        """An agent that ended without a last word, or that fell silent, has failed."""
+    def check_connections(self) -> None:
+        """An agent that ended without a final event, or that no longer sends events, has failed."""
         now = time.monotonic()
         for channel in self.channels:
             for node in (self.nodes[number] for number in channel.nodes):
-                silence = now - node.heard
-                if channel.over:
-                    cause = channel.explain(channel.process.returncode, "\n".join(channel.said))
-                    self.fail(node, "lost" if node.about else "config", None, cause)
-                elif silence > (self.job.link_timeout if node.about else HELLO_SECONDS):
-                    stays = f"; its logs stay there, in {node.folder}" if node.folder else ""
-                    cause = f"no word for {silence:.0f} s: the machine, or the link to it, is gone{stays}"
-                    self.fail(node, "lost", None, cause)
+                silence = now - node.last_seen
+                if channel.closed:
+                    cause = channel.explain(channel.process.returncode, "\n".join(channel.stderr))
+                    self.fail(node, _lost(cause) if node.about else _config(cause))
+                elif silence > (self.spec.link_timeout if node.about else HELLO_SECONDS):
+                    logs = f"; its logs are still there, in {node.folder}" if node.folder else ""
+                    self.fail(
+                        node, _lost(f"no message for {silence:.0f} s: the machine or the connection is lost{logs}")
+                    )
 
     def cause(self) -> RankFailed | Stopped:
-        """The failure that brought about the others."""
-        node = min(self.failures(), key=weight)
-        outcome = node.outcome or {}
-        if outcome["kind"] == "asked":
-            return Stopped(outcome["signal"])
-        rank = outcome["rank"]
-        if outcome["kind"] == "config":
-            where = "" if rank is not None else f"{node.name}: "
-            return RankFailed(
-                rank, f"ConfigError: {where}{outcome['cause']}", Path(self.job.folder), "config", node.name
-            )
-        log = "train.log" if rank is None else f"rank-{rank}.log"
-        return RankFailed(rank, outcome["cause"], Path(self.job.folder) / log, outcome["kind"], node.name)
+        """The failure that caused the others."""
+        node = min(self.failures(), key=severity)
+        failure = node.failure
+        assert failure is not None
+        if failure.reason is FailureReason.interrupted and failure.signal is not None:
+            return Stopped(failure.signal)
+        log = "train.log" if failure.rank is None else f"rank-{failure.rank}.log"
+        failure = replace(failure, host=node.name, log=Path(self.spec.folder) / log)
+        if failure.reason is FailureReason.config and failure.rank is None:
+            failure = replace(failure, message=f"{node.name}: {failure.message}")
+        return RankFailed(failure)
 
     def end(self) -> None:
-        """Stop what still runs: kindly, while its logs come home, then by the end of its stdin."""
+        """Stop what is still running: by a command, so that its logs arrive, then by closing its stdin."""
         self.send(do="stop")
         deadline = time.monotonic() + STOP_SECONDS
-        while time.monotonic() < deadline and any(self.may_speak(channel) for channel in self.channels):
-            self.hear(0.1)
+        while time.monotonic() < deadline and any(self.may_send(channel) for channel in self.channels):
+            self.receive(0.1)
         for channel in self.channels:
             channel.close()
         self.selector.close()
 
-    def may_speak(self, channel: Channel) -> bool:
-        """Whether an agent of it may still have something to say."""
-        gone = all((self.nodes[number].outcome or {}).get("kind") == "lost" for number in channel.nodes)
-        return not channel.over and not gone
+    def may_send(self, channel: Channel) -> bool:
+        """Whether an agent behind ``channel`` may still send events."""
+        failures = [self.nodes[number].failure for number in channel.nodes]
+        lost = all(failure is not None and failure.reason is FailureReason.host_lost for failure in failures)
+        return not channel.closed and not lost
+
+
+def _config(message: str) -> Failure:
+    return Failure(FailureReason.config, message, exception="ConfigError")
+
+
+def _lost(message: str) -> Failure:
+    return Failure(FailureReason.host_lost, message)

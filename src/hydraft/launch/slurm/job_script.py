@@ -1,7 +1,7 @@
-"""Ranks on a Slurm cluster: a job is written, submitted and followed; inside an allocation, srun starts one agent a machine.
+"""The batch script of a Slurm job, and runs inside an allocation, where srun starts one agent per machine.
 
-The job runs ``batch.py`` on its first machine, which does what a person inside an allocation would. The run's folder is on
-the file system that the machines share. No torch at module level.
+The job runs ``slurm_job.py`` on its first machine, which starts the run as a user inside an allocation would. The run's folder is on
+a file system that the machines share. No torch at module level.
 """
 
 import json
@@ -18,20 +18,23 @@ from pathlib import Path
 from hydraft.config.choices import Mode
 from hydraft.config.cluster import ClusterConfig, SlurmConfig
 from hydraft.config.schema import Config
-from hydraft.errors import ConfigError, RankFailed
-from hydraft.launch.local.shutdown import Wish
-from hydraft.launch.remote.channel import Channel, killed_by
-from hydraft.launch.remote.protocol import Job
-from hydraft.launch.remote.ssh import FAR_SIDE, NO_PROJECT, NO_PYTHON, make_job
+from hydraft.errors import ConfigError, Failure, FailureReason, RankFailed
+from hydraft.launch.local.shutdown import ShutdownHandler
+from hydraft.launch.remote.channel import Channel, describe_exit
+from hydraft.launch.remote.protocol import LaunchSpec
+from hydraft.launch.remote.ssh import NO_PROJECT, NO_PYTHON, REMOTE_SCRIPT, make_spec
 from hydraft.launch.remote.supervisor import Supervisor
 from hydraft.system.hardware import Hardware
 from hydraft.system.source_tree import ROOT
 
 SPARE_SECONDS = 30
-"""From the end of the grace that follows Slurm's warning to the time limit."""
+"""From the end of the grace period, which begins with Slurm's warning, to the time limit."""
 
 TERMINAL = "HYDRAFT_TERMINAL"
-"""Columns and lines of the terminal that a job is followed on, as ``120x40``; not set where it is none."""
+"""Environment variable: columns and lines of the terminal that shows the job, as ``120x40``; not set without a terminal."""
+
+FAILURE = ".failure.json"
+"""File in the run's folder: the failure of the job, for the command that submitted it."""
 
 TASK_ENDED = re.compile(r"srun: error: (\S+): tasks? ([\d,-]+): (.+)")
 
@@ -41,19 +44,18 @@ def is_allocated() -> bool:
     return "SLURM_JOB_ID" in os.environ
 
 
-def machine(config: Config) -> Hardware | None:
-    """What the first machine of the allocation has; None where there is none yet.
+def machine(cluster: ClusterConfig, mode: Mode) -> Hardware | None:
+    """The hardware of the first machine of the allocation; None if there is no allocation yet.
 
     Raises:
-        ConfigError: Slurm, or enough of the allocation, is not there.
+        ConfigError: Slurm is not available, or the allocation is too small.
     """
-    cluster = config.cluster
-    if config.mode is not Mode.train:  # a plan needs no Slurm
+    if mode is not Mode.train:  # a plan needs no Slurm
         return None
     command = "srun" if is_allocated() else "sbatch"
     if shutil.which(command) is None:
         raise ConfigError(
-            f"cluster.launcher=slurm: there is no {command} here: start it on a machine of the Slurm cluster, "
+            f"cluster.launcher=slurm: there is no {command} here: run this on a machine of the Slurm cluster, "
             "or use cluster.hosts=[…] without Slurm"
         )
     if is_allocated() and len(machines()) < cluster.nodes:
@@ -77,30 +79,30 @@ def machine(config: Config) -> Hardware | None:
 
 
 def machines() -> list[str]:
-    """Of the allocation, in Slurm's order."""
+    """Names of the machines of the allocation, in Slurm's order."""
     nodes = os.environ.get("SLURM_JOB_NODELIST", "")
     listed = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=False)
     return listed.stdout.split()
 
 
-def run_allocated(config: Config, folder: Path, quiet: bool, wish: Wish) -> None:
+def run_allocated(config: Config, folder: Path, quiet: bool, shutdown: ShutdownHandler) -> None:
     """Run ``config``, saved in ``folder``, on the machines of this allocation, and wait for all of them.
 
     Raises:
         RankFailed: the first rank or machine that failed.
-        ConfigError: what a person has to change.
-        Preempted, Stopped: a signal asked for an early end.
+        ConfigError: what the user has to change.
+        Preempted, Stopped: a signal ended the run.
     """
     names = machines()[: config.cluster.nodes]
-    job = make_job(config, folder, names, quiet)
-    job = replace(job, terminal=_terminal() or job.terminal)
+    spec = make_spec(config, folder, names, quiet)
+    spec = replace(spec, terminal=_terminal() or spec.terminal)
     mark = folder / ".launch"
-    mark.write_text(job.token)
-    channel = _srun(job, config.cluster)
+    mark.write_text(spec.token)
+    channel = _srun(spec, config.cluster)
     try:
-        Supervisor(job, [channel], config.cluster.hang_timeout, wish).run()
+        Supervisor(spec, [channel], config.cluster.hang_timeout, shutdown).run()
     except RankFailed as error:
-        raise _by_task(error, channel.said, folder) from None
+        raise RankFailed(_task_failure(error.failure, channel.stderr, folder)) from None
     finally:
         if channel.process.poll() is None:
             channel.process.kill()
@@ -109,57 +111,59 @@ def run_allocated(config: Config, folder: Path, quiet: bool, wish: Wish) -> None
 
 
 def _command(names: list[str], cluster: ClusterConfig, module: str) -> list[str]:
-    """The command line that starts ``module`` once on each of those machines."""
+    """The command line that runs ``module`` once on each of the machines ``names``."""
     srun = [
         "srun", f"--nodes={len(names)}", f"--nodelist={','.join(names)}", f"--ntasks={len(names)}",
         "--ntasks-per-node=1", "--kill-on-bad-exit=1", "--cpu-bind=none", f"--job-name={module}",
     ]  # fmt: skip
-    if "SLURM_STEP_ID" in os.environ:  # a shell that is a step itself holds what it is to share
+    if "SLURM_STEP_ID" in os.environ:  # a shell inside a step holds the resources that it has to share
         srun.append("--overlap")
-    far_side = "\n".join([*cluster.slurm.setup, FAR_SIDE])
+    remote_script = "\n".join([*cluster.slurm.setup, REMOTE_SCRIPT])
     project, python = cluster.workdir or str(ROOT), cluster.python or sys.executable
-    return [*srun, "sh", "-c", far_side, "hydraft", project, python, module]
+    return [*srun, "sh", "-c", remote_script, "hydraft", project, python, module]
 
 
-def _srun(job: Job, cluster: ClusterConfig) -> Channel:
-    """Start an agent on each machine; all of them read their job from srun's stdin."""
+def _srun(spec: LaunchSpec, cluster: ClusterConfig) -> Channel:
+    """Start an agent on each machine; all of them read their launch specification from srun's stdin."""
     process = subprocess.Popen(
-        _command(job.hosts, cluster, "hydraft.launch.remote.agent"),
+        _command(spec.hosts, cluster, "hydraft.launch.remote.agent"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,
-        start_new_session=True,  # Ctrl-C is for the launcher, which asks the agents to stop
+        start_new_session=True,  # Ctrl-C is for the launcher, which stops the agents
     )
     assert process.stdin is not None
-    process.stdin.write(job.to_line())
+    process.stdin.write(spec.to_line())
 
-    def explain(code: int, said: str) -> str:
-        return _explain(code, said, cluster)
+    def explain(code: int, stderr: str) -> str:
+        return _explain(code, stderr, cluster)
 
-    return Channel(process, list(range(len(job.hosts))), explain)
+    return Channel(process, list(range(len(spec.hosts))), explain)
 
 
-def _explain(code: int, said: str, cluster: ClusterConfig) -> str:
-    """Why srun ended before the agents' last words."""
+def _explain(code: int, stderr: str, cluster: ClusterConfig) -> str:
+    """Why srun ended before the agents' final events."""
     if code == NO_PROJECT:
-        return f"the project is not at {cluster.workdir or ROOT} there: name its folder with cluster.workdir="
+        return f"the project is not at {cluster.workdir or ROOT} there: set cluster.workdir= to its folder"
     if code == NO_PYTHON:
-        return f"there is no {cluster.python or sys.executable} there: name its python with cluster.python="
-    if "ModuleNotFoundError" in said:
+        return f"there is no {cluster.python or sys.executable} there: set cluster.python= to its python"
+    if "ModuleNotFoundError" in stderr:
         return "the project's python there lacks a package: run make setup there, or use cluster.python="
-    last = next((text for text in reversed(said.splitlines()) if text.strip()), "")
-    return f"srun {killed_by(code)}" + (f" ({last.strip()})" if last else "")
+    last = next((text for text in reversed(stderr.splitlines()) if text.strip()), "")
+    return f"srun {describe_exit(code)}" + (f" ({last.strip()})" if last else "")
 
 
-def _by_task(error: RankFailed, said: list[str], folder: Path) -> RankFailed:
-    """The failure, unless srun has named a task that was killed first: then what agents said are its effects."""
-    for text in said:
+def _task_failure(failure: Failure, stderr: list[str], folder: Path) -> Failure:
+    """The failure, unless srun reports a task that was killed: then that is the cause, and ``failure`` is an effect."""
+    if failure.reason in (FailureReason.config, FailureReason.hung, FailureReason.killed):
+        return failure
+    for text in stderr:
         ended = TASK_ENDED.match(text)
-        if ended and "Exited with exit code" not in ended[3] and error.kind not in ("config", "hung", "killed"):
-            cause = f"its task was ended from outside: {ended[3]}"
-            return RankFailed(None, cause, folder / "train.log", "killed", ended[1])
-    return error
+        if ended and "Exited with exit code" not in ended[3]:
+            message = f"its task was killed: {ended[3]}"
+            return Failure(FailureReason.killed, message, host=ended[1], log=folder / "train.log")
+    return failure
 
 
 def _terminal() -> list[int] | None:
@@ -168,10 +172,10 @@ def _terminal() -> list[int] | None:
 
 
 def script(config: Config, folder: Path, quiet: bool, terminal: os.terminal_size | None) -> str:
-    """The job, as sbatch takes it."""
+    """The batch script, for sbatch."""
     cluster, slurm = config.cluster, config.cluster.slurm
     python, project = cluster.python or sys.executable, Path(cluster.workdir or ROOT)
-    words = [python, "-u", "-m", "hydraft.launch.slurm_job", str(folder.resolve()), *(["--quiet"] if quiet else [])]
+    command = [python, "-u", "-m", "hydraft.launch.slurm_job", str(folder.resolve()), *(["--quiet"] if quiet else [])]
     size = [f"export {TERMINAL}={terminal.columns}x{terminal.lines}"] if terminal else []
     return "\n".join(
         [
@@ -180,7 +184,7 @@ def script(config: Config, folder: Path, quiet: bool, terminal: os.terminal_size
             *slurm.setup,
             *size,
             f"export PYTHONPATH={shlex.quote(str(project / 'src'))}${{PYTHONPATH:+:$PYTHONPATH}}",
-            f"exec {shlex.join(words)}",
+            f"exec {shlex.join(command)}",
             "",
         ]
     )
@@ -191,7 +195,7 @@ def _options(config: Config, folder: Path, slurm: SlurmConfig) -> list[str]:
     log = str(folder.resolve() / "slurm.log").replace("\\", "\\\\").replace("%", "%%")
     gres = slurm.gres or (f"gpu:{ranks}" if _has_gpus(slurm.partition) else None)
     named = {"partition": slurm.partition, "account": slurm.account, "time": slurm.time, "gres": gres}
-    set_ones = {name: value for name, value in named.items() if value is not None} | slurm.options
+    options = {name: value for name, value in named.items() if value is not None} | slurm.options
     return [
         f"--job-name=hydraft-{re.sub(r'[^A-Za-z0-9_.-]', '_', folder.name)}",
         f"--nodes={config.cluster.nodes}",
@@ -200,12 +204,12 @@ def _options(config: Config, folder: Path, slurm: SlurmConfig) -> list[str]:
         f'--output="{log}"',
         f"--signal=B:USR1@{SPARE_SECONDS + math.ceil(config.train.grace)}",
         "--no-requeue",
-        *(f"--{name}" if value is None else f"--{name}={value}" for name, value in set_ones.items()),
+        *(f"--{name}" if value is None else f"--{name}={value}" for name, value in options.items()),
     ]
 
 
 def _has_gpus(partition: str | None) -> bool:
-    """Whether machines of the partition (None: the default one) have GPUs that Slurm hands out."""
+    """Whether machines of the partition (None: the default one) have GPUs that Slurm allocates."""
     listed = subprocess.run(["sinfo", "--noheader", "--format=%P %G"], capture_output=True, text=True, check=False)
     rows = [line.split(maxsplit=1) for line in listed.stdout.splitlines() if line.strip()]
     return any(

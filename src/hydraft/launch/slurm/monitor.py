@@ -1,4 +1,4 @@
-"""A Slurm job from its submission to its end: its place in the queue, its screen, and how it went. No torch here."""
+"""Submits a Slurm job and follows it: its state in the queue, its output, and its result. No torch."""
 
 import json
 import os
@@ -8,93 +8,101 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hydraft.config.schema import Config
-from hydraft.errors import ConfigError, RankFailed
-from hydraft.launch.local.shutdown import Preempted, Stopped, Wish
+from hydraft.errors import ConfigError, Failure, FailureReason, RankFailed
+from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
 from hydraft.launch.slurm import job_script
+from hydraft.launch.slurm.job_script import FAILURE
 
 POLL_SECONDS = 2.0
-"""Between two questions to Slurm's controller."""
+"""Between two queries of Slurm's controller."""
 SCREEN_SECONDS = 0.3
+"""Between two reads of the job's output."""
 CANCEL_SECONDS = 60
 UNKNOWN_SECONDS = 120
-"""How long the controller may be away, or not know the job, until it counts as gone."""
-WAITING = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "REQUEUED", "RESIZING", "SIGNALING", "STAGE_OUT")  # fmt: skip
+"""How long the controller may be unreachable, or not know the job, before the job counts as lost."""
+ACTIVE = (
+    "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "REQUEUED", "RESIZING", "SIGNALING",
+    "STAGE_OUT",
+)  # fmt: skip
+"""States of a job that has not ended."""
 
 
-class Followed:
-    """A job that was submitted from here."""
+class SlurmJob:
+    """A job that this command has submitted."""
 
     def __init__(self, number: str, folder: Path, quiet: bool) -> None:
         self.number = number
         self.folder = folder
         self.screen = -1 if quiet else 1
-        """Where its output goes; -1 for nowhere."""
+        """File descriptor that its output is printed to; -1 for none."""
         self.shown = 0
-        """Bytes of its output so far."""
-        self.state = self.told = ""
-        self.known = time.monotonic()
+        """Bytes of its output that have been printed."""
+        self.state = self.printed_state = ""
+        self.last_known = time.monotonic()
+        """When Slurm last reported its state."""
         self.before = _read(folder / "result.json")
-        """How an earlier attempt ended."""
-        self.asked = 0
-        """A signal that is still to be passed on."""
+        """Result of an earlier attempt."""
+        self.signal_to_send = 0
+        """A signal that is still to be forwarded."""
 
     def wait(self) -> None:
-        """Show its place in the queue, then its output, until it ends."""
-        asked = 0.0
+        """Print its state in the queue, then its output, until it ends."""
+        last_query = 0.0
         while not self.ended():
-            if time.monotonic() - asked > POLL_SECONDS:
-                asked = time.monotonic()
-                self.look()
-            if self.asked:
-                self.preempt()
+            if time.monotonic() - last_query > POLL_SECONDS:
+                last_query = time.monotonic()
+                self.query()
+            if self.signal_to_send:
+                self.forward_signal()
             self.show()
             time.sleep(SCREEN_SECONDS)
         self.show()
 
-    def ask(self, number: int) -> bool:
-        """Have the job save and end; False as long as it does not run."""
-        self.asked = number
+    def request_exit(self, number: int) -> bool:
+        """Have the job save and exit; False if it is not running yet."""
+        self.signal_to_send = number
         return self.state == "RUNNING"
 
-    def preempt(self) -> None:
-        """Hand the signal to what runs on the job's first machine, which asks the ranks."""
-        name = signal.Signals(self.asked).name
-        self.asked = 0
-        self.say(f"job {self.number}: asking it to save and end ({name}); once more cancels it")
+    def forward_signal(self) -> None:
+        """Send the signal to the process on the job's first machine, which forwards it to the ranks."""
+        name = signal.Signals(self.signal_to_send).name
+        self.signal_to_send = 0
+        self.say(f"job {self.number}: saving and exiting ({name}); a second signal cancels the job")
         subprocess.run(["scancel", "--batch", f"--signal={name.removeprefix('SIG')}", self.number], check=False)
 
     def ended(self) -> bool:
-        """Whether it is over, as far as is known."""
-        return bool(self.state) and self.state not in WAITING
+        """Whether it has ended, as far as is known."""
+        return bool(self.state) and self.state not in ACTIVE
 
-    def look(self) -> None:
-        """Ask Slurm for its state, and tell a change."""
+    def query(self) -> None:
+        """Query its state, and print it if it has changed."""
         done = subprocess.run(
             ["scontrol", "--oneliner", "show", "job", self.number], capture_output=True, text=True, check=False
         )
         found = dict(re.findall(r"(JobState|Reason|NodeList)=(\S+)", done.stdout))
         if "JobState" not in found:
-            if time.monotonic() - self.known > UNKNOWN_SECONDS:
+            if time.monotonic() - self.last_known > UNKNOWN_SECONDS:
                 self.state = f"unknown to Slurm ({done.stderr.strip()})"
             return
-        self.known, self.state = time.monotonic(), found["JobState"]
+        self.last_known, self.state = time.monotonic(), found["JobState"]
         why = f" ({found['Reason']})" if self.state == "PENDING" and found.get("Reason", "None") != "None" else ""
         where = f" on {found['NodeList']}" if self.state == "RUNNING" else ""
-        if self.told != self.state + why and not self.ended():
-            self.told = self.state + why
+        if self.printed_state != self.state + why and not self.ended():
+            self.printed_state = self.state + why
             self.say(f"job {self.number}: {self.state.lower()}{where}{why}")
 
     def say(self, text: str) -> None:
-        """A line on the screen."""
+        """Print a line."""
         if self.screen >= 0:
             print(text, flush=True)
 
     def show(self) -> None:
-        """What the job has printed since, as it is."""
+        """Print what the job has written since the last call."""
         try:
             with (self.folder / "slurm.log").open("rb") as log:
                 log.seek(self.shown)
@@ -107,25 +115,25 @@ class Followed:
             os.write(self.screen, new)
 
     def cancel(self) -> None:
-        """Have Slurm end it, and wait for that."""
-        self.say(f"job {self.number}: cancelling it")
+        """Cancel it, and wait for its end."""
+        self.say(f"job {self.number}: cancelling")
         subprocess.run(["scancel", self.number], check=False)
         begun = time.monotonic()
         while not self.ended() and time.monotonic() - begun < CANCEL_SECONDS:
             time.sleep(SCREEN_SECONDS)
-            self.look()
+            self.query()
 
-    def judge(self) -> None:
-        """How it went, from what it wrote down itself, else from Slurm.
+    def check_result(self) -> None:
+        """Return if the job completed its run, according to the files that it wrote, or else to Slurm.
 
         Raises:
-            RankFailed: it failed, or left no word of its end.
-            Preempted: a signal asked it to end, or it came near its time limit, and all is saved.
-            Stopped: the same, and it ended at once.
+            RankFailed: it failed, or ended without writing a result.
+            Preempted: a signal, or the warning before its time limit, made it save and exit.
+            Stopped: a signal ended it at once.
         """
-        told = _read(self.folder / "result.json")
-        result: dict[str, Any] = json.loads(told) if told not in (None, self.before) else {}
-        status, error = result.get("status"), result.get("error") or {}
+        written = _read(self.folder / "result.json")
+        result: dict[str, Any] = json.loads(written) if written not in (None, self.before) else {}
+        status = result.get("status")
         if status == "completed":
             return
         number = signal.Signals[result.get("signal", "SIGTERM")]
@@ -134,32 +142,44 @@ class Followed:
         if status == "interrupted":
             raise Stopped(number, f"job {self.number} was stopped by {number.name}")
         if status in ("failed", "diverged"):
-            raise RankFailed(
-                error["rank"], error["cause"], self.folder / error.get("log", "slurm.log"), host=error.get("host")
-            )
-        raise RankFailed(None, f"Slurm ended it: {self.state}", self.folder / "slurm.log", "lost", f"job {self.number}")
+            raise RankFailed(self._failure(result))
+        message, log = f"Slurm ended it: {self.state}", self.folder / "slurm.log"
+        raise RankFailed(Failure(FailureReason.host_lost, message, host=f"job {self.number}", log=log))
+
+    def _failure(self, result: dict[str, Any]) -> Failure:
+        """The failure of the job, from the file that it has written, or else from its result."""
+        error = result.get("error") or {}
+        file = self.folder / FAILURE
+        if (text := _read(file)) is None:
+            reason = FailureReason.diverged if result["status"] == "diverged" else FailureReason.raised
+            failure = Failure(reason, error.get("cause") or "the job wrote no cause")
+        else:
+            file.unlink(missing_ok=True)
+            failure = Failure.from_dict(json.loads(text))
+        log = failure.log or self.folder / (error.get("log") or "slurm.log")
+        return replace(failure, rank=error.get("rank"), host=error.get("host"), log=log)
 
 
-def start(config: Config, folder: Path, quiet: bool, wish: Wish) -> None:
-    """Run ``config``, saved in ``folder``, as a Slurm job, or on the allocation that this process is in, and wait for it.
+def start(config: Config, folder: Path, quiet: bool, shutdown: ShutdownHandler) -> None:
+    """Run ``config``, saved in ``folder``, as a Slurm job, or in the allocation of this process, and wait for it.
 
     Raises:
         RankFailed: the first rank or machine that failed.
-        ConfigError: what a person has to change.
-        Preempted, Stopped: a signal asked for an early end.
+        ConfigError: what the user has to change.
+        Preempted, Stopped: a signal ended the run.
     """
     if job_script.is_allocated():
-        job_script.run_allocated(config, folder, quiet, wish)
+        job_script.run_allocated(config, folder, quiet, shutdown)
         return
-    job = Followed(_submit(config, folder, quiet), folder, quiet)
-    job.say(f"job {job.number}: submitted; Ctrl-C ends it, and without this terminal it goes on")
+    job = SlurmJob(_submit(config, folder, quiet), folder, quiet)
+    job.say(f"job {job.number}: submitted; Ctrl-C ends it, and it continues without this terminal")
     try:
-        with wish.passed_to(job.ask, spare=job_script.SPARE_SECONDS):
+        with shutdown.forwarding(job.request_exit, extra=job_script.SPARE_SECONDS):
             job.wait()
     except Stopped:
         job.cancel()
         raise
-    job.judge()
+    job.check_result()
 
 
 def _read(file: Path) -> str | None:
@@ -170,12 +190,12 @@ def _read(file: Path) -> str | None:
 
 
 def _submit(config: Config, folder: Path, quiet: bool) -> str:
-    """Write the job beside the run's files and hand it to Slurm; returns its number."""
+    """Write the batch script to the run's folder and submit it; returns the job's number."""
     file = folder / "job.sbatch"
     terminal = shutil.get_terminal_size() if sys.stdout.isatty() else None
     file.write_text(job_script.script(config, folder, quiet, terminal))
     done = subprocess.run(["sbatch", "--parsable", str(file)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         why = "; ".join(done.stderr.replace("sbatch: error: ", "").split("\n")).strip("; ")
-        raise ConfigError(f"cluster.slurm: Slurm refuses this job: {why} ({file})")
+        raise ConfigError(f"cluster.slurm: Slurm rejected the job: {why} ({file})")
     return done.stdout.strip().partition(";")[0]

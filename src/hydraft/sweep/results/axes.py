@@ -1,4 +1,4 @@
-"""What differs between the jobs of a sweep: its axes, and the value that each job has on them. No torch."""
+"""The axes of a sweep: the settings that differ between its jobs, and their values. No torch."""
 
 import itertools
 import math
@@ -11,20 +11,20 @@ from typing import Any
 from omegaconf import OmegaConf
 
 GROUPS = ("model", "quant", "lora", "zero", "cluster", "data", "tracker")
-"""Sections that one override chooses as a whole: ``zero=stage2_offload`` changes several of its settings."""
+"""Config groups: one override, such as ``zero=stage2_offload``, changes several settings of the section."""
 
 NEVER = ("mode", "resume", "sweep", "tracker", "model.sizes", "model.path")
-"""Settings that say nothing of what a job came to."""
+"""Settings that do not affect a job's result."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A setting that differs, with the values it was given."""
+    """A setting that differs between jobs, and its values."""
 
     key: str
     """The override: ``train.learning_rate``, or ``zero`` for an option of a group."""
     values: tuple[Any, ...]
-    """Every value, once; numbers in order, words in the order of the jobs."""
+    """Every value once; numbers in ascending order, others in the order of the jobs."""
 
     @cached_property
     def numeric(self) -> bool:
@@ -36,7 +36,7 @@ class Axis:
 
     @cached_property
     def geometric(self) -> bool:
-        """Whether the values lie more evenly on a logarithmic scale: 1e-4, 1e-3, 1e-2."""
+        """Whether the values are spaced more evenly on a logarithmic scale: 1e-4, 1e-3, 1e-2."""
         if not self.numeric or len(self.values) < 2 or min(self.values) <= 0:
             return False
         if len(self.values) == 2:
@@ -45,27 +45,27 @@ class Axis:
 
     @property
     def label(self) -> str:
-        """The key in as few letters as a table's head can spare."""
+        """The key, shortened for the head of a table."""
         return self.key if len(self.key) <= 12 else self.key.rpartition(".")[2]
 
 
 def _spread(values: Sequence[float]) -> float:
-    """How uneven the gaps between sorted values are: 0 where all are the same."""
+    """How uneven the gaps between sorted values are: 0 if all are equal."""
     gaps = [b - a for a, b in itertools.pairwise(values)]
     return statistics.pstdev(gaps) / statistics.fmean(gaps)
 
 
 def of_overrides(keys: Iterable[str], jobs: Sequence[dict[str, Any]]) -> list[Axis]:
-    """The axes with ``keys`` that truly differ; ``jobs`` have each job's value by key."""
+    """The axes of those ``keys`` whose values differ; ``jobs`` has each job's values by key."""
     found = [Axis(key, _ordered(job.get(key) for job in jobs)) for key in keys]
     return [axis for axis in found if len(axis.values) > 1]
 
 
 def of_configs(configs: Sequence[dict[str, Any]]) -> list[Axis]:
-    """The axes of jobs that are known by their flat configs alone.
+    """The axes of jobs of which only the configs are known.
 
-    Settings of one section that change together are one axis, the first of them: ``zero=stage2_offload`` changes a stage and a
-    place, and a person chose both with one word.
+    Settings of one section that always change together are one axis, named by the first of them: the override
+    ``zero=stage2_offload`` changes two settings.
     """
     found: list[Axis] = []
     columns: dict[str, list[tuple[Any, ...]]] = {}
@@ -78,15 +78,15 @@ def of_configs(configs: Sequence[dict[str, Any]]) -> list[Axis]:
         if len(axis.values) < 2:
             continue
         known = columns.setdefault(section, [])
-        if section in GROUPS and any(_together(column, other) for other in known):
+        if section in GROUPS and any(_change_together(column, other) for other in known):
             continue
         known.append(column)
         found.append(axis)
     return found
 
 
-def _together(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
-    """Whether each value of one column always stands beside the same value of the other."""
+def _change_together(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    """Whether each value of one column always occurs with the same value of the other."""
     pairs = {(str(a), str(b)) for a, b in zip(one, other, strict=True)}
     return len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
 
@@ -98,18 +98,18 @@ def _ordered(values: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def split(override: str) -> tuple[str, Any]:
-    """``key=value`` as the key and what YAML makes of the value; a deletion has the value None."""
+    """``key=value`` as the key and the value that YAML reads; None for a deletion."""
     key, _, text = override.lstrip("+~").partition("=")
     try:
         value = OmegaConf.create({"value": None}) if not text else OmegaConf.from_dotlist([f"value={text}"])
         found = OmegaConf.to_container(value)["value"]  # type: ignore[call-overload, index]
-    except Exception:  # a person may have typed anything: then it is a word
+    except Exception:  # not valid YAML: then it is text
         found = text
     return key, found if isinstance(found, (int, float, bool, str)) or found is None else text
 
 
 def flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names; a list is its text."""
+    """Nested settings by their dotted names; lists as text."""
     if not isinstance(value, dict) or not value:
         return {name: value if isinstance(value, (int, float, str)) or value is None else str(value)}
     found: dict[str, Any] = {}
@@ -119,7 +119,7 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def number(value: Any) -> str:
-    """A value as a person would type it: 1e-4 for 0.0001, 3 for 3.0."""
+    """A value as it would be typed: 1e-4 for 0.0001, 3 for 3.0."""
     if not isinstance(value, float):
         return str(value)
     if not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""The charts of a sweep's report, as plotly's traces and layouts in plain dicts: no plotly and no torch is imported here."""
+"""Charts of a sweep's report, as dicts of plotly's traces and layouts; plotly is not imported. No torch."""
 
 import math
 import statistics
@@ -11,7 +11,7 @@ from hydraft.sweep.results.outcome import Outcome, Sweep
 from hydraft.sweep.results.plot_style import Chart, log_ticks, named, scored, text, upper, value_axis
 
 POINTS = 150
-"""Of a curve; more cannot be seen."""
+"""Most points of a curve."""
 
 
 def curves(sweep: Sweep) -> list[Chart]:
@@ -41,7 +41,7 @@ def curves(sweep: Sweep) -> list[Chart]:
         charts.append(
             {
                 "choice": name,
-                "title": f"How the {name} fell, job by job",
+                "title": f"{upper(name)} of each job",
                 "note": "Each line is a job, the best one is bold; a click on a line shows the job.",
                 "traces": traces,
                 "layout": {"xaxis": {"title": "optimizer step"}, "yaxis": value_axis(f"{name} (nats a token)", values)},
@@ -71,9 +71,9 @@ def against(sweep: Sweep, which: int = 0) -> list[Chart]:
         best = (min if least else max)(medians, key=lambda pair: pair[1])[0]
         share = scales.explained(axis, [value for _, value, _ in here], [score for *_, score in here])
         at = (lambda value: value) if axis.numeric else text
-        said = f"Best median at {number(best)}" if len(medians) < len(here) and few else f"Best at {number(best)}"
+        finding = f"Best median at {number(best)}" if len(medians) < len(here) and few else f"Best at {number(best)}"
         if share is not None:
-            said += f"; this setting alone explains {share:.0%} of how far the jobs lie apart"
+            finding += f"; this setting explains {share:.0%} of the variance between jobs"
         traces: list[dict[str, Any]] = [
             {
                 "type": "scatter", "mode": "markers", "x": [at(v) for _, v, _ in here], "y": [s for *_, s in here],
@@ -91,7 +91,7 @@ def against(sweep: Sweep, which: int = 0) -> list[Chart]:
             )  # fmt: skip
         chart = {
             "title": f"{upper(name)} against {axis.key}",
-            "note": f"{said}. Points are jobs{', the line joins medians' if len(traces) > 1 else ''}.",
+            "note": f"{finding}. Points are jobs{', the line joins medians' if len(traces) > 1 else ''}.",
             "traces": traces,
             "layout": {"xaxis": _setting_axis(axis), "yaxis": value_axis(name, [s for *_, s in here])},
             "height": 320,
@@ -101,11 +101,11 @@ def against(sweep: Sweep, which: int = 0) -> list[Chart]:
 
 
 def cost(sweep: Sweep) -> list[Chart]:
-    """Peak memory and throughput under each ZeRO stage."""
+    """Peak memory and throughput of each ZeRO stage."""
     charts = []
     for title, unit, of in (
-        ("Peak memory of a rank under each ZeRO stage", "GiB", lambda o: None if o.peak is None else o.peak / 2**30),
-        ("Throughput under each ZeRO stage", "tokens a second", lambda o: o.speed),
+        ("Peak memory of a rank by ZeRO stage", "GiB", lambda o: None if o.peak is None else o.peak / 2**30),
+        ("Throughput by ZeRO stage", "tokens per second", lambda o: o.speed),
     ):
         found: dict[str, list[tuple[Outcome, float]]] = {}
         for outcome in sweep.outcomes:
@@ -131,7 +131,7 @@ def cost(sweep: Sweep) -> list[Chart]:
         charts.append(
             {
                 "title": title,
-                "note": "Bars are medians, points are jobs; jobs under one stage may differ in other settings too.",
+                "note": "Bars are medians, points are jobs; jobs of one stage may differ in other settings too.",
                 "traces": traces,
                 "layout": {"xaxis": {"type": "category"}, "yaxis": {"title": unit, "rangemode": "tozero"}},
                 "height": 320,
@@ -141,7 +141,7 @@ def cost(sweep: Sweep) -> list[Chart]:
 
 
 def _recolor(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """How lines are coloured by each axis, the one that explains most first."""
+    """Colours of the lines by each axis; the axis that explains most comes first."""
     jobs = scored(sweep, 0)
     ways = []
     for axis in sweep.axes:
@@ -163,7 +163,7 @@ def _setting_axis(axis: Axis) -> dict[str, Any]:
 
 
 def _curve(outcome: Outcome, field: str) -> list[tuple[int, float]]:
-    """Steps and values, no more than can be seen."""
+    """Steps and values, at most ``POINTS``."""
     points = [(line["step"], line[field]) for line in outcome.metrics if "step" in line and _is_number(line.get(field))]
     stride = math.ceil(len(points) / POINTS) or 1
     return points[:-1:stride] + points[-1:]

@@ -1,4 +1,4 @@
-"""The charts that show several settings at once: parallel coordinates, heat map, and one objective against another. No torch."""
+"""Charts of several settings or objectives: parallel coordinates, heat map and Pareto front. No torch."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ from hydraft.sweep.results.outcome import Outcome, Sweep
 from hydraft.sweep.results.plot_style import Chart, named, scored, text, tick, upper, value_axis
 
 PAIRS = 15
-"""Of axes, in the heat map."""
+"""Most pairs of axes with a heat map."""
 
 
 def parallel(sweep: Sweep) -> list[Chart]:
@@ -53,7 +53,7 @@ def parallel(sweep: Sweep) -> list[Chart]:
             for value in _shown(axis)
         ],
     }  # fmt: skip
-    note = "Each line is a job, from its settings to what it came to: the best is at the top on the right, and bold."
+    note = "Each line is a job, from its settings to its objective: the best is at the top on the right, and bold."
     return [
         {
             "title": "Which settings lead to the best jobs", "note": note, "traces": traces, "layout": layout, "height": 420,
@@ -89,7 +89,7 @@ def heat(sweep: Sweep, which: int = 0) -> list[Chart]:
         charts.append(
             {
                 "choice": f"{across.key} × {up.key}",
-                "title": f"{upper(name)} by {across.key} and {up.key} together",
+                "title": f"{upper(name)} by {across.key} and {up.key}",
                 "note": f"Mean of the jobs in a cell, dark is better; the best cell is {across.key} {columns[top[1]]} with {up.key} {rows[top[0]]}.",
                 "traces": [
                     {
@@ -112,7 +112,7 @@ def heat(sweep: Sweep, which: int = 0) -> list[Chart]:
 
 
 def front(sweep: Sweep) -> list[Chart]:
-    """With several objectives: the first two against each other, and the jobs that no other beats in both."""
+    """With several objectives: the first two against each other, and the Pareto front."""
     jobs = [o for o in sweep.outcomes if len(o.objectives) > 1 and all(map(math.isfinite, o.objectives))]
     if not jobs:
         return []
@@ -133,7 +133,7 @@ def front(sweep: Sweep) -> list[Chart]:
     first, second = ([o.objectives[i] for o in jobs] for i in (0, 1))
     return [
         {
-            "title": f"What {sweep.objectives[1]} costs in {sweep.objectives[0]}",
+            "title": f"{upper(sweep.objectives[1])} against {sweep.objectives[0]}",
             "note": f"{len(best)} of {len(jobs)} jobs are on the line: no other job is better in both.",
             "traces": traces,
             "layout": {
@@ -146,10 +146,10 @@ def front(sweep: Sweep) -> list[Chart]:
 
 
 def _shown(axis: Axis) -> list[Any]:
-    """Values whose names stand on an axis of the parallel coordinates: no two so close that they could not be read."""
+    """Values with a label on an axis of the parallel coordinates, far enough apart to be read."""
     kept: list[Any] = []
     candidates = list(axis.values)
-    if len(candidates) > scales.MANY:  # both ends, and what is nearest to the places between
+    if len(candidates) > scales.MANY:  # both ends, and the values nearest to the positions between
         aims = (0, 1, 0.5, 0.25, 0.75)
         candidates = [min(candidates, key=lambda value: abs((scales.place(axis, value) or 0) - aim)) for aim in aims]
     for value in candidates[:1] + candidates[:0:-1]:  # the ends first

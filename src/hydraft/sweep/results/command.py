@@ -1,14 +1,14 @@
-"""The command of a job, from that of its sweep, where nothing else remembers it. No torch."""
+"""The overrides of a job, derived from the command of its sweep. No torch."""
 
 import itertools
 from collections.abc import Sequence
 
 
 def of_job(arguments: Sequence[str], number: str) -> list[str]:
-    """The overrides of job ``number`` in a sweep of Hydra's own launcher, which counts the product of what was typed.
+    """The overrides of job ``number`` in a sweep of Hydra's own launcher, which numbers all combinations of the values.
 
     Returns:
-        Nothing for a number that is none, or that the product does not have.
+        An empty list if ``number`` is not a number, or there is no such combination.
     """
     typed = [argument for argument in arguments if not argument.startswith("-")]
     if len(typed) == len(arguments):

@@ -1,7 +1,7 @@
-"""``report.html`` of a sweep: one file that opens without a network, in light and dark. No torch.
+"""``report.html`` of a sweep: one file that needs no network, in light and dark mode. No torch.
 
-What is in it is JSON that the page's own script turns into text, never into HTML; plotly.js goes in gzipped, which makes the
-file some 2 MB, and a content security policy keeps it from asking any network for anything.
+Its content is JSON that the page's script inserts as text, never as HTML. plotly.js is included gzipped, which makes the file about
+2 MB, and a content security policy forbids network requests.
 """
 
 import base64
@@ -22,7 +22,7 @@ from hydraft.sweep.results.ledger import State
 from hydraft.sweep.results.objective import shown
 from hydraft.sweep.results.outcome import Outcome, Sweep
 from hydraft.sweep.results.plot_style import Chart
-from hydraft.sweep.results.table import columns, spent
+from hydraft.sweep.results.table import columns, duration
 from hydraft.system import files
 
 FILE = "report.html"
@@ -40,7 +40,7 @@ def write(sweep: Sweep) -> Path:
 
 
 def page(found: dict[str, Any]) -> str:
-    """The whole file; what could end a script's element is spelled as JSON has it."""
+    """The whole file; characters that could end a script element are escaped as in JSON."""
     data = json.dumps(found, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for letter, spelled in (("<", "\\u003c"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029")):
         data = data.replace(letter, spelled)
@@ -56,13 +56,13 @@ def page(found: dict[str, Any]) -> str:
 
 @functools.cache
 def plotly() -> str:
-    """plotly.js as base64 of gzip; the package itself is not imported, which would take half a second."""
+    """plotly.js, gzipped, as base64; plotly itself is not imported, which would take half a second."""
     script = resources.files("plotly").joinpath("package_data/plotly.min.js").read_bytes()
     return base64.b64encode(gzip.compress(script, 9, mtime=0)).decode()
 
 
 def content(sweep: Sweep) -> dict[str, Any]:
-    """All that the page shows."""
+    """Everything that the page shows."""
     common = _common(sweep)
     table = columns(sweep)
     sections = list(_sections(sweep))
@@ -72,7 +72,7 @@ def content(sweep: Sweep) -> dict[str, Any]:
         "command": sweep.command,
         "tiles": _tiles(sweep),
         "best": _best(sweep),
-        "note": "" if sections else "No job has written anything that can be drawn yet.",
+        "note": "" if sections else "There is nothing to plot yet.",
         "sections": sections,
         "failures": _failures(sweep),
         "columns": [{"key": column.key, "label": column.label, "word": column.word} for column in table],
@@ -85,7 +85,7 @@ def content(sweep: Sweep) -> dict[str, Any]:
             }
             for outcome in sweep.outcomes
         ],
-        "common": {key: _spelled(value) for key, value in common.items()},
+        "common": {key: _as_text(value) for key, value in common.items()},
         "jobs": {outcome.job.name: _job(outcome, common) for outcome in sweep.outcomes},
     }
 
@@ -103,12 +103,12 @@ def _sections(sweep: Sweep) -> Iterator[dict[str, Any]]:
         for name, least in zip(sweep.objectives, sweep.minimize, strict=True)
     )
     for title, select, found in (
-        ("One objective against the other", "", charts_multi.front(sweep)),
-        (f"What each setting does to the {goals}", "objective", by_objective),
-        ("Settings together", "", charts_multi.parallel(sweep)),
+        ("Objectives", "", charts_multi.front(sweep)),
+        (f"Each setting against the {goals}", "objective", by_objective),
+        ("All settings", "", charts_multi.parallel(sweep)),
         ("Pairs of settings", "pair", crossed),
         ("Training", "show", charts.curves(sweep)),
-        ("What it cost", "", charts.cost(sweep)),
+        ("Memory and speed", "", charts.cost(sweep)),
     ):
         if found:
             yield {"title": title, "select": select, "charts": [_with_stops(chart) for chart in found]}
@@ -122,7 +122,7 @@ def _with_stops(chart: Chart) -> Chart:
 
 
 def _tiles(sweep: Sweep) -> list[list[str]]:
-    """A few figures on top: name, value, and a word on it."""
+    """The tiles at the top: name, value and note."""
     over = sweep.count(State.done)
     tiles = [["jobs done", f"{over} of {len(sweep.outcomes)}", _rest(sweep)]]
     if sweep.best:
@@ -137,7 +137,7 @@ def _tiles(sweep: Sweep) -> list[list[str]]:
             )
     seconds = [outcome.seconds for outcome in sweep.outcomes if outcome.seconds]
     if seconds:
-        tiles.append(["time of all jobs", spent(sum(seconds)), f"{spent(sum(seconds) / len(seconds))} a job"])
+        tiles.append(["time of all jobs", duration(sum(seconds)), f"{duration(sum(seconds) / len(seconds))} a job"])
     tokens = sum(outcome.result.get("tokens") or 0 for outcome in sweep.outcomes)
     if tokens:
         tiles.append(["tokens trained", f"{tokens:,}", ""])
@@ -158,7 +158,7 @@ def _best(sweep: Sweep) -> dict[str, str] | None:
     if sweep.best is None:
         return None
     what = ", ".join(f"{axis.key} {number(sweep.best.values.get(axis.key))}" for axis in sweep.axes)
-    note = "This command runs it again; it is the best by the first objective of those that no other job beats in all."
+    note = "This command runs it again. It is the best by the first objective among the jobs on the Pareto front."
     return {
         "title": f"The best of {sum(o.rank is not None for o in sweep.outcomes)}: {what or sweep.best.job.name}",
         "note": note if len(sweep.objectives) > 1 else "This command runs it again:",
@@ -167,14 +167,14 @@ def _best(sweep: Sweep) -> dict[str, str] | None:
 
 
 def _failures(sweep: Sweep) -> list[dict[str, Any]]:
-    """Jobs that did not end well, by their cause; the most frequent cause first."""
+    """Jobs that did not complete, by their cause; the most frequent cause first."""
     found: dict[tuple[State, str], list[Outcome]] = {}
     for outcome in sweep.outcomes:
         if outcome.job.state in (State.failed, State.refused, State.interrupted):
             found.setdefault((outcome.job.state, outcome.error), []).append(outcome)
     return [
         {
-            "cause": cause or ("cut off before its end" if state is State.interrupted else "nothing says why"),
+            "cause": cause or ("interrupted" if state is State.interrupted else "unknown cause"),
             "note": f"{len(jobs)} {state.value}; logs are in each job's folder: train.log, rank-0.log",
             "jobs": [outcome.job.name for outcome in jobs],
         }
@@ -183,7 +183,7 @@ def _failures(sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def _common(sweep: Sweep) -> dict[str, Any]:
-    """The settings that most jobs share; each job then needs to bring only what it has otherwise."""
+    """The settings that all jobs share; the others are listed with each job."""
     configs = [outcome.config for outcome in sweep.outcomes if outcome.config]
     return {
         key: value
@@ -209,16 +209,16 @@ def _job(outcome: Outcome, common: dict[str, Any]) -> dict[str, Any]:
         )
     if result.get("ended"):
         facts.append(["ended", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(result["ended"]))])
-    mine = {key: _spelled(value) for key, value in outcome.config.items() if key not in common}
+    mine = {key: _as_text(value) for key, value in outcome.config.items() if key not in common}
     return {"facts": facts, "command": outcome.command, "config": mine}
 
 
-def _spelled(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _safe(value: Any) -> Any:
-    """A value that JSON has."""
+    """A value that JSON can represent."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -1,8 +1,8 @@
-"""What a sweep knows of its jobs: ``ledger.jsonl``, a line an event, only ever appended to. No torch.
+"""The ledger of a sweep, ``ledger.jsonl``: one line per event of a job, append-only. No torch.
 
-The last event of a job is its state. Any process of any machine that sees the folder may write: a line is written whole,
-under a lock, and one that was cut off by a crash or a full disk is passed over. Whoever works on a job holds a lock of the
-job's own, which the kernel takes back from the dead: so a job that is "running" and whose lock is free is not running.
+The last event of a job is its state. Any process on any machine that can access the folder may write: each line is written at
+once, under a lock, and a line that was cut off by a crash or a full disk is skipped. The process that runs a job holds a lock of
+that job, which the kernel releases when the process ends: so a job with state "running" and a free lock is not running.
 """
 
 import hashlib
@@ -29,7 +29,11 @@ FILE = "ledger.jsonl"
 ABOUT = "sweep.json"
 MARK = "hydraft sweep"
 FORMAT = 1
-"""Of ledger.jsonl and sweep.json."""
+"""Version of the format of ledger.jsonl and sweep.json."""
+
+ADDED_SECTIONS = ("objective",)
+"""Sections that earlier versions did not have. At their default they are not part of a job's identity, so that the jobs of an older
+sweep keep theirs."""
 
 Objective = float | list[float]
 
@@ -45,37 +49,40 @@ class State(Enum):
 
 
 OVER = (State.done, State.failed, State.refused, State.pruned)
-"""Not to be run again, unless a person asks for it."""
+"""States of jobs that are not run again, except failed ones with ``sweep.retry_failed``."""
 
 
 @dataclass
 class Job:
-    """One run of a sweep."""
+    """A run of a sweep."""
 
     key: str
-    """Hash of its config, less what does not matter."""
+    """Its identity: ``key_of`` its config."""
     name: str
-    """Its folder, below the sweep's."""
+    """Its folder below the sweep's."""
     overrides: list[str] = field(default_factory=list)
-    """Its whole command line."""
+    """All overrides of its command line."""
     state: State = State.pending
     objective: Objective | None = None
     error: str | None = None
-    """Why it failed or was refused, in a line."""
+    """Why it failed or was refused, in one line."""
     attempt: int = 0
-    """How often it was begun."""
+    """How often it was started."""
     host: str | None = None
     pid: int | None = None
-    """Of the process that last told of it."""
+    """Of the process that recorded its last event."""
     time: float = 0.0
-    """Of its last event, in seconds since 1970."""
+    """Time of its last event, in seconds since 1970."""
     started: float | None = None
-    """When its last attempt began."""
+    """When its last attempt started."""
 
 
 def key_of(config: Config) -> str:
-    """What a job is known by: a hash of its config, wherever the project's folder lies."""
-    text = saved(replace(config, resume=None, sweep=SweepConfig())).replace(str(ROOT), "ROOT")
+    """The identity of a job: a hash of its config, independent of where the project's folder is."""
+    config = replace(config, resume=None, sweep=SweepConfig())
+    default = Config()
+    unused = [name for name in ADDED_SECTIONS if getattr(config, name) == getattr(default, name)]
+    text = saved(config, leave_out=unused).replace(str(ROOT), "ROOT")
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -101,7 +108,7 @@ class Ledger:
         return found
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """Every event that was written whole, oldest first."""
+        """Every complete event, oldest first."""
         try:
             lines = self.file.read_bytes().splitlines()
         except FileNotFoundError:
@@ -115,10 +122,10 @@ class Ledger:
                 continue
 
     def add(self, jobs: Sequence[Job]) -> list[Job]:
-        """New jobs, each with a folder name that no other has.
+        """Add new jobs, each with a unique folder name.
 
         Returns:
-            The jobs as they are known; whoever came first has named them.
+            The jobs as they are in the ledger; one that was added before keeps its name.
         """
         with self._lock():
             known = self.jobs()
@@ -133,11 +140,11 @@ class Ledger:
                 taken.add(job.name.casefold())
             return [known[job.key] for job in jobs]
 
-    def tell(self, key: str, state: State, **more: Any) -> None:
-        """An event: ``more`` is ``objective`` or ``error``.
+    def record(self, key: str, state: State, **more: Any) -> None:
+        """Append an event; ``more`` is ``objective`` or ``error``.
 
         Raises:
-            OSError: it could not be written (a full disk); the ledger is as it was.
+            OSError: it could not be written (a full disk); the ledger is unchanged.
         """
         with self._lock():
             if key not in self._names:
@@ -146,7 +153,7 @@ class Ledger:
 
     @contextmanager
     def claim(self, key: str) -> Iterator[bool]:
-        """Have a job to oneself, as long as this process or one forked from it lives; False where another has it."""
+        """Lock a job for this process and those forked from it; False if another process holds the lock."""
         (self.folder / ".locks").mkdir(exist_ok=True)
         lock = FileLock(self.folder / ".locks" / key)
         try:
@@ -160,7 +167,7 @@ class Ledger:
             lock.release()
 
     def is_claimed(self, key: str) -> bool:
-        """Whether some process is at work on a job."""
+        """Whether a process runs a job."""
         with self.claim(key) as free:
             return not free
 
@@ -177,7 +184,7 @@ class Ledger:
         try:
             size = os.fstat(handle).st_size
             if size and os.pread(handle, 1, size - 1) != b"\n":
-                line = b"\n" + line  # after what a crash has cut off
+                line = b"\n" + line  # after a line that a crash cut off
             try:
                 if os.write(handle, line) != len(line):
                     raise OSError(28, "No space left on device")
@@ -189,10 +196,10 @@ class Ledger:
 
 
 def begin(folder: Path, about: dict[str, Any]) -> None:
-    """Make ``folder`` a sweep's: write ``sweep.json``, or see that what is there is one.
+    """Write ``sweep.json`` into ``folder``, or check the one that is there.
 
     Raises:
-        ConfigError: something else is in it, or a sweep that this version cannot read.
+        ConfigError: the folder holds something else, or a sweep that this version cannot read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".ledger.lock"):
@@ -202,21 +209,19 @@ def begin(folder: Path, about: dict[str, Any]) -> None:
             if axes != known.get("axes", []):
                 files.write_json(folder / ABOUT, {**known, "axes": axes})
             return
-        strange = [
+        other = [
             entry.name for entry in folder.iterdir() if entry.name not in (".ledger.lock", "multirun.yaml", "optuna")
         ]
-        if strange:
-            raise ConfigError(
-                f"{folder}: holds something other than a sweep ({sorted(strange)[0]}): name another folder"
-            )
+        if other:
+            raise ConfigError(f"{folder}: holds something other than a sweep ({sorted(other)[0]}): name another folder")
         files.write_json(folder / ABOUT, {"mark": MARK, "format": FORMAT, **about})
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What ``sweep.json`` says.
+    """The content of ``sweep.json``.
 
     Raises:
-        ConfigError: it is not there, or not one that this version can read.
+        ConfigError: there is none, or this version cannot read it.
     """
     try:
         known = json.loads((folder / ABOUT).read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
-"""What came of a sweep: each job with its values, scores, cost and end, best first. No torch.
+"""The result of a sweep: each job with its settings, scores, cost and state, best first. No torch.
 
-A sweep is read from its ledger and its jobs' folders; one that Hydra's own launcher made has no ledger, and is read from
-the folders and the command that each of them remembers.
+A sweep is read from its ledger and its jobs' folders. One that Hydra's own launcher made has no ledger; it is read from the
+folders and the command that is saved in each.
 """
 
 import json
@@ -23,15 +23,15 @@ from hydraft.sweep.results.command import of_job
 from hydraft.sweep.results.ledger import Job, Ledger, State
 
 ENDS = {"completed": State.done, "failed": State.failed}
-"""What a run's result.json calls its end."""
+"""States by the ``status`` in a run's result.json."""
 
 ORDER = [State.running, State.pending, State.pruned, State.interrupted, State.failed, State.refused]
-"""Of the jobs that have no objective, behind those that have one."""
+"""Order of the jobs without an objective, which come after those with one."""
 
 
 @dataclass
 class Outcome:
-    """A job and what came of it."""
+    """A job and its result."""
 
     job: Job
     folder: Path
@@ -40,17 +40,17 @@ class Outcome:
     rank: int | None = None
     """1 for the best; None for a job without an objective."""
     on_front: bool = False
-    """With several objectives: no other job is better in one and as good in the rest."""
+    """With several objectives: whether it is on the Pareto front."""
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """Every setting by its dotted name; empty for a job that never began."""
+        """Every setting by its dotted name; empty for a job that never started."""
         try:
             text = (self.folder / "config.yaml").read_text(encoding="utf-8")
             found = yaml.load(
                 text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
             )  # OmegaConf takes 30 ms a file
-        except (OSError, ValueError, yaml.YAMLError):  # not there, or cut off
+        except (OSError, ValueError, yaml.YAMLError):  # missing, or cut off
             return {}
         return axes_of.flat(found) if isinstance(found, dict) else {}
 
@@ -61,12 +61,12 @@ class Outcome:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl`` that were written whole."""
+        """The complete lines of ``metrics.jsonl``."""
         return read_lines(self.folder / "metrics.jsonl")
 
     @cached_property
     def objectives(self) -> list[float]:
-        """What a sweep compares; empty where the job has none yet."""
+        """Its objectives; empty if it has none yet."""
         if self.job.state not in (State.done, State.pruned):
             return []
         found = self.job.objective if self.job.objective is not None else self.result.get("objective")
@@ -74,7 +74,7 @@ class Outcome:
 
     @property
     def seconds(self) -> float | None:
-        """From its start to its end, or to the last that was heard of it."""
+        """From its start to its end, or to its last event."""
         started, ended = self.result.get("started"), self.result.get("ended")
         if started and ended:
             return float(ended) - float(started)
@@ -82,19 +82,19 @@ class Outcome:
 
     @property
     def speed(self) -> float | None:
-        """Tokens a second in training, scoring apart."""
+        """Tokens per second of training, without evaluation."""
         tokens, seconds = self.result.get("tokens"), self.result.get("train_seconds")
         return tokens / seconds if tokens and seconds else None
 
     @property
     def peak(self) -> int | None:
-        """Bytes of the rank that had most."""
+        """Peak memory in bytes, of the rank with the highest."""
         found = self.result.get("peak_memory_bytes")
         return None if found is None else int(found)
 
     @property
     def zero(self) -> str | None:
-        """Its ZeRO stage, with what is offloaded."""
+        """Its ZeRO stage, and whether anything is offloaded."""
         if "zero.stage" not in self.config:
             return None
         offloaded = any(self.config.get(f"zero.offload_{part}") == "cpu" for part in ("optimizer", "param"))
@@ -102,13 +102,13 @@ class Outcome:
 
     @property
     def error(self) -> str:
-        """Why it did not end well, in a line."""
+        """Why it failed, in one line."""
         found = self.job.error or (self.result.get("error") or {}).get("cause") or ""
         return " ".join(str(found).split())
 
     @property
     def command(self) -> str:
-        """What runs it again, as a single run."""
+        """The command that repeats it as a single run."""
         own = [
             override for override in self.job.overrides if not override.lstrip("+~").startswith(("sweep.", "hydra."))
         ]
@@ -117,7 +117,7 @@ class Outcome:
 
 @dataclass
 class Sweep:
-    """All of it."""
+    """A sweep and its jobs."""
 
     folder: Path
     name: str
@@ -131,7 +131,7 @@ class Sweep:
 
     @property
     def best(self) -> Outcome | None:
-        """The first of them, where any job has an objective."""
+        """The best job; None if no job has an objective."""
         return self.outcomes[0] if self.outcomes and self.outcomes[0].rank == 1 else None
 
     def count(self, *states: State) -> int:
@@ -140,7 +140,7 @@ class Sweep:
 
     @property
     def counts(self) -> str:
-        """How many jobs came to what, in words: ``16 done, 2 failed``."""
+        """Number of jobs in each state, as text: ``16 done, 2 failed``."""
         states = [State.done, *(state for state in State if state is not State.done)]
         return ", ".join(f"{self.count(state)} {state.value}" for state in states if self.count(state)) or "no jobs"
 
@@ -149,16 +149,18 @@ def read(folder: Path) -> Sweep:
     """The sweep in ``folder``.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no sweep in it.
     """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder")
     about: dict[str, Any] = {}
     if (folder / ledger.ABOUT).exists():
         about = ledger.read_about(folder)
-        outcomes = [Outcome(_seen(Ledger(folder), job), folder / job.name) for job in Ledger(folder).jobs().values()]
+        outcomes = [
+            Outcome(_with_true_state(Ledger(folder), job), folder / job.name) for job in Ledger(folder).jobs().values()
+        ]
     else:
-        outcomes = [Outcome(_found(run), run) for run in _runs(folder)]
+        outcomes = [Outcome(_job_of(run), run) for run in _runs(folder)]
         if not outcomes:
             raise ConfigError(f"{folder}: no sweep and no run is in it")
     chosen = [dict(map(axes_of.split, outcome.job.overrides)) for outcome in outcomes]
@@ -171,11 +173,11 @@ def read(folder: Path) -> Sweep:
         outcome.values = {axis.key: values.get(axis.key, outcome.config.get(axis.key)) for axis in axes}
     count = max((len(outcome.objectives) for outcome in outcomes), default=0) or 1
     names, minimize = _objectives(about, outcomes, count)
-    command = about.get("command") or _remembered(outcomes)
+    command = about.get("command") or _recorded_command(outcomes)
     return Sweep(
         folder,
         str(about.get("name") or folder.name),
-        _spelled(command),
+        _as_text(command),
         names,
         minimize,
         axes,
@@ -184,7 +186,7 @@ def read(folder: Path) -> Sweep:
 
 
 def rank(outcomes: Sequence[Outcome], minimize: Sequence[bool]) -> list[Outcome]:
-    """Best first: by the objective; with several, those on the front first, each part by the first objective."""
+    """Sort jobs by the objective, best first; with several, those on the Pareto front first, then by the first objective."""
 
     def costs(outcome: Outcome) -> list[float]:
         signed = zip(outcome.objectives, minimize, strict=False)
@@ -197,15 +199,15 @@ def rank(outcomes: Sequence[Outcome], minimize: Sequence[bool]) -> list[Outcome]
             all(a <= b for a, b in zip(costs(other), mine, strict=False)) and costs(other) != mine for other in scored
         )
     scored.sort(key=lambda outcome: (not outcome.on_front, costs(outcome)))
-    for place, outcome in enumerate(scored, 1):
-        outcome.rank = place
+    for position, outcome in enumerate(scored, 1):
+        outcome.rank = position
     rest = [outcome for outcome in outcomes if not outcome.objectives]
-    places = {state: place for place, state in enumerate([State.done, *ORDER])}
-    return scored + sorted(rest, key=lambda outcome: places[outcome.job.state])
+    order = {state: position for position, state in enumerate([State.done, *ORDER])}
+    return scored + sorted(rest, key=lambda outcome: order[outcome.job.state])
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The lines of a .jsonl file; one that is being written, or was cut off, is left out."""
+    """The complete lines of a .jsonl file."""
     try:
         text = file.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -228,8 +230,8 @@ def _json(file: Path) -> dict[str, Any]:
         return {}
 
 
-def _seen(book: Ledger, job: Job) -> Job:
-    """``job``, but not as running where no process is at work on it any more."""
+def _with_true_state(book: Ledger, job: Job) -> Job:
+    """``job``; its state is ``interrupted`` if it was running and its process has ended."""
     if job.state is State.running and not book.is_claimed(job.key):
         job.state = State.interrupted
     return job
@@ -241,8 +243,8 @@ def _runs(folder: Path) -> list[Path]:
     return sorted(found, key=lambda run: (not run.name.isdigit(), int(run.name) if run.name.isdigit() else 0, run.name))
 
 
-def _found(run: Path) -> Job:
-    """What a run's folder says of itself, where there is no ledger."""
+def _job_of(run: Path) -> Job:
+    """A job from its run's folder alone, without a ledger."""
     result = _json(run / "result.json")
     command = _json(run / "environment.json").get("command") or []
     overrides = of_job([str(part) for part in command[1:]], run.name)
@@ -251,7 +253,7 @@ def _found(run: Path) -> Job:
 
 
 def _objectives(about: dict[str, Any], outcomes: Sequence[Outcome], count: int) -> tuple[list[str], list[bool]]:
-    """Names and directions of the objectives; a sweep that does not say has the held-out or the training loss."""
+    """Names and directions of the objectives; by default the held-out loss, or the training loss without held-out records."""
     names = about.get("objective") or []
     names = [names] if isinstance(names, str) else [str(name) for name in names]
     if names in ([], ["loss"]):
@@ -263,15 +265,15 @@ def _objectives(about: dict[str, Any], outcomes: Sequence[Outcome], count: int) 
     return names, [not (i < len(directions) and str(directions[i]).startswith("max")) for i in range(count)]
 
 
-def _remembered(outcomes: Sequence[Outcome]) -> list[str]:
-    """The command of a sweep without a ledger, as its jobs wrote it down."""
+def _recorded_command(outcomes: Sequence[Outcome]) -> list[str]:
+    """The command of a sweep without a ledger, from a job's environment.json."""
     for outcome in outcomes:
         if command := _json(outcome.folder / "environment.json").get("command"):
             return [str(part) for part in command]
     return []
 
 
-def _spelled(command: Any) -> str:
+def _as_text(command: Any) -> str:
     if isinstance(command, str):
         return command
     return shlex.join(["python", *map(str, command)]) if command else ""

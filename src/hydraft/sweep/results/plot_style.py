@@ -1,4 +1,4 @@
-"""What all charts of a sweep's report are drawn with. No torch."""
+"""Axes, labels and colours that all charts of a sweep's report share. No torch."""
 
 import html
 import math
@@ -9,46 +9,46 @@ from hydraft.sweep.results.axes import number
 from hydraft.sweep.results.outcome import Outcome, Sweep
 
 Chart = dict[str, Any]
-"""``title`` and ``note`` for people, ``traces`` and ``layout`` for plotly, and what the page does with them.
+"""``title`` and ``note`` are shown above it, ``traces`` and ``layout`` are for plotly, other keys for the page's script.
 
-Colours named ``var:…`` are the page's own, for light and dark; the page puts them in.
+Colours named ``var:…`` are variables of the page's style sheet, which differ in light and dark mode.
 """
 
 
 def text(value: Any) -> str:
-    """Something of a config or a run, for plotly."""
+    """A value as text that plotly does not read as HTML."""
     return html.escape(number(value) if isinstance(value, float) else str(value), quote=False)
 
 
 def tick(value: Any, longest: int = 22) -> str:
-    """A value's name on an axis: no longer than there is room for."""
+    """A value as a tick label, shortened."""
     whole = number(value) if isinstance(value, float) else str(value)
     whole = " ".join(whole.split())
     return text(whole if len(whole) <= longest else f"{whole[: longest - 1]}…")
 
 
 def named(values: Sequence[Any]) -> dict[str, Any]:
-    """An axis of words in their order, each told apart by the whole of it."""
+    """A category axis in the given order; labels are shortened, categories are not."""
     whole = [text(value) for value in values]
     ticks = {"tickvals": whole, "ticktext": [tick(value) for value in values]}
     return {"type": "category", "categoryorder": "array", "categoryarray": whole, **ticks}
 
 
 def scored(sweep: Sweep, which: int) -> list[tuple[Outcome, float]]:
-    """Jobs with a finite objective, and it."""
+    """Jobs with a finite objective, and that objective."""
     found = [(outcome, outcome.objectives[which]) for outcome in sweep.outcomes if len(outcome.objectives) > which]
     return [(outcome, score) for outcome, score in found if math.isfinite(score)]
 
 
 def value_axis(title: str, values: Sequence[float]) -> dict[str, Any]:
-    """An axis of results; logarithmic where a few of them would press the rest together."""
+    """An axis of objectives; logarithmic if they differ by more than a factor of ten."""
     if not (min(values) > 0 and max(values) > 10 * min(values)):
         return {"title": text(title)}
     return {"title": f"{text(title)}, log scale", **log_ticks(values)}
 
 
 def log_ticks(values: Sequence[float]) -> dict[str, Any]:
-    """A logarithmic axis with ticks that a person reads."""
+    """A logarithmic axis with ticks at round numbers."""
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     parts = (1, 2, 5) if high - low < 4 else (1,)
     ticks = [part * 10.0**power for power in range(low, high + 1) for part in parts]

@@ -1,6 +1,6 @@
-"""How far the jobs of a sweep are, read from its ledger and its running jobs' files, and when they will be done. No torch.
+"""Progress of a sweep's jobs and the time left, read from its ledger and the files of running jobs. No torch.
 
-It may be asked often: of each file only the bytes that are new are read.
+Reading is cheap: only the new bytes of each file are read.
 """
 
 import heapq
@@ -15,19 +15,19 @@ from pathlib import Path
 from hydraft.sweep.results.ledger import OVER, Job, Ledger, State
 
 AGE = 20
-"""Of the jobs that ended last: what their time tells of those to come."""
+"""Number of the newest finished jobs whose durations are averaged."""
 
 
 @dataclass
 class Progress:
-    """How far a running job is."""
+    """Progress of a running job."""
 
     folder: Path
     attempt: int = 0
     offset: int = 0
     """Bytes of metrics.jsonl that have been read."""
     rest: bytes = b""
-    """Of a line that is not whole yet."""
+    """The beginning of a line that is not complete yet."""
     total: int | None = None
     """Optimizer steps in all; None until the job has been planned."""
     step: int = 0
@@ -38,7 +38,7 @@ class Progress:
     """Tokens a second, of the last logged step."""
 
     def read(self) -> None:
-        """Take in what the job has written since."""
+        """Read what the job has written since the last call."""
         if self.total is None:
             try:
                 self.total = int(json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))["steps"])
@@ -46,7 +46,7 @@ class Progress:
                 return
         try:
             with (self.folder / "metrics.jsonl").open("rb") as file:
-                if os.fstat(file.fileno()).st_size < self.offset:  # begun anew
+                if os.fstat(file.fileno()).st_size < self.offset:  # written anew
                     self.offset, self.rest = 0, b""
                 file.seek(self.offset)
                 found = file.read()
@@ -65,7 +65,7 @@ class Progress:
 
     @property
     def training_left(self) -> float | None:
-        """Seconds until its last step, at the speed of now."""
+        """Seconds until its last step, at its current speed."""
         if not (self.total and self.step and self.tokens and self.speed):
             return None
         return max(0, self.total - self.step) * (self.tokens / self.step) / self.speed
@@ -83,7 +83,7 @@ class Follower:
     seen: tuple[int, int] = (0, 0)
 
     def read(self) -> None:
-        """Take in what has happened since."""
+        """Read what has happened since the last call."""
         book = Ledger(self.folder)
         try:
             about = book.file.stat()
@@ -103,9 +103,9 @@ class Follower:
                     self.spent[key] = job.time - job.started
 
     def left(self, job: Job, now: float | None = None) -> float | None:
-        """Seconds until a running job is done, its scores included; None where nothing tells.
+        """Seconds until a running job is done, evaluation included; None if unknown.
 
-        Not before its last step, at the speed of now, nor before it has taken as long as jobs usually do.
+        The longer of two estimates: its remaining steps at its current speed, and the mean duration of finished jobs.
         """
         progress = self.running.get(job.key)
         training = progress.training_left if progress else None
@@ -115,11 +115,11 @@ class Follower:
         return max([1.0, *known]) if known else None
 
     def usual(self) -> float | None:
-        """Seconds that a job takes: the mean of those that ended last."""
+        """Mean duration of the newest finished jobs, in seconds."""
         return statistics.fmean(list(self.spent.values())[-AGE:]) if self.spent else None
 
     def all_left(self, side_by_side: int | None = None, now: float | None = None) -> float | None:
-        """Seconds until the last job is done, each waiting one begun where a running one ends; None where nothing tells."""
+        """Seconds until the last job is done, if each waiting job starts when a running one ends; None if unknown."""
         running = [job for job in self.jobs.values() if job.state is State.running]
         waiting = sum(job.state in (State.pending, State.interrupted) for job in self.jobs.values())
         lefts = [self.left(job, now) for job in running]
@@ -128,8 +128,8 @@ class Follower:
             return None
         a_job = self.usual()
         if a_job is None and waiting:
-            begun = [(time.time() if now is None else now) - (job.started or job.time) for job in running]
-            a_job = statistics.fmean(a + b for a, b in zip(begun, known, strict=True)) if known else None
+            elapsed = [(time.time() if now is None else now) - (job.started or job.time) for job in running]
+            a_job = statistics.fmean(a + b for a, b in zip(elapsed, known, strict=True)) if known else None
             if a_job is None:
                 return None
         ends = known + [0.0] * max(0, (side_by_side or len(running) or 1) - len(known))
@@ -139,6 +139,6 @@ class Follower:
         return max(ends)
 
     def ended(self) -> Sequence[Job]:
-        """Jobs that are over, the latest first."""
+        """Jobs that have ended, the latest first."""
         over = (*OVER, State.interrupted)
         return sorted((job for job in self.jobs.values() if job.state in over), key=lambda job: -job.time)

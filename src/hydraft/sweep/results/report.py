@@ -7,11 +7,11 @@ from hydraft.sweep.results import write
 
 
 def main(arguments: list[str]) -> int:
-    """The exit code: 0, or 2 where there is no such sweep."""
+    """The exit code: 0, or 2 if there is no such sweep."""
     try:
         if len(arguments) > 1 or any(argument.startswith("-") for argument in arguments):
             raise ConfigError("takes a sweep's folder or name, or nothing for the newest: hydraft sweep multirun/…")
-        write.give(write.find(arguments[0] if arguments else None))
+        write.report(write.find(arguments[0] if arguments else None))
     except ConfigError as error:
         print(f"hydraft sweep: {error}", file=sys.stderr)
         return EXIT_REFUSED

@@ -1,4 +1,4 @@
-"""Where a value lies between the least and the most of its axis, in what colour, and in which bin. No torch."""
+"""Position, colour and bin of a value on its axis, and the share of variance that an axis explains. No torch."""
 
 import math
 import statistics
@@ -8,17 +8,17 @@ from typing import Any
 from hydraft.sweep.results.axes import Axis, number
 
 WORDS = ("#3f7fd0", "#e0803a", "#3f9e5a", "#d0514f", "#8f63b8", "#2fa3a8", "#b58a2a", "#c75f9b")
-"""Colours of up to eight values without an order; each is seen on white and on black."""
+"""Colours of up to eight values without an order, visible on white and on black."""
 
 RAMP = ((64, 99, 216), (149, 88, 178), (209, 73, 91), (242, 165, 65))
-"""Colours from least to most."""
+"""Colours from the lowest to the highest value."""
 
 MANY = 8
-"""More values than this are bins of a range, and shades of one ramp."""
+"""Axes with more values than this are divided into bins and coloured by the ramp."""
 
 
 def place(axis: Axis, value: Any) -> float | None:
-    """From 0 to 1 on the axis' own scale; None where the job has no value there."""
+    """Position from 0 to 1 on the scale of the axis; None without a value."""
     if not axis.numeric:
         texts = [str(known) for known in axis.values]
         return texts.index(str(value)) / max(1, len(texts) - 1) if str(value) in texts else None
@@ -31,7 +31,7 @@ def place(axis: Axis, value: Any) -> float | None:
 
 
 def shade(part: float) -> str:
-    """A colour of the ramp, for 0 to 1."""
+    """The colour of the ramp at ``part``, from 0 to 1."""
     at = min(max(part, 0.0), 1.0) * (len(RAMP) - 1)
     below = min(int(at), len(RAMP) - 2)
     mixed = (round(a + (b - a) * (at - below)) for a, b in zip(RAMP[below], RAMP[below + 1], strict=True))
@@ -39,7 +39,7 @@ def shade(part: float) -> str:
 
 
 def colours(axis: Axis, values: Sequence[Any]) -> tuple[list[str], list[tuple[str, str]], bool]:
-    """A colour for each of ``values``; what the colours mean; and whether that is a ramp with two ends."""
+    """A colour for each of ``values``, the legend, and whether the legend is a ramp with two ends."""
     texts = [str(known) for known in axis.values]
     if axis.numeric and len(texts) > MANY:
         found = [place(axis, value) for value in values]
@@ -54,7 +54,7 @@ def colours(axis: Axis, values: Sequence[Any]) -> tuple[list[str], list[tuple[st
 
 
 def bins(axis: Axis) -> list[str]:
-    """Names of the axis' values, or of eight parts of its range where it has many."""
+    """The values of the axis as text, or eight parts of its range if it has many."""
     if not (axis.numeric and len(axis.values) > MANY):
         return [number(value) for value in axis.values]
     low, high = axis.values[0], axis.values[-1]
@@ -68,7 +68,7 @@ def bins(axis: Axis) -> list[str]:
 
 
 def bin_of(axis: Axis, value: Any) -> int | None:
-    """Which of ``bins`` a value is in."""
+    """Index in ``bins`` of a value."""
     part = place(axis, value)
     if part is None:
         return None
@@ -78,12 +78,12 @@ def bin_of(axis: Axis, value: Any) -> int | None:
 
 
 def short(value: float) -> str:
-    """Two digits of a number, for the edge of a bin."""
+    """A number with two digits, for the edge of a bin."""
     return number(float(f"{value:.1e}"))
 
 
 def explained(axis: Axis, values: Sequence[Any], scores: Sequence[float]) -> float | None:
-    """The share of the scores' variance that lies between the axis' values, from 0 to 1; None for too few jobs to say."""
+    """Share of the objective's variance between the values of the axis, from 0 to 1; None if there are too few jobs."""
     groups: dict[int, list[float]] = {}
     for value, score in zip(values, scores, strict=True):
         if (found := bin_of(axis, value)) is not None:

@@ -1,4 +1,4 @@
-"""The ranked table of a sweep on the terminal, and ``summary.csv``. No torch."""
+"""The ranked table of a sweep for the terminal, and ``summary.csv``. No torch."""
 
 import csv
 import io
@@ -21,10 +21,10 @@ from hydraft.system import files
 FILE = "summary.csv"
 
 ROWS = 40
-"""Of the table on the terminal; summary.csv has all."""
+"""Rows of the table on the terminal; summary.csv has all jobs."""
 
 WIDEST = 36
-"""Characters of a cell."""
+"""Most characters of a cell."""
 
 LOOKS = {
     State.done: "green", State.running: "cyan", State.pending: "dim", State.failed: "red", State.refused: "red",
@@ -34,26 +34,26 @@ LOOKS = {
 
 @dataclass(frozen=True)
 class Column:
-    """Of the ranked table."""
+    """A column of the ranked table."""
 
     key: str
     label: str
     value: Callable[[Outcome], Any]
-    """To sort by; None where a job has none."""
+    """The value to sort by; None if a job has none."""
     show: Callable[[Any], str] = number
     word: bool = False
-    """Set to the left."""
+    """Whether it is text, which is aligned to the left."""
     spare: int = 0
-    """The highest goes first where there is no room; 0 never does."""
+    """Columns with the highest number are dropped first on a narrow terminal; 0 is never dropped."""
 
     def shown(self, outcome: Outcome) -> str:
-        """A job's value, for people."""
+        """A job's value as text."""
         value = self.value(outcome)
         return "" if value is None else self.show(value)
 
 
 def columns(sweep: Sweep) -> list[Column]:
-    """What the table has of each job; of the settings only those that differ."""
+    """The columns of the table; of the settings only those that differ."""
     found = [Column("rank", "#", lambda outcome: outcome.rank, str)]
     found += [_setting(axis) for axis in sweep.axes]
     if not sweep.axes:
@@ -67,7 +67,7 @@ def columns(sweep: Sweep) -> list[Column]:
     found += [
         Column("tokens_per_second", "tokens/s", lambda outcome: outcome.speed, lambda value: f"{value:,.0f}", spare=4),
         Column("peak_memory", "GiB", lambda outcome: outcome.peak, lambda value: f"{value / 2**30:.2f}", spare=5),
-        Column("seconds", "time", lambda outcome: outcome.seconds, spent, spare=1),
+        Column("seconds", "time", lambda outcome: outcome.seconds, duration, spare=1),
         Column("state", "state", lambda outcome: outcome.job.state.value, str, word=True),
     ]
     return [column for column in found if any(column.value(o) is not None for o in sweep.outcomes) or not column.spare]
@@ -84,20 +84,20 @@ def show(sweep: Sweep, console: Console) -> None:
         drawn = _drawn(sweep, table, shown)
     console.print(drawn)
     if len(sweep.outcomes) > len(shown):
-        console.print(f"… and {len(sweep.outcomes) - len(shown)} more: {FILE} has all", highlight=False, soft_wrap=True)
+        console.print(f"… and {len(sweep.outcomes) - len(shown)} more in {FILE}", highlight=False, soft_wrap=True)
     causes: dict[str, int] = {}
     for outcome in sweep.outcomes:
         if outcome.job.state in (State.failed, State.refused):
-            cause = f"{outcome.job.state.value}: {outcome.error or 'nothing says why'}"
+            cause = f"{outcome.job.state.value}: {outcome.error or 'unknown cause'}"
             causes[cause] = causes.get(cause, 0) + 1
     for cause, count in causes.items():
         console.print(Text(f"{count} {cause}", style="red"), soft_wrap=True)
     if sweep.best:
-        console.print(Text(f"the best again: {sweep.best.command}"), soft_wrap=True)
+        console.print(Text(f"to run the best again: {sweep.best.command}"), soft_wrap=True)
 
 
 def write(sweep: Sweep) -> Path:
-    """Write ``summary.csv``: a line a job, ranked, numbers as they are.
+    """Write ``summary.csv``: one line per job, ranked, with unrounded numbers.
 
     Raises:
         OSError: it could not be written.
@@ -127,8 +127,8 @@ def write(sweep: Sweep) -> Path:
     return target
 
 
-def spent(seconds: float) -> str:
-    """A time as a person reads it: 48 s, 3:20, 2:05:00."""
+def duration(seconds: float) -> str:
+    """A duration as text: 48 s, 3:20, 2:05:00."""
     whole = round(seconds)
     if whole < 100:
         return f"{whole} s"
@@ -148,7 +148,7 @@ def _drawn(sweep: Sweep, table: list[Column], outcomes: list[Outcome]) -> Table:
 
 
 def _width(drawn: Table, console: Console) -> int:
-    """Columns that a table takes if nothing in it is cut."""
+    """Terminal columns of a table in which nothing is cut."""
     return Measurement.get(console, console.options.update(width=10_000, max_width=10_000), drawn).maximum
 
 
@@ -174,7 +174,7 @@ def _shown_as(name: str) -> Callable[[Any], str]:
 
 
 def _scores(sweep: Sweep) -> list[str]:
-    """The held-out scores that say most: the loss, and exact match or what stands in its place."""
+    """The main held-out scores: the loss, and exact match or the first other score."""
     known = list(dict.fromkeys(name for o in sweep.outcomes for name in o.result.get("after") or {}))
     answers = [name for name in known if name not in ("loss", "empty")]
     main = ["exact_match"] if "exact_match" in answers else answers[:1]

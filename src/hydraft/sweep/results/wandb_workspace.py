@@ -1,6 +1,6 @@
-"""wandb's own page for a sweep: ``hydraft workspace multirun/… [entity]``.
+"""A workspace page on wandb for a sweep: ``hydraft workspace multirun/… [entity]``.
 
-Without an entity it prints the page's spec as JSON, which takes no login and no network; with one it saves the page there.
+Without an entity it prints the page as JSON, which needs no login and no network; with one it saves the page there.
 """
 
 import sys
@@ -14,10 +14,10 @@ from hydraft.tracking import metadata
 
 
 def build(folder: Path, entity: str = "") -> Any:
-    """The page of the sweep in ``folder``: its runs by their objective, and what led to it.
+    """The page of the sweep in ``folder``: its runs by objective, settings and training curves.
 
     Raises:
-        ConfigError: it is no sweep with wandb runs, or the package is not there.
+        ConfigError: it is not a sweep with wandb runs, or the package is not installed.
     """
     try:
         import wandb_workspaces.reports.v2 as panels
@@ -30,7 +30,7 @@ def build(folder: Path, entity: str = "") -> Any:
     sweep = outcome.read(folder)
     run = next((one.folder for one in sweep.outcomes if one.config), None)
     if run is None:
-        raise ConfigError(f"{folder}: no run has been begun in it")
+        raise ConfigError(f"{folder}: no run has started in it")
     config = load_config(run / "config.yaml")
     settings = {axis.key: axis for axis in sweep.axes}
     columns = [
@@ -45,18 +45,18 @@ def build(folder: Path, entity: str = "") -> Any:
         for key, axis in settings.items()
         if axis.numeric
     ]
-    answer = [
+    results = [
         panels.ParallelCoordinatesPlot(
             title="settings and objective", columns=[*columns, panels.ParallelCoordinatesPlotColumn(metric=objective)]
         ),
         panels.ParameterImportancePlot(with_respect_to="objective"),
         *against,
     ]
-    course = [
+    training = [
         panels.LinePlot(title="training loss", x="Step", y=["loss"]),
         panels.LinePlot(title="held-out loss", x="Step", y=["eval_loss"]),
         panels.LinePlot(title="gradient norm", x="Step", y=["grad_norm"]),
-        panels.LinePlot(title="tokens a second", x="Step", y=["tokens_per_second"]),
+        panels.LinePlot(title="tokens per second", x="Step", y=["tokens_per_second"]),
         panels.LinePlot(title="memory of each rank (GiB)", x="Step", metric_regex="rank .*/memory_gib"),
     ]
     order = pages.Ordering(item=pages.Summary("objective"), ascending=sweep.minimize[0])
@@ -65,20 +65,20 @@ def build(folder: Path, entity: str = "") -> Any:
         project=config.tracker.project,
         name=f"sweep {sweep.name}",
         sections=[
-            pages.Section(name="What each setting does", panels=answer, is_open=True),
-            pages.Section(name="Training", panels=course, is_open=True),
+            pages.Section(name="Settings and objective", panels=results, is_open=True),
+            pages.Section(name="Training", panels=training, is_open=True),
         ],
         runset_settings=pages.RunsetSettings(order=[order], filters=f"Group == '{metadata.group(config, run)}'"),
     )
 
 
 def spec(folder: Path) -> str:
-    """The page as wandb's server takes it, in JSON."""
+    """The page as JSON, as wandb's server expects it."""
     return str(build(folder)._to_model().model_dump_json(by_alias=True, exclude_none=True, indent=2))
 
 
 def _setting(key: str) -> str:
-    """Where a run's config has an axis: a group's override chose what the first of its settings says."""
+    """The setting of an axis in a run's config; for an option of a group, the setting that names it."""
     return {
         "zero": "zero.stage",
         "quant": "quant.kind",
@@ -89,10 +89,10 @@ def _setting(key: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """The exit code: 0, or 2 where there is nothing to make a page of."""
+    """The exit code: 0, or 2 if no page can be made."""
     try:
         if len(arguments) not in (1, 2):
-            raise ConfigError("give a sweep's folder, and whose page it is to save it: multirun/… [entity]")
+            raise ConfigError("needs a sweep's folder, and an entity to save the page there: multirun/… [entity]")
         if len(arguments) == 1:
             print(spec(Path(arguments[0])))
         else:

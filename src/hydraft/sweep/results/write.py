@@ -1,4 +1,4 @@
-"""What a sweep answers with: the ranked table, ``summary.csv`` and ``report.html``. No torch."""
+"""Writes the results of a sweep: the ranked table, ``summary.csv`` and ``report.html``. No torch."""
 
 import sys
 from pathlib import Path
@@ -9,11 +9,11 @@ from hydraft.errors import ConfigError
 from hydraft.sweep.results import html, ledger, outcome, table
 
 
-def give(folder: Path, console: Console | None = None) -> None:
-    """Write both files for the sweep in ``folder`` and print the table; any sweep will do, whole or not.
+def report(folder: Path, console: Console | None = None) -> None:
+    """Print the table of the sweep in ``folder`` and write both files; the sweep may still be running.
 
     Raises:
-        ConfigError: no sweep is in it.
+        ConfigError: there is no sweep in it.
     """
     console = console or Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty())
     found = outcome.read(folder)
@@ -21,27 +21,27 @@ def give(folder: Path, console: Console | None = None) -> None:
     for write in (table.write, html.write):
         try:
             console.print(str(write(found)), highlight=False, soft_wrap=True, markup=False)
-        except OSError as error:  # a full disk takes nothing from what the terminal has shown
+        except OSError as error:  # a full disk: the table has been printed
             print(f"{folder}: cannot be written to: {error.strerror}", file=sys.stderr)
 
 
-def at_the_end(folder: Path) -> None:
-    """``give``, for a sweep whose jobs are done: nothing that is wrong with a report makes a sweep one that failed."""
+def report_after_sweep(folder: Path) -> None:
+    """``report`` at the end of a sweep: an error in it does not fail the sweep."""
     try:
-        give(folder)
+        report(folder)
     except Exception as error:
-        print(f"{folder}: its report could not be made: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{folder}: the report could not be written: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 def find(name: str | None, below: Path = Path("multirun")) -> Path:
-    """A sweep's folder by its path or its name, or the one that was begun last.
+    """A sweep's folder by its path or its name; by default the newest.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no sweep.
     """
     if name is not None:
         return below / name if not Path(name).exists() and (below / name).exists() else Path(name)
     found = [file for mark in (ledger.ABOUT, "multirun.yaml") for file in below.glob(f"**/{mark}")]
     if not found:
-        raise ConfigError(f"no sweep below {below}/; begin one with python train.py -m …, or name a folder")
+        raise ConfigError(f"no sweep below {below}/; start one with python train.py -m …, or give a folder")
     return max(found, key=lambda file: file.stat().st_mtime).parent

@@ -1,31 +1,31 @@
-"""A card as the driver describes it. No torch."""
+"""GPUs as the driver describes them. No torch."""
 
 from dataclasses import dataclass
 
 FIRST_DRIVER = {11: 450, 12: 525, 13: 580}
-"""The driver that each CUDA release begins with; within a release, each driver runs what was built for any of its versions
-(CUDA Toolkit release notes, minor version compatibility)."""
+"""The first driver of each CUDA release; within a release, every driver supports builds for any of its versions (CUDA Toolkit
+release notes, minor version compatibility)."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """What CUDA counts as one device: a card, or a MIG slice of one."""
+    """A CUDA device: a card, or a MIG slice of one."""
 
     name: str
     memory: int
-    """Bytes; 0 where it is not known. Of a card without memory of its own, the machine's main memory."""
+    """Bytes; 0 if not known. For a GPU that shares the machine's memory, the main memory."""
     compute_capability: float
-    """0.0 where it is not known."""
+    """0.0 if not known."""
     index: int | None = None
-    """Its number in nvidia-smi's list; of a slice, its card's. None for a card that is not here."""
+    """Number in nvidia-smi's list; for a slice, that of its card. None for a GPU that is not in this machine."""
     uuid: str = ""
     """``GPU-…``, or ``MIG-…`` for a slice."""
     free: int | None = None
-    """Bytes that no process had when the driver was asked; None where the driver does not say."""
+    """Bytes that no process used when the driver was queried; None if the driver does not report it."""
     reserved: int = 0
-    """Bytes that the driver keeps for itself."""
+    """Bytes that the driver reserves for itself."""
     unified: bool = False
-    """Its memory is the machine's main memory."""
+    """Whether it shares the machine's main memory."""
 
     @property
     def is_slice(self) -> bool:
@@ -34,36 +34,36 @@ class Gpu:
 
     @property
     def available(self) -> int:
-        """Bytes that a run can have: what is free, or, where that is not known, all but the driver's own; 0 if not known."""
+        """Bytes that a run can use: the free ones, or, if not known, all but the driver's; 0 if nothing is known."""
         if self.free is not None and self.memory:
-            return max(1, self.free)  # 0 is for what is not known
+            return max(1, self.free)  # 0 means not known
         return max(0, self.memory - self.reserved)
 
     @property
     def taken(self) -> int:
-        """Bytes that other processes have."""
+        """Bytes that other processes use."""
         return max(0, self.memory - self.reserved - self.available)
 
 
 @dataclass(frozen=True)
 class Card:
-    """A card in the machine."""
+    """A card of the machine, with its MIG slices."""
 
     gpu: Gpu
     slices: tuple[Gpu, ...] | None = None
-    """Its MIG slices; None where MIG is off, and CUDA has the whole card."""
+    """Its MIG slices; None if MIG is off."""
     failure: str = ""
-    """Why it does not answer."""
+    """Why it does not respond; empty if it does."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the driver says of the machine."""
+class DriverInfo:
+    """What the driver reports about the machine."""
 
     cards: tuple[Card, ...] = ()
     driver: str = ""
-    """Its version, such as 580.65.06."""
+    """Version of the driver, such as 580.65.06."""
     cuda: str = ""
-    """The newest CUDA version that it runs, such as 13.0."""
+    """The newest CUDA version that it supports, such as 13.0."""
     failure: str = ""
-    """Why there is no answer, where there is a driver."""
+    """Why a driver that is installed reports nothing."""

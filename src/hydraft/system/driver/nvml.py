@@ -1,27 +1,27 @@
-"""NVML, the driver's library, by ctypes: it needs neither torch nor nvidia-smi. Structures and codes are those of nvml.h."""
+"""Queries NVML, the driver's library, with ctypes. Structures and codes are those of nvml.h. No torch."""
 
 import ctypes
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from hydraft.system.driver.card import Answer, Card, Gpu
+from hydraft.system.driver.card import Card, DriverInfo, Gpu
 
 LIBRARIES = (
     "libnvidia-ml.so.1",
     "/usr/lib/wsl/lib/libnvidia-ml.so.1",
     "/run/opengl-driver/lib/libnvidia-ml.so.1",  # NixOS
 )
-"""Where it may be: on the loader's path, or where WSL and NixOS keep it."""
+"""Where it may be installed: on the loader's path, or in the folders of WSL and NixOS."""
 
 SUCCESS, NO_PERMISSION, FUNCTION_NOT_FOUND, VERSION_MISMATCH = 0, 4, 13, 18
 
 TEXT = 96
-"""Bytes that every name of NVML fits in."""
+"""Bytes of a buffer that holds any name."""
 
 
 class _Memory(ctypes.Structure):
-    """nvmlMemory_t: what is used has the driver's own part in it."""
+    """nvmlMemory_t: ``used`` includes the driver's own share."""
 
     _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
 
@@ -39,50 +39,50 @@ class _MemoryV2(ctypes.Structure):
 
 
 class _Library:
-    """The loaded library; a function that it is too old to have answers FUNCTION_NOT_FOUND."""
+    """The loaded library; a function that an old version lacks returns FUNCTION_NOT_FOUND."""
 
     def __init__(self, loaded: ctypes.CDLL) -> None:
         self.loaded = loaded
 
     def call(self, name: str, *arguments: Any) -> int:
-        """The function's code."""
+        """Call a function; returns its code."""
         function = getattr(self.loaded, name, None)
         return FUNCTION_NOT_FOUND if function is None else int(function(*arguments))
 
     def text(self, name: str, *before: Any) -> str:
-        """What a function writes into a buffer; empty where it fails."""
+        """The text that a function writes to a buffer; empty if it fails."""
         buffer = ctypes.create_string_buffer(TEXT)
         code = self.call(name, *before, buffer, ctypes.c_uint(TEXT))
         return buffer.value.decode(errors="replace").strip() if code == SUCCESS else ""
 
     def numbers(self, name: str, *before: Any, count: int = 1) -> list[int]:
-        """What a function writes into ``count`` integers; empty where it fails."""
+        """The ``count`` integers that a function writes; empty if it fails."""
         values = [ctypes.c_int() for _ in range(count)]
         code = self.call(name, *before, *map(ctypes.byref, values))
         return [value.value for value in values] if code == SUCCESS else []
 
     def reason(self, code: int) -> str:
-        """The library's words for ``code``."""
+        """The library's description of ``code``."""
         function = getattr(self.loaded, "nvmlErrorString", None)
         if function is None:
             return f"NVML error {code}"
         function.restype = ctypes.c_char_p
-        words: bytes | None = function(code)
-        return (words or b"unknown error").decode(errors="replace")
+        text: bytes | None = function(code)
+        return (text or b"unknown error").decode(errors="replace")
 
 
-def ask(main_memory: int) -> Answer | None:
-    """What NVML says of this machine; None where there is no NVML, or no driver that it reaches.
+def query(main_memory: int) -> DriverInfo | None:
+    """What NVML reports about this machine; None without NVML or a driver.
 
     Args:
-        main_memory: bytes, of a card that has none of its own.
+        main_memory: bytes, for a GPU that shares the machine's memory.
     """
     library = _load()
     if library is None:
         return None
     code = library.call("nvmlInit_v2")
     if code == VERSION_MISMATCH:
-        return Answer(failure=f"{library.reason(code)}: restart the machine, which loads the driver that is installed")
+        return DriverInfo(failure=f"{library.reason(code)}: restart the machine to load the driver that is installed")
     if code != SUCCESS:
         return None
     try:
@@ -90,7 +90,7 @@ def ask(main_memory: int) -> Answer | None:
             "nvmlSystemGetCudaDriverVersion"
         )
         cuda = f"{version[0] // 1000}.{version[0] % 1000 // 10}" if version else ""
-        return Answer(_cards(library, main_memory), library.text("nvmlSystemGetDriverVersion"), cuda)
+        return DriverInfo(_cards(library, main_memory), library.text("nvmlSystemGetDriverVersion"), cuda)
     finally:
         library.call("nvmlShutdown")
 
@@ -103,7 +103,7 @@ def _load() -> _Library | None:
 
 
 def _cards(library: _Library, main_memory: int) -> tuple[Card, ...]:
-    """All cards in nvidia-smi's order, which is that of the PCI bus; those that this process may not open are no cards to CUDA."""
+    """All cards in nvidia-smi's order (by PCI bus), without those that this process may not open, which CUDA does not count."""
     cards: list[Card] = []
     for number in range(sum(library.numbers("nvmlDeviceGetCount_v2"))):
         handle, index = ctypes.c_void_p(), len(cards)
@@ -126,13 +126,13 @@ def _card(library: _Library, handle: ctypes.c_void_p, index: int, main_memory: i
         index,
         library.text("nvmlDeviceGetUUID", handle),
     )
-    mode = library.numbers("nvmlDeviceGetMigMode", handle, count=2)  # now, and after a reset
+    mode = library.numbers("nvmlDeviceGetMigMode", handle, count=2)  # the current mode, and that after a reset
     slices = _slices(library, handle, gpu) if mode[:1] == [1] else None
     return Card(_with_memory(library, handle, gpu, main_memory), slices)
 
 
 def _slices(library: _Library, handle: ctypes.c_void_p, card: Gpu) -> tuple[Gpu, ...]:
-    """The MIG slices of ``card``; those that this process may not open are none."""
+    """The MIG slices of ``card``, without those that this process may not open."""
     found = []
     for number in range(sum(library.numbers("nvmlDeviceGetMaxMigDeviceCount", handle))):
         part = ctypes.c_void_p()
@@ -146,11 +146,11 @@ def _slices(library: _Library, handle: ctypes.c_void_p, card: Gpu) -> tuple[Gpu,
 
 
 def _with_memory(library: _Library, handle: ctypes.c_void_p, gpu: Gpu, main_memory: int) -> Gpu:
-    """``gpu`` with its memory; the driver knows none of a card that shares the machine's."""
+    """``gpu`` with its memory; the driver reports none for a GPU that shares the machine's memory."""
     new = _MemoryV2(version=ctypes.sizeof(_MemoryV2) | 2 << 24)
     if library.call("nvmlDeviceGetMemoryInfo_v2", handle, ctypes.byref(new)) == SUCCESS and new.total:
         return replace(gpu, memory=new.total, free=new.free, reserved=new.reserved)
-    old = _Memory()  # of drivers before 510
+    old = _Memory()  # drivers before 510
     if library.call("nvmlDeviceGetMemoryInfo", handle, ctypes.byref(old)) == SUCCESS and old.total:
         return replace(gpu, memory=old.total, free=old.free)
     return replace(gpu, memory=main_memory, unified=bool(main_memory))

@@ -1,4 +1,4 @@
-"""nvidia-smi, for a machine whose NVML cannot be loaded. No torch."""
+"""Queries nvidia-smi, for machines whose NVML cannot be loaded. No torch."""
 
 import re
 import shutil
@@ -6,7 +6,7 @@ import subprocess
 from contextlib import suppress
 from dataclasses import replace
 
-from hydraft.system.driver.card import FIRST_DRIVER, Answer, Card, Gpu
+from hydraft.system.driver.card import FIRST_DRIVER, Card, DriverInfo, Gpu
 
 PROGRAMS = ("nvidia-smi", "/usr/lib/wsl/lib/nvidia-smi")
 
@@ -15,10 +15,10 @@ QUERIES = (
     "name,memory.total,compute_cap",
     "name,memory.total,driver_version",
 )
-"""What to ask for: an older one refuses the whole query for a field that it does not have. A name may have commas: it is first."""
+"""Queries to try: an old version rejects the whole query for a field that it lacks. A name may contain commas, so it comes first."""
 
 SECONDS = 30.0
-"""It takes one to three without persistence mode; with a card that hangs, for ever."""
+"""Timeout. It takes one to three seconds without persistence mode, and never ends if a card hangs."""
 
 NOT_KNOWN = ("[N/A]", "N/A", "[Not Supported]")
 
@@ -26,45 +26,45 @@ SLICE = re.compile(r"MIG (?P<profile>(?:\d+c\.)?\d+g\.(?P<gigabytes>\d+)gb\S*).*
 CARD = re.compile(r"GPU (?P<index>\d+):")
 
 OF_A_SLICE = 0.95
-"""Share of the GiB in its name that a MIG slice has: 1g.5gb has 4,864 MiB."""
+"""Share of the GiB in its name that a MIG slice really has: 1g.5gb has 4,864 MiB."""
 
 
-def ask(main_memory: int) -> Answer:
-    """What nvidia-smi says of this machine; nothing where it is not there, or says nothing that is understood.
+def query(main_memory: int) -> DriverInfo:
+    """What nvidia-smi reports about this machine; nothing if it is not installed, or if its output is not understood.
 
     Args:
-        main_memory: bytes, of a card that has none of its own.
+        main_memory: bytes, for a GPU that shares the machine's memory.
     """
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
-        return Answer()
+        return DriverInfo()
     try:
-        for query in QUERIES:
-            said = _run(program, f"--query-gpu={query}", "--format=csv,noheader,nounits")
-            rows = None if said is None else _rows(said, query.split(","))
+        for fields in QUERIES:
+            output = _run(program, f"--query-gpu={fields}", "--format=csv,noheader,nounits")
+            rows = None if output is None else _rows(output, fields.split(","))
             if rows:
                 slices = _slices(_run(program, "-L") or "") if any("Enabled" in row.values() for row in rows) else {}
-                return _answer(rows, slices, main_memory)
+                return _info(rows, slices, main_memory)
     except subprocess.TimeoutExpired:
-        return Answer(failure=f"nvidia-smi has not answered for {SECONDS:.0f} s, as with a card that hangs (see dmesg)")
-    return Answer()
+        return DriverInfo(failure=f"nvidia-smi has not responded for {SECONDS:.0f} s: a card may hang (see dmesg)")
+    return DriverInfo()
 
 
 def _run(program: str, *arguments: str) -> str | None:
-    """What it prints; None where it fails."""
+    """Its output; None if it fails."""
     try:
         done = subprocess.run(
             [program, *arguments], stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False
         )
     except OSError:
-        return None  # of another machine, or no program at all
+        return None  # built for another architecture, or not a program
     return done.stdout.decode(errors="replace") if done.returncode == 0 else None
 
 
-def _rows(said: str, fields: list[str]) -> list[dict[str, str]] | None:
-    """The cards' fields by name; None where a line does not have as many."""
+def _rows(output: str, fields: list[str]) -> list[dict[str, str]] | None:
+    """The cards' fields by name; None if a line has another number of fields."""
     rows = []
-    for line in filter(str.strip, said.splitlines()):
+    for line in filter(str.strip, output.splitlines()):
         values = [part.strip() for part in line.rsplit(",", len(fields) - 1)]
         if len(values) != len(fields):
             return None
@@ -72,7 +72,7 @@ def _rows(said: str, fields: list[str]) -> list[dict[str, str]] | None:
     return rows
 
 
-def _answer(rows: list[dict[str, str]], slices: dict[int, list[Gpu]], main_memory: int) -> Answer:
+def _info(rows: list[dict[str, str]], slices: dict[int, list[Gpu]], main_memory: int) -> DriverInfo:
     cards = []
     for index, row in enumerate(rows):
         gpu, failure = _gpu(index, row, main_memory)
@@ -82,11 +82,11 @@ def _answer(rows: list[dict[str, str]], slices: dict[int, list[Gpu]], main_memor
             parts = tuple(replace(part, compute_capability=capability) for part in slices.get(index, []))
         cards.append(Card(gpu, parts, failure))
     driver = next((row["driver_version"] for row in rows if row.get("driver_version", "")[:1].isdigit()), "")
-    return Answer(tuple(cards), driver, _cuda(driver))
+    return DriverInfo(tuple(cards), driver, _cuda(driver))
 
 
 def _gpu(index: int, row: dict[str, str], main_memory: int) -> tuple[Gpu, str]:
-    """A card, and why it does not answer, if so."""
+    """A card, and why it does not respond, if so."""
     total, capability = row["memory.total"], 0.0
     with suppress(ValueError):
         capability = float(row.get("compute_cap", ""))
@@ -94,10 +94,11 @@ def _gpu(index: int, row: dict[str, str], main_memory: int) -> tuple[Gpu, str]:
     gpu = Gpu(row["name"], 0, capability, index, uuid if uuid.startswith("GPU-") else "")
     memory = _bytes(total)
     if memory:
-        return replace(gpu, memory=memory, free=_bytes(row.get("memory.free", "")), reserved=_bytes(row.get("memory.reserved", "")) or 0), ""  # fmt: skip
+        free, reserved = _bytes(row.get("memory.free", "")), _bytes(row.get("memory.reserved", "")) or 0
+        return replace(gpu, memory=memory, free=free, reserved=reserved), ""
     if total in NOT_KNOWN:
         return replace(gpu, memory=main_memory, unified=True), ""
-    return gpu, total.strip("[]") or "it names no memory"
+    return gpu, total.strip("[]") or "it reports no memory"
 
 
 def _bytes(mebibytes: str) -> int | None:
@@ -118,7 +119,7 @@ def _slices(listed: str) -> dict[int, list[Gpu]]:
 
 
 def _cuda(driver: str) -> str:
-    """The newest CUDA that a driver runs, for all that its version says; empty where that is nothing."""
+    """The newest CUDA version that a driver supports, according to its version; empty if not known."""
     major = driver.split(".")[0]
     runs = [cuda for cuda, first in FIRST_DRIVER.items() if major.isdecimal() and int(major) >= first]
     return f"{max(runs)}.0" if runs else ""

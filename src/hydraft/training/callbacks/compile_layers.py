@@ -1,8 +1,8 @@
-"""``train.compile=true``: the decoder layers compiled by torch (TorchInductor), and whether that pays, measured in the run itself.
+"""``train.compile=true``: the callback that compiles the decoder layers (TorchInductor) and measures whether that pays off.
 
-The first steps run as they are and are timed; then all ranks compile at the same step, each layer in place, so that names and
-files stay what they are. What compiling cost is what those steps took beyond eager ones; once enough compiled steps have been
-timed, a line says from which step on it pays. Only steps run compiled: scoring and saving, whose shapes are others, run eager.
+The first steps run eagerly and are timed. Then all ranks compile at the same step, each layer in place, so that the names of
+parameters do not change. The cost is the additional time of steps in which something is compiled. When enough compiled steps were
+timed, a line reports from which step on compiling pays off. Evaluation and saving, which have other shapes, run eagerly.
 """
 
 import math
@@ -21,146 +21,146 @@ from torch._dynamo.utils import counters
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hydraft.system import files, heartbeat
-from hydraft.training.callbacks.logging import Reporter
+from hydraft.system import files
+from hydraft.training.callbacks.logging import LoggingCallback
 from hydraft.training.trainer import RunTrainer
 
 WARM, EAGER = 3, 11
-"""Optimizer steps that warm up and are not timed, and those before layers are compiled."""
-TIMED, LOOK = 8, 10
-"""Compiled steps that it takes to know, and after how many the ranks compare what they have."""
+"""Optimizer steps of the warm-up, which are not timed, and all steps before layers are compiled."""
+TIMED, INTERVAL = 8, 10
+"""Compiled steps that must be timed, and the steps between two comparisons over the ranks."""
 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 @dataclass(frozen=True)
 class Step:
-    """An optimizer step of one rank, or of all."""
+    """An optimizer step of one rank or of all."""
 
     seconds: float
     tokens: int
     graphs: int = 0
-    """How many were compiled in it."""
+    """Graphs that were compiled during the step."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What compiling took and what it gives."""
+class Comparison:
+    """The cost and the benefit of compiling."""
 
     lost: float
-    """Seconds that steps in which something was compiled took beyond eager ones."""
+    """Seconds that steps in which something was compiled took longer than eager steps."""
     eager: float
-    """Seconds of an eager step of mean size."""
+    """Seconds of an eager step of average size."""
     compiled: float
     compiling: int
     """Steps in which something was compiled."""
 
     @property
     def pays_after(self) -> int | None:
-        """Steps, from the first, after which the run is ahead; None where it never is."""
+        """The number of steps after which compiling has saved time; None if it never does."""
         saved = self.eager - self.compiled
         return EAGER + self.compiling + math.ceil(max(0.0, self.lost) / saved) if saved > 0 else None
 
-    def told(self, steps: int) -> str:
-        """In a line, for a run of so many ``steps``."""
+    def describe(self, steps: int) -> str:
+        """A line about a run of ``steps`` steps."""
         line = f"compiled: {self.lost:.0f} s, then "
         if self.pays_after is None:
-            return f"{line}{self.compiled / self.eager - 1:.0%} more a step: it never pays; use train.compile=false"
+            return f"{line}{self.compiled / self.eager - 1:.0%} more a step: it never pays off; use train.compile=false"
         less = f"{1 - self.compiled / self.eager:.0%} less a step"
-        return f"{line}{less}; pays after {self.pays_after:,} steps, and this run has {steps:,}"
+        return f"{line}{less}; pays off after {self.pays_after:,} steps; this run has {steps:,}"
 
 
-class Compiled(TrainerCallback):
-    """Compiles and tells; every rank has one. It stands before other callbacks, so that what they do is not timed."""
+class CompileCallback(TrainerCallback):
+    """Compiles the layers. Every rank has one. It must come before other callbacks, so that these are not timed."""
 
-    def __init__(self, model: torch.nn.Module, reporter: Reporter, device: torch.device) -> None:
+    def __init__(self, model: torch.nn.Module, logging: LoggingCallback, device: torch.device) -> None:
         self.layers = decoder_layers(model)
-        self.reporter = reporter
+        self.logging = logging
         self.device = device
         self.trainer: RunTrainer
         """Set before the training begins."""
         self.first = 0
-        """Optimizer steps that were made before this attempt."""
+        """Optimizer steps before this attempt."""
         self.steps: list[Step] = []
-        """Of this attempt and this rank, until all is told."""
-        self.told = False
+        """The steps of this attempt on this rank, until the comparison is reported."""
+        self.reported = False
         self.began = 0.0
         self.before = (0, 0)
-        """Tokens and graphs when the step began."""
-        self.alive = ExitStack()
+        """Tokens and graphs at the start of the step."""
+        self.beating = ExitStack()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
     ) -> None:
-        """Where this attempt begins."""
+        """Remember the first step of this attempt."""
         self.first = state.global_step
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
-        """Compile, when it is time; what is compiled is traced as it first runs."""
+        """Compile after the eager steps. A layer is traced when it first runs."""
         made = state.global_step - self.first
         if made >= EAGER:
             if made == EAGER:
                 self._compile()
             torch.compiler.set_stance("default")
-        if self.told:
+        if self.reported:
             return
         if made >= EAGER:
-            self.alive.enter_context(heartbeat.while_working())
+            self.beating.enter_context(self.logging.screen.heartbeat.while_working())
         self.before = self.trainer.tokens, _graphs()
         self.began = self._now()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
-        """Time it; every so often, see whether enough is known."""
+        """Time the step, and every ``INTERVAL`` steps compare."""
         made = state.global_step - self.first
         if made > EAGER:
             torch.compiler.set_stance("force_eager")
-        if self.told:
+        if self.reported:
             return
         tokens, graphs = self.before
         self.steps.append(Step(self._now() - self.began, self.trainer.tokens - tokens, _graphs() - graphs))
-        self.alive.close()
-        if made > EAGER and (made - EAGER) % LOOK == 0:
-            self._tell(state)
+        self.beating.close()
+        if made > EAGER and (made - EAGER) % INTERVAL == 0:
+            self._compare(state)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
-        """A run may be too short."""
-        if self.told or not self.steps:
+        """Report if the run was too short for a comparison."""
+        if self.reported or not self.steps:
             return
         made = len(self.steps)
         if made <= EAGER:
-            line = f"train.compile=true: nothing was compiled in {made} steps; the first {EAGER} run as they are"
+            line = f"train.compile=true: nothing was compiled in {made} steps; the first {EAGER} run eagerly"
         else:
-            line = f"compiled: {made - EAGER} steps are too few to tell whether it pays"
-        self.reporter.screen.say(line)
+            line = f"compiled: {made - EAGER} steps are too few to tell whether it pays off"
+        self.logging.screen.say(line)
 
     def _compile(self) -> None:
         if (
             os.environ.get(CACHE, default_cache_dir()) == default_cache_dir()
-        ):  # no person's own; a reboot empties torch's
+        ):  # it is in /tmp, and the user has set no other
             os.environ[CACHE] = str(files.cache_folder("inductor"))
-        inductor.compile_threads = 1  # workers would take the cores that the steps after are timed on
-        shapes.use_duck_shape = False  # that two lengths are the same by chance is nothing to compile for
+        inductor.compile_threads = 1  # workers would slow down the steps that are timed
+        shapes.use_duck_shape = False  # two lengths that are equal by chance need no graph of their own
         for layer in self.layers:
-            layer.compile(dynamic=True)  # rows are of any length
+            layer.compile(dynamic=True)  # rows have any length
 
-    def _tell(self, state: TrainerState) -> None:
+    def _compare(self, state: TrainerState) -> None:
         steps = self._of_all_ranks()
-        verdict = judged(steps)
-        if verdict is None:
+        comparison = compare(steps)
+        if comparison is None:
             return
-        self.told, self.steps = True, []
-        self.reporter.screen.say(verdict.told(state.max_steps - self.first))
+        self.reported, self.steps = True, []
+        self.logging.screen.say(comparison.describe(state.max_steps - self.first))
         values = {
-            "compile_seconds": verdict.lost,
-            "compile_steps": verdict.compiling,
-            "eager_step_seconds": verdict.eager,
-            "compiled_step_seconds": verdict.compiled,
-            "compile_pays_after": verdict.pays_after,
+            "compile_seconds": comparison.lost,
+            "compile_steps": comparison.compiling,
+            "eager_step_seconds": comparison.eager,
+            "compiled_step_seconds": comparison.compiled,
+            "compile_pays_after": comparison.pays_after,
         }
-        self.reporter.write(state.global_step, values)
+        self.logging.write(state.global_step, values)
 
     def _of_all_ranks(self) -> list[Step]:
-        """The tokens and graphs of all ranks, in this rank's time: they wait for each other in each step."""
+        """The steps with tokens and graphs of all ranks, and the time of this rank: ranks wait for each other in each step."""
         counts = torch.tensor([[step.tokens, step.graphs] for step in self.steps], device=self.device)
         if dist.get_world_size() > 1:
             dist.all_reduce(counts)
@@ -174,26 +174,26 @@ class Compiled(TrainerCallback):
 
 
 def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """The layers that a token passes through one after another."""
+    """The decoder layers of a model."""
     lists = (module for name, module in model.named_modules() if name.rpartition(".")[2] == "layers")
     found = next((list(module) for module in lists if isinstance(module, torch.nn.ModuleList)), None)
-    assert found, "every family that is trained here calls them so"
+    assert found, "all supported families have a module list named layers"
     return found
 
 
-def judged(steps: list[Step]) -> Verdict | None:
-    """What the steps of an attempt say; None as long as they are too few. The same on every rank, times apart."""
+def compare(steps: list[Step]) -> Comparison | None:
+    """Compare eager and compiled steps; None if there are too few. Only the times differ between ranks."""
     eager = [step for step in steps[WARM:EAGER] if step.tokens]
-    busy = [step for step in steps[EAGER:] if step.graphs]
-    calm = [step for step in steps[EAGER:] if step.tokens and not step.graphs]
-    if not eager or len(calm) < TIMED:
+    compiling = [step for step in steps[EAGER:] if step.graphs]
+    compiled = [step for step in steps[EAGER:] if step.tokens and not step.graphs]
+    if not eager or len(compiled) < TIMED:
         return None
-    before, after = (median(step.seconds / step.tokens for step in timed) for timed in (eager, calm))
-    size = mean(step.tokens for step in eager + calm)
-    lost = sum(step.seconds - before * step.tokens for step in busy)
-    return Verdict(lost, before * size, after * size, len(busy))
+    before, after = (median(step.seconds / step.tokens for step in timed) for timed in (eager, compiled))
+    size = mean(step.tokens for step in eager + compiled)
+    lost = sum(step.seconds - before * step.tokens for step in compiling)
+    return Comparison(lost, before * size, after * size, len(compiling))
 
 
 def _graphs() -> int:
-    """How many graphs this process has compiled so far."""
+    """Graphs that this process has compiled so far."""
     return int(counters["stats"]["unique_graphs"])

@@ -1,26 +1,25 @@
-"""Whether a run is sick: its loss and gradient norm, looked at after every optimizer step, on all ranks together.
+"""The callback that detects divergence: it checks loss and gradient norm after every optimizer step, over all ranks.
 
-A step is sick when its loss or the gradient norm is no finite number, when the loss is above ``train.loss_spike`` times the
-highest of the last ``WINDOW`` steps, or when the norm has been exactly 0 for ``train.zero_grad_steps`` steps. The highest, and not
-the median, since the losses of small batches have a long tail: over 200 healthy steps in batches of 1 to 8 the worst was 1.6 times
-the highest, but 17 times the median, and 9 standard deviations above the mean (``bench/spikes.py``). Before there are ``FEWEST``
-steps the bound is that often the loss of a guess among all tokens, ln V.
+A step has diverged if its loss or gradient norm is not finite, if the loss is above ``train.loss_spike`` times the highest of the
+last ``WINDOW`` steps, or if the norm has been exactly 0 for ``train.zero_grad_steps`` steps. The highest is used, not the median,
+because the losses of small batches have a long tail: over 200 normal steps in batches of 1 to 8, the largest loss was 1.6 times the
+highest before it, but 17 times the median, and 9 standard deviations above the mean (``bench/spikes.py``). Before there are
+``FEWEST`` steps, the bound is at least ``train.loss_spike`` times ln V, the loss of guessing among all tokens.
 
-An fp16 step that DeepSpeed's loss scaler skips is none of this, until its scale can fall no further.
+An fp16 step that DeepSpeed's loss scaler skips has not diverged, unless the loss scale is already the smallest.
 
-On a CPU the numbers are there, and are looked at after the step. On a card to read them is to wait for all that the card has yet to
-do; so they are summed over the ranks there, with the signals that ``stopper.py`` would ask for in a sum of its own, copied without
-waiting, and read one step later. That changes no name and no record: what a step had is kept with its number. They are read at
-once where more hangs on it than a step: before anything is logged, scored or saved, after the last step, and where steps are so
-long (``LONG``) that the wait is nothing beside them and a step more would be much of the time that a signal leaves. All ranks read
-at the same steps, since what decides that is the config or is in the sums.
+On a CPU, a step is checked at once. On a GPU, reading the numbers waits until the GPU has finished all queued work. So they are
+reduced over the ranks together with the signals of ``early_stop.py``, copied without waiting, and read one step later. The check
+still applies to the step that the numbers belong to. They are read at once before anything is logged, evaluated or saved, after the
+last step, and if steps are longer than ``LONG``: then the wait is short compared to a step, and one more step would use up much of
+the time between a signal and the end. All ranks read at the same steps, since that depends on the config and on reduced numbers.
 """
 
 import math
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -29,224 +28,246 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from hydraft.config.choices import OnDivergence, Precision
 from hydraft.config.schema import Config
 from hydraft.data import provenance
+from hydraft.errors import Diverged
 from hydraft.system import files
-from hydraft.training.callbacks.early_stop import Stopper
-from hydraft.training.callbacks.logging import Reporter
-from hydraft.training.reductions import Made, Reading, agreed, summed
+from hydraft.training.callbacks.early_stop import EarlyStopCallback
+from hydraft.training.callbacks.logging import LoggingCallback
+from hydraft.training.reductions import PendingNumbers, StepResult, reduce_later, reduce_now
 from hydraft.training.trainer import RunTrainer
 
 WINDOW, FEWEST = 64, 16
-"""Steps whose losses are remembered, and how many it takes to know what is usual."""
+"""Steps whose losses are kept, and the number of steps from which on they are the reference."""
 
 LONG = 0.5
-"""Seconds of a step that is looked at when it is made: the wait for a card is a thousandth of that."""
+"""Seconds of a step from which on it is checked at once. Waiting for a GPU takes about a thousandth of that."""
 
 
-class Diverged(Exception):
-    """The run is sick, and all ranks stop; what there is to know of it stands in ``result.json``, under ``divergence``."""
+class Cause(NamedTuple):
+    """Why a step has diverged."""
+
+    text: str
+    zero_gradients: bool = False
+    """Whether it is the number of steps with a gradient norm of 0."""
 
 
-class Health(TrainerCallback):
-    """Looks at every step; every rank has one, and all come to the same verdict."""
+class DivergenceCallback(TrainerCallback):
+    """Checks every step. Every rank has one, and all decide the same."""
 
-    def __init__(self, config: Config, folder: Path, reporter: Reporter, trainer: RunTrainer, stopper: Stopper) -> None:
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        logging: LoggingCallback,
+        trainer: RunTrainer,
+        early_stop: EarlyStopCallback,
+    ) -> None:
         self.config = config
         self.folder = folder
-        self.reporter = reporter
+        self.logging = logging
         self.trainer = trainer
         self.losses: deque[float] = deque(maxlen=WINDOW)
         self.zeros = 0
-        """Steps in a row, up to now, with a gradient norm of 0."""
-        self.ill = False
-        """Whether the last step was sick."""
-        self.moved = trainer.start is not None
-        """Whether a step that was not sick has changed the weights."""
-        self.stopper = stopper
-        self.waiting: tuple[Made, Reading] | None = None
-        """The last step, if it has not been looked at."""
-        self.begun: float | None = None
-        """When the last step was made; None before there is one."""
+        """Consecutive steps, up to the last one, with a gradient norm of 0."""
+        self.diverged = False
+        """Whether the last step has diverged."""
+        self.updated = trainer.start is not None
+        """Whether a step has changed the weights without diverging."""
+        self.early_stop = early_stop
+        self.waiting: tuple[StepResult, PendingNumbers] | None = None
+        """The last step, if it has not been checked."""
+        self.last_time: float | None = None
+        """The time of the last step; None before the first."""
         self.quick = False
         """Whether steps are shorter than ``LONG`` on every rank."""
         self.deferred = trainer.args.device.type == "cuda"
-        """Whether a step may be looked at after the next one."""
+        """Whether a step may be checked after the next one."""
 
-    def numbers(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
+    def state(self) -> dict[str, Any]:
+        """The state for a checkpoint."""
         return {"losses": list(self.losses), "zeros": self.zeros}
 
-    def resume(self, numbers: dict[str, Any]) -> None:
-        """Take up what ``numbers`` gave."""
-        self.losses.extend(numbers.get("losses", []))
-        self.zeros = numbers.get("zeros", 0)
+    def resume(self, state: dict[str, Any]) -> None:
+        """Restore the state of a checkpoint."""
+        self.losses.extend(state.get("losses", []))
+        self.zeros = state.get("zeros", 0)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
     ) -> None:
-        """Look at the step that has just been made; it is not counted, logged or saved yet.
+        """Check the step, before it is counted, logged or saved.
 
         Raises:
-            Diverged: it is sick, and ``train.on_divergence`` does not ignore that.
+            Diverged: a step has diverged, and ``train.on_divergence`` is not ``ignore``.
         """
         step, trainer = state.global_step + 1, self.trainer
-        self.stopper.told = self.deferred and dist.get_world_size() > 1
+        self.early_stop.shared = self.deferred and dist.get_world_size() > 1
         self.settle()
-        if trainer.order.passes_over(step):
+        if trainer.order.skips(step):
             if dist.get_rank() == 0:
-                self.reporter.write(step, {"passed_over": self._places(trainer.order.items(step))})
-            if self.stopper.told:
-                self.stopper.agreed()  # nothing was computed that could be waited for
+                self.logging.write(step, {"passed_over": self._origins(trainer.order.items(step))})
+            if self.early_stop.shared:
+                self.early_stop.stops()  # nothing was computed, so nothing is waited for
             return
-        mine, trainer.losses = torch.stack(trainer.losses), []
+        losses, trainer.losses = torch.stack(trainer.losses), []
         engine: Any = trainer.model_wrapped
         norm = engine.get_global_grad_norm()
         skipped = self.config.train.precision is Precision.fp16 and not engine.was_step_applied()
-        made = Made(step, mine, norm, skipped, trainer.scale_at_floor)
+        result = StepResult(step, losses, norm, skipped, trainer.scale_at_floor)
         if not self.deferred:
-            self._judge(made, *agreed(mine, math.nan if norm is None else float(norm), norm is None))
+            self._check(result, *reduce_now(losses, math.nan if norm is None else float(norm), norm is None))
             return
-        self.waiting = made, self._share(made)
+        self.waiting = result, self._reduce(result)
         if not self.quick or self._due(step, state):
             self.settle()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
-        """Nothing is written of a run whose last step has not been looked at."""
+        """Check the last step before results are written."""
         self.settle()
 
     def settle(self) -> None:
-        """Look at the last step, if that is still to be done; every rank must ask.
+        """Check the last step, if that was deferred. Every rank must call it.
 
         Raises:
-            Diverged: it is sick, and ``train.on_divergence`` does not ignore that.
+            Diverged: the step has diverged, and ``train.on_divergence`` is not ``ignore``.
         """
         if self.waiting is None:
             return
-        (made, reading), self.waiting = self.waiting, None
-        loss, bad, zeros, long, *asked = reading.read()
+        (result, pending), self.waiting = self.waiting, None
+        loss, bad, zeros, long, *signals = pending.read()
         world = dist.get_world_size()
         self.quick = not long
-        if self.stopper.told:
-            self.stopper.tell(asked)
-        self._judge(made, loss / world, bad > 0, zeros == world)
+        if self.early_stop.shared:
+            self.early_stop.receive(signals)
+        self._check(result, loss / world, bad > 0, zeros == world)
 
     def _due(self, step: int, state: TrainerState) -> bool:
-        """Whether something is known to be logged, scored or saved after ``step``; what goes by a clock calls ``settle``."""
+        """Whether ``step`` is followed by logging, evaluation or saving. What depends on a clock calls ``settle`` itself."""
         train = self.config.train
         every = [train.log_every, train.save_every, train.eval_every]
         counted = any(isinstance(each, int) and step % each == 0 for each in every)
         return counted or step == 1 or step >= state.max_steps
 
-    def _share(self, made: Made) -> Reading:
-        """What ``settle`` reads: whether the step was long for any rank, what it had, and who was asked to leave."""
-        now, before = time.perf_counter(), self.begun
-        self.begun = now
+    def _reduce(self, result: StepResult) -> PendingNumbers:
+        """What ``settle`` reads: the losses and norms, whether the step was long on any rank, and the received signals."""
+        now, before = time.perf_counter(), self.last_time
+        self.last_time = now
         long = before is None or now - before > LONG
-        return summed(made, [float(long), *self.stopper.heard()])
+        return reduce_later(result, [float(long), *self.early_stop.counts()])
 
-    def _judge(self, made: Made, loss: float, broken: bool, zero: bool) -> None:
-        """Count a step by what all ranks had of it, and act if it is sick."""
-        self.zeros = self.zeros + 1 if zero else self.zeros if made.skipped else 0
-        cause = self._cause(made, loss, None if made.skipped or not broken else made.norm)
+    def _check(self, result: StepResult, loss: float, broken: bool, zero: bool) -> None:
+        """Check a step by its values over all ranks, and act if it has diverged."""
+        self.zeros = self.zeros + 1 if zero else self.zeros if result.skipped else 0
+        cause = self._cause(result, loss, None if result.skipped or not broken else result.norm)
         if math.isfinite(loss):
             self.losses.append(loss)
         if cause is not None:
-            self._handle(made.step, cause, made.losses, loss)
-        self.ill = cause is not None
-        self.moved |= cause is None and not zero
+            self._handle(result.step, cause, result.losses, loss)
+        self.diverged = cause is not None
+        self.updated |= cause is None and not zero
 
-    def _cause(self, made: Made, loss: float, norm: Any) -> str | None:
-        """What is wrong with a step, in words; ``norm`` is there if it is no finite number."""
+    def _cause(self, result: StepResult, loss: float, norm: Any) -> Cause | None:
+        """Why a step has diverged; None if it has not. ``norm``: the gradient norm if it is not finite, otherwise None."""
         train = self.config.train
-        if made.at_floor:
-            return "gradients overflow fp16 at the smallest loss scale"
+        if result.at_floor:
+            return Cause("gradients overflow fp16 at the smallest loss scale")
         if not math.isfinite(loss):
-            return f"the loss is {loss}"
-        if norm is not None:
-            return f"the gradient norm is {'not finite' if float(norm) < 0 else float(norm)}"  # DeepSpeed's sign for inf and NaN is -1
+            return Cause(f"the loss is {loss}")
+        if norm is not None:  # DeepSpeed returns -1 for a norm that is not finite
+            return Cause(f"the gradient norm is {'not finite' if float(norm) < 0 else float(norm)}")
         if train.zero_grad_steps is not None and self.zeros >= train.zero_grad_steps:
-            return f"the gradient norm has been 0 for {self.zeros} step{'s' if self.zeros > 1 else ''}"
+            steps = f"{self.zeros} step{'s' if self.zeros > 1 else ''}"
+            return Cause(f"the gradient norm has been 0 for {steps}", zero_gradients=True)
         if train.loss_spike is None:
             return None
-        usual = max(self.losses, default=0.0)
-        if len(self.losses) >= FEWEST and loss > train.loss_spike * usual:
-            return f"the loss is {loss:.4g}, {loss / usual:.3g} times the highest of the last {len(self.losses)} steps"
+        highest = max(self.losses, default=0.0)
+        if len(self.losses) >= FEWEST and loss > train.loss_spike * highest:
+            times = f"{loss / highest:.3g} times the highest of the last {len(self.losses)} steps"
+            return Cause(f"the loss is {loss:.4g}, {times}")
         model: Any = self.trainer.model
         guess = math.log(model.config.vocab_size)
-        if len(self.losses) < FEWEST and loss > train.loss_spike * max(usual, guess):
-            return f"the loss is {loss:.4g}, where guessing among all tokens has {guess:.3g}"
+        if len(self.losses) < FEWEST and loss > train.loss_spike * max(highest, guess):
+            return Cause(f"the loss is {loss:.4g}; guessing among all tokens gives {guess:.3g}")
         return None
 
-    def _handle(self, step: int, cause: str, mine: torch.Tensor, loss: float) -> None:
+    def _handle(self, step: int, cause: Cause, losses: torch.Tensor, loss: float) -> None:
         shares: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(shares, mine.tolist())
-        told: list[Any] = [None]
+        dist.all_gather_object(shares, losses.tolist())
+        report: list[Any] = [None]
         if dist.get_rank() == 0:
-            told = [self._tell(step, cause, shares, loss)]
+            report = [self._report(step, cause, shares, loss)]
         if self.config.train.on_divergence is OnDivergence.ignore:
             return
-        dist.broadcast_object_list(told, 0)  # rank 0 has written all down by then
-        raise Diverged(told[0])
+        dist.broadcast_object_list(report, 0)  # rank 0 has written metrics.jsonl and result.json by then
+        raise Diverged(**report[0])
 
-    def _tell(self, step: int, cause: str, shares: list[list[float]], loss: float) -> str:
-        """Rank 0: write down what happened, and return it in a line with what to try."""
+    def _report(self, step: int, cause: Cause, shares: list[list[float]], loss: float) -> dict[str, Any]:
+        """Rank 0: write what happened to metrics.jsonl and result.json, and return the arguments of ``Diverged``."""
         items = self.trainer.order.items(step)
-        found: dict[str, Any] = {"step": step, "cause": cause, "loss": loss, "samples": self._places(items)}
+        found: dict[str, Any] = {"step": step, "cause": cause.text, "loss": loss, "samples": self._origins(items)}
         broken = [(rank, j) for rank, share in enumerate(shares) for j, x in enumerate(share) if not math.isfinite(x)]
         found["micro_batches"] = [
-            {"rank": rank, "micro_batch": j, "samples": self._places(self._micro_batch(items, rank, j))}
+            {"rank": rank, "micro_batch": j, "samples": self._origins(self._micro_batch(items, rank, j))}
             for rank, j in broken
         ]
-        found["pass_over"] = self._to_blame(step, cause)
-        self.reporter.write(step, {"sick": cause, "loss": loss, "samples": found["samples"]})
-        line = f"step {step}: {cause}, on {provenance.told(found['samples'])}"
+        found["pass_over"] = self._steps_to_skip(step, cause)
+        self.logging.write(step, {"sick": cause.text, "loss": loss, "samples": found["samples"]})
+        line = f"step {step}: {cause.text}, on {provenance.describe(found['samples'])}"
         for known in found["micro_batches"][:2]:
-            line += f" (rank {known['rank']}, micro-batch {known['micro_batch']}: {provenance.told(known['samples'])})"
+            records = provenance.describe(known["samples"])
+            line += f" (rank {known['rank']}, micro-batch {known['micro_batch']}: {records})"
         if self.config.train.on_divergence is OnDivergence.ignore:
-            if not self.ill:
-                self.reporter.screen.say(f"train.on_divergence=ignore: {line}")
-            return line
+            if not self.diverged:
+                self.logging.screen.say(f"train.on_divergence=ignore: {line}")
+            return {}
         files.write_json(self.folder / "result.json", {"divergence": found})
-        return f"{line}; try {_advice(self.config, cause, self.moved)}"
+        return {
+            "message": line,
+            "step": step,
+            "advice": _advice(self.config, cause, self.updated),
+            "records": found["samples"],
+            "skip_steps": found["pass_over"],
+        }
 
-    def _to_blame(self, step: int, cause: str) -> list[int]:
-        """The steps to pass over; none if nothing would be left to train.
+    def _steps_to_skip(self, step: int, cause: Cause) -> list[int]:
+        """The steps to skip after a rewind; empty if nothing would be left to train.
 
-        Where the steps just before were passed over and it did not help, the step that was made last is to blame as well.
+        If the steps just before are skipped already, the last step that was trained before them is skipped too.
         """
-        first, order = step - (self.zeros - 1 if "norm has been 0" in cause else 0), self.trainer.order
+        first, order = step - (self.zeros - 1 if cause.zero_gradients else 0), self.trainer.order
         before = first - 1
-        while before > 0 and order.passes_over(before):
+        while before > 0 and order.skips(before):
             before -= 1
         steps = [*([before] if 0 < before < first - 1 else []), *range(first, step + 1)]
-        gone = {item for passed in {*steps, *order.pass_over} for item in order.items(passed)}
-        return steps if len(gone) < order.size else []
+        removed = {item for skipped in {*steps, *order.skipped} for item in order.items(skipped)}
+        return steps if len(removed) < order.size else []
 
     def _micro_batch(self, items: list[int], rank: int, number: int) -> list[int]:
         size = self.config.train.micro_batch_size
         begin = (number * self.config.world_size + rank) * size
         return items[begin : begin + size]
 
-    def _places(self, items: list[int]) -> provenance.Places:
-        """Where items come from, in a packed run all records of their bins."""
+    def _origins(self, items: list[int]) -> provenance.Origins:
+        """The origins of items; of a bin, those of all its records."""
         examples: Any = self.trainer.train_dataset
-        members = [member for item in items for member in ([item] if examples.bins is None else examples.bins[item])]
+        members = [member for item in items for member in examples.members(item)]
         tokenizer: Any = self.trainer.processing_class
-        return provenance.of_examples(members, len(examples.examples), self.config.data, self.config.seed, tokenizer)
+        encoding = self.trainer.objective.encoding
+        config, count = self.config, len(examples.examples)
+        return provenance.of_examples(members, count, config.data, config.seed, tokenizer, encoding)
 
 
-def _advice(config: Config, cause: str, moved: bool) -> str:
-    """Overrides to try, the likeliest first. ``moved``: whether the weights are other than they came."""
+def _advice(config: Config, cause: Cause, updated: bool) -> str:
+    """Overrides to try, the most likely first. ``updated``: whether training has changed the weights."""
     train = config.train
-    steady = {Precision.fp16: ["train.precision=bf16"], Precision.bf16: ["train.precision=fp32"]}.get(
-        train.precision, []
-    )
-    if not moved and "norm has been 0" in cause:
-        return ", ".join(["mode=preview (which tokens are trained?)", "lora.target_modules=[all-linear]", *steady])
-    if not moved:
-        return ", ".join([*steady, "mode=preview", "another model.path (its weights have not been changed yet)"])
+    wider = {Precision.fp16: "bf16", Precision.bf16: "fp32"}.get(train.precision)
+    precision = [] if wider is None else [f"train.precision={wider}"]
+    if not updated and cause.zero_gradients:
+        return ", ".join(["mode=preview (which tokens are trained?)", "lora.target_modules=[all-linear]", *precision])
+    if not updated:
+        return ", ".join([*precision, "mode=preview", "another model.path (its weights have not been changed yet)"])
     tries = [f"train.learning_rate={train.learning_rate / 10:g}"]
     tries += ["train.warmup_ratio=0.05"] if train.warmup_ratio == 0 else []
     if train.max_grad_norm == 0 or train.max_grad_norm > 0.3:
         tries.append(f"train.max_grad_norm={0.3 if train.max_grad_norm else 1}")
-    passes = ["train.on_divergence=rewind (passes these records over)"]
-    return ", ".join(tries + steady + (passes if train.on_divergence is OnDivergence.stop else []))
+    skips = ["train.on_divergence=rewind (skips these records)"]
+    return ", ".join(tries + precision + (skips if train.on_divergence is OnDivergence.stop else []))

@@ -1,4 +1,4 @@
-"""The Trainer's callback of a run: metrics.jsonl, the progress bar and the dashboard."""
+"""The callback that logs metrics to metrics.jsonl, the progress bar and the dashboard."""
 
 import json
 import time
@@ -12,29 +12,28 @@ from hydraft.system.console import Screen
 from hydraft.tracking.base import Tracker, numbers
 
 
-class Reporter(TrainerCallback):
-    """Tells what happens, as it happens. Every rank has one; what rank 0 alone may do is asked of ``rank``."""
+class LoggingCallback(TrainerCallback):
+    """Logs metrics. Every rank has one, and only rank 0 writes."""
 
     def __init__(self, folder: Path, rank: int, screen: Screen, tracker: Tracker) -> None:
         self.file = folder / "metrics.jsonl"
         self.rank = rank
         self.screen = screen
         self.tracker = tracker
-        self.note = ""
         self.clock = self.started = time.perf_counter()
         self.seconds = 0.0
-        """What the optimizer steps took, all scoring and saving at the end apart."""
+        """Time of the optimizer steps, without evaluation and the final save."""
         self.tokens = 0
         self.of_ranks: list[int] | None = None
-        """Tokens of each rank at the last log; None where they were not seen from the first step on."""
+        """Tokens of each rank at the last log; None after a resume, until the next log."""
 
     def begin(self) -> None:
-        """A run from its first step: what an earlier attempt without a checkpoint has left will be made again."""
+        """Start from the first step: remove the lines of an earlier attempt that left no checkpoint."""
         if self.rank == 0:
             self.file.unlink(missing_ok=True)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """A line of metrics.jsonl, with null for what is no finite number, and the same to the dashboard."""
+        """Write a line to metrics.jsonl, with null for numbers that are not finite, and log it to the dashboard."""
         if self.rank != 0:
             return
         with self.file.open("a", encoding="utf-8") as file:
@@ -42,7 +41,7 @@ class Reporter(TrainerCallback):
         self.tracker.log(numbers(values), step)
 
     def resume(self, step: int, tokens: int, seconds: float) -> None:
-        """Go on after ``step``: what metrics.jsonl has of later steps will be made again."""
+        """Resume after ``step``: remove the lines of later steps from metrics.jsonl."""
         self.tokens, self.seconds = tokens, seconds
         self.started -= seconds
         if self.rank == 0 and self.file.exists():
@@ -51,15 +50,15 @@ class Reporter(TrainerCallback):
             files.write_text(self.file, "".join(f"{line}\n" for line in kept))
             self.tracker.resume([json.loads(line) for line in kept])
 
-    def skip(self, seconds: float) -> None:
-        """Leave out time that was not spent on training."""
+    def exclude(self, seconds: float) -> None:
+        """Exclude time that was not spent on training."""
         self.clock += seconds
         self.started += seconds
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
     ) -> None:
-        """The bar of the training begins."""
+        """Start the progress bar."""
         self.screen.phase("training", state.max_steps)
         self.screen.advance(state.global_step)
         self.clock = self.started = time.perf_counter()
@@ -72,7 +71,7 @@ class Reporter(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **rest: Any,
     ) -> None:
-        """A logged step: loss, gradient norm, learning rate, tokens, speed."""
+        """Log loss, gradient norm, learning rate, tokens and speed."""
         if logs is None or "loss" not in logs:
             return
         now = time.perf_counter()
@@ -84,11 +83,10 @@ class Reporter(TrainerCallback):
         }
         self.write(state.global_step, {**kept, "tokens": logs["tokens"], "tokens_per_second": round(speed, 1)})
         self.tracker.log(ranks, state.global_step)
-        self.note = f"loss {kept['loss']:.3f}  {speed:,.0f} tokens/s"
-        self.screen.advance(0, self.note, line=True)
+        self.screen.advance(0, f"loss {kept['loss']:.3f}  {speed:,.0f} tokens/s", line=True)
 
     def _ranks(self, ranks: list[list[int]], seconds: float) -> dict[str, float]:
-        """What the dashboard gets of each rank: how fast it is, and what it holds."""
+        """Values of each rank for the dashboard: memory and speed."""
         found = {f"rank {rank}/memory_gib": bytes_ / 2**30 for rank, (_, bytes_) in enumerate(ranks)}
         before = self.of_ranks or ([0] * len(ranks) if self.tokens == 0 else None)
         if before is not None:
@@ -98,6 +96,6 @@ class Reporter(TrainerCallback):
         return found
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
-        """The bar moves."""
+        """Advance the progress bar."""
         self.screen.advance()
         self.seconds = time.perf_counter() - self.started

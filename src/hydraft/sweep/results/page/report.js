@@ -1,7 +1,7 @@
 "use strict";
-// Everything from a run goes into the page by textContent: nothing in a config or an error is ever read as HTML.
+// Everything from a run is inserted by textContent: nothing in a config or an error is read as HTML.
 const data = JSON.parse(document.getElementById("data").textContent);
-const drawn = []; // charts on the page, to draw again when the colours change
+const drawn = []; // charts on the page, redrawn when the colours change
 
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -21,7 +21,7 @@ function choose(label, names, change) {
 async function copy(text, button) {
   try {
     await navigator.clipboard.writeText(text);
-  } catch { // a page from a file may have no clipboard
+  } catch { // a page opened from a file may have no access to the clipboard
     const area = make("textarea", { style: "position:fixed;opacity:0" });
     area.value = text;
     (document.querySelector("dialog[open]") || document.body).append(area);
@@ -44,7 +44,7 @@ function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }
 
-function painted(value) { // a copy with the page's own colours in it
+function painted(value) { // a copy in which colour variables are replaced
   if (typeof value === "string") return value.startsWith("var:") ? colour(value.slice(4)) : value;
   if (Array.isArray(value)) return value.map(painted);
   if (value && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, painted(v)]));
@@ -153,7 +153,7 @@ function openJob(name) {
     make("div", { class: "top" }, make("h3", {}, name), make("button", { type: "button", onclick: () => dialog.close() }, "Close")),
     make("dl", {}, ...job.facts.flatMap(([key, value]) => [make("dt", {}, key), make("dd", {}, value)])),
     command(job.command),
-    Object.keys(config).length ? lines : make("p", { class: "note" }, "It never began, so no config was saved."),
+    Object.keys(config).length ? lines : make("p", { class: "note" }, "It never started, so no config was saved."),
   );
   if (!dialog.open) dialog.showModal();
   dialog.scrollTop = 0;
@@ -193,14 +193,14 @@ function jobs() {
     }))));
   }
   fill();
-  main.append(make("h2", {}, "Jobs"), make("p", { class: "note" }, "A click on a job shows its whole config; a click on a head sorts."),
+  main.append(make("h2", {}, "Jobs"), make("p", { class: "note" }, "Click a job to see its config, or a column to sort by it."),
     make("div", { class: "bar" }, find, count),
     make("div", { class: "panel jobs", id: "jobs" }, make("table", {}, make("thead", {}, make("tr", {}, ...heads)), body)));
 }
 
 function failures() {
   if (!data.failures.length) return;
-  main.append(make("h2", {}, "What did not end well, and why"), ...data.failures.map((failure) => make("div", { class: "panel failure" },
+  main.append(make("h2", {}, "Jobs that did not complete"), ...data.failures.map((failure) => make("div", { class: "panel failure" },
     make("pre", {}, failure.cause), make("p", { class: "note" }, failure.note),
     make("div", { class: "chips" }, ...failure.jobs.map((name) => make("button", { type: "button", onclick: () => openJob(name) }, name))))));
 }
@@ -209,7 +209,7 @@ function failures() {
 
 const main = document.getElementById("main");
 
-async function loadPlotly() { // it stands in the page gzipped, as base64
+async function loadPlotly() { // it is in the page gzipped, as base64
   const packed = document.getElementById("plotly").textContent.trim();
   if (!packed) return;
   const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
@@ -230,7 +230,7 @@ async function begin() {
   try {
     if (data.sections.length) await loadPlotly();
     data.sections.forEach(section);
-  } catch (error) { // an old browser: the table is there all the same
+  } catch (error) { // an old browser: the table is still shown
     main.append(make("p", { class: "note" }, `The charts cannot be drawn here: ${error}`));
     console.error(error);
   }

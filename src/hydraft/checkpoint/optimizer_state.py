@@ -1,0 +1,207 @@
+"""Saves and restores Adam's state and fp32 weights, independent of the number of ranks, the ZeRO stage and the machine. No pickle.
+
+The state is gathered into whole fp32 tensors by parameter name, one parameter at a time: ``optimizer.safetensors``.
+
+Names of a parameter's tensors: ``param`` (the fp32 weight that Adam updates), ``exp_avg`` and ``exp_avg_sq`` (its moments).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+)
+from safetensors import safe_open
+
+from hydraft.models.convert import shards
+
+FILE = "optimizer.safetensors"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+KINDS = ("param", *MOMENTS)
+SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+"""Attributes of fp16's dynamic loss scaler."""
+Parameters = dict[str, torch.nn.Parameter]
+
+
+@torch.no_grad()
+def save_optimizer(engine: Any, parameters: Parameters, folder: Path | None) -> dict[str, str]:
+    """Write Adam's state and its fp32 weights. Every rank must call it; the one with a ``folder`` writes.
+
+    Returns:
+        The file's sha256, by its name.
+    """
+    _make_states(engine)
+    names = [(kind, name) for name in parameters for kind in KINDS]
+    values = (_get(engine, parameters[name], kind) for kind, name in names)
+    if folder is None:
+        for _ in values:  # takes part in gathering each tensor
+            pass
+        return {}
+    layout = {
+        f"{kind}/{name}": shards.Tensor("F32", tuple(getattr(parameters[name], "ds_shape", parameters[name].shape)))
+        for kind, name in names
+    }
+    return {FILE: shards.write(folder / FILE, layout, (value.cpu() for value in values), lambda _: None)}
+
+
+@torch.no_grad()
+def load_optimizer(engine: Any, parameters: Parameters, folder: Path, step: int) -> None:
+    """Restore what ``save_optimizer`` wrote. Rank 0 reads and broadcasts; the other ranks need no access to ``folder``.
+
+    Args:
+        step: the step count of Adam, used for bias correction.
+    """
+    states = _make_states(engine)
+    for (kind, name), value in _broadcast(folder, parameters, KINDS):
+        _set(engine, parameters[name], kind, value)
+    for state in states:
+        state["step"] = torch.full_like(state["step"], step) if torch.is_tensor(state["step"]) else step
+
+
+def adam_step(engine: Any) -> int:
+    """The step count of Adam."""
+    return int(next(iter(_make_states(engine)))["step"])
+
+
+def loss_scale(engine: Any) -> dict[str, float]:
+    """The state of fp16's dynamic loss scaler, the same on every rank; empty in other precisions."""
+    scaler = getattr(engine.optimizer, "loss_scaler", None)
+    return {name: getattr(scaler, name) for name in SCALE} if getattr(scaler, "dynamic", False) else {}
+
+
+def set_loss_scale(engine: Any, values: dict[str, float]) -> None:
+    """Restore the state of the loss scaler."""
+    for name, value in values.items():
+        setattr(engine.optimizer.loss_scaler, name, value)
+
+
+@torch.no_grad()
+def undo_initial_step(engine: Any) -> None:
+    """Undo the optimizer step with zero gradients by which DeepSpeed initialises Adam's state (only stage 0 in 16 bits).
+
+    It would apply weight decay once more, and count in the bias correction.
+    """
+    optimizer = engine.optimizer
+    for stored, stepped in zip(
+        getattr(optimizer, "fp16_groups", []), getattr(optimizer, "fp32_groups", []), strict=False
+    ):
+        for low, high in zip(stored, stepped, strict=True):
+            high.copy_(low)
+            for value in engine.basic_optimizer.state[high].values():
+                value.zero_()
+
+
+@torch.no_grad()
+def load_weights(parameters: Parameters, folder: Path) -> None:
+    """Restore the weights before there is an engine. Rank 0 reads and broadcasts."""
+    for (_, name), value in _broadcast(folder, parameters, ("param",)):
+        parameter = parameters[name]
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=hasattr(parameter, "ds_id")):
+            if not hasattr(parameter, "ds_id") or dist.get_rank() == 0:
+                parameter.copy_(value)
+
+
+def _broadcast(
+    folder: Path, parameters: Parameters, kinds: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, str], torch.Tensor]]:
+    """Each saved tensor of these kinds, read on rank 0 and broadcast, on this rank's GPU if it has one.
+
+    Broadcasts between GPUs are fast, also for parameters in main memory (before there is an engine, or offloaded).
+    """
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    file = safe_open(folder / FILE, framework="pt") if dist.get_rank() == 0 else None
+    for name, parameter in parameters.items():
+        for kind in kinds:
+            shape = getattr(parameter, "ds_shape", parameter.shape)
+            value = torch.empty(shape, dtype=torch.float32) if file is None else file.get_tensor(f"{kind}/{name}")  # type: ignore[no-untyped-call]
+            value = value.to(device)
+            dist.broadcast(value, 0)
+            yield (kind, name), value
+
+
+def _make_states(engine: Any) -> list[dict[str, Any]]:
+    """Adam's states on this rank. Before the first step they are created as Adam creates them."""
+    adam, zero = engine.basic_optimizer, engine.optimizer
+    flat = next(
+        (
+            getattr(zero, name)
+            for name in (
+                "fp32_partitioned_groups_flat",
+                "single_partition_of_fp32_groups",
+                "fp32_groups_flat_partition",
+            )
+            if hasattr(zero, name)
+        ),
+        [parameter for group in adam.param_groups for parameter in group["params"]],
+    )
+    for tensor in flat:
+        state = adam.state[tensor]
+        if not state:
+            on_host = type(adam).__name__ == "DeepSpeedCPUAdam"
+            counts_on = (
+                tensor.device if adam.param_groups[0].get("fused") else "cpu"
+            )  # the fused kernel reads the count
+            state["step"] = 0 if on_host else torch.zeros((), dtype=torch.float32, device=counts_on)
+            for kind in MOMENTS:
+                state[kind] = torch.zeros_like(tensor.detach())
+    if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
+        # linked during the first group's step, the state of the second group did not exist yet and was linked as empty
+        zero._hp_optimizer_states_linked = False
+        zero._lazy_init_hp_params_optimizer_state()
+    return [adam.state[tensor] for tensor in flat]
+
+
+def _whole(engine: Any, parameter: torch.nn.Parameter) -> torch.Tensor | None:
+    """The tensor of a parameter that Adam updates, if this rank has all of it (stage 0); None if it is sharded."""
+    optimizer = engine.optimizer
+    if optimizer is engine.basic_optimizer:  # fp32: the parameter itself
+        return parameter
+    for stored, stepped in zip(
+        getattr(optimizer, "fp16_groups", []), getattr(optimizer, "fp32_groups", []), strict=False
+    ):
+        for low, high in zip(stored, stepped, strict=True):
+            if low is parameter:
+                return high  # type: ignore[no-any-return]
+    return None
+
+
+def _get(engine: Any, parameter: torch.nn.Parameter, kind: str) -> torch.Tensor:
+    whole = _whole(engine, parameter)
+    if whole is not None:
+        value = whole.detach() if kind == "param" else engine.basic_optimizer.state[whole][kind]
+    elif kind == "param":
+        value = safe_get_full_fp32_param(parameter)
+    else:
+        value = safe_get_full_optimizer_state(parameter, kind)
+    return value.float().contiguous()
+
+
+def _set(engine: Any, parameter: torch.nn.Parameter, kind: str, value: torch.Tensor) -> None:
+    whole = _whole(engine, parameter)
+    if whole is not None:
+        target = whole.detach() if kind == "param" else engine.basic_optimizer.state[whole][kind]
+        target.copy_(value)
+    elif hasattr(parameter, "ds_id"):
+        _set_shard(parameter, kind, value)
+    elif kind == "param":
+        safe_set_full_fp32_param(parameter, value)
+    else:
+        safe_set_full_optimizer_state(parameter, value, kind)
+
+
+def _set_shard(parameter: Any, kind: str, value: torch.Tensor) -> None:
+    """Set this rank's shard under ZeRO-3. DeepSpeed's setter fails for sizes that the number of ranks does not divide."""
+    zero = parameter._z3_optimizer
+    key = None if kind == "param" else kind
+    part, _ = zero._get_fp32_opt_state_partition(parameter, release_swap_buffers=False, optim_state_key=key)
+    start = part.numel() * zero._get_param_partition_rank(parameter)
+    mine = value.flatten()[start : start + part.numel()]
+    part.zero_()  # the last shard is padded
+    part[: mine.numel()].copy_(mine)

@@ -1,0 +1,58 @@
+"""Config groups: the options below ``conf/``, their first comment lines and the values that they set. No torch."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from hydraft.system.source_tree import ROOT
+
+CONF = ROOT / "conf"
+GLOBAL = "# @package _global_"
+
+
+def groups() -> dict[str, list[str]]:
+    """The options of every group, both sorted by name."""
+    folders = sorted(folder for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
+    return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders}
+
+
+def file_of(group: str, option: str) -> Path:
+    """The file of an option."""
+    return CONF / group / f"{option}.yaml"
+
+
+def summary(group: str, option: str) -> str:
+    """The first comment line of an option's file."""
+    lines = file_of(group, option).read_text(encoding="utf-8").splitlines()
+    return next(line.removeprefix("# ") for line in lines if line.startswith("# ") and line != GLOBAL)
+
+
+def values(group: str, option: str) -> dict[str, Any]:
+    """The settings that an option's file sets itself, by their dotted names; interpolations as they are written."""
+    file = file_of(group, option)
+    prefix = "" if file.read_text(encoding="utf-8").startswith(GLOBAL) else f"{group}."
+    found: dict[str, Any] = {}
+
+    def walk(node: Any, name: str) -> None:
+        if isinstance(node, dict) and (node or not name):
+            for key, value in node.items():
+                walk(value, f"{name}.{key}" if name else str(key))
+        else:
+            found[f"{prefix}{name}"] = node
+
+    plain = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    assert isinstance(plain, dict)
+    walk({key: value for key, value in plain.items() if key not in ("defaults", "hydra")}, "")
+    return found
+
+
+def defaults(command: str) -> dict[str, str | None]:
+    """The option that ``conf/<command>.yaml`` takes of each group; None for a group that it takes none of."""
+    chosen: dict[str, str | None] = {}
+    for entry in OmegaConf.to_container(OmegaConf.load(CONF / f"{command}.yaml"), resolve=False)["defaults"]:  # type: ignore[index, call-overload]
+        if isinstance(entry, dict):
+            ((group, option),) = entry.items()
+            if not group.startswith("override "):
+                chosen[group] = option
+    return chosen

@@ -1,0 +1,150 @@
+"""``--help``: the overview of a command, and ``--help NAME`` for a setting, a section or a config group. No torch.
+
+Hydra's own help loads the config once for every option of every group; this one lists the files.
+"""
+
+import difflib
+import string
+import sys
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf, flag_override
+
+from hydraft.config import groups, reference
+from hydraft.config.reference import Section, Setting
+from hydraft.errors import EXIT_REFUSED
+
+FLAGS = ("-h", "--help")
+WIDTH = 120
+
+
+def requested(arguments: list[str]) -> bool:
+    """Whether a command line requests help that is printed here; with other flags Hydra prints its own."""
+    flags = {argument for argument in arguments if argument.startswith("-")}
+    return bool(flags) and flags <= set(FLAGS)
+
+
+def print_help(command: str, arguments: list[str]) -> int:
+    """Print the help that a command line requests.
+
+    Returns:
+        The exit code; 2 for a name that is unknown.
+    """
+    given = [argument for argument in arguments if argument not in FLAGS]
+    overrides = [argument for argument in given if "=" in argument or argument.startswith("~")]
+    names = [argument for argument in given if argument not in overrides]
+    if not names:
+        print(overview(command, overrides))
+        return 0
+    texts = {name: explain(command, name) for name in names}
+    for name, text in texts.items():
+        if text is None:
+            hint = did_you_mean(name, reference.names(command) + list(_groups(command)))
+            print(f"{command}.py: {name}: no such setting, section or group{hint}", file=sys.stderr)
+            return EXIT_REFUSED
+    print("\n\n".join(text for text in texts.values() if text))
+    return 0
+
+
+def overview(command: str, overrides: list[str]) -> str:
+    """The text of ``--help``: the template in ``conf/hydra/help/`` with the groups and, where it has them, the settings."""
+    texts: Any = OmegaConf.to_container(
+        OmegaConf.load(groups.CONF / "hydra" / "help" / f"{command}.yaml"), resolve=False
+    )
+    config = ""
+    if overrides or "$CONFIG" in texts["template"]:
+        with initialize_config_dir(str(groups.CONF), version_base="1.3"):
+            composed = compose(command, overrides)
+        with flag_override(composed, ["struct", "readonly"], False):
+            config = OmegaConf.to_yaml(composed)
+    listed = "".join(f"{group}: {', '.join(options)}\n" for group, options in groups.groups().items())
+    template = string.Template(texts["template"].replace("${hydra.help.header}", texts["header"]))
+    return template.substitute(APP_CONFIG_GROUPS=listed, CONFIG=config)
+
+
+def _groups(command: str) -> dict[str, list[str]]:
+    """The config groups of a command."""
+    taken = groups.defaults(command)
+    return {group: options for group, options in groups.groups().items() if group in taken}
+
+
+def explain(command: str, name: str) -> str | None:
+    """The help of a setting, a section or a config group; None for an unknown name."""
+    parts, found = reference.sections(command), _groups(command)
+    setting = next((one for part in parts for one in part.settings if one.name == name), None)
+    section = next((part for part in parts if part.name == name), None)
+    if setting is not None and section is None:
+        return "\n".join(_of_setting(command, setting))
+    lines: list[str] = []
+    if section is not None:
+        inner = [part for part in parts if part.name.startswith(f"{name}.")]
+        lines += _of_section(section, inner)
+    if name in found:
+        default = groups.defaults(command)[name]
+        lines += ["", *_of_group(name, found[name], default)] if lines else _of_group(name, found[name], default)
+    return "\n".join(lines) or None
+
+
+def _of_setting(command: str, setting: Setting) -> Iterator[str]:
+    yield setting.name
+    yield from _wrapped(_plain(setting.meaning))
+    rows = {
+        "type": setting.type,
+        "default": setting.default,
+        "unit": setting.unit,
+        "allowed": ", ".join(setting.choices) or setting.bounds,
+        "set by": ", ".join(f"{option} ({value})" for option, value in _set_by(command, setting.name)),
+    }
+    for label, text in rows.items():
+        if text:
+            yield f"  {label + ':':9}{text}"
+
+
+def _set_by(command: str, name: str) -> Iterator[tuple[str, str]]:
+    """The options of groups whose files set a setting, and the value."""
+    for group, options in _groups(command).items():
+        for option in options:
+            values = groups.values(group, option)
+            if name in values:
+                yield f"{group}={option}", reference.shown(values[name])
+
+
+def _of_section(section: Section, inner: list[Section]) -> Iterator[str]:
+    yield f"{section.name}: {_plain(section.meaning)}"
+    for setting in (one for part in (section, *inner) for one in part.settings):
+        unit = f" {setting.unit}" if setting.unit and setting.default[0].isdigit() else ""
+        yield f"  {setting.name}={setting.default}{unit}"
+        yield from _wrapped(_plain(setting.meaning), indent="      ")
+
+
+def _of_group(group: str, options: list[str], default: str | None) -> Iterator[str]:
+    yield f"{group}=…: options of the config group, in conf/{group}/"
+    width = max(map(len, options))
+    for option in options:
+        mark = " (default)" if option == default else ""
+        yield f"  {option:{width}}  {groups.summary(group, option)}{mark}"
+
+
+def _wrapped(text: str, indent: str = "  ") -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def _plain(text: str) -> str:
+    return text.replace("``", "")
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """The setting that was meant: one with that last part, those initials, or nearly that name; empty if none is close."""
+    parent, _, leaf = name.rpartition(".")
+    siblings = [other for other in known if other.rpartition(".")[0] == parent]
+    initials = {other: "".join(word[:1] for word in other.rpartition(".")[2].split("_")) for other in known}
+    close = (
+        [other for other in known if other.rpartition(".")[2] == leaf]
+        or [other for other in siblings if initials[other] == leaf]
+        or difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)
+        or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    )
+    return f"; did you mean {close[0]}?" if close else ""

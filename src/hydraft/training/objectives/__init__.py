@@ -1,0 +1,1 @@
+"""Training objectives: the records, the batches, the loss and the scores of each."""

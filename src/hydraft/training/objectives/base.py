@@ -1,0 +1,66 @@
+"""What a training objective provides. No torch at module level: a command reads records before torch is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hydraft.config.choices import Format
+from hydraft.config.schema import Config, DataConfig, KernelsConfig
+from hydraft.data.formats import Record
+
+if TYPE_CHECKING:
+    import torch
+
+    from hydraft.data.batch import Item
+    from hydraft.data.encoding import Encoding
+
+Batch = dict[str, Any]
+"""What a collator returns: tensors by name."""
+
+
+class Objective(Protocol):
+    """How a run is trained: its records, examples, batches, loss and scores. Made from the section ``ObjectiveConfig``."""
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of the values that ``measure`` computes; the first one is ``loss``."""
+
+    def check(self, config: Config) -> None:
+        """Raise ``ConfigError`` if a run with this config cannot be trained with this objective."""
+
+    def read(self, values: dict[str, Any], form: Format, place: str, number: int) -> Record:
+        """Make a record from an object in a source; ``place`` names it in messages.
+
+        Raises:
+            ConfigError: it is not a record of this objective.
+        """
+
+    @property
+    def encoding(self) -> Encoding:
+        """``read``, and how a record is encoded as examples."""
+
+    def prepare(self, model: torch.nn.Module) -> None:
+        """Called once with the loaded model, before there is an optimizer: a reference model can be kept here."""
+
+    def collator(self, data: DataConfig, kernels: KernelsConfig, pad_id: int) -> Callable[[list[Item]], Batch]:
+        """What makes a micro-batch of items."""
+
+    def count(self, batch: Batch) -> torch.Tensor:
+        """How many elements of a micro-batch the loss is averaged over, such as its trained tokens."""
+
+    def loss(self, model: torch.nn.Module, batch: Batch, count: torch.Tensor | None) -> torch.Tensor:
+        """The loss of a micro-batch.
+
+        Args:
+            count: the sum of ``count`` over all micro-batches and ranks of the optimizer step, by which the summed loss is divided.
+                None if the model does not support that; the loss is then the mean over the micro-batch.
+        """
+
+    def measure(self, model: torch.nn.Module, batch: Batch, peers: list[list[Item]]) -> tuple[list[torch.Tensor], int]:
+        """Sums over a held-out batch, one for each of ``measures``, and the number that their means are taken over.
+
+        Args:
+            batch: padded tensors of shape (B, T), labels on the CPU and the others on the model's device.
+            peers: the items of the batches that all ranks evaluate at the same time, this one among them.
+        """

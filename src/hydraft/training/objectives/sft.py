@@ -1,0 +1,69 @@
+"""Supervised fine-tuning: cross-entropy of the answers' tokens, given everything before them. No torch at module level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from hydraft.config.choices import Format
+from hydraft.config.objective import ObjectiveConfig
+from hydraft.config.schema import Config, DataConfig, KernelsConfig
+from hydraft.data.formats import Record, conversation_of
+from hydraft.data.labels import IGNORE
+from hydraft.training.objectives.base import Batch
+
+if TYPE_CHECKING:
+    import torch
+
+    from hydraft.data.batch import Item
+    from hydraft.data.encoding import Encoding
+
+
+class SupervisedFineTuning:
+    """The loss of the models in transformers: the mean over all trained tokens of an optimizer step."""
+
+    measures = ("loss",)
+
+    def __init__(self, config: ObjectiveConfig) -> None:
+        """Takes no settings."""
+
+    def check(self, config: Config) -> None:
+        """Every config that passes ``config/rules.py`` can be trained."""
+
+    def read(self, values: dict[str, Any], form: Format, place: str, number: int) -> Record:
+        """A conversation, or plain text."""
+        return conversation_of(values, form, place, number)
+
+    @property
+    def encoding(self) -> Encoding:
+        """One example for each conversation, in most chat templates."""
+        from hydraft.data.encoding import SFT
+
+        return SFT
+
+    def prepare(self, model: torch.nn.Module) -> None:
+        """There is no reference model."""
+
+    def collator(self, data: DataConfig, kernels: KernelsConfig, pad_id: int) -> Callable[[list[Item]], Batch]:
+        """The collator of ``data.batching``."""
+        from hydraft.data.batch import collator
+
+        return collator(data, pad_id, kernels.kind)
+
+    def count(self, batch: Batch) -> torch.Tensor:
+        """The trained tokens."""
+        labels = batch["shift_labels"] if "shift_labels" in batch else batch["labels"][..., 1:]
+        return labels.ne(IGNORE).sum()  # type: ignore[no-any-return]
+
+    def loss(self, model: torch.nn.Module, batch: Batch, count: torch.Tensor | None) -> torch.Tensor:
+        """As the model computes it."""
+        outputs = model(**batch) if count is None else model(**batch, num_items_in_batch=count)
+        return outputs["loss"]  # type: ignore[no-any-return]
+
+    def measure(self, model: torch.nn.Module, batch: Batch, peers: list[list[Item]]) -> tuple[list[torch.Tensor], int]:
+        """The summed cross-entropy of the trained tokens, and their number."""
+        from hydraft.models import loss_scored
+
+        chunks = max(loss_scored.chunks_of([example for item in items for example in item]) for items in peers)
+        loss, tokens = loss_scored.summed_loss(model, batch, chunks)
+        return [loss], tokens

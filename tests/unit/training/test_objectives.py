@@ -1,0 +1,93 @@
+"""Objectives: supervised fine-tuning counts what the Trainer counts, and another objective has its own cache and plan."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer, Trainer
+
+from conftest import ROOT, config_of
+from hydraft.config.objective import REQUIREMENTS, ObjectiveConfig, ObjectiveKind, Requirements
+from hydraft.data import cache
+from hydraft.data.batch import Padded, PaddingFree
+from hydraft.data.encoding import SFT, Encoding
+from hydraft.data.labels import IGNORE
+from hydraft.plan import plan
+from hydraft.sweep.results.ledger import key_of
+from hydraft.system.hardware import Hardware
+from hydraft.training.objectives.registry import OBJECTIVES, make_objective
+
+ITEMS: list[Any] = [
+    [{"input_ids": [5, 6, 7], "labels": [IGNORE, 6, 7]}],
+    [{"input_ids": [5, 6], "labels": [IGNORE, 6]}],
+]
+
+
+def test_every_kind_has_an_objective_and_requirements() -> None:
+    assert OBJECTIVES.keys() == REQUIREMENTS.keys() == set(ObjectiveKind)
+
+
+@pytest.mark.parametrize("collate", [Padded(0), PaddingFree()], ids=["padded", "padding-free"])
+def test_trained_tokens_are_counted_as_the_trainer_counts_them(collate: Any) -> None:
+    batch = collate(ITEMS)
+    trainer: Any = object.__new__(Trainer)
+    trainer.model_accepts_loss_kwargs, trainer.compute_loss_func, trainer._loss_shifts_labels = True, None, True
+    trainer.args = SimpleNamespace(average_tokens_across_devices=True, world_size=1, n_gpu=0)
+    trainer.accelerator = SimpleNamespace(parallelism_config=None)
+    expected = trainer._get_num_items_in_batch([batch], torch.device("cpu"))
+    assert make_objective(ObjectiveConfig()).count(batch) == expected == 3
+
+
+def test_another_encoding_has_another_key_in_the_cache() -> None:
+    data = config_of().data
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "src/hydraft/models/tiny")
+    assert cache.key(data, 0, tokenizer) == cache.key(data, 0, tokenizer, SFT)
+    assert cache.key(data, 0, tokenizer, Encoding(sequences=2, name="pairs")) != cache.key(data, 0, tokenizer)
+
+
+def test_the_default_objective_is_not_part_of_a_jobs_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of sweeps from before there was this section keep their identity."""
+    import hydraft.sweep.results.ledger as ledger
+
+    config = config_of("lora.r=3")
+    monkeypatch.setattr(ledger, "saved", lambda config, leave_out: str(list(leave_out)))
+    default = key_of(config)
+    config.objective.kind = None  # type: ignore[assignment]
+    assert key_of(config) != default
+
+
+def test_the_plan_counts_sequences_and_a_reference_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def planned(*overrides: str) -> Any:
+        config = config_of("train.precision=fp32", "quant=none", "train.micro_batch_size=4", *overrides)
+        cost = plan.make_plan(config, 24, Hardware(cpus=2, memory=64 << 30)).cost
+        assert cost is not None
+        return cost.memory.host_training
+
+    adapter, full = planned(), planned("lora=none")
+    monkeypatch.setitem(REQUIREMENTS, ObjectiveKind.sft, Requirements(sequences=2, reference_model=True))
+    assert planned().activations > 1.8 * adapter.activations and planned().weights == adapter.weights
+    assert planned("lora=none").weights == pytest.approx(2 * full.weights, rel=0.01)
+
+
+def test_no_objective_imports_torch() -> None:
+    """``train.py`` reads records with the objective before torch is imported."""
+    code = "import sys, hydraft.training.objectives.registry; assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(ROOT / "src")})
+
+
+def test_the_loss_is_that_of_the_model() -> None:
+    received: dict[str, Any] = {}
+
+    def model(**inputs: Any) -> dict[str, torch.Tensor]:
+        received.update(inputs)
+        return {"loss": torch.tensor(2.0)}
+
+    objective: Any = make_objective(ObjectiveConfig())
+    assert objective.loss(model, {"input_ids": 1}, torch.tensor(3)) == 2
+    assert received["num_items_in_batch"] == 3
+    received.clear()
+    objective.loss(model, {"input_ids": 1}, None)
+    assert received == {"input_ids": 1}
