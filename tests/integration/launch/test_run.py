@@ -136,7 +136,7 @@ def loaded_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loade
         yield difference
 
 
-def test_plain_peft_gives_the_same_logits(default_run: tuple[Path, str]) -> None:
+def test_plain_peft_gives_the_same_logits(default_run: tuple[Path, str], loaded_elsewhere: Loader) -> None:
     assert loaded_elsewhere(default_run[0], "nf4") <= 1e-4
 
 
