@@ -30,13 +30,13 @@ train: setup ## Fine-tune the embedded model with NF4 QLoRA; more with ARGS="lor
 	@$(PY) train.py $(ARGS)
 
 test: setup ## Every test, two side by side
-	@$(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(PY) -m pytest -n 2 --durations=40 $(ARGS)
 
 test-tools: ## Debian packages that the tests of many machines and of the report need (as root; else those are skipped)
 	@tests/support/install.sh
 
-test-fast: setup ## The tests that take no more than half a minute each
-	@$(PY) -m pytest -m "not slow" $(ARGS)
+test-fast: setup ## The unit tests
+	@$(PY) -m pytest -n 2 tests/unit $(ARGS)
 
 test-gpu: setup ## The tests that need a CUDA device
 	@$(PY) -m pytest -m gpu $(ARGS)

@@ -22,6 +22,7 @@ import pytest
 if TYPE_CHECKING:
     from lab import Lab
     from serving import Server
+    from slurm_cluster import Slurm
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in a run: threads that spin starve the ranks beside them
 
@@ -30,6 +31,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # bench/ is no package of the environment
 
+import reaper  # noqa: E402
 import warm_command  # noqa: E402
 from bench.equivalence import compose_run  # noqa: E402
 from hydraft.config.schema import Config  # noqa: E402
@@ -39,24 +41,40 @@ from hydraft.system.source_tree import TINY  # noqa: E402
 
 RECORDS = [{"instruction": f"第{i}题：{i}加一等于几？", "input": "", "output": f"等于{i + 1}。"} for i in range(24)]
 
+READ_AT_IMPORT = {"HF_HUB_OFFLINE", "OMP_WAIT_POLICY", "PYTHONPATH", "PYTHONPROFILEIMPORTTIME", "TRITON_INTERPRET"}
+"""Variables that a process with the stack in memory reads no more."""
 
-MACHINES = {"lab", "slurm"}
-"""Fixtures that this machine has room for once: names of networks, ports of daemons."""
+SCALE = float(os.environ.get("HYDRAFT_TEST_TIMEOUT_SCALE", "1"))
+"""On a slow machine, the factor by which tests wait longer before they fail."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """What the tests expect is of CPUs: a card is left alone, by them and by all that they start, unless ``-m gpu`` asks for it."""
     if not re.search(r"(?<!not )\bgpu\b", config.option.markexpr):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    worker = hasattr(config, "workerinput")
+    reaper.start(worker)
+    if getattr(config.option, "timeout", None) and not worker:  # a worker has its controller's options
+        config.option.timeout *= SCALE
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked gpu need one; side by side (pytest-xdist), a file's tests stay together, and so do those of many machines."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked gpu need one."""
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
-        shared = MACHINES & set(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group("machines" if shared else item.path.name))
+    if hasattr(config, "workerinput"):
+        import balance  # tests/support; pytest-xdist is installed
+
+        balance.in_order(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Side by side (pytest-xdist), a file's tests stay together, and so do those of many machines."""
+    import balance  # tests/support
+
+    return balance.ByGroup(config, log)
 
 
 @pytest.fixture
@@ -85,59 +103,65 @@ def run_script(
 ) -> subprocess.CompletedProcess[str]:
     """Run ``script`` as a person would, and wait.
 
-    Its process is forked from one that has imported the stack, which saves each command some ten seconds; with variables of
-    its own, that a package may read as it is imported, it starts from nothing.
+    Its process is forked from one that has imported the stack, which saves each command some ten seconds; with a variable
+    that is read as Python starts or as a package is imported, it starts from nothing.
     """
-    if environment:
+    if READ_AT_IMPORT & environment.keys():
         return subprocess.run(
             [sys.executable, str(ROOT / script), *arguments],
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=timeout * SCALE,
             cwd=ROOT,
             env={**os.environ, **environment},
             check=False,
         )
     with tempfile.TemporaryDirectory() as streams:
-        process = start_script(script, *arguments, streams=streams)
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
-            raise subprocess.TimeoutExpired([script, *arguments], timeout)
-        out, err = ((Path(streams) / name).read_text(encoding="utf-8", errors="replace") for name in ("out", "err"))
-        return subprocess.CompletedProcess([script, *arguments], process.exitcode, out, err)
+        process = start_script(script, *arguments, streams=streams, **environment)
+        return _completed(process, [script, *arguments], Path(streams), timeout)
 
 
-def start_script(script: str, *arguments: str, streams: str | Path) -> multiprocessing.context.ForkServerProcess:
+def _completed(
+    process: multiprocessing.context.ForkServerProcess, command: list[str], streams: Path, timeout: float
+) -> subprocess.CompletedProcess[str]:
+    """Wait for a process of ``start_script``."""
+    process.join(timeout * SCALE)
+    if process.exitcode is None:
+        process.kill()
+        raise subprocess.TimeoutExpired(command, timeout * SCALE)
+    out, err = ((streams / name).read_text(encoding="utf-8", errors="replace") for name in ("out", "err"))
+    return subprocess.CompletedProcess(command, process.exitcode, out, err)
+
+
+def start_script(
+    script: str, *arguments: str, streams: str | Path, **environment: str
+) -> multiprocessing.context.ForkServerProcess:
     """Start ``script`` as ``run_script`` does; what it prints goes to the files out and err in ``streams``."""
     elastic.start_fork_server(detect())
     process = multiprocessing.get_context("forkserver").Process(
-        target=warm_command.run, args=(ROOT, script, arguments, dict(os.environ), str(streams))
+        target=warm_command.run, args=(ROOT, script, arguments, {**os.environ, **environment}, str(streams))
     )
     process.start()
     return process
 
 
-def run_ranks(script: Path, arguments: list[str], ranks: int) -> Any:
+def run_ranks(script: str, arguments: list[str], ranks: int) -> Any:
     """Run ``script`` on ``ranks`` ranks on the CPU, with ``cluster=1xN`` added to each argument: the JSON that rank 0 prints last."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, str(script), *(f"{argument} cluster=1x{ranks}" for argument in arguments)]
-    environment = {**os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    processes = [
-        subprocess.Popen(
-            command,
-            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-    outputs = [process.communicate(timeout=400) for process in processes]
-    assert all(process.returncode == 0 for process in processes), outputs[0][1][-2000:]
-    return json.loads(outputs[0][0].splitlines()[-1])
+    given = [f"{argument} cluster=1x{ranks}" for argument in arguments]
+    shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    with tempfile.TemporaryDirectory() as folder:
+        streams = [Path(folder, str(rank)) for rank in range(ranks)]
+        processes = []
+        for rank, place in enumerate(streams):
+            place.mkdir()
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            processes.append(start_script(script, *given, streams=place, **shared, **own))
+        done = [_completed(*both, 400) for both in zip(processes, [[script]] * ranks, streams, strict=True)]
+    assert all(rank.returncode == 0 for rank in done), done[0].stderr[-2000:]
+    return json.loads(done[0].stdout.splitlines()[-1])
 
 
 def family(pid: int) -> list[psutil.Process]:
@@ -150,7 +174,7 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> float:
     """Seconds until ``condition`` held."""
     start = time.monotonic()
     while not condition():
-        assert time.monotonic() - start < seconds, f"{what}: not within {seconds} s"
+        assert time.monotonic() - start < seconds * SCALE, f"{what}: not within {seconds} s"
         time.sleep(0.05)
     return time.monotonic() - start
 
@@ -168,7 +192,7 @@ def survivors() -> Iterator[list[psutil.Process]]:
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Lab"]:
     """Two hosts behind a bridge, for the tests of many machines."""
-    from lab import Lab, missing  # tests/launch
+    from lab import Lab, missing  # tests/support
 
     if reason := missing():
         pytest.skip(reason)
@@ -181,9 +205,18 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Lab"]:
 
 
 @pytest.fixture(scope="session")
+def slurm() -> Iterator["Slurm"]:
+    """A Slurm of two machines."""
+    from slurm_cluster import Slurm  # tests/support
+
+    with Slurm() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two adapters of the embedded model."""
-    from serving import make_adapters  # tests/infer
+    from serving import make_adapters  # tests/support
 
     return make_adapters(tmp_path_factory.mktemp("adapters"))
 

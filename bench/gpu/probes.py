@@ -53,7 +53,7 @@ def imports() -> Any:
 
 def detected() -> Any:
     """What hydraft sees, beside torch; with ``CUDA_VISIBLE_DEVICES=-1`` neither may see a card."""
-    hidden = "import torch; from hydraft import hardware; print(len(hardware.detect().gpus), torch.cuda.device_count())"
+    hidden = "import torch; from hydraft.system import hardware; print(len(hardware.detect().gpus), torch.cuda.device_count())"
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
     done = subprocess.run([sys.executable, "-c", hidden], env=environment, capture_output=True, text=True, check=True)
     began = time.perf_counter()

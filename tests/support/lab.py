@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from conftest import ROOT, family
+from conftest import ROOT, SCALE, family
 
 HOSTS = {"worker-1": "10.77.0.11", "worker-2": "10.77.0.12"}
 DESK = "10.77.0.1"
@@ -94,7 +94,7 @@ class Lab:
         command = ["ip", "netns", "exec", self.names[name], "sh", "-c", f"{mount}exec {SSHD} -D -e -f '{config}'"]
         with (self.folder / f"{name}.log").open("w") as log:
             self.servers[name] = subprocess.Popen(command, stderr=log)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 10 * SCALE
         while subprocess.run(
             [*self.at_desk("ssh", "-F", str(self.ssh_config), name, "true")], capture_output=True, check=False
         ).returncode:

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import warm_command
-from conftest import ROOT, wait_for
+from conftest import ROOT, SCALE, wait_for
 from hydraft.launch.local import elastic
 from hydraft.system.hardware import detect
 from hydraft.system.source_tree import TINY
@@ -81,11 +81,11 @@ class Server:
         """A request below the client's: of a value, or of bytes that are said to be JSON."""
         headers = {**bearer(), "Content-Type": "application/json"}
         body = jsonlib.dumps(json).encode() if content is None else content
-        return httpx.post(f"{self.url}{path}", content=body, headers=headers, timeout=60)
+        return httpx.post(f"{self.url}{path}", content=body, headers=headers, timeout=60 * SCALE)
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
-        text = httpx.get(f"{self.url}/metrics", headers=bearer(), timeout=60).text
+        text = httpx.get(f"{self.url}/metrics", headers=bearer(), timeout=60 * SCALE).text
         return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
 
     def idle(self) -> bool:

@@ -11,6 +11,8 @@ from typing import Self
 
 import pytest
 
+from conftest import SCALE
+
 CONFIG = """
 ClusterName=test
 SlurmctldHost=localhost(127.0.0.1)
@@ -96,7 +98,9 @@ class Slurm:
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command of Slurm."""
-        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=30, check=False)
+        return subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=30 * SCALE, check=False
+        )
 
     def jobs(self) -> str:
         """Numbers and states of the queued jobs."""
@@ -124,5 +128,5 @@ def _wait_for(condition: object, what: str) -> None:
     assert callable(condition)
     begun = time.monotonic()
     while not condition():
-        assert time.monotonic() - begun < 30, f"{what} did not start within 30 s"
+        assert time.monotonic() - begun < 30 * SCALE, f"{what} did not start within 30 s"
         time.sleep(0.1)

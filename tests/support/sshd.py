@@ -8,6 +8,8 @@ from typing import Self
 
 import pytest
 
+from hydraft.system.parent_death import die_with_parent
+
 
 class Sshd:
     """``with Sshd(folder) as sshd``: ``ssh -p {sshd.port} {options} localhost`` logs in as the user who runs the tests."""
@@ -33,7 +35,8 @@ class Sshd:
             f"AuthorizedKeysFile {self.folder}/key.pub\nPasswordAuthentication no\nUsePAM no\nPermitRootLogin yes\n"
         )
         Path("/run/sshd").mkdir(exist_ok=True)  # for its privilege separation
-        self.process = subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", self.folder / "config"])
+        command = ["/usr/sbin/sshd", "-D", "-e", "-f", self.folder / "config"]
+        self.process = subprocess.Popen(command, preexec_fn=die_with_parent)  # it overwrites the mark of reaper.py
         return self
 
     def __exit__(self, *_: object) -> None:

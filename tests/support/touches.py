@@ -16,7 +16,7 @@ from pathlib import Path
 from hydraft.launch.local.fork_server import CLEAN, TOUCHING
 
 ROOT = Path(__file__).parents[2]
-PRETENCE = ROOT / "tests" / "pretend_cuda"
+PRETENCE = ROOT / "tests" / "support" / "pretend_cuda"
 
 
 def environment(log: Path) -> dict[str, str]:

@@ -13,6 +13,7 @@ import yaml
 from bench.gpu import collect, records, wheels
 from bench.gpu.flops import work
 from bench.gpu.steps import Outcome
+from conftest import SCALE
 from hydraft.system.source_tree import ROOT
 
 LLAMA = {
@@ -201,14 +202,13 @@ def test_an_unknown_part_is_refused() -> None:
     assert "no part is called frist" in done.stderr
 
 
-@pytest.mark.slow
 def test_the_rehearsal_runs_what_is_timed(tmp_path: Path) -> None:
     """The command with the parts that a card is for, in tiny shapes; `make bench-gpu` rehearses all of them."""
     out = tmp_path / "out"
     command = [
-        sys.executable, "-m", "bench.gpu", "--rehearse", "--parts", "first llama serve", "--budget", "900", "--out", str(out),
+        sys.executable, "-m", "bench.gpu", "--rehearse", "--parts", "first llama serve", "--budget", str(900 * SCALE), "--out", str(out),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=580)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=580 * SCALE)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((out / "results.json").read_text())
     assert found["rehearsal"] is True

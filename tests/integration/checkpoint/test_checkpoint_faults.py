@@ -15,7 +15,7 @@ from test_resume import CUT, settings
 
 from bench.equivalence import compose_run
 from bench.resume import cut, differs, train
-from conftest import ROOT, run_script
+from conftest import ROOT, SCALE, run_script
 from hydraft.checkpoint import manifest
 from hydraft.config.choices import Precision
 from hydraft.plan import plan
@@ -35,7 +35,8 @@ os.dup2(2, 1)
 import torch.distributed as dist
 from pathlib import Path
 from deepspeed.accelerator import get_accelerator
-from hydraft import keeper, trainer, worker
+from hydraft.training import trainer, worker
+from hydraft.training.callbacks import checkpoint
 for line in sys.stdin:
     asked = json.loads(line)
     child = os.fork()
@@ -61,14 +62,14 @@ def hook(event, arguments):
         os.kill(os.getpid(), signal.SIGKILL)
 
 sys.addaudithook(hook)
-save = keeper.CheckpointCallback.save
+save = checkpoint.CheckpointCallback.save
 
 def watched(self, trainer):
     armed[0] = trainer.state.global_step == 6
     save(self, trainer)
     armed[0] = False
 
-keeper.CheckpointCallback.save = watched
+checkpoint.CheckpointCallback.save = watched
 if asked["fp16"]:
     get_accelerator().__class__.is_fp16_supported = lambda self: True
     made = trainer.deepspeed_config
@@ -103,7 +104,7 @@ def forks() -> Iterator[Forks]:
     """A warm process."""
     forks = Forks()
     yield forks
-    forks.process.communicate(timeout=10)
+    forks.process.communicate(timeout=10 * SCALE)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,6 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.mark.slow
 def test_a_kill_at_any_write_leaves_a_whole_checkpoint(begun: Path, forks: Forks, tmp_path: Path) -> None:
     shutil.copytree(begun, tmp_path / "probe")
     assert forks.run(tmp_path / "probe") == 0
@@ -139,7 +139,6 @@ def test_a_kill_at_any_write_leaves_a_whole_checkpoint(begun: Path, forks: Forks
     assert found == {"step-000004", "step-000006"}  # before the name is given, and after
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("zero", ["stage1", "stage3"])
 def test_fp16_goes_on_with_its_loss_scale(zero: str, forks: Forks, records: Path, tmp_path: Path) -> None:
     """Steps that overflowed are no steps of Adam's nor of the schedule's."""
@@ -155,7 +154,6 @@ def test_fp16_goes_on_with_its_loss_scale(zero: str, forks: Forks, records: Path
     assert differs(resumed, tmp_path / "whole") is None
 
 
-@pytest.mark.slow
 def test_an_altered_file_is_named_and_its_checkpoint_skipped(begun: Path, tmp_path: Path) -> None:
     latest = begun / "checkpoints/step-000004"
     files = [file for file in latest.rglob("*") if file.is_file()]
@@ -179,7 +177,6 @@ def test_an_altered_file_is_named_and_its_checkpoint_skipped(begun: Path, tmp_pa
             assert file.name in skipped[0] or file.name == manifest.NAME  # an altered list accuses another file
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_ends_the_run_and_keeps_what_is_there(begun: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"

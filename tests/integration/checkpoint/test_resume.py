@@ -36,7 +36,6 @@ SAME = [  # what goes another way; `make resume-matrix` has every topology
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("overrides", SAME)
 def test_the_same_topology_ends_bit_equal(overrides: str, records: Path, tmp_path: Path) -> None:
     config = compose_run(settings(records, "train.micro_batch_size=4", *overrides.split()))
@@ -55,7 +54,6 @@ PLACES = (  # each with a global batch of 8
 )
 
 
-@pytest.mark.slow
 def test_another_topology_goes_on_with_the_same_samples(records: Path, tmp_path: Path) -> None:
     """fp32, to 1e-6 in any element of the adapter at the end (AdamW moves one by up to 3e-4 x 9 steps)."""
     steady = ("train.learning_rate=3e-4", "train.eps=1e-5", "lora.dropout=0", "quant=nf4")
@@ -68,7 +66,6 @@ def test_another_topology_goes_on_with_the_same_samples(records: Path, tmp_path:
         assert adapter <= 1e-6 and loss <= 1e-5, place
 
 
-@pytest.mark.slow
 def test_resume_takes_the_saved_config_and_says_what_changed(records: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     first = run_script(
@@ -106,7 +103,6 @@ def test_resume_takes_the_saved_config_and_says_what_changed(records: Path, tmp_
     assert run_script("train.py", f"resume={tmp_path}/nowhere").returncode == 2
 
 
-@pytest.mark.slow
 def test_records_that_changed_are_refused(records: Path, tmp_path: Path) -> None:
     config = compose_run(settings(records, "train.micro_batch_size=4"))
     train(config, tmp_path / "whole")
@@ -119,7 +115,6 @@ def test_records_that_changed_are_refused(records: Path, tmp_path: Path) -> None
     assert "data.train" in done.stderr and "not those" in done.stderr
 
 
-@pytest.mark.slow
 def test_a_run_whose_ranks_are_killed_begins_again_and_ends_bit_equal(records: Path, tmp_path: Path) -> None:
     """A rank is killed at random, again and again. The run it is held against saves by the clock: when does not matter."""
     shared = [
@@ -145,7 +140,6 @@ def process_of(folder: Path) -> int:
     return int(json.loads((folder / ".holder.json").read_text())["pid"])
 
 
-@pytest.mark.slow
 def test_an_attempt_without_a_checkpoint_leaves_no_lines(records: Path, tmp_path: Path) -> None:
     config = compose_run(settings(records, "train.micro_batch_size=8"))
     train(config, tmp_path / "run")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from conftest import ROOT, config_of
+from conftest import ROOT, SCALE, config_of
 from hydraft.config.schema import Config
 from hydraft.data import cache, mixture
 from hydraft.data.tokenize import encode
@@ -97,7 +97,7 @@ def test_a_rank_that_does_not_encode_waits_for_the_one_that_does(
     time.sleep(0.5)
     assert waiting.poll() is None
     cache.training(config.data, 0, tokenizer, True, lambda *_: None)
-    assert waiting.communicate(timeout=60)[0].strip() == "20"
+    assert waiting.communicate(timeout=60 * SCALE)[0].strip() == "20"
 
 
 def test_a_mix_repeats_and_draws_by_weight(tmp_path: Path) -> None:

@@ -7,8 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from conftest import ROOT
 
 TASKS = {"sentiment", "qa", "summary", "translation"}
@@ -54,14 +52,12 @@ def test_the_hand_written_core_is_in_both_splits() -> None:
     assert sum(record["input"] in written for record in read("zh_tasks.test.json")) >= 40
 
 
-@pytest.mark.slow
 def test_the_generator_writes_the_same_bytes(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(ROOT / "data/generate.py"), "--out", str(tmp_path)], check=True)
     for name in ("zh_tasks.train.json", "zh_tasks.test.json"):
         assert (tmp_path / name).read_bytes() == (ROOT / "data" / name).read_bytes()
 
 
-@pytest.mark.slow
 def test_the_corpus_of_the_embedded_model_holds_no_held_out_text_and_no_answer(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.jsonl"
     subprocess.run([sys.executable, str(ROOT / "data/generate.py"), "--corpus", str(corpus)], check=True)

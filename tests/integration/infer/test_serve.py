@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from conftest import run_script, wait_for
+from conftest import SCALE, run_script, wait_for
 from serving import KEY, Server, bearer
 
 CHAT = "/v1/chat/completions"
@@ -147,7 +147,7 @@ def test_limits_are_reported_by_parameter(server: Server) -> None:
 
 def test_a_full_server_sends_retry_after_and_a_disconnect_frees_its_slot(server: Server) -> None:
     wait_for(server.idle, 30, "an idle server")
-    with httpx.Client(base_url=server.url, headers=bearer(), timeout=60) as client:
+    with httpx.Client(base_url=server.url, headers=bearer(), timeout=60 * SCALE) as client:
         with client.stream("POST", CHAT, json=endless(n=12, stream=True)) as stream:
             assert stream.status_code == 200, stream.read()
             lines = stream.iter_lines()  # kept: httpx closes the stream with it

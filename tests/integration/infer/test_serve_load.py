@@ -17,7 +17,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import CHECKS, load_all_checks
 
-from conftest import wait_for
+from conftest import SCALE, wait_for
 from serving import KEY, Server, bearer
 from test_serve import ASK, CHAT, endless
 
@@ -31,7 +31,7 @@ def one(server: Server, number: int) -> str:
         ["stream", "stream", "whole", "whole", "many", "leaves", "leaves", "long", "broken", "wrong key", "large"]
     )
     asked = endless(model=drawn.choice(["tiny", "red", "blue"]), max_tokens=drawn.randint(1, 40), temperature=1.0)
-    with httpx.Client(base_url=server.url, headers={**bearer(), **JSON}, timeout=120) as client:
+    with httpx.Client(base_url=server.url, headers={**bearer(), **JSON}, timeout=120 * SCALE) as client:
         if kind == "stream":
             response = client.post(CHAT, json={**asked, "stream": True})
             assert response.status_code == 429 or response.text.endswith("data: [DONE]\n\n"), response.text[-200:]
@@ -90,7 +90,7 @@ def test_every_route_conforms_to_its_openapi_schema(server: Server, mode: schema
             if mode is schemathesis.GenerationMode.POSITIVE and isinstance(case.body, dict):
                 case.body |= {"model": "tiny", "max_tokens": 3, "n": 1}  # so that it is answered, and soon
                 case.body.pop("max_completion_tokens", None)
-            response = case.call(headers=bearer(), timeout=60)
+            response = case.call(headers=bearer(), timeout=60 * SCALE)
             statuses[response.status_code] += 1
             case.validate_response(response, checks=checks)
 

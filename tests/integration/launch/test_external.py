@@ -13,15 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from conftest import RECORDS, ROOT, family
+from conftest import RECORDS, ROOT, SCALE, family, run_script, wait_for
 from hydraft.errors import FailureReason
 from hydraft.launch.external.environment import World
 from hydraft.launch.external.rank import HangDetector
 from hydraft.launch.external.store import RendezvousStore
 from sshd import Sshd
-from test_local import wait_for
-
-pytestmark = pytest.mark.slow
 
 BIN = Path(sys.executable).parent
 TRAIN = str(ROOT / "train.py")
@@ -63,7 +60,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def run_in(folder: Path, command: list[str], **more: str) -> subprocess.CompletedProcess[str]:
     """Run ``command`` there, as a user would, and wait; runs are in its outputs/."""
     return subprocess.run(
-        command, cwd=folder, env=environment(**more), capture_output=True, text=True, timeout=240, check=False
+        command, cwd=folder, env=environment(**more), capture_output=True, text=True, timeout=240 * SCALE, check=False
     )
 
 
@@ -83,9 +80,9 @@ def losses(run: Path) -> list[float]:
 def own(settings: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[float]:
     """The losses of the same run with hydraft's own launcher."""
     folder = tmp_path_factory.mktemp("own")
-    done = run_in(folder, [sys.executable, TRAIN, *settings, "cluster=1x2"])
+    done = run_script("train.py", *settings, "cluster=1x2", f"hydra.run.dir={folder / 'run'}")
     assert done.returncode == 0, done.stderr
-    return losses(the_run(folder))
+    return losses(folder / "run")
 
 
 def assert_ran(folder: Path, done: "subprocess.CompletedProcess[str]", own: list[float], starter: str) -> None:
@@ -177,7 +174,7 @@ class Ranks:
 
     def wait(self) -> tuple[list[int], list[str]]:
         """Exit code and standard error of every rank."""
-        said = [rank.communicate(timeout=120)[1] for rank in self.started]
+        said = [rank.communicate(timeout=120 * SCALE)[1] for rank in self.started]
         return [rank.returncode for rank in self.started], said
 
     def result(self) -> dict[str, object]:
@@ -215,7 +212,7 @@ def test_a_refusal_ends_both_ranks_and_rank_0_prints_it(arguments: list[str], me
 
 def test_help_is_printed_once(tmp_path: Path) -> None:
     ranks = Ranks(tmp_path, "--help")
-    said = [rank.communicate(timeout=60)[0] for rank in ranks.started]
+    said = [rank.communicate(timeout=60 * SCALE)[0] for rank in ranks.started]
     assert [rank.returncode for rank in ranks.started] == [0, 0]
     assert ("zero: stage0" in said[0], said[1]) == (True, "")
 
@@ -299,7 +296,7 @@ def test_under_torchrun_a_signal_preempts_all(
         os.killpg(torchrun.pid, number)  # a terminal signals every process, and torchrun signals its own once more
     else:
         torchrun.send_signal(number)
-    said = torchrun.communicate(timeout=60)[0]
+    said = torchrun.communicate(timeout=60 * SCALE)[0]
     name = signal.Signals(number).name
     assert said.count(f"preempted by {name} after step ") == 1
     result = json.loads((the_run(tmp_path) / "result.json").read_text())
@@ -313,7 +310,7 @@ def test_under_torchrun_a_killed_rank_ends_all(
     torchrun = _under_torchrun(tmp_path, settings, survivors)
     log = str(the_run(tmp_path) / "rank-1.log")
     next(p for p in survivors if str(Path(f"/proc/{p.pid}/fd/1").readlink()) == log).kill()
-    said = torchrun.communicate(timeout=60)[0]
+    said = torchrun.communicate(timeout=60 * SCALE)[0]
     assert torchrun.returncode == 1
     assert said.count("rank 1 failed: killed by SIGKILL") == 1
     assert json.loads((the_run(tmp_path) / "result.json").read_text())["error"]["rank"] == 1

@@ -10,11 +10,9 @@ import psutil
 import pytest
 
 from bench.processes import runs
-from conftest import ROOT, family, wait_for
+from conftest import ROOT, SCALE, family, wait_for
 from hydraft.checkpoint import manifest
 from lab import HOSTS, Lab
-
-pytestmark = pytest.mark.slow
 
 
 class FarRun:
@@ -70,7 +68,7 @@ def start(lab: Lab, tmp_path: Path, records: Path) -> Iterator[Callable[..., Far
                 process.kill()
         if run.process.poll() is None:
             run.process.kill()
-        run.process.wait(10)
+        run.process.wait(10 * SCALE)
 
 
 def test_a_run_whose_rank_is_killed_restarts_and_completes(start: Callable[..., FarRun]) -> None:
@@ -119,7 +117,7 @@ def test_sigkill_of_ssh_is_reported_with_its_host(start: Callable[..., FarRun]) 
 
 
 def test_a_pulled_cable_ends_both_sides(lab: Lab, start: Callable[..., FarRun]) -> None:
-    run = start("cluster.link_timeout=6")
+    run = start(f"cluster.link_timeout={6 * SCALE:g}")
     lab.cable("worker-2", "down")
     try:
         wait_for(run.over, 20, "the end")
@@ -132,7 +130,7 @@ def test_a_pulled_cable_ends_both_sides(lab: Lab, start: Callable[..., FarRun]) 
 
 
 def test_a_rank_that_hangs_is_named_with_its_host(start: Callable[..., FarRun]) -> None:
-    run = start("cluster.hang_timeout=4")
+    run = start(f"cluster.hang_timeout={4 * SCALE:g}")
     run.rank(1).suspend()
     wait_for(run.over, 4 + 15, "the end")
     assert run.process.returncode == 1

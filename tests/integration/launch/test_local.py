@@ -12,9 +12,7 @@ import psutil
 import pytest
 
 from bench.processes import runs
-from conftest import ROOT, family, run_script, wait_for
-
-pytestmark = pytest.mark.slow
+from conftest import ROOT, SCALE, family, run_script, start_script, wait_for
 
 
 class Run:
@@ -106,10 +104,10 @@ def test_a_killed_rank_ends_the_run_with_its_name(run: Run) -> None:
 def test_a_rank_that_hangs_is_named_with_the_stacks_of_the_others(
     tmp_path: Path, records: Path, survivors: list[psutil.Process]
 ) -> None:
-    run = Run(tmp_path / "run", records, "cluster.hang_timeout=4")
+    run = Run(tmp_path / "run", records, f"cluster.hang_timeout={4 * SCALE:g}")
     survivors += run.family
     run.rank(1).suspend()
-    assert wait_for(run.all_gone, 12, "the end") > 4
+    assert wait_for(run.all_gone, 12, "the end") > 4 * SCALE
     assert run.process.returncode == 1
     assert run.process.stdout is not None
     said = run.process.stdout.read()
@@ -144,16 +142,13 @@ def test_what_a_rank_finds_wrong_in_the_config_is_one_line(
 
 
 def test_two_runs_side_by_side_take_different_ports(tmp_path: Path, records: Path) -> None:
-    command = [
-        sys.executable,
-        "train.py",
-        f"data.train={records}",
-        "data.eval=null",
-        "train.max_steps=3",
-        "cluster=1x2",
-    ]
-    runs = [
-        subprocess.Popen([*command, f"hydra.run.dir={tmp_path / name}"], cwd=ROOT, stdout=subprocess.DEVNULL)
-        for name in ("a", "b")
-    ]
-    assert [run.wait(timeout=240) for run in runs] == [0, 0]
+    started = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        command = [f"data.train={records}", "data.eval=null", "train.max_steps=3", "cluster=1x2"]
+        started.append(
+            start_script("train.py", *command, f"hydra.run.dir={tmp_path / name / 'run'}", streams=tmp_path / name)
+        )
+    for run in started:
+        run.join(240 * SCALE)
+    assert [run.exitcode for run in started] == [0, 0]

@@ -45,7 +45,6 @@ def test_without_nvml_counting_gpus_touches_the_driver() -> None:
     assert touching("torch, torch.cuda; torch.cuda.is_available()") == []
 
 
-@pytest.mark.slow
 def test_jobs_and_ranks_of_a_sweep_are_forks_that_can_use_the_gpu(records: Path, tmp_path: Path) -> None:
     folder, log = tmp_path / "sweep", tmp_path / "log"
     done = run_script(
@@ -62,12 +61,11 @@ def test_jobs_and_ranks_of_a_sweep_are_forks_that_can_use_the_gpu(records: Path,
     assert len(touched) == 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("nvml", ["1", "0"])
 def test_a_run_without_quantization_resumes_with_weights_in_main_memory(
     nvml: str, records: Path, tmp_path: Path
 ) -> None:
-    """With ZeRO 0 to 2, weights are there until DeepSpeed moves the model; without NVML no fork is usable, and ranks are spawned."""
+    """With ZeRO 0 to 2, weights are there until DeepSpeed moves the model; without NVML no fork is usable: the ranks of a first run are spawned."""
     folder, log = tmp_path / "run", tmp_path / "log"
     given = {**environment(log), "PRETEND_CUDA_NVML": nvml}
     first = run_script(
@@ -75,15 +73,17 @@ def test_a_run_without_quantization_resumes_with_weights_in_main_memory(
         f"hydra.run.dir={folder}", **given,
     )  # fmt: skip
     assert first.returncode == 0, first.stderr
-    more = run_script("train.py", f"resume={folder}", "train.max_steps=4", **given)
-    assert more.returncode == 0, more.stderr
-    assert "resuming from" in more.stdout
+    runs = [first]
+    if nvml == "1":  # how ranks start makes no difference to what they load
+        runs.append(run_script("train.py", f"resume={folder}", "train.max_steps=4", **given))
+        assert runs[1].returncode == 0, runs[1].stderr
+        assert "resuming from" in runs[1].stdout
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert steps == [1, 2, 3, 4]
-    for done in (first, more):
+    assert steps == list(range(1, 2 * len(runs) + 1))
+    for done in runs:
         assert ("ranks are spawned" in done.stderr) == (nvml == "0"), done.stderr
     touched = {call["pid"] for call in calls(log) if str(call["call"]).startswith("_cuda_init")}
-    assert len(touched) == 2, "a rank each"
+    assert len(touched) == len(runs), "a rank each"
 
 
 PRELOADS = {
@@ -118,7 +118,7 @@ def test_jobs_are_spawned_and_the_reason_is_printed_if_a_preload_prevents_forks(
 
 RANK = """
 import os, sys, torch
-from hydraft.launch import rank
+from hydraft.launch.local import rank
 torch.cuda.init()
 if os.fork() == 0:
     os.environ.update(RANK="0", DS_ACCELERATOR="cuda")

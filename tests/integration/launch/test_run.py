@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,30 +21,35 @@ FILES = {
     "train.log",
 }  # fmt: skip
 
-# Run by a clean interpreter that knows nothing of this project: plain transformers, peft and bitsandbytes.
+# Run by a clean interpreter that knows nothing of this project: plain transformers, peft and bitsandbytes. A line of its stdin is an
+# adapter's folder and how its base is quantised; a line of its stdout is the answer.
 PLAIN_PEFT = """
-import json, sys, torch
+import json, os, sys
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+import torch
 from pathlib import Path
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-adapter, base, quant = sys.argv[1:]
-probe = json.loads((Path(adapter) / "probe.json").read_text())
-options = {}
-if quant == "nf4":
-    options["quantization_config"] = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32
-    )
-elif quant == "int8":
-    options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
-model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **options)
-for module in model.modules():  # bitsandbytes' inference kernel for AVX512-BF16 computes in bf16
-    module.support_avx512bf16_for_cpu = False
-model = PeftModel.from_pretrained(model, adapter).eval()
-with torch.no_grad():
-    logits = model(input_ids=torch.tensor([probe["input_ids"]])).logits[0, -1].float()
-assert AutoTokenizer.from_pretrained(adapter).chat_template
-assert not [name for name in sys.modules if name.startswith("hydraft")]
-print((logits[probe["top_ids"]] - torch.tensor(probe["top_logits"])).abs().max().item())
+for line in sys.stdin:
+    adapter, quant = json.loads(line)
+    probe = json.loads((Path(adapter) / "probe.json").read_text())
+    options = {}
+    if quant == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.float32
+        )
+    elif quant == "int8":
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32, **options)
+    for module in model.modules():  # bitsandbytes' inference kernel for AVX512-BF16 computes in bf16
+        module.support_avx512bf16_for_cpu = False
+    model = PeftModel.from_pretrained(model, adapter).eval()
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([probe["input_ids"]])).logits[0, -1].float()
+    assert AutoTokenizer.from_pretrained(adapter).chat_template
+    assert not [name for name in sys.modules if name.startswith("hydraft")]
+    print((logits[probe["top_ids"]] - torch.tensor(probe["top_logits"])).abs().max().item(), file=answers, flush=True)
 """
 
 
@@ -56,7 +62,6 @@ def default_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, done.stdout
 
 
-@pytest.mark.slow
 def test_the_default_run_learns(default_run: tuple[Path, str]) -> None:
     """The margins are well within the results of a run, and far above those of the untrained model."""
     result = json.loads((default_run[0] / "result.json").read_text())
@@ -68,7 +73,6 @@ def test_the_default_run_learns(default_run: tuple[Path, str]) -> None:
     assert after["loss"] < 0.4 * before["loss"]
 
 
-@pytest.mark.slow
 def test_the_run_folder_is_complete(default_run: tuple[Path, str]) -> None:
     folder = default_run[0]
     assert {entry.name for entry in folder.iterdir()} >= FILES
@@ -85,7 +89,6 @@ def test_the_run_folder_is_complete(default_run: tuple[Path, str]) -> None:
     assert json.loads((folder / "environment.json").read_text())["packages"]["torch"]
 
 
-@pytest.mark.slow
 def test_the_screen_shows_the_run_and_no_messages_of_libraries(default_run: tuple[Path, str]) -> None:
     said = default_run[1]
     for word in ("held-out sentiment accuracy", "held-out exact match", "tokens/s", "before", "after", "infer.py run="):
@@ -94,7 +97,6 @@ def test_the_screen_shows_the_run_and_no_messages_of_libraries(default_run: tupl
     assert "DeepSpeed deepspeed" in (default_run[0] / "rank-0.log").read_text()  # it went to the log
 
 
-@pytest.mark.slow
 def test_infer_answers_from_the_run(default_run: tuple[Path, str]) -> None:
     prompt = "判断这条评论的情感，回答正面或负面。\n房间很干净，服务也很热情。"
     done = run_script("infer.py", f"run={default_run[0]}", f"prompt={prompt}")
@@ -102,24 +104,39 @@ def test_infer_answers_from_the_run(default_run: tuple[Path, str]) -> None:
     assert done.stdout.strip() == "正面"
 
 
-@pytest.mark.slow
 def test_infer_stops_after_max_new_tokens(default_run: tuple[Path, str]) -> None:
     one = run_script("infer.py", f"run={default_run[0]}", "prompt=把这句话翻译成英文：我喜欢苹果。", "max_new_tokens=1")
     assert len(one.stdout.strip()) <= len("正面") + 3
 
 
-def loaded_elsewhere(folder: Path, quant: str) -> float:
+Loader = Callable[[Path, str], float]
+
+
+@pytest.fixture(scope="module")
+def loaded_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loader]:
     """Largest difference of 16 logits between the trained model in memory and plain peft in another process."""
-    done = subprocess.run(
-        [sys.executable, "-c", PLAIN_PEFT, str(folder / "adapter"), str(ROOT / "src/hydraft/models/tiny"), quant],
-        capture_output=True, text=True, check=False, cwd="/",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return float(done.stdout)
+    said = tmp_path_factory.mktemp("elsewhere") / "said"
+    command = [sys.executable, "-c", PLAIN_PEFT, str(ROOT / "src/hydraft/models/tiny")]
+    with (
+        said.open("w") as errors,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, cwd="/"
+        ) as process,
+    ):
+        assert process.stdin and process.stdout
+        questions, answers = process.stdin, process.stdout
+
+        def difference(folder: Path, quant: str) -> float:
+            questions.write(json.dumps([str(folder / "adapter"), quant]) + "\n")
+            questions.flush()
+            answer = answers.readline()
+            assert answer, said.read_text()
+            return float(answer)
+
+        yield difference
 
 
-@pytest.mark.slow
-def test_plain_peft_gives_the_same_logits(default_run: tuple[Path, str]) -> None:
+def test_plain_peft_gives_the_same_logits(default_run: tuple[Path, str], loaded_elsewhere: Loader) -> None:
     assert loaded_elsewhere(default_run[0], "nf4") <= 1e-4
 
 
@@ -129,7 +146,6 @@ def loaded(folder: Path) -> torch.nn.Module:
     return load(find(options), options).model
 
 
-@pytest.mark.slow
 def test_infer_loads_the_model_that_was_in_memory(default_run: tuple[Path, str]) -> None:
     model = loaded(default_run[0])
     probe = json.loads((default_run[0] / "adapter/probe.json").read_text())
@@ -138,7 +154,6 @@ def test_infer_loads_the_model_that_was_in_memory(default_run: tuple[Path, str])
     assert (logits[probe["top_ids"]] - torch.tensor(probe["top_logits"])).abs().max() <= 1e-4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "quant", "tolerance"),
     [
@@ -151,7 +166,7 @@ def test_infer_loads_the_model_that_was_in_memory(default_run: tuple[Path, str])
     ids=lambda value: "-".join(value) if isinstance(value, list) else str(value),
 )
 def test_every_kind_of_adapter_loads_elsewhere(
-    overrides: list[str], quant: str, tolerance: float, tmp_path: Path, records: Path
+    overrides: list[str], quant: str, tolerance: float, tmp_path: Path, records: Path, loaded_elsewhere: Loader
 ) -> None:
     done = run_script(
         "train.py", *overrides, f"data.train={records}", "data.eval=null", "train.max_steps=6", "train.learning_rate=1e-3",
@@ -161,7 +176,6 @@ def test_every_kind_of_adapter_loads_elsewhere(
     assert loaded_elsewhere(tmp_path / "run", quant) <= tolerance
 
 
-@pytest.mark.slow
 def test_full_fine_tuning_saves_a_model_that_loads(tmp_path: Path, records: Path) -> None:
     done = run_script(
         "train.py", "lora=none", "quant=none", "zero=stage3", "cluster=1x2", f"data.train={records}", f"data.eval={records}",
@@ -172,7 +186,6 @@ def test_full_fine_tuning_saves_a_model_that_loads(tmp_path: Path, records: Path
     assert answer.returncode == 0, answer.stderr
 
 
-@pytest.mark.slow
 def test_a_checkpoint_is_saved_every_epoch(tmp_path: Path, records: Path) -> None:
     done = run_script(
         "train.py", f"data.train={records}", "data.eval=null", "train.epochs=2", "train.micro_batch_size=8",
@@ -184,7 +197,6 @@ def test_a_checkpoint_is_saved_every_epoch(tmp_path: Path, records: Path) -> Non
     assert (tmp_path / "run/checkpoints/step-000003/adapter_model.safetensors").is_file()
 
 
-@pytest.mark.slow
 def test_wandb_without_a_key_is_offline_and_a_resumed_run_stays_one(
     tmp_path: Path, records: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,7 +230,6 @@ def _inspect(file: Path, *options: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("zero", ["stage2", "stage3"])
 def test_evaluation_before_training_does_not_change_the_training(zero: str, tmp_path: Path, records: Path) -> None:
     """bitsandbytes repacks 4-bit weights in eval mode on some CPUs, and their gradients are lost from then on."""
@@ -236,7 +247,6 @@ def test_evaluation_before_training_does_not_change_the_training(zero: str, tmp_
         assert scored == pytest.approx(plain, rel=1e-5)
 
 
-@pytest.mark.slow
 def test_a_base_in_bf16_leaves_the_adapter_in_fp32(tmp_path: Path, records: Path) -> None:
     """Half the frozen bytes for a loss that stays within bf16's rounding; loaded again, the model is the same."""
     losses = {}

@@ -5,13 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from conftest import ROOT, config_of, family
+from conftest import ROOT, SCALE, config_of, family, wait_for
 from hydraft.config.choices import Mode
 from hydraft.errors import ConfigError
 from hydraft.launch.remote.channel import Channel
@@ -19,18 +18,8 @@ from hydraft.launch.remote.protocol import pieces
 from hydraft.launch.slurm import job_script as launcher
 from slurm_cluster import Slurm
 from test_external import assert_ran, environment, losses, own, run_in, settings  # noqa: F401
-from test_local import wait_for
-
-pytestmark = pytest.mark.slow
 
 TWO_MACHINES = ["cluster=slurm_2x4", "cluster.ranks_per_node=1", "cluster.address=127.0.0.1"]
-
-
-@pytest.fixture(scope="module")
-def slurm() -> Iterator[Slurm]:
-    """Two machines."""
-    with Slurm() as started:
-        yield started
 
 
 def start(slurm: Slurm, folder: Path, *arguments: str, ahead: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
@@ -101,7 +90,7 @@ def test_a_job_trains_the_same_and_is_followed(
 ) -> None:
     run = tmp_path / "run"
     job = start(slurm, run, *settings)
-    said, told = job.communicate(timeout=120)
+    said, told = job.communicate(timeout=120 * SCALE)
     assert job.returncode == 0, said + told
     for line in ("submitted; Ctrl-C ends it", "running on n[1-2]", "training 3/3", "try it: python infer.py run="):
         assert said.count(line) == 1
@@ -120,7 +109,7 @@ def test_an_existing_allocation_is_used(
 ) -> None:
     run = tmp_path / "run"
     job = start(slurm, run, *settings, ahead=("salloc", "--nodes=2", "--exclusive", "--quiet"))
-    said, told = job.communicate(timeout=120)
+    said, told = job.communicate(timeout=120 * SCALE)
     assert job.returncode == 0, said + told
     assert losses(run) == pytest.approx(own, rel=1e-5)
     assert not (run / "job.sbatch").exists()
@@ -149,7 +138,7 @@ def test_a_signal_and_a_warning_preempt_the_job(
         going.send_signal(signal.SIGINT)
     else:  # as --signal=B:USR1@… does it near the time limit
         slurm.run("scancel", "--batch", "--signal=USR1", slurm.jobs().split()[0])
-    said, told = going.communicate(timeout=60)
+    said, told = going.communicate(timeout=60 * SCALE)
     assert going.returncode == code
     assert ("saving and exiting" in said) == (name == "SIGINT")
     assert told.count(f"preempted by {name} after step ") == 1
@@ -162,7 +151,7 @@ def test_a_killed_task_ends_the_job_with_its_machine(
     going: "subprocess.Popen[str]", tmp_path: Path, survivors: list[psutil.Process]
 ) -> None:
     _agent(_the_rank(1, tmp_path / "run")).kill()
-    _, told = going.communicate(timeout=60)
+    _, told = going.communicate(timeout=60 * SCALE)
     assert going.returncode == 1
     assert told.count("n2 failed: its task was killed: Killed") == 1
     assert result(tmp_path / "run")["error"] == {
@@ -173,7 +162,7 @@ def test_a_killed_task_ends_the_job_with_its_machine(
 
 def test_a_killed_rank_ends_the_job_with_its_name(going: "subprocess.Popen[str]", tmp_path: Path) -> None:
     _the_rank(1, tmp_path / "run").kill()
-    _, told = going.communicate(timeout=60)
+    _, told = going.communicate(timeout=60 * SCALE)
     assert going.returncode == 1
     assert told.count("rank 1 on n2 failed: killed by SIGKILL") == 1
     assert result(tmp_path / "run")["status"] == "failed"
@@ -186,7 +175,7 @@ def test_a_config_error_in_a_rank_is_a_refusal(
     untemplated: list[str],
 ) -> None:
     job = start(slurm, tmp_path / "run", *settings, *untemplated)
-    _, told = job.communicate(timeout=120)
+    _, told = job.communicate(timeout=120 * SCALE)
     assert job.returncode == 2
     assert told.startswith("train.py: data.template=chat: this model's tokenizer has no chat template")
     assert told.count("\n") == 1
@@ -194,7 +183,7 @@ def test_a_config_error_in_a_rank_is_a_refusal(
 
 def test_a_job_that_slurm_rejects_is_reported_on_one_line(slurm: Slurm, tmp_path: Path, settings: list[str]) -> None:  # noqa: F811
     job = start(slurm, tmp_path / "run", *settings, "cluster.slurm.partition=nowhere")
-    _, told = job.communicate(timeout=60)
+    _, told = job.communicate(timeout=60 * SCALE)
     assert job.returncode == 2
     assert "Slurm rejected the job: invalid partition specified: nowhere" in told
     assert told.count("\n") == 1

@@ -2,22 +2,18 @@
 
 from pathlib import Path
 
-import pytest
-
 from conftest import run_script
 from hydraft.sweep.results.ledger import Ledger, State
 from slurm_cluster import Slurm
 
 
-@pytest.mark.slow
-def test_each_job_of_a_sweep_is_a_slurm_job(records: Path, tmp_path: Path) -> None:
+def test_each_job_of_a_sweep_is_a_slurm_job(records: Path, tmp_path: Path, slurm: Slurm) -> None:
     folder = tmp_path / "sweep"
     settings = ["lora.r=2,4", "train.max_steps=2", f"data.train={records}", "data.eval=null", "quant=none"]
-    with Slurm() as slurm:
-        done = run_script(
-            "train.py", "-m", "hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=2", *settings,
-            f"hydra.sweep.dir={folder}", SLURM_CONF=str(slurm.config), PATH=slurm.environment["PATH"],
-        )  # fmt: skip
+    done = run_script(
+        "train.py", "-m", "hydra/launcher=submitit_slurm", "hydra.launcher.cpus_per_task=2", *settings,
+        f"hydra.sweep.dir={folder}", SLURM_CONF=str(slurm.config), PATH=slurm.environment["PATH"],
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     jobs = {job.name: job for job in Ledger(folder).jobs().values()}
     assert {name: job.state for name, job in jobs.items()} == {"r=2": State.done, "r=4": State.done}

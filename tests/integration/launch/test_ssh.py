@@ -15,10 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from conftest import ROOT, run_script
+from conftest import ROOT, SCALE, run_script
 from lab import HOSTS, Lab
-
-pytestmark = pytest.mark.slow
 
 SECRET = "not-for-anyones-eyes-4711"
 TINY_CHATGLM2 = (
@@ -159,7 +157,7 @@ def test_localhost_twice_shows_one_bar_in_the_terminals_width(records: Path, tmp
             shown += piece
     except OSError:  # the terminal is gone
         pass
-    assert run.wait(30) == 0
+    assert run.wait(30 * SCALE) == 0
     text = shown.decode()
     assert "━" in text  # a bar, not lines
     assert "training …" not in text

@@ -15,7 +15,6 @@ RECORDS = [
 ] * 4
 
 
-@pytest.mark.slow
 def test_every_run_prints_the_notice_on_system_turns_and_the_first_encodes_the_records(tmp_path: Path) -> None:
     source = save(tmp_path / "published", CHATGLM2, chatglm2_tensors(), sentencepiece_model())
     convert(source, tmp_path / "native")

@@ -39,7 +39,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("quant", ["none", "nf4"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_trains_sharded_and_not_with_equal_results(
@@ -59,7 +58,6 @@ def test_a_family_trains_sharded_and_not_with_equal_results(
     assert any(tensor.any() for name, tensor in whole.adapter.items() if "lora_B" in name)
 
 
-@pytest.mark.slow
 def test_the_command_that_needs_no_download(tmp_path: Path) -> None:
     """And what it trained answers (nonsense), from the same random weights."""
     overrides = ["model=chatglm2", "model.init=random", "model.scale=tiny", "zero=stage3", "cluster=1x2", "quant=nf4"]

@@ -89,7 +89,6 @@ def _alike(there: one_step.Step, here: one_step.Step, tolerance: float) -> None:
     assert (there[2] - here[2]).abs().max() <= tolerance * here[2].abs().max()
 
 
-@pytest.mark.slow
 def test_a_run_with_liger_ends_as_one_with_torch(tmp_path: Path) -> None:
     """Through everything: NF4, ZeRO-3 on two ranks, the adapter on the disk."""
     records = tmp_path / "records.json"

@@ -8,7 +8,7 @@ import bitsandbytes
 import pytest
 import torch
 
-from conftest import ROOT, config_of, run_ranks
+from conftest import config_of, run_ranks
 from hydraft.models.linear_4bit import ShardedLinear4bit, make_weights_releasable
 from hydraft.models.shapes import planned_config
 from hydraft.plan.memory import stored_bytes
@@ -25,10 +25,11 @@ CASES = [
 PLAIN = ["model=llama3 quant=none", "model=chatglm2 quant=none kernels.loss=chunked train.gradient_checkpointing=true"]
 
 
-def run(cases: list[str]) -> list[dict[str, dict[str, Any]]]:
+@pytest.fixture(scope="module")
+def seen_by_case() -> dict[str, dict[str, dict[str, Any]]]:
     """What rank 0 of two saw in each case (sharded_rank.py)."""
-    found: list[dict[str, dict[str, Any]]] = run_ranks(ROOT / "tests/support/sharded_rank.py", cases, 2)
-    return found
+    cases = [*CASES, *PLAIN]
+    return dict(zip(cases, run_ranks("tests/support/sharded_rank.py", cases, 2), strict=True))
 
 
 def planned(case: str) -> int:
@@ -47,9 +48,9 @@ def planned(case: str) -> int:
         memory.REUSE = kept
 
 
-@pytest.mark.slow
-def test_no_weight_outlives_its_forward_pass() -> None:
-    for case, seen in zip(CASES, run(CASES), strict=True):
+def test_no_weight_outlives_its_forward_pass(seen_by_case: dict[str, dict[str, dict[str, Any]]]) -> None:
+    for case in CASES:
+        seen = seen_by_case[case]
         own, theirs = seen["sharded"], seen["bitsandbytes"]
         assert own["losses"] == theirs["losses"] and own["weights"] == theirs["weights"], case  # to the bit
         assert own["graph"] == [0, 0] and all(theirs["graph"]), case  # the walk finds what bitsandbytes keeps
@@ -61,10 +62,9 @@ def test_no_weight_outlives_its_forward_pass() -> None:
             assert own["alive"] == [0, 0], case
 
 
-@pytest.mark.slow
-def test_no_unquantised_weight_does_either() -> None:
-    for case, seen in zip(PLAIN, run(PLAIN), strict=True):
-        assert seen["sharded"]["alive"] == [0, 0], case
+def test_no_unquantised_weight_does_either(seen_by_case: dict[str, dict[str, dict[str, Any]]]) -> None:
+    for case in PLAIN:
+        assert seen_by_case[case]["sharded"]["alive"] == [0, 0], case
 
 
 def layer(bias: bool, double: bool, dtype: torch.dtype, device: str = "cpu") -> bitsandbytes.nn.Linear4bit:

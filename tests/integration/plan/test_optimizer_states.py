@@ -2,7 +2,7 @@
 
 import pytest
 
-from conftest import ROOT, config_of, run_ranks
+from conftest import config_of, run_ranks
 from hydraft.models.shapes import planned_config
 from hydraft.plan.memory import WIDTH
 from hydraft.plan.optimizer_states import pinned, states
@@ -17,11 +17,10 @@ CASES = [
 
 def engines(ranks: int) -> list[dict[str, int]]:
     """What rank 0 of ``ranks`` measured in each case."""
-    found: list[dict[str, int]] = run_ranks(ROOT / "tests/support/engine_rank.py", CASES, ranks)
+    found: list[dict[str, int]] = run_ranks("tests/support/engine_rank.py", CASES, ranks)
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_optimizer_state_is_that_of_the_engine(ranks: int) -> None:
     for case, real in zip(CASES, engines(ranks), strict=True):

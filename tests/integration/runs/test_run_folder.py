@@ -110,7 +110,6 @@ def test_a_run_is_found_by_its_folder_and_as_the_last(tmp_path: Path, monkeypatc
     assert run_folder.find("outputs/one") == Path("outputs/one")
 
 
-@pytest.mark.slow
 def test_a_disk_that_fills_during_a_run_leaves_each_saved_checkpoint_readable(
     disk_for_a_run: Path, tmp_path: Path, records: Path
 ) -> None:

@@ -93,7 +93,6 @@ def test_summary_csv_has_a_line_a_job(tmp_path: Path) -> None:
     assert shlex.split(rows[-1]["command"]) == ["python", "train.py", "lora.r=8", "data.template=说,“{instruction}”\n"]
 
 
-@pytest.mark.slow
 def test_a_sweep_of_hydras_own_launcher_is_read_from_its_folders(tmp_path: Path, records: Path) -> None:
     """It has no ledger: what ran stands in each run's folder, and the command of the best is the config of the best."""
     folder = tmp_path / "basic"

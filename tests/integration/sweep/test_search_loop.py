@@ -12,7 +12,6 @@ GRID = ["-m", "hydra/sweeper=search", "hydra.sweeper.sampler=grid"]
 MEDIAN = ["hydra.sweeper.pruner=median", "+hydra.sweeper.pruner_options.n_startup_trials=1"]
 
 
-@pytest.mark.slow
 def test_a_job_that_lags_behind_is_stopped_and_the_search_goes_on(records: Path, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     run = [

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from bench.processes import runs
-from conftest import family, run_script, start_script, wait_for
+from conftest import SCALE, family, run_script, start_script, wait_for
 from hydraft.checkpoint import manifest
 from hydraft.sweep.results.ledger import Job, Ledger, State
 
@@ -71,7 +71,7 @@ def test_a_job_that_is_killed_fails_alone(records: Path, tmp_path: Path, start: 
     assert len(pids) == 2, "two side by side"
     below = family(pids[1])
     os.kill(pids[1], signal.SIGKILL)
-    process.join(300)
+    process.join(300 * SCALE)
     assert process.exitcode == 1
     wait_for(gone(below), 10, "the end of the killed job's ranks")
     assert states(folder) == {"r=2": State.done, "r=3": State.failed, "r=4": State.done, "r=5": State.done}
@@ -104,7 +104,7 @@ def test_a_sweep_goes_on_after_ctrl_c_and_after_sigkill(records: Path, tmp_path:
     done = (first / "result.json").stat().st_mtime_ns
     everyone = family(process.pid)
     os.kill(process.pid, signal.SIGINT)
-    process.join(30)
+    process.join(30 * SCALE)
     assert process.exitcode == 130
     wait_for(gone(everyone), 10, "the end of all that the sweep had started")
     assert states(folder) == {first.name: State.done, second.name: State.interrupted}
@@ -119,7 +119,7 @@ def test_a_sweep_goes_on_after_ctrl_c_and_after_sigkill(records: Path, tmp_path:
     assert states(folder)[second.name] is State.running, "no one was left to say otherwise"
 
     process = start(*command, f"sweep.resume={folder}")
-    process.join(300)
+    process.join(300 * SCALE)
     assert process.exitcode == 0, (tmp_path / "streams-2" / "err").read_text()
     assert set(states(folder).values()) == {State.done}
     assert {name: job.attempt for name, job in by_name(folder).items()} == {first.name: 1, second.name: 3}
@@ -137,7 +137,7 @@ def test_two_sweeps_in_one_folder_share_its_jobs(records: Path, tmp_path: Path, 
     wait_for(is_in(folder, "ms=20", State.running), 240, "the second sweep's first job")
     assert states(folder)["ms=300"] is State.running, "side by side, each with another job"
     for process in (first, second):
-        process.join(300)
+        process.join(300 * SCALE)
         assert process.exitcode == 0
     assert {name: (job.state, job.attempt) for name, job in by_name(folder).items()} == {
         f"ms={steps}": (State.done, 1) for steps in (300, 20, 21)
@@ -177,7 +177,7 @@ def test_what_cannot_run_may_be_left_out(records: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert states(folder) == {"r=0": State.refused, "r=2": State.done}
     assert "lora.r=0: the rank" in (by_name(folder)["r=0"].error or "")
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - begun < 60 * SCALE
 
 
 def test_settings_of_a_sweep_are_refused_in_a_single_run(tmp_path: Path) -> None:

@@ -312,7 +312,7 @@ def test_hardware_of_another_version_is_read() -> None:
 def test_torch_sees_the_detected_cards() -> None:
     """In processes of their own: CUDA reads its variables once."""
     code = (
-        "import os\nfrom hydraft import hardware\nmachine = hardware.detect()\nos.environ.update(hardware.environment(machine))\n"
+        "import os\nfrom hydraft.system import hardware\nmachine = hardware.detect()\nos.environ.update(hardware.environment(machine))\n"
         "import torch\nassert torch.cuda.device_count() == machine.count > 0\n"
         "for index, gpu in enumerate(machine.gpus):\n"
         "    found = torch.cuda.get_device_properties(index)\n"

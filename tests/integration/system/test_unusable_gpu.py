@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, SCALE
 from hydraft.errors import ConfigError
 from hydraft.system import torch_build
 from hydraft.system.hardware import Gpu, Hardware
@@ -82,7 +82,7 @@ def command(environment: dict[str, str], *arguments: str) -> subprocess.Complete
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=120 * SCALE,
         check=False,
     )
 
@@ -124,7 +124,7 @@ def test_the_installed_build_is_read_from_its_files(tmp_path: Path, monkeypatch:
 
     started = time.perf_counter()
     version, cuda = torch_build.installed()
-    assert time.perf_counter() - started < 0.5
+    assert time.perf_counter() - started < 0.5 * SCALE
     assert version == torch.__version__.split("+")[0]
     assert cuda == (torch.version.cuda or "")
     with monkeypatch.context() as patch:
@@ -195,7 +195,7 @@ def test_deepspeed_gets_free_memory_from_torch(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.gpu
 def test_torch_uses_gpus_that_are_not_refused() -> None:
     code = (
-        "import os\nfrom hydraft import hardware, ops\nmachine = hardware.detect()\nassert machine.unusable == '', machine.unusable\n"
+        "import os\nfrom hydraft.system import hardware\nfrom hydraft.training import deepspeed_ops as ops\nmachine = hardware.detect()\nassert machine.unusable == '', machine.unusable\n"
         "os.environ.update(ops.environment(machine))\nops.ready_device()\nimport torch\n"
         "assert float(torch.ones(8, device='cuda').sum()) == 8\n"
         "from deepspeed.accelerator import get_accelerator\n"

@@ -31,7 +31,6 @@ def prepared(folder: Path, *overrides: str) -> Any:
     return config
 
 
-@pytest.mark.slow
 def test_wandb_without_a_key_is_offline_and_complete(tmp_path: Path, records: Path) -> None:
     """One run however many ranks, in its sweep's group, with all that a table sorts by; nothing secret leaves."""
     begin(tmp_path / "sweep", SWEEP)

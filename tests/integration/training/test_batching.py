@@ -37,7 +37,6 @@ def assert_same(curve: Curve, reference: Curve) -> None:
         assert (curve.adapter[name] - tensor).abs().max() <= TOLERANCE, name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_padded_and_padding_free_batches_train_the_same(shipped: str, ranks: int, tmp_path: Path) -> None:
     sizes = [
@@ -53,7 +52,6 @@ def test_padded_and_padding_free_batches_train_the_same(shipped: str, ranks: int
     assert_same(curves[1], curves[0])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_step_over_all_records_is_the_same_packed_and_unpacked(shipped: str, ranks: int, tmp_path: Path) -> None:
     once = [*COMMON, shipped, f"cluster=1x{ranks}", "train.max_steps=1", "data.shuffle=false"]
@@ -75,7 +73,6 @@ def tokens_of_steps(folder: Path) -> list[int]:
     return [after - before for before, after in zip([0, *totals], totals, strict=False)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_grouping_by_length_trains_every_record_once_an_epoch(ranks: int, tmp_path: Path) -> None:
     """Answers of 2, 4, 8 … characters, so that the tokens of a step identify its records; 7 records need a filler on two ranks."""

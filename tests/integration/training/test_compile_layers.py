@@ -109,7 +109,6 @@ def test_layers_compile_after_the_eager_steps_and_only_steps_run_compiled(monkey
     assert said[2] == "compiled: 2 steps are too few to tell whether it pays off"
 
 
-@pytest.mark.slow
 def test_a_run_compiles_once_and_its_losses_are_those_of_an_eager_one(records: Path, tmp_path: Path) -> None:
     """NF4, LoRA, recomputation, evaluation during training; rows of many lengths. fp32: to 1e-4."""
     shared = [

@@ -140,7 +140,6 @@ def test_what_is_missing_is_named_before_a_build(name: str, extensions: Path, mo
         assert "cluster=1x1" not in str(refusal.value)
 
 
-@pytest.mark.slow
 def test_a_stale_lock_does_not_stop_a_run(tmp_path: Path, records: Path) -> None:
     deepspeed_ops.prepare([deepspeed_ops.SHARED_MEMORY], Hardware())
     lock = deepspeed_ops.folder() / deepspeed_ops.SHARED_MEMORY / "lock"

@@ -62,7 +62,6 @@ def result(folder: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
 def test_a_nan_loss_stops_the_run_at_that_step(poisoned: list[str], tmp_path: Path) -> None:
     """With shuffled records and two accumulated micro-batches, of which one on one rank has the 14th record."""
     folder = tmp_path / "run"
@@ -89,7 +88,6 @@ def test_a_nan_loss_stops_the_run_at_that_step(poisoned: list[str], tmp_path: Pa
     assert not (folder / "adapter").exists()
 
 
-@pytest.mark.slow
 def test_a_rewound_run_equals_one_that_never_had_those_records(poisoned: list[str], tmp_path: Path) -> None:
     """Bit-equal, dropout included, over two epochs: the reference is a file without them."""
     folder = tmp_path / "run"
@@ -123,7 +121,6 @@ def test_a_rewound_run_equals_one_that_never_had_those_records(poisoned: list[st
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(folder).items())
 
 
-@pytest.mark.slow
 def test_a_spike_is_reported_and_the_run_can_continue(tmp_path: Path) -> None:
     """The 20th record is unlike the others."""
     records = [RECORDS[0]] * 19 + [{"instruction": "?", "input": "", "output": "鼍龘 zyzzyva ϡ"}] + [RECORDS[0]] * 2
@@ -135,7 +132,6 @@ def test_a_spike_is_reported_and_the_run_can_continue(tmp_path: Path) -> None:
     assert result(tmp_path / "run")["status"] == "completed"
 
 
-@pytest.mark.slow
 def test_zero_gradients_are_detected_without_clipping(records: Path, tmp_path: Path) -> None:
     """A head of zeros has zero gradients; at stage 0, DeepSpeed itself would not compute the norm."""
     model = altered(tmp_path / "model", "head", None, 0.0)

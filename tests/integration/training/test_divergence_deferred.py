@@ -21,6 +21,8 @@ from conftest import RECORDS, ROOT, config_of, run_script
 from hydraft.checkpoint import manifest
 from hydraft.data.batch import EpochOrder
 from hydraft.errors import Diverged
+from hydraft.launch.local import elastic
+from hydraft.system import hardware
 from hydraft.system.signals import SignalListener
 from hydraft.training import reductions
 from hydraft.training.callbacks import divergence as divergence_callback
@@ -211,7 +213,8 @@ def of_two(rank: int, folder: Path) -> None:
 
 
 def test_two_ranks_decide_the_same_at_the_same_step(tmp_path: Path) -> None:
-    mp.spawn(of_two, (tmp_path,), nprocs=2)
+    elastic.warm(hardware.detect())
+    mp.start_processes(of_two, (tmp_path,), nprocs=2, start_method="forkserver")
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
     assert first["diverged"][0].startswith("step 5: the loss is nan") and first["diverged"][1] == 5
@@ -221,7 +224,6 @@ def test_two_ranks_decide_the_same_at_the_same_step(tmp_path: Path) -> None:
     assert first["last"] == [15, STEPS, True]
 
 
-@pytest.mark.slow
 def test_a_run_with_deferred_checks_rewinds_to_the_same_weights(tmp_path: Path) -> None:
     """Step 4 diverges, which is detected after step 5, and is skipped: bit-equal to a run with immediate checks."""
     poisoned = altered(tmp_path / "model", "embedding", "%", float("inf"))

@@ -14,7 +14,6 @@ AT_LEAST = {  # after training; before, none is above 0.15
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", AT_LEAST)
 def test_an_experiment_learns_its_task(name: str, tmp_path: Path) -> None:
     done = run_script("train.py", f"experiment={name}", f"hydra.run.dir={tmp_path / 'run'}")

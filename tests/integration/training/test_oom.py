@@ -30,7 +30,6 @@ os.register_at_fork(after_in_child=limit)
 """
 
 
-@pytest.mark.slow
 def test_the_micro_batch_is_halved_and_every_step_stays_what_it_was(tmp_path: Path) -> None:
     """The third step has long records: two ranks resume from the second with smaller micro-batches and the same losses."""
     asked = [

@@ -64,7 +64,6 @@ def records() -> list[dict[str, str]]:
     return found  # type: ignore[no-any-return]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("ranks", "micro", "accumulation"), [(1, 8, 1), (1, 2, 4), (2, 2, 2), (2, 1, 4)])
 def test_ten_steps_are_those_of_a_plain_loop(
     records: list[dict[str, str]], ranks: int, micro: int, accumulation: int, tmp_path: Path

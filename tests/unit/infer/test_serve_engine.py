@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from conftest import wait_for
+from conftest import SCALE, wait_for
 from hydraft.config.serve import ServeConfig
 from hydraft.errors import ConfigError
 from hydraft.infer.serve import attention, multi_lora
@@ -126,7 +126,7 @@ def test_slots_of_cancelled_answers_are_freed_and_no_answer_waits_for_ever() -> 
                 await tokens(answer)
 
     try:
-        asyncio.run(asyncio.wait_for(scene(), 60))
+        asyncio.run(asyncio.wait_for(scene(), 60 * SCALE))
     finally:
         engine.stop()
     wait_for(lambda: not engine.alive, 5, "the thread's end")
@@ -147,7 +147,7 @@ def test_a_failure_of_the_model_is_reported_to_all_requests(monkeypatch: pytest.
                 await tokens(answer)
         assert not engine.running and not engine.waiting
 
-    asyncio.run(asyncio.wait_for(scene(), 60))
+    asyncio.run(asyncio.wait_for(scene(), 60 * SCALE))
     wait_for(lambda: not engine.alive, 10, "the thread's end")
 
 
@@ -194,7 +194,7 @@ def test_the_block_size_is_that_of_the_attention(name: str, monkeypatch: pytest.
 
     assert 200 < len(prompt) + 150 <= 256, "more than one short block, and room for it in one long one"
     try:
-        assert asyncio.run(asyncio.wait_for(one(), 60)) == alone
+        assert asyncio.run(asyncio.wait_for(one(), 60 * SCALE)) == alone
     finally:
         engine.stop()
 

@@ -15,6 +15,7 @@ from test_serve_engine import END, adapted, prompts, tokens
 from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM
 
+from conftest import SCALE
 from hydraft.config.choices import Precision, QuantKind
 from hydraft.config.schema import QuantConfig
 from hydraft.config.serve import ServeConfig
@@ -169,7 +170,7 @@ def batches(engine: Engine, asked: list[Answer]) -> list[list[int]]:
         return await asyncio.gather(*map(tokens, asked))
 
     try:
-        return asyncio.run(asyncio.wait_for(all_at_once(), 120))
+        return asyncio.run(asyncio.wait_for(all_at_once(), 120 * SCALE))
     finally:
         engine.stop()
 

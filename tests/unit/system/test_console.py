@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+from conftest import SCALE
 from hydraft.system.console import Screen
 
 
@@ -18,13 +19,13 @@ def test_the_time_of_an_interruption_is_not_counted(tmp_path: Path) -> None:
         elapsed, left = bar.elapsed or 0, bar.time_remaining
         with screen.aside("scoring at step 5", 2):
             assert [task.visible for task in screen.progress.tasks] == [False, True]
-            time.sleep(0.5)
+            time.sleep(0.5 * SCALE)
             screen.advance(2)
             assert screen.completed == 2
-            assert (screen.progress.tasks[1].elapsed or 0) >= 0.5
+            assert (screen.progress.tasks[1].elapsed or 0) >= 0.5 * SCALE
         assert (screen.name, screen.completed, screen.progress.tasks) == ("training", 5, [bar])
         assert bar.visible
-        assert (bar.elapsed or 0) - elapsed < 0.3
+        assert (bar.elapsed or 0) - elapsed < 0.3 * SCALE
         assert bar.time_remaining == left
         screen.advance(1, "loss 1.0", line=True)
     said = (tmp_path / "said").read_text().splitlines()

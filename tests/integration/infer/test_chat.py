@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from conftest import ROOT, SCALE
 from hydraft.config.infer import InferConfig
 from hydraft.infer.chat import Chat
 from hydraft.infer.load import load
@@ -41,7 +41,7 @@ class Terminal:
 
     def wait(self, pattern: str, seconds: float = 90, ended: bool = False) -> str:
         """What was shown since the last keys, once ``pattern`` is in it; without the terminal's own codes."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * SCALE
         while not re.search(pattern, plain(self.shown), flags=re.DOTALL):
             assert time.monotonic() < deadline, f"no {pattern!r} in {plain(self.shown)!r}"
             if select.select([self.end], [], [], 0.2)[0]:
