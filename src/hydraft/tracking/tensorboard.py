@@ -34,7 +34,7 @@ class TensorboardTracker(Tracker):
         }
         scores = {key: float(value) for key, value in summary.items() if isinstance(value, (int, float))}
         if scores:
-            # add_hparams opens a second file, whose name is the first one's where both begin in one second.
+            # add_hparams would open a second file, of the same name if both are opened within one second.
             from tensorboardX.summary import hparams
 
             for entry in hparams(known, scores):

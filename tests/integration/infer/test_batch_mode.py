@@ -121,7 +121,7 @@ def test_every_format_is_read_with_and_without_answers(
         ([{"prompt": "a", "id": 1}, {"prompt": "b", "id": "1"}], "record 2: has the id of record 1"),
         ([{"question": "a"}], r"unknown format \(its keys: question; known: prompt, or"),
         ([["a"]], "record 1: must be an object"),
-        ([{"messages": [{"role": "assistant", "content": "a"}]}], "turn 1 is the assistant's"),
+        ([{"messages": [{"role": "assistant", "content": "a"}]}], "turn 1 has the role assistant, expected user"),
     ],
 )
 def test_invalid_records_are_refused(lines: list[object], message: str, tmp_path: Path) -> None:

@@ -216,8 +216,8 @@ def test_an_adapter_of_chatglm2_is_merged_into_its_published_layout(tmp_path: Pa
 def test_what_cannot_be_exported_is_refused_before_torch(tmp_path: Path) -> None:
     made = adapter(tmp_path / "run", "quant=nf4")
     refused = [
-        (["export.layout=published"], "is for ChatGLM2"),
-        (["quant=nf4"], "quant=nf4: what is exported is merged"),
+        (["export.layout=published"], "needs a published checkpoint of ChatGLM2-6B"),
+        (["quant=nf4"], "quant=nf4: adapters are merged into unquantised weights"),
         (["export.layout=published", "export.kind=adapter"], "is for whole models"),
     ]
     for overrides, message in refused:
