@@ -25,14 +25,6 @@ class QuantKind(Enum):
     int8 = "int8"
 
 
-class LoraMethod(Enum):
-    none = "none"
-    lora = "lora"
-    rslora = "rslora"
-    dora = "dora"
-    pissa = "pissa"
-
-
 class Offload(Enum):
     none = "none"
     cpu = "cpu"

@@ -24,6 +24,8 @@ REQUIREMENTS = {ObjectiveKind.sft: Requirements()}
 
 @dataclass
 class ObjectiveConfig:
+    """The training objective."""
+
     kind: ObjectiveKind = ObjectiveKind.sft
     """What is trained: ``sft`` (supervised fine-tuning) is the cross-entropy of the answers."""
 

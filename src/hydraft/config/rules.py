@@ -12,7 +12,6 @@ from hydraft.config.choices import (
     Batching,
     Init,
     Launcher,
-    LoraMethod,
     Loss,
     Mode,
     Offload,
@@ -23,6 +22,7 @@ from hydraft.config.choices import (
     TrackerKind,
 )
 from hydraft.config.kernel_packages import PACKAGES
+from hydraft.config.lora import LoraMethod
 from hydraft.config.machine_rules import MACHINE
 from hydraft.config.rule import Rule, value
 from hydraft.config.schema import Config
@@ -122,13 +122,13 @@ COMBINATIONS = [
     ),
     # PiSSA decomposes the weight itself (peft: "under float32, float16 or bfloat16").
     value(
-        lambda c: c.lora.method is LoraMethod.pissa and c.quant.kind is not QuantKind.none,
-        "lora=pissa needs unquantised weights: use quant=none, or lora=default",
+        lambda c: c.lora.variant.changes_base and c.quant.kind is not QuantKind.none,
+        "lora={c.lora.method.value} needs unquantised weights: use quant=none, or lora=default",
         source="PiSSA, arXiv:2404.02948; peft, tuners/lora/layer.py, pissa_init",
     ),
     value(
-        lambda c: c.lora.method is LoraMethod.pissa and c.zero.stage == 3,
-        "lora=pissa needs whole weights on each rank: use zero=stage2, or lora=default",
+        lambda c: c.lora.variant.changes_base and c.zero.stage == 3,
+        "lora={c.lora.method.value} needs whole weights on each rank: use zero=stage2, or lora=default",
         source="peft, tuners/lora/layer.py, pissa_init: svd of the weight",
     ),
     # ZeRO-3 flattens weights into buffers of the compute dtype, which int8 weights with scales per row cannot be.
@@ -139,8 +139,8 @@ COMBINATIONS = [
     ),
     # DoRA reads the quantised weight inside the layer, where ZeRO-3 has not gathered it.
     value(
-        lambda c: c.lora.method is LoraMethod.dora and c.quant.kind is not QuantKind.none and c.zero.stage == 3,
-        "lora=dora with quant={c.quant.kind.value} cannot be sharded by zero=stage3: use zero=stage2, or quant=none",
+        lambda c: c.lora.variant.reads_base and c.quant.kind is not QuantKind.none and c.zero.stage == 3,
+        "lora={c.lora.method.value} with quant={c.quant.kind.value} cannot be sharded by zero=stage3: use zero=stage2, or quant=none",
         source="peft, tuners/lora/dora.py, dequantise_module_weight",
     ),
     value(

@@ -16,7 +16,6 @@ from hydraft.config.choices import (
     Format,
     Init,
     Kernels,
-    LoraMethod,
     Loss,
     Mode,
     Offload,
@@ -28,6 +27,7 @@ from hydraft.config.choices import (
     TrainOn,
 )
 from hydraft.config.cluster import ClusterConfig
+from hydraft.config.lora import VARIANTS, LoraMethod, Variant
 from hydraft.config.objective import ObjectiveConfig
 from hydraft.config.sweep import SweepConfig
 from hydraft.config.template import TEMPLATE, is_template
@@ -128,6 +128,11 @@ class LoraConfig:
         refusal="name at least one layer, or use lora.target_modules=[all-linear]",
     )
     """Names of the linear layers that get an adapter. ``[all-linear]``: all except the language-model head."""
+
+    @property
+    def variant(self) -> Variant:
+        """The entry of ``method``; full fine-tuning has the plain one."""
+        return VARIANTS.get(self.method, Variant())
 
     @property
     def on_head(self) -> bool:

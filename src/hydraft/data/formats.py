@@ -85,7 +85,7 @@ class Record(Protocol):
 
     @property
     def conversations(self) -> tuple[Conversation, ...]:
-        """Its conversations, one for each sequence that is trained; the first one is used to generate and score an answer."""
+        """One for each sequence that is trained; an answer to the first one is generated and scored."""
 
     @property
     def task(self) -> str | None:
@@ -139,10 +139,8 @@ def load(source: str, setting: str, form: Format = Format.auto, read: Read | Non
         known = form_of(record, place) if form is Format.auto else form
         forms.setdefault(known, number)
         if len(forms) > 1:
-            (first, at), (second, then) = forms.items()
-            raise ConfigError(
-                f"{name}: record {at} is {first.value} and record {then} is {second.value}; a file must have one format"
-            )
+            different = " and ".join(f"record {at} is {other.value}" for other, at in forms.items())
+            raise ConfigError(f"{name}: {different}; a file must have one format")
         identity = record.get("id")
         if identity is not None and seen.setdefault(str(identity), number) != number:
             raise ConfigError(f"{place}: has the id of record {seen[str(identity)]} ({identity})")

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hydraft.config.choices import Kernels, LoraMethod, Loss, Precision, QuantKind
+from hydraft.config.choices import Kernels, Loss, Precision, QuantKind
+from hydraft.config.lora import LoraMethod
 from hydraft.config.schema import Config
 from hydraft.errors import EXIT_REFUSED
 from hydraft.models.families.native import FAMILIES

@@ -2,16 +2,12 @@
 
 import peft
 
-from hydraft.config.choices import LoraMethod
+from hydraft.config.lora import LoraMethod
 from hydraft.config.schema import LoraConfig
 
 
 def adapter(lora: LoraConfig, targets: list[str]) -> peft.LoraConfig | None:
-    """The adapter config for the layers ``targets``; None for full fine-tuning.
-
-    LoRA: arXiv:2106.09685. rsLoRA scales by alpha / sqrt(r) (arXiv:2312.03732), DoRA trains magnitudes separately
-    (arXiv:2402.09353), PiSSA starts from the principal singular vectors (arXiv:2404.02948).
-    """
+    """The adapter config for the layers ``targets``, of the variant in ``config/lora.py``; None for full fine-tuning."""
     if lora.method is LoraMethod.none:
         return None
     return peft.LoraConfig(
@@ -21,7 +17,5 @@ def adapter(lora: LoraConfig, targets: list[str]) -> peft.LoraConfig | None:
         lora_dropout=lora.dropout,
         bias=lora.bias,
         target_modules="all-linear" if targets == ["all-linear"] else targets,
-        use_rslora=lora.method is LoraMethod.rslora,
-        use_dora=lora.method is LoraMethod.dora,
-        init_lora_weights="pissa" if lora.method is LoraMethod.pissa else True,
+        **lora.variant.peft,
     )

@@ -3,7 +3,8 @@
 ``models/loss_chunked.py`` has the chunked loss.
 """
 
-from hydraft.config.choices import Kernels, LoraMethod, Loss
+from hydraft.config.choices import Kernels, Loss
+from hydraft.config.lora import LoraMethod
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
 from hydraft.models.families.registry import has_plain_head, plain_heads

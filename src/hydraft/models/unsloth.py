@@ -11,7 +11,6 @@ from typing import Any
 import peft
 from transformers import BitsAndBytesConfig
 
-from hydraft.config.choices import LoraMethod
 from hydraft.config.schema import Config
 from hydraft.models import shapes
 from hydraft.models.families.registry import native_targets
@@ -48,8 +47,7 @@ def load(config: Config) -> peft.PeftModel:
         lora_dropout=config.lora.dropout,
         bias=config.lora.bias,
         target_modules="all-linear" if targets == ["all-linear"] else targets,
-        use_rslora=config.lora.method is LoraMethod.rslora,
-        use_dora=config.lora.method is LoraMethod.dora,
+        **config.lora.variant.peft,
         use_gradient_checkpointing=config.train.recomputes,
         random_state=config.seed,  # the same initial adapter on every rank
     )

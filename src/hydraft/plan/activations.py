@@ -14,7 +14,8 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
-from hydraft.config.choices import Batching, Kernels, LoraMethod, QuantKind
+from hydraft.config.choices import Batching, Kernels, QuantKind
+from hydraft.config.lora import LoraMethod
 from hydraft.config.schema import Config
 from hydraft.models.loss import ROWS, chunked
 from hydraft.plan.parameters import Layout, Trained
@@ -100,5 +101,5 @@ def _inputs(config: Config, layout: Layout, on: frozenset[str], width: int) -> i
             kept += (
                 (width + 1) * columns if lora.dropout else 0
             )  # each adapter drops other elements; the mask has a byte per element
-            kept += 2 * width * rows if lora.method is LoraMethod.dora else 0  # the outputs that the magnitude scales
+            kept += 2 * width * rows if lora.variant.magnitude else 0  # the outputs that the magnitude scales
     return kept

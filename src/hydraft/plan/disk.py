@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydraft.config.choices import Init, LoraMethod, Save
+from hydraft.config.choices import Init, Save
 from hydraft.config.schema import Config
 from hydraft.models.families.registry import is_published_architecture, published_config, published_family
 from hydraft.plan.memory import WIDTH
@@ -34,7 +34,7 @@ def disk(config: Config, layout: Layout, learns: Trained) -> Disk:
     """Estimate the disk space of a resolved ``config``."""
     width = WIDTH[config.train.precision]
     tensors = layout.count if learns.full else sum(learns.adapter)
-    if config.lora.method is LoraMethod.pissa:
+    if config.lora.variant.changes_base:
         tensors *= 2  # saved as plain LoRA of twice the rank
     state = (layout.count if learns.full else sum(learns.adapter)) * STATE_WIDTH
     train = config.train

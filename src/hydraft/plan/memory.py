@@ -7,7 +7,7 @@ libraries and the allocator is a constant and a percentage, and so approximate.
 import dataclasses
 from dataclasses import dataclass
 
-from hydraft.config.choices import Batching, LoraMethod, Offload, Precision, QuantKind
+from hydraft.config.choices import Batching, Offload, Precision, QuantKind
 from hydraft.config.schema import Config
 from hydraft.plan import scoring
 from hydraft.plan.activations import activations
@@ -167,7 +167,7 @@ def _gathered(elements: list[int], prefetch: int) -> int:
 def _dequantised(config: Config, layout: Layout, width: int) -> int:
     """Bytes of a quantised weight while the backward pass has dequantised it (``dequantize_4bit``)."""
     copies = 0 if config.quant.kind is QuantKind.none else 1
-    if config.lora.method is LoraMethod.dora:
+    if config.lora.variant.reads_base:
         copies += 3  # the weight, the update, and their sum
     return copies * layout.largest_linear * width
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from hydraft.config.choices import LoraMethod, QuantKind
+from hydraft.config.choices import QuantKind
+from hydraft.config.lora import LoraMethod
 from hydraft.config.schema import LoraConfig
 from hydraft.errors import ConfigError
 from hydraft.models.families.base import Family, Native
@@ -175,7 +176,7 @@ def trained(layout: Layout, lora: LoraConfig) -> Trained:
     for tensor in targets:
         rows, columns = tensor.shape
         adapter += [lora.r * columns, rows * lora.r]
-        adapter += [rows] if lora.method is LoraMethod.dora else []
+        adapter += [rows] if lora.variant.magnitude else []
     biases = [tensor for tensor in layout.tensors if tensor.name.endswith(".bias")]
     learns = {"all": biases, "lora_only": [bias for bias in biases if bias.module in on]}.get(lora.bias, [])
     return Trained(tuple(adapter), tuple(bias.count for bias in learns), tuple(tensor.module for tensor in targets))

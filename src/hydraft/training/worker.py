@@ -14,7 +14,7 @@ import transformers
 from transformers import TrainerCallback, TrainingArguments
 
 from hydraft.checkpoint import optimizer_state, weights
-from hydraft.config.choices import LoraMethod
+from hydraft.config.lora import LoraMethod
 from hydraft.config.schema import Config, load_config
 from hydraft.data import mixture
 from hydraft.evaluation.evaluator import BatchSizes, Evaluator
@@ -130,7 +130,7 @@ def _load(requested: Config, screen: Screen, memory: OutOfMemoryHandler) -> _Par
     objective.prepare(model)
     _beat_in_forward(model, screen.heartbeat)
     _report_targets(model, config, screen)
-    initial = weights.gather(model, trainable(model)) if config.lora.method is LoraMethod.pissa else None
+    initial = weights.gather(model, trainable(model)) if config.lora.variant.changes_base else None
     origin = weights.Origin(initial, base_identity.of(requested) if dist.get_rank() == 0 else None)
     return _Parts(config, objective, tokenizer, data, model, origin)
 

@@ -67,7 +67,7 @@ def test_the_whole_config_is_passed_to_it(unsloth: None) -> None:
     }  # fmt: skip
     assert calls["get_peft_model"] == {
         "r": 8, "lora_alpha": 32, "lora_dropout": 0.1, "bias": "none", "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
-        "use_rslora": False, "use_dora": False, "use_gradient_checkpointing": False, "random_state": 42,
+        "use_gradient_checkpointing": False, "random_state": 42,
     }  # fmt: skip
     assert all("lora_" in name for name in trainable(model))
 

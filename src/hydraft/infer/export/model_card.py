@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hydraft.config.choices import ExportKind, LoraMethod
+from hydraft.config.choices import ExportKind
+from hydraft.config.lora import LoraMethod
 from hydraft.config.schema import Config, load_config
 from hydraft.infer.source import Kind, Source
 from hydraft.system.version import __version__
