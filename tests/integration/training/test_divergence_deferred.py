@@ -213,7 +213,7 @@ def of_two(rank: int, folder: Path) -> None:
 
 
 def test_two_ranks_decide_the_same_at_the_same_step(tmp_path: Path) -> None:
-    elastic.warm(hardware.detect())
+    elastic.start_fork_server(hardware.detect())
     mp.start_processes(of_two, (tmp_path,), nprocs=2, start_method="forkserver")
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second
