@@ -1,4 +1,4 @@
-"""What a checkpoint takes beside an optimizer step, on one rank.
+"""Time of saving a checkpoint, compared with an optimizer step, on one rank.
 
     python bench/checkpoint.py [--steps 20] [--records FILE]
 

@@ -1,4 +1,4 @@
-"""What the plan says beside what was measured.
+"""Planned and measured memory, side by side.
 
     python bench/memory.py                  # with a GPU: short runs, torch.cuda.max_memory_allocated against the plan
                                             # without: weights and optimizer state against this process's own memory
@@ -79,8 +79,8 @@ def resident(overrides: list[str]) -> dict[str, int]:
     os.environ.update(
         {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
     )
-    meeting = tempfile.NamedTemporaryFile()  # noqa: SIM115 (there until this process ends)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting.name}", rank=0, world_size=1)
+    rendezvous = tempfile.NamedTemporaryFile()  # noqa: SIM115 (there until this process ends)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous.name}", rank=0, world_size=1)
     deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
     model_section = prepare.native(config.model, config.seed)
     torch.ones(512, 512) @ torch.ones(512, 512)  # threads and their buffers are there before anything is counted

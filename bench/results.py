@@ -1,4 +1,4 @@
-"""Figures of a bench, kept with what they were measured on: ``bench/results/<name>-<card or cpu>.json``."""
+"""Results of a bench, saved with the device and the versions: ``bench/results/<name>-<card or cpu>.json``."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def card() -> str:
 
 
 def device() -> str:
-    """What a bench measures unless it is told otherwise: ``cuda`` where there is a GPU that may be used, else ``cpu``."""
+    """The default device of a bench: ``cuda`` if there is a usable GPU, else ``cpu``."""
     return "cuda" if hardware.detect().gpus else "cpu"
 
 

@@ -46,9 +46,9 @@ STAGES = ("stage0", "stage1", "stage2", "stage3", "stage2_offload", "stage3_offl
 RANKS = (1, 2, 4)
 STEPS, CUT = 6, 3
 WRITTEN = ("stage2", 2)
-"""ZeRO stage and ranks of the run that goes on in other topologies; one rank where there is one GPU."""
+"""ZeRO stage and ranks of the run that is resumed in other topologies; one rank with a single GPU."""
 TOLERANCE = {"fp32": 1e-6, "bf16": 1e-3}
-"""Of any element of the adapter that went on in another topology."""
+"""Largest difference of an adapter element after resuming in another topology."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +131,7 @@ def apart(ours: Path, theirs: Path) -> tuple[float, float]:
 
 
 def resume_same(cell: Cell, records: Path, folder: Path) -> str | None:
-    """Train a cell, go on from its middle, and compare; None where the two are bit-equal."""
+    """Train a cell, resume from its middle, and compare; None where the two are bit-equal."""
     config = compose_run(cell.overrides(records, dropout=0.1))
     train(config, folder / "whole")
     train(config, cut(folder / "whole", folder / "cut", CUT))
@@ -139,7 +139,7 @@ def resume_same(cell: Cell, records: Path, folder: Path) -> str | None:
 
 
 def resume_elsewhere(cell: Cell, records: Path, folder: Path, written: Path) -> tuple[float, float]:
-    """Go on with ``written`` in a cell's topology, and compare."""
+    """Resume ``written`` in a cell's topology, and compare."""
     resumed = cut(written, folder / "moved", CUT)
     train(compose_run(cell.overrides(records, dropout=0)), resumed)
     return apart(resumed, written)

@@ -1,4 +1,4 @@
-"""How far the losses of healthy runs rise above what is usual, by three rules, and what it costs to look at each step.
+"""How far the losses of runs that do not diverge exceed recent ones, by three rules, and the cost of checking each step.
 
     python bench/spikes.py                         # some minutes; ARGS of train.py may follow
 

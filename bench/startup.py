@@ -1,4 +1,4 @@
-"""How long a person waits for an answer that needs no training: medians of 5 whole processes, in turn.
+"""Response time of commands that train nothing: medians of 5 whole processes, in turns.
 
     python bench/startup.py [--starts]
 

@@ -1,4 +1,4 @@
-"""Samples a second of a training step, against transformers' Trainer as it comes, on the same records in the same run.
+"""Training samples per second, compared with transformers' Trainer at its defaults, on the same records in the same run.
 
     python bench/throughput.py [--records FILE] [--steps 25] [--rounds 3] [--device cpu]
 

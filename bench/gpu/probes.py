@@ -1,4 +1,4 @@
-"""What is asked of a card, one question a process: python -m bench.gpu.probes OUT.jsonl [shared|alone|NAME …]
+"""Measurements of a GPU, each in its own process: python -m bench.gpu.probes OUT.jsonl [shared|alone|NAME …]
 
 Each answer is a line of JSON (probe, answer, error, seconds), added to OUT.jsonl. ``shared`` are those that other processes on the
 card do not disturb, ``alone`` those that want it for themselves. One that needs a card is skipped without.

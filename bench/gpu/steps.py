@@ -118,7 +118,7 @@ class Running:
         self.process.wait()
 
     def outcome(self, part: str) -> Outcome | None:
-        """How it ended; None while it goes on within its time."""
+        """How it ended; None while it runs within its time limit."""
         code = self.process.poll()
         if code is None and self.seconds < self.limit:
             return None

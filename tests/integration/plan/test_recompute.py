@@ -72,7 +72,7 @@ def test_a_run_on_cpus_is_planned_for_main_memory_and_saved_as_it_ran(tmp_path: 
     admitted = preflight.admit(preflight.resolve(config, tight))
     run_folder.create(tmp_path / "run", admitted.config, admitted.plan, tight)
     assert load_config(tmp_path / "run" / "config.yaml").train.gradient_checkpointing is True
-    # The same command in the same folder goes on with it, though there is room now.
+    # The same command in the same folder keeps it, although there is enough memory now.
     again = resume.adopted(config, tmp_path / "run")
     assert preflight.admit(preflight.resolve(again, Hardware(cpus=2, memory=64 * GIB))).config.train.recomputes
     assert resume.same(preflight.admit(preflight.resolve(again, tight)).config, tmp_path / "run")

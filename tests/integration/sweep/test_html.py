@@ -163,7 +163,7 @@ def test_any_sweep_has_a_sensible_page(
 
 
 def test_charts_are_what_plotly_takes(tmp_path: Path) -> None:
-    """plotly.js passes over what it does not know; its Python side refuses it."""
+    """plotly.js ignores unknown keys; plotly.py raises an error."""
     from plotly.graph_objects import Figure
 
     jobs = grid(zero=["stage2", "stage3"], lora__r=[4, 8, 16], train__learning_rate=[i * 1e-4 for i in range(1, 12)])

@@ -1,4 +1,4 @@
-"""What came of a sweep: which jobs are best, what differs between them, and the command that runs one again."""
+"""The results of a sweep: which jobs are best, what differs between them, and the command that runs one again."""
 
 import csv
 import io

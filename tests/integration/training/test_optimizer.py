@@ -39,7 +39,7 @@ def test_a_checkpoint_of_one_is_resumed_with_the_other_under_each_stage(tmp_path
     code = f"import sys; sys.path[:0] = ['{ROOT}/src', '{ROOT}', '{ROOT}/tests', '{ROOT}/tests/support', '{ROOT}/tests/integration/training']; import test_optimizer; test_optimizer.engines('{tmp_path}')"
     machine = hardware.detect()
     deepspeed_ops.prepare([] if machine.gpus else [deepspeed_ops.SHARED_MEMORY], machine)
-    meeting = {
+    rendezvous = {
         **os.environ,
         **deepspeed_ops.environment(machine),
         "RANK": "0",
@@ -48,7 +48,7 @@ def test_a_checkpoint_of_one_is_resumed_with_the_other_under_each_stage(tmp_path
         "MASTER_ADDR": "localhost",
         "MASTER_PORT": "0",
     }
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=meeting, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=rendezvous, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert len(found) == 2 * len(STAGES)

@@ -1,4 +1,4 @@
-"""The tables of topologies on a machine with one card: what needs more is left out with a word, and the device is named."""
+"""The tables of topologies on a machine with one card: cells that need more are skipped with a note, and the device is named."""
 
 import sys
 from pathlib import Path

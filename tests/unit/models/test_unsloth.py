@@ -1,4 +1,4 @@
-"""What Unsloth is told, and what its models are fed. Its library stands in here as a recorder over plain transformers and peft:
+"""The arguments that Unsloth gets, and the inputs of its models. Its library is replaced by a recorder over plain transformers and peft:
 its kernels need a GPU (``test_kernels.py`` holds them against torch's there)."""
 
 import sys
