@@ -108,9 +108,7 @@ def test_a_rewound_run_equals_one_that_never_had_those_records(poisoned: list[st
     assert passed == [4, 10]  # in the second epoch too
     # A mean that passed-over steps are taken out of again: the last digit of a division may differ.
     assert result(folder)["train_loss"] == pytest.approx(result(tmp_path / "reference")["train_loss"], rel=1e-12)
-    assert (
-        "nothing is left to do" in run_script("train.py", *command).stdout
-    )  # the command skips no step
+    assert "nothing is left to do" in run_script("train.py", *command).stdout  # the command skips no step
 
     shutil.rmtree(folder / "adapter")
     (folder / "result.json").unlink()
