@@ -120,7 +120,10 @@ def _broadcast(
     for name, parameter in parameters.items():
         for kind in kinds:
             shape = getattr(parameter, "ds_shape", parameter.shape)
-            value = torch.empty(shape, dtype=torch.float32) if file is None else file.get_tensor(f"{kind}/{name}")  # type: ignore[no-untyped-call]
+            if file is None:
+                value = torch.empty(shape, dtype=torch.float32)
+            else:
+                value = file.get_tensor(f"{kind}/{name}")  # type: ignore[no-untyped-call]
             value = value.to(device)
             dist.broadcast(value, 0)
             yield (kind, name), value

@@ -50,7 +50,8 @@ def values(group: str, option: str) -> dict[str, Any]:
 def defaults(command: str) -> dict[str, str | None]:
     """The option that ``conf/<command>.yaml`` takes of each group; None for a group that it takes none of."""
     chosen: dict[str, str | None] = {}
-    for entry in OmegaConf.to_container(OmegaConf.load(CONF / f"{command}.yaml"), resolve=False)["defaults"]:  # type: ignore[index, call-overload]
+    composed: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{command}.yaml"), resolve=False)
+    for entry in composed["defaults"]:
         if isinstance(entry, dict):
             ((group, option),) = entry.items()
             if not group.startswith("override "):

@@ -79,7 +79,8 @@ def _table(command: str, section: Section, options: dict[str, tuple[str, str]], 
     yield f"|{'---|' * len(texts.columns)}"
     for setting in section.settings:
         cells = (
-            f"`{setting.name}`", _default(setting, options.get(setting.name), texts), texts.of(setting.unit, setting.unit),
+            f"`{setting.name}`", _default(setting, options.get(setting.name), texts),
+            texts.of(setting.unit, setting.unit),
             _allowed(setting, texts), texts.of(_key(command, setting.name), setting.meaning),
         )  # fmt: skip
         yield f"| {' | '.join(_code(cell).replace('|', chr(92) + '|') for cell in cells)} |"

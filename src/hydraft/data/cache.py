@@ -59,7 +59,8 @@ def key(data: DataConfig, seed: int, tokenizer: PreTrainedTokenizerBase, encodin
     """Hash of all that the encoded training records depend on."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts: list[Any] = [
-        FORMAT, __version__, data.template, data.train_on.value, data.max_length, data.format.value, data.only, data.mix,
+        FORMAT, __version__, data.template, data.train_on.value, data.max_length, data.format.value, data.only,
+        data.mix,
         seed if data.mix else None,
         backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items()),
         tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token,

@@ -99,7 +99,8 @@ def layout(native: Native) -> Layout | None:
     if not native.get("tie_word_embeddings"):
         tensors.append(Tensor("lm_head.weight", (vocabulary, hidden)))
     return Layout(
-        tuple(tensors), native["num_hidden_layers"], hidden, native["intermediate_size"], heads, heads * size, keys * size,
+        tuple(tensors), native["num_hidden_layers"], hidden, native["intermediate_size"], heads, heads * size,
+        keys * size,
         vocabulary, family.head_norms, native["model_type"],
     )  # fmt: skip
 

@@ -114,7 +114,8 @@ def make_plan(config: Config, records: int, machine: Hardware | None = None, tex
     gpu = smallest_gpu(config, machine)
     return Plan(
         records, config.global_batch_size, steps_per_epoch, steps, steps / steps_per_epoch,
-        text.tokens if text else None, labelled, None if gpu is None else gpu.available, machine.memory, cost, without, fits,
+        text.tokens if text else None, labelled, None if gpu is None else gpu.available, machine.memory, cost,
+        without, fits,
         change, 0 if gpu is None else gpu.taken,
     )  # fmt: skip
 

@@ -15,9 +15,11 @@ from hydraft.runs import run_folder
 
 CHANGEABLE = (
     "mode", "resume", "cluster", "zero", "tracker", "train.epochs", "train.max_steps", "train.log_every", "train.save",
-    "train.save_every", "train.save_minutes", "train.keep_last", "train.grace", "train.eval_every", "train.eval_loss_only",
+    "train.save_every", "train.save_minutes", "train.keep_last", "train.grace", "train.eval_every",
+    "train.eval_loss_only",
     "train.micro_batch_size",
-    "train.gradient_accumulation_steps", "train.gradient_checkpointing", "train.compile", "data.eval", "data.eval_limit",
+    "train.gradient_accumulation_steps", "train.gradient_checkpointing", "train.compile", "data.eval",
+    "data.eval_limit",
     "data.eval_max_new_tokens", "train.on_divergence", "train.loss_spike", "train.zero_grad_steps", "train.max_rewinds",
     "train.auto_micro_batch", "kernels",
 )  # fmt: skip

@@ -45,7 +45,7 @@ def slots(demands: Sequence[Demand], machine: Hardware, jobs: int | None = None)
     return [
         Slot(
             max(1, machine.cpus // width),
-            None if not cards else tuple(cards[(index * ranks + rank) % len(cards)] for rank in range(min(ranks, len(cards)))),
+            tuple(cards[(index * ranks + rank) % len(cards)] for rank in range(min(ranks, len(cards)))) if cards else None,
         )
         for index in range(width)
     ]  # fmt: skip

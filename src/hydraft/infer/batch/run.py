@@ -21,7 +21,8 @@ from hydraft.system.console import Screen
 from hydraft.system.hardware import detect
 
 MATTERS = (
-    "system", "batch_size", "dtype", "template", "max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty",
+    "system", "batch_size", "dtype", "template", "max_new_tokens", "temperature", "top_p", "top_k",
+    "repetition_penalty",
     "seed",
 )  # fmt: skip
 """The settings that the answers depend on."""

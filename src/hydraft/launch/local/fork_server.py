@@ -30,11 +30,13 @@ TOUCHED = "the process that it is forked from had touched CUDA's driver"
 UNIFIED_MEMORY = "/dev/nvidia-uvm"
 
 CLEAN = (
-    "torch", "transformers", "datasets", "accelerate", "deepspeed", "deepspeed.ops.op_builder.all_ops", "matplotlib.pyplot",
+    "torch", "transformers", "datasets", "accelerate", "deepspeed", "deepspeed.ops.op_builder.all_ops",
+    "matplotlib.pyplot",
     "torch.distributed.launcher.api", "torch.utils.cpp_extension", "transformers.models.llama.modeling_llama",
     "transformers.tokenization_utils_sentencepiece", "transformers.tokenization_utils_tokenizers",
     "torch._dynamo.repro.after_dynamo", "torch._inductor.compiler_bisector",  # bitsandbytes compiles as it is imported
-    "hydraft.data.cache", "hydraft.models.attention", "hydraft.models.loss_chunked", "hydraft.models.quant", "hydraft.runs.loss_plot",
+    "hydraft.data.cache", "hydraft.models.attention", "hydraft.models.loss_chunked", "hydraft.models.quant",
+    "hydraft.runs.loss_plot",
     "hydraft.checkpoint.optimizer_state", "hydraft.tracking.factory",
 )  # fmt: skip
 """Modules that do not touch CUDA's driver on import (with the environment of ``start``)."""

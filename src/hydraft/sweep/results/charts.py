@@ -118,8 +118,10 @@ def cost(sweep: Sweep) -> list[Chart]:
         points = [(stage, outcome, value) for stage in stages for outcome, value in found[stage]]
         traces: list[dict[str, Any]] = [
             {
-                "type": "bar", "x": stages, "y": medians, "text": [f"{m:,.3g}" if m < 1000 else f"{m:,.0f}" for m in medians],
-                "textposition": "inside", "insidetextfont": {"color": "var:panel"}, "insidetextanchor": "start", "width": 0.5,
+                "type": "bar", "x": stages, "y": medians,
+                "text": [f"{m:,.3g}" if m < 1000 else f"{m:,.0f}" for m in medians],
+                "textposition": "inside", "insidetextfont": {"color": "var:panel"}, "insidetextanchor": "start",
+                "width": 0.5,
                 "hovertemplate": "median %{y:,.4g}<extra></extra>", "marker": {"color": "var:accent", "opacity": 0.75},
             },
             {

@@ -56,7 +56,8 @@ def parallel(sweep: Sweep) -> list[Chart]:
     note = "Each line is a job, from its settings to its objective: the best is at the top on the right, and bold."
     return [
         {
-            "title": "Which settings lead to the best jobs", "note": note, "traces": traces, "layout": layout, "height": 420,
+            "title": "Which settings lead to the best jobs", "note": note, "traces": traces, "layout": layout,
+            "height": 420,
             "least_width": 130 * len(columns),
         }
     ]  # fmt: skip
@@ -124,7 +125,8 @@ def front(sweep: Sweep) -> list[Chart]:
     ):
         traces.append(
             {
-                "type": "scatter", "mode": mode, "x": [o.objectives[0] for o in part], "y": [o.objectives[1] for o in part],
+                "type": "scatter", "mode": mode, "x": [o.objectives[0] for o in part],
+                "y": [o.objectives[1] for o in part],
                 "text": [text(o.job.name) for o in part], "customdata": [o.job.name for o in part], "marker": look,
                 "line": {"color": "var:accent", "width": 1, "dash": "dot"},
                 "hovertemplate": "%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
@@ -161,7 +163,8 @@ def _shown(axis: Axis) -> list[Any]:
 def _tick(column: int, value: Any, flip: bool, axis: Axis) -> dict[str, Any]:
     at = scales.place(axis, value) or 0.0
     return {
-        "x": column, "y": 1 - at if flip else at, "text": tick(value), "showarrow": False, "xanchor": "left", "xshift": 4,
+        "x": column, "y": 1 - at if flip else at, "text": tick(value), "showarrow": False, "xanchor": "left",
+        "xshift": 4,
         "bgcolor": "var:panel", "borderpad": 1, "opacity": 0.9, "font": {"size": 11},
     }  # fmt: skip
 
