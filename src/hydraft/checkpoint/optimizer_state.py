@@ -116,14 +116,11 @@ def _broadcast(
     Broadcasts between GPUs are fast, also for parameters in main memory (before there is an engine, or offloaded).
     """
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    file = safe_open(folder / FILE, framework="pt") if dist.get_rank() == 0 else None
+    file: Any = safe_open(folder / FILE, framework="pt") if dist.get_rank() == 0 else None
     for name, parameter in parameters.items():
         for kind in kinds:
             shape = getattr(parameter, "ds_shape", parameter.shape)
-            if file is None:
-                value = torch.empty(shape, dtype=torch.float32)
-            else:
-                value = file.get_tensor(f"{kind}/{name}")  # type: ignore[no-untyped-call]
+            value = torch.empty(shape, dtype=torch.float32) if file is None else file.get_tensor(f"{kind}/{name}")
             value = value.to(device)
             dist.broadcast(value, 0)
             yield (kind, name), value
