@@ -101,7 +101,7 @@ def test_every_route_conforms_to_its_openapi_schema(server: Server, mode: schema
 @pytest.fixture
 def another(adapters: list[Path], tmp_path: Path) -> Iterator[Server]:
     """A server to end."""
-    made = Server(adapters, tmp_path / "streams", ("serve.max_running=4", "serve.drain=4"))
+    made = Server(adapters, tmp_path / "streams", ("serve.max_running=4", "serve.drain=12"))
     try:
         yield made.start()
     finally:

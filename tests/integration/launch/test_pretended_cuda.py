@@ -14,6 +14,7 @@ import torch
 
 from conftest import ROOT, run_script
 from hydraft.launch.local import fork_server
+from hydraft.launch.local.rank import read_failures
 from touches import calls, environment, touching
 
 pytestmark = pytest.mark.skipif(
@@ -131,7 +132,7 @@ def test_a_rank_that_cannot_use_its_gpu_fails(tmp_path: Path) -> None:
     given = {**os.environ, **environment(tmp_path / "log")}
     done = subprocess.run([sys.executable, "-c", RANK, str(tmp_path)], env=given, cwd=ROOT, check=False)
     assert done.returncode == 1
-    cause = json.loads((tmp_path / "0.json").read_text())["cause"]
+    cause = read_failures(tmp_path)[0].failure.cause
     assert cause == f"RuntimeError: this rank is a fork that cannot use a GPU: {fork_server.TOUCHED}"
 
 

@@ -177,7 +177,7 @@ def test_the_message_has_the_size_of_the_folder(tmp_path: Path) -> None:
         (["model=qwen", "model.size=9b"], "model.size=9b: no such size (there are: 2.5-0.5b,"),
         (["model=chatglm2", "model.scale=tiny"], "use model.init=random too"),
         (["model=auto", "model.path=owner/name", "model.init=random"], "the shape of owner/name is unknown"),
-        (["lora=none", "quant=none", "model.dtype=bf16", "train.precision=fp32"], "model.dtype=bf16 is for weights that are frozen"),
+        (["lora=none", "quant=none", "model.dtype=bf16", "train.precision=fp32"], "model.dtype=bf16 is for frozen weights"),
     ],
 )  # fmt: skip
 def test_impossible_models_are_refused_in_one_line(overrides: list[str], message: str) -> None:

@@ -125,7 +125,7 @@ def test_a_sweep_goes_on_after_ctrl_c_and_after_sigkill(records: Path, tmp_path:
     assert {name: job.attempt for name, job in by_name(folder).items()} == {first.name: 1, second.name: 3}
     assert (first / "result.json").stat().st_mtime_ns == done, "what was done was not run again"
     assert steps(second) == list(range(1, 151)), "every step once"
-    assert "going on" in (second / "job.log").read_text()
+    assert "resuming from step-" in (second / "job.log").read_text()
 
 
 def test_two_sweeps_in_one_folder_share_its_jobs(records: Path, tmp_path: Path, start: Any) -> None:
