@@ -43,13 +43,13 @@ class Attempts:
         if self.config.cluster.launcher is Launcher.slurm and not job_script.is_allocated():
             return False  # the job has done it itself
         changed = None
-        if failure.reason is FailureReason.diverged:
+        diverged = failure.reason is FailureReason.diverged
+        if diverged:
             changed = self._rewound(failure.skip_steps)
         elif failure.reason is FailureReason.out_of_memory and failure.phase in PASSES:
             changed = _halved(self.config)
         if changed is None:
             return False
-        diverged = failure.reason is FailureReason.diverged
         self._say(
             f"the run diverged: {failure.message}" if diverged else f"{failure.subject} failed: {failure.summary}"
         )
