@@ -47,18 +47,20 @@ class NodeConfig:
     nodes: int = 1
     node_rank: int = 0
     endpoint: str = "localhost:0"
-    """Host and port of the rendezvous, on the first node; port 0 is any free one, for a single node."""
+    """Host and port of the rendezvous, on the first node; a single node takes any free port."""
     run_id: str = "hydraft"
     """The same on every node."""
     environment: dict[str, str] = field(default_factory=dict)
     """Variables that are set in every rank."""
 
     def rendezvous(self) -> dict[str, Any]:
-        """Arguments of torch's LaunchConfig. With several nodes it is static: the ranks of the first node come first."""
+        """Arguments of torch's LaunchConfig. With several nodes it is torch's static one: the first node's ranks come first."""
         common: dict[str, Any] = {"min_nodes": self.nodes, "max_nodes": self.nodes, "run_id": self.run_id}
         common["rdzv_endpoint"] = self.endpoint
         if self.nodes == 1:
-            return {**common, "rdzv_backend": "c10d", "local_addr": "localhost"}
+            from hydraft.launch.local import rendezvous
+
+            return {**common, "rdzv_backend": rendezvous.register(), "local_addr": "localhost"}
         configs = {"rank": self.node_rank, "timeout": JOIN_SECONDS}
         return {**common, "rdzv_backend": "static", "rdzv_configs": configs}
 

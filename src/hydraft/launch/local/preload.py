@@ -6,7 +6,6 @@ the fork, in some two seconds. ``python tests/support/touches.py`` finds out whi
 
 import gc
 import importlib
-import inspect
 import os
 import signal
 import warnings
@@ -33,6 +32,8 @@ for name in CLEAN:
 if os.environ.get("DS_ACCELERATOR") == "cpu":  # set by deepspeed_ops.environment on a machine without GPUs
     for name in TOUCHING:
         importlib.import_module(name)
-inspect.stack()  # fills the table of modules by file that torch's elastic agent needs to name its caller
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping  # noqa: E402
+
+get_checkpoint_conversion_mapping("llama")  # builds its table for all families, which takes a tenth of a second
 gc.freeze()  # otherwise the first collection in each fork visits, and so copies, all of this
 gc.enable()
