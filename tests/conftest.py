@@ -118,13 +118,17 @@ def run_script(
         )
     with tempfile.TemporaryDirectory() as streams:
         process = start_script(script, *arguments, streams=streams, **environment)
-        return _completed(process, [script, *arguments], Path(streams), timeout)
+        return completed(process, [script, *arguments], Path(streams), timeout)
 
 
-def _completed(
+def completed(
     process: multiprocessing.context.ForkServerProcess, command: list[str], streams: Path, timeout: float
 ) -> subprocess.CompletedProcess[str]:
-    """Wait for a process of ``start_script``."""
+    """Wait for a process of ``start_script``.
+
+    Raises:
+        subprocess.TimeoutExpired: it has not ended in ``timeout`` seconds, and has been killed.
+    """
     process.join(timeout * SCALE)
     if process.exitcode is None:
         process.kill()
@@ -134,12 +138,12 @@ def _completed(
 
 
 def start_script(
-    script: str, *arguments: str, streams: str | Path, **environment: str
+    script: str, *arguments: str, streams: str | Path, folder: Path = ROOT, **environment: str
 ) -> multiprocessing.context.ForkServerProcess:
-    """Start ``script`` as ``run_script`` does; what it prints goes to the files out and err in ``streams``."""
+    """Start ``script`` in ``folder`` as ``run_script`` does; what it prints goes to the files out and err in ``streams``."""
     elastic.start_fork_server(detect())
     process = multiprocessing.get_context("forkserver").Process(
-        target=warm_command.run, args=(ROOT, script, arguments, {**os.environ, **environment}, str(streams))
+        target=warm_command.run, args=(folder, ROOT / script, arguments, {**os.environ, **environment}, streams)
     )
     process.start()
     return process
@@ -159,7 +163,7 @@ def run_ranks(script: str, arguments: list[str], ranks: int) -> Any:
             place.mkdir()
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             processes.append(start_script(script, *given, streams=place, **shared, **own))
-        done = [_completed(*both, 400) for both in zip(processes, [[script]] * ranks, streams, strict=True)]
+        done = [completed(*both, 400) for both in zip(processes, [[script]] * ranks, streams, strict=True)]
     assert all(rank.returncode == 0 for rank in done), done[0].stderr[-2000:]
     return json.loads(done[0].stdout.splitlines()[-1])
 

@@ -1,26 +1,32 @@
 """Runs a command in a fork of a process that has imported PyTorch and the other libraries."""
 
+import multiprocessing
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing import util
 from pathlib import Path
+from types import SimpleNamespace
 
+from hydraft.launch.external import rank
 from hydraft.system.parent_death import die_with_parent
 
 _spawn = util.spawnv_passfds
 
 
-def run(root: Path, script: str, arguments: tuple[str, ...], environment: dict[str, str], streams: str) -> None:
-    """Run ``python script arguments`` in ``root``; its output is written to files in ``streams``."""
+def run(
+    folder: Path, script: Path, arguments: tuple[str, ...], environment: dict[str, str], streams: str | Path
+) -> None:
+    """Run ``python script arguments`` in ``folder``; its output is written to files in ``streams``."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the server has inherited
     for number in (signal.SIGTERM, signal.SIGUSR1):  # the server ignores them
         signal.signal(number, signal.SIG_DFL)
-    os.chdir(root)
+    os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     for descriptor, name in ((0, os.devnull), (1, f"{streams}/out"), (2, f"{streams}/err")):
@@ -28,8 +34,9 @@ def run(root: Path, script: str, arguments: tuple[str, ...], environment: dict[s
         os.dup2(handle, descriptor)
         os.close(handle)
     sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode) for number, mode in enumerate("rww"))
-    sys.argv = [str(root / script), *arguments]
+    sys.argv = [str(script), *arguments]
     util.spawnv_passfds = _fork_server
+    rank.subprocess = SimpleNamespace(Popen=ForkedRank, TimeoutExpired=subprocess.TimeoutExpired)  # type: ignore[assignment]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
@@ -51,3 +58,44 @@ def _fork_server(path: bytes, arguments: Sequence[str], descriptors: Sequence[in
         traceback.print_exc()
     finally:
         os._exit(0)
+
+
+class ForkedRank:
+    """A rank that would be started by ``python -c`` under another launcher, as a fork of this command: as much of Popen as it needs."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
+        arguments = (command[2], tuple(command[3:]), dict(env))
+        self.process = multiprocessing.get_context("fork").Process(target=_run_code, args=arguments)
+        self.process.start()
+        self.kill = self.process.kill
+
+    def __enter__(self) -> "ForkedRank":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.join()
+
+    @property
+    def returncode(self) -> int | None:
+        """Negative: the signal that ended it; None if it runs."""
+        return self.process.exitcode
+
+    def poll(self) -> int | None:
+        """``returncode``."""
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until it has ended."""
+        self.process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("a rank", timeout or 0)
+
+
+def _run_code(code: str, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
+    """What ``python -c code arguments`` does with this environment."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):  # exec would reset their handlers
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["-c", *arguments]
+    exec(code, {"__name__": "__main__"})

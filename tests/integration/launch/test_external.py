@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from conftest import RECORDS, ROOT, SCALE, family, run_script, wait_for
+from conftest import RECORDS, ROOT, SCALE, completed, family, run_script, start_script, wait_for
 from hydraft.errors import FailureReason
 from hydraft.launch.external.environment import World
 from hydraft.launch.external.rank import HangDetector
@@ -151,31 +151,29 @@ def test_a_rank_that_hangs_is_found(tmp_path: Path, survivors: list[psutil.Proce
 
 
 class Ranks:
-    """Two ranks that are started by hand, with the variables that launchers set."""
+    """Two ranks that are started by hand, with the variables that launchers set, in processes that have the libraries in memory."""
 
-    def __init__(self, folder: Path, *arguments: str, prefix: tuple[str, ...] = ()) -> None:
-        """``prefix``: what stands before rank 1's command."""
-        port = free_port()
-        self.folder = folder
-        self.started = [
-            subprocess.Popen(
-                [*(prefix if rank else ()), sys.executable, TRAIN, f"--local_rank={rank}", *arguments],
-                cwd=folder,
-                env=environment(
-                    RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2", MASTER_ADDR="localhost",
-                    MASTER_PORT=str(port),
-                ),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.folder, self.streams = folder, [folder / "rank-0", folder / "rank-1"]
+        shared = environment(
+            WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(free_port())
+        )
+        self.started = []
+        for rank, streams in enumerate(self.streams):
+            streams.mkdir()
+            own = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            self.started.append(
+                start_script("train.py", f"--local_rank={rank}", *arguments, streams=streams, folder=folder, **own)
             )
-            for rank in (0, 1)
-        ]  # fmt: skip
 
-    def wait(self) -> tuple[list[int], list[str]]:
-        """Exit code and standard error of every rank."""
-        said = [rank.communicate(timeout=120 * SCALE)[1] for rank in self.started]
-        return [rank.returncode for rank in self.started], said
+    def wait(self) -> list[subprocess.CompletedProcess[str]]:
+        """How both ended, and what they printed."""
+        both = zip(self.started, self.streams, strict=True)
+        return [completed(process, ["train.py"], streams, timeout=120) for process, streams in both]
+
+    def signal(self, rank: int, number: int) -> None:
+        """Send a signal to the process that a launcher would have started."""
+        os.kill(self.started[rank].pid or 0, number)
 
     def result(self) -> dict[str, object]:
         """result.json."""
@@ -188,7 +186,7 @@ def ranks(tmp_path: Path, settings: list[str], survivors: list[psutil.Process]) 
     started = Ranks(tmp_path, *settings[:2], "train.epochs=100000", "train.log_every=1")
     wait_for(lambda: bool(list(tmp_path.glob("outputs/*/*/metrics.jsonl"))), 120, "the first step")
     for rank in started.started:
-        survivors += family(rank.pid)
+        survivors += family(rank.pid or 0)
     assert len(survivors) == 4  # each rank and the process that monitors it
     return started
 
@@ -202,28 +200,27 @@ def ranks(tmp_path: Path, settings: list[str], survivors: list[psutil.Process]) 
     ],
 )
 def test_a_refusal_ends_both_ranks_and_rank_0_prints_it(arguments: list[str], message: str, tmp_path: Path) -> None:
-    codes, said = Ranks(tmp_path, *arguments).wait()
-    assert codes == [2, 2]
-    assert said[0].count("\n") == 1
-    assert message in said[0]
-    assert said[1] == ""
+    first, second = Ranks(tmp_path, *arguments).wait()
+    assert (first.returncode, second.returncode) == (2, 2)
+    assert first.stderr.count("\n") == 1
+    assert message in first.stderr
+    assert second.stderr == ""
     assert not list(tmp_path.glob("outputs/*"))
 
 
 def test_help_is_printed_once(tmp_path: Path) -> None:
-    ranks = Ranks(tmp_path, "--help")
-    said = [rank.communicate(timeout=60 * SCALE)[0] for rank in ranks.started]
-    assert [rank.returncode for rank in ranks.started] == [0, 0]
-    assert ("zero: stage0" in said[0], said[1]) == (True, "")
+    first, second = Ranks(tmp_path, "--help").wait()
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert ("zero: stage0" in first.stdout, second.stdout) == (True, "")
 
 
 def test_a_config_error_in_a_rank_ends_both_with_code_2(
     tmp_path: Path, settings: list[str], untemplated: list[str]
 ) -> None:
     ranks = Ranks(tmp_path, *settings, *untemplated)
-    codes, said = ranks.wait()
-    assert codes == [2, 2]
-    assert said[0].startswith("train.py: data.template=chat: this model's tokenizer has no chat template")
+    first, second = ranks.wait()
+    assert (first.returncode, second.returncode) == (2, 2)
+    assert first.stderr.startswith("train.py: data.template=chat: this model's tokenizer has no chat template")
     assert ranks.result()["status"] == "failed"
 
 
@@ -234,28 +231,36 @@ def test_without_a_shared_file_system_a_rank_logs_on_its_own_machine(
         pytest.skip("a file system of its own needs root")
     (tmp_path / "outputs").mkdir()
     elsewhere = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none outputs && exec "$@"', "sh")
-    codes, said = Ranks(tmp_path, *settings, prefix=elsewhere).wait()
-    assert codes == [0, 0], said
+    shared = environment(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(free_port()))
+    ranks = [
+        subprocess.Popen(
+            [*(elsewhere if rank else ()), sys.executable, TRAIN, *settings],
+            cwd=tmp_path, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    said = [rank.communicate(timeout=120 * SCALE)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
     assert losses(the_run(tmp_path)) == pytest.approx(own, rel=1e-5)
     assert not (the_run(tmp_path) / "rank-1.log").exists()
 
 
 def test_a_killed_rank_ends_the_other_and_is_named(ranks: Ranks, survivors: list[psutil.Process]) -> None:
     survivors[3].kill()
-    codes, said = ranks.wait()
-    assert codes == [1, 1]
-    assert said[0].count("rank 1 failed: killed by SIGKILL") == 1
-    assert said[1] == ""
+    first, second = ranks.wait()
+    assert (first.returncode, second.returncode) == (1, 1)
+    assert first.stderr.count("rank 1 failed: killed by SIGKILL") == 1
+    assert second.stderr == ""
     cause = "killed by SIGKILL (out of memory, unless someone sent the signal)"
     assert ranks.result()["error"] == {"rank": 1, "cause": cause, "log": "rank-1.log"}
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_was_killed_is_named(rank: int, ranks: Ranks, survivors: list[psutil.Process]) -> None:
-    ranks.started[rank].kill()
-    codes, said = ranks.wait()
-    assert codes[1 - rank] == 1
-    assert said[1 - rank].count(f"rank {rank} failed: ended without a report") == 1
+    ranks.signal(rank, signal.SIGKILL)
+    other = ranks.wait()[1 - rank]
+    assert other.returncode == 1
+    assert other.stderr.count(f"rank {rank} failed: ended without a report") == 1
     error = {
         "rank": rank,
         "cause": "ended without a report (killed, or its machine was lost)",
@@ -266,24 +271,24 @@ def test_a_process_that_was_killed_is_named(rank: int, ranks: Ranks, survivors: 
 
 
 def test_sigterm_to_one_preempts_all(ranks: Ranks) -> None:
-    ranks.started[1].send_signal(signal.SIGTERM)  # as when one of several machines is preempted
-    codes, said = ranks.wait()
-    assert codes == [143, 143]
-    assert "preempted by SIGTERM after step " in said[0]
-    assert said[1] == ""
+    ranks.signal(1, signal.SIGTERM)  # as when one of several machines is preempted
+    first, second = ranks.wait()
+    assert (first.returncode, second.returncode) == (143, 143)
+    assert "preempted by SIGTERM after step " in first.stderr
+    assert second.stderr == ""
     assert ranks.result()["status"] == "preempted"
 
 
 def test_a_second_ctrl_c_interrupts_all(ranks: Ranks, survivors: list[psutil.Process]) -> None:
     survivors[3].suspend()
-    for rank in ranks.started:
-        rank.send_signal(signal.SIGINT)
+    for rank in (0, 1):
+        ranks.signal(rank, signal.SIGINT)
     time.sleep(1.5)
-    assert [rank.poll() for rank in ranks.started] == [None, None]
-    for rank in ranks.started:
-        rank.send_signal(signal.SIGINT)
-    codes, _ = ranks.wait()
-    assert codes == [130, 130]
+    assert [process.exitcode for process in ranks.started] == [None, None]
+    for rank in (0, 1):
+        ranks.signal(rank, signal.SIGINT)
+    first, second = ranks.wait()
+    assert (first.returncode, second.returncode) == (130, 130)
     assert ranks.result()["status"] == "interrupted"
 
 

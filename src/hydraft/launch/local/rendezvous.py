@@ -4,7 +4,7 @@ torch's own for any free port ("c10d") names each of its events with ``inspect.s
 file: in a process that has imported transformers, as a sweep's jobs have, a run takes two seconds longer with it.
 """
 
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.rendezvous import RendezvousInfo, RendezvousParameters, rendezvous_handler_registry
 from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
 
