@@ -62,7 +62,7 @@ def train(composed: DictConfig, store: RendezvousStore | None = None) -> float |
         config = launch.placed(config)
     else:
         prepare.native(config.model, config.seed)  # converted once, before the ranks start
-    with launch.hold(config, folder):
+    with launch.hold(config.cluster, folder):
         (run_folder.describe if exists else run_folder.create)(folder, config, admitted.plan, machine)
         render.announce(config, admitted.plan)
         for note in (*admitted.notes, *(f"changed: {change}" for change in changes)):

@@ -13,6 +13,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from hydraft.config.bounds import setting
+
 if TYPE_CHECKING:
     from hydraft.sweep.pool import Source
     from hydraft.sweep.slots import Demand
@@ -22,10 +24,10 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class PoolConf:
-    """Settings of the launcher."""
+    """How the jobs of a sweep run on this machine: settings of ``hydra/launcher=pool``, the default."""
 
     _target_: str = "hydra_plugins.hydraft_pool.launcher.PoolLauncher"
-    jobs: Optional[int] = None  # noqa: UP045
+    jobs: Optional[int] = setting(None, at_least=1, unit="jobs")  # noqa: UP045
     """Jobs at the same time. null: as many as the GPUs (or cores) and the memory allow."""
     preload: List[str] = field(default_factory=lambda: ["hydraft.launch.local.preload"])  # noqa: UP006
     """Modules that are imported once for all jobs."""

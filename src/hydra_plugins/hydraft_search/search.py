@@ -9,22 +9,26 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from hydraft.config.bounds import setting
+
 
 @dataclass
 class SearchConf:
+    """How a sweep searches: settings of ``hydra/sweeper=search``. ``grid``, the default, has ``params`` only."""
+
     _target_: str = "hydra_plugins.hydraft_search.search.SearchSweeper"
     params: Optional[Dict[str, Any]] = None  # noqa: UP006, UP045
     """The search space, such as ``lora.r: 4,8,16``; that of the command line takes precedence."""
-    trials: Optional[int] = None  # noqa: UP045
+    trials: Optional[int] = setting(None, at_least=1, unit="jobs")  # noqa: UP045
     """Jobs in all. null: every point of a grid, otherwise 20."""
-    sampler: str = "tpe"
-    """``tpe``, ``random``, ``cmaes``, ``qmc``, ``nsga2`` or ``grid``."""
+    sampler: str = setting("tpe", one_of=("tpe", "random", "cmaes", "qmc", "nsga2", "grid"))
+    """Optuna's sampler, which chooses the next job."""
     sampler_options: dict[str, Any] = field(default_factory=dict)
-    """Arguments of Optuna's class."""
-    pruner: str = "none"
-    """``median``, ``successive_halving``, ``hyperband`` or ``none``."""
+    """Arguments of Optuna's class of the sampler."""
+    pruner: str = setting("none", one_of=("median", "successive_halving", "hyperband", "none"))
+    """Optuna's pruner, which stops jobs that fall behind; it compares their evaluations during training."""
     pruner_options: dict[str, Any] = field(default_factory=dict)
-    """Arguments of Optuna's class."""
+    """Arguments of Optuna's class of the pruner."""
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="search", node=SearchConf, provider="hydraft")

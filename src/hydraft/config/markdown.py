@@ -28,8 +28,7 @@ Every setting of `train.py` and `infer.py`. This page is generated: `hydraft set
 A setting is given as `name=value` on the command line, for example `train.learning_rate=1e-4`. The default is that of the schema;
 where the default option of a config group sets another value, that value and the option follow it. The options of the groups, and
 when to choose which, are in [conf/README.md](../conf/README.md). `python train.py --help train.loss_spike` explains one setting,
-`--help train` a section, and `--help lora` also the options of a config group. Settings of Hydra's launchers and sweepers are in
-[sweeps](sweeps.md).
+`--help train` a section, and `--help lora` also the options of a config group.
 """
 
 

@@ -6,6 +6,7 @@ docs/zh/settings.yaml.
 
 import ast
 import dataclasses
+import importlib
 import sys
 import types
 import typing
@@ -25,6 +26,13 @@ from hydraft.config.schema import Config
 
 SCHEMAS: dict[str, type] = {"train": Config, "infer": InferConfig}
 """By command: the root of its schema."""
+
+PLUGINS = {
+    "hydra.launcher": ("hydra_plugins.hydraft_pool.launcher", "PoolConf"),
+    "hydra.sweeper": ("hydra_plugins.hydraft_search.search", "SearchConf"),
+}
+"""By section of Hydra's config: module and schema of the plugin whose settings it has in a sweep. They are imported when they are read,
+since they import what is to the right of this package."""
 
 REQUIRED = "required"
 PLAIN = {str: "str", int: "int", float: "float", bool: "bool", type(None): "null", Any: "str, list or dict"}
@@ -67,7 +75,11 @@ class Section:
 
 def sections(command: str) -> list[Section]:
     """The sections of a command's schema in its order, each before those inside it."""
-    return list(_sections(SCHEMAS[command], ""))
+    found = list(_sections(SCHEMAS[command], ""))
+    if command == "train":
+        for name, (module, schema) in PLUGINS.items():
+            found += _sections(getattr(importlib.import_module(module), schema), name)
+    return found
 
 
 def names(command: str) -> list[str]:
@@ -82,6 +94,8 @@ def _sections(schema: type, name: str) -> Iterator[Section]:
     found: list[Setting] = []
     inner: list[tuple[type, str]] = []
     for declared in dataclasses.fields(schema):
+        if declared.name == "_target_":  # Hydra's, no setting
+            continue
         hint, full = hints[declared.name], f"{prefix}{declared.name}"
         if dataclasses.is_dataclass(hint):
             inner.append((typing.cast(type, hint), full))
@@ -132,7 +146,7 @@ def type_name(hint: Any) -> str:
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
 
 
 def _is_enum(kind: Any) -> bool:

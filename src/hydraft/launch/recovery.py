@@ -15,6 +15,7 @@ from typing import Any
 from hydraft.checkpoint import manifest
 from hydraft.config.choices import Launcher, OnDivergence
 from hydraft.config.schema import Config, save_config
+from hydraft.config.train import TrainConfig
 from hydraft.errors import Failure, FailureReason, Phase
 from hydraft.launch.slurm import job_script
 from hydraft.plan import plan
@@ -47,7 +48,8 @@ class Attempts:
         if diverged:
             changed = self._rewound(failure.skip_steps)
         elif failure.reason is FailureReason.out_of_memory and failure.phase in PASSES:
-            changed = _halved(self.config)
+            smaller = _halved(self.config.train)
+            changed = None if smaller is None else dataclasses.replace(self.config, train=smaller)
         if changed is None:
             return False
         self._say(
@@ -80,15 +82,13 @@ class Attempts:
         print(line, file=sys.stderr, flush=True)
 
 
-def _halved(config: Config) -> Config | None:
+def _halved(train: TrainConfig) -> TrainConfig | None:
     """With a micro-batch of at most half the size and the same global batch; None if it is 1, or without ``auto_micro_batch``."""
-    train = config.train
     if not train.auto_micro_batch or train.micro_batch_size == 1:
         return None
     whole = train.micro_batch_size * train.gradient_accumulation_steps
     size = next(size for size in range(train.micro_batch_size // 2, 0, -1) if whole % size == 0)
-    smaller = dataclasses.replace(train, micro_batch_size=size, gradient_accumulation_steps=whole // size)
-    return dataclasses.replace(config, train=smaller)
+    return dataclasses.replace(train, micro_batch_size=size, gradient_accumulation_steps=whole // size)
 
 
 def _update_folder(folder: Path, config: Config) -> None:
@@ -103,17 +103,17 @@ def _update_folder(folder: Path, config: Config) -> None:
     files.write_json(folder / "plan.json", plan.make_plan(config, known["records"], machine, text).to_dict())
 
 
-def advice_on_kill(config: Config, failure: Failure) -> str:
+def advice_on_kill(train: TrainConfig, failure: Failure) -> str:
     """What to add to the cause of a rank that was killed by SIGKILL, with ``train.auto_micro_batch``."""
     killed = failure.reason is FailureReason.killed and failure.signal == signal.SIGKILL
-    if not config.train.auto_micro_batch or not killed or failure.rank is None:
+    if not train.auto_micro_batch or not killed or failure.rank is None:
         return ""
-    smaller = _halved(config)
+    smaller = _halved(train)
     overrides = (
         ""
         if smaller is None
-        else f" (train.micro_batch_size={smaller.train.micro_batch_size} "
-        f"train.gradient_accumulation_steps={smaller.train.gradient_accumulation_steps})"
+        else f" (train.micro_batch_size={smaller.micro_batch_size} "
+        f"train.gradient_accumulation_steps={smaller.gradient_accumulation_steps})"
     )
     return (
         "; train.auto_micro_batch does not react to a killed process, since anyone may have sent the signal: the kernel's log "

@@ -17,6 +17,7 @@ from hydraft.checkpoint import manifest
 from hydraft.config.choices import Launcher, Mode
 from hydraft.config.cluster import ClusterConfig
 from hydraft.config.schema import Config
+from hydraft.config.train import TrainConfig
 from hydraft.errors import ConfigError, Failure, FailureReason, RankFailed, RunFailed, RunStopped
 from hydraft.launch import recovery
 from hydraft.launch.external import coordinator
@@ -65,7 +66,7 @@ def run(config: Config, folder: Path, quiet: bool = False, store: RendezvousStor
             failure = error.failure
             status = "diverged" if failure.reason is FailureReason.diverged else "failed"
             _write_result(folder, started, status, error=_error(failure))
-            _raise_failed(config, folder, failure)
+            _raise_failed(config.train, folder, failure)
         except Preempted as error:
             name = signal.Signals(error.number).name
             _write_result(folder, started, "preempted", signal=name, step=error.step)
@@ -115,7 +116,7 @@ def _error(failure: Failure) -> dict[str, Any]:
     return {**host, "rank": failure.rank, "cause": failure.cause, "log": log}
 
 
-def _raise_failed(config: Config, folder: Path, failure: Failure) -> NoReturn:
+def _raise_failed(train: TrainConfig, folder: Path, failure: Failure) -> NoReturn:
     """Raise the error that the command ends with."""
     if failure.reason is FailureReason.config:
         raise ConfigError(failure.message) from None
@@ -123,17 +124,17 @@ def _raise_failed(config: Config, folder: Path, failure: Failure) -> NoReturn:
         advice = "" if failure.advice is None else f"; try {failure.advice}"
         details = f"what was saved is in {folder}"
         raise RunFailed(f"the run diverged: {failure.message}{advice}", failure=failure, details=details) from None
-    cause = f"{failure.cause}{recovery.advice_on_kill(config, failure)}"
+    cause = f"{failure.cause}{recovery.advice_on_kill(train, failure)}"
     raise RunFailed(f"{failure.subject} failed: {cause}", failure=failure, details=f"its log: {failure.log}") from None
 
 
-def hold(config: Config, folder: Path) -> AbstractContextManager[None]:
+def hold(cluster: ClusterConfig, folder: Path) -> AbstractContextManager[None]:
     """Lock the run in ``folder`` against other processes; a Slurm job takes the lock itself when it starts.
 
     Raises:
         ConfigError: another process is running it.
     """
-    if config.cluster.launcher is not Launcher.slurm or job_script.is_allocated():
+    if cluster.launcher is not Launcher.slurm or job_script.is_allocated():
         return run_folder.held(folder)
     with run_folder.held(folder):
         return nullcontext()

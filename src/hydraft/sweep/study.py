@@ -71,12 +71,14 @@ class Search:
         """Create the study in the sweep's ``folder``, or load the one that is there.
 
         Raises:
-            ConfigError: the method does not fit the space, or the folder has a search with other objectives.
+            ConfigError: the method is wrong or does not fit the space, or the folder has a search with other objectives.
         """
         if len(objectives) > 1 and method.pruner != "none":
             raise ConfigError(
                 f"hydra.sweeper.pruner={method.pruner}: Optuna prunes by one objective, sweep.objective has {len(objectives)}"
             )
+        if method.trials is not None and method.trials < 1:
+            raise ConfigError(f"hydra.sweeper.trials={method.trials}: must be at least 1, or null for {TRIALS}")
         self.space = space
         self.objectives = objectives
         self.trials = method.trials or TRIALS

@@ -1,5 +1,6 @@
 """Changes that a run makes to itself before it restarts, and failures on their way between processes."""
 
+import dataclasses
 import json
 import signal
 from pathlib import Path
@@ -20,10 +21,10 @@ def test_half_a_micro_batch_keeps_the_global_batch(sizes: tuple[int, int], halve
         f"train.gradient_accumulation_steps={sizes[1]}",
         "train.auto_micro_batch=true",
     )
-    smaller = recovery._halved(config)
-    found = smaller and (smaller.train.micro_batch_size, smaller.train.gradient_accumulation_steps)
+    smaller = recovery._halved(config.train)
+    found = smaller and (smaller.micro_batch_size, smaller.gradient_accumulation_steps)
     assert found == halved
-    assert smaller is None or smaller.global_batch_size == config.global_batch_size
+    assert smaller is None or dataclasses.replace(config, train=smaller).global_batch_size == config.global_batch_size
 
 
 OUT_OF_MEMORY = Failure.from_exception(OutOfMemory("while loading the model: …", Phase.model_loading))
@@ -34,7 +35,7 @@ KILLED = Failure(FailureReason.killed, "killed by SIGKILL", rank=0, signal=signa
 def test_only_failures_that_a_smaller_micro_batch_prevents_are_recovered(failure: Failure, tmp_path: Path) -> None:
     config = config_of("train.micro_batch_size=4", "train.auto_micro_batch=true")
     assert not recovery.Attempts(config, tmp_path).recover(failure)
-    advice = recovery.advice_on_kill(config, failure)
+    advice = recovery.advice_on_kill(config.train, failure)
     assert ("train.micro_batch_size=2 train.gradient_accumulation_steps=2" in advice) == (failure is KILLED)
 
 

@@ -68,6 +68,7 @@ def test_a_space_that_is_none_is_refused(overrides: list[str], said: str) -> Non
 @pytest.mark.parametrize(
     ("method", "said"),
     [
+        (Method(trials=0), "hydra.sweeper.trials=0: must be at least 1, or null for 20"),
         (Method(sampler="nonsense"), r"hydra.sweeper.sampler=nonsense: no such sampler \(there are: cmaes, grid"),
         (Method(pruner="half"), "hydra.sweeper.pruner=half: no such pruner"),
         (Method(sampler_options={"nope": 1}), "hydra.sweeper.sampler_options"),
