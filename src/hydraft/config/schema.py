@@ -42,7 +42,7 @@ class ShapeConfig:
     path: str = MISSING
     """Name on the Hugging Face hub."""
     architecture: str = MISSING
-    """Architecture whose constants (rotary positions, epsilon, …) it has: a name in ``models/shapes.py``."""
+    """Architecture whose constants (rotary positions, epsilon, …) it has: a key of ``architectures`` in ``models/families/``."""
     vocab_size: int = MISSING
     """Rows of the embedding matrix."""
     hidden_size: int = MISSING
