@@ -199,7 +199,7 @@ def test_an_unknown_part_is_refused() -> None:
         [sys.executable, "-m", "bench.gpu", "--parts", "first frist"], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 2
-    assert "no part is called frist" in done.stderr
+    assert "unknown part frist" in done.stderr
 
 
 def test_the_rehearsal_runs_what_is_timed(tmp_path: Path) -> None:

@@ -50,8 +50,8 @@ def test_the_page_draws_every_chart_without_a_network(tmp_path: Path, browser: B
     jobs = grid(zero=["stage2", "stage3"], lora__r=[4, 8, 16], train__learning_rate=[1e-4, 1e-3, 1e-2])
     page = written(folders.make(tmp_path / "plain", jobs, [State.failed], {0: "CUDA out of memory"}))
     browser.open(page)
-    assert browser.complaints() == []
-    assert [url for url in browser.asked() if not url.startswith(("file:", "data:"))] == []
+    assert browser.console_messages() == []
+    assert [url for url in browser.requests() if not url.startswith(("file:", "data:"))] == []
     charts = drawn(browser)
     assert [title for title, _ in charts] == [
         "Held-out loss against train.learning_rate",  # which explains most
@@ -88,7 +88,7 @@ def test_a_click_on_a_job_shows_its_config(tmp_path: Path, browser: Browser) -> 
     browser.click("#jobs th:nth-child(2) button")  # lora.r, from the least
     assert browser.texts("#jobs tbody td:nth-child(2)") == ["4", "4", "8", "8"]
     browser.click(".chart select")
-    assert browser.complaints() == []
+    assert browser.console_messages() == []
 
 
 def test_what_a_config_or_an_error_holds_stays_text(tmp_path: Path, browser: Browser) -> None:
@@ -99,7 +99,7 @@ def test_what_a_config_or_an_error_holds_stays_text(tmp_path: Path, browser: Bro
     browser.open(page)
     places = [one.values["data.template"] for one in outcome.read(folder).outcomes]
     browser.click(f"#jobs tbody tr:nth-child({places.index(EVIL) + 1})")
-    assert browser.complaints() == []  # an image that is not there would be one
+    assert browser.console_messages() == []  # an image that is not there would be one
     assert browser.run("return document.querySelectorAll('img, main script, dialog script').length") == 0
     assert browser.run("return document.title") == EVIL == browser.texts("h1")[0]
     assert browser.texts(".failure pre") == [EVIL]
@@ -117,7 +117,7 @@ def test_200_jobs_fit_the_page_light_and_dark(tmp_path: Path, browser: Browser) 
     assert page.stat().st_size < 4_000_000
     browser.open(page)
     for dark, width in itertools.product((False, True), (1280, 400)):  # as a person turns the light off, or the phone
-        browser.look(width, dark)
+        browser.set_display(width, dark)
         assert browser.run("return document.documentElement.scrollWidth") <= width
         paper, ink = browser.run(
             "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color].map((c) => +c.match(/\\d+/)[0])"
@@ -125,7 +125,7 @@ def test_200_jobs_fit_the_page_light_and_dark(tmp_path: Path, browser: Browser) 
         assert (paper < 60 and ink > 200) if dark else (paper > 200 and ink < 60)
         label = browser.run("return getComputedStyle(document.querySelector('.xtick text')).fill")
         assert label == browser.run("return getComputedStyle(document.body).color")
-    assert browser.complaints() == []
+    assert browser.console_messages() == []
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_any_sweep_has_a_sensible_page(
         return [folders.loss_of(values), float(values["lora.r"])] if about else folders.loss_of(values)
 
     browser.open(written(folders.make(tmp_path / "some", jobs, states, about=about, goal=goal)))
-    assert browser.complaints() == []
+    assert browser.console_messages() == []
     charts = drawn(browser)
     assert [title for title, _ in charts][: len(titles)] == titles
     assert bool(charts) == bool(titles)

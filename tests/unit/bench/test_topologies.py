@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench import equivalence, resume
-from bench.equivalence import Curve, lacking, made_on
+from bench.equivalence import Curve, measured_on, too_few_gpus
 from hydraft.config.schema import Config
 from hydraft.system import hardware
 from hydraft.system.hardware import Gpu, Hardware
@@ -23,11 +23,11 @@ def one_card(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ranks_share_a_cpu_and_not_a_card() -> None:
-    assert lacking(4, NONE) is None
-    assert lacking(1, ONE) is None
-    assert lacking(2, ONE) == "needs 2 GPUs, 1 here"
-    assert made_on(NONE) == "Made on the CPU."
-    assert "NVIDIA H100" in made_on(ONE)
+    assert too_few_gpus(4, NONE) is None
+    assert too_few_gpus(1, ONE) is None
+    assert too_few_gpus(2, ONE) == "needs 2 GPUs, 1 here"
+    assert measured_on(NONE) == "Measured on the CPU."
+    assert "NVIDIA H100" in measured_on(ONE)
 
 
 @pytest.mark.usefixtures("one_card")
@@ -47,7 +47,7 @@ def test_equivalence_leaves_out_what_needs_more_cards(
     lines = capsys.readouterr().out.splitlines()
     cells = len(equivalence.STAGES) * len(equivalence.QUANTS)
     assert sum("skipped: needs 2 GPUs, 1 here" in line for line in lines) == cells == len(clusters)
-    assert lines[-1] == made_on(ONE)
+    assert lines[-1] == measured_on(ONE)
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
@@ -87,7 +87,7 @@ def test_resume_leaves_out_what_needs_more_cards(
     row = next(line for line in lines if "stage1" in line)
     assert row.count("skipped: needs") == 2
     assert "within " in row
-    assert lines[-1] == made_on(ONE)
+    assert lines[-1] == measured_on(ONE)
 
 
 def test_on_a_cpu_other_bits_are_a_failure(
