@@ -1,4 +1,4 @@
-"""Sweeps' folders as real sweeps leave them, written at once: for cases that would take too long to run."""
+"""Sweep folders as real sweeps write them, for cases that would take too long to run."""
 
 import json
 import math
@@ -19,7 +19,7 @@ Goal = Callable[[dict[str, Any]], Any]
 
 
 def loss_of(values: dict[str, Any]) -> float:
-    """A held-out loss with a valley in the learning rate, and a little help from rank."""
+    """A held-out loss with a minimum in the learning rate and a small effect of the rank."""
     rate = float(values.get("train.learning_rate", 1e-3))
     rank = float(values.get("lora.r", 8))
     return 0.5 + 0.25 * (math.log10(rate) + 2.7) ** 2 + 0.05 * (4 - math.log2(rank)) ** 2
@@ -34,7 +34,7 @@ def make(
     goal: Goal = loss_of,
     steps: int = 40,
 ) -> Path:
-    """A sweep with a ledger: each of ``jobs`` has its values by override key, and is done where ``states`` says nothing else."""
+    """Write a sweep with a ledger: ``jobs`` are values by override key; ``states`` has those of jobs that are not done."""
     overrides = [[f"{key}={value}" for key, value in values.items()] for values in jobs]
     keys = list(dict.fromkeys(key for values in jobs for key in values))
     ledger.begin(
@@ -66,7 +66,7 @@ def make(
 
 
 def run(folder: Path, base: Config, values: dict[str, Any], state: State, goal: Any, steps: int) -> None:
-    """A run's folder: the files that a report reads."""
+    """Write a run's folder with the files that a report reads."""
     folder.mkdir(parents=True)
     stage = int(str(values.get("zero", "stage2"))[5])
     config = replace(

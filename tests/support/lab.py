@@ -119,13 +119,13 @@ class Lab:
         """Processes on a worker that its sshd has started, without the sshd."""
         found = []
         for process in family(self.servers[name].pid)[1:]:
-            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            with suppress(psutil.NoSuchProcess):  # it has ended in the meantime
                 if process.name() != "sshd":
                     found.append(process)
         return found
 
-    def hang_up(self) -> None:
-        """End the sessions that are left after a worker was disconnected."""
+    def end_sessions(self) -> None:
+        """Kill the remaining sessions after a worker was disconnected."""
         for server in self.servers.values():
             for process in family(server.pid)[1:]:
                 with suppress(psutil.NoSuchProcess):
@@ -133,7 +133,7 @@ class Lab:
 
     def stop(self) -> None:
         """End the servers and remove the network."""
-        self.hang_up()
+        self.end_sessions()
         for server in self.servers.values():
             server.terminate()
             server.wait(10)

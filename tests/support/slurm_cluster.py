@@ -52,7 +52,7 @@ class Slurm:
     def __init__(self) -> None:
         missing = [name for name in ("munged", "slurmctld", "slurmd", "srun") if shutil.which(name, path=PATH) is None]
         if missing:
-            pytest.skip(f"{missing[0]} is not installed: tests/support/install.sh does it")
+            pytest.skip(f"{missing[0]} is not installed: run tests/support/install.sh")
         if os.geteuid() != 0:
             pytest.skip("Slurm's daemons need root")
         self.folder = Path(tempfile.mkdtemp(prefix="hydraft-slurm-"))

@@ -126,7 +126,7 @@ def test_a_pulled_cable_ends_both_sides(lab: Lab, start: Callable[..., FarRun]) 
         assert "the connection" in run.said.read_text()
     finally:
         lab.cable("worker-2", "up")
-        lab.hang_up()
+        lab.end_sessions()
 
 
 def test_a_rank_that_hangs_is_named_with_its_host(start: Callable[..., FarRun]) -> None:

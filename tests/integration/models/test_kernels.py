@@ -55,7 +55,7 @@ def test_the_folders_have_the_tokenizer_that_unsloth_reads(family: str, folder: 
         folder / family, model_max_length=64, padding_side="right", token=None, trust_remote_code=False, revision=None
     )
     config = AutoConfig.from_pretrained(folder / family)
-    assert len(tokenizer) == config.vocab_size == one_step.WORDS
+    assert len(tokenizer) == config.vocab_size == one_step.VOCABULARY
     for kind in ("pad_token_id", "eos_token_id", "bos_token_id"):
         assert getattr(tokenizer, kind) == getattr(config, kind), kind
     assert tokenizer.decode(tokenizer("一加一 = 2", add_special_tokens=False)["input_ids"]) == "一加一 = 2"

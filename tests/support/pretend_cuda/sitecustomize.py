@@ -62,7 +62,7 @@ def _before_torch_cuda():
 
     def init():
         _touch("_cuda_init")
-        properties = types.SimpleNamespace(major=9, minor=0, name="a card that is not there", total_memory=80 * 2**30)
+        properties = types.SimpleNamespace(major=9, minor=0, name="a simulated GPU", total_memory=80 * 2**30)
         torch.cuda._get_device_properties = lambda index: properties
         torch.cuda.default_generators = (torch.Generator(),)
 
@@ -100,10 +100,11 @@ class _Loader(importlib.abc.Loader):
 
 
 def _after_trainer(module):
-    """Have a rank compute on the CPU once its process group has a backend.
+    """Let a rank compute on the CPU once its process group has a backend.
 
-    NCCL is then replaced by gloo, for the device types of the backend. Until DeepSpeed moves the model, tensors that are in main
-    memory here are there with a GPU as well: a collective on them fails with torch's message if the group has no backend for CPUs.
+    NCCL is then replaced by gloo, for the device types of the backend. Until DeepSpeed moves the model, its tensors are
+    in main memory, as on a machine with a GPU: a collective on them fails with torch's message if the group has no
+    backend for CPUs.
     """
     import torch
     from torch import distributed
