@@ -2,8 +2,8 @@
 
     python tests/support/touches.py [module …]
 
-By default it checks the modules that ``hydraft.launch.local.preload`` imports; the result belongs in CLEAN and TOUCHING of
-``hydraft.launch.local.fork_server``.
+By default it checks the modules that ``hydraft.launch.local.preload`` imports; the result belongs in CLEAN and TOUCHING
+of ``hydraft.launch.local.fork_server``.
 """
 
 import json

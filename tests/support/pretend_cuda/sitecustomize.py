@@ -1,8 +1,8 @@
 """Simulates a torch with CUDA and one GPU, and logs every call that would touch the driver.
 
-Put this folder first on PYTHONPATH and on PATH (for nvidia-smi). The Python code of torch.cuda is unchanged; the functions of torch._C
-that it calls are replaced, and so is NVML's count. As with CUDA, a fork of a process that has touched the driver cannot use it.
-Nothing can be computed on the simulated GPU: see ``_after_trainer``.
+Put this folder first on PYTHONPATH and on PATH (for nvidia-smi). The Python code of torch.cuda is unchanged; the
+functions of torch._C that it calls are replaced, and so is NVML's count. As with CUDA, a fork of a process that has
+touched the driver cannot use it. Nothing can be computed on the simulated GPU: see ``_after_trainer``.
 
     PRETEND_CUDA_LOG    a file with a JSON object per line: pid, parent, command, call (or ``fork``, of a process that has made one), stack
     PRETEND_CUDA_NVML   0: without NVML, so that even torch.cuda.device_count() uses the driver

@@ -1,4 +1,4 @@
-"""state.json of a checkpoint: what an earlier version wrote is read, and what a newer version wrote is refused."""
+"""state.json of a checkpoint: files of earlier versions are read, and those of newer versions are refused."""
 
 import json
 from dataclasses import replace
@@ -17,7 +17,7 @@ STATE = TrainingState(
 )  # fmt: skip
 
 
-def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_state_round_trips(tmp_path: Path) -> None:
     STATE.save(tmp_path)
     assert TrainingState.load(tmp_path) == STATE
     values = json.loads((tmp_path / FILE).read_text())

@@ -52,7 +52,7 @@ def counted(config: Config) -> Layout:
 
 
 def bytes_of(model: torch.nn.Module) -> tuple[int, int]:
-    """Bytes of the base with its constants, and of the adapter: each storage once."""
+    """Bytes of the base with its quantization constants, and of the adapter; each storage is counted once."""
     base: dict[int, int] = {}
     adapter: dict[int, int] = {}
     for name, parameter in model.named_parameters():
@@ -77,20 +77,20 @@ def tensors_of(parameter: torch.nn.Parameter) -> Iterator[torch.Tensor]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("quant", QUANTS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bytes_are_those_of_the_real_modules(family: str, quant: str, precision: str) -> None:
+def test_bytes_equal_those_of_the_real_modules(family: str, quant: str, precision: str) -> None:
     config, model = real(*FAMILIES[family].split(), *QUANTS[quant], f"train.precision={precision}")
     known = counted(config)
     base, adapter = bytes_of(model)
     width = WIDTH[config.model.dtype]
     ours = sum(sum(stored_bytes(config, tensor, width)) for tensor in known.tensors)
     assert ours == base
-    made = 4 if quant == "int8" else width  # beside int8 weights peft makes fp32 ones, and DeepSpeed casts them
+    made = 4 if quant == "int8" else width  # next to int8 weights, peft creates fp32 ones, and DeepSpeed casts them
     assert sum(trained(known, config.lora).adapter) * made == adapter
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_trained_is_what_peft_makes_trainable(family: str, adapter: str) -> None:
+def test_trained_parameters_equal_those_of_peft(family: str, adapter: str) -> None:
     config, model = real(*FAMILIES[family].split(), *ADAPTERS[adapter])
     learns = trained(counted(config), config.lora)
     sizes = sorted(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
