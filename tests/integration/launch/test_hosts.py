@@ -1,4 +1,4 @@
-"""The hosts that a run uses, and the hostfiles that are refused."""
+"""The hosts that a run uses, and hostfiles that are refused."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Dashboards: what they log, read from their files without a network."""
+"""Dashboards: the logged values, read from their files without a network."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ SWEEP = {"id": "f00dfeed", "name": "2026-11-22/rank", "axes": ["lora.r", "zero"]
 
 
 def prepared(folder: Path, *overrides: str) -> Any:
-    """The config of a run in a sweep, its folder begun."""
+    """The config of a run in a sweep, whose folder exists."""
     begin(folder.parent, SWEEP)
     config = config_of(*overrides)
     folder.mkdir()
@@ -32,7 +32,7 @@ def prepared(folder: Path, *overrides: str) -> Any:
 
 
 def test_wandb_without_a_key_is_offline_and_complete(tmp_path: Path, records: Path) -> None:
-    """One run however many ranks, in its sweep's group, with all that a table sorts by; nothing secret leaves."""
+    """One run for any number of ranks, in its sweep's group, with all values that a table sorts by, and no secrets."""
     begin(tmp_path / "sweep", SWEEP)
     folder = tmp_path / "sweep" / "r=8"
     done = run_script(
