@@ -11,8 +11,8 @@ SECONDS = 60
 
 def missing() -> str | None:
     """Which required programs are missing, as the reason to skip a test."""
-    wanted = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
-    return f"{', '.join(wanted)} not installed: make test-tools" if wanted else None
+    missing_programs = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
+    return f"{', '.join(missing_programs)} not installed: make test-tools" if missing_programs else None
 
 
 class Browser:

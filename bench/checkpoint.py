@@ -161,12 +161,12 @@ def main() -> None:
         for model, overrides in models.items():
             found = forked(partial(measure, [*shared, *overrides], folder / f"run-{len(overrides)}"))
             rest = found["save"] - sum(found[part] for part in PARTS)
-            shown = " | ".join(f"{1000 * seconds:.0f}" for seconds in (*(found[part] for part in PARTS), rest))
+            cells = " | ".join(f"{1000 * seconds:.0f}" for seconds in (*(found[part] for part in PARTS), rest))
             minutes = TrainConfig().save_minutes
             assert minutes is not None
             between = max(60 * minutes, found["save"] / SHARE)
             print(
-                f"| {model} | {found['bytes'] / 2**20:.1f} MiB | {1000 * found['step']:.0f} | {1000 * found['save']:.0f} | {shown} "
+                f"| {model} | {found['bytes'] / 2**20:.1f} MiB | {1000 * found['step']:.0f} | {1000 * found['save']:.0f} | {cells} "
                 f"| {found['save'] / (between + found['save']):.2%} |",
                 flush=True,
             )

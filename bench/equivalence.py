@@ -143,7 +143,7 @@ def main() -> int:
     arguments = parser.parse_args()
     precision = arguments.precision
     tolerance = TOLERANCE[precision]
-    good = True
+    all_accepted = True
     print(
         f"| quant | zero | ranks | loss | gradient norm | adapter | within {tolerance:g} |\n|---|---|---|---|---|---|---|",
         flush=True,
@@ -163,12 +163,12 @@ def main() -> int:
                     reference = reference or curve
                     cells = apart(curve, reference)
                     accepted = max(cells) <= tolerance
-                    good &= accepted
-                    shown = " | ".join(f"{cell:.1e}" for cell in cells)
+                    all_accepted &= accepted
+                    numbers = " | ".join(f"{cell:.1e}" for cell in cells)
                     mark = "reference" if curve is reference else "yes" if accepted else "NO"
-                    print(f"| {quant} | {stage} | {ranks} | {shown} | {mark} |", flush=True)
+                    print(f"| {quant} | {stage} | {ranks} | {numbers} | {mark} |", flush=True)
     print(f"\n{measured_on(hardware.detect())}")
-    return 0 if good else 1
+    return 0 if all_accepted else 1
 
 
 if __name__ == "__main__":

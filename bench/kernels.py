@@ -92,10 +92,10 @@ def main() -> None:
         "| kernels | tokens/s | against the first | peak memory | against the first | loss apart |\n|---|---|---|---|---|---|"
     )
     for name, runs in found.items():
-        apart = max(abs(a - b) / b for a, b in zip(runs[0]["losses"], first[0]["losses"], strict=True))
+        difference = max(abs(a - b) / b for a, b in zip(runs[0]["losses"], first[0]["losses"], strict=True))
         print(
             f"| {name} | {speed[name]:,.0f} | {speed[name] / speed[available[0]]:.2f} | {memory[name] / 2**30:.2f} GiB "
-            f"| {memory[name] / memory[available[0]]:.2f} | {apart:.1e} |"
+            f"| {memory[name] / memory[available[0]]:.2f} | {difference:.1e} |"
         )
     for name in VARIANTS.keys() - found.keys():
         print(f"\n{name}: skipped, it needs a GPU and its package")

@@ -132,8 +132,10 @@ def on_cpu() -> None:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         measured = json.loads(done.stdout.splitlines()[-1])
         parts = planned(overrides).memory.host_training
-        stays = parts.gradients + parts.buffers if "stage3" in case else 0  # stage 3 keeps its buffers between steps
-        ours = (parts.weights + parts.adapter, parts.optimizer + stays, parts.activations + parts.logits)
+        kept_buffers = (
+            parts.gradients + parts.buffers if "stage3" in case else 0
+        )  # stage 3 keeps its buffers between steps
+        ours = (parts.weights + parts.adapter, parts.optimizer + kept_buffers, parts.activations + parts.logits)
         cells = " | ".join(row(plan, measured[kind]) for plan, kind in zip(ours, kinds, strict=True))
         print(f"| {case} | {cells} |", flush=True)
 

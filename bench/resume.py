@@ -218,7 +218,7 @@ def check_cell(cell: Cell, records: Path, scratch: Path, first: Path) -> tuple[s
 
 def matrix(chosen: list[Cell], folder: Path) -> bool:
     """Run the cells and print the table, one row for each stage; return whether all are accepted."""
-    records, good, machine = write_records(folder), True, hardware.detect()
+    records, all_accepted, machine = write_records(folder), True, hardware.detect()
     counts = sorted({cell.ranks for cell in chosen})
     print("| precision | quant | zero | " + " | ".join(f"{n} rank{'s' * (n > 1)}" for n in counts) + " |")
     print("|---" * (3 + len(counts)) + "|", flush=True)
@@ -242,11 +242,11 @@ def matrix(chosen: list[Cell], folder: Path) -> bool:
                     train(compose_run(writer.overrides(records, dropout=0)), first)
                 shown[cell.ranks], accepted = check_cell(cell, records, scratch, first)
                 shutil.rmtree(scratch)
-                good &= accepted
+                all_accepted &= accepted
                 bar.advance(task)
             print(f"| {precision} | {quant} | {stage} | " + " | ".join(shown.values()) + " |", flush=True)
     print(f"\n{measured_on(machine)}")
-    return good
+    return all_accepted
 
 
 def kill(kills: int, folder: Path) -> bool:
@@ -300,8 +300,8 @@ def main() -> int:
     if not chosen:
         parser.error(f"--cells {options.cells!r}: matches no cell; the first is {cells[0]}")
     with tempfile.TemporaryDirectory() as name:
-        good = kill(options.kills, Path(name)) if options.kills else matrix(chosen, Path(name))
-    return 0 if good else 1
+        all_accepted = kill(options.kills, Path(name)) if options.kills else matrix(chosen, Path(name))
+    return 0 if all_accepted else 1
 
 
 if __name__ == "__main__":

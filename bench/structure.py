@@ -89,8 +89,8 @@ def functions() -> list[Function]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 a = node.args
-                given = [x for x in (*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg) if x is not None]
-                count = sum(x.arg not in ("self", "cls") for x in given)
+                named = [x for x in (*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg) if x is not None]
+                count = sum(x.arg not in ("self", "cls") for x in named)
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 found.append(Function(node.name, f"{file.relative_to(root)}:{node.lineno}", lines, count))
     return found

@@ -232,10 +232,10 @@ def main() -> None:
         first = runs[0]
         tokens = median[variant] * first["tokens"]
         share = 4 * first["parameters"] * tokens / rate  # frozen base: 2N forward, 2N for the gradient of activations
-        apart = max(abs(a - b) / b for a, b in zip(first["losses"], reference, strict=True))
+        difference = max(abs(a - b) / b for a, b in zip(first["losses"], reference, strict=True))
         print(
             f"| {variant} | {median[variant]:.2f} | {median[variant] / median['trainer']:.2f} "
-            f"| {median[variant] / median['recipe']:.2f} | {tokens:,.0f} | {share:.0%} | {first['memory'] / 2**30:.2f} GiB | {apart:.1e} |"
+            f"| {median[variant] / median['recipe']:.2f} | {tokens:,.0f} | {share:.0%} | {first['memory'] / 2**30:.2f} GiB | {difference:.1e} |"
         )
     print(f"\n{write('throughput', {'samples a second': median, 'matmul FLOP/s': rate}, options.device)}")
 

@@ -57,17 +57,17 @@ def environment(site: list[str], cache: Path) -> dict[str, str]:
     return {**os.environ, **fixed, "PYTHONPATH": path, "HYDRAFT_CACHE": str(cache)}
 
 
-def machine(scratch: Path, site: list[str], apart: list[str], rehearse: bool) -> parts.Machine:
+def machine(scratch: Path, site: list[str], separate: list[str], rehearse: bool) -> parts.Machine:
     """Describe this machine."""
     sys.path[1:1] = [*site, str(ROOT / "src")]
     importlib.invalidate_caches()
     from hydraft.system import hardware
 
     card = min((gpu.memory for gpu in hardware.detect().gpus), default=None)
-    sys.path += apart
+    sys.path += separate
     packages = {name for name in ("liger_kernel", "unsloth", "xdist", "pytest_timeout") if find_spec(name) is not None}
-    del sys.path[len(sys.path) - len(apart) :]
-    path = environment([*site, *apart], scratch)["PYTHONPATH"] if apart else ""
+    del sys.path[len(sys.path) - len(separate) :]
+    path = environment([*site, *separate], scratch)["PYTHONPATH"] if separate else ""
     return parts.Machine(
         scratch, card, rehearse or card is None, frozenset(packages), path, gpu_tests=parts.gpu_tests()
     )
@@ -139,10 +139,10 @@ def main() -> int:
     scratch.mkdir(parents=True, exist_ok=True)
     in_memory = None
     try:
-        site, apart = wheels.paths(
+        site, separate = wheels.paths(
             Path(chosen.wheels).resolve() if chosen.wheels else None, scratch / "site", "unsloth" in chosen.parts
         )
-        here = machine(scratch, site, apart, chosen.rehearse)
+        here = machine(scratch, site, separate, chosen.rehearse)
         if here.rehearse and chosen.budget is None:
             budget.seconds = parts.REHEARSAL_SECONDS
         from bench.results import FOLDER, card, slug

@@ -36,9 +36,9 @@ class Work:
     @property
     def per_token(self) -> int:
         """Floating-point operations per token."""
-        again = 1 if self.recomputes else 0
-        weights = (4 + 2 * again) * self.frozen + (6 + 2 * again) * self.trained
-        return weights + (6 + 2 * again) * self.layers * self.width * self.length
+        recomputation = 1 if self.recomputes else 0
+        weights = (4 + 2 * recomputation) * self.frozen + (6 + 2 * recomputation) * self.trained
+        return weights + (6 + 2 * recomputation) * self.layers * self.width * self.length
 
     def utilisation(self, tokens_per_second: float, peak: float) -> float:
         """The share of ``peak`` FLOP/s at this number of tokens per second."""
@@ -46,7 +46,7 @@ class Work:
 
 
 def work(config: dict[str, Any], parameters: int, trained: int, length: int, recomputes: bool) -> Work:
-    """Work of a model with this config.json and LoRA: ``parameters`` frozen ones, and ``trained`` ones of the adapter.
+    """Work of a model with this config.json and LoRA: ``parameters`` are frozen, ``trained`` are those of the adapter.
 
     An embedding that is not tied to the head is looked up, not multiplied, and does not count.
     """

@@ -18,14 +18,14 @@ SHORTEST = 0.1
 
 def write(file: Path, count: int = 128, characters: int = 4000, vary: bool = False) -> Path:
     """Write ``count`` records whose answers have ``characters`` characters each (with ``vary``, at most that many)."""
-    draw = random.Random(0)
+    generator = random.Random(0)
     shipped = json.loads((ROOT / "data/zh_tasks.train.json").read_text(encoding="utf-8"))
     text = "".join(str(value) for record in shipped for value in record.values())
     assert characters < len(text)
     rows = []
     for number in range(count):
-        long = round(characters * draw.uniform(SHORTEST, 1)) if vary else characters
-        start = draw.randrange(len(text) - long)
+        long = round(characters * generator.uniform(SHORTEST, 1)) if vary else characters
+        start = generator.randrange(len(text) - long)
         rows.append({"instruction": f"第{number}段：续写。", "input": "", "output": text[start : start + long]})
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")

@@ -34,8 +34,8 @@ def paths(wheels: Path | None, site: Path, unsloth: bool) -> tuple[list[str], li
     if wheels is None:
         return [], []
     install(wheels, site / "all")
-    apart = wheels / UNSLOTH
-    if not (unsloth and apart.is_dir()):
+    separate = wheels / UNSLOTH
+    if not (unsloth and separate.is_dir()):
         return [str(site / "all")], []
-    install(apart, site / UNSLOTH)
+    install(separate, site / UNSLOTH)
     return [str(site / "all")], [str(site / UNSLOTH)]

@@ -39,12 +39,12 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_a_prompt_is_answered(made: Path) -> None:
     """Greedy answers are the same twice, and sampling works too."""
     arguments = ("mode=generate", f"run={made}", f"prompt={QUESTION}", "max_new_tokens=16", ON)
-    first, again = (run("infer.py", *arguments).stdout.strip() for _ in range(2))
-    assert first and first == again
+    first, second = (run("infer.py", *arguments).stdout.strip() for _ in range(2))
+    assert first and first == second
     assert run("infer.py", *arguments, "temperature=0.8", "top_p=0.9", "seed=3").stdout.strip()
 
 
-def test_a_file_is_answered(made: Path, tmp_path: Path) -> None:
+def test_a_file_of_prompts_is_answered(made: Path, tmp_path: Path) -> None:
     prompts, answers = tmp_path / "prompts.jsonl", tmp_path / "answers.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"{i}加一等于几？" * (1 + i % 3)}) + "\n" for i in range(7)))
     settings = (

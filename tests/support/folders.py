@@ -42,8 +42,8 @@ def make(
         {"id": "s1", "name": folder.name, "command": ["train.py", "-m", "…"], "axes": keys, "objective": "held-out loss",
          "direction": "minimize", **(about or {})},
     )  # fmt: skip
-    book = Ledger(folder)
-    added = book.add(
+    sweep_ledger = Ledger(folder)
+    added = sweep_ledger.add(
         [
             Job(f"{index:016x}", name, line)
             for index, (name, line) in enumerate(zip(folder_names.names(overrides), overrides, strict=True))
@@ -54,14 +54,14 @@ def make(
         state = states[index] if index < len(states) else State.done
         if state is State.pending:
             continue
-        book.record(job.key, State.running)
+        sweep_ledger.record(job.key, State.running)
         if state is not State.refused:
             run(folder / job.name, base, values, state, goal(values), steps)
         if state is not State.running:
             more = {"error": (errors or {}).get(index)}
             if state in (State.done, State.pruned):
                 more["objective"] = goal(values)
-            book.record(job.key, state, **more)
+            sweep_ledger.record(job.key, state, **more)
     return folder
 
 
@@ -81,11 +81,11 @@ def run(folder: Path, base: Config, values: dict[str, Any], state: State, goal: 
     (folder / "environment.json").write_text(
         json.dumps({"command": ["train.py", *(f"{k}={v}" for k, v in values.items())]})
     )
-    draw, last = random.Random(str(values)), goal[0] if isinstance(goal, list) else goal
-    reached = steps if state is State.done else steps // 2
+    generator, last = random.Random(str(values)), goal[0] if isinstance(goal, list) else goal
+    last_step = steps if state is State.done else steps // 2
     lines: list[dict[str, Any]] = [{"step": 0, "eval_loss": 3.0, "eval_exact_match": 0.0}]
-    for step in range(1, reached + 1):
-        loss = last + 2.5 * math.exp(-4 * step / steps) + draw.gauss(0, 0.05)
+    for step in range(1, last_step + 1):
+        loss = last + 2.5 * math.exp(-4 * step / steps) + generator.gauss(0, 0.05)
         lines.append(
             {"step": step, "loss": loss, "learning_rate": 1e-3, "tokens": 900 * step, "tokens_per_second": 3000.0}
         )
@@ -103,6 +103,6 @@ def run(folder: Path, base: Config, values: dict[str, Any], state: State, goal: 
             result |= {
                 "objective": last, "train_loss": last + 0.1, "before": {"loss": 3.0, "exact_match": 0.0, "empty": 0.0},
                 "best": {"step": steps, **scores}, "after": scores, "steps": steps, "tokens": 900 * steps,
-                "train_seconds": 12.0 + 3 * stage + draw.random(), "peak_memory_bytes": int((1.2 - 0.2 * stage + 0.05 * draw.random()) * 2**30),
+                "train_seconds": 12.0 + 3 * stage + generator.random(), "peak_memory_bytes": int((1.2 - 0.2 * stage + 0.05 * generator.random()) * 2**30),
             }  # fmt: skip
         (folder / "result.json").write_text(json.dumps(result))

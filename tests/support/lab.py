@@ -1,4 +1,4 @@
-"""Two hosts on one machine: network namespaces connected by a bridge, each with an sshd, with their own keys and ssh config.
+"""Two hosts on one machine: network namespaces connected by a bridge, each with its own sshd and keys.
 
     desk  10.77.0.1, where tests run commands       worker-1 10.77.0.11          worker-2 10.77.0.12
 
@@ -26,9 +26,9 @@ def missing() -> str | None:
     """Why such hosts cannot be created here; None if they can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    wanted = [name for name in ("ip", "ssh", "ssh-keygen", SSHD) if shutil.which(name) is None]
-    if wanted:
-        return f"{', '.join(wanted)} not installed: tests/support/install.sh"
+    required = [name for name in ("ip", "ssh", "ssh-keygen", SSHD) if shutil.which(name) is None]
+    if required:
+        return f"{', '.join(required)} not installed: tests/support/install.sh"
     name = f"hydraft-try-{os.getpid()}"
     if subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode:
         return "this kernel does not allow network namespaces"

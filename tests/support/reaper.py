@@ -29,10 +29,8 @@ def start(worker: bool) -> None:
     clean = {name: value for name, value in os.environ.items() if name != VARIABLE}
     os.environ[VARIABLE] = mark
     command = [sys.executable, "-S", "-E", __file__, str(os.getpid()), mark]
-    nowhere = subprocess.DEVNULL
-    subprocess.run(
-        command, env=clean, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True, check=True
-    )
+    null = subprocess.DEVNULL
+    subprocess.run(command, env=clean, stdin=null, stdout=null, stderr=null, start_new_session=True, check=True)
 
 
 def marked(mark: str) -> list[int]:

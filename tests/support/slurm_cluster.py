@@ -126,7 +126,7 @@ def _free_ports(count: int) -> list[int]:
 
 def _wait_for(condition: object, what: str) -> None:
     assert callable(condition)
-    begun = time.monotonic()
+    started = time.monotonic()
     while not condition():
-        assert time.monotonic() - begun < 30 * SCALE, f"{what} did not start within 30 s"
+        assert time.monotonic() - started < 30 * SCALE, f"{what} did not start within 30 s"
         time.sleep(0.1)

@@ -73,12 +73,12 @@ def test_no_import_from_a_later_package() -> None:
     rank = {name: position for position, name in enumerate(ORDER)}
     for name, file in MODULES.items():
         named = [*imports(file, MODULES), *mentioned(file, MODULES)]
-        wrong = [
+        violations = [
             f"{file}:{line} names {other}"
             for other, line in named
             if name and rank[package(other)] > rank[package(name)]
         ]
-        assert not wrong
+        assert not violations
 
 
 def test_no_cycle_of_modules() -> None:
@@ -107,14 +107,14 @@ def test_an_init_has_a_docstring_and_nothing_else(file: object) -> None:
 
 
 def test_packages_without_torch() -> None:
-    wrong = [
+    violations = [
         f"{file.relative_to(SOURCE)}:{line} imports {other}"
         for name, file in MODULES.items()
         if package(name) in NO_TORCH
         for other, line in external(file)
         if other in TORCH_PACKAGES
     ]
-    assert not wrong
+    assert not violations
 
 
 def test_functions_and_files_are_short() -> None:

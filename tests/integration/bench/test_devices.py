@@ -47,7 +47,7 @@ def test_result_files_name_their_device(card: Path) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["date"])
 
 
-def test_results_of_the_cpu_of_a_machine_with_a_gpu_are_the_cpus(card: Path) -> None:
+def test_cpu_results_on_a_machine_with_a_gpu_are_saved_as_cpu_results(card: Path) -> None:
     there = results.write("x", {"a": 1}, "cpu")
     assert there.name == "x-cpu.json"
     found = json.loads(there.read_text())

@@ -29,8 +29,8 @@ def test_mfu_by_hand() -> None:
     frozen = work(LLAMA, PARAMETERS, 0, 2048, recomputes=False)
     assert frozen.per_token == 4 * 7_504_924_672 + 6 * 32 * 4096 * 2048 == 31_630_311_424
     assert frozen.utilisation(10_000, 989e12) == pytest.approx(0.31982, abs=1e-5)
-    again = work(LLAMA, PARAMETERS, 0, 2048, recomputes=True)
-    assert again.per_token == 6 * 7_504_924_672 + 8 * 32 * 4096 * 2048
+    second = work(LLAMA, PARAMETERS, 0, 2048, recomputes=True)
+    assert second.per_token == 6 * 7_504_924_672 + 8 * 32 * 4096 * 2048
     adapter = work(LLAMA, PARAMETERS, 20_971_520, 2048, recomputes=False)
     assert adapter.per_token - frozen.per_token == 6 * 20_971_520
 
@@ -178,14 +178,14 @@ def test_wheels_are_installed_once_and_unsloths_separately(tmp_path: Path) -> No
     wheel(tmp_path / "whl", "plainthing")
     wheel(tmp_path / "whl/unsloth", "slothing")
     site = tmp_path / "site"
-    all_steps, apart = wheels.paths(tmp_path / "whl", site, unsloth=False)
-    assert (all_steps, apart) == ([str(site / "all")], [])
+    all_steps, separate = wheels.paths(tmp_path / "whl", site, unsloth=False)
+    assert (all_steps, separate) == ([str(site / "all")], [])
     assert (site / "all/plainthing.py").is_file()
     assert not list(site.rglob("slothing.py"))
     (site / "all/plainthing.py").unlink()
-    all_steps, apart = wheels.paths(tmp_path / "whl", site, unsloth=True)
+    all_steps, separate = wheels.paths(tmp_path / "whl", site, unsloth=True)
     assert not (site / "all/plainthing.py").exists(), "it is not installed twice"
-    assert (Path(apart[0]) / "slothing.py").is_file()
+    assert (Path(separate[0]) / "slothing.py").is_file()
     assert wheels.paths(None, site, unsloth=True) == ([], [])
 
 

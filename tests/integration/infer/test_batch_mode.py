@@ -54,8 +54,8 @@ def test_batched_answers_equal_single_ones(run: Path, tmp_path: Path) -> None:
 def test_a_killed_batch_resumes_without_loss_or_repetition(run: Path, prompts_file: Path, tmp_path: Path) -> None:
     """Two processes, SIGKILL, a truncated line, then one process: the file equals that of a run without interruption."""
     settings = ["mode=batch", f"run={run}", f"input={prompts_file}", f"max_new_tokens={LENGTH}", "batch_size=2"]
-    whole, output = tmp_path / "whole.jsonl", tmp_path / "answers.jsonl"
-    done = run_script("infer.py", *settings, f"output={whole}")
+    uninterrupted, output = tmp_path / "uninterrupted.jsonl", tmp_path / "answers.jsonl"
+    done = run_script("infer.py", *settings, f"output={uninterrupted}")
     assert done.returncode == 0, done.stderr
     assert "qa exact match" in done.stdout
     part = tmp_path / "answers.jsonl.part"
@@ -75,7 +75,7 @@ def test_a_killed_batch_resumes_without_loss_or_repetition(run: Path, prompts_fi
     resumed = run_script("infer.py", *settings, f"output={output}")
     assert resumed.returncode == 0, resumed.stderr
     assert f"resuming: {2 * before} of {len(RECORDS)} records are done" in resumed.stdout or before == 6
-    assert output.read_bytes() == whole.read_bytes()
+    assert output.read_bytes() == uninterrupted.read_bytes()
     assert not part.exists()
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert [line["id"] for line in lines] == [record["id"] for record in RECORDS]

@@ -92,8 +92,8 @@ def test_merged_weights_are_equivalent_to_the_trained_model(
     section = prepare.native(source.model, source.seed)
     plain = merge.merged(trained, source, section, Precision.fp32).eval()
     assert not [name for name, _ in plain.named_modules() if "lora" in name]
-    apart = merge.difference(merge.logits(trained, PROMPTS), merge.logits(plain, PROMPTS))
-    assert apart["logit_max"] <= tolerance
+    difference = merge.difference(merge.logits(trained, PROMPTS), merge.logits(plain, PROMPTS))
+    assert difference["logit_max"] <= tolerance
     if quant == "nf4" and not lora:
         options = InferConfig(run=str(made))
         (source,) = find(options)
@@ -184,10 +184,10 @@ def test_chatglm2_is_converted_and_exported_bit_for_bit(suffix: str, count: int,
     back.mkdir()
     found = {name: tensor for file in native.glob("*.safetensors") for name, tensor in load_file(file).items()}
     published_layout.publish(found, source, back)
-    again = {name: tensor for file in back.glob("*.safetensors") for name, tensor in load_file(file).items()}
-    assert again.keys() == tensors.keys()
+    repeated = {name: tensor for file in back.glob("*.safetensors") for name, tensor in load_file(file).items()}
+    assert repeated.keys() == tensors.keys()
     assert all(
-        torch.equal(again[name], tensor) and again[name].dtype == tensor.dtype for name, tensor in tensors.items()
+        torch.equal(repeated[name], tensor) and repeated[name].dtype == tensor.dtype for name, tensor in tensors.items()
     )
     assert json.loads((back / "config.json").read_text()) == CHATGLM2
     assert (back / "tokenizer.model").read_bytes() == (source / "tokenizer.model").read_bytes()
@@ -212,8 +212,10 @@ def test_an_adapter_of_chatglm2_is_merged_into_its_published_layout(tmp_path: Pa
     options = InferConfig(run=str(made))
     trained = load(find(options), options).model
     options = InferConfig(run=str(Path(prepare.native(ModelConfig(name="glm", path=str(target)), 42).path)))
-    apart = merge.difference(merge.logits(trained, PROMPTS), merge.logits(load(find(options), options).model, PROMPTS))
-    assert apart["logit_max"] < 1e-3
+    difference = merge.difference(
+        merge.logits(trained, PROMPTS), merge.logits(load(find(options), options).model, PROMPTS)
+    )
+    assert difference["logit_max"] < 1e-3
 
 
 def test_impossible_exports_are_refused_before_torch_is_imported(tmp_path: Path) -> None:

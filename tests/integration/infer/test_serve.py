@@ -46,15 +46,15 @@ def test_the_base_and_its_adapters_answer_by_name(server: Server) -> None:
 
 def test_a_stream_equals_the_complete_response(server: Server) -> None:
     settings: Any = {"model": "tiny", "messages": ASK, "max_tokens": 24, "temperature": 0}
-    whole = server.client().chat.completions.create(**settings)
+    complete = server.client().chat.completions.create(**settings)
     options = {"stream": True, "stream_options": {"include_usage": True}}
     *events, last = server.client().chat.completions.create(**settings, **options)
     assert events[0].choices[0].delta.role == "assistant"
-    assert "".join(e.choices[0].delta.content or "" for e in events) == whole.choices[0].message.content
+    assert "".join(e.choices[0].delta.content or "" for e in events) == complete.choices[0].message.content
     assert [e.choices[0].finish_reason for e in events if e.choices[0].finish_reason] == [
-        whole.choices[0].finish_reason
+        complete.choices[0].finish_reason
     ]
-    assert last.choices == [] and last.usage == whole.usage and whole.usage.completion_tokens <= 24
+    assert last.choices == [] and last.usage == complete.usage and complete.usage.completion_tokens <= 24
     raw = server.post(CHAT, json={**settings, "stream": True})
     assert raw.headers["content-type"].startswith("text/event-stream")
     *events, done, nothing = raw.text.split("\n\n")
@@ -109,8 +109,8 @@ def test_logprobs_and_completions(server: Server) -> None:
     stream = server.client().completions.create(
         model="tiny", prompt=[5, 6, 7], max_tokens=6, temperature=0, stream=True
     )
-    whole = server.client().completions.create(model="tiny", prompt=[[5, 6, 7]], max_tokens=6, temperature=0)
-    assert "".join(event.choices[0].text for event in stream) == whole.choices[0].text
+    complete = server.client().completions.create(model="tiny", prompt=[[5, 6, 7]], max_tokens=6, temperature=0)
+    assert "".join(event.choices[0].text for event in stream) == complete.choices[0].text
 
 
 def test_request_parameters_are_used_or_refused_by_name(server: Server) -> None:

@@ -45,8 +45,8 @@ class FarRun:
 
     def survivors(self) -> list[psutil.Process]:
         """Processes of the run that are still running, on any host."""
-        everything = [*self.desk[1:], *(process for found in self.workers.values() for process in found)]
-        return [process for process in everything if runs(process)]
+        processes = [*self.desk[1:], *(process for found in self.workers.values() for process in found)]
+        return [process for process in processes if runs(process)]
 
     def has_ended(self) -> bool:
         return self.process.poll() is not None and not self.survivors()

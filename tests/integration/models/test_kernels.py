@@ -66,8 +66,8 @@ def test_the_folders_have_the_tokenizer_that_unsloth_reads(family: str, folder: 
 def test_compiled_kernels_compute_the_same_as_torch(kernels: str, case: str, folder: Path) -> None:
     pytest.importorskip({"liger": "liger_kernel", "unsloth": "unsloth"}[kernels])
     method, family = case.split("/")
-    there = _steps_in_process(kernels, "cuda", folder, [case])[case]
-    _assert_close(there, one_step.step("torch", method, folder / family, "cuda"), BF16)
+    found = _steps_in_process(kernels, "cuda", folder, [case])[case]
+    _assert_close(found, one_step.step("torch", method, folder / family, "cuda"), BF16)
 
 
 def _steps_in_process(
@@ -80,13 +80,13 @@ def _steps_in_process(
     return found
 
 
-def _assert_close(there: one_step.Step, here: one_step.Step, tolerance: float) -> None:
+def _assert_close(found: one_step.Step, expected: one_step.Step, tolerance: float) -> None:
     """Relative to the loss, to each gradient's norm, and to the largest logit."""
-    assert there[0] == pytest.approx(here[0], rel=tolerance)
-    assert there[1].keys() == here[1].keys()
-    for name, gradient in here[1].items():
-        assert (there[1][name] - gradient).norm() <= tolerance * gradient.norm(), name
-    assert (there[2] - here[2]).abs().max() <= tolerance * here[2].abs().max()
+    assert found[0] == pytest.approx(expected[0], rel=tolerance)
+    assert found[1].keys() == expected[1].keys()
+    for name, gradient in expected[1].items():
+        assert (found[1][name] - gradient).norm() <= tolerance * gradient.norm(), name
+    assert (found[2] - expected[2]).abs().max() <= tolerance * expected[2].abs().max()
 
 
 def test_a_run_with_liger_gives_the_same_result_as_with_torch(tmp_path: Path) -> None:

@@ -50,8 +50,8 @@ def planned(case: str) -> int:
 
 def test_no_weight_remains_after_its_forward_pass(results_by_case: dict[str, dict[str, dict[str, Any]]]) -> None:
     for case in CASES:
-        seen = results_by_case[case]
-        own, theirs = seen["sharded"], seen["bitsandbytes"]
+        measured = results_by_case[case]
+        own, theirs = measured["sharded"], measured["bitsandbytes"]
         assert own["losses"] == theirs["losses"] and own["weights"] == theirs["weights"], case  # bit-equal
         assert own["graph"] == [0, 0] and all(theirs["graph"]), case  # shows that the graph is searched correctly
         quantised = theirs["graph"][1]
@@ -94,8 +94,8 @@ def compare(plain: bitsandbytes.nn.Linear4bit, x: torch.Tensor) -> None:
         upstream = torch.arange(out.numel(), dtype=out.dtype, device=out.device).reshape(out.shape).sin()
         out.backward(upstream)
         results.append((out, leaf.grad, None if module.bias is None else module.bias.grad))
-    for mine, theirs in zip(*results, strict=True):
-        assert (mine is None and theirs is None) or (mine.dtype == theirs.dtype and torch.equal(mine, theirs))
+    for sharded, theirs in zip(*results, strict=True):
+        assert (sharded is None and theirs is None) or (sharded.dtype == theirs.dtype and torch.equal(sharded, theirs))
     with torch.no_grad():
         assert torch.equal(ours(x), plain(x))
 

@@ -75,9 +75,9 @@ def test_a_run_on_cpus_is_planned_for_main_memory_and_saved_with_the_decision(tm
     run_folder.create(tmp_path / "run", admitted.config, admitted.plan, tight)
     assert load_config(tmp_path / "run" / "config.yaml").train.gradient_checkpointing is True
     # The same command in the same folder keeps it, although more memory is free now.
-    again = resume.adopted(config, tmp_path / "run")
-    assert preflight.admit(preflight.resolve(again, Hardware(cpus=2, memory=64 * GIB))).config.train.recomputes
-    assert resume.same(preflight.admit(preflight.resolve(again, tight)).config, tmp_path / "run")
+    repeated = resume.adopted(config, tmp_path / "run")
+    assert preflight.admit(preflight.resolve(repeated, Hardware(cpus=2, memory=64 * GIB))).config.train.recomputes
+    assert resume.same(preflight.admit(preflight.resolve(repeated, tight)).config, tmp_path / "run")
 
 
 def test_on_an_unknown_machine_it_stays_auto_until_the_run_starts() -> None:

@@ -81,10 +81,10 @@ def test_the_peak_of_generating_answers_is_that_of_the_plan(family: str, precisi
     assert room is not None
     one = room.answer(PROMPT)
     assert -0.05 <= COUNT * one.total / live.most - 1 <= 0.2
-    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)  # type: ignore[union-attr]
+    peak = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)  # type: ignore[union-attr]
     tokens = PROMPT + NEW - 1  # the last token is not fed back
-    assert held == COUNT * tokens * known.layers * 2 * known.key * WIDTH[config.train.precision]
-    assert one.cache <= held / COUNT * (tokens + 1) / tokens
+    assert peak == COUNT * tokens * known.layers * 2 * known.key * WIDTH[config.train.precision]
+    assert one.cache <= peak / COUNT * (tokens + 1) / tokens
 
 
 def test_the_batch_of_answers_needs_no_more_memory_than_training() -> None:

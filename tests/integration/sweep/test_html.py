@@ -39,7 +39,7 @@ def written(folder: Path) -> Path:
     return html.write(outcome.read(folder))
 
 
-def drawn(browser: Browser) -> list[tuple[str, int]]:
+def charts_and_marks(browser: Browser) -> list[tuple[str, int]]:
     """Each chart's title, and the number of its marks on the page: lines, points, bars or cells."""
     script = """return [...document.querySelectorAll(".chart")].map((chart) => [chart.querySelector("h3").textContent,
         chart.querySelectorAll(".js-line, .point, .hm image, .heatmaplayer image").length])"""
@@ -52,7 +52,7 @@ def test_the_page_draws_every_chart_without_a_network(tmp_path: Path, browser: B
     browser.open(page)
     assert browser.console_messages() == []
     assert [url for url in browser.requests() if not url.startswith(("file:", "data:"))] == []
-    charts = drawn(browser)
+    charts = charts_and_marks(browser)
     assert [title for title, _ in charts] == [
         "Held-out loss against train.learning_rate",  # the one that explains most of the objective
         "Held-out loss against lora.r",
@@ -155,7 +155,7 @@ def test_any_sweep_has_a_sensible_page(
 
     browser.open(written(folders.make(tmp_path / "some", jobs, states, about=about, goal=goal)))
     assert browser.console_messages() == []
-    charts = drawn(browser)
+    charts = charts_and_marks(browser)
     assert [title for title, _ in charts][: len(titles)] == titles
     assert bool(charts) == bool(titles)
     assert all(count > 0 for _, count in charts), charts
@@ -180,7 +180,7 @@ def test_charts_are_valid_plotly_figures(tmp_path: Path) -> None:
         for chart in part["charts"]:
             layout = {key: value for key, value in chart["layout"].items() if key not in ("xaxis", "yaxis")}
             for axis in ("xaxis", "yaxis"):
-                given = dict(chart["layout"].get(axis, {}))
-                layout[axis] = {**given, "title": {"text": given.get("title", "")}}
+                received = dict(chart["layout"].get(axis, {}))
+                layout[axis] = {**received, "title": {"text": received.get("title", "")}}
             figure = Figure(data=plain(chart["traces"]), layout=plain(layout))
             assert len(figure.data) == len(chart["traces"]) > 0

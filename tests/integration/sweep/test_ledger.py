@@ -76,8 +76,8 @@ def test_a_claim_ends_with_its_process(sweep: Ledger) -> None:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        with Ledger(sweep.folder).claim("a") as mine:
-            os.write(write, b"1" if mine else b"0")
+        with Ledger(sweep.folder).claim("a") as claimed:
+            os.write(write, b"1" if claimed else b"0")
             signal.pause()
     try:
         assert os.read(read, 1) == b"1"

@@ -110,10 +110,10 @@ def test_a_sweep_of_hydras_own_launcher_is_read_from_its_folders(tmp_path: Path,
     assert [(axis.key, axis.values) for axis in found.axes] == [("lora.r", (2, 4))]
     assert found.objectives == ["training loss"]
     assert found.best is not None
-    again = config_of(*shlex.split(found.best.command)[2:])
+    repeated = config_of(*shlex.split(found.best.command)[2:])
     saved = load_config(found.best.folder / "config.yaml")
-    assert {**asdict(again), "train": None, "model": None} == {**asdict(saved), "train": None, "model": None}
-    assert again.train.learning_rate == saved.train.learning_rate
+    assert {**asdict(repeated), "train": None, "model": None} == {**asdict(saved), "train": None, "model": None}
+    assert repeated.train.learning_rate == saved.train.learning_rate
     assert (folder / "report.html").stat().st_size > 1_000_000
     assert json.loads((found.best.folder / "result.json").read_text())["objective"] == found.best.objectives[0]
 

@@ -21,8 +21,8 @@ def test_a_job_that_falls_behind_is_stopped_and_the_search_continues(records: Pa
     new = f"hydra.sweep.dir={folder}"
     first = run_script("train.py", *GRID, *MEDIAN, *run, new, "train.learning_rate=2e-3,1e-6", "hydra.sweeper.trials=1")
     assert first.returncode == 0, first.stderr
-    again = [f"sweep.resume={folder}", "train.learning_rate=2e-3,1e-6"]
-    second = run_script("train.py", *GRID, *MEDIAN, *run, *again)
+    repeated = [f"sweep.resume={folder}", "train.learning_rate=2e-3,1e-6"]
+    second = run_script("train.py", *GRID, *MEDIAN, *run, *repeated)
     assert second.returncode == 0, second.stderr
     jobs = list(Ledger(folder).jobs().values())
     assert [(job.name, job.state, job.attempt) for job in jobs] == [
@@ -32,7 +32,7 @@ def test_a_job_that_falls_behind_is_stopped_and_the_search_continues(records: Pa
     steps = [json.loads(line)["step"] for line in (folder / "lr=1e-06" / "metrics.jsonl").read_text().splitlines()]
     assert max(steps) < 16
     assert "1 done, 1 pruned" in second.stdout
-    third = run_script("train.py", *GRID, *MEDIAN, *run, *again)  # nothing is left to do
+    third = run_script("train.py", *GRID, *MEDIAN, *run, *repeated)  # nothing is left to do
     assert third.returncode == 0 and all(job.attempt == 1 for job in Ledger(folder).jobs().values())
 
 

@@ -82,8 +82,8 @@ def test_a_killed_job_does_not_affect_the_others(records: Path, tmp_path: Path, 
         assert by_name(folder)[name].objective == result["objective"]
         assert "training 12/12" in (folder / name / "job.log").read_text()
 
-    again = run_script("train.py", *command, f"sweep.resume={folder}")
-    assert again.returncode == 1, "a failed job is not retried by default"
+    repeated = run_script("train.py", *command, f"sweep.resume={folder}")
+    assert repeated.returncode == 1, "a failed job is not retried by default"
     assert {job.attempt for job in by_name(folder).values()} == {1}
     command[-3] = "lora.r=2,3,4,5,6"
     more = run_script("train.py", *command, f"sweep.resume={folder}", "sweep.retry_failed=true")
@@ -102,20 +102,20 @@ def test_a_sweep_resumes_after_ctrl_c_and_after_sigkill(records: Path, tmp_path:
     process = start(*command, f"hydra.sweep.dir={folder}")
     wait_for(lambda: bool(manifest.checkpoints(second)), 240, "a checkpoint of the second job")
     done = (first / "result.json").stat().st_mtime_ns
-    everyone = family(process.pid)
+    processes = family(process.pid)
     os.kill(process.pid, signal.SIGINT)
     process.join(30 * SCALE)
     assert process.exitcode == 130
-    wait_for(have_ended(everyone), 10, "the end of all processes of the sweep")
+    wait_for(have_ended(processes), 10, "the end of all processes of the sweep")
     assert states(folder) == {first.name: State.done, second.name: State.interrupted}
     assert f"sweep.resume={folder}" in (tmp_path / "streams-0" / "err").read_text()
 
     checkpoints = len(manifest.checkpoints(second))
     process = start(*command, f"sweep.resume={folder}")
     wait_for(lambda: len(manifest.checkpoints(second)) > checkpoints, 240, "one more checkpoint")
-    everyone = family(process.pid)
+    processes = family(process.pid)
     os.kill(process.pid, signal.SIGKILL)
-    wait_for(have_ended(everyone), 10, "the end of all processes of the sweep")
+    wait_for(have_ended(processes), 10, "the end of all processes of the sweep")
     assert states(folder)[second.name] is State.running, "no process was left to record another state"
 
     process = start(*command, f"sweep.resume={folder}")

@@ -53,14 +53,14 @@ def test_a_run_that_was_ended_by_signals_resumes_bit_equal(records: Path, tmp_pa
         "train.micro_batch_size=4", "train.log_every=1", "lora.dropout=0.1", "zero=stage3", "cluster=1x2", "train.save=epoch",
         "data.eval_max_new_tokens=64", "data.eval_limit=8",
     )  # fmt: skip
-    whole, folder = tmp_path / "whole", tmp_path / "run"
-    train(config, whole)
+    uninterrupted, folder = tmp_path / "uninterrupted", tmp_path / "run"
+    train(config, uninterrupted)
 
-    def reached(step: int) -> bool:
+    def has_reached(step: int) -> bool:
         lines = folder / "metrics.jsonl"
         return lines.exists() and any(json.loads(line)["step"] >= step for line in lines.read_text().splitlines())
 
-    when(lambda: reached(4), lambda: rank(1, folder).terminate())
+    when(lambda: has_reached(4), lambda: rank(1, folder).terminate())
     with pytest.raises(RunStopped) as ended:
         train(config, folder)
     step = int(str(result(folder)["step"]))
@@ -71,7 +71,7 @@ def test_a_run_that_was_ended_by_signals_resumes_bit_equal(records: Path, tmp_pa
     assert (result(folder)["status"], result(folder)["signal"]) == ("preempted", "SIGTERM")
     assert not (folder / "adapter").exists()
 
-    when(lambda: reached(steps), lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    when(lambda: has_reached(steps), lambda: os.kill(os.getpid(), signal.SIGUSR1))
     with pytest.raises(RunStopped) as ended:
         train(config, folder)
     assert ended.value.code == 138
@@ -79,14 +79,14 @@ def test_a_run_that_was_ended_by_signals_resumes_bit_equal(records: Path, tmp_pa
 
     train(config, folder)
     assert result(folder)["status"] == "completed" and "signal" not in result(folder)
-    before, after = weights(whole), weights(folder)
+    before, after = weights(uninterrupted), weights(folder)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
     def sorted_lines(run: Path) -> list[str]:  # deferred scores are written after the line of their step
         return sorted(json.dumps(line) for line in metrics(run))
 
-    assert sorted_lines(folder) == sorted_lines(whole)
-    assert result(folder)["after"] == result(whole)["after"]
+    assert sorted_lines(folder) == sorted_lines(uninterrupted)
+    assert result(folder)["after"] == result(uninterrupted)["after"]
 
 
 def test_a_signal_before_the_first_step_ends_a_run_immediately(records: Path, tmp_path: Path) -> None:

@@ -89,10 +89,10 @@ def test_mlflow_resumes_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     first = make_tracker(config, folder, rank=0)
     first.log({"loss": 2.0}, 1)
     first.finish({})
-    again = make_tracker(config, folder, rank=0, identity=first.identity)
-    again.log({"loss": 1.0}, 2)
-    again.upload(folder / "adapter")
-    again.finish({"objective": 0.5})
+    resumed = make_tracker(config, folder, rank=0, identity=first.identity)
+    resumed.log({"loss": 1.0}, 2)
+    resumed.upload(folder / "adapter")
+    resumed.finish({"objective": 0.5})
     (run,) = mlflow.search_runs(experiment_names=["hydraft"], output_format="list")
     assert run.data.metrics == {"loss": 1.0, "objective": 0.5}
     assert (run.data.params["lora.r"], run.data.params["plan.steps"], run.data.tags["group"]) == (

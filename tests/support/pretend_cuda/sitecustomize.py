@@ -4,7 +4,8 @@ Put this folder first on PYTHONPATH and on PATH (for nvidia-smi). The Python cod
 functions of torch._C that it calls are replaced, and so is NVML's count. As with CUDA, a fork of a process that has
 touched the driver cannot use it. Nothing can be computed on the simulated GPU: see ``_after_trainer``.
 
-    PRETEND_CUDA_LOG    a file with a JSON object per line: pid, parent, command, call (or ``fork``, of a process that has made one), stack
+    PRETEND_CUDA_LOG    a file with a JSON object per line: pid, parent, command, call, stack; the call is ``fork`` if a
+                        process that has touched the driver forks
     PRETEND_CUDA_NVML   0: without NVML, so that even torch.cuda.device_count() uses the driver
 """
 
@@ -120,9 +121,8 @@ def _after_trainer(module):
         chosen["cpu"] = "gloo" in dist_backend
         torch.cuda.is_available, torch.cuda.device_count = (lambda: False), (lambda: 0)
         set_accelerator(CPU_Accelerator())
-        deepspeed.comm.torch.build_shm_op = lambda: (
-            None
-        )  # none on a card; built here, it would replace the environment's own
+        # not used with a GPU; if built here, it would replace the one of the environment
+        deepspeed.comm.torch.build_shm_op = lambda: None
         return init_distributed(dist_backend="cpu:gloo,cuda:gloo", **rest)
 
     def refusing(collective):

@@ -22,9 +22,12 @@ Chat = list[tuple[str, str]]
 
 def chats(count: int) -> list[Chat]:
     """Chats of one to four rounds, without names of special tokens in their texts."""
-    draw = random.Random(6)
+    generator = random.Random(6)
     contents = [text for text in fuzz(1000, seed=8) if text.strip() and not any(name in text for name in NAMED)]
-    return [[(draw.choice(contents), draw.choice(contents)) for _ in range(draw.randint(1, 4))] for _ in range(count)]
+    return [
+        [(generator.choice(contents), generator.choice(contents)) for _ in range(generator.randint(1, 4))]
+        for _ in range(count)
+    ]
 
 
 def conversation(chat: Chat) -> Conversation:

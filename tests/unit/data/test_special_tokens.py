@@ -56,11 +56,11 @@ def specials(tokenizer: Any) -> dict[str, int]:
 
 def texts(seed: int, typed: bool) -> list[str]:
     """Texts with or without names of special tokens."""
-    draw = random.Random(seed)
+    generator = random.Random(seed)
     plain = [text for text in fuzz(1500, seed) if text.strip() and not any(name in text for name in TYPED)]
     if not typed:
         return plain
-    return ["".join((text[: len(text) // 2], *draw.choices(TYPED, k=3), text[len(text) // 2 :])) for text in plain]
+    return ["".join((text[: len(text) // 2], *generator.choices(TYPED, k=3), text[len(text) // 2 :])) for text in plain]
 
 
 def test_an_ordinary_record_has_the_ids_of_its_rendered_string(tokenizer: Any, data: DataConfig) -> None:
@@ -76,10 +76,10 @@ def test_an_ordinary_record_has_the_ids_of_its_rendered_string(tokenizer: Any, d
 def test_aliases_do_not_change_ids(tokenizer: Any) -> None:
     """A string with special tokens of a template has the same ids with the copied tokenizer."""
     known, names = special_tokens.of(tokenizer), list(specials(tokenizer))
-    draw = random.Random(2)
+    generator = random.Random(2)
     for text in texts(2, typed=False)[:500]:
         half = len(text) // 2
-        rendered = "".join((draw.choice(names), text[:half], *draw.choices(names, k=2), text[half:]))
+        rendered = "".join((generator.choice(names), text[:half], *generator.choices(names, k=2), text[half:]))
         copied, originals = known._with_aliases
         aliased = known.names.sub(lambda name: special_tokens._alias(known.ids_of[name[0]]), rendered)
         found = [originals.get(token, token) for token in copied.encode(aliased, add_special_tokens=False).ids]

@@ -83,13 +83,13 @@ def test_rows_are_bit_equal_to_peft(case: str) -> None:
     model = model_of(kind, precision, *targets, **blue)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
     assert len(layers) >= len(targets)
-    draw = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
     changed = 0
     for layer, rows in itertools.product(layers.values(), ORDERS):
         if isinstance(layer, peft.tuners.lora.Embedding):
-            x = torch.randint(0, 3000, (1, len(rows)), generator=draw)
+            x = torch.randint(0, 3000, (1, len(rows)), generator=generator)
         else:
-            x = torch.randn(1, len(rows), layer.in_features, generator=draw).to(model.dtype)
+            x = torch.randn(1, len(rows), layer.in_features, generator=generator).to(model.dtype)
         # one token per sequence: for a view of x, torch would multiply the tokens separately and round differently
         sequences = x[0].unsqueeze(1).clone(memory_format=torch.contiguous_format)
         expected = layer._mixed_batch_forward(sequences, adapter_names=rows).transpose(0, 1)
@@ -186,9 +186,9 @@ def test_a_batch_does_not_synchronise_before_its_tokens(adapters: list[Path], as
     assert min(step["calls"] for step in steps) > 100, "nothing was watched"
     for kind in ("lists as indices", "masks as indices", "reads"):
         assert not any(step[kind] for step in steps), (kind, steps)
-    most = max(step["tensors of lists"] for step in steps)
-    assert most <= 2 + 2 + 3, (
-        f"{most} copies to the device: rows, last rows, two kinds of sampling, and each request's biases once"
+    highest = max(step["tensors of lists"] for step in steps)
+    assert highest <= 2 + 2 + 3, (
+        f"{highest} copies to the device: rows, last rows, two kinds of sampling, and each request's biases once"
     )
     assert max(step["tensors of lists"] for step in steps[-4:]) <= 4, "copies in each layer"
 

@@ -213,8 +213,10 @@ def test_a_dummy_prefix_with_user_defined_pieces(tmp_path: Path) -> None:
     sentencepiece_tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model)
     texts = fuzz(FUZZED, seed=4)
     found = fast.encode_batch(texts)
-    wrong = {text for text, ids in zip(texts, found, strict=True) if ids.ids != sentencepiece_tokenizer.encode(text)}
-    assert {text.replace(" ", "▁") for text in wrong} <= set(RESERVED)  # the exception documented in `build`
+    different = {
+        text for text, ids in zip(texts, found, strict=True) if ids.ids != sentencepiece_tokenizer.encode(text)
+    }
+    assert {text.replace(" ", "▁") for text in different} <= set(RESERVED)  # the exception documented in `build`
     assert len([text for text in texts if any(piece in text for piece in RESERVED)]) > 1000
 
 

@@ -171,15 +171,15 @@ def sentencepiece_tokenizer() -> sentencepiece.SentencePieceProcessor:
 def test_text_is_encoded_and_decoded_as_by_sentencepiece(tokenizer: Any, sentencepiece_tokenizer: Any) -> None:
     texts = fuzz(FUZZED)
     found = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    wrong = [text for text, ids in zip(texts, found, strict=True) if ids != sentencepiece_tokenizer.encode(text)]
-    assert wrong == []
+    different = [text for text, ids in zip(texts, found, strict=True) if ids != sentencepiece_tokenizer.encode(text)]
+    assert different == []
     backend = tokenizer.backend_tokenizer
-    wrong = [
+    different = [
         text
         for text, ids in zip(texts, found, strict=True)
         if backend.decode(ids, False) != sentencepiece_tokenizer.decode(ids)
     ]
-    assert wrong == []
+    assert different == []
     assert sum(len(set(text)) > 3 for text in texts) > 5000
 
 
@@ -204,12 +204,12 @@ def round_text(index: int, question: str) -> str:
 
 
 def test_chats_are_encoded_as_published(tokenizer: Any, sentencepiece_tokenizer: Any) -> None:
-    draw = random.Random(5)
+    generator = random.Random(5)
     start = tokenizer.convert_tokens_to_ids(["[gMASK]", "<sop>"])
     named = ("[gMASK]", "<sop>", "[MASK]", "</s>", "<unk>")  # in a rendered chat, these are the special tokens
     contents = [text for text in fuzz(2000, seed=7) if not any(name in text for name in named)]
     for _ in range(300):
-        turns = draw.choices(contents, k=2 * draw.randint(1, 3))
+        turns = generator.choices(contents, k=2 * generator.randint(1, 3))
         history, text = [], ""
         for index, (question, answer) in enumerate(zip(turns[::2], turns[1::2], strict=True), 1):
             text += round_text(index, question)

@@ -1,4 +1,4 @@
-"""Incomplete or unsupported checkpoints are refused in one line, before anything is written."""
+"""Incomplete or unsupported checkpoints are refused on one line, before anything is written."""
 
 import json
 import os

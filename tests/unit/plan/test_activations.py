@@ -1,4 +1,4 @@
-"""The formula for activations, compared with what autograd saves in one decoder layer of each family and with the peak of the loss."""
+"""The formula for activations, compared with what autograd saves in a decoder layer and with the peak of the loss."""
 
 import dataclasses
 import weakref
@@ -129,11 +129,11 @@ class Live(TorchDispatchMode):
                 address, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
                 self.users[address] = self.users.get(address, 0) + 1
                 self.sizes[address] = size
-                weakref.finalize(tensor, self.gone, address)
+                weakref.finalize(tensor, self.release, address)
         self.most = max(self.most, sum(self.sizes.values()))
         return made
 
-    def gone(self, address: int) -> None:
+    def release(self, address: int) -> None:
         self.users[address] -= 1
         if not self.users[address]:
             del self.users[address], self.sizes[address]

@@ -92,16 +92,16 @@ def test_bytes_equal_those_of_the_real_modules(family: str, quant: str, precisio
 @pytest.mark.parametrize("family", FAMILIES)
 def test_trained_parameters_equal_those_of_peft(family: str, adapter: str) -> None:
     config, model = real(*FAMILIES[family].split(), *ADAPTERS[adapter])
-    learns = trained(counted(config), config.lora)
+    trainable_parameters = trained(counted(config), config.lora)
     sizes = sorted(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    assert sorted(learns.tensors) == sizes
+    assert sorted(trainable_parameters.tensors) == sizes
     if isinstance(model, peft.PeftModel):
         real_targets = {
             name.removeprefix("base_model.model.")
             for name, module in model.named_modules()
             if hasattr(module, "lora_A")
         }
-        assert set(learns.targets) == real_targets
+        assert set(trainable_parameters.targets) == real_targets
 
 
 @pytest.mark.parametrize(("model", "size"), PUBLISHED, ids=lambda value: value)

@@ -87,16 +87,16 @@ def test_the_table_of_200_jobs_fits_the_terminal(tmp_path: Path) -> None:
 def test_without_a_terminal_each_change_is_one_line(tmp_path: Path) -> None:
     folder = folders.make(tmp_path / "lines", JOBS[:3], [State.done, State.pending, State.pending])
     stream = io.StringIO()
-    book = Ledger(folder)
-    jobs = list(book.jobs().values())
+    sweep_ledger = Ledger(folder)
+    jobs = list(sweep_ledger.jobs().values())
     with Live(folder, console=Console(file=stream, width=200)) as live:
-        book.record(jobs[1].key, State.running)
+        sweep_ledger.record(jobs[1].key, State.running)
         live.refresh()
         live.refresh()  # nothing changed, so nothing is printed
-        book.record(jobs[1].key, State.done, objective=0.5)
-        book.record(jobs[2].key, State.running)
+        sweep_ledger.record(jobs[1].key, State.done, objective=0.5)
+        sweep_ledger.record(jobs[2].key, State.running)
         live.refresh()
-        book.record(jobs[2].key, State.failed, error="rank 0 ran out of memory")
+        sweep_ledger.record(jobs[2].key, State.failed, error="rank 0 ran out of memory")
         time.sleep(0.1)
     first, *changes = stream.getvalue().splitlines()
     assert first.startswith(f"{folder}: 1 of 3 done, 2 pending")
