@@ -67,8 +67,8 @@ def write(name: str, figures: Any, measured: str | None = None) -> Path:
     """Write the figures and return the file.
 
     Args:
-        measured: ``cuda`` or ``cpu``, the device that was measured; None for ``device()``. Figures of the CPU of a machine
-            with a GPU are saved as those of a CPU.
+        measured: ``cuda`` or ``cpu``, the device that was measured; None for ``device()``. Figures of the CPU are saved
+            as those of a CPU even on a machine with a GPU.
     """
     FOLDER.mkdir(exist_ok=True)
     about = described(measured)

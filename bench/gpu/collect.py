@@ -157,7 +157,7 @@ def _answer(probe: dict[str, Any]) -> str:
 
 
 def pack(scratch: Path, target: Path, figures: Path = FOLDER) -> None:
-    """Pack logs, configs, plans and metrics of all steps, and the result files in ``figures``; no weights or records."""
+    """Pack logs, configs, plans and metrics of all steps, and the result files in ``figures``, without weights."""
     with tarfile.open(target, "w:gz") as archive:
         for file in sorted(figures.glob("*.json")):
             archive.add(file, f"bench-results/{file.name}")

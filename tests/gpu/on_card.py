@@ -18,7 +18,7 @@ gpu_only = pytest.mark.skipif(ON_CPU, reason="needs a GPU")
 
 
 def run(script: str, *overrides: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run a command, which must succeed, in a new process, since forks of processes that have touched CUDA cannot use it."""
+    """Run a command, which must succeed, in a new process, since a fork could not use CUDA."""
     done = run_script(script, *overrides, timeout=seconds, PYTHONUNBUFFERED="1")
     assert done.returncode == 0, f"{' '.join(overrides)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done

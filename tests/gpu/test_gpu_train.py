@@ -12,7 +12,7 @@ from gpu.on_card import DEVICE, gpu_only, losses, run, train, weights
 pytestmark = pytest.mark.gpu
 
 TOLERANCE = 0.02
-"""Relative difference of a loss: bf16 has 8 significant bits, and stages differ in precision and in the order of sums."""
+"""Relative difference of a loss: bf16 has 8 significant bits, and stages differ in precision and order of sums."""
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def build(folder: Path) -> None:
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer with names for the rest of the vocabulary. Unsloth always reads one from the model's folder."""
+    """A byte-level tokenizer with names for the rest of the vocabulary. Unsloth reads it from the model's folder."""
     named = ["<pad>", "</s>", "<s>", "<|endoftext|>", *(f"<{i}>" for i in range(4, VOCABULARY - 256))]
     words = [*named, *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())]
     assert len(words) == VOCABULARY

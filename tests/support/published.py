@@ -144,7 +144,7 @@ def corpus() -> list[str]:
 
 @cache
 def sentencepiece_model(dummy_prefix: bool = True, defined: tuple[str, ...] = (), size: int = 3000) -> bytes:
-    """A SentencePiece model like the published ones: BPE, byte fallback, spaces kept, separate digits, no normalization."""
+    """A SentencePiece model like the published ones: BPE, byte fallback, spaces, separate digits, no normalization."""
     made = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(corpus()),

@@ -31,7 +31,7 @@ from hydraft.training import deepspeed_ops  # noqa: E402
 from hydraft.training.zero import deepspeed_config  # noqa: E402
 
 REUSE = "reuse="
-"""Prefix of a case's stage3_max_reuse_distance, in elements; 0 by default, since a tiny model reuses all weights soon."""
+"""Prefix of a case's stage3_max_reuse_distance in elements; 0 by default, since tiny models reuse weights soon."""
 
 
 def nodes(loss: torch.Tensor) -> Iterator[Any]:
@@ -57,7 +57,7 @@ def kept_by_graph(loss: torch.Tensor) -> int:
 
 
 def trained(overrides: list[str], own_layers: bool) -> dict[str, Any]:
-    """Two steps: bytes of linear weights that remain after each forward pass, losses, and a hash of the trained weights."""
+    """Two steps: bytes of linear weights left after each forward pass, losses, and a hash of the trained weights."""
     reuse = next((int(one.removeprefix(REUSE)) for one in overrides if one.startswith(REUSE)), 0)
     overrides = [one for one in overrides if not one.startswith(REUSE)]
     config = config_of("model.init=random", "model.scale=tiny", "zero=stage3", "train.micro_batch_size=2", *overrides)

@@ -1,4 +1,4 @@
-"""A temporary Slurm cluster of two machines, n1 and n2, on the loopback interface, with its own daemons, key and state."""
+"""A temporary Slurm cluster of two machines, n1 and n2, on the loopback interface, with separate daemons and state."""
 
 import os
 import shutil

@@ -12,7 +12,7 @@ from hydraft.system.parent_death import die_with_parent
 
 
 class Sshd:
-    """``with Sshd(folder) as sshd``: ``ssh -p {sshd.port} {options} localhost`` logs in as the user who runs the tests."""
+    """``with Sshd(folder) as sshd``: ``ssh -p {sshd.port} {options} localhost`` logs in as the current user."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -131,7 +131,7 @@ def test_arguments_that_hydra_can_parse_are_unchanged(argument: str) -> None:
         ),
     ],
 )
-def test_infer_refuses(arguments: list[str], message: str) -> None:
+def test_infer_refuses_invalid_options(arguments: list[str], message: str) -> None:
     done = run_script("infer.py", *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith(message)

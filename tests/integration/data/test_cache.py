@@ -100,7 +100,7 @@ def test_a_rank_that_does_not_encode_waits_for_the_one_that_does(
     assert waiting.communicate(timeout=60 * SCALE)[0].strip() == "20"
 
 
-def test_a_mix_repeats_and_draws_by_weight(tmp_path: Path) -> None:
+def test_a_mix_repeats_and_samples_by_weight(tmp_path: Path) -> None:
     more = tmp_path / "more.json"
     more.write_text(json.dumps([{"instruction": f"多{i}", "output": "答"} for i in range(10)]), encoding="utf-8")
     config = written(tmp_path)

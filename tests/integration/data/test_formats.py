@@ -125,7 +125,7 @@ def test_a_hub_name_is_loaded_with_its_split(tmp_path: Path, monkeypatch: pytest
     assert requested == ["owner/name", "owner/name"]
 
 
-def test_a_hub_name_that_cannot_be_reached_is_refused_in_one_line() -> None:
+def test_an_unavailable_hub_name_is_refused_on_one_line() -> None:
     done = run_script("train.py", "data.train=owner/name:dev", "mode=plan", HF_HUB_OFFLINE="1")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

@@ -52,7 +52,7 @@ def test_batched_answers_equal_single_ones(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_killed_batch_resumes_without_loss_or_repetition(run: Path, prompts_file: Path, tmp_path: Path) -> None:
-    """Two processes, SIGKILL, a truncated line, then one process: the file equals that of a run without interruption."""
+    """Two processes, SIGKILL, a truncated line, then one process: the file equals that of an uninterrupted run."""
     settings = ["mode=batch", f"run={run}", f"input={prompts_file}", f"max_new_tokens={LENGTH}", "batch_size=2"]
     uninterrupted, output = tmp_path / "uninterrupted.jsonl", tmp_path / "answers.jsonl"
     done = run_script("infer.py", *settings, f"output={uninterrupted}")

@@ -55,7 +55,7 @@ print(json.dumps(answers))
 
 
 def answers_without_hydraft(merged: Path, alone: Path) -> list[list[int]]:
-    """Greedy answers of plain transformers and peft in another process: the merged model, and the adapter on its base."""
+    """Greedy answers of plain transformers and peft in another process: merged model, and adapter on its base."""
     done = subprocess.run(
         [sys.executable, "-c", PLAIN, str(merged), str(alone), str(TINY)], capture_output=True, text=True, cwd="/", check=False,
         env={**os.environ, "PYTHONPATH": ""},

@@ -116,7 +116,7 @@ def test_sigkill_of_ssh_is_reported_with_its_host(start: Callable[..., FarRun]) 
     assert run.stderr.read_text().startswith("worker-2 failed: ssh was killed by SIGKILL")
 
 
-def test_a_pulled_cable_ends_both_sides(lab: Lab, start: Callable[..., FarRun]) -> None:
+def test_a_lost_connection_ends_both_sides(lab: Lab, start: Callable[..., FarRun]) -> None:
     run = start(f"cluster.link_timeout={6 * SCALE:g}")
     lab.cable("worker-2", "down")
     try:

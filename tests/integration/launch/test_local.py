@@ -85,7 +85,7 @@ def test_sigkill_of_the_parent_leaves_no_process(run: Run) -> None:
     wait_for(run.has_ended, 5, "the end")
 
 
-def test_a_killed_rank_ends_the_run_with_its_name(run: Run) -> None:
+def test_a_killed_rank_ends_the_run_and_is_named(run: Run) -> None:
     run.rank(1).kill()
     wait_for(run.has_ended, 5, "the end")
     assert run.process.returncode == 1

@@ -193,7 +193,7 @@ def test_a_problem_with_a_host_is_reported_on_one_line(lab: Lab, records: Path, 
     assert [process for name in HOSTS for process in lab.processes(name)] == []
 
 
-def test_hosts_of_different_versions_are_named(lab: Lab, records: Path, tmp_path: Path) -> None:
+def test_hosts_with_different_versions_are_reported(lab: Lab, records: Path, tmp_path: Path) -> None:
     """Another working copy on worker-2, with another transformers on its path."""
     copy = lab.far / "project"
     shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__"))

@@ -121,7 +121,7 @@ def test_a_full_disk_leaves_no_target_and_a_conversion_resumes_with_more_space(
     AutoModelForCausalLM.from_pretrained(target)
 
 
-def test_a_disk_too_full_for_the_tokenizer_is_the_same_refusal(
+def test_a_disk_too_full_for_the_tokenizer_gives_the_same_error(
     source: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(small_disk)

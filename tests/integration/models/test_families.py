@@ -41,7 +41,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("quant", ["none", "nf4"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_trains_sharded_and_not_with_equal_results(
+def test_a_family_trains_sharded_and_unsharded_with_equal_results(
     family: str, quant: str, data: Path, tmp_path: Path
 ) -> None:
     def run(stage: str) -> Curve:

@@ -87,7 +87,7 @@ def test_the_peak_of_generating_answers_is_that_of_the_plan(family: str, precisi
     assert one.cache <= peak / COUNT * (tokens + 1) / tokens
 
 
-def test_the_batch_of_answers_needs_no_more_memory_than_training() -> None:
+def test_a_batch_of_answers_needs_no_more_memory_than_training() -> None:
     """32 records of Llama-3 with 8,192 tokens each would need 34 GB for keys and values alone."""
     cards = ["mode=plan", "train.precision=bf16", "train.micro_batch_size=2", "data.eval_max_new_tokens=256"]
 

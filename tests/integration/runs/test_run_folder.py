@@ -70,7 +70,7 @@ def test_a_folder_replaces_the_one_before(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["adapter"]
 
 
-def test_a_second_run_never_takes_a_folder(tmp_path: Path) -> None:
+def test_a_second_run_cannot_use_the_same_folder(tmp_path: Path) -> None:
     config = config_of()
     run_folder.create(tmp_path / "run", config, make_plan(config, 8), Hardware())
     before = (tmp_path / "run" / "config.yaml").read_text()

@@ -1,4 +1,4 @@
-"""GPUs that torch cannot use are refused on one line with driver, build and what to install, before anything is loaded."""
+"""GPUs that torch cannot use are refused before anything is loaded, with driver, build and what to install."""
 
 import dataclasses
 import os

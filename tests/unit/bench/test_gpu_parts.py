@@ -72,7 +72,7 @@ def test_every_command_composes_in_a_rehearsal(part: str, tmp_path: Path) -> Non
             compose_run(arguments, Hardware(cpus=2, memory=16 << 30))
 
 
-def test_a_typo_would_be_found(tmp_path: Path) -> None:
+def test_a_typo_is_found(tmp_path: Path) -> None:
     step = parts.train(machine(tmp_path, False, 80 << 30), "x", 9, "train.max_step=3")
     with pytest.raises(Exception, match="max_step"):
         compose_run(parts.overrides(step.command))

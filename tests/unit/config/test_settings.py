@@ -28,7 +28,7 @@ def test_the_document_is_current() -> None:
 
 
 def test_the_chinese_document_is_current_and_complete() -> None:
-    """If this fails: add the texts to docs/zh/settings.yaml, then ``hydraft settings zh > docs/zh/configuration.md``."""
+    """If this fails: add texts to docs/zh/settings.yaml, then ``hydraft settings zh > docs/zh/configuration.md``."""
     texts = markdown.chinese()
     page = markdown.page(texts)
     assert texts.missing == []

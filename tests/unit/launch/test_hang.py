@@ -71,7 +71,7 @@ def test_with_gpus_a_rank_that_waits_for_its_gpu_is_not_reported(place: str, bus
     assert "2 other rank(s) waited in" in failure.message
 
 
-def test_without_gpus_such_a_rank_is_busy() -> None:
+def test_without_gpus_a_rank_in_such_a_call_is_busy() -> None:
     collective = dump(at("torch/distributed/distributed_c10d.py"), at("hydraft/training/callbacks/divergence.py"))
     ranks = {0: observed(collective, False, 61.0), 1: observed(dump(*WAITING_FOR_GPU["tolist, after a step"]), False)}
     assert hang.diagnose(ranks).rank == 1

@@ -109,7 +109,7 @@ def test_a_published_size_has_its_published_number_of_parameters(model: str, siz
     assert counted(config_of(f"model={model}", f"model.size={size}")).count == PUBLISHED[model, size]
 
 
-def test_the_usual_adapter_of_llama_by_hand() -> None:
+def test_the_default_adapter_of_llama_by_hand() -> None:
     config = config_of("model=llama3")
     per_layer = 8 * (4096 + 4096) * 2 + 8 * (4096 + 1024) * 2 + 8 * (4096 + 14336) * 3  # q o, k v, gate up down
     assert trained(counted(config), config.lora).count == 32 * per_layer == 20_971_520
