@@ -34,7 +34,7 @@ def make(
     goal: Goal = loss_of,
     steps: int = 40,
 ) -> Path:
-    """Write a sweep with a ledger: ``jobs`` has values by override key; jobs without an entry in ``states`` are done."""
+    """Write a sweep with a ledger: ``jobs`` are values by override key; jobs that ``states`` does not list are done."""
     overrides = [[f"{key}={value}" for key, value in values.items()] for values in jobs]
     keys = list(dict.fromkeys(key for values in jobs for key in values))
     ledger.begin(
