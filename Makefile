@@ -1,4 +1,4 @@
-# Each target is one line a person would type. `make` alone lists them.
+# `make` without a target lists all targets.
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -29,10 +29,10 @@ $(READY): requirements.txt pyproject.toml
 train: setup ## Fine-tune the embedded model with NF4 QLoRA; more with ARGS="lora.r=16 …"
 	@$(PY) train.py $(ARGS)
 
-test: setup ## Every test, two side by side
+test: setup ## All tests, on two workers
 	@$(PY) -m pytest -n 2 --durations=40 $(ARGS)
 
-test-tools: ## Debian packages that the tests of many machines and of the report need (as root; else those are skipped)
+test-tools: ## Debian packages for the tests of many machines and of the report (needs root; without them, those tests are skipped)
 	@tests/support/install.sh
 
 test-fast: setup ## The unit tests
@@ -41,45 +41,45 @@ test-fast: setup ## The unit tests
 test-gpu: setup ## The tests that need a CUDA device
 	@$(PY) -m pytest -m gpu $(ARGS)
 
-check: setup ## ruff, mypy, the order of imports
+check: setup ## ruff, mypy, and the order of imports
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
 	@$(PY) -m pytest tests/unit/test_structure.py
 
-format: setup ## Sort imports and format the code, as `make check` wants it
+format: setup ## Sort imports and format the code, as `make check` requires
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
 
-sweep: setup ## A small multirun: three ranks of LoRA by two learning rates
+sweep: setup ## A small sweep: three LoRA ranks by two learning rates
 	@$(PY) train.py -m lora.r=4,8,16 train.learning_rate=2e-3,4e-3 $(ARGS)
 
 report: setup ## Table, summary.csv and report.html of the newest sweep, or of ARGS="multirun/…"
 	@$(PY) -m hydraft sweep $(ARGS)
 
-equivalence: bench-equivalence ## Train the same data in every topology and print how far the results lie apart
+equivalence: bench-equivalence ## Train the same data in every topology and print how much the results differ
 
-resume-matrix: bench-resume ## Resume a run in every topology and print how far its end lies from the uninterrupted one (some 20 minutes)
+resume-matrix: bench-resume ## Resume a run in every topology and print how much it differs from an uninterrupted run (about 20 minutes)
 
-fit-table: bench-fit ## The fewest GPUs that train each size under each ZeRO stage, by the plan
+fit-table: bench-fit ## The fewest GPUs that train each size under each ZeRO stage, according to the plan
 
-memory: bench-memory ## What the plan says of memory beside what is measured, on a GPU or (some four minutes, 5 GB) on the CPU
+memory: bench-memory ## Compare planned and measured memory, on a GPU or (about four minutes, 5 GB) on the CPU
 
-bench: bench-startup bench-throughput ## How fast --help and a refusal answer; samples a second beside transformers' Trainer
+bench: bench-startup bench-throughput ## Response time of --help and of a refusal; samples per second compared with transformers' Trainer
 
 bench-%: setup ## bench/%.py, such as bench-sweep, bench-serve, bench-kernels, bench-structure; options with ARGS="…"
-	@grep -qs __main__ bench/$*.py || { echo "make: there is no bench/$*.py; there are: $(sort $(notdir $(basename $(shell grep -l __main__ bench/*.py))))"; exit 2; }
+	@grep -qs __main__ bench/$*.py || { echo "make: no such bench: $*; available: $(sort $(notdir $(basename $(shell grep -l __main__ bench/*.py))))"; exit 2; }
 	@$(PY) bench/$*.py $(ARGS)
 
-# On a machine with neither .venv nor network, WHEELS is a folder of wheels, and python3 has torch and transformers already.
-bench-gpu: $(if $(WHEELS),,setup) ## All that is worth measuring on a GPU in BUDGET=530 seconds: PARTS="first tests chatglm2 llama serve" OUT=… SCRATCH=… WHEELS=…
+# On a machine without .venv and network, WHEELS is a folder of wheels; python3 must already have torch and transformers.
+bench-gpu: $(if $(WHEELS),,setup) ## All measurements for a GPU within BUDGET=530 seconds: PARTS="first tests chatglm2 llama serve" OUT=… SCRATCH=… WHEELS=…
 	@$(if $(WHEELS),$(PYTHON),$(PY)) -m bench.gpu --budget "$(BUDGET)" --parts "$(PARTS)" --out "$(OUT)" --wheels "$(WHEELS)" --scratch "$(SCRATCH)" $(if $(REHEARSE),--rehearse) $(ARGS)
 
-data: setup ## Write the instruction set again from its generator
+data: setup ## Regenerate the instruction set
 	@$(PY) data/generate.py
 
-tiny: setup ## Train the embedded model again from random weights (some 15 minutes)
+tiny: setup ## Train the embedded model from random weights (about 15 minutes)
 	@$(PY) data/generate.py --corpus data/tiny_corpus.jsonl
 	@$(PY) data/make_tiny.py --corpus data/tiny_corpus.jsonl outputs/tiny/start
 	@rm -rf outputs/tiny/run

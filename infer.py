@@ -26,7 +26,7 @@ MODULES = {
     InferMode.serve: "hydraft.infer.serve.run",
     InferMode.export: "hydraft.infer.export.run",
 }
-"""By mode: the module whose ``run`` gets the sources and the options."""
+"""The module of each mode; its ``run`` gets the sources and the options."""
 
 
 def infer(composed: DictConfig) -> None:
@@ -36,7 +36,7 @@ def infer(composed: DictConfig) -> None:
     machine = hardware.detect()
     infer_rules.usable(options, machine)
     sources = find(options)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads must not keep cores busy
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not spin
     os.environ.update(hardware.environment(machine))
     quiet_bitsandbytes()
     importlib.import_module(MODULES[options.mode]).run(sources, options)  # imports torch

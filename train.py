@@ -27,9 +27,10 @@ except ModuleNotFoundError as error:
 
 
 def train(composed: DictConfig, store: RendezvousStore | None = None) -> float | None:
-    """One job: check it, plan it, start its ranks (those of ``store`` under another launcher).
+    """Check a job, plan it, and start its ranks (those of ``store`` under another launcher).
 
-    Returns the objective that a sweep compares.
+    Returns:
+        The objective that a sweep compares.
     """
     requested, saved, folder = cli.typed(composed, Config), None, cli.output_folder()
     if requested.resume is not None:
@@ -45,7 +46,9 @@ def train(composed: DictConfig, store: RendezvousStore | None = None) -> float |
     objective.check(requested)
     admitted = preflight.admit(resolved, objective.read)
     config = admitted.config
-    changes = [] if saved is None else resume.changes(saved, config, folder)  # with what depends on the records
+    changes = (
+        [] if saved is None else resume.changes(saved, config, folder)
+    )  # now with those that depend on the records
     if config.mode is Mode.plan:
         render.report(config, admitted.plan, rules.refused_here(config, machine) + launch.refused_here(config.cluster))
         for note in admitted.notes:

@@ -1,4 +1,4 @@
-"""Headless Chromium on a page from a file: what it asked the network for, what it complained of, how it looks."""
+"""Headless Chromium for pages saved as files: the URLs requested, the console messages, and how a page is displayed."""
 
 import json
 import shutil
@@ -10,13 +10,13 @@ SECONDS = 60
 
 
 def missing() -> str | None:
-    """What a test would skip for."""
-    wanted = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
-    return f"{', '.join(wanted)} not installed: make test-tools" if wanted else None
+    """Which required programs are missing, as the reason to skip a test."""
+    missing_programs = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
+    return f"{', '.join(missing_programs)} not installed: make test-tools" if missing_programs else None
 
 
 class Browser:
-    """One window for all pages."""
+    """One browser window that is used for all pages."""
 
     def __init__(self) -> None:
         from selenium import webdriver
@@ -30,45 +30,45 @@ class Browser:
         self.driver = webdriver.Chrome(options=options, service=service)
 
     def open(self, page: Path) -> None:
-        """Show ``page``, and wait until it is whole."""
-        self.look()
-        self.asked(), self.complaints()  # of the page before
+        """Open ``page`` and wait until it has loaded completely."""
+        self.set_display()
+        self.requests(), self.console_messages()  # discard the entries of the previous page
         self.driver.get(page.as_uri())
         began = time.monotonic()
         while not self.run("return document.documentElement.dataset.ready"):
-            assert time.monotonic() - began < SECONDS, self.complaints()
+            assert time.monotonic() - began < SECONDS, self.console_messages()
             time.sleep(0.05)
 
-    def look(self, width: int = 1280, dark: bool = False) -> None:
-        """From now on, through a window of ``width`` pixels, by day or by night."""
+    def set_display(self, width: int = 1280, dark: bool = False) -> None:
+        """Set the width of the window in pixels and the color scheme (light or dark)."""
         mode = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [mode]})
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """What ``script`` returns in the page."""
+        """Return what ``script`` returns in the page."""
         return self.driver.execute_script(script, *arguments)
 
     def texts(self, selector: str) -> list[str]:
-        """The text of each element."""
+        """Text of every matching element."""
         return list(self.run("return [...document.querySelectorAll(arguments[0])].map((e) => e.textContent)", selector))
 
     def click(self, selector: str) -> None:
-        """As a person does: on what can be seen."""
+        """Click the element, which must be visible."""
         from selenium.webdriver.common.by import By
 
         self.driver.find_element(By.CSS_SELECTOR, selector).click()
 
-    def asked(self) -> list[str]:
-        """Addresses that were asked for since the last call."""
+    def requests(self) -> list[str]:
+        """URLs requested since the last call."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
 
-    def complaints(self) -> list[str]:
-        """What the console says since the last call."""
+    def console_messages(self) -> list[str]:
+        """Console messages since the last call."""
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
     def close(self) -> None:
-        """End the browser and its driver."""
+        """Close the browser and its driver."""
         self.driver.quit()

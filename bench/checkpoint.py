@@ -1,15 +1,15 @@
-"""Time of saving a checkpoint, compared with an optimizer step, on one rank.
+"""Time to save a checkpoint, compared with an optimizer step, on one rank.
 
     python bench/checkpoint.py [--steps 20] [--records FILE]
 
-Two models in fp32 under ZeRO-2, LoRA r 8: the embedded one and the Llama of 31 M parameters of bench/throughput.py. Each step is
-followed by a checkpoint, so steps and checkpoints take turns; medians are printed, in milliseconds, and what the default of
-train.save_minutes makes of them. The first three of each warm up.
+Two models in fp32 under ZeRO-2 with LoRA r 8: the embedded one and the 31 M-parameter Llama of bench/throughput.py. A
+checkpoint is saved after every step. The table shows medians in milliseconds, and the share of the time that saving
+takes with the default of train.save_minutes. The first three steps and checkpoints are warm-up.
 
-* gather: copies of the adapter and of Adam's state, on rank 0 in main memory
-* hash: sha256 of every file, and the list of them
+* gather: copying the adapter and Adam's state to main memory on rank 0
+* hash: sha256 of every file, and the manifest
 * flush: waiting for the disk (fsync of files and folders)
-* the rest: writing, reading the adapter back to see that it is whole, tokenizer, removing what is too old
+* rest: writing, reading the adapter back to verify it, the tokenizer, removing old checkpoints
 """
 
 import argparse
@@ -26,44 +26,44 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in a run: threads that spin starve what is beside them
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in a run: spinning threads take CPU time from other processes
 
 WARM_UP = 3
 PARTS = ("gather", "hash", "flush")
 
 
 class Clock:
-    """Seconds that functions take, by the name of a part; one inside another counts for the outer one."""
+    """Seconds spent in wrapped functions, by part; nested calls count for the outer part."""
 
     def __init__(self) -> None:
         self.spent = dict.fromkeys(("save", *PARTS), 0.0)
         self.inside: set[str] = set()
 
     def wrap(self, owner: Any, name: str, part: str) -> None:
-        """Have every call of ``owner.name`` counted as ``part``."""
+        """Count every call of ``owner.name`` as ``part``."""
         inner: Callable[..., Any] = getattr(owner, name)
 
         def timed(*arguments: Any, **named: Any) -> Any:
             if self.inside & set(PARTS) or part in self.inside:
                 return inner(*arguments, **named)
             self.inside.add(part)
-            begun = time.perf_counter()
+            started = time.perf_counter()
             try:
                 return inner(*arguments, **named)
             finally:
-                self.spent[part] += time.perf_counter() - begun
+                self.spent[part] += time.perf_counter() - started
                 self.inside.discard(part)
 
         setattr(owner, name, timed)
 
     def read(self) -> dict[str, float]:
-        """What was spent since it was last asked."""
+        """Return the seconds since the last call, and reset them."""
         found, self.spent = self.spent, dict.fromkeys(self.spent, 0.0)
         return found
 
 
 def measure(overrides: list[str], folder: Path) -> dict[str, float]:
-    """Medians in seconds, from a run in this process, which is good for one."""
+    """Train in this process and return median seconds. A process can do this only once."""
     import torch.distributed as dist
 
     from bench.equivalence import compose_run
@@ -83,18 +83,18 @@ def measure(overrides: list[str], folder: Path) -> dict[str, float]:
     step = trainer.RunTrainer.training_step
 
     def timed(self: Any, *arguments: Any, **named: Any) -> Any:
-        if step_begun:
+        if step_started:
             saves.append(clock.read())
-        step_begun[:] = [time.perf_counter()]
+        step_started[:] = [time.perf_counter()]
         return step(self, *arguments, **named)
 
     save = checkpoint.CheckpointCallback.save
 
     def stepped(self: Any, *arguments: Any) -> None:
-        steps.append(time.perf_counter() - step_begun[0])
+        steps.append(time.perf_counter() - step_started[0])
         save(self, *arguments)
 
-    step_begun: list[float] = []
+    step_started: list[float] = []
     trainer.RunTrainer.training_step = timed  # type: ignore[method-assign]
     checkpoint.CheckpointCallback.save = stepped  # type: ignore[method-assign, assignment]
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1")
@@ -111,12 +111,15 @@ def measure(overrides: list[str], folder: Path) -> dict[str, float]:
 
 
 def forked(task: Callable[[], Any]) -> Any:
-    """What ``task`` returns, from a process of its own: a process is good for one run, and one with threads for no fork."""
+    """Return the result of ``task`` from a forked process, since a process can train only once.
+
+    The parent must not have started threads before.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         code = 1
-        os.dup2(2, 1)  # libraries speak where no table is
+        os.dup2(2, 1)  # libraries print here, which keeps stdout for the table
         try:
             os.write(writer, json.dumps(task()).encode())
             code = 0
@@ -124,10 +127,10 @@ def forked(task: Callable[[], Any]) -> Any:
             os._exit(code)
     os.close(writer)
     with os.fdopen(reader) as stream:
-        said = stream.read()
+        output = stream.read()
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
-        raise RuntimeError("a run failed: see what it printed")
-    return json.loads(said)
+        raise RuntimeError("a run failed: see its output above")
+    return json.loads(output)
 
 
 def main() -> None:
@@ -158,12 +161,12 @@ def main() -> None:
         for model, overrides in models.items():
             found = forked(partial(measure, [*shared, *overrides], folder / f"run-{len(overrides)}"))
             rest = found["save"] - sum(found[part] for part in PARTS)
-            shown = " | ".join(f"{1000 * seconds:.0f}" for seconds in (*(found[part] for part in PARTS), rest))
+            cells = " | ".join(f"{1000 * seconds:.0f}" for seconds in (*(found[part] for part in PARTS), rest))
             minutes = TrainConfig().save_minutes
             assert minutes is not None
             between = max(60 * minutes, found["save"] / SHARE)
             print(
-                f"| {model} | {found['bytes'] / 2**20:.1f} MiB | {1000 * found['step']:.0f} | {1000 * found['save']:.0f} | {shown} "
+                f"| {model} | {found['bytes'] / 2**20:.1f} MiB | {1000 * found['step']:.0f} | {1000 * found['save']:.0f} | {cells} "
                 f"| {found['save'] / (between + found['save']):.2%} |",
                 flush=True,
             )

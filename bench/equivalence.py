@@ -1,11 +1,11 @@
-"""Train the same records with the same global batch in every topology, and print how far the results lie apart.
+"""Train the same records with the same global batch in every topology, and print how much the results differ.
 
-    python bench/equivalence.py                    # fp32: ZeRO stage x ranks x quant, against stage 0 on one rank
+    python bench/equivalence.py                    # fp32: ZeRO stage x ranks x quant, compared with stage 0 on one rank
     python bench/equivalence.py --precision bf16
 
-Loss and gradient norm are the largest relative differences over all steps; the adapter's is the largest absolute
-difference of any of its elements after the last step (AdamW at this learning rate moves an element by up to 8e-3). The last line
-says on what device the table was made. On a machine with GPUs, cells with more ranks than there are GPUs are left out.
+Loss and gradient norm are the largest relative differences over all steps. The adapter column is the largest absolute
+difference of any element after the last step (AdamW at this learning rate changes an element by up to 8e-3). The last
+line names the device. On a machine with GPUs, cells with more ranks than GPUs are skipped.
 """
 
 import argparse
@@ -35,12 +35,12 @@ RANKS = (1, 2)
 QUANTS = ("none", "nf4")
 STEPS = 8
 TOLERANCE = {"fp32": 1e-5, "bf16": 5e-2}
-"""For each of the three."""
+"""Largest accepted difference, for each of the three columns."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """What one run came to."""
+    """Results of one run."""
 
     losses: list[float]
     grad_norms: list[float]
@@ -48,19 +48,19 @@ class Curve:
 
 
 def compose_run(overrides: list[str], machine: Hardware | None = None) -> Config:
-    """The config that ``python train.py <overrides>`` would run, on this machine or on ``machine``."""
+    """The config of ``python train.py <overrides>``, on this machine or on ``machine``."""
     machine = machine or hardware.detect()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = plan.resolve(cli.typed(compose("train", overrides), Config), machine)
     if config.train.gradient_checkpointing == AUTO:
-        config.train.gradient_checkpointing = False  # what is measured must not hang on how much memory there is
+        config.train.gradient_checkpointing = False  # the results must not depend on the available memory
     rules.check(config, machine)
     prepare.check(config.model)
     return config
 
 
 def train(overrides: list[str], folder: Path) -> Curve:
-    """Run ``overrides`` in ``folder`` and read back what it wrote."""
+    """Run ``overrides`` in ``folder`` and return what it wrote."""
     config = compose_run(overrides)
     records = len(json.loads(Path(config.data.train).read_text()))
     run_folder.create(folder, config, plan.make_plan(config, records), hardware.detect())
@@ -74,7 +74,7 @@ def train(overrides: list[str], folder: Path) -> Curve:
 
 
 def overrides_for(stage: str, ranks: int, quant: str, precision: str, data: Path) -> list[str]:
-    """The same 64 records in global batches of 8, whatever the topology."""
+    """Overrides for the same 64 records in global batches of 8 in every topology."""
     return [
         f"zero={stage}",
         f"cluster=1x{ranks}",
@@ -89,12 +89,13 @@ def overrides_for(stage: str, ranks: int, quant: str, precision: str, data: Path
         "train.log_every=1",
         "train.warmup_ratio=0",
         "lora.dropout=0",
-        "train.eps=1e-5",  # with 1e-8, an element whose gradient is all rounding moves by a whole step, this way or that
+        # with eps 1e-8, elements whose gradient is only rounding error change by a full step in either direction
+        "train.eps=1e-5",
     ]
 
 
 def apart(curve: Curve, reference: Curve) -> tuple[float, float, float]:
-    """Relative differences of loss and gradient norm, and the absolute one of the adapter."""
+    """Relative differences of loss and gradient norm, and the absolute difference of the adapter."""
 
     def worst(ours: list[float], theirs: list[float]) -> float:
         assert len(ours) == len(theirs) == STEPS
@@ -110,39 +111,39 @@ def apart(curve: Curve, reference: Curve) -> tuple[float, float, float]:
 
 
 def write_data(folder: Path) -> Path:
-    """The first 64 records that ship with the project."""
+    """Write the first 64 records that ship with the project."""
     records = json.loads((ROOT / "data" / "zh_tasks.train.json").read_text())[: 8 * STEPS]
     file = folder / "records.json"
     file.write_text(json.dumps(records, ensure_ascii=False))
     return file
 
 
-def lacking(ranks: int, machine: Hardware) -> str | None:
-    """Why ``machine`` cannot run so many ranks: on GPUs each has its own, on a CPU they share it."""
+def too_few_gpus(ranks: int, machine: Hardware) -> str | None:
+    """Why ``machine`` cannot run ``ranks`` ranks: each needs its own GPU, while a CPU is shared."""
     if not machine.gpus or ranks <= machine.count:
         return None
     return f"needs {ranks} GPUs, {machine.count} here"
 
 
-def made_on(machine: Hardware) -> str:
-    """What a table was made on, and what that means for its zeros."""
+def measured_on(machine: Hardware) -> str:
+    """Name the device of a table, and state whether differences from rounding are expected there."""
     if not machine.gpus:
-        return "Made on the CPU."
+        return "Measured on the CPU."
     return (
-        f"Made on {machine.count} x {machine.gpus[0].name}: attention's backward pass adds in any order there, so two runs of the "
-        "same thing may differ in their last bits."
+        f"Measured on {machine.count} x {machine.gpus[0].name}: attention's backward pass sums in no fixed order there, so two "
+        "identical runs may differ in their last bits."
     )
 
 
 def main() -> int:
-    """Run the matrix and print it as a Markdown table; 1 if a cell is out of tolerance."""
+    """Run the matrix and print it as a Markdown table; return 1 if a cell exceeds the tolerance."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
-    parser.add_argument("overrides", nargs="*", help="for every run, such as model.path=…")
+    parser.add_argument("overrides", nargs="*", help="overrides for every run, such as model.path=…")
     arguments = parser.parse_args()
     precision = arguments.precision
     tolerance = TOLERANCE[precision]
-    good = True
+    all_accepted = True
     print(
         f"| quant | zero | ranks | loss | gradient norm | adapter | within {tolerance:g} |\n|---|---|---|---|---|---|---|",
         flush=True,
@@ -154,20 +155,20 @@ def main() -> int:
             reference = None
             for stage in STAGES:
                 for ranks in RANKS:
-                    if reason := lacking(ranks, hardware.detect()):
+                    if reason := too_few_gpus(ranks, hardware.detect()):
                         print(f"| {quant} | {stage} | {ranks} | – | – | – | skipped: {reason} |", flush=True)
                         continue
                     run = folder / f"{quant}-{stage}-{ranks}"
                     curve = train([*overrides_for(stage, ranks, quant, precision, data), *arguments.overrides], run)
                     reference = reference or curve
                     cells = apart(curve, reference)
-                    held = max(cells) <= tolerance
-                    good &= held
-                    shown = " | ".join(f"{cell:.1e}" for cell in cells)
-                    mark = "reference" if curve is reference else "yes" if held else "NO"
-                    print(f"| {quant} | {stage} | {ranks} | {shown} | {mark} |", flush=True)
-    print(f"\n{made_on(hardware.detect())}")
-    return 0 if good else 1
+                    accepted = max(cells) <= tolerance
+                    all_accepted &= accepted
+                    numbers = " | ".join(f"{cell:.1e}" for cell in cells)
+                    mark = "reference" if curve is reference else "yes" if accepted else "NO"
+                    print(f"| {quant} | {stage} | {ranks} | {numbers} | {mark} |", flush=True)
+    print(f"\n{measured_on(hardware.detect())}")
+    return 0 if all_accepted else 1
 
 
 if __name__ == "__main__":

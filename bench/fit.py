@@ -1,11 +1,11 @@
-"""The fewest cards that train each family and size under each ZeRO stage, by the plan: one Markdown table.
+"""The fewest GPUs that train each family and size under each ZeRO stage, according to the plan, as a Markdown table.
 
     python bench/fit.py                                  # quant=nf4, LoRA r 8, micro-batch 1, 512 tokens, bf16
-    python bench/fit.py quant=none                       # the same for weights in bf16
+    python bench/fit.py quant=none                       # the same with weights in bf16
     python bench/fit.py train.gradient_checkpointing=true data.max_length=4096
 
-A cell holds the number of cards of 24 GiB and of 80 GiB; a dash, that not even 64 are enough. The column before them is the peak of
-a single card under stage2. Main memory is taken as ample.
+A cell holds the number of GPUs of 24 GiB and of 80 GiB; a dash means that 64 are not enough. The column before the
+cells is the peak memory of a single GPU under stage2. Main memory is assumed to be sufficient.
 """
 
 import argparse
@@ -34,7 +34,7 @@ SETTINGS = ["mode=plan", "train.precision=bf16", "train.micro_batch_size=1", "da
 
 
 def fewest(config: Config, subject: ModelSize, gibibytes: int) -> str:
-    """The smallest of ``COUNTS`` that holds ``config``."""
+    """The smallest of ``COUNTS`` GPUs on which ``config`` fits."""
     machine = Hardware(gpus=(Gpu("card", gibibytes << 30, 8.0),))
     for count in COUNTS:
         nodes, ranks = max(1, count // PER_MACHINE), min(count, PER_MACHINE)
@@ -45,7 +45,7 @@ def fewest(config: Config, subject: ModelSize, gibibytes: int) -> str:
 
 
 def sizes() -> list[tuple[str, str]]:
-    """Every family and size that ships."""
+    """All model families and sizes in conf/model."""
     files = sorted((ROOT / "conf" / "model").glob("*.yaml"))
     return [(file.stem, str(size)) for file in files for size in yaml.safe_load(file.read_text()).get("sizes", {})]
 
@@ -53,7 +53,7 @@ def sizes() -> list[tuple[str, str]]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="for every cell, such as quant=none")
+    parser.add_argument("overrides", nargs="*", help="overrides for every cell, such as quant=none")
     more = parser.parse_args().overrides
     print("| model | parameters | GiB | " + " | ".join(STAGES) + " |\n" + "|---" * (3 + len(STAGES)) + "|")
     for family, size in sizes():

@@ -1,12 +1,14 @@
-"""Time and memory of the loss with all its logits at once (whole), against some trained tokens at a time (chunked).
+"""Compare time and memory of the loss with all logits at once (whole) and in chunks of trained tokens (chunked).
 
     python bench/loss.py [--rounds 5] [--vocabularies 32000,152064] [--rows 128]
 
-Forward and backward from the last hidden states through a frozen head, on a card in bf16 if there is one, otherwise on the CPU
-in fp32, where the processor's seconds of one thread are counted, not the clock's: others may use the machine meanwhile. The two
-take turns in one process (A B A B …), the first turn apart, and medians are compared. Memory is what each adds at its highest: on a card torch.cuda.max_memory_allocated, on a CPU the process's highest resident memory, of a process for
-each, in which the C library gives freed memory back at once. Above 1, chunked is slower, or takes more. --rows tries chunks of
-another size than the project's; otherwise the figures are also written to bench/results/loss-<card or cpu>.json.
+Forward and backward from the last hidden states through a frozen head, in bf16 on a GPU if there is one, otherwise in
+fp32 on the CPU. On a CPU the time is the CPU time of one thread, not wall-clock time, since other processes may use the
+machine. The two variants alternate in one process, the first round is not timed, and medians are compared. Memory is
+the peak that each adds: on a GPU torch.cuda.max_memory_allocated; on a CPU the highest resident memory of a new
+process, in which the C library returns freed memory at once. A ratio above 1 means that chunked is slower or takes more
+memory. --rows sets another chunk size than the package's default; with the default, the figures are also written to
+bench/results/loss-<card or cpu>.json.
 """
 
 import argparse
@@ -33,67 +35,67 @@ HIDDEN, LARGE_HIDDEN = 512, 4096
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPE = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
 MOST_ON_CPU = 4 << 30
-"""Bytes of a case; larger ones are left out on a CPU."""
+"""Bytes of the largest case on a CPU; larger ones are left out."""
 CLOCK = time.perf_counter if DEVICE.type == "cuda" else time.process_time
 SHORT = 0.05
-"""Seconds; what takes less is repeated within a turn."""
+"""Seconds; a shorter pass is repeated within a round."""
 
 
 def whole(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """As transformers takes it (ForCausalLMLoss)."""
+    """The loss as transformers computes it (ForCausalLMLoss)."""
     logits = torch.nn.functional.linear(hidden, weight).float()
     return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
 
 
-WAYS: dict[str, Callable[..., torch.Tensor]] = {"whole": whole, "chunked": summed_loss}
+VARIANTS: dict[str, Callable[..., torch.Tensor]] = {"whole": whole, "chunked": summed_loss}
 
 
 def inputs(vocabulary: int, tokens: int, hidden: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Hidden states, head and targets."""
+    """Hidden states, head weight and targets."""
     torch.manual_seed(0)
     weight = torch.empty(vocabulary, hidden, device=DEVICE, dtype=DTYPE).normal_(std=0.02)
     states = torch.randn(tokens, hidden, device=DEVICE, dtype=DTYPE)
     return states, weight, torch.randint(0, vocabulary, (tokens,), device=DEVICE)
 
 
-def turn(way: str, states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, times: int = 1) -> float:
+def timed(variant: str, states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, times: int = 1) -> float:
     """Seconds of one forward and backward pass."""
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
     started = CLOCK()
     for _ in range(times):
         leaf = states.detach().requires_grad_()
-        (WAYS[way](leaf, weight, targets) / len(targets)).backward()
+        (VARIANTS[variant](leaf, weight, targets) / len(targets)).backward()
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
     return (CLOCK() - started) / times
 
 
 def seconds(vocabulary: int, tokens: int, hidden: int, rounds: int) -> dict[str, float]:
-    """The median of each way."""
+    """Median seconds of each variant."""
     made = inputs(vocabulary, tokens, hidden)
-    first = max(turn(way, *made) for way in WAYS)
+    first = max(timed(variant, *made) for variant in VARIANTS)
     times = max(1, round(SHORT / first))
-    taken: dict[str, list[float]] = {way: [] for way in WAYS}
+    taken: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     for _ in range(rounds):
-        for way in WAYS:
-            taken[way].append(turn(way, *made, times))
-    return {way: statistics.median(found) for way, found in taken.items()}
+        for variant in VARIANTS:
+            taken[variant].append(timed(variant, *made, times))
+    return {variant: statistics.median(found) for variant, found in taken.items()}
 
 
-def peak(way: str, vocabulary: int, tokens: int, hidden: int) -> int:
-    """Bytes that a way adds at its highest, in a process that does nothing else."""
+def peak(variant: str, vocabulary: int, tokens: int, hidden: int) -> int:
+    """Peak memory in bytes that a variant adds, in a process that does nothing else."""
     small = inputs(16, 16, hidden)
-    turn(way, *small)  # what torch loads and allocates once
+    timed(variant, *small)  # loads and allocates what torch needs only once
     made = inputs(vocabulary, tokens, hidden)
     if DEVICE.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        turn(way, *made)
+        timed(variant, *made)
         return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")  # the highest begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = _status("VmRSS")
-    turn(way, *made)
+    timed(variant, *made)
     return _status("VmHWM") - before
 
 
@@ -103,21 +105,21 @@ def _status(name: str) -> int:
 
 
 def measured(vocabulary: int, tokens: int, hidden: int, rounds: int) -> dict[str, Any]:
-    """Both ways of a case, and chunked over whole."""
+    """Both variants of a case, and the ratio of chunked to whole."""
     peaks = {}
-    for way in WAYS:
+    for variant in VARIANTS:
         command = [
             sys.executable,
             __file__,
             "--rows",
             str(loss.ROWS),
             "--peak",
-            way,
+            variant,
             *map(str, (vocabulary, tokens, hidden)),
         ]
         environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        peaks[way] = int(done.stdout.splitlines()[-1])
+        peaks[variant] = int(done.stdout.splitlines()[-1])
     taken = seconds(vocabulary, tokens, hidden, rounds)
     return {
         "vocabulary": vocabulary, "tokens": tokens, "hidden": hidden, "seconds": taken, "peak_bytes": peaks,
@@ -129,15 +131,15 @@ def main() -> None:
     """Measure, print a Markdown table, and write the file."""
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each way whose median counts")
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds of each variant")
     parser.add_argument("--vocabularies", default=",".join(map(str, VOCABULARIES)))
-    parser.add_argument("--rows", type=int, default=loss.ROWS, help="trained tokens of a chunk")
+    parser.add_argument("--rows", type=int, default=loss.ROWS, help="trained tokens per chunk")
     parser.add_argument("--peak", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    usual, loss.ROWS = loss.ROWS, arguments.rows
+    default_rows, loss.ROWS = loss.ROWS, arguments.rows
     if arguments.peak:
-        way, *sizes = arguments.peak
-        print(peak(way, *map(int, sizes)))
+        variant, *sizes = arguments.peak
+        print(peak(variant, *map(int, sizes)))
         return
     vocabularies = [int(number) for number in arguments.vocabularies.split(",")]
     cases = [(vocabulary, tokens, HIDDEN) for vocabulary in vocabularies for tokens in TOKENS]
@@ -155,11 +157,11 @@ def main() -> None:
         figures.append(row)
         took, peaks = row["seconds"], row["peak_bytes"]
         cells = [
-            f"{vocabulary:,}", f"{tokens:,}", f"{hidden:,}", f"{row['time']:.2f}", *(f"{took[way]:.4f}" for way in WAYS),
-            f"{row['memory']:.2f}", *(f"{peaks[way] / 2**20:,.0f}" for way in WAYS),
+            f"{vocabulary:,}", f"{tokens:,}", f"{hidden:,}", f"{row['time']:.2f}", *(f"{took[variant]:.4f}" for variant in VARIANTS),
+            f"{row['memory']:.2f}", *(f"{peaks[variant] / 2**20:,.0f}" for variant in VARIANTS),
         ]  # fmt: skip
         print("| " + " | ".join(cells) + " |", flush=True)
-    if usual == loss.ROWS:
+    if default_rows == loss.ROWS:
         print(f"\n{write('loss', figures, DEVICE.type)}")
 
 

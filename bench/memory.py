@@ -1,12 +1,13 @@
-"""Planned and measured memory, side by side.
+"""Compare planned and measured memory.
 
-    python bench/memory.py                  # with a GPU: short runs, torch.cuda.max_memory_allocated against the plan
-                                            # without: weights and optimizer state against this process's own memory
-    python bench/memory.py outputs/…/…      # finished runs: plan.json against the peaks of result.json
+    python bench/memory.py                  # with a GPU: short runs, torch.cuda.max_memory_allocated and the plan
+                                            # without: weights and optimizer state in this process's own memory
+    python bench/memory.py outputs/…/…      # finished runs: plan.json and the peaks of result.json
 
-On a card, what the driver and the allocator keep for themselves is left out of both. On a CPU, weights and optimizer state are
-anonymous pages once freed ones are given back, and a step is the highest resident memory over what was there before it, in a
-process whose C library gives freed memory back at once (as it is, it keeps about as much again as the activations take).
+On a GPU, the memory of the driver and the unused memory of the allocator are left out of both. On a CPU, weights and
+optimizer state are measured as anonymous pages after freed ones are returned. A step is the highest resident memory
+minus that before the step, in a process whose C library returns freed memory at once (by default, it keeps about as
+much again as the activations take).
 """
 
 import argparse
@@ -45,7 +46,7 @@ ON_GPU = (
 
 
 def anonymous() -> int:
-    """Bytes of this process that no file stands behind, freed ones given back first."""
+    """Bytes of this process's anonymous memory, after freed memory is returned to the system."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     for line in Path("/proc/self/smaps_rollup").read_text().splitlines():
@@ -55,13 +56,13 @@ def anonymous() -> int:
 
 
 def status(name: str) -> int:
-    """Bytes of a line of /proc/self/status."""
+    """Bytes in a line of /proc/self/status."""
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(lines[name].split()[0]) * 1024
 
 
 def resident(overrides: list[str]) -> dict[str, int]:
-    """Load a model in this process and train it: bytes that weights, optimizer state and a step of the longest record added."""
+    """Train a model in this process; return the bytes added by weights, optimizer state and a step at full length."""
     import deepspeed
     import torch
 
@@ -83,7 +84,7 @@ def resident(overrides: list[str]) -> dict[str, int]:
     torch.distributed.init_process_group("gloo", init_method=f"file://{rendezvous.name}", rank=0, world_size=1)
     deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
     model_section = prepare.native(config.model, config.seed)
-    torch.ones(512, 512) @ torch.ones(512, 512)  # threads and their buffers are there before anything is counted
+    torch.ones(512, 512) @ torch.ones(512, 512)  # creates threads and their buffers before the measurement
     start = anonymous()
     model = load_trainable(dataclasses.replace(config, model=model_section))
     loaded = anonymous()
@@ -92,11 +93,11 @@ def resident(overrides: list[str]) -> dict[str, int]:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config))
     engine.train()
-    ids = torch.arange(9, 17)[None]  # no padding: its zero embedding has no gradient that is a number
+    ids = torch.arange(9, 17)[None]  # no padding token: the gradient of its zero embedding is not a number
     engine.backward(engine(input_ids=ids, labels=ids).loss)
     engine.step()
     stepped = anonymous()
-    Path("/proc/self/clear_refs").write_text("5")  # the highest begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before = status("VmRSS")
     ids = torch.arange(9, 9 + config.data.max_length)[None]
     engine.backward(engine(input_ids=ids, labels=ids).loss)
@@ -114,7 +115,7 @@ def planned(overrides: list[str]) -> Any:
 
 
 def on_cpu() -> None:
-    """Compare in a process of its own each."""
+    """Compare each case in its own process."""
     print("No GPU here: peaks cannot be measured. What stays in memory can:\n")
     kinds = ("weights", "optimizer", "step")
     print(
@@ -129,11 +130,13 @@ def on_cpu() -> None:
         command = [sys.executable, __file__, "--measure", *overrides]
         environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        real = json.loads(done.stdout.splitlines()[-1])
+        measured = json.loads(done.stdout.splitlines()[-1])
         parts = planned(overrides).memory.host_training
-        stays = parts.gradients + parts.buffers if "stage3" in case else 0  # it keeps its buffers between steps
-        ours = (parts.weights + parts.adapter, parts.optimizer + stays, parts.activations + parts.logits)
-        cells = " | ".join(row(plan, real[kind]) for plan, kind in zip(ours, kinds, strict=True))
+        kept_buffers = (
+            parts.gradients + parts.buffers if "stage3" in case else 0
+        )  # stage 3 keeps its buffers between steps
+        ours = (parts.weights + parts.adapter, parts.optimizer + kept_buffers, parts.activations + parts.logits)
+        cells = " | ".join(row(plan, measured[kind]) for plan, kind in zip(ours, kinds, strict=True))
         print(f"| {case} | {cells} |", flush=True)
 
 
@@ -148,7 +151,8 @@ def on_gpu() -> None:
         data = write_data(Path(name))
         for number, case in enumerate(ON_GPU):
             folder = Path(name) / str(number)
-            with contextlib.suppress(AssertionError):  # the curve is shorter than the equivalence's; the run is whole
+            # train() expects more steps for its curve; the run itself is complete
+            with contextlib.suppress(AssertionError):
                 train(
                     [
                         *MODEL,
@@ -170,16 +174,16 @@ PEAKS = {
     "training": "peak_memory_bytes",
     "scoring": "peak_memory_scoring_bytes",
 }
-"""What result.json has of each of the plan's moments."""
+"""The keys in result.json of the plan's moments."""
 
 RESIDENT = "resident at its end"
-"""The one moment of a run on a CPU."""
+"""The only moment of a run on a CPU."""
 
 HEAD = "| run | plan | measured | |\n|---|---|---|---|"
 
 
 def finished(folder: Path, name: str) -> str:
-    """Rows of a run's folder, one for each moment."""
+    """Table rows of a run's folder, one for each moment."""
     found = compared(folder)
     if not found:
         return f"| {name} | | | did not finish |"
@@ -192,9 +196,9 @@ def finished(folder: Path, name: str) -> str:
 
 
 def compared(folder: Path) -> dict[str, tuple[int, int]]:
-    """Bytes that the plan of a finished run says, and that it had, by moment; empty for one that did not finish, or has no plan.
+    """Planned and measured bytes of a finished run, by moment; empty if the run did not finish or has no plan.
 
-    On a card both without the driver's and the allocator's own.
+    On a GPU, neither includes the memory of the driver and the allocator's unused memory.
     """
     files = [folder / name for name in ("plan.json", "result.json")]
     if not all(file.is_file() for file in files):
@@ -212,13 +216,13 @@ def compared(folder: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-def row(plan: int, real: int) -> str:
-    """Both in MiB, and how far the plan lies off."""
-    return f"{plan / 2**20:,.0f} | {real / 2**20:,.0f} | {plan / real - 1:+.0%}"
+def row(plan: int, measured: int) -> str:
+    """Both numbers in MiB, and the relative error of the plan."""
+    return f"{plan / 2**20:,.0f} | {measured / 2**20:,.0f} | {plan / measured - 1:+.0%}"
 
 
 def main() -> None:
-    """Choose by what there is."""
+    """Run the comparison for the given runs, the GPU or the CPU."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", help="folders of finished runs")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)

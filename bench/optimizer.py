@@ -1,9 +1,10 @@
-"""Seconds of AdamW's step: torch's default (a loop of kernels over all tensors) and its fused kernel, on the same state.
+"""Time of AdamW's step: torch's default implementation (a loop of kernels over all tensors) and its fused kernel.
 
     python bench/optimizer.py [--rounds 7] [--device cpu]
 
-On the card where there is one. What is stepped is what a run steps: single tensors as they are under ZeRO-0, or one flat fp32 partition under ZeRO-1 and 2; under
-ZeRO-3 one flat partition a group too. The two take turns (A B A B …); medians, and how often the fused one is faster.
+Runs on the GPU if there is one. The tensors are those of a run: separate ones as under ZeRO-0, or one flat fp32
+partition as under ZeRO-1 and 2 (under ZeRO-3, one per parameter group). The two alternate on the same state; the table
+shows medians, and how often the fused kernel is faster.
 """
 
 import argparse
@@ -25,11 +26,11 @@ Shapes = Sequence[tuple[int, ...]]
 ADAPTER: Shapes = [(8, 512), (512, 8)] * 32 + [(8, 1408), (512, 8)] * 8
 """LoRA r 8 on a model of 31 M parameters."""
 MODEL: Shapes = [(8192, 512), *([(512, 512)] * 4 + [(1408, 512)] * 2 + [(512, 1408), (512,), (512,)]) * 8, (512,)]
-"""All of its weights."""
+"""All weights of that model."""
 
 
 def state(shapes: Shapes, flat: bool, fused: bool, device: torch.device) -> Callable[[], object]:
-    """The step of an optimizer that has made one, for tensors of these shapes."""
+    """The step function of an optimizer for tensors of these shapes, after a first step."""
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(shape, generator=generator) for shape in shapes]
     if flat:
@@ -43,7 +44,7 @@ def state(shapes: Shapes, flat: bool, fused: bool, device: torch.device) -> Call
 
 
 def seconds(step: Callable[[], object], times: int, device: torch.device) -> float:
-    """Of one step, in the mean over ``times``."""
+    """Mean time of one step in seconds."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     started = time.perf_counter()
@@ -55,11 +56,11 @@ def seconds(step: Callable[[], object], times: int, device: torch.device) -> flo
 
 
 def main() -> None:
-    """Take turns and print the table."""
+    """Run both in turn and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of each")
     parser.add_argument(
-        "--device", choices=("cuda", "cpu"), default=found_device(), help="by default the card, where there is one"
+        "--device", choices=("cuda", "cpu"), default=found_device(), help="default: the GPU if there is one"
     )
     options = parser.parse_args()
     device = torch.device(options.device)

@@ -1,4 +1,4 @@
-"""A picture of a sweep's report for the README: python bench/picture.py multirun/… docs/report.png (needs make test-tools)."""
+"""Save a picture of a sweep's report: python bench/picture.py multirun/… docs/report.png (needs make test-tools)."""
 
 import base64
 import sys
@@ -9,11 +9,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.browser import Browser, missing
 
 WIDTH, HEIGHT = 1280, 1390
-"""Pixels: the head of the page, and one row of charts and a bit of the next."""
+"""Size in pixels: the top of the page, the first row of charts and part of the second."""
 
 
 def main(folder: str, target: str) -> None:
-    """Draw the report in ``folder`` into the PNG ``target``."""
+    """Render the report in ``folder`` to the PNG file ``target``."""
     if reason := missing():
         sys.exit(reason)
     browser = Browser()

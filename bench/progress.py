@@ -1,11 +1,11 @@
-"""The bar of a bench that takes minutes."""
+"""Progress bar of benches that take minutes."""
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
 def progress() -> Progress:
-    """A bar on stderr, so that the table may go to a file."""
+    """A progress bar on stderr, so that stdout has only the table."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

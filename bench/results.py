@@ -1,4 +1,4 @@
-"""Results of a bench, saved with the device and the versions: ``bench/results/<name>-<card or cpu>.json``."""
+"""Result files of the benches with device and versions: ``bench/results/<name>-<card or cpu>.json``."""
 
 import json
 import os
@@ -17,7 +17,7 @@ PACKAGES = ("torch", "transformers", "peft", "deepspeed", "bitsandbytes")
 
 
 def card() -> str:
-    """The name of the first GPU that may be used (``CUDA_VISIBLE_DEVICES``), or ``cpu``; without torch."""
+    """The name of the first visible GPU (``CUDA_VISIBLE_DEVICES``), or ``cpu``. Does not import torch."""
     gpus = hardware.detect().gpus
     return gpus[0].name if gpus else "cpu"
 
@@ -28,12 +28,12 @@ def device() -> str:
 
 
 def slug(name: str) -> str:
-    """A name as part of a file's name."""
+    """``name`` as part of a file name."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def driver() -> str | None:
-    """The version of the GPU's driver; None where nvidia-smi does not say."""
+    """The version of the GPU driver; None if nvidia-smi does not report it."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
@@ -43,7 +43,7 @@ def driver() -> str | None:
 
 
 def described(measured: str | None = None) -> dict[str, Any]:
-    """What figures are of: the device that was measured (``cuda`` or ``cpu``), its name, driver, versions, date."""
+    """What the figures were measured on: device (``cuda`` or ``cpu``), its name, driver, versions, date."""
     measured = measured or device()
     return {
         "device": measured,
@@ -64,11 +64,11 @@ def _version(package: str) -> str | None:
 
 
 def write(name: str, figures: Any, measured: str | None = None) -> Path:
-    """Write them, and return where.
+    """Write the figures and return the file.
 
     Args:
-        measured: ``cuda`` or ``cpu``, the device that the figures are of; None for ``device()``. What was measured on the CPU of
-            a machine with a GPU is the CPU's.
+        measured: ``cuda`` or ``cpu``, the device that was measured; None for ``device()``. Figures of the CPU are saved
+            as those of a CPU even on a machine with a GPU.
     """
     FOLDER.mkdir(exist_ok=True)
     about = described(measured)

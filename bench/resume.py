@@ -1,16 +1,18 @@
-"""Resume runs in every topology and print how far their ends lie from those of runs that were never interrupted.
+"""Resume runs in every topology and print how much the results differ from those of uninterrupted runs.
 
     python bench/resume.py                                  # ranks x ZeRO stage x precision x quant: 72 cells
-    python bench/resume.py --cells "bf16 none stage2"       # those whose name has all of these words
-    python bench/resume.py --kills 20                       # one run, a rank of which is killed again and again
+    python bench/resume.py --cells "bf16 none stage2"       # the cells whose names contain all of these values
+    python bench/resume.py --kills 20                       # one run, a rank of which is killed repeatedly
 
-Each cell trains 6 steps with dropout, with a checkpoint after step 3, and goes on from it in the same topology: bit-equal are
-adapter, Adam's moments, random numbers and every line of metrics.jsonl. Then a run that two ranks under ZeRO-2 wrote, without
-dropout (its random numbers belong to a rank), goes on in the cell's topology with the same global batch of 8: the largest
-absolute difference of any element of the adapter at the end, and the largest relative one of a loss.
+Each cell trains 6 steps with dropout, with a checkpoint after step 3, and resumes from it in the same topology.
+Adapter, Adam's moments, random states and every line of metrics.jsonl must be bit-equal. Then a run that two ranks
+under ZeRO-2 saved, without dropout (its random states belong to a rank), resumes in the cell's topology with the same
+global batch of 8. The cell shows the largest absolute difference of any element of the adapter at the end, and the
+largest relative difference of a loss.
 
-On a machine with GPUs, cells with more ranks than there are GPUs are left out, one rank writes where there is one GPU, and bits may
-differ (attention's backward pass adds in any order there): such a cell shows how far it is off, and is held to the tolerance.
+On a machine with GPUs, cells with more ranks than GPUs are skipped, and with a single GPU the first run has one rank.
+Bits may differ there (attention's backward pass sums in no fixed order): such a cell shows the difference, which must
+be within the tolerance.
 """
 
 import argparse
@@ -32,7 +34,7 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bench.equivalence import compose_run, lacking, made_on  # noqa: E402
+from bench.equivalence import compose_run, measured_on, too_few_gpus  # noqa: E402
 from bench.processes import runs  # noqa: E402
 from bench.progress import progress  # noqa: E402
 from hydraft.checkpoint import manifest  # noqa: E402
@@ -48,12 +50,12 @@ STEPS, CUT = 6, 3
 WRITTEN = ("stage2", 2)
 """ZeRO stage and ranks of the run that is resumed in other topologies; one rank with a single GPU."""
 TOLERANCE = {"fp32": 1e-6, "bf16": 1e-3}
-"""Largest difference of an adapter element after resuming in another topology."""
+"""Largest accepted difference of an adapter element after resuming in another topology."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A topology and what is trained in it."""
+    """A topology, and the precision and quantization of its run."""
 
     precision: str
     quant: str
@@ -64,18 +66,19 @@ class Cell:
         return f"{self.precision} {self.quant} {self.stage} 1x{self.ranks}"
 
     def overrides(self, records: Path, dropout: float) -> list[str]:
-        """Global batches of 8 whatever the topology; the first of two epochs ends after step 5."""
+        """Overrides with global batches of 8 in every topology; the first of two epochs ends after step 5."""
         return [
             f"zero={self.stage}", f"cluster=1x{self.ranks}", f"quant={self.quant}", f"train.precision={self.precision}",
             f"data.train={records}", "data.eval=null", f"train.max_steps={STEPS}", f"train.save_every={CUT}",
             "train.keep_last=9", "train.log_every=1", "train.micro_batch_size=2",
             f"train.gradient_accumulation_steps={4 // self.ranks}", "train.learning_rate=3e-4", f"lora.dropout={dropout}",
-            "train.eps=1e-5",  # with 1e-8, an element whose gradient is all rounding moves by a whole step, this way or that
+            # with eps 1e-8, elements whose gradient is only rounding error change by a full step in either direction
+            "train.eps=1e-5",
         ]  # fmt: skip
 
 
 def train(config: Config, folder: Path) -> None:
-    """What train.py does once it has a config, from the warm server that all runs of a process share."""
+    """Train as train.py does for a config, with the fork server that all runs of this process share."""
     records = len(json.loads(Path(config.data.train).read_text()))
     (run_folder.describe if folder.exists() else run_folder.create)(
         folder, config, plan.make_plan(config, records), hardware.detect()
@@ -84,7 +87,7 @@ def train(config: Config, folder: Path) -> None:
 
 
 def cut(folder: Path, target: Path, step: int) -> Path:
-    """A copy of a finished run as it was after ``step``."""
+    """Copy a finished run to ``target``, in its state after ``step``."""
     shutil.copytree(folder, target)
     for checkpoint in manifest.checkpoints(target):
         if manifest.step_of(checkpoint) > step:
@@ -96,18 +99,18 @@ def cut(folder: Path, target: Path, step: int) -> Path:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """What a run has trained."""
+    """The weights that a run has trained."""
     return load_file(next(iter([*folder.glob("adapter/*.safetensors"), *folder.glob("model/*.safetensors")])))
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    """Its lines of metrics.jsonl, without what a clock has written."""
+    """The lines of a run's metrics.jsonl, without the measured times."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in lines]
 
 
 def differs(ours: Path, theirs: Path) -> str | None:
-    """The first thing that two finished runs do not have bit for bit in common."""
+    """The first difference between two finished runs; None if they are bit-equal."""
     before, after = weights(theirs), weights(ours)
     if before.keys() != after.keys() or not all(torch.equal(before[name], after[name]) for name in before):
         return "weights"
@@ -121,7 +124,7 @@ def differs(ours: Path, theirs: Path) -> str | None:
 
 
 def apart(ours: Path, theirs: Path) -> tuple[float, float]:
-    """How far two runs ended from each other: adapter (absolute) and losses (relative)."""
+    """How much two finished runs differ: adapter (absolute) and losses (relative)."""
     before, after = weights(theirs), weights(ours)
     losses = [[line["loss"] for line in metrics(folder)] for folder in (ours, theirs)]
     return (
@@ -131,7 +134,7 @@ def apart(ours: Path, theirs: Path) -> tuple[float, float]:
 
 
 def resume_same(cell: Cell, records: Path, folder: Path) -> str | None:
-    """Train a cell, resume from its middle, and compare; None where the two are bit-equal."""
+    """Train a cell, resume from its middle, and return the first difference; None if bit-equal."""
     config = compose_run(cell.overrides(records, dropout=0.1))
     train(config, folder / "whole")
     train(config, cut(folder / "whole", folder / "cut", CUT))
@@ -139,36 +142,36 @@ def resume_same(cell: Cell, records: Path, folder: Path) -> str | None:
 
 
 def resume_elsewhere(cell: Cell, records: Path, folder: Path, written: Path) -> tuple[float, float]:
-    """Resume ``written`` in a cell's topology, and compare."""
+    """Resume ``written`` in a cell's topology, and return how much it differs."""
     resumed = cut(written, folder / "moved", CUT)
     train(compose_run(cell.overrides(records, dropout=0)), resumed)
     return apart(resumed, written)
 
 
-def run_killed(overrides: list[str], folder: Path, kills: int, say: Any = lambda done: None) -> list[float]:
+def run_killed(overrides: list[str], folder: Path, kills: int, report: Any = lambda done: None) -> list[float]:
     """Run train.py on two ranks that save each step, and kill one of them at random ``kills`` times.
 
     Returns:
         Seconds from each kill to the next checkpoint.
     """
-    draw = random.Random(0)
+    generator = random.Random(0)
     command = [sys.executable, str(ROOT / "train.py"), *overrides]
     command += [f"cluster.max_restarts={kills}", f"hydra.run.dir={folder}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
     logs = {str(folder / f"rank-{rank}.log") for rank in range(2)}
     killed_at, seconds = 0.0, []
 
-    def reached() -> int:
+    def last_step() -> int:
         return max([0, *map(manifest.step_of, manifest.checkpoints(folder))])
 
     for kill in range(kills):
-        before = reached()
-        goal = before + draw.randint(1, 3)
+        before = last_step()
+        goal = before + generator.randint(1, 3)
         ranks: list[psutil.Process] = []
-        while len(ranks) < 2 or reached() < goal:
+        while len(ranks) < 2 or last_step() < goal:
             if process.poll() is not None:
                 raise RuntimeError(process.communicate()[0])
-            if killed_at and reached() > before:
+            if killed_at and last_step() > before:
                 seconds.append(time.monotonic() - killed_at)
                 killed_at = 0.0
             ranks = [child for child in psutil.Process(process.pid).children(recursive=True) if _output(child) in logs]
@@ -176,13 +179,13 @@ def run_killed(overrides: list[str], folder: Path, kills: int, say: Any = lambda
         if killed_at:
             seconds.append(time.monotonic() - killed_at)
         killed_at = time.monotonic()
-        draw.choice(ranks).kill()
+        generator.choice(ranks).kill()
         while any(map(runs, ranks)):
             time.sleep(0.01)
-        say(kill + 1)
-    said, _ = process.communicate(timeout=300)
-    if process.returncode != 0 or said.count("restarting from step-") != kills:
-        raise RuntimeError(said)
+        report(kill + 1)
+    output, _ = process.communicate(timeout=300)
+    if process.returncode != 0 or output.count("restarting from step-") != kills:
+        raise RuntimeError(output)
     return seconds
 
 
@@ -194,28 +197,28 @@ def _output(process: psutil.Process) -> str:
 
 
 def write_records(folder: Path) -> Path:
-    """The first 40 records that ship with the project: five global batches."""
+    """Write the first 40 records that ship with the project: five global batches."""
     records = json.loads((ROOT / "data" / "zh_tasks.train.json").read_text())[:40]
     file = folder / "records.json"
     file.write_text(json.dumps(records, ensure_ascii=False))
     return file
 
 
-def judge(cell: Cell, records: Path, scratch: Path, first: Path) -> tuple[str, bool]:
-    """What stands in a cell of the table, and whether it is as it should be."""
-    wrong = resume_same(cell, records, scratch)
+def check_cell(cell: Cell, records: Path, scratch: Path, first: Path) -> tuple[str, bool]:
+    """The text of a cell of the table, and whether its differences are accepted."""
+    difference = resume_same(cell, records, scratch)
     adapter, loss = resume_elsewhere(cell, records, scratch, first)
-    same, held = ("bit-equal", True) if wrong is None else (f"{wrong} DIFFER", False)
-    if wrong is not None and hardware.detect().gpus:  # rounding may differ, more may not
+    same, accepted = ("bit-equal", True) if difference is None else (f"{difference} DIFFER", False)
+    if difference is not None and hardware.detect().gpus:  # differences from rounding are accepted
         off, _ = apart(scratch / "cut", scratch / "whole")
-        same, held = f"within {off:.0e}", off <= TOLERANCE[cell.precision]
-    held &= adapter <= TOLERANCE[cell.precision]
-    return f"{same}; {adapter:.0e}, {loss:.0e}{'' if held else ' TOO FAR'}", held
+        same, accepted = f"within {off:.0e}", off <= TOLERANCE[cell.precision]
+    accepted &= adapter <= TOLERANCE[cell.precision]
+    return f"{same}; {adapter:.0e}, {loss:.0e}{'' if accepted else ' TOO FAR'}", accepted
 
 
 def matrix(chosen: list[Cell], folder: Path) -> bool:
-    """Run the cells and print the table, a line for all ranks of a stage; whether all is as it should be."""
-    records, good, machine = write_records(folder), True, hardware.detect()
+    """Run the cells and print the table, one row for each stage; return whether all are accepted."""
+    records, all_accepted, machine = write_records(folder), True, hardware.detect()
     counts = sorted({cell.ranks for cell in chosen})
     print("| precision | quant | zero | " + " | ".join(f"{n} rank{'s' * (n > 1)}" for n in counts) + " |")
     print("|---" * (3 + len(counts)) + "|", flush=True)
@@ -228,31 +231,31 @@ def matrix(chosen: list[Cell], folder: Path) -> bool:
             shown = dict.fromkeys(counts, "")
             for cell in cells:
                 bar.update(task, description=str(cell))
-                if reason := lacking(cell.ranks, machine):
+                if reason := too_few_gpus(cell.ranks, machine):
                     shown[cell.ranks] = f"skipped: {reason}"
                     bar.advance(task)
                     continue
                 scratch = folder / "cell"
                 first = folder / f"{precision}-{quant}"
                 if not first.exists():
-                    writer = Cell(precision, quant, WRITTEN[0], 1 if lacking(WRITTEN[1], machine) else WRITTEN[1])
+                    writer = Cell(precision, quant, WRITTEN[0], 1 if too_few_gpus(WRITTEN[1], machine) else WRITTEN[1])
                     train(compose_run(writer.overrides(records, dropout=0)), first)
-                shown[cell.ranks], held = judge(cell, records, scratch, first)
+                shown[cell.ranks], accepted = check_cell(cell, records, scratch, first)
                 shutil.rmtree(scratch)
-                good &= held
+                all_accepted &= accepted
                 bar.advance(task)
             print(f"| {precision} | {quant} | {stage} | " + " | ".join(shown.values()) + " |", flush=True)
-    print(f"\n{made_on(machine)}")
-    return good
+    print(f"\n{measured_on(machine)}")
+    return all_accepted
 
 
 def kill(kills: int, folder: Path) -> bool:
-    """Kill a run's ranks again and again, and say how it ended.
+    """Kill a run's ranks repeatedly, and print how it ended.
 
     Raises:
         SystemExit: there are too few GPUs for two ranks.
     """
-    if reason := lacking(2, hardware.detect()):
+    if reason := too_few_gpus(2, hardware.detect()):
         sys.exit(f"--kills={kills}: {reason}")
     records = write_records(folder)
     overrides = [
@@ -267,20 +270,24 @@ def kill(kills: int, folder: Path) -> bool:
         seconds = run_killed(
             [*overrides, "train.save_every=1"], folder / "killed", kills, lambda done: bar.update(task, completed=done)
         )
-    wrong = differs(folder / "killed", folder / "whole")
+    difference = differs(folder / "killed", folder / "whole")
     took = time.monotonic() - started
     print(
-        f"{kills} kills in {5 * kills} steps, {took:.0f} s: {'bit-equal' if wrong is None else f'{wrong} DIFFER'}; from a kill "
+        f"{kills} kills in {5 * kills} steps, {took:.0f} s: {'bit-equal' if difference is None else f'{difference} DIFFER'}; from a kill "
         f"to the next checkpoint {min(seconds):.1f} to {max(seconds):.1f} s"
     )
-    return wrong is None
+    return difference is None
 
 
 def main() -> int:
-    """1 if a cell is not what it should be."""
+    """Return 1 if a cell is not accepted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", default="", help='such as "fp32 nf4 1x2": cells whose name has all of these words')
-    parser.add_argument("--kills", type=int, default=0, help="kill a rank so many times, in place of the table")
+    parser.add_argument(
+        "--cells", default="", help='run only the cells whose names contain these values, such as "fp32 nf4 1x2"'
+    )
+    parser.add_argument(
+        "--kills", type=int, default=0, help="kill a rank this many times instead of printing the table"
+    )
     options = parser.parse_args()
     cells = [
         Cell(precision, quant, stage, ranks)
@@ -291,10 +298,10 @@ def main() -> int:
     ]
     chosen = [cell for cell in cells if set(options.cells.split()) <= set(str(cell).split())]
     if not chosen:
-        parser.error(f"--cells {options.cells!r}: no cell has all of these words; {cells[0]} is one")
+        parser.error(f"--cells {options.cells!r}: matches no cell; the first is {cells[0]}")
     with tempfile.TemporaryDirectory() as name:
-        good = kill(options.kills, Path(name)) if options.kills else matrix(chosen, Path(name))
-    return 0 if good else 1
+        all_accepted = kill(options.kills, Path(name)) if options.kills else matrix(chosen, Path(name))
+    return 0 if all_accepted else 1
 
 
 if __name__ == "__main__":

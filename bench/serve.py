@@ -1,10 +1,11 @@
-"""Tokens a second of mode=serve: 16 requests at once against one at a time, and against transformers' own server.
+"""Tokens per second of mode=serve: 16 concurrent requests or one at a time, compared with transformers' own server.
 
     python bench/serve.py [--requests 32] [--tokens 64] [--rounds 3] [--device cpu]
 
-On a CPU a Llama of 31 M parameters with random weights (bench/throughput.py) in fp32, on a card one of 0.9 B parameters in bf16;
-prompts of the shipped records, greedy answers of a fixed length. Both servers batch continuously, with a cache of the same size, and take turns in the same run; medians of the
-rounds are printed. Time to first token is a stream's first text. Peak memory is that of each server's process.
+On a CPU a Llama of 31 M parameters with random weights (bench/throughput.py) in fp32, on a GPU one of 0.9 B parameters
+in bf16. The prompts are those of the shipped records, decoding is greedy, and answers have a fixed length. Both servers
+use continuous batching and a cache of the same size. They alternate; the table shows medians over the rounds. Time to
+first token is measured until the first text of a stream. Peak memory is that of each server's process.
 """
 
 import argparse
@@ -31,40 +32,40 @@ from bench.results import card, device, write  # noqa: E402
 from bench.throughput import LARGE, SMALL, build  # noqa: E402
 
 BLOCK = 256 if find_spec("flash_attn") else 32
-"""Tokens of a page; flash-attn decodes from multiples of 256 alone."""
+"""Tokens per page of the cache; flash-attn requires multiples of 256 for decoding."""
 CACHE, BATCH = 16384, 512
-"""Tokens of the cache and of a forward pass: mode=serve's own defaults, given to the other server too."""
+"""Tokens of the cache and of a forward pass: the defaults of mode=serve, also passed to the other server."""
 
 
 @dataclass
 class Pass:
-    """All requests, once."""
+    """Results of sending all requests once."""
 
     rate: float
-    """Tokens a second."""
+    """Tokens per second."""
     first: list[float]
-    """Seconds to each first token."""
+    """Seconds to the first token of each request."""
 
 
 class Server:
-    """One of the two, in a process of its own."""
+    """One of the two servers, in its own process."""
 
     def __init__(
         self, name: str, command: list[str], model: str | None, url: str, log: Path, limit: float = 300
     ) -> None:
-        """Start it and wait until it answers.
+        """Start the server and wait until it responds.
 
         Args:
-            model: what a request calls it; None for the first that it lists.
-            limit: seconds that it may take to start.
+            model: model name in the requests; None for the first that the server lists.
+            limit: seconds within which it must start.
 
         Raises:
-            SystemExit: it ended, or took longer.
+            SystemExit: the server ended, or did not start in time.
         """
         self.name, self.url = name, url
         began = time.monotonic()
         with log.open("w") as file:
-            # infer.py asks for threads that do not spin; the other server is to have them too
+            # infer.py sets this too: idle threads do not spin
             environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
             self.process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
         while not self._up():
@@ -73,7 +74,7 @@ class Server:
                 sys.exit(f"{name} did not start:\n{log.read_text()[-2000:]}")
             time.sleep(0.3)
         self.started = time.monotonic() - began
-        """Seconds until it answered."""
+        """Seconds until it responded."""
         self.model = model or httpx.get(f"{url}/v1/models").json()["data"][0]["id"]
 
     def _up(self) -> bool:
@@ -83,13 +84,13 @@ class Server:
             return False
 
     def peak(self) -> float:
-        """GiB of memory that it had at most."""
+        """Peak memory in GiB."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         found = re.search(r"VmHWM:\s+(\d+) kB", status)
         return int(found[1]) / 2**20 if found else float("nan")
 
     def end(self) -> None:
-        """Stop it."""
+        """Stop the server."""
         self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(30)
@@ -98,15 +99,15 @@ class Server:
 
 
 async def drive(server: Server, prompts: list[str], tokens: int, at_once: int) -> Pass:
-    """Send every prompt, ``at_once`` at a time; an answer has ``tokens`` tokens unless its server says how many it has."""
-    gate, first, counts = asyncio.Semaphore(at_once), list[float](), list[int]()
+    """Send all prompts, ``at_once`` concurrently; answers without a usage count must have ``tokens`` tokens."""
+    semaphore, first, counts = asyncio.Semaphore(at_once), list[float](), list[int]()
 
     async def one(client: httpx.AsyncClient, prompt: str) -> None:
         body = {
             "model": server.model, "messages": [{"role": "user", "content": prompt}], "max_tokens": tokens,
             "temperature": 0, "stream": True, "stream_options": {"include_usage": True},
         }  # fmt: skip
-        async with gate:
+        async with semaphore:
             began, seen, ending, counted = time.perf_counter(), False, None, None
             async with client.stream("POST", "/v1/chat/completions", json=body) as response:
                 if response.status_code != 200:
@@ -123,7 +124,7 @@ async def drive(server: Server, prompts: list[str], tokens: int, at_once: int) -
                             seen = True
                             first.append(time.perf_counter() - began)
                         ending = choice.get("finish_reason") or ending
-            if counted is None and ending != "length":  # the count of tokens rests on it
+            if counted is None and ending != "length":  # the assumed number of tokens would be wrong
                 sys.exit(f"{server.name}: an answer ended with {ending}")
             counts.append(counted or tokens)
 
@@ -134,14 +135,14 @@ async def drive(server: Server, prompts: list[str], tokens: int, at_once: int) -
 
 
 def free_port() -> int:
-    """A port that nothing listens at."""
+    """A port that is not in use."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def servers(model: str, logs: Path, where: str) -> list[Server]:
-    """Ours and transformers', on the device ``where``."""
+    """Start hydraft's and transformers' server on the device ``where``."""
     ports = [free_port(), free_port()]
     short, long = ("bf16", "bfloat16") if where == "cuda" else ("fp32", "float32")
     ours = [
@@ -154,28 +155,26 @@ def servers(model: str, logs: Path, where: str) -> list[Server]:
         "--host", "127.0.0.1", "--port", str(ports[1]),
     ]  # fmt: skip
     started = []
-    for name, command, called, port in (
+    for name, command, model_name, port in (
         ("hydraft", ours, Path(model).name, ports[0]),
         ("transformers serve", theirs, model, ports[1]),
     ):
-        started.append(Server(name, command, called, f"http://127.0.0.1:{port}", logs / name.split()[0]))
+        started.append(Server(name, command, model_name, f"http://127.0.0.1:{port}", logs / name.split()[0]))
     return started
 
 
 def percentile(values: list[float], share: float) -> float:
-    """The smallest value that ``share`` of all do not exceed."""
+    """The smallest value that a fraction ``share`` of all do not exceed."""
     return sorted(values)[min(int(share * len(values)), len(values) - 1)]
 
 
 def main() -> None:
-    """Take turns and print the table."""
+    """Run the servers in turn and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=32, help="requests of a pass")
-    parser.add_argument("--tokens", type=int, default=64, help="tokens of an answer")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each server")
-    parser.add_argument(
-        "--device", choices=("cuda", "cpu"), default=device(), help="by default the card, where there is one"
-    )
+    parser.add_argument("--requests", type=int, default=32, help="requests in total")
+    parser.add_argument("--tokens", type=int, default=64, help="tokens per answer")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each server")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default=device(), help="default: the GPU if there is one")
     options = parser.parse_args()
     file = ROOT / "data/zh_tasks.train.json"
     records = json.loads(file.read_text(encoding="utf-8"))[: options.requests]
@@ -187,7 +186,7 @@ def main() -> None:
         both = servers(str(model), Path(name), options.device)
         try:
             for server in both:
-                asyncio.run(drive(server, prompts[:4], 8, 4))  # warm
+                asyncio.run(drive(server, prompts[:4], 8, 4))  # warm-up
             for turn in range(1, options.rounds + 1):
                 for server in both:
                     for at_once in (1, 16):

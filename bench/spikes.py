@@ -1,9 +1,10 @@
-"""How far the losses of runs that do not diverge exceed recent ones, by three rules, and the cost of checking each step.
+"""How much the losses of runs without divergence exceed recent ones, by three rules, and the time to check each step.
 
-    python bench/spikes.py                         # some minutes; ARGS of train.py may follow
+    python bench/spikes.py                         # takes minutes; more arguments of train.py may follow
 
-Each run trains the embedded model on the shipped records. ``train.loss_spike`` is held against the highest of the last 64 steps,
-once there are 16; beside it stand the median of the same steps, and standard deviations above their mean.
+Each run trains the embedded model on the shipped records. ``train.loss_spike`` is compared with the highest loss of the
+last 64 steps, once there are 16. The table also shows the median of the same steps, and standard deviations above their
+mean.
 """
 
 import json
@@ -34,7 +35,7 @@ ROUNDS = 500
 
 
 def losses(overrides: list[str], folder: Path) -> list[float]:
-    """Of each step of a run."""
+    """The loss of each step of a run."""
     config = compose_run([*overrides, "data.eval=null", f"train.max_steps={STEPS}", "train.log_every=1"])
     priced = plan.make_plan(config, len(training(config.data, config.seed)))
     run_folder.create(folder, config, priced, hardware.detect())
@@ -43,8 +44,8 @@ def losses(overrides: list[str], folder: Path) -> list[float]:
     return [line["loss"] for line in lines if "learning_rate" in line]
 
 
-def farthest(found: list[float]) -> tuple[float, float, float]:
-    """The most any step lies above: times the highest, times the median, deviations above the mean."""
+def largest_excess(found: list[float]) -> tuple[float, float, float]:
+    """The largest excess of any step: relative to the highest and the median, and in deviations above the mean."""
     worst = (0.0, 0.0, 0.0)
     for step in range(FEWEST, len(found)):
         window, loss = found[max(0, step - WINDOW) : step], found[step]
@@ -71,14 +72,14 @@ def measure_reduction(rank: int, store: str, ranks: int) -> None:
 
 
 def main() -> None:
-    """Both tables."""
+    """Print both tables."""
     with tempfile.TemporaryDirectory() as name:
         print("| global batch | times the highest | times the median | deviations above the mean |\n|---|---|---|---|")
         for batch in (1, 2, 4, 8):
             run = [f"train.micro_batch_size={batch}", *sys.argv[1:]]
-            cells = " | ".join(f"{value:.1f}" for value in farthest(losses(run, Path(name) / str(batch))))
+            cells = " | ".join(f"{value:.1f}" for value in largest_excess(losses(run, Path(name) / str(batch))))
             print(f"| {batch} | {cells} |", flush=True)
-        print("\n| ranks (gloo, on the CPU) | a look at a step, microseconds |\n|---|---|", flush=True)
+        print("\n| ranks (gloo, on the CPU) | time to check a step, microseconds |\n|---|---|", flush=True)
         for ranks in (1, 2):
             mp.spawn(measure_reduction, (f"{name}/store-{ranks}", ranks), nprocs=ranks)  # type: ignore[attr-defined, no-untyped-call]
 

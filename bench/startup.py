@@ -1,9 +1,10 @@
-"""Response time of commands that train nothing: medians of 5 whole processes, in turns.
+"""Response time of commands that do not train: medians of 5 processes each.
 
     python bench/startup.py [--starts]
 
-The baseline is importing torch, which none of these may do. With --starts: how long a rank takes until it has imported what it
-needs, forked from a server (one that has all of it, and one that has left out what touches CUDA) and spawned.
+The baseline is importing torch, which none of these commands may do. With --starts: the time until a rank has its
+imports, if forked from a server that has imported everything, if forked from one that leaves out what uses CUDA, and if
+spawned.
 """
 
 import dataclasses
@@ -39,17 +40,17 @@ STARTS = {
     "clean": "forked from a server that has left CUDA alone (GPUs)",
     "spawn": "spawned",
 }
-"""How a rank starts."""
+"""Ways to start a rank."""
 
 
 def ready(channel: Any) -> None:
-    """A rank, up to its imports."""
+    """Run a rank until its imports are done."""
     importlib.import_module("hydraft.training.worker")
     channel.send(None)
 
 
 def start(how: str) -> float:
-    """Seconds until a rank has its imports, median of several: for this process alone, which has one server."""
+    """Median seconds until a rank has its imports. A process can call this only once, since it has one fork server."""
     machine = hardware.detect()
     gpus = () if how == "all" else machine.gpus or (hardware.Gpu("none", 2**30, 9.0),)
     machine = dataclasses.replace(machine, gpus=gpus)
@@ -62,31 +63,31 @@ def start(how: str) -> float:
     for _ in range(RUNS):
         ours, theirs = context.Pipe(duplex=False)
         process = context.Process(target=ready, args=(theirs,))
-        begun = time.perf_counter()
+        started = time.perf_counter()
         process.start()
         ours.recv()
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
         process.join()
     return statistics.median(seconds)
 
 
 def starts() -> None:
-    """Print what the start of a rank costs, in turn, each with a server of its own."""
+    """Print the start times of a rank, each with its own fork server."""
     seconds = {}
     for how in STARTS:
         command = [sys.executable, __file__, "--start", how]
         environment = {**os.environ, **deepspeed_ops.environment(hardware.detect())}
         done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-        seconds[how] = float(done.stdout.split()[-1])  # libraries greet before it
+        seconds[how] = float(done.stdout.split()[-1])  # libraries may print before it
     print(f"| a rank | seconds (median of {RUNS}) | of being spawned |\n|---|---|---|")
-    for how, told in STARTS.items():
-        print(f"| {told} | {seconds[how]:.2f} | {seconds[how] / seconds['spawn']:.2f} |")
+    for how, label in STARTS.items():
+        print(f"| {label} | {seconds[how]:.2f} | {seconds[how] / seconds['spawn']:.2f} |")
 
 
 def main() -> None:
-    """Time the commands A B C D A B C D … and print the medians."""
+    """Time the commands in turn and print the medians."""
     seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    for _ in range(RUNS + 1):  # the first round warms the file cache
+    for _ in range(RUNS + 1):  # the first round only fills the file cache
         for name, command in COMMANDS.items():
             start = time.perf_counter()
             subprocess.run(command, cwd=ROOT, capture_output=True, check=False)

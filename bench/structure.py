@@ -1,7 +1,7 @@
-"""The structure of the package, counted: python bench/structure.py.
+"""Print figures about the structure of the package: python bench/structure.py.
 
-Prints the modules at the package's root, the modules and lines of each package, the longest functions and files, and the
-functions with most parameters. ``tests/unit/test_structure.py`` holds the limits and the order of imports.
+These are the modules at the package's root, the modules and lines of each package, the longest functions and files, and
+the functions with most parameters. ``tests/unit/test_structure.py`` checks the limits and the order of imports.
 """
 
 import ast
@@ -15,11 +15,11 @@ ORDER = (
     "errors", "system", "config", "data", "models", "plan", "runs", "tracking", "evaluation", "checkpoint", "training", "launch",
     "sweep", "infer", "__main__",
 )  # fmt: skip
-"""The packages: each may import only what stands to its left. ``__main__`` runs commands of all of them."""
+"""The packages: each may import only those before it. ``__main__`` runs commands of all of them."""
 
 
 def modules() -> dict[str, Path]:
-    """Every module by its dotted name below ``hydraft``; a package by the file of its ``__init__``."""
+    """Every module by its dotted name below ``hydraft``; a package is listed with the file of its ``__init__``."""
     found = {}
     for file in SOURCE.rglob("*.py"):
         name = ".".join(file.relative_to(SOURCE).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
@@ -28,7 +28,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(file: Path, known: dict[str, Path]) -> Iterator[tuple[str, int]]:
-    """The modules of this package that a file imports, anywhere in it: lazily, under TYPE_CHECKING, or by ``import_module``.
+    """The modules of this package that a file imports, also lazily, under TYPE_CHECKING or by ``import_module``.
 
     Yields:
         The name below ``hydraft`` and the line.
@@ -48,7 +48,7 @@ def imports(file: Path, known: dict[str, Path]) -> Iterator[tuple[str, int]]:
 
 
 def mentioned(file: Path, known: dict[str, Path]) -> Iterator[tuple[str, int]]:
-    """The modules of this package whose names are strings in a file: to be imported later, or to be run as a command."""
+    """The modules of this package that a file names in strings, to import them later or to run them as commands."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("hydraft."):
             name = node.value.removeprefix("hydraft.")
@@ -57,12 +57,12 @@ def mentioned(file: Path, known: dict[str, Path]) -> Iterator[tuple[str, int]]:
 
 
 def _module(full: str, parent: str, known: dict[str, Path]) -> str:
-    """``from parent import name``: the module ``name`` where it is one, else ``parent``."""
+    """Resolve ``from parent import name``: the module ``name`` if it is one, else ``parent``."""
     return full if full.removeprefix("hydraft.") in known else parent
 
 
 def external(file: Path) -> Iterator[tuple[str, int]]:
-    """Other packages that a file imports, anywhere in it, with the line."""
+    """Other packages that a file imports at any level, with the line."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((alias.name.partition(".")[0], node.lineno) for alias in node.names)
@@ -78,7 +78,7 @@ class Function:
     where: str
     lines: int
     parameters: int
-    """Without self and cls."""
+    """Parameters without self and cls."""
 
 
 def functions() -> list[Function]:
@@ -89,8 +89,8 @@ def functions() -> list[Function]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 a = node.args
-                given = [x for x in (*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg) if x is not None]
-                count = sum(x.arg not in ("self", "cls") for x in given)
+                named = [x for x in (*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg) if x is not None]
+                count = sum(x.arg not in ("self", "cls") for x in named)
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 found.append(Function(node.name, f"{file.relative_to(root)}:{node.lineno}", lines, count))
     return found

@@ -1,8 +1,9 @@
-"""What a sweep costs beside its training: 8 short jobs in the pool, one by one as commands, and by Hydra's own launcher.
+"""Overhead of a sweep: 8 short jobs in the pool, as separate commands, and with Hydra's own launcher.
 
     python bench/sweep.py [--trivial 200] [key=value …]
 
-Then how long the pool takes for a job that does nothing, and the ledger for an event. Some three minutes on two idle cores.
+Also measures the time of the pool for a job that does nothing, and of the ledger for an event. Takes about three
+minutes on two idle cores.
 """
 
 import argparse
@@ -38,8 +39,8 @@ if __name__ == "__main__":
 """A program whose jobs return at once."""
 
 
-def printed(*command: str, folder: Path = ROOT) -> str:
-    """What a command prints; it has to succeed."""
+def output(*command: str, folder: Path = ROOT) -> str:
+    """Output of a command, which must succeed."""
     done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)} ended with code {done.returncode}:\n{done.stdout}{done.stderr}")
@@ -47,28 +48,28 @@ def printed(*command: str, folder: Path = ROOT) -> str:
 
 
 def timed(*command: str) -> float:
-    """Seconds that a command takes."""
-    begun = time.perf_counter()
-    printed(*command)
-    return time.perf_counter() - begun
+    """Time of a command in seconds."""
+    started = time.perf_counter()
+    output(*command)
+    return time.perf_counter() - started
 
 
 def sweep(folder: Path, overrides: list[str], launcher: str) -> float:
-    """Seconds of the whole sweep."""
+    """Time of the whole sweep in seconds."""
     space = [f"{key}={','.join(values)}" for key, values in SPACE.items()]
     return timed("train.py", "-m", *space, *overrides, f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}")
 
 
-def one_by_one(folder: Path, overrides: list[str]) -> float:
-    """Seconds of the same jobs as commands of their own, one after another."""
+def separate_commands(folder: Path, overrides: list[str]) -> float:
+    """Time of the same jobs as separate commands, one after another."""
     jobs: list[list[str]] = [[]]
     for key, values in SPACE.items():
         jobs = [[*job, f"{key}={value}"] for job in jobs for value in values]
     return sum(timed("train.py", *job, *overrides, f"hydra.run.dir={folder / str(n)}") for n, job in enumerate(jobs))
 
 
-def beyond_training(folder: Path) -> list[float]:
-    """Of each job of a sweep, the seconds that were not training."""
+def overhead(folder: Path) -> list[float]:
+    """Time of each job of a sweep that was not training."""
     found = []
     for job in Ledger(folder).jobs().values():
         result = json.loads((folder / job.name / "result.json").read_text())
@@ -77,24 +78,27 @@ def beyond_training(folder: Path) -> list[float]:
 
 
 def trivial(folder: Path, jobs: int, launcher: str) -> float:
-    """Seconds that a launcher takes for a job that does nothing: from its first line, when the sweeper has checked all jobs, to the end."""
+    """Seconds per job of a launcher whose jobs do nothing.
+
+    The time is measured from the launcher's first line, which it prints once the sweeper has checked all jobs.
+    """
     folder.mkdir()
     (folder / "app.py").write_text(TRIVIAL)
-    lines = printed("app.py", "-m", *launcher.split(), f"+a=range({jobs})", folder=folder)
-    begun = re.search(r"\[([-\d]+ [:\d]+,\d+)\]\[HYDRA\] Launching", lines)
-    assert begun is not None, lines
-    return (time.time() - datetime.strptime(begun[1], "%Y-%m-%d %H:%M:%S,%f").timestamp()) / jobs
+    lines = output("app.py", "-m", *launcher.split(), f"+a=range({jobs})", folder=folder)
+    started = re.search(r"\[([-\d]+ [:\d]+,\d+)\]\[HYDRA\] Launching", lines)
+    assert started is not None, lines
+    return (time.time() - datetime.strptime(started[1], "%Y-%m-%d %H:%M:%S,%f").timestamp()) / jobs
 
 
 def event(folder: Path, jobs: int) -> float:
-    """Seconds an event in a ledger of so many jobs."""
+    """Seconds per event in a ledger of ``jobs`` jobs."""
     ledger.begin(folder, {})
     found = Ledger(folder)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     found.add([Job(str(n), f"job-{n}", [f"a={n}"]) for n in range(jobs)])
     for number in range(jobs):
-        Ledger(folder).record(str(number), State.running)  # as a job does, which begins by reading it
-    return (time.perf_counter() - begun) / (2 * jobs)
+        Ledger(folder).record(str(number), State.running)  # as a job does, which first reads the ledger
+    return (time.perf_counter() - started) / (2 * jobs)
 
 
 def main() -> None:
@@ -106,17 +110,17 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="hydraft-sweep-"))
     try:
         pool = sweep(folder / "pool", overrides, "pool")
-        beyond = beyond_training(folder / "pool")
+        extra = overhead(folder / "pool")
         basic = sweep(folder / "basic", overrides, "basic")
-        commands = one_by_one(folder / "commands", overrides)
-        print("| 8 jobs | seconds | beside the pool |\n|---|---|---|")
+        commands = separate_commands(folder / "commands", overrides)
+        print("| 8 jobs | seconds | relative to the pool |\n|---|---|---|")
         for name, seconds in (
             ("the pool", pool),
             ("Hydra's basic launcher", basic),
-            ("`python train.py`, one by one", commands),
+            ("`python train.py`, one after another", commands),
         ):
             print(f"| {name} | {seconds:.1f} | {seconds / pool:.1f} |")
-        print(f"\na job of the pool takes {statistics.median(beyond):.1f} s beyond its training (median of 8)")
+        print(f"\na job in the pool takes {statistics.median(extra):.1f} s in addition to its training (median of 8)")
         nothing = {
             name: 1000 * trivial(folder / f"nothing-{name}", options.trivial, launcher)
             for name, launcher in {
@@ -127,10 +131,10 @@ def main() -> None:
         print(
             f"a job that does nothing: {nothing['pool']:.0f} ms in the pool, {nothing['basic']:.0f} ms with the basic launcher"
         )
-        told_ms = 1000 * event(folder / "ledger", options.trivial)
-        print(f"an event in the ledger: {told_ms:.1f} ms")
-        whole = {"pool": pool, "basic": basic, "one by one": commands, "beyond training": statistics.median(beyond)}
-        print(write("sweep", {"seconds": whole, "milliseconds": {**nothing, "event": told_ms}}))
+        event_ms = 1000 * event(folder / "ledger", options.trivial)
+        print(f"an event in the ledger: {event_ms:.1f} ms")
+        whole = {"pool": pool, "basic": basic, "one by one": commands, "beyond training": statistics.median(extra)}
+        print(write("sweep", {"seconds": whole, "milliseconds": {**nothing, "event": event_ms}}))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,14 +1,15 @@
-"""Training samples per second, compared with transformers' Trainer at its defaults, on the same records in the same run.
+"""Training samples per second, compared with transformers' Trainer with its defaults on the same records.
 
     python bench/throughput.py [--records FILE] [--steps 25] [--rounds 3] [--device cpu]
 
-On a CPU a Llama of 31 M parameters with random weights in fp32, batch 4, at most 512 tokens of the shipped records; on a card one
-of 0.9 B parameters in bf16 (autocast over fp32 weights, but for hydraft-bf16), batch 4, records of 200 to 2,048 tokens. LoRA r 8 on
-q, k, v, o. Each variant is a process of its own; the variants take turns (A B C A B C …) and the medians are printed.
+On a CPU: a Llama of 31 M parameters with random weights in fp32, batch 4, at most 512 tokens of the shipped records. On
+a GPU: one of 0.9 B parameters in bf16 (autocast over fp32 weights, except for hydraft-bf16), batch 4, records of 200 to
+2,048 tokens. LoRA r 8 on q, k, v, o. Each variant runs in its own process; the variants alternate, and the table shows
+the medians.
 
-* recipe: transformers' Trainer, every record padded to 512 (on a card 2,048) tokens
+* recipe: transformers' Trainer, every record padded to 512 (on a GPU 2,048) tokens
 * trainer: transformers' Trainer, dynamic padding (the baseline)
-* hydraft: padding-free batches, logits only where a label is
+* hydraft: padding-free batches, logits only for labelled tokens
 * hydraft-bf16: the same with the frozen base in bf16 and the adapter in fp32
 """
 
@@ -30,7 +31,7 @@ from bench.results import card, device, write  # noqa: E402
 VARIANTS = ("recipe", "trainer", "hydraft", "hydraft-bf16")
 BATCH = 4
 LENGTH = {"cpu": 512, "cuda": 2048}
-"""Tokens of a record, at most."""
+"""Maximum tokens of a record."""
 RECORDS = ROOT / "data/zh_tasks.train.json"
 SMALL: dict[str, Any] = {
     "hidden_size": 512,
@@ -46,13 +47,13 @@ LARGE: dict[str, Any] = {
     "num_attention_heads": 16,
     "num_key_value_heads": 16,
 }
-"""31 M parameters, and 0.9 B for a card: a card waits for the launches of smaller ones."""
+"""31 M parameters, and 0.9 B for a GPU, which would wait for kernel launches with a smaller model."""
 SIDE = {"cpu": 1024, "cuda": 8192}
-"""Rows and columns of the matrices that the rate is taken from."""
+"""Rows and columns of the matrices that the matmul rate is measured with."""
 
 
 def build(folder: Path, records: Path, sizes: dict[str, Any] = SMALL) -> None:
-    """The model of every variant, once, with a tokenizer of 8,192 tokens made from the records themselves."""
+    """Write the model of every variant, with a tokenizer of 8,192 tokens trained on the records."""
     import torch
     from tokenizers import ByteLevelBPETokenizer
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -61,7 +62,7 @@ def build(folder: Path, records: Path, sizes: dict[str, Any] = SMALL) -> None:
     embedded = AutoTokenizer.from_pretrained(ROOT / "src/hydraft/models/tiny")
     words = (
         ByteLevelBPETokenizer()
-    )  # whole words, as large models have them; the embedded model's are single characters
+    )  # whole words, as in large models; the embedded model's tokens are single characters
     words.train_from_iterator(texts, vocab_size=8192 - 8, show_progress=False)
     specials = [str(token) for token in embedded.all_special_tokens]
     words.add_special_tokens(specials)
@@ -82,7 +83,7 @@ def build(folder: Path, records: Path, sizes: dict[str, Any] = SMALL) -> None:
 
 
 def measure(variant: str, model_folder: Path, records: Path, steps: int, where: str) -> dict[str, Any]:
-    """Train ``steps`` steps in this process on ``where``; samples and tokens a second, the losses, and peak memory in bytes."""
+    """Train in this process on ``where``; return samples and tokens per second, losses, and peak memory in bytes."""
     import resource
 
     import peft
@@ -139,7 +140,7 @@ def measure(variant: str, model_folder: Path, records: Path, steps: int, where: 
             callbacks=[Clock()],
         )
         trainer.train()
-    seconds = clock[-1] - clock[4]  # the first steps warm up
+    seconds = clock[-1] - clock[4]  # the first steps are warm-up
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {
         "samples": BATCH * (steps - 5) / seconds,
@@ -165,13 +166,13 @@ def _padded_to(length: int, pad: int) -> Any:
 
 
 def matmul_rate(where: str | None = None) -> float:
-    """FLOP/s of a matrix product, the best of several rounds: in bf16 of 8,192 rows on a card, in fp32 of 1,024 on a CPU."""
+    """FLOP/s of a matrix product, best of several rounds: bf16 8,192 x 8,192 on a GPU, fp32 1,024 x 1,024 on a CPU."""
     import torch
 
     where = where or device()
     side, dtype = SIDE[where], torch.bfloat16 if where == "cuda" else torch.float32
     a, b = (torch.randn(side, side, device=where, dtype=dtype) for _ in range(2))
-    best, times = float("inf"), 5 if where == "cuda" else 1  # a card is given several at once, so that it never waits
+    best, times = float("inf"), 5 if where == "cuda" else 1  # several launches at once, so that a GPU does not wait
     for _ in range(20):
         if where == "cuda":
             torch.cuda.synchronize()
@@ -185,14 +186,14 @@ def matmul_rate(where: str | None = None) -> float:
 
 
 def main() -> None:
-    """Take turns and print the table."""
+    """Run the variants in turn and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=Path, help="by default the shipped ones, on a card long ones of their text")
     parser.add_argument(
-        "--device", choices=("cuda", "cpu"), default=device(), help="by default the card, where there is one"
+        "--records", type=Path, help="default: the shipped ones; on a GPU, long ones made from their text"
     )
-    parser.add_argument("--steps", type=int, default=25, help="optimizer steps a variant, of which the first 5 warm up")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each variant")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default=device(), help="default: the GPU if there is one")
+    parser.add_argument("--steps", type=int, default=25, help="optimizer steps per variant; the first 5 are warm-up")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each variant")
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -217,7 +218,7 @@ def main() -> None:
                 print(f"round {turn}: {variant} {found[variant][-1]['samples']:.2f} samples/s", file=sys.stderr)
     lengths = found["trainer"][0]["tokens"]
     print(
-        f"on {card() if options.device == 'cuda' else 'cpu'}: {lengths:.0f} tokens a record in the mean, {BATCH} records a "
+        f"on {card() if options.device == 'cuda' else 'cpu'}: {lengths:.0f} tokens per record on average, {BATCH} records per "
         f"batch, at most {LENGTH[options.device]} tokens\n"
     )
     rate = matmul_rate(options.device)
@@ -231,10 +232,10 @@ def main() -> None:
         first = runs[0]
         tokens = median[variant] * first["tokens"]
         share = 4 * first["parameters"] * tokens / rate  # frozen base: 2N forward, 2N for the gradient of activations
-        apart = max(abs(a - b) / b for a, b in zip(first["losses"], reference, strict=True))
+        difference = max(abs(a - b) / b for a, b in zip(first["losses"], reference, strict=True))
         print(
             f"| {variant} | {median[variant]:.2f} | {median[variant] / median['trainer']:.2f} "
-            f"| {median[variant] / median['recipe']:.2f} | {tokens:,.0f} | {share:.0%} | {first['memory'] / 2**30:.2f} GiB | {apart:.1e} |"
+            f"| {median[variant] / median['recipe']:.2f} | {tokens:,.0f} | {share:.0%} | {first['memory'] / 2**30:.2f} GiB | {difference:.1e} |"
         )
     print(f"\n{write('throughput', {'samples a second': median, 'matmul FLOP/s': rate}, options.device)}")
 

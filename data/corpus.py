@@ -1,8 +1,7 @@
-"""Build the pre-training corpus: the same small world in other forms.
+"""Build the pre-training corpus from the same vocabulary as the instruction records, in other forms.
 
-A document never has the form of an instruction record: reviews carry stars
-instead of label words, passages are followed by a dialogue, news has a
-headline, sentence pairs stand side by side as in a phrase book.
+No document has the form of an instruction record: reviews have stars instead of label words, passages are followed by a
+dialogue, news has a headline, and sentence pairs are listed as in a phrase book.
 """
 
 import random
@@ -14,7 +13,7 @@ from review_words import BLAME, KINDS, PRAISE
 from small_talk import CHATS, EVERYDAY
 from tasks import clause, fill, news, passage_questions, review, sentence_pair
 
-# Short samples: attention finds what to copy sooner among few unrelated documents.
+# Short samples: a small model learns to copy sooner if there are few unrelated documents in its context.
 SAMPLE_TOKENS = 64
 STARS = {
     True: ("五星", "好评", "5分", "赞", "四星", "4分", "推荐"),
@@ -35,7 +34,7 @@ SPEAKERS = (
 CHARACTERS = "".join(
     bytes((row, cell)).decode("gb2312", "ignore") for row in range(0xB0, 0xD8) for cell in range(0xA1, 0xFF)
 )
-# Characters of the word lists: the tokenizer knows each as one token.
+# Characters of the word lists; each is one token of the tokenizer.
 FREQUENT = sorted({char for words in WORDS.values() for word in words for char in word})
 TOKEN = re.compile(r"<\|\w+\|>|[A-Za-z']+|[^\sA-Za-z]|\n")
 
@@ -47,7 +46,7 @@ def tokens(text: str) -> int:
 
 def _rated(rng: random.Random, text: str, good: bool) -> str:
     """Attach a rating to a review, mostly after it."""
-    # A doubled index keeps the plainest marks, listed first, the most common.
+    # With the index doubled, the first marks, which are the plainest, are the most frequent.
     mark = STARS[good][min(rng.randrange(7), rng.randrange(7))]
     if rng.random() < 0.15:
         return rng.choice(("{}：{}", "【{}】{}", "评分：{}\n{}")).format(mark, text)
@@ -64,7 +63,7 @@ def rated_reviews(rng: random.Random) -> str:
 
 
 def rated_words(rng: random.Random) -> str:
-    """Rate single words and clauses, so that each one's polarity is learnt."""
+    """Rate single words and clauses, so that the model learns the polarity of each."""
     lines = []
     for _ in range(rng.randint(2, 5)):
         good = rng.random() < 0.5
@@ -116,7 +115,7 @@ def headline(rng: random.Random) -> str:
 
 
 def phrase_book(rng: random.Random) -> str:
-    """Write Chinese and English sentences side by side."""
+    """Write Chinese sentences with their English translations."""
     shape = rng.choice(("{a}\n{b}", "{a} {b}", "{a} = {b}", "{a}（{b}）", "{a} | {b}", "{a} → {b}"))
     swap = rng.random() < 0.5
     lines = []
@@ -137,7 +136,7 @@ def word_list(rng: random.Random) -> str:
 
 
 def look_up(rng: random.Random) -> str:
-    """Write a table and look some of its entries up, as practice in copying."""
+    """Write a table and queries for some of its entries, as practice in copying."""
     keys = rng.sample(WORDS[rng.choice(("p", "fd", "it", "org", "pl"))], 3)
     if rng.random() < 0.3:
         keys = [rare_word(rng) for _ in keys]
@@ -149,7 +148,7 @@ def look_up(rng: random.Random) -> str:
 
 
 def repeated(rng: random.Random) -> str:
-    """Write a line several times, as in a copy book."""
+    """Write a line several times."""
     if rng.random() < 0.6:
         text = "".join(rare_word(rng) for _ in range(rng.randint(2, 4)))
     else:
@@ -167,7 +166,7 @@ def chat(rng: random.Random) -> str:
     return "".join(turns).rstrip("\n")
 
 
-# The forms of document and how often each is drawn.
+# The forms of documents and how often each is used.
 FORMS: dict[Callable[[random.Random], str], int] = {
     rated_reviews: 34,
     rated_words: 20,

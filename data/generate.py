@@ -1,8 +1,7 @@
-"""Write the instruction set, or the corpus that the tiny model is pre-trained on.
+"""Write the instruction set, or the corpus that the embedded model is pre-trained on.
 
-Without options, the hand-written records and generated ones are mixed into a
-training and a held-out split next to this file. With ``--corpus PATH``, the
-corpus is written instead. The same seed always gives the same bytes.
+Without options, the hand-written records and generated ones are mixed into a training split and a held-out split in
+this folder. With ``--corpus PATH``, the corpus is written instead. The same seed always gives the same bytes.
 """
 
 import argparse
@@ -19,8 +18,8 @@ Record = dict[str, str]
 
 HERE = Path(__file__).resolve().parent
 TASKS = ("sentiment", "qa", "summary", "translation")
-# Shares of the training split, in percent: a label is one token among the many of
-# the other answers, so the sentiment task gets more records.
+# Shares of the training split, in percent. The sentiment task gets more records, since a label is only
+# one token, compared with the many tokens of other answers.
 SHARES = {"sentiment": 34, "qa": 22, "summary": 22, "translation": 22}
 # Hand-written records kept for the test split, per task.
 HELD_OUT = {"sentiment": 16, "qa": 12, "summary": 12, "translation": 12}
@@ -66,7 +65,7 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
 
 
 def record(rng: random.Random, task: str, text: str, output: str) -> Record:
-    """Make a record, with one of the wordings of the task's instruction."""
+    """Make a record, with a random variant of the task's instruction."""
     wordings = INSTRUCTIONS.get(task, TO_CHINESE if text.isascii() else TO_ENGLISH)
     return {"instruction": rng.choice(wordings), "input": text, "output": output, "task": task}
 
@@ -105,7 +104,7 @@ MAKERS: dict[str, Callable[[random.Random], Record]] = {
 
 
 def texts(item: Record) -> list[str]:
-    """List the texts of a record that no other split may contain."""
+    """The texts of a record that must not occur in another split."""
     if item["task"] == "translation":
         return [item["input"], item["output"]]
     return [item["input"].removeprefix("短文：").split("\n")[0]]
@@ -138,7 +137,7 @@ def extend(rng: random.Random, records: list[Record], sizes: dict[str, int], see
 
 
 def splits(seed: int, train_size: int, test_size: int) -> tuple[list[Record], list[Record]]:
-    """Build both splits; the held-out one has as many records of every task."""
+    """Build both splits; the held-out one has the same number of records of every task."""
     rng = random.Random(seed)
     train, test = split_handwritten(rng)
     seen = {text for item in train + test for text in texts(item)}
@@ -148,10 +147,9 @@ def splits(seed: int, train_size: int, test_size: int) -> tuple[list[Record], li
 
 
 def held_out_texts(test: list[Record]) -> list[str]:
-    """List what the corpus must not contain: the test texts and their longer clauses.
+    """The texts that the corpus must not contain: those of the test split and their longer clauses.
 
-    Only hand-written clauses count, as the generated ones share their words
-    with the corpus by design.
+    Only hand-written clauses count, since the generated ones share their words with the corpus by design.
     """
     found = [text for item in test for text in texts(item)]
     written = {item["input"] for item in json.loads((HERE / "handwritten.json").read_text(encoding="utf-8"))}
@@ -176,7 +174,7 @@ def write_corpus(path: Path, seed: int, count: int, test: list[Record]) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--seed", type=int, default=20, help="seed of every random choice")
     parser.add_argument("--train-size", type=int, default=1800, help="records of the training split")

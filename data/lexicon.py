@@ -1,8 +1,7 @@
-"""Word lists of the small world that passages, news and sentences talk about.
+"""Word lists for the generated passages, news and sentences.
 
-``WORDS`` maps a slot of the passage templates to what may stand there.
-``PAIRS`` maps a slot of the translation templates to the forms of each word:
-Chinese first, then English.
+``WORDS`` maps a slot of the passage templates to its possible values. ``PAIRS`` maps a slot of the translation
+templates to the forms of each word: Chinese first, then English.
 """
 
 SURNAMES = "王李张刘陈杨赵黄周吴徐孙胡朱高林何郭马罗梁宋郑谢韩唐冯于董萧程曹袁邓许傅沈曾彭吕苏卢蒋蔡贾丁魏薛叶"
@@ -71,7 +70,7 @@ WORDS: dict[str, list[str]] = {slot: words.split() for slot, words in _LISTS.ite
 
 
 def numeral(number: int) -> str:
-    """Write 1..9999 the way a Chinese reader says it."""
+    """Write 1..9999 in Chinese numerals."""
     text, gap = "", False
     for unit, name in ((1000, "千"), (100, "百"), (10, "十"), (1, "")):
         digit, number = divmod(number, unit)

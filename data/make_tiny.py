@@ -1,9 +1,8 @@
-"""Make the folder of the tiny model: configuration, tokenizer, chat template.
+"""Write the folder of the embedded model: configuration, tokenizer, chat template.
 
-The folder holds no weights: training from random weights starts from it. The
-byte-level BPE tokenizer is trained on the corpus that ``generate.py --corpus``
-writes; it keeps every Chinese character a token of its own, so that a small
-model copies and recombines characters instead of memorising long words.
+The folder has no weights: training starts with random ones. The byte-level BPE tokenizer is trained on the corpus that
+``generate.py --corpus`` writes. Every Chinese character is a token of its own, so that a small model copies and
+recombines characters instead of memorising long words.
 """
 
 import argparse
@@ -16,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 MAX_LENGTH = 512
-# Chinese characters, digits and punctuation marks stand alone; English words keep
+# Chinese characters, digits and punctuation marks are separate tokens; English words keep
 # the space before them.
 WORD_PATTERN = r"\p{Han}| ?[A-Za-z']+|\p{N}|\n| ?[^\p{Han}A-Za-z'\p{N}\s]|\s"
 CHAT_TEMPLATE = """\
@@ -43,7 +42,7 @@ def corpus_texts(path: Path) -> Iterator[str]:
 
 
 def train_tokenizer(corpus: Path, vocabulary: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer that never meets an unknown symbol."""
+    """Train a byte-level BPE tokenizer, which has no unknown symbols."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -71,10 +70,10 @@ def train_tokenizer(corpus: Path, vocabulary: int) -> PreTrainedTokenizerFast:
 
 
 def model_config(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> LlamaConfig:
-    """Describe a Llama of about 1.9 M parameters; every width is a multiple of 64.
+    """The configuration of a Llama of about 1.9 M parameters; every width is a multiple of 64.
 
-    The biases of the attention and the larger initial weights let heads that
-    copy from the prompt form early, which this small budget depends on.
+    With biases in the attention and larger initial weights, heads that copy from the prompt form early, which a short
+    training needs.
     """
     return LlamaConfig(
         architectures=["LlamaForCausalLM"],
@@ -96,7 +95,7 @@ def model_config(tokenizer: PreTrainedTokenizerFast, vocabulary: int) -> LlamaCo
 
 
 def publish(trained: Path, folder: Path) -> None:
-    """Copy a trained model to where it ships from, its weights rounded to bf16 (4,000,000 bytes at the most)."""
+    """Copy a trained model to the folder it ships from, with weights rounded to bf16 (at most 4,000,000 bytes)."""
     model = AutoModelForCausalLM.from_pretrained(trained, dtype="bfloat16")
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(trained).save_pretrained(folder)
@@ -106,12 +105,12 @@ def publish(trained: Path, folder: Path) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder to write")
     parser.add_argument("--corpus", type=Path, help="corpus of JSON lines to train the tokenizer on")
-    parser.add_argument("--publish", type=Path, help="write this trained model there in bf16, and nothing else")
-    parser.add_argument("--vocabulary", type=int, default=3072, help="number of tokens, special ones included")
+    parser.add_argument("--publish", type=Path, help="only write this trained model to the folder, in bf16")
+    parser.add_argument("--vocabulary", type=int, default=3072, help="number of tokens, including special ones")
     return parser.parse_args()
 
 

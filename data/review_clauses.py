@@ -1,8 +1,7 @@
-"""Whole clauses of reviews that praise (``GOOD``) or blame (``BAD``).
+"""Whole clauses of positive (``GOOD``) and negative (``BAD``) reviews.
 
-The letters at the start of a line name the kinds of review that its clauses
-fit, as in the table of aspects; ``*`` fits any kind. A slot such as ``{dur}``
-takes a word of the lexicon.
+The letters at the start of a line are the kinds of reviews that its clauses fit, as in the table of aspects; ``*`` fits
+any kind. A slot such as ``{dur}`` is replaced by a word of the lexicon.
 """
 
 GOOD = """

@@ -1,8 +1,8 @@
-"""Word lists for reviews: what is praised or blamed, in which words.
+"""Word lists for reviews: aspects, and the positive and negative words for them.
 
-Each line of ``ASPECTS`` reads ``nouns:good adjectives:bad adjectives`` (lists
-separated by ``/``); the adjectives take a degree word and a negation. The
-letters at the start of a line name the kinds of review that it fits, ``*`` any.
+Each line of ``ASPECTS`` has the form ``nouns:good adjectives:bad adjectives`` (lists separated by ``/``); the
+adjectives are combined with a degree word and a negation. The letters at the start of a line are the kinds of reviews
+that it fits, ``*`` any.
 """
 
 # Restaurants, hotels, travel, films, books, electronics, clothes, drinks,
@@ -57,7 +57,7 @@ S 演出/音乐会/话剧/比赛/展览/节目:精彩/震撼/感人/有趣/热�
 RHTFKS 孩子/家人/父母/朋友/同事/全家人:喜欢/满意/开心/高兴/爱吃/爱看/惊喜:失望/不满意/生气/扫兴/嫌弃/后悔
 """
 
-# Words that praise or blame without naming an aspect: the corpus rates them alone.
+# Positive words without an aspect: the corpus rates them alone.
 PRAISE = """
 满意 喜欢 惊喜 放心 舒服 愉快 开心 感动 值得 推荐 完美 优秀 出色 精彩 难忘 划算 超值 给力 靠谱 省心 贴心
 温暖 美好 幸福 高兴 快乐 轻松 享受 享受极了 好评 点赞 一流 顶级 绝佳 过瘾 痛快 惊艳 赞 棒 好 不错 很好

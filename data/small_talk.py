@@ -1,7 +1,6 @@
 """Small talk and everyday sentences for the pre-training corpus.
 
-The chats show the base model how turns of a conversation look, and nothing of
-the tasks it is later fine-tuned on.
+The chats show the model the turns of a conversation, but nothing of the tasks that it is later fine-tuned on.
 """
 
 # question | reply; {x} repeats a word of the question.

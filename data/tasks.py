@@ -1,7 +1,7 @@
 """Build one example of each task from the templates and the word lists.
 
-The instruction records and the pre-training documents share these builders:
-what differs between them is only the form that the examples are written in.
+The instruction records and the pre-training documents share these functions; only the form in which the examples are
+written differs.
 """
 
 import random
@@ -21,13 +21,13 @@ Row = tuple[list[str], list[str], list[str]]
 
 
 def _by_kind(table: str) -> dict[str, list[str]]:
-    """Sort the lines of a word table by the kind of review that they fit."""
+    """Group the lines of a word table by the kind of review that they fit."""
     rows = [line.split(" ", 1) for line in table.strip().splitlines()]
     return {kind: [text for tags, text in rows if kind in tags or tags == "*"] for kind in KINDS}
 
 
 def _aspect_rows(lines: list[str]) -> list[Row]:
-    """Split each aspect line into its nouns, its praise and its blame."""
+    """Split each aspect line into its nouns, its positive and its negative adjectives."""
     fields = [[part.split("/") for part in line.split(":")] for line in lines]
     return [(nouns, praise, blame) for nouns, praise, blame in fields]
 
@@ -37,19 +37,19 @@ CLAUSES = {
     good: {kind: "/".join(lines).split("/") for kind, lines in _by_kind(table).items()}
     for good, table in ((True, GOOD), (False, BAD))
 }
-# How a review is good by denying blame, or bad by denying praise.
+# Negations that make a bad adjective positive, or a good one negative.
 DENIALS = {
     True: "一点也不{} 并不{} 不算{} 没有想象中那么{} 倒不{} 一点都不{} 没那么{}",
     False: "并不{} 一点都不{} 没有想象中{} 谈不上{} 算不上{} 不够{} 不怎么{} 没有以前{}",
 }
-# The last part of a mixed review ({b}) decides its verdict.
+# The last part of a mixed review ({b}) decides its label.
 CONTRASTS = """虽然{a}，但是{b} 虽然{a}，但{b} 尽管{a}，可是{b} {a}，但是{b} {a}，不过{b} {a}，但{b} {a}，没想到{b}
 本来以为{a}，结果{b} 原以为{a}，没想到{b} 别人都说{a}，我却觉得{b} {a}，可{b} 一开始觉得{a}，后来才发现{b}
 {a}倒是真的，可是{b} {b}，尽管{a} {a}，总的来说{b}"""
 
 
 def fill(rng: random.Random, *texts: str) -> list[str]:
-    """Fill the slots of several texts alike, with distinct words per list."""
+    """Fill the slots of several texts consistently, with distinct words from each list."""
     chosen: dict[str, str] = {}
     for key, _ in SLOT.findall(" ".join(texts)):
         while key not in chosen:
@@ -60,7 +60,7 @@ def fill(rng: random.Random, *texts: str) -> list[str]:
 
 
 def _aspect_clause(rng: random.Random, good: bool, row: Row) -> str:
-    """Say of one aspect that it is good (or bad), at times by a negation."""
+    """State that one aspect is good (or bad), sometimes by a negation."""
     nouns, praise, blame = row
     noun, same, opposite = rng.choice(nouns), praise, blame
     if not good:
@@ -82,17 +82,17 @@ def clause(rng: random.Random, good: bool, kind: str) -> str:
 
 
 def _mixed(rng: random.Random, good: bool, kind: str) -> str:
-    """Write a review whose last part overrules the first."""
+    """Write a review in which the last part decides the label."""
     shapes = CONTRASTS.split()
     shapes += ["{a}，好在{b}", "除了{a}，其他方面都不错，{b}"] if good else ["{a}，可惜{b}", "{a}，就是{b}"]
-    # The two parts speak of different aspects, or they would contradict each other.
+    # The two parts must be about different aspects, or they would contradict each other.
     one, other = rng.sample(ASPECT_ROWS[kind], 2)
     last = _aspect_clause(rng, good, other) if rng.random() < 0.6 else clause(rng, good, kind)
     return rng.choice(shapes).format(a=_aspect_clause(rng, not good, one), b=last)
 
 
 def review(rng: random.Random, good: bool) -> str:
-    """Write a review whose overall verdict is good or bad."""
+    """Write a review with a positive or negative label."""
     kind = rng.choice(KINDS)
     mixed = rng.random() < 0.38
     text = _mixed(rng, good, kind) if mixed else clause(rng, good, kind)
@@ -104,7 +104,7 @@ def review(rng: random.Random, good: bool) -> str:
 
 
 def passage_questions(rng: random.Random) -> tuple[str, list[tuple[str, str]]]:
-    """Write a passage and several questions that its words answer."""
+    """Write a passage and several questions that it answers."""
     passage, *pairs = fill(rng, *rng.choice(QA).split("|"))
     questions = []
     for pair in pairs:

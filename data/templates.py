@@ -1,8 +1,7 @@
 """Templates of passages, news and bilingual sentences.
 
-A slot such as ``{p1}`` takes a word of the list ``p`` of the lexicon; the
-digits tell apart several words of one list. Translation templates also name a
-form: ``{st.1}`` is the first English form of the word chosen for ``{st}``.
+A slot such as ``{p1}`` is replaced by a word of the list ``p`` of the lexicon; digits distinguish several words of one
+list. Translation templates also specify a form: ``{st.1}`` is the first English form of the word chosen for ``{st}``.
 """
 
 # passage | question > answer | question > answer ...
@@ -44,7 +43,7 @@ QA = """
 {p1}对{k}说，{ft}要带{it}去{pl}，别忘了。|{ft}要去哪里？>{pl}|{ft}要带什么？>{it}|谁提醒别忘了？>{p1}|{p1}对谁说的？>{k}
 """.strip().splitlines()
 
-# passage => summary; {nd} and {dd} are a closing detail of a news item, a diary.
+# passage => summary; {nd} and {dd} are a closing detail of a news item or a diary entry.
 SUMMARY = """
 {t}，{org}举办了一场{ev}，{n}多名{kd}参加。{nd}=>{org}举办{ev}，{n}多名{kd}参加。
 记者{t}从{org}了解到，那里新开了一个{pj}，每天开放到{clk}。{nd}=>{org}新开{pj}，每天开放到{clk}。
@@ -93,7 +92,7 @@ DIARY_DETAILS = """
 {k9}说下次还要一起来。|我心里{feel}。|以后我要更加小心。|我永远忘不了这一天。|睡觉前我还在想这件事。|
 """.replace("\n", "").split("|")
 
-# Chinese | English; the bare slot is the Chinese form.
+# Chinese | English; a slot without a form is the Chinese form.
 TRANSLATION = """
 {sp}喜欢{food}。|{sp.1} like {food.1}.
 {st}喜欢{food}。|{st.1} likes {food.1}.

@@ -19,21 +19,21 @@ from bench.gpu import parts, wheels  # noqa: E402
 from bench.gpu.steps import OK, Budget, Outcome, run  # noqa: E402
 
 ROOM = 40 << 30
-"""Bytes that random weights of all parts need, with some to spare: in memory where there is that much."""
+"""Bytes needed for the random weights of all parts, with a margin; they are kept in memory if this much is free."""
 SHARED_MEMORY = Path("/dev/shm")
 
 
 def options() -> argparse.Namespace:
-    """The command line; an empty word is as none, since make hands on empty variables."""
+    """Parse the command line; an empty value counts as missing, since make passes empty variables."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=sys.modules["bench.gpu"].__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--budget", default="", help="seconds in all; by default 530, for a rehearsal 1,500")
+    parser.add_argument("--budget", default="", help="seconds in total; by default 530, for a rehearsal 1,500")
     parser.add_argument("--parts", default="", help=f"of {' '.join(parts.ALL)}; by default {' '.join(parts.DEFAULT)}")
     parser.add_argument("--out", default="", help="folder of the results; by default bench/results/gpu-<card>")
-    parser.add_argument("--wheels", default="", help="folder of wheels to install in a folder of their own first")
+    parser.add_argument("--wheels", default="", help="folder of wheels to install first, into a separate folder")
     parser.add_argument(
-        "--scratch", default="", help="folder of runs and random weights, kept; else removed at the end"
+        "--scratch", default="", help="folder for runs and random weights; kept, unlike the default temporary folder"
     )
-    parser.add_argument("--rehearse", action="store_true", help="tiny shapes, on a card too")
+    parser.add_argument("--rehearse", action="store_true", help="tiny shapes, even on a machine with a GPU")
     found = parser.parse_args()
     try:
         found.budget = float(found.budget) if found.budget else None
@@ -41,12 +41,12 @@ def options() -> argparse.Namespace:
         parser.error(f"BUDGET={found.budget}: must be a number of seconds")
     found.parts = found.parts.split() or list(parts.DEFAULT)
     if unknown := [name for name in found.parts if name not in parts.ALL]:
-        parser.error(f"PARTS={' '.join(found.parts)}: no part is called {unknown[0]}; there are {' '.join(parts.ALL)}")
+        parser.error(f"PARTS={' '.join(found.parts)}: unknown part {unknown[0]}; available: {' '.join(parts.ALL)}")
     return found
 
 
 def environment(site: list[str], cache: Path) -> dict[str, str]:
-    """Of every step: this checkout first after the wheels, nothing asked of a network."""
+    """Environment of every step: this checkout on the path, after the wheels, and no network access."""
     path = os.pathsep.join(filter(None, [*site, str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]))
     fixed = {
         "PYTHONUNBUFFERED": "1",
@@ -57,26 +57,26 @@ def environment(site: list[str], cache: Path) -> dict[str, str]:
     return {**os.environ, **fixed, "PYTHONPATH": path, "HYDRAFT_CACHE": str(cache)}
 
 
-def machine(scratch: Path, site: list[str], apart: list[str], rehearse: bool) -> parts.Machine:
-    """What there is here."""
+def machine(scratch: Path, site: list[str], separate: list[str], rehearse: bool) -> parts.Machine:
+    """Describe this machine."""
     sys.path[1:1] = [*site, str(ROOT / "src")]
     importlib.invalidate_caches()
     from hydraft.system import hardware
 
     card = min((gpu.memory for gpu in hardware.detect().gpus), default=None)
-    sys.path += apart
+    sys.path += separate
     packages = {name for name in ("liger_kernel", "unsloth", "xdist", "pytest_timeout") if find_spec(name) is not None}
-    del sys.path[len(sys.path) - len(apart) :]
-    path = environment([*site, *apart], scratch)["PYTHONPATH"] if apart else ""
+    del sys.path[len(sys.path) - len(separate) :]
+    path = environment([*site, *separate], scratch)["PYTHONPATH"] if separate else ""
     return parts.Machine(
         scratch, card, rehearse or card is None, frozenset(packages), path, gpu_tests=parts.gpu_tests()
     )
 
 
 def models_in_memory(scratch: Path, here: parts.Machine, keep: bool) -> Path | None:
-    """Put the random weights into main memory where it has room, and return where; None where they stay in ``scratch``.
+    """Keep the random weights in main memory if they fit, and return the folder; None where they stay in ``scratch``.
 
-    The folder of a kept scratch folder is kept too.
+    With a kept scratch folder, this folder is kept too.
     """
     link = scratch / "models"
     if here.rehearse or link.exists() or not SHARED_MEMORY.is_dir() or shutil.disk_usage(SHARED_MEMORY).free < ROOM:
@@ -88,7 +88,7 @@ def models_in_memory(scratch: Path, here: parts.Machine, keep: bool) -> Path | N
 
 
 def described(here: parts.Machine, found: dict[str, Any], chosen: argparse.Namespace, budget: Budget) -> dict[str, Any]:
-    """The figures with what they were measured on."""
+    """The figures, with what they were measured on."""
     from bench.results import described as header
 
     how = {"rehearsal": here.rehearse, "parts": chosen.parts, "budget": budget.seconds, "seconds": round(budget.spent)}
@@ -96,7 +96,7 @@ def described(here: parts.Machine, found: dict[str, Any], chosen: argparse.Names
 
 
 def keep(out: Path, here: parts.Machine, outcomes: list[Outcome], chosen: argparse.Namespace, budget: Budget) -> str:
-    """Write what there is so far to ``out``, and return the table."""
+    """Write the results so far to ``out`` and return the table."""
     from bench.gpu import collect
 
     found = collect.gather(here.scratch, outcomes)
@@ -110,26 +110,26 @@ def keep(out: Path, here: parts.Machine, outcomes: list[Outcome], chosen: argpar
 
 
 def measure(here: parts.Machine, site: list[str], out: Path, chosen: argparse.Namespace, budget: Budget) -> bool:
-    """Run the parts, say how each step went, print the summary; whether no step failed."""
+    """Run the parts, print the outcome of each step and the summary; return whether no step failed."""
     logs, outcomes, text = here.scratch / "logs", list[Outcome](), ""
     logs.mkdir(exist_ok=True)
-    around = environment(site, here.scratch / "cache")
+    variables = environment(site, here.scratch / "cache")
     try:
         for name in chosen.parts:
-            for outcome in run(parts.part(name, here), budget, logs, around):
+            for outcome in run(parts.part(name, here), budget, logs, variables):
                 outcomes.append(outcome)
-                told = f": {outcome.said}" if outcome.status.startswith(("failed", "out of")) else ""
+                detail = f": {outcome.said}" if outcome.status.startswith(("failed", "out of")) else ""
                 clock = f"[{budget.spent:4.0f} s, {max(0.0, budget.left):4.0f} s left]"
-                print(f"{clock} {name}: {outcome.name} {outcome.status}, {outcome.seconds:.0f} s{told}", flush=True)
+                print(f"{clock} {name}: {outcome.name} {outcome.status}, {outcome.seconds:.0f} s{detail}", flush=True)
             text = keep(out, here, outcomes, chosen, budget)
-    finally:  # a signal, too, leaves what there is
+    finally:  # results are written after a signal, too
         text = keep(out, here, outcomes, chosen, budget)
     print(f"\n{text}\n\n{out}: {', '.join(sorted(file.name for file in out.iterdir()))}; {budget.spent:.0f} s")
     return all(outcome.status == OK or outcome.status.startswith("skipped") for outcome in outcomes)
 
 
 def main() -> int:
-    """0 if every step that could run was ok, 1 otherwise."""
+    """Return 0 if every step that could run was ok, 1 otherwise."""
     chosen = options()
     budget = Budget(chosen.budget or parts.SECONDS)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -139,10 +139,10 @@ def main() -> int:
     scratch.mkdir(parents=True, exist_ok=True)
     in_memory = None
     try:
-        site, apart = wheels.paths(
+        site, separate = wheels.paths(
             Path(chosen.wheels).resolve() if chosen.wheels else None, scratch / "site", "unsloth" in chosen.parts
         )
-        here = machine(scratch, site, apart, chosen.rehearse)
+        here = machine(scratch, site, separate, chosen.rehearse)
         if here.rehearse and chosen.budget is None:
             budget.seconds = parts.REHEARSAL_SECONDS
         from bench.results import FOLDER, card, slug

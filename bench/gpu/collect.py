@@ -1,4 +1,4 @@
-"""results.json and a summary table out of what the steps left in the scratch folder. No torch."""
+"""Collects results.json and a summary table from the scratch folder. Does not import torch."""
 
 import json
 import statistics
@@ -16,14 +16,14 @@ from bench.memory import RESIDENT, compared
 from bench.results import FOLDER
 
 WARM_UP = 2
-"""Lines of metrics.jsonl that are not timed, where there are more."""
+"""Lines of metrics.jsonl that are left out of the timing, if there are more than these."""
 KEPT = (".json", ".jsonl", ".log", ".yaml", ".txt", ".err")
 LARGEST = 3 << 20
-"""Bytes of a file that goes into logs.tgz."""
+"""Largest file in bytes that goes into logs.tgz."""
 
 
 def read(file: Path) -> Any:
-    """What a JSON file holds; {} where there is none, or half of one."""
+    """Content of a JSON file; {} if it is missing or incomplete."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -31,7 +31,7 @@ def read(file: Path) -> Any:
 
 
 def lines(file: Path) -> list[Any]:
-    """The lines of a .jsonl file; a last one that was cut off does not count."""
+    """Lines of a .jsonl file; an incomplete last line is ignored."""
     found = []
     if file.is_file():
         for line in file.read_text(encoding="utf-8").splitlines():
@@ -48,7 +48,7 @@ def run(folder: Path, peak: float | None) -> dict[str, Any]:
     result, cost = read(folder / "result.json"), read(folder / "plan.json").get("cost") or {}
     trained = [line for line in lines(folder / "metrics.jsonl") if "learning_rate" in line]
     speeds = [line["tokens_per_second"] for line in trained]
-    timed = Path(config["model"]["path"]).parent == folder.parent / "models"  # the others ran side by side
+    timed = Path(config["model"]["path"]).parent == folder.parent / "models"  # the others ran concurrently
     speed = statistics.median(speeds[WARM_UP:] or speeds) if speeds and timed else None
     memory = compared(folder)
     planned, measured = memory.get("training") or memory.get(RESIDENT) or (None, None)
@@ -75,7 +75,7 @@ def run(folder: Path, peak: float | None) -> dict[str, Any]:
 
 
 def other(found: dict[str, Any], peak: float | None) -> dict[str, Any]:
-    """The figures of bench.gpu.trainer, in the words of a run."""
+    """The figures of bench.gpu.trainer, with the keys of a run."""
     work = None
     if found.get("parameters"):
         work = of_folder(
@@ -116,7 +116,7 @@ def _gib(size: float | None) -> str:
 
 
 def table(found: dict[str, Any]) -> str:
-    """The summary in Markdown: runs, served tokens, probes, and the steps that were not ok."""
+    """The summary in Markdown: runs, served tokens, probes, and the steps."""
     rows = ["| run | | tokens/s | MFU | peak GiB | plan GiB | plan off | loss |", "|---|---|---|---|---|---|---|---|"]
     for name, run in found["runs"].items():
         speed, off = run["tokens_per_second"], run.get("plan_off")
@@ -128,7 +128,7 @@ def table(found: dict[str, Any]) -> str:
         rows.append(f"| {' | '.join(cells)} |")
     if found["matmul_flops"]:
         rows.append(
-            f"\nMFU is of {found['matmul_flops'] / 1e12:,.1f} TFLOP/s, this machine's own matrix product in the same run."
+            f"\nMFU is relative to {found['matmul_flops'] / 1e12:,.1f} TFLOP/s, this machine's measured matmul rate."
         )
     if passes := found["serve"].get("passes"):
         rows += [f"\n| serve, {found['serve']['run']} | tokens/s | first token p50 | max |", "|---|---|---|---|"]
@@ -140,11 +140,11 @@ def table(found: dict[str, Any]) -> str:
     rows += [f"| {probe['probe']} | {_answer(probe)} |" for probe in found["probes"]]
     rows += ["\n| step | | seconds | limit |", "|---|---|---|---|"]
     for step in found["steps"]:
-        told = (
+        detail = (
             f": {step['said']}" if step["status"].startswith(("failed", "out of")) or step["name"] == "pytest" else ""
         )
         rows.append(
-            f"| {step['name']} | {step['status']}{told.replace('|', '/')} | {step['seconds']:.0f} | {step['limit']:.0f} |"
+            f"| {step['name']} | {step['status']}{detail.replace('|', '/')} | {step['seconds']:.0f} | {step['limit']:.0f} |"
         )
     good = sum(step["status"] == OK for step in found["steps"])
     return "\n".join([*rows, f"\n{good} of {len(found['steps'])} steps ok"])
@@ -157,7 +157,7 @@ def _answer(probe: dict[str, Any]) -> str:
 
 
 def pack(scratch: Path, target: Path, figures: Path = FOLDER) -> None:
-    """Logs, configs, plans and metrics of every step, and the benches' own files in ``figures``; no weights, no records."""
+    """Pack logs, configs, plans and metrics of all steps, and the result files in ``figures``, without weights."""
     with tarfile.open(target, "w:gz") as archive:
         for file in sorted(figures.glob("*.json")):
             archive.add(file, f"bench-results/{file.name}")

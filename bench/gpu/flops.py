@@ -1,14 +1,15 @@
-"""Floating-point operations of a trained token, and the share of the card's own matmul rate that they make (MFU). No torch.
+"""Floating-point operations per trained token, and model FLOPs utilization (MFU) relative to the measured matmul rate.
 
-Per token, with N weights in matrix products, L layers, d features of all heads together and documents of T tokens (Chowdhery et al.
-2022, PaLM, arXiv:2204.02311, appendix B; Kaplan et al. 2020, arXiv:2001.08361, section 2.1):
+Does not import torch. Per token, with N weights in matrix products, L layers, d features of all heads together and
+documents of T tokens (Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B; Kaplan et al. 2020, arXiv:2001.08361,
+section 2.1):
 
-* a weight's product takes 2 in the forward pass, 2 for the gradient of its input and 2 for its own: 6 for a trained weight, 4 for
-  a frozen one, whose own gradient no one asks for. Recomputation does the forward pass again: 2 more, so 6 for a frozen weight.
-* attention's two products take 4·L·d·T in the forward pass over all pairs, half of that where each token sees only those before it:
-  2·L·d·T, and twice as much backward, since both of their inputs have gradients: 6·L·d·T, with recomputation 8·L·d·T.
+* a weight's product takes 2 in the forward pass, 2 for the gradient of its input and 2 for its own gradient: 6 for a
+  trained weight, 4 for a frozen one. Recomputation repeats the forward pass: 2 more, so 6 for a frozen weight.
+* attention's two products take 4·L·d·T in the forward pass over all pairs, half of that with a causal mask: 2·L·d·T.
+  The backward pass takes twice as much, since both inputs have gradients: 6·L·d·T in total, 8·L·d·T with recomputation.
 
-PaLM counts no recomputation into MFU; here it is counted, since what is wanted is how busy the card is (what PaLM calls HFU).
+PaLM does not count recomputation in MFU. It is counted here, since the figure shows how busy the GPU is (HFU in PaLM).
 """
 
 import json
@@ -19,12 +20,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Work:
-    """What a token of a run takes."""
+    """The work per token of a run."""
 
     frozen: int
-    """Weights in matrix products that are not trained."""
+    """Frozen weights in matrix products."""
     trained: int
-    """Weights that are."""
+    """Trained weights in matrix products."""
     layers: int
     width: int
     """Features of all query heads of a layer together."""
@@ -34,20 +35,20 @@ class Work:
 
     @property
     def per_token(self) -> int:
-        """Floating-point operations."""
-        again = 1 if self.recomputes else 0
-        weights = (4 + 2 * again) * self.frozen + (6 + 2 * again) * self.trained
-        return weights + (6 + 2 * again) * self.layers * self.width * self.length
+        """Floating-point operations per token."""
+        recomputation = 1 if self.recomputes else 0
+        weights = (4 + 2 * recomputation) * self.frozen + (6 + 2 * recomputation) * self.trained
+        return weights + (6 + 2 * recomputation) * self.layers * self.width * self.length
 
     def utilisation(self, tokens_per_second: float, peak: float) -> float:
-        """The share of ``peak`` FLOP/s that so many tokens a second make."""
+        """The share of ``peak`` FLOP/s at this number of tokens per second."""
         return tokens_per_second * self.per_token / peak
 
 
 def work(config: dict[str, Any], parameters: int, trained: int, length: int, recomputes: bool) -> Work:
-    """Of a model with this config.json and LoRA: ``parameters`` of it, frozen, and ``trained`` ones of the adapter.
+    """Work of a model with this config.json and LoRA: ``parameters`` are frozen, ``trained`` are those of the adapter.
 
-    An embedding that is not the head as well is looked up, not multiplied, and does not count.
+    An embedding that is not tied to the head is looked up, not multiplied, and does not count.
     """
     heads = config["num_attention_heads"]
     looked_up = 0 if config.get("tie_word_embeddings") else config["vocab_size"] * config["hidden_size"]
@@ -56,7 +57,7 @@ def work(config: dict[str, Any], parameters: int, trained: int, length: int, rec
 
 
 def of_folder(model: Path, parameters: int, trained: int, length: int, recomputes: bool) -> Work | None:
-    """The same for a model's folder; None where its config.json is not there or has other words."""
+    """The same for a model's folder; None if its config.json is missing or lacks the keys."""
     try:
         return work(json.loads((model / "config.json").read_text()), parameters, trained, length, recomputes)
     except (OSError, KeyError):

@@ -1,6 +1,6 @@
-"""The parts: every command with its limit in seconds. Standard library alone.
+"""The parts: every command with its limit in seconds. Uses the standard library only.
 
-On a card and in a rehearsal the commands are the same; a rehearsal has other numbers in them (``Shape``), and a shorter ladder.
+The commands are the same on a GPU and in a rehearsal, which uses smaller numbers (``Shape``) and fewer configurations.
 """
 
 import sys
@@ -12,21 +12,21 @@ from bench.gpu.steps import Part, Step
 ROOT = Path(__file__).parents[2]
 DEFAULT = ("first", "tests", "chatglm2", "llama", "serve")
 SECONDS, REHEARSAL_SECONDS = 530, 1500
-"""In all; a rehearsal is not about time, and may be on a slow machine that others use too."""
-PATIENCE = 4
-"""Times its limit that a step may take in a rehearsal."""
+"""Total time limits; a rehearsal has a long one, since it may run on a slow or shared machine."""
+REHEARSAL_FACTOR = 4
+"""Factor by which the limit of a step is multiplied in a rehearsal."""
 STAGES = ("stage0", "stage1", "stage2", "stage3", "stage2_offload", "stage3_offload")
 SMALL_CARD = 40 << 30
-"""Bytes; a smaller card trains Llama-3.1-8B with recomputation."""
+"""Bytes; a GPU with less memory trains Llama-3.1-8B with recomputation."""
 NEEDS_CARD = "needs a GPU"
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers of a run of a part."""
+    """The numbers of a part's run."""
 
     length: int
-    """data.max_length, which the records fill."""
+    """data.max_length; every record fills it."""
     micro: int
     accumulate: int
     steps: int
@@ -34,41 +34,41 @@ class Shape:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the commands hang on."""
+    """What the commands depend on."""
 
     scratch: Path
-    """Runs, logs and models are made in it."""
+    """Folder of runs, logs and models."""
     card: int | None
-    """Bytes of the smallest card's memory; None without one."""
+    """Bytes of the smallest GPU's memory; None without a GPU."""
     rehearse: bool = False
     packages: frozenset[str] = frozenset()
-    """Those of liger_kernel, unsloth, xdist and pytest_timeout that can be imported."""
+    """Which of liger_kernel, unsloth, xdist and pytest_timeout can be imported."""
     unsloth_path: str = ""
-    """PYTHONPATH of unsloth's steps; empty for the one of all."""
+    """PYTHONPATH of unsloth's steps; empty if they use the same one as the others."""
     gpu_tests: tuple[str, ...] = ()
     """Files with tests marked gpu."""
     python: str = sys.executable
 
     @property
     def records(self) -> Path:
-        """The long records."""
+        """The file of long records."""
         return self.scratch / "records.json"
 
     def model(self, name: str) -> Path:
-        """The folder of random weights."""
+        """The folder of random weights of a model."""
         return self.scratch / "models" / name
 
     def shape(self, card: Shape) -> Shape:
-        """``card`` on a card, small numbers in a rehearsal."""
+        """``card`` on a GPU, small numbers in a rehearsal."""
         return Shape(64, 2, card.accumulate, 5) if self.rehearse else card
 
-    def module(self, name: str, *words: str) -> tuple[str, ...]:
-        """``python -m name words``."""
-        return (self.python, "-m", name, *words)
+    def module(self, name: str, *arguments: str) -> tuple[str, ...]:
+        """The command ``python -m name`` with arguments."""
+        return (self.python, "-m", name, *arguments)
 
 
 def gpu_tests() -> tuple[str, ...]:
-    """Files below tests/ that have a test marked gpu: no others are collected, since a bare machine lacks what those import."""
+    """Files below tests/ with a test marked gpu. Others are not collected: a bare machine may lack what they import."""
     files = sorted((ROOT / "tests").rglob("test_*.py"))
     return tuple(str(file.relative_to(ROOT)) for file in files if "mark.gpu" in file.read_text(encoding="utf-8"))
 
@@ -76,12 +76,12 @@ def gpu_tests() -> tuple[str, ...]:
 def train(machine: Machine, name: str, limit: int, overrides: str, **more: object) -> Step:
     """A run of train.py in the scratch folder."""
     folder = machine.scratch / name
-    words = [f"hydra.run.dir={folder}", "train.grace=0", "train.save_minutes=null", *overrides.split()]
-    return Step(name, limit, (machine.python, "train.py", *words), replaces=folder, **more)  # type: ignore[arg-type]
+    arguments = [f"hydra.run.dir={folder}", "train.grace=0", "train.save_minutes=null", *overrides.split()]
+    return Step(name, limit, (machine.python, "train.py", *arguments), replaces=folder, **more)  # type: ignore[arg-type]
 
 
 def overrides(command: tuple[str, ...]) -> list[str]:
-    """The overrides of a command that has some: of train.py (not of a resumed run), or of bench.gpu.trainer."""
+    """The overrides in a command of train.py (except a resumed run) or of bench.gpu.trainer."""
     if "train.py" in command and "-m" not in command and not any(word.startswith("resume=") for word in command):
         return [word for word in command[2:] if not word.startswith("hydra.")]
     if "bench.gpu.trainer" in command:
@@ -90,7 +90,7 @@ def overrides(command: tuple[str, ...]) -> list[str]:
 
 
 def long_run(machine: Machine, model: str, shape: Shape, recomputes: bool) -> str:
-    """Overrides of a run that is timed: every record fills data.max_length, every step is logged."""
+    """Overrides of a timed run: every record fills data.max_length, every step is logged."""
     real = machine.shape(shape)
     return (
         f"model=auto model.path={machine.model(model)} data.train={machine.records} data.eval=null data.max_length={real.length} "
@@ -100,7 +100,7 @@ def long_run(machine: Machine, model: str, shape: Shape, recomputes: bool) -> st
 
 
 def first(machine: Machine) -> Part:
-    """What the machine is, weights for the other parts, and a first run."""
+    """Versions and probes, weights for the other parts, and a first run."""
     tiny = ("--tiny",) if machine.rehearse else ()
     count, characters = ("32", "300") if machine.rehearse else ("128", "4000")
     versions = (
@@ -109,7 +109,7 @@ def first(machine: Machine) -> Part:
     )
     written = ("bench.gpu.records", str(machine.records), "--count", count, "--characters", characters)
     steps, limit, answer = (5, 2, 8) if machine.rehearse else (60, 12, 48)
-    together = ("records", "environment", "random-chatglm2", "random-llama3", "smoke", "probes")
+    earlier = ("records", "environment", "random-chatglm2", "random-llama3", "smoke", "probes")
     return Part(
         "first",
         (
@@ -121,14 +121,14 @@ def first(machine: Machine) -> Part:
             ),
             train(machine, "smoke", 90, f"train.max_steps={steps} data.eval_limit={limit} data.eval_max_new_tokens={answer} quant=nf4 zero=stage2"),
             Step("probes", 110, machine.module("bench.gpu.probes", str(machine.scratch / "probes.jsonl"), "shared")),
-            # what is left wants the card for itself
-            Step("probes-alone", 60, machine.module("bench.gpu.probes", str(machine.scratch / "probes.jsonl"), "alone"), after=together),
+            # the remaining probes need the GPU for themselves
+            Step("probes-alone", 60, machine.module("bench.gpu.probes", str(machine.scratch / "probes.jsonl"), "alone"), after=earlier),
         ),
         at_once=2 if machine.rehearse else 6,
     )  # fmt: skip
 
 
-def ladder(rehearse: bool) -> dict[str, str]:
+def tiny_runs(rehearse: bool) -> dict[str, str]:
     """Runs of the embedded model: every ZeRO stage with NF4 and without, other precisions and kernels."""
     stages = ("stage2",) if rehearse else STAGES
     runs = {f"tiny-{quant}-{zero}": f"quant={quant} zero={zero}" for quant in ("nf4", "none") for zero in stages}
@@ -145,7 +145,7 @@ def ladder(rehearse: bool) -> dict[str, str]:
 
 
 def tests(machine: Machine) -> Part:
-    """Everything that is only to work: side by side, so nothing is timed."""
+    """Functional checks without timing, run concurrently."""
     pytest = ["pytest", "-m", "gpu", "-p", "no:cacheprovider", "-o", "addopts=-q", "--continue-on-collection-errors"]
     if "xdist" in machine.packages and not machine.rehearse:
         pytest += ["-n", "5", "--dist", "load"]
@@ -153,7 +153,7 @@ def tests(machine: Machine) -> Part:
         pytest += ["--timeout=120"]
     none = None if machine.gpu_tests else "no test is marked gpu"
     short = "data.eval=null train.log_every=1 train.max_steps=12"
-    runs = [train(machine, name, 90, f"{short} {more}") for name, more in ladder(machine.rehearse).items()]
+    runs = [train(machine, name, 90, f"{short} {more}") for name, more in tiny_runs(machine.rehearse).items()]
     resumed = [
         Step(
             f"resume-{quant}",
@@ -178,7 +178,7 @@ def tests(machine: Machine) -> Part:
 
 
 def chatglm2(machine: Machine) -> Part:
-    """The 6B shape against the plan."""
+    """The 6B shape, compared with the plan."""
     common = long_run(machine, "chatglm2", Shape(512, 4, 1, 8), recomputes=False) + " quant=nf4"
     names = ("chatglm2-stage2", "chatglm2-stage3")
     folders = [str(machine.scratch / name) for name in names]
@@ -193,20 +193,20 @@ def chatglm2(machine: Machine) -> Part:
 
 
 def llama_run(machine: Machine) -> str:
-    """Overrides that all runs of the 8B shape share."""
+    """Overrides shared by all runs of the 8B shape."""
     small = machine.card is not None and machine.card < SMALL_CARD
     return long_run(machine, "llama3", Shape(2048, 2, 2, 14), recomputes=small) + " zero=stage2"
 
 
 def trainer(machine: Machine, name: str, limit: int, kind: str, more: str, **rest: object) -> Step:
     """The same run without hydraft."""
-    words = ("--kind", kind, str(machine.scratch / f"{name}.json"), *llama_run(machine).split(), *more.split())
-    return Step(name, limit, machine.module("bench.gpu.trainer", *words), **rest)  # type: ignore[arg-type]
+    arguments = ("--kind", kind, str(machine.scratch / f"{name}.json"), *llama_run(machine).split(), *more.split())
+    return Step(name, limit, machine.module("bench.gpu.trainer", *arguments), **rest)  # type: ignore[arg-type]
 
 
 def llama(machine: Machine) -> Part:
-    """The 8B shape, beside transformers' Trainer and Liger."""
-    liger = _missing(machine, "liger_kernel")
+    """The 8B shape, with hydraft, with transformers' Trainer, and with Liger."""
+    liger = _skip_reason(machine, "liger_kernel")
     common = llama_run(machine)
     return Part(
         "llama",
@@ -222,16 +222,16 @@ def llama(machine: Machine) -> Part:
 
 
 def serve(machine: Machine) -> Part:
-    """The adapter of an earlier part, served."""
+    """Serves the adapter of an earlier part."""
     runs = [str(machine.scratch / name) for name in ("llama-qlora", "smoke")]
     tokens = "8" if machine.rehearse else "48"
-    words = ("bench.gpu.serve", str(machine.scratch / "serve.json"), *runs, "--tokens", tokens)
-    return Part("serve", (Step("serve", 90, machine.module(*words)),))
+    arguments = ("bench.gpu.serve", str(machine.scratch / "serve.json"), *runs, "--tokens", tokens)
+    return Part("serve", (Step("serve", 90, machine.module(*arguments)),))
 
 
 def unsloth(machine: Machine) -> Part:
-    """Unsloth's kernels in hydraft, and Unsloth alone."""
-    skip = _missing(machine, "unsloth")
+    """Unsloth's kernels in hydraft, and Unsloth without hydraft."""
+    skip = _skip_reason(machine, "unsloth")
     path = {"PYTHONPATH": machine.unsloth_path} if machine.unsloth_path else {}
     return Part(
         "unsloth",
@@ -245,7 +245,7 @@ def unsloth(machine: Machine) -> Part:
 
 
 def benches(machine: Machine) -> Part:
-    """Commands in bench/ that a card says more about; each writes its own file in bench/results/."""
+    """Commands in bench/ that are worth running on a GPU; each writes its own file in bench/results/."""
     rounds = "1" if machine.rehearse else "3"
     vocabularies = "2000" if machine.rehearse else "128000"
     memory = "runs are measured on a card only" if machine.card is None else None
@@ -261,8 +261,8 @@ def benches(machine: Machine) -> Part:
     )  # fmt: skip
 
 
-def _missing(machine: Machine, package: str) -> str | None:
-    """Why a step that runs ``package``'s kernels cannot be."""
+def _skip_reason(machine: Machine, package: str) -> str | None:
+    """Why a step that runs ``package``'s kernels cannot run."""
     if machine.card is None:
         return NEEDS_CARD
     return None if package in machine.packages else f"{package} is not installed"
@@ -272,8 +272,8 @@ ALL = {part.__name__: part for part in (first, tests, chatglm2, llama, serve, un
 
 
 def part(name: str, machine: Machine) -> Part:
-    """The part of this name; in a rehearsal with more time for each step."""
+    """The part of this name; in a rehearsal, with longer limits."""
     made = ALL[name](machine)
     if not machine.rehearse:
         return made
-    return replace(made, steps=tuple(replace(step, limit=PATIENCE * step.limit) for step in made.steps))
+    return replace(made, steps=tuple(replace(step, limit=REHEARSAL_FACTOR * step.limit) for step in made.steps))

@@ -1,7 +1,7 @@
 """Measurements of a GPU, each in its own process: python -m bench.gpu.probes OUT.jsonl [shared|alone|NAME …]
 
-Each answer is a line of JSON (probe, answer, error, seconds), added to OUT.jsonl. ``shared`` are those that other processes on the
-card do not disturb, ``alone`` those that want it for themselves. One that needs a card is skipped without.
+Each result is a line of JSON (probe, answer, error, seconds) appended to OUT.jsonl. ``shared`` are the probes that may
+run while other processes use the GPU, ``alone`` those that may not. Without a GPU, probes that need one are skipped.
 """
 
 import json
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 SECONDS = 60
-"""Of a probe, at most."""
+"""Time limit of a probe."""
 MIB = 2**20
 
 
 def versions() -> Any:
-    """Packages, CUDA, NCCL, and the library that bitsandbytes has loaded."""
+    """Versions of packages, CUDA and NCCL, and the library that bitsandbytes has loaded."""
     import importlib
 
     import torch
@@ -42,7 +42,7 @@ def versions() -> Any:
 
 
 def imports() -> Any:
-    """Seconds that a rank's imports take, each in a process of its own."""
+    """Import times of a rank's modules in seconds, each in a new process."""
     found = {}
     for module in ("torch", "bitsandbytes", "deepspeed", "hydraft.training.worker"):
         code = f"import time; began = time.perf_counter(); import {module}; print(time.perf_counter() - began)"
@@ -52,7 +52,7 @@ def imports() -> Any:
 
 
 def detected() -> Any:
-    """What hydraft sees, beside torch; with ``CUDA_VISIBLE_DEVICES=-1`` neither may see a card."""
+    """The GPUs that hydraft and torch detect; with ``CUDA_VISIBLE_DEVICES=-1`` both must find none."""
     hidden = "import torch; from hydraft.system import hardware; print(len(hardware.detect().gpus), torch.cuda.device_count())"
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
     done = subprocess.run([sys.executable, "-c", hidden], env=environment, capture_output=True, text=True, check=True)
@@ -94,7 +94,7 @@ def attention() -> Any:
 
 
 def matmul() -> Any:
-    """FLOP/s of a matrix product here, the best of several rounds: bf16 8,192 x 8,192 on a card, fp32 1,024 x 1,024 on a CPU."""
+    """FLOP/s of a matrix product, best of several rounds: bf16 8,192 x 8,192 on a GPU, fp32 1,024 x 1,024 on a CPU."""
     from bench.throughput import matmul_rate
 
     return {"FLOP/s": round(matmul_rate())}
@@ -123,7 +123,7 @@ reach("with NCCL, one rank")
 
 
 def context() -> Any:
-    """MiB of the card that another process takes beside torch's own blocks, step by step, against the plan's constants."""
+    """GPU memory in MiB of another process, without torch's own blocks, step by step, and the plan's constants."""
     import torch
 
     from hydraft.plan.memory import DRIVER, NCCL
@@ -147,7 +147,7 @@ def context() -> Any:
 
 
 def collectives() -> Any:
-    """Seconds that the process group takes with its first all-reduce: nccl on a card, gloo on a CPU."""
+    """Seconds to create the process group and run a first all-reduce: nccl on a GPU, gloo on a CPU."""
     import torch
     import torch.distributed as dist
 
@@ -177,8 +177,8 @@ NEED_CARD = ("attention", "context")
 GROUPS = {"shared": list(SHARED), "alone": list(ALONE)}
 
 
-def ask(name: str, card: bool) -> dict[str, Any]:
-    """Run a probe in a process of its own."""
+def run_probe(name: str, card: bool) -> dict[str, Any]:
+    """Run a probe in a new process."""
     began = time.perf_counter()
     answer, error = None, None
     if name in NEED_CARD and not card:
@@ -196,22 +196,22 @@ def ask(name: str, card: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    """One probe, printed, or several, each in a process of its own."""
-    words = sys.argv[1:]
-    if words[0] == "--one":
-        print(json.dumps(PROBES[words[1]]()))
+    """Run one probe and print it, or several, each in a new process."""
+    arguments = sys.argv[1:]
+    if arguments[0] == "--one":
+        print(json.dumps(PROBES[arguments[1]]()))
         return
     from bench.results import device
 
     card = device() == "cuda"
-    names = [name for word in words[1:] or GROUPS for name in GROUPS.get(word, [word])]
+    names = [name for word in arguments[1:] or GROUPS for name in GROUPS.get(word, [word])]
     failed = False
     for name in names:
-        found = ask(name, card)
+        found = run_probe(name, card)
         failed |= found["answer"] is None and not str(found["error"]).startswith("skipped")
         line = json.dumps(found, ensure_ascii=False)
         print(line, flush=True)
-        with Path(words[0]).open("a", encoding="utf-8") as file:
+        with Path(arguments[0]).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
     sys.exit(1 if failed else 0)
 

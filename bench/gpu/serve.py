@@ -1,4 +1,4 @@
-"""mode=serve of a finished run: tokens/s and time to the first token, 1, 16 and 32 requests at once, as JSON.
+"""Tokens/s and time to the first token of mode=serve with 1, 16 and 32 concurrent requests, as JSON.
 
     python -m bench.gpu.serve OUT.json RUN… [--tokens 48]
 
@@ -18,17 +18,17 @@ from bench.serve import Pass, Server, drive, free_port
 
 ROOT = Path(__file__).parents[2]
 PASSES = ((1, 3), (16, 32), (32, 64))
-"""Requests at once, and in all."""
+"""Concurrent requests, and requests in total."""
 SETTINGS = ("mode=serve", "serve.max_running=32", "serve.cache_tokens=32768")
 START = 80
-"""Seconds in which the server has to be up."""
+"""Seconds within which the server must have started."""
 
 
 def served(runs: list[Path]) -> Path:
-    """The first with an adapter.
+    """The first run with an adapter.
 
     Raises:
-        SystemExit: none has one.
+        SystemExit: no run has one.
     """
     for run in runs:
         if (run / "adapter/adapter_model.safetensors").is_file():
@@ -37,7 +37,7 @@ def served(runs: list[Path]) -> Path:
 
 
 def figures(at_once: int, result: Pass) -> dict[str, Any]:
-    """Of a pass, for people and programs."""
+    """The figures of a pass."""
     return {
         "at_once": at_once,
         "tokens_per_second": round(result.rate, 1),
@@ -47,7 +47,7 @@ def figures(at_once: int, result: Pass) -> dict[str, Any]:
 
 
 def card_memory() -> list[str]:
-    """What each process holds of the card, in nvidia-smi's words; empty without one."""
+    """GPU memory of each process, as nvidia-smi prints it; empty without a GPU."""
     command = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.split("\n")[:-1]
@@ -56,11 +56,11 @@ def card_memory() -> list[str]:
 
 
 def main() -> None:
-    """Serve, measure, write the file."""
+    """Start the server, measure, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--tokens", type=int, default=48, help="tokens of an answer, at most")
+    parser.add_argument("--tokens", type=int, default=48, help="maximum tokens of an answer")
     options = parser.parse_args()
     run = served(options.runs)
     records = json.loads((ROOT / "data/zh_tasks.train.json").read_text(encoding="utf-8"))[: max(n for _, n in PASSES)]
@@ -71,12 +71,12 @@ def main() -> None:
     server = Server("hydraft", command, None, f"http://127.0.0.1:{port}", log, START)
     found: dict[str, Any] = {"run": run.name, "started_seconds": round(server.started, 1), "passes": []}
     try:
-        asyncio.run(drive(server, prompts[:4], 8, 4))  # warm
+        asyncio.run(drive(server, prompts[:4], 8, 4))  # warm-up
         for at_once, count in PASSES:
             result = asyncio.run(drive(server, prompts[:count], options.tokens, at_once))
             found["passes"].append(figures(at_once, result))
             print(found["passes"][-1], flush=True)
-            options.out.write_text(json.dumps(found))  # a server that fails later leaves what was measured
+            options.out.write_text(json.dumps(found))  # written after each pass, in case the server fails later
         found["card"] = card_memory()
         options.out.write_text(json.dumps(found))
     finally:

@@ -1,4 +1,4 @@
-"""Steps: commands with a limit each, run one after another or side by side until a common time is up. Standard library alone."""
+"""Runs commands with a time limit each, some concurrently, within a total time limit. Standard library only."""
 
 import contextlib
 import os
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SHORTEST = 12
-"""Seconds; with less left a step is not begun."""
+"""Seconds; with less time left, no step is started."""
 GRACE = 3.0
-"""Seconds from SIGTERM to SIGKILL for a step whose time is up."""
+"""Seconds from SIGTERM to SIGKILL for a step that exceeded its limit."""
 OK = "ok"
 NO_TIME = "no time left"
 
@@ -24,33 +24,33 @@ class Step:
 
     name: str
     limit: int
-    """Seconds that it may take."""
+    """Time limit in seconds."""
     command: tuple[str, ...]
     after: tuple[str, ...] = ()
-    """Steps of the same part that have to be over before it begins, however they ended."""
+    """Steps of the same part that must have ended before this one starts, whether they succeeded or not."""
     skip: str | None = None
     """Why it cannot run here; None where it can."""
     replaces: Path | None = None
-    """A folder of an earlier call that has to be gone first: train.py would continue the run in it."""
+    """A folder of an earlier call to remove first: otherwise train.py would resume the run in it."""
     reserve: int = 0
-    """Seconds that have to be left for it to begin; what follows is worth more."""
+    """Seconds that must be left for it to start, so that more valuable steps after it can run."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Set for it beside the environment of all."""
+    """Environment variables in addition to the common ones."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Steps that belong together."""
+    """A group of steps."""
 
     name: str
     steps: tuple[Step, ...]
     at_once: int = 1
-    """How many run side by side, in the order they are listed."""
+    """How many steps run concurrently, in the order they are listed."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a step."""
+    """How a step ended."""
 
     name: str
     part: str
@@ -58,35 +58,35 @@ class Outcome:
     """``ok``, ``failed (code 2)``, ``out of time``, ``no time left``, or ``skipped: …``."""
     seconds: float = 0.0
     limit: float = 0.0
-    """Seconds it was given."""
+    """Time limit that it got, in seconds."""
     said: str = ""
-    """The last line it printed."""
+    """The last line of its output."""
 
 
 class Budget:
-    """The seconds that all steps share."""
+    """The time that all steps share."""
 
     def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
         self.seconds, self.now, self.began = seconds, now, now()
 
     @property
     def spent(self) -> float:
-        """Seconds since it began."""
+        """Seconds since the start."""
         return self.now() - self.began
 
     @property
     def left(self) -> float:
-        """Seconds; below 0 once it is overdrawn."""
+        """Seconds left; negative once the limit is exceeded."""
         return self.seconds - self.spent
 
     def grant(self, step: Step) -> float | None:
-        """Seconds that ``step`` may take now: its limit, or what is left; None where too little is."""
+        """Time limit of ``step`` if it starts now: at most the time left; None if too little is left."""
         granted = min(step.limit, self.left)
         return None if granted < SHORTEST or self.left < step.reserve else granted
 
 
 class Running:
-    """A step whose process runs, in a process group of its own."""
+    """A step that is running, in its own process group."""
 
     def __init__(self, step: Step, seconds: float, log: Path, environment: Mapping[str, str]) -> None:
         self.step, self.limit, self.log = step, seconds, log
@@ -105,7 +105,7 @@ class Running:
 
     @property
     def seconds(self) -> float:
-        """Since it began."""
+        """Seconds since it started."""
         return time.monotonic() - self.began
 
     def end(self) -> None:
@@ -114,11 +114,11 @@ class Running:
             os.killpg(self.process.pid, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(GRACE)
-            os.killpg(self.process.pid, signal.SIGKILL)  # what the command itself left behind, too
+            os.killpg(self.process.pid, signal.SIGKILL)  # including processes that the command left behind
         self.process.wait()
 
     def outcome(self, part: str) -> Outcome | None:
-        """How it ended; None while it runs within its time limit."""
+        """How it ended; None while it is running within its time limit."""
         code = self.process.poll()
         if code is None and self.seconds < self.limit:
             return None
@@ -128,7 +128,7 @@ class Running:
 
 
 def last_line(log: Path) -> str:
-    """The last line with anything in it, at most 200 characters."""
+    """The last line that is not blank, at most 200 characters."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 4000))
         lines = file.read().decode(errors="replace").splitlines()
@@ -136,28 +136,28 @@ def last_line(log: Path) -> str:
 
 
 def run(part: Part, budget: Budget, logs: Path, environment: Mapping[str, str]) -> Iterator[Outcome]:
-    """Run a part's steps, ``at_once`` side by side; each outcome as it comes.
+    """Run the steps of a part, up to ``at_once`` concurrently, and yield each outcome as it becomes available.
 
-    A caller that stops early, or is stopped, leaves no process behind.
+    If the caller stops early or is interrupted, no process is left behind.
     """
-    waiting, running, over = list(part.steps), list[Running](), set[str]()
+    waiting, running, ended = list(part.steps), list[Running](), set[str]()
     try:
         while waiting or running:
-            for step in [step for step in waiting if over.issuperset(step.after)]:
+            for step in [step for step in waiting if ended.issuperset(step.after)]:
                 if len(running) >= part.at_once and step.skip is None:
                     continue
                 waiting.remove(step)
-                begun = _begin(step, part, budget, logs, environment)
-                if isinstance(begun, Running):
-                    running.append(begun)
+                step_or_outcome = _begin(step, part, budget, logs, environment)
+                if isinstance(step_or_outcome, Running):
+                    running.append(step_or_outcome)
                 else:
-                    over.add(step.name)
-                    yield begun
+                    ended.add(step.name)
+                    yield step_or_outcome
             for one in list(running):
                 outcome = one.outcome(part.name)
                 if outcome is not None:
                     running.remove(one)
-                    over.add(one.step.name)
+                    ended.add(one.step.name)
                     yield outcome
             if running:
                 time.sleep(0.05)
@@ -167,7 +167,7 @@ def run(part: Part, budget: Budget, logs: Path, environment: Mapping[str, str]) 
 
 
 def _begin(step: Step, part: Part, budget: Budget, logs: Path, environment: Mapping[str, str]) -> Running | Outcome:
-    """Start ``step``, or say why it is not started."""
+    """Start ``step``, or return why it was not started."""
     if step.skip is not None:
         return Outcome(step.name, part.name, f"skipped: {step.skip}")
     granted = budget.grant(step)

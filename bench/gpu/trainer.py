@@ -1,10 +1,10 @@
-"""The records, model and batches of a run without hydraft: tokens/s and peak memory, as JSON.
+"""The same records, model and batches as a run, trained without hydraft: tokens/s and peak memory, as JSON.
 
     python -m bench.gpu.trainer --kind plain|liger|unsloth OUT.json OVERRIDES…
 
-OVERRIDES are those of the run that it stands beside. ``plain`` is transformers' Trainer as it comes (sdpa, padded batches), ``liger``
-the same with ``TrainingArguments(use_liger_kernel=True)``, ``unsloth`` Unsloth's model in the same Trainer. The first three steps
-warm up.
+OVERRIDES are those of the run it is compared with. ``plain`` is transformers' Trainer with its defaults (sdpa, padded
+batches), ``liger`` the same with ``TrainingArguments(use_liger_kernel=True)``, ``unsloth`` is Unsloth's model in the
+same Trainer. The first three steps are warm-up.
 """
 
 import argparse
@@ -24,7 +24,7 @@ KINDS = ("plain", "liger", "unsloth")
 
 
 def lora_model(config: "Config", path: str, cuda: bool) -> Any:
-    """peft's model over the base as transformers loads it."""
+    """peft's model over the base model as transformers loads it."""
     import peft
     from transformers import AutoModelForCausalLM
 
@@ -72,7 +72,7 @@ def unsloth_model(config: "Config", path: str) -> Any:
 
 
 def counting(inner: Callable[[Any], Any], tokens: list[int]) -> Callable[[Any], Any]:
-    """A collator that notes how many tokens of each batch are no padding."""
+    """A collator that records the number of tokens of each batch without padding."""
 
     def collate(items: Any) -> Any:
         batch = inner(items)

@@ -1,8 +1,9 @@
-"""A model folder with random weights of a published shape: python -m bench.gpu.weights MODEL FOLDER [--tiny].
+"""Write a model folder with random weights of a published shape: python -m bench.gpu.weights MODEL FOLDER [--tiny].
 
-``model.init=random`` draws its weights on the CPU, from the run's seed, and flushes them to the disk: minutes for 8 B parameters.
-For time and memory the numbers do not matter, so here transformers draws them on the card and saves them as it always does; a run
-takes the folder with ``model=auto model.path=FOLDER``. Shape and tokenizer are those of ``model.init=random``.
+``model.init=random`` generates its weights on the CPU from the run's seed and flushes them to the disk, which takes
+minutes for 8 B parameters. The values do not affect time and memory, so here transformers generates them on the GPU and
+saves them as usual. A run uses the folder with ``model=auto model.path=FOLDER``. Shape and tokenizer are those of
+``model.init=random``.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 
 
 def write(model: str, tiny: bool, target: Path) -> int:
-    """Write the folder, unless it is there; bytes of its weights."""
+    """Write the folder unless it exists; return the bytes of its weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -43,7 +44,7 @@ def write(model: str, tiny: bool, target: Path) -> int:
 
 
 def main() -> None:
-    """Write it, and say how long that took."""
+    """Write the folder and print how long it took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a name in conf/model, such as llama3")
     parser.add_argument("folder", type=Path)

@@ -1,18 +1,18 @@
-"""A folder of wheels put on the path, for a machine without a virtual environment or a network. Standard library alone."""
+"""Installs a folder of wheels on a machine without a virtual environment or a network. Standard library only."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 UNSLOTH = "unsloth"
-"""Wheels in a folder of this name go to a place of their own: peft imports torchao wherever there is one, and unsloth brings it."""
+"""Wheels in a subfolder of this name are installed separately: they include torchao, which peft imports if it can."""
 
 
 def install(wheels: Path, target: Path) -> None:
-    """Unpack every wheel of ``wheels`` into ``target``, once.
+    """Install every wheel of ``wheels`` into ``target``, once.
 
     Raises:
-        SystemExit: there are none, or pip refuses one.
+        SystemExit: there are no wheels, or pip fails.
     """
     found = sorted(wheels.glob("*.whl"))
     done = target / ".done"
@@ -30,12 +30,12 @@ def install(wheels: Path, target: Path) -> None:
 
 
 def paths(wheels: Path | None, site: Path, unsloth: bool) -> tuple[list[str], list[str]]:
-    """What goes on the path of every step, and what goes there for unsloth's steps alone; wheels are installed below ``site``."""
+    """Install the wheels below ``site``; return the paths for every step, and those only for unsloth's steps."""
     if wheels is None:
         return [], []
     install(wheels, site / "all")
-    apart = wheels / UNSLOTH
-    if not (unsloth and apart.is_dir()):
+    separate = wheels / UNSLOTH
+    if not (unsloth and separate.is_dir()):
         return [str(site / "all")], []
-    install(apart, site / UNSLOTH)
+    install(separate, site / UNSLOTH)
     return [str(site / "all")], [str(site / UNSLOTH)]

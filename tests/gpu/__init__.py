@@ -1,1 +1,1 @@
-"""Tests that need one card."""
+"""Tests that need one GPU."""

@@ -1,11 +1,11 @@
-"""What the tests on a card share. Each is small (the embedded model, commands of their own process) and needs one card.
+"""Configuration of the GPU tests. Each is small (the embedded model, separate commands) and needs one GPU.
 
-    make test-gpu                                                    # with the others that are marked gpu
-    pytest -o addopts= -m gpu tests/gpu                              # where pytest-timeout is not installed
-    HYDRAFT_GPU_TESTS_ON_CPU=1 pytest tests/gpu                      # without a card
+    make test-gpu                                                    # with the other tests that are marked gpu
+    pytest -o addopts= -m gpu tests/gpu                              # if pytest-timeout is not installed
+    HYDRAFT_GPU_TESTS_ON_CPU=1 pytest tests/gpu                      # without a GPU
 
-With ``HYDRAFT_GPU_TESTS_ON_CPU`` they run on the CPU, less what only a card has (``card_only``: fp16, waiting for a device). It
-shows that nothing in them is mistyped, and nothing of cards.
+With ``HYDRAFT_GPU_TESTS_ON_CPU`` they run on the CPU, except for what needs a GPU (``gpu_only``: fp16, waiting for a
+device). This finds mistakes in the tests, but tests nothing of GPUs.
 """
 
 import sys
@@ -15,12 +15,12 @@ import pytest
 from conftest import ROOT
 from gpu.on_card import ON_CPU
 
-sys.path.append(str(ROOT / "tests/support"))  # its helpers: adapters without a training run
+sys.path.append(str(ROOT / "tests/support"))  # helpers: adapters without a training run
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Take back that these are skipped without a card, where they are to run without one."""
+    """Do not skip these tests without a GPU if they are to run on the CPU."""
     for item in items:
         if ON_CPU and "tests/gpu/" in item.path.as_posix():
             item.own_markers = [mark for mark in item.own_markers if mark.kwargs.get("reason") != "no CUDA device here"]

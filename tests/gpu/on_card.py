@@ -1,4 +1,4 @@
-"""Commands on a card, and what they leave. No test needs a device before it runs."""
+"""Commands on a GPU, and checks of their results. No test uses a device before its command runs."""
 
 import json
 import os
@@ -14,18 +14,18 @@ from conftest import run_script
 
 ON_CPU = bool(os.environ.get("HYDRAFT_GPU_TESTS_ON_CPU"))
 DEVICE = torch.device("cpu") if ON_CPU else torch.device("cuda", 0)
-card_only = pytest.mark.skipif(ON_CPU, reason="only a card has it")
+gpu_only = pytest.mark.skipif(ON_CPU, reason="needs a GPU")
 
 
 def run(script: str, *overrides: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
-    """A command that ends well. It starts from nothing, so that no process that has touched CUDA is forked."""
+    """Run a command, which must succeed, in a new process, since a fork could not use CUDA."""
     done = run_script(script, *overrides, timeout=seconds, PYTHONUNBUFFERED="1")
     assert done.returncode == 0, f"{' '.join(overrides)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done
 
 
 def train(folder: Path, records: Path, *overrides: str) -> dict[str, Any]:
-    """A run of four steps in bf16, or as the overrides say, and its result.json. It has trained what it wrote, on the card."""
+    """Train four steps in bf16 by default, check the trained weights, and return result.json."""
     run(
         "train.py", f"data.train={records}", "data.eval=null", "train.max_steps=4", "train.micro_batch_size=4", "train.log_every=1",
         "train.learning_rate=1e-3", "train.precision=bf16", f"hydra.run.dir={folder}", *overrides,
@@ -34,17 +34,17 @@ def train(folder: Path, records: Path, *overrides: str) -> dict[str, Any]:
     assert result["status"] == "completed"
     found = weights(folder)
     assert found and all(value.isfinite().all() for value in found.values())
-    assert all(value.any() for name, value in found.items() if "lora_B" in name), "an adapter that has learned nothing"
+    assert all(value.any() for name, value in found.items() if "lora_B" in name), "the adapter is unchanged"
     return result
 
 
 def losses(folder: Path) -> list[float]:
-    """Of each step."""
+    """The loss of each step."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if "learning_rate" in line]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """What a run has trained."""
+    """The weights that a run has trained."""
     files = [*folder.glob("adapter/*.safetensors"), *folder.glob("model/*.safetensors")]
     return {name: value for file in files for name, value in load_file(file).items()}

@@ -1,4 +1,4 @@
-"""Using a model on a card: generate, batch, serve, export; and that a batch of many adapters does not wait for the card."""
+"""Inference on a GPU: generate, batch, serve, export; a batch of several adapters does not wait for the GPU."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from conftest import ROOT, wait_for
-from gpu.on_card import DEVICE, card_only, run, train, weights
+from gpu.on_card import DEVICE, gpu_only, run, train, weights
 from hydraft.config.serve import ServeConfig
 from hydraft.infer.serve import multi_lora
 from hydraft.infer.serve.engine import Answer, Engine
@@ -27,27 +27,34 @@ from using import adapter
 pytestmark = pytest.mark.gpu
 
 ON = f"device={DEVICE}"
-ASKED = "判断这条评论的情感：房间很干净，服务也热情"
+QUESTION = "判断这条评论的情感：房间很干净，服务也热情"
 
 
 @pytest.fixture(scope="module", params=["none", "nf4", "int8"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run's folder, whose base is stored so."""
+    """A run's folder whose base is quantised according to the parameter."""
     return adapter(tmp_path_factory.mktemp(request.param) / "mine", f"quant={request.param}")
 
 
 def test_a_prompt_is_answered(made: Path) -> None:
-    """With the likeliest tokens, twice the same; and with drawn ones."""
-    asked = ("mode=generate", f"run={made}", f"prompt={ASKED}", "max_new_tokens=16", ON)
-    first, again = (run("infer.py", *asked).stdout.strip() for _ in range(2))
-    assert first and first == again
-    assert run("infer.py", *asked, "temperature=0.8", "top_p=0.9", "seed=3").stdout.strip()
+    """Greedy answers are the same twice, and sampling works too."""
+    arguments = ("mode=generate", f"run={made}", f"prompt={QUESTION}", "max_new_tokens=16", ON)
+    first, second = (run("infer.py", *arguments).stdout.strip() for _ in range(2))
+    assert first and first == second
+    assert run("infer.py", *arguments, "temperature=0.8", "top_p=0.9", "seed=3").stdout.strip()
 
 
-def test_a_file_is_answered(made: Path, tmp_path: Path) -> None:
-    asked, answers = tmp_path / "asked.jsonl", tmp_path / "answers.jsonl"
-    asked.write_text("".join(json.dumps({"prompt": f"{i}加一等于几？" * (1 + i % 3)}) + "\n" for i in range(7)))
-    settings = ("mode=batch", f"run={made}", f"input={asked}", f"output={answers}", "max_new_tokens=8", "batch_size=3")
+def test_a_file_of_prompts_is_answered(made: Path, tmp_path: Path) -> None:
+    prompts, answers = tmp_path / "prompts.jsonl", tmp_path / "answers.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"{i}加一等于几？" * (1 + i % 3)}) + "\n" for i in range(7)))
+    settings = (
+        "mode=batch",
+        f"run={made}",
+        f"input={prompts}",
+        f"output={answers}",
+        "max_new_tokens=8",
+        "batch_size=3",
+    )
     run("infer.py", *settings)
     lines = [json.loads(line) for line in answers.read_text().splitlines()]
     assert [line["index"] for line in lines] == list(range(7))
@@ -55,7 +62,7 @@ def test_a_file_is_answered(made: Path, tmp_path: Path) -> None:
 
 
 def test_a_server_answers(made: Path, tmp_path: Path) -> None:
-    """Many at once, as one by one; drawn tokens, logprobs and penalties beside them; and it ends when told."""
+    """Concurrent requests, some with sampling, logprobs and penalties; the server ends on SIGTERM."""
     log = tmp_path / "log"
     with log.open("w") as file:
         process = subprocess.Popen(
@@ -70,7 +77,7 @@ def test_a_server_answers(made: Path, tmp_path: Path) -> None:
         async def ask(client: httpx.AsyncClient, **more: Any) -> Any:
             body = {
                 "model": "mine",
-                "messages": [{"role": "user", "content": ASKED}],
+                "messages": [{"role": "user", "content": QUESTION}],
                 "max_tokens": 12,
                 "temperature": 0,
                 **more,
@@ -79,7 +86,7 @@ def test_a_server_answers(made: Path, tmp_path: Path) -> None:
             assert response.status_code == 200, response.text
             return response.json()["choices"][0]
 
-        async def scene() -> tuple[Any, list[Any]]:
+        async def scenario() -> tuple[Any, list[Any]]:
             async with httpx.AsyncClient(base_url=url, timeout=120) as client:
                 alone = await ask(client)
                 others = [
@@ -88,8 +95,8 @@ def test_a_server_answers(made: Path, tmp_path: Path) -> None:
                 ]  # fmt: skip
                 return alone, list(await asyncio.gather(*others))
 
-        alone, many = asyncio.run(scene())
-        assert many[1]["message"] == many[2]["message"], "one seed, two answers"
+        alone, many = asyncio.run(scenario())
+        assert many[1]["message"] == many[2]["message"], "the same seed gave two answers"
         assert len(many[4]["logprobs"]["content"][0]["top_logprobs"]) == 3
         assert alone["message"]["content"] and all(choice["finish_reason"] in ("stop", "length") for choice in many)
     finally:
@@ -98,7 +105,7 @@ def test_a_server_answers(made: Path, tmp_path: Path) -> None:
     assert code == 0, log.read_text()
 
 
-def test_what_was_trained_is_exported(records: Path, tmp_path: Path) -> None:
+def test_a_trained_model_is_exported(records: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", records, "quant=nf4")
     target = tmp_path / "exported"
     run("infer.py", "mode=export", f"run={tmp_path / 'run'}", f"output={target}", "export.dtype=fp32", ON)
@@ -106,7 +113,7 @@ def test_what_was_trained_is_exported(records: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         assert model(input_ids=torch.tensor([[1, 5, 300, 17]], device=DEVICE)).logits.isfinite().all()
     assert weights(tmp_path / "run")
-    run("infer.py", "mode=generate", f"run={target}", f"prompt={ASKED}", "max_new_tokens=8", ON)
+    run("infer.py", "mode=generate", f"run={target}", f"prompt={QUESTION}", "max_new_tokens=8", ON)
 
 
 def mixed(adapters: list[Path], dtype: torch.dtype) -> peft.PeftModel:
@@ -116,24 +123,24 @@ def mixed(adapters: list[Path], dtype: torch.dtype) -> peft.PeftModel:
     return model.eval()
 
 
-def write(engine: Engine, asked: list[Answer]) -> list[list[int]]:
+def write(engine: Engine, answers: list[Answer]) -> list[list[int]]:
     """The answers, all at once."""
 
     async def tokens(answer: Answer) -> list[int]:
         return [token async for new in answer.chunks() for token in new]
 
-    async def scene() -> list[list[int]]:
+    async def scenario() -> list[list[int]]:
         engine.start()
-        engine.submit(asked)
-        return list(await asyncio.gather(*map(tokens, asked)))
+        engine.submit(answers)
+        return list(await asyncio.gather(*map(tokens, answers)))
 
     try:
-        return asyncio.run(asyncio.wait_for(scene(), 120))
+        return asyncio.run(asyncio.wait_for(scenario(), 120))
     finally:
         engine.stop()
 
 
-def test_greedy_answers_of_many_adapters_are_those_of_generate(adapters: list[Path]) -> None:
+def test_greedy_answers_of_several_adapters_equal_those_of_generate(adapters: list[Path]) -> None:
     """In fp32, token for token."""
     model, prompt = mixed(adapters, torch.float32), [1, 300, 17, 400, 9, 22]
     settings = GenerationConfig(do_sample=False, max_new_tokens=16, eos_token_id=-1, pad_token_id=0)
@@ -151,9 +158,9 @@ def test_greedy_answers_of_many_adapters_are_those_of_generate(adapters: list[Pa
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@card_only
-def test_a_batch_waits_for_the_card_once(dtype: torch.dtype, adapters: list[Path]) -> None:
-    """Between a batch's making and the reading of its tokens nothing waits: torch would raise."""
+@gpu_only
+def test_a_batch_waits_for_the_gpu_once(dtype: torch.dtype, adapters: list[Path]) -> None:
+    """From a batch's creation until its tokens are read, nothing waits for the GPU: torch would raise an error."""
     engine = Engine(mixed(adapters, dtype), 3072, ServeConfig(cache_tokens=4096, max_running=12))
     samplings = [
         Sampling(temperature=0), Sampling(seed="1"), Sampling(seed="2", top_p=0.5),
@@ -163,7 +170,7 @@ def test_a_batch_waits_for_the_card_once(dtype: torch.dtype, adapters: list[Path
     compute, steps = runner.compute_batch, []
 
     def step(*args: Any) -> None:
-        torch.cuda.set_sync_debug_mode("error" if len(steps) > 2 else "default")  # libraries look at the card at first
+        torch.cuda.set_sync_debug_mode("error" if len(steps) > 2 else "default")  # libraries query the GPU at first
         try:
             compute(*args)
         finally:
@@ -172,14 +179,14 @@ def test_a_batch_waits_for_the_card_once(dtype: torch.dtype, adapters: list[Path
 
     runner.compute_batch = step
     prompt = [1, 300, 17, 400, 9, 22]
-    asked = [Answer(prompt, 12, [2], name, s) for s in samplings for name in (multi_lora.BASE, "red", "blue")]
-    assert all(write(engine, asked)) and len(steps) > 6
+    answers = [Answer(prompt, 12, [2], name, s) for s in samplings for name in (multi_lora.BASE, "red", "blue")]
+    assert all(write(engine, answers)) and len(steps) > 6
 
 
-@card_only
+@gpu_only
 @pytest.mark.parametrize("tokens", [20, 400])
-def test_flash_attention_decodes_from_its_blocks(tokens: int) -> None:
-    """Where flash-attn is installed; in blocks of 256, so that 400 tokens are in two. bf16: most tokens are generate's."""
+def test_flash_attention_decodes_from_blocks_of_its_size(tokens: int) -> None:
+    """If flash-attn is installed: blocks have 256 tokens, so 400 tokens need two. All answers must be equal."""
     pytest.importorskip("flash_attn")
     model = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.bfloat16).to(DEVICE).eval()
     engine = Engine(model, 3072, ServeConfig(cache_tokens=4096))

@@ -1,4 +1,4 @@
-"""Training on a card: each ZeRO stage and way of storing weights, each precision, going on, sweeping and scoring."""
+"""Training on a GPU: each ZeRO stage, quantization and precision, resuming, sweeps and evaluation."""
 
 import json
 from pathlib import Path
@@ -7,23 +7,23 @@ import pytest
 
 from bench.resume import cut
 from conftest import ROOT
-from gpu.on_card import DEVICE, card_only, losses, run, train, weights
+from gpu.on_card import DEVICE, gpu_only, losses, run, train, weights
 
 pytestmark = pytest.mark.gpu
 
-NEAR = 0.02
-"""Relative, of a loss: bf16 keeps 8 bits, and each stage adds up and steps in another order and precision."""
+TOLERANCE = 0.02
+"""Relative difference of a loss: bf16 has 8 significant bits, and stages differ in precision and order of sums."""
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
-    """Losses under stage 0 by ``quant``, as they come to be known."""
+    """Losses under stage 0 by ``quant``, added by the first test that needs them."""
     return {}
 
 
 @pytest.mark.parametrize("quant", ["nf4", "none"])
 @pytest.mark.parametrize("zero", ["stage0", "stage1", "stage2", "stage2_offload", "stage3", "stage3_offload"])
-def test_every_stage_trains_as_stage_0_does(
+def test_every_stage_trains_like_stage_0(
     zero: str, quant: str, plain: dict[str, list[float]], records: Path, tmp_path: Path
 ) -> None:
     common = (f"quant={quant}", "lora.dropout=0")
@@ -32,11 +32,11 @@ def test_every_stage_trains_as_stage_0_does(
         plain[quant] = losses(tmp_path / "plain")
     train(tmp_path / "run", records, f"zero={zero}", *common)
     found = losses(tmp_path / "run")
-    assert len(found) == 4 and found == pytest.approx(plain[quant], rel=NEAR)
-    assert found[-1] < found[0], "it learns nothing"
+    assert len(found) == 4 and found == pytest.approx(plain[quant], rel=TOLERANCE)
+    assert found[-1] < found[0], "the loss does not decrease"
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", pytest.param("fp16", marks=card_only)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", pytest.param("fp16", marks=gpu_only)])
 @pytest.mark.parametrize("quant", ["nf4", "int8", "none"])
 def test_every_precision_trains(precision: str, quant: str, records: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", records, f"train.precision={precision}", f"quant={quant}", "lora.dropout=0")
@@ -45,7 +45,7 @@ def test_every_precision_trains(precision: str, quant: str, records: Path, tmp_p
 
 
 @pytest.mark.parametrize("zero", ["stage2", "stage3"])
-def test_the_whole_model_trains(zero: str, records: Path, tmp_path: Path) -> None:
+def test_full_fine_tuning_trains(zero: str, records: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", records, "lora=none", "quant=none", f"zero={zero}")
     found = losses(tmp_path / "run")
     assert found[-1] < found[0]
@@ -53,21 +53,21 @@ def test_the_whole_model_trains(zero: str, records: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("overrides", ["lora=dora", "lora=pissa quant=none", "train.gradient_checkpointing=true", "data.batching=padded", "data.packing=true"])  # fmt: skip
-def test_other_ways_to_train(overrides: str, records: Path, tmp_path: Path) -> None:
+def test_other_training_settings(overrides: str, records: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", records, *overrides.split())
     found = losses(tmp_path / "run")
     assert found[-1] < found[0]
 
 
 @pytest.mark.parametrize("overrides", ["quant=none zero=stage0", "quant=none zero=stage2", "quant=nf4 zero=stage2", "quant=nf4 zero=stage3", "quant=none lora=none zero=stage1"])  # fmt: skip
-def test_a_run_goes_on(overrides: str, records: Path, tmp_path: Path) -> None:
-    """From its middle to the end that it had; kernels on a card add up in no fixed order, so to a bf16 tolerance."""
+def test_a_run_resumes(overrides: str, records: Path, tmp_path: Path) -> None:
+    """From the middle to the same result, within a bf16 tolerance, since kernels on a GPU sum in no fixed order."""
     whole = tmp_path / "whole"
     train(whole, records, "train.max_steps=6", "train.save_every=3", "train.keep_last=9", *overrides.split())
     resumed = cut(whole, tmp_path / "cut", 3)
     run("train.py", f"resume={resumed}")
     assert json.loads((resumed / "result.json").read_text())["status"] == "completed"
-    assert losses(resumed) == pytest.approx(losses(whole), rel=NEAR)
+    assert losses(resumed) == pytest.approx(losses(whole), rel=TOLERANCE)
     before, after = weights(whole), weights(resumed)
     assert before.keys() == after.keys()
     for name, value in before.items():
@@ -104,7 +104,7 @@ def test_held_out_records_are_scored_before_and_after(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("quant", ["nf4", "int8"])
-def test_a_run_tells_of_the_card_that_it_used(quant: str, records: Path, tmp_path: Path) -> None:
+def test_a_run_records_the_gpu_that_it_used(quant: str, records: Path, tmp_path: Path) -> None:
     result = train(tmp_path / "run", records, f"quant={quant}")
     where = json.loads((tmp_path / "run" / "environment.json").read_text())["hardware"]
     assert bool(where["gpus"]) == (DEVICE.type == "cuda"), where

@@ -1,4 +1,4 @@
-"""A pytest process or a pytest-xdist worker that is killed leaves no process of what its tests started."""
+"""If a pytest process or a pytest-xdist worker is killed, no process that its tests started is left."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ import reaper
 from bench.processes import runs
 from conftest import ROOT, family, wait_for
 
-# Real ranks that train for hours, and a process in a session of its own, which no signal to a group reaches.
+# Ranks that train for hours, and a process in its own session, which signals to the group do not reach.
 TEST = """
 import subprocess, sys
 from pathlib import Path
@@ -25,7 +25,7 @@ def test_hours(records, tmp_path):
 """
 
 
-def test_a_reaper_finds_workers_by_the_beginning_of_their_mark() -> None:
+def test_a_reaper_finds_workers_by_the_prefix_of_their_mark() -> None:
     environment = {**os.environ, reaper.VARIABLE: "0123.4567"}
     with subprocess.Popen(["sleep", "60"], env=environment) as process:
         assert reaper.marked("0123") == reaper.marked("0123.4567") == [process.pid]
@@ -33,7 +33,7 @@ def test_a_reaper_finds_workers_by_the_beginning_of_their_mark() -> None:
         process.kill()
 
 
-@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only Linux tells of a process's end")
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux's pidfd_open")
 @pytest.mark.parametrize("killed", ["pytest", "worker"])
 def test_sigkill_leaves_no_process(killed: str, tmp_path: Path, survivors: list[psutil.Process]) -> None:
     pytest.importorskip("xdist")
@@ -45,18 +45,18 @@ def test_sigkill_leaves_no_process(killed: str, tmp_path: Path, survivors: list[
     ]  # fmt: skip
     paths = [str(ROOT / place) for place in ("src", "tests", "tests/support", ".")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    with (tmp_path / "said").open("w") as said:
-        session = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said)
+    with (tmp_path / "output").open("w") as output:
+        session = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
     survivors.append(psutil.Process(session.pid))
     metrics = tmp_path / "run" / "metrics.jsonl"
     wait_for(lambda: metrics.exists() or session.poll() is not None, 240, "the first step")
-    assert session.poll() is None, (tmp_path / "said").read_text()
+    assert session.poll() is None, (tmp_path / "output").read_text()
     worker = psutil.Process(session.pid).children()[0]
     started = family(worker.pid)[1:]
     survivors += started
-    assert len(started) >= 5  # the server of forks, train.py, two ranks, the process of its own session
+    assert len(started) >= 5  # the fork server, train.py, two ranks, the process in its own session
     (session if killed == "pytest" else worker).kill()
-    wait_for(lambda: not any(map(runs, started)), 10, "the end of all that the test had started")
+    wait_for(lambda: not any(map(runs, started)), 10, "the end of all processes of the test")
     if killed == "worker":  # pytest-xdist would start another worker for the test
         session.kill()
     session.wait()

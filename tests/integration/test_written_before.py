@@ -1,7 +1,7 @@
-"""What an earlier version wrote can still be used: runs resume, sweeps report and resume, conversions load.
+"""Files of an earlier version can still be used: runs resume, sweeps are reported and resumed, conversions load.
 
-The keys of the caches contain ``the version``, and a checkpoint contains the key of its encoded records. So a new version
-number ends this compatibility on purpose: then write the fixtures again, as their README.md describes.
+The keys of the caches contain ``the version``, and a checkpoint contains the key of its encoded records. A new version
+number therefore ends this compatibility on purpose: then write the fixtures again, as described in their README.md.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from published import CHATGLM2, chatglm2_tensors, contents, save
 WRITTEN = ROOT / "tests" / "fixtures" / "written_before"
 RECORDS = WRITTEN / "records.json"
 CUT = "step-000002"
-"""The last checkpoint of both runs, which were to make four steps."""
+"""The last checkpoint of both runs, which had four steps to do."""
 SMALL = {"hidden_size": 16, "ffn_hidden_size": 24, "kv_channels": 4, "num_layers": 2, "padded_vocab_size": 520}
 """Sizes of the converted ChatGLM2."""
 MODIFIED = 1_700_000_000 * 10**9
@@ -41,7 +41,7 @@ SWEEP = [
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache with the encoded records in it, as the earlier version left it."""
+    """A cache with the encoded records, as the earlier version wrote it."""
     folder = tmp_path / "cache"
     shutil.copytree(WRITTEN / "encoded", folder / "encoded")
     monkeypatch.setenv("HYDRAFT_CACHE", str(folder))
@@ -49,7 +49,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def copied(part: str, folder: Path) -> Path:
-    """A copy of a stored folder with this machine's paths; checkpoints get back the tokenizer, which is the embedded model's."""
+    """A copy of a stored folder with this machine's paths; checkpoints get the tokenizer of the embedded model."""
     shutil.copytree(WRITTEN / part, folder)
     for file in folder.rglob("*"):
         if file.suffix in (".json", ".jsonl", ".yaml"):
@@ -58,29 +58,29 @@ def copied(part: str, folder: Path) -> Path:
     for listed in folder.glob("checkpoints/*/manifest.json"):
         shutil.copy(TINY / "tokenizer.json", listed.parent)
         entries = json.loads(listed.read_text(encoding="utf-8"))
-        for name in ("adapter_config.json", "hydraft.json"):  # have paths in them
+        for name in ("adapter_config.json", "hydraft.json"):  # these contain paths
             data = (listed.parent / name).read_bytes()
             entries[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         listed.write_text(json.dumps(entries), encoding="utf-8")
     return folder
 
 
-def assert_same_end(run: Path, ended: Path) -> None:
-    """``run`` ended as the uninterrupted run did, up to the rounding of another CPU."""
-    ours, theirs = metrics(run), metrics(ended)
+def assert_same_result(run: Path, finished: Path) -> None:
+    """``run`` has the same result as the uninterrupted run, up to the rounding of another CPU."""
+    ours, theirs = metrics(run), metrics(finished)
     assert [line.keys() for line in ours] == [line.keys() for line in theirs]
     for line, expected in zip(ours, theirs, strict=True):
         assert line == pytest.approx(expected, rel=1e-5, abs=1e-6), line["step"]
-    torch.testing.assert_close(weights(run), weights(ended), rtol=1e-5, atol=1e-6)
-    results = [json.loads((folder / "result.json").read_text()) for folder in (run, ended)]
+    torch.testing.assert_close(weights(run), weights(finished), rtol=1e-5, atol=1e-6)
+    results = [json.loads((folder / "result.json").read_text()) for folder in (run, finished)]
     for name in ("objective", "train_loss", "before", "best", "after"):
         assert results[0][name] == pytest.approx(results[1][name], rel=1e-5, abs=1e-6), name
     assert results[0]["tokens"] == results[1]["tokens"] and results[0]["status"] == "completed"
 
 
 @pytest.mark.parametrize("name", ["none", "nf4"])
-def test_a_run_resumes_and_ends_as_the_uninterrupted_one_did(name: str, tmp_path: Path, cache: Path) -> None:
-    """``none``: one rank, with scores. ``nf4``: two ranks under ZeRO-3. Both with dropout, which uses the random states."""
+def test_a_run_resumes_with_the_result_of_the_uninterrupted_run(name: str, tmp_path: Path, cache: Path) -> None:
+    """``none``: one rank, with scores. ``nf4``: two ranks under ZeRO-3. Both use dropout, and so the random states."""
     run = copied(f"run/{name}", tmp_path / name)
     encoded = sorted(file.name for file in (cache / "encoded").iterdir())
     done = run_script("train.py", f"resume={run}")
@@ -89,12 +89,12 @@ def test_a_run_resumes_and_ends_as_the_uninterrupted_one_did(name: str, tmp_path
     assert "changed:" not in done.stdout
     assert "encoding" not in done.stdout, "the encoded records are found in the cache"
     assert sorted(file.name for file in (cache / "encoded").iterdir() if file.is_dir()) == encoded
-    assert_same_end(run, WRITTEN / "ended" / name)
+    assert_same_result(run, WRITTEN / "ended" / name)
     answer = run_script("infer.py", f"run={run}", "prompt=第3题：3加一等于几？", "max_new_tokens=4")
     assert answer.returncode == 0 and answer.stdout.strip(), answer.stderr
 
 
-def test_a_checkpoint_answers(tmp_path: Path) -> None:
+def test_a_checkpoint_can_be_used_for_inference(tmp_path: Path) -> None:
     run = copied("run/nf4", tmp_path / "run")
     done = run_script(
         "infer.py", f"run={run}/checkpoints/{CUT}", "mode=generate", "prompt=第3题：3加一等于几？", "max_new_tokens=4"
@@ -114,14 +114,14 @@ def test_a_sweep_is_reported(tmp_path: Path) -> None:
     assert "r=3" in (folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_sweep_resumes_with_the_job_that_is_left(tmp_path: Path) -> None:
-    """The sweep was killed when its third job had begun."""
+def test_a_sweep_resumes_with_the_remaining_job(tmp_path: Path) -> None:
+    """The sweep was killed after its third job had started."""
     folder = copied("sweep", tmp_path / "sweep")
     before = contents(folder / "r=1"), contents(folder / "r=2")
     ledger = (folder / "ledger.jsonl").read_text(encoding="utf-8")
     done = run_script("train.py", *SWEEP, f"sweep.resume={folder}")
     assert done.returncode == 0, done.stderr
-    assert (contents(folder / "r=1"), contents(folder / "r=2")) == before, "completed jobs are not run again"
+    assert (contents(folder / "r=1"), contents(folder / "r=2")) == before, "completed jobs must not run again"
     after = (folder / "ledger.jsonl").read_text(encoding="utf-8")
     assert after.startswith(ledger)
     events = [json.loads(line) for line in after.removeprefix(ledger).splitlines()]
@@ -139,7 +139,7 @@ def published(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_conversion_in_the_cache_is_found_and_loads(
+def test_a_conversion_in_the_cache_is_found_and_loaded(
     published: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = cache / "models" / cached_name(published)
@@ -157,7 +157,7 @@ def test_a_conversion_in_the_cache_is_found_and_loads(
 
 
 def cached_name(source: Path) -> str:
-    """The name that the earlier version gave a conversion in the cache."""
+    """The name that the earlier version gave to a conversion in the cache."""
     names = [*(f"model-0000{number}-of-00002.safetensors" for number in (1, 2)), "config.json", "tokenizer.model"]
     stats: list[Any] = [(name, (source / name).stat().st_size, MODIFIED) for name in names]
     version = json.loads((WRITTEN / "conversion" / "native" / "conversion.json").read_text(encoding="utf-8"))["hydraft"]

@@ -1,6 +1,6 @@
-"""A rank that puts one tiny model under DeepSpeed in each of several ways and prints, as JSON, the bytes that it then keeps.
+"""A rank that prints how many bytes a tiny model keeps allocated under DeepSpeed, as JSON, for several configurations.
 
-python engine.py OVERRIDES OVERRIDES … with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
+python engine_rank.py OVERRIDES OVERRIDES … with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
 """
 
 import dataclasses
@@ -28,21 +28,21 @@ from hydraft.training.zero import deepspeed_config  # noqa: E402
 
 
 def bytes_of(tensors: Any) -> int:
-    """Bytes of distinct storages; numbers (AdamW's step) apart."""
+    """Bytes of distinct storages, without scalars (AdamW's step)."""
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t.dim() > 0}
     return sum(storages.values())
 
 
-def kept(overrides: str) -> dict[str, int]:
-    """Bytes after an optimizer step."""
+def allocated(overrides: str) -> dict[str, int]:
+    """Bytes allocated after an optimizer step."""
     config = config_of("model=llama3", "model.init=random", "model.scale=tiny", *overrides.split())
     machine = hardware.detect()
     deepspeed_ops.prepare(deepspeed_ops.needed(config, machine), machine)
     os.environ.update(deepspeed_ops.environment(machine))
     model = load_trainable(dataclasses.replace(config, model=prepare.native(config.model, config.seed)))
-    learns = list(trainable(model).values())
-    here = config.zero.offload_optimizer is Offload.none
-    adam = torch.optim.AdamW(learns, lr=1e-3, fused=True) if here else DeepSpeedCPUAdam(learns, lr=1e-3)
+    parameters = list(trainable(model).values())
+    on_device = config.zero.offload_optimizer is Offload.none
+    adam = torch.optim.AdamW(parameters, lr=1e-3, fused=True) if on_device else DeepSpeedCPUAdam(parameters, lr=1e-3)
     settings = {**deepspeed_config(config), "train_batch_size": config.global_batch_size}
     engine, optimizer, *_ = deepspeed.initialize(model=model, optimizer=adam, config=settings)
     for _ in range(config.train.gradient_accumulation_steps):
@@ -62,7 +62,7 @@ def kept(overrides: str) -> dict[str, int]:
     flat = getattr(optimizer, "grad_partitions_flat_buffer", None)
     found = {
         "optimizer": bytes_of(moments) + bytes_of(t for t in master if t.untyped_storage().data_ptr() not in own),
-        "trained": sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in learns),
+        "trained": sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in parameters),
         "gradients": 0 if flat is None else bytes_of([flat]),
     }
     engine.destroy()
@@ -71,7 +71,7 @@ def kept(overrides: str) -> dict[str, int]:
 
 if __name__ == "__main__":
     deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
-    results = [kept(overrides) for overrides in sys.argv[1:]]
+    results = [allocated(overrides) for overrides in sys.argv[1:]]
     if dist.get_rank() == 0:
         print(json.dumps(results))
     dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Sweeps' folders as real sweeps leave them, written at once: for cases that would take too long to run."""
+"""Sweep folders as real sweeps write them, for cases that would take too long to run."""
 
 import json
 import math
@@ -19,7 +19,7 @@ Goal = Callable[[dict[str, Any]], Any]
 
 
 def loss_of(values: dict[str, Any]) -> float:
-    """A held-out loss with a valley in the learning rate, and a little help from rank."""
+    """A held-out loss with a minimum in the learning rate and a small effect of the rank."""
     rate = float(values.get("train.learning_rate", 1e-3))
     rank = float(values.get("lora.r", 8))
     return 0.5 + 0.25 * (math.log10(rate) + 2.7) ** 2 + 0.05 * (4 - math.log2(rank)) ** 2
@@ -34,7 +34,7 @@ def make(
     goal: Goal = loss_of,
     steps: int = 40,
 ) -> Path:
-    """A sweep with a ledger: each of ``jobs`` has its values by override key, and is done where ``states`` says nothing else."""
+    """Write a sweep with a ledger: ``jobs`` are values by override key; jobs that ``states`` does not list are done."""
     overrides = [[f"{key}={value}" for key, value in values.items()] for values in jobs]
     keys = list(dict.fromkeys(key for values in jobs for key in values))
     ledger.begin(
@@ -42,8 +42,8 @@ def make(
         {"id": "s1", "name": folder.name, "command": ["train.py", "-m", "…"], "axes": keys, "objective": "held-out loss",
          "direction": "minimize", **(about or {})},
     )  # fmt: skip
-    book = Ledger(folder)
-    added = book.add(
+    sweep_ledger = Ledger(folder)
+    added = sweep_ledger.add(
         [
             Job(f"{index:016x}", name, line)
             for index, (name, line) in enumerate(zip(folder_names.names(overrides), overrides, strict=True))
@@ -54,19 +54,19 @@ def make(
         state = states[index] if index < len(states) else State.done
         if state is State.pending:
             continue
-        book.record(job.key, State.running)
+        sweep_ledger.record(job.key, State.running)
         if state is not State.refused:
             run(folder / job.name, base, values, state, goal(values), steps)
         if state is not State.running:
             more = {"error": (errors or {}).get(index)}
             if state in (State.done, State.pruned):
                 more["objective"] = goal(values)
-            book.record(job.key, state, **more)
+            sweep_ledger.record(job.key, state, **more)
     return folder
 
 
 def run(folder: Path, base: Config, values: dict[str, Any], state: State, goal: Any, steps: int) -> None:
-    """A run's folder: the files that a report reads."""
+    """Write a run's folder with the files that a report reads."""
     folder.mkdir(parents=True)
     stage = int(str(values.get("zero", "stage2"))[5])
     config = replace(
@@ -81,11 +81,11 @@ def run(folder: Path, base: Config, values: dict[str, Any], state: State, goal: 
     (folder / "environment.json").write_text(
         json.dumps({"command": ["train.py", *(f"{k}={v}" for k, v in values.items())]})
     )
-    draw, last = random.Random(str(values)), goal[0] if isinstance(goal, list) else goal
-    reached = steps if state is State.done else steps // 2
+    generator, last = random.Random(str(values)), goal[0] if isinstance(goal, list) else goal
+    last_step = steps if state is State.done else steps // 2
     lines: list[dict[str, Any]] = [{"step": 0, "eval_loss": 3.0, "eval_exact_match": 0.0}]
-    for step in range(1, reached + 1):
-        loss = last + 2.5 * math.exp(-4 * step / steps) + draw.gauss(0, 0.05)
+    for step in range(1, last_step + 1):
+        loss = last + 2.5 * math.exp(-4 * step / steps) + generator.gauss(0, 0.05)
         lines.append(
             {"step": step, "loss": loss, "learning_rate": 1e-3, "tokens": 900 * step, "tokens_per_second": 3000.0}
         )
@@ -103,6 +103,6 @@ def run(folder: Path, base: Config, values: dict[str, Any], state: State, goal: 
             result |= {
                 "objective": last, "train_loss": last + 0.1, "before": {"loss": 3.0, "exact_match": 0.0, "empty": 0.0},
                 "best": {"step": steps, **scores}, "after": scores, "steps": steps, "tokens": 900 * steps,
-                "train_seconds": 12.0 + 3 * stage + draw.random(), "peak_memory_bytes": int((1.2 - 0.2 * stage + 0.05 * draw.random()) * 2**30),
+                "train_seconds": 12.0 + 3 * stage + generator.random(), "peak_memory_bytes": int((1.2 - 0.2 * stage + 0.05 * generator.random()) * 2**30),
             }  # fmt: skip
         (folder / "result.json").write_text(json.dumps(result))

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Debian packages that tests of many machines, and of a sweep's report, need, a line each; only what is missing is fetched,
-# and only by root. Where they cannot be had the tests say so and are skipped.
+# Debian packages for the tests of many machines and of a sweep's report, one per line. Only missing ones are installed, and
+# only as root. Tests whose packages are not available are skipped and print the reason.
 set -euo pipefail
 
 PACKAGES=(
-  iproute2        # network namespaces and the cable between them
+  iproute2        # network namespaces, and the links between them
   openssh-client
-  openssh-server  # an sshd a namespace
-  munge            # how the parts of Slurm know each other
+  openssh-server  # one sshd per namespace
+  munge            # authentication between Slurm's daemons
   pdsh             # deepspeed --hostfile
   slurm-wlm        # slurmctld, slurmd, sbatch, srun
-  chromium         # shows a sweep's report
-  chromium-driver  # tells chromium what to open, and what to click on
-  fonts-wqy-zenhei # Chinese in pictures of it
+  chromium         # opens a sweep's report
+  chromium-driver  # controls chromium
+  fonts-wqy-zenhei # Chinese fonts for screenshots
 )
 
 missing=()
@@ -21,11 +21,11 @@ for package in "${PACKAGES[@]}"; do
 done
 [ "${#missing[@]}" -eq 0 ] && exit 0
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
-  echo "not installed, and only root on Debian can here: ${missing[*]}" >&2
+  echo "not installed (needs root on Debian): ${missing[*]}" >&2
   exit 0
 fi
 
-# A package's own service must not start: the tests start what they need, where they need it.
+# Services of the packages must not start: the tests start the ones they need.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
   printf '#!/bin/sh\nexit 101\n' >"$policy"

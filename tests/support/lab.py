@@ -1,4 +1,4 @@
-"""Two hosts on one machine: network namespaces connected by a bridge, each with an sshd, with their own keys and ssh config.
+"""Two hosts on one machine: network namespaces connected by a bridge, each with its own sshd and keys.
 
     desk  10.77.0.1, where tests run commands       worker-1 10.77.0.11          worker-2 10.77.0.12
 
@@ -26,9 +26,9 @@ def missing() -> str | None:
     """Why such hosts cannot be created here; None if they can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    wanted = [name for name in ("ip", "ssh", "ssh-keygen", SSHD) if shutil.which(name) is None]
-    if wanted:
-        return f"{', '.join(wanted)} not installed: tests/support/install.sh"
+    required = [name for name in ("ip", "ssh", "ssh-keygen", SSHD) if shutil.which(name) is None]
+    if required:
+        return f"{', '.join(required)} not installed: tests/support/install.sh"
     name = f"hydraft-try-{os.getpid()}"
     if subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode:
         return "this kernel does not allow network namespaces"
@@ -119,13 +119,13 @@ class Lab:
         """Processes on a worker that its sshd has started, without the sshd."""
         found = []
         for process in family(self.servers[name].pid)[1:]:
-            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            with suppress(psutil.NoSuchProcess):  # it has ended in the meantime
                 if process.name() != "sshd":
                     found.append(process)
         return found
 
-    def hang_up(self) -> None:
-        """End the sessions that are left after a worker was disconnected."""
+    def end_sessions(self) -> None:
+        """Kill the remaining sessions after a worker was disconnected."""
         for server in self.servers.values():
             for process in family(server.pid)[1:]:
                 with suppress(psutil.NoSuchProcess):
@@ -133,7 +133,7 @@ class Lab:
 
     def stop(self) -> None:
         """End the servers and remove the network."""
-        self.hang_up()
+        self.end_sessions()
         for server in self.servers.values():
             server.terminate()
             server.wait(10)

@@ -1,4 +1,4 @@
-/* A driver's library for tests: the functions of nvml.h that are asked, over the devices of cards.h, which a test writes. */
+/* A simulated NVML for tests: the functions of nvml.h that are called, for the devices in cards.h, which a test writes. */
 #include <stdio.h>
 #include <string.h>
 

@@ -1,8 +1,9 @@
-"""One step of small models with other kernels, in a process of its own: they change transformers for all of it.
+"""One step of small models with other kernels, in a separate process, since the kernels patch transformers globally.
 
     python tests/support/one_step.py liger cpu FOLDER lora/llama full/glm …
 
-FOLDER has a model for each family; beside it, ``<kernels>.pt`` is written: by case, loss, gradients by name, and logits.
+FOLDER has a model for each family. The results are written to ``<kernels>.pt`` in it: for each case the loss, gradients
+by name, and logits.
 """
 
 import sys
@@ -30,20 +31,20 @@ METHODS = {
     "full": "lora=none",
     "head": "lora=default lora.dropout=0 lora.target_modules=[q_proj,lm_head]",
 }
-WORDS = 384
+VOCABULARY = 384
 LENGTHS = (20, 12, 16)
 
 Step = tuple[float, dict[str, torch.Tensor], torch.Tensor]
-"""Loss, gradients by name, logits of another call."""
+"""Loss, gradients by name, and logits of a second call."""
 
 
 def build(folder: Path) -> None:
-    """A model of each family, with random weights, none of them as it usually begins."""
+    """Write a model of each family, with random values even in weights that are normally initialized to constants."""
     for family, override in MODELS.items():
         config = compose_run([*override.split(), "model.init=random", "model.scale=tiny", "quant=none", "mode=plan"])
         native = shapes.planned_config(config.model)
         assert native is not None and native["model_type"] == family
-        ends = {"vocab_size": WORDS, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+        ends = {"vocab_size": VOCABULARY, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
         set_seed(0)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**native | ends))
         for parameter in model.parameters():
@@ -53,10 +54,10 @@ def build(folder: Path) -> None:
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes, and names for the rest of the models' words. Unsloth reads one from beside a model, whoever asks for it."""
-    named = ["<pad>", "</s>", "<s>", "<|endoftext|>", *(f"<{i}>" for i in range(4, WORDS - 256))]
+    """A byte-level tokenizer with names for the rest of the vocabulary. Unsloth reads it from the model's folder."""
+    named = ["<pad>", "</s>", "<s>", "<|endoftext|>", *(f"<{i}>" for i in range(4, VOCABULARY - 256))]
     words = [*named, *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())]
-    assert len(words) == WORDS
+    assert len(words) == VOCABULARY
     made = tokenizers.Tokenizer(tokenizers.models.BPE({word: index for index, word in enumerate(words)}, []))
     made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = tokenizers.decoders.ByteLevel()
@@ -66,14 +67,14 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def examples() -> list[list[dict[str, list[int]]]]:
-    """Documents of different lengths; their first tokens are no labels."""
-    draw = torch.Generator().manual_seed(5)
-    rows = [torch.randint(3, WORDS, (length,), generator=draw).tolist() for length in LENGTHS]
+    """Documents of different lengths, whose first tokens are not trained."""
+    generator = torch.Generator().manual_seed(5)
+    rows = [torch.randint(3, VOCABULARY, (length,), generator=generator).tolist() for length in LENGTHS]
     return [[{"input_ids": row, "labels": [-100] * 5 + row[5:]}] for row in rows]
 
 
 def step(kernels: str, method: str, folder: Path, device: str) -> Step:
-    """Of the model in ``folder``, as a run would load and feed it."""
+    """One step of the model in ``folder``, loaded and fed as in a run."""
     precision = "fp32" if device == "cpu" else "bf16"
     config = compose_run(
         [
@@ -82,10 +83,10 @@ def step(kernels: str, method: str, folder: Path, device: str) -> Step:
         ]
     )  # fmt: skip
     model: Any = load.load_trainable(config).to(device)
-    draw = torch.Generator().manual_seed(9)
+    generator = torch.Generator().manual_seed(9)
     for name, parameter in model.named_parameters():
-        if "lora_" in name:  # whatever each library draws, these are the same
-            parameter.data = (0.1 * torch.randn(parameter.shape, generator=draw)).to(parameter)
+        if "lora_" in name:  # the same values, whatever each library initializes
+            parameter.data = (0.1 * torch.randn(parameter.shape, generator=generator)).to(parameter)
     model.train()
     batch = collator(config.data, 0, config.kernels.kind)(examples())
     batch = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}

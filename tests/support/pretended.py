@@ -1,4 +1,4 @@
-"""Fake drivers for tests: a library in place of NVML, compiled here, and a program in place of nvidia-smi."""
+"""Simulated drivers for tests: a library that replaces NVML, compiled here, and a program that replaces nvidia-smi."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ GIB = 2**30
 
 @dataclass
 class Device:
-    """What the driver reports about a card, or a slice of one."""
+    """What the driver reports about a GPU, or about a MIG slice of one."""
 
     name: str = "NVIDIA H100 80GB HBM3"
     uuid: str = "GPU-11111111-aaaa"
@@ -28,13 +28,13 @@ class Device:
     memory_code: int = 0
 
     def c(self, parts: str = "0") -> str:
-        """An initialiser of ``struct device``."""
+        """A C initializer of ``struct device``."""
         numbers = f"{self.handle_code}, {self.memory_code}, {self.total}ULL, {self.reserved}ULL, {self.free}ULL"
         return f'{{"{self.name}", "{self.uuid}", {numbers}, {self.capability[0]}, {self.capability[1]}, {self.mig}, {len(self.slices)}, {parts}}}'
 
 
 RTX = Device("NVIDIA GeForce RTX 4090, D", "GPU-22222222-bbbb", 24 * GIB, 20 * GIB, GIB // 2, (8, 9), -1)
-"""A name with a comma in it."""
+"""A GPU with a comma in its name."""
 
 
 def library(
@@ -70,7 +70,7 @@ def library(
 
 
 def program(folder: Path, script: str) -> Path:
-    """Write an nvidia-smi into ``folder``: ``script`` is sh."""
+    """Write an nvidia-smi with the sh code ``script`` into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "nvidia-smi"
     target.write_text(f"#!/bin/sh\n{script}\n")

@@ -1,4 +1,4 @@
-"""Small checkpoints of the published layouts, random but whole, and strings to try a tokenizer on."""
+"""Small checkpoints in the published layouts with random weights, and strings to test a tokenizer with."""
 
 import argparse
 import hashlib
@@ -37,7 +37,7 @@ BAICHUAN2: dict[str, Any] = {
 }  # fmt: skip
 
 THIRTEEN = {key: value for key, value in BAICHUAN2.items() if key != "max_position_embeddings"}
-"""What a 13B checkpoint's config looks like."""
+"""The config of a 13B checkpoint."""
 
 QKV = "transformer.encoder.layers.1.self_attention.query_key_value.weight"
 Tensors = dict[str, torch.Tensor]
@@ -45,11 +45,11 @@ Tensors = dict[str, torch.Tensor]
 BAICHUAN1 = BAICHUAN2 | {"architectures": ["BaiChuanForCausalLM"]}
 
 RESERVED = (*(f"<reserved_{index}>" for index in range(300)), "▁▁▁▁", "▁▁", "<h1>", "é")
-"""User-defined pieces, as Baichuan has them: 195 and 196 are among them."""
+"""User-defined pieces, as in Baichuan; they include 195 and 196."""
 
 
 def chatglm2_tensors(seed: int = 0, dtype: torch.dtype = torch.float16, **changes: Any) -> dict[str, torch.Tensor]:
-    """Random weights by their published names."""
+    """Random weights with their published names."""
     c = CHATGLM2 | changes
     hidden, inner, vocabulary = c["hidden_size"], c["ffn_hidden_size"], c["padded_vocab_size"]
     width = (c["num_attention_heads"] + 2 * c["multi_query_group_num"]) * c["kv_channels"]
@@ -75,7 +75,7 @@ def chatglm2_tensors(seed: int = 0, dtype: torch.dtype = torch.float16, **change
 def baichuan_tensors(
     seed: int = 0, dtype: torch.dtype = torch.float16, inverse_frequencies: bool = False
 ) -> dict[str, torch.Tensor]:
-    """Random weights by their published names; Baichuan-7B's have the rotary frequencies with them."""
+    """Random weights with their published names; those of Baichuan-7B include the rotary frequencies."""
     hidden, inner, vocabulary = (BAICHUAN2[key] for key in ("hidden_size", "intermediate_size", "vocab_size"))
     shapes: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (vocabulary, hidden)}
     for index in range(BAICHUAN2["num_hidden_layers"]):
@@ -99,9 +99,9 @@ def baichuan_tensors(
 
 
 def _random(shapes: Mapping[str, tuple[int, ...]], seed: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    draw = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     return {
-        name: (torch.randn(shape, generator=draw) * 0.2 + (1.0 if "norm" in name else 0.0)).to(dtype)
+        name: (torch.randn(shape, generator=generator) * 0.2 + (1.0 if "norm" in name else 0.0)).to(dtype)
         for name, shape in shapes.items()
     }
 
@@ -144,7 +144,7 @@ def corpus() -> list[str]:
 
 @cache
 def sentencepiece_model(dummy_prefix: bool = True, defined: tuple[str, ...] = (), size: int = 3000) -> bytes:
-    """A model of the published kind: BPE, bytes for what is unknown, spaces kept, digits apart, nothing normalised."""
+    """A SentencePiece model like the published ones: BPE, byte fallback, spaces, separate digits, no normalization."""
     made = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(corpus()),
@@ -174,31 +174,31 @@ SCRAPS = (
 
 
 def fuzz(count: int, seed: int = 0) -> list[str]:
-    """Strings of Chinese, English, code, emoji, whitespace and markers, mixed at random."""
-    draw = random.Random(seed)
-    return [_string(draw) for _ in range(count)]
+    """Random mixtures of Chinese, English, code, emoji, whitespace and markers."""
+    generator = random.Random(seed)
+    return [_string(generator) for _ in range(count)]
 
 
-def _string(draw: random.Random) -> str:
+def _string(generator: random.Random) -> str:
     text = ""
-    for _ in range(draw.randint(0, 24)):
-        kind = draw.random()
+    for _ in range(generator.randint(0, 24)):
+        kind = generator.random()
         if kind < 0.5:
-            text += draw.choice(SCRAPS)
+            text += generator.choice(SCRAPS)
         elif kind < 0.8:
-            line = draw.choice(corpus())
-            start = draw.randint(0, len(line))
-            text += line[start : start + draw.randint(0, 14)]
+            line = generator.choice(corpus())
+            start = generator.randint(0, len(line))
+            text += line[start : start + generator.randint(0, 14)]
         elif kind < 0.9:
-            first, last = draw.choice([(0x4E00, 0x9FFF), (0x20, 0x2FFF), (0x1F300, 0x1F6FF)])
-            text += chr(draw.randint(first, last))
+            first, last = generator.choice([(0x4E00, 0x9FFF), (0x20, 0x2FFF), (0x1F300, 0x1F6FF)])
+            text += chr(generator.randint(first, last))
         else:
-            text += " " * draw.randint(1, 9)
+            text += " " * generator.randint(1, 9)
     return text
 
 
 def native_tokenizer(family: str, folder: Path) -> Any:
-    """A converted checkpoint's tokenizer, saved and loaded as a run does."""
+    """The tokenizer of a converted checkpoint, saved and loaded as in a run."""
     defined = {"chatglm2": (), "baichuan": RESERVED}[family]
     folder.mkdir(parents=True)
     (folder / "tokenizer.model").write_bytes(sentencepiece_model(dummy_prefix=not defined, defined=defined))
@@ -215,10 +215,10 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def leftovers(target: Path) -> list[str]:
-    """What a conversion left beside its target."""
+    """Files that a conversion left next to its target."""
     return sorted(file.name for file in target.parent.glob(f".{target.name}.*"))
 
 
 def interrupt(*_: Any) -> None:
-    """Ctrl-C, wherever this is called."""
+    """Raise KeyboardInterrupt, as Ctrl-C does."""
     raise KeyboardInterrupt

@@ -1,8 +1,8 @@
-"""Ends what a test process started, once that process is gone, however it ended.
+"""Ends the processes that a test process started, once that process has ended, for whatever reason.
 
-A test process starts ``python tests/support/reaper.py PID MARK`` and puts ``HYDRAFT_TESTS=MARK`` into its environment, which all that
-it starts inherit. When PID ends, even by SIGKILL, every process with that mark is killed, and its network namespaces are deleted.
-Workers of pytest-xdist have marks that begin with their controller's.
+A test process starts ``python tests/support/reaper.py PID MARK`` and sets ``HYDRAFT_TESTS=MARK`` in its environment,
+which all its descendants inherit. When PID ends, even by SIGKILL, every process with that mark is killed, and its
+network namespaces are deleted. The marks of pytest-xdist workers start with that of their controller.
 """
 
 import os
@@ -19,23 +19,22 @@ VARIABLE = "HYDRAFT_TESTS"
 
 
 def start(worker: bool) -> None:
-    """Start a reaper of this process; ``worker``: it is one of pytest-xdist's."""
-    if not hasattr(os, "pidfd_open"):  # Linux alone has it
+    """Start a reaper for this process; ``worker`` means that it is a pytest-xdist worker."""
+    if not hasattr(os, "pidfd_open"):  # only on Linux
         return
     mark = secrets.token_hex(4)
     if worker:
         mark = f"{os.environ[VARIABLE]}.{mark}"
-    clean = {name: value for name, value in os.environ.items() if name != VARIABLE}  # else another reaper would end it
+    # without the variable, or another reaper would end it
+    clean = {name: value for name, value in os.environ.items() if name != VARIABLE}
     os.environ[VARIABLE] = mark
     command = [sys.executable, "-S", "-E", __file__, str(os.getpid()), mark]
-    nowhere = subprocess.DEVNULL
-    subprocess.run(
-        command, env=clean, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True, check=True
-    )
+    null = subprocess.DEVNULL
+    subprocess.run(command, env=clean, stdin=null, stdout=null, stderr=null, start_new_session=True, check=True)
 
 
 def marked(mark: str) -> list[int]:
-    """The processes with that mark, or one that begins with it. An ended process has no environment."""
+    """The processes with that mark, or with one that starts with it. A process that has ended has no environment."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -47,7 +46,7 @@ def marked(mark: str) -> list[int]:
 
 
 def _steps(pids: list[int]) -> list[int]:
-    """The slurmstepd above each of ``pids``: it overwrites its environment, and is no child of its slurmd."""
+    """The slurmstepd parents of ``pids``: a slurmstepd overwrites its environment and is not a child of its slurmd."""
     found = []
     for pid in pids:
         with suppress(OSError):
@@ -64,15 +63,15 @@ def _kill(pids: list[int]) -> None:
 
 
 def _namespaces(pid: int) -> list[str]:
-    """Network namespaces that process ``pid`` made: see lab.py."""
+    """Network namespaces that process ``pid`` created (see lab.py)."""
     folder = Path("/run/netns")
     return [space.name for space in folder.glob(f"hydraft-{pid}-*")] if folder.exists() else []
 
 
 def main(pid: int, mark: str) -> None:
-    """Wait for the end of ``pid``, then end all that it started."""
+    """Wait until ``pid`` has ended, then end everything that it started."""
     process = os.pidfd_open(pid)
-    if os.fork():  # the process under test sees no child that it did not start
+    if os.fork():  # detached, so that the process under test has no unknown child
         os._exit(0)
     select.select([process], [], [])
     for space in _namespaces(pid):
@@ -80,7 +79,7 @@ def main(pid: int, mark: str) -> None:
         _kill([int(number) for number in inside.split()])
         subprocess.run(["ip", "netns", "delete", space], capture_output=True, check=False)
     found_none = 0
-    while found_none < 3:  # one that is being forked has no environment yet
+    while found_none < 3:  # a process that is being forked has no environment yet
         pids = marked(mark)
         pids += _steps(pids)
         found_none = 0 if pids else found_none + 1

@@ -1,4 +1,4 @@
-"""A server of its own process, and adapters to serve: what the tests of mode=serve share."""
+"""A server in its own process, and adapters to serve, for the tests of mode=serve."""
 
 import json as jsonlib
 import multiprocessing
@@ -21,11 +21,11 @@ from hydraft.launch.local import elastic
 from hydraft.system.hardware import detect
 from hydraft.system.source_tree import TINY
 
-KEY = "a-key-that-no-one-guesses"
+KEY = "a-secret-key-for-tests"
 
 
 def make_adapters(folder: Path) -> list[Path]:
-    """Two adapters of the embedded model that answer otherwise than it does, and than each other."""
+    """Two adapters of the embedded model whose answers differ from its own and from each other."""
     made = []
     for seed, name in enumerate(("red", "blue")):
         base = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
@@ -42,7 +42,7 @@ def make_adapters(folder: Path) -> list[Path]:
 
 @dataclass
 class Server:
-    """``python infer.py mode=serve …`` as a person runs it, from a process with the stack in memory."""
+    """``python infer.py mode=serve …``, forked from a process that has imported the libraries."""
 
     adapters: list[Path]
     streams: Path
@@ -51,7 +51,7 @@ class Server:
     url: str = ""
 
     def start(self) -> "Server":
-        """Start it, and wait until it says where it is."""
+        """Start the server, and wait until it prints its address."""
         self.streams.mkdir()
         key = self.streams / "key"
         key.write_text(KEY + "\n", encoding="utf-8")
@@ -78,7 +78,7 @@ class Server:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, **options)
 
     def post(self, path: str, json: Any = None, content: bytes | None = None) -> httpx.Response:
-        """A request below the client's: of a value, or of bytes that are said to be JSON."""
+        """Send a request without the client: a value, or raw bytes with a JSON content type."""
         headers = {**bearer(), "Content-Type": "application/json"}
         body = jsonlib.dumps(json).encode() if content is None else content
         return httpx.post(f"{self.url}{path}", content=body, headers=headers, timeout=60 * SCALE)
@@ -89,20 +89,20 @@ class Server:
         return sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.MULTILINE))
 
     def idle(self) -> bool:
-        """Whether no slot is taken and the whole cache is free."""
+        """Whether no slot is in use and the whole cache is free."""
         return not any(map(self.metric, ("hydraft_running", "hydraft_waiting", "hydraft_cache_used_ratio")))
 
     def end(self, seconds: float = 60) -> int:
-        """SIGTERM; the exit code."""
+        """Send SIGTERM and return the exit code."""
         if self.process.is_alive():
             os.kill(self.process.pid, signal.SIGTERM)
         self.process.join(seconds)
         if self.process.exitcode is None:
             self.process.kill()
-        assert self.process.exitcode is not None, "it did not end"
+        assert self.process.exitcode is not None, "the server did not end"
         return int(self.process.exitcode)
 
 
 def bearer(key: str = KEY) -> dict[str, str]:
-    """The header with the key."""
+    """The authorization header with the key."""
     return {"Authorization": f"Bearer {key}"}

@@ -1,4 +1,4 @@
-"""A rank that trains tiny models under ZeRO-3 and prints, as JSON, which gathered weights live on between forward and backward.
+"""A rank that trains tiny models under ZeRO-3 and prints which gathered weights outlive the forward pass, as JSON.
 
 python sharded_rank.py OVERRIDES OVERRIDES … with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
 """
@@ -31,7 +31,7 @@ from hydraft.training import deepspeed_ops  # noqa: E402
 from hydraft.training.zero import deepspeed_config  # noqa: E402
 
 REUSE = "reuse="
-"""How a case gives DeepSpeed's stage3_max_reuse_distance, in elements; 0 if it does not, since in a tiny model all come again soon."""
+"""Prefix of a case's stage3_max_reuse_distance in elements; 0 by default, since tiny models reuse weights soon."""
 
 
 def nodes(loss: torch.Tensor) -> Iterator[Any]:
@@ -57,7 +57,7 @@ def kept_by_graph(loss: torch.Tensor) -> int:
 
 
 def trained(overrides: list[str], own_layers: bool) -> dict[str, Any]:
-    """Two steps: bytes of linear layers' weights that live on after each forward pass, the losses, and what was trained."""
+    """Two steps: bytes of linear weights left after each forward pass, losses, and a hash of the trained weights."""
     reuse = next((int(one.removeprefix(REUSE)) for one in overrides if one.startswith(REUSE)), 0)
     overrides = [one for one in overrides if not one.startswith(REUSE)]
     config = config_of("model.init=random", "model.scale=tiny", "zero=stage3", "train.micro_batch_size=2", *overrides)
@@ -74,7 +74,7 @@ def trained(overrides: list[str], own_layers: bool) -> dict[str, Any]:
         load.make_weights_releasable = replaced
     gathered: dict[str, tuple[StorageWeakRef, int]] = {}
 
-    def note(name: str) -> Any:
+    def record(name: str) -> Any:
         def hook(module: torch.nn.Module, *_: Any) -> None:
             storage = module.weight.data.untyped_storage()
             assert storage.nbytes(), name
@@ -84,13 +84,13 @@ def trained(overrides: list[str], own_layers: bool) -> dict[str, Any]:
 
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and "lora_" not in name:
-            module.register_forward_hook(note(name))  # before DeepSpeed's, which lets go of it
+            module.register_forward_hook(record(name))  # runs before DeepSpeed's hook, which frees the weight
     if config.train.recomputes:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    learns = list(trainable(model).values())
+    parameters = list(trainable(model).values())
     settings = {**deepspeed_config(config), "train_batch_size": config.global_batch_size}
     settings["zero_optimization"] |= {"stage3_max_reuse_distance": reuse, "stage3_prefetch_bucket_size": 0}
-    engine, *_ = deepspeed.initialize(model=model, optimizer=torch.optim.AdamW(learns, lr=1e-2), config=settings)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=torch.optim.AdamW(parameters, lr=1e-2), config=settings)
     engine.train()
     alive, graph, losses = [], [], []
     for step in range(2):
@@ -103,7 +103,7 @@ def trained(overrides: list[str], own_layers: bool) -> dict[str, Any]:
         engine.backward(loss)
         engine.step()
     digest = hashlib.sha256()
-    for parameter in learns:
+    for parameter in parameters:
         with deepspeed.zero.GatheredParameters([parameter]):
             digest.update(parameter.detach().view(torch.uint8).numpy().tobytes())
     everything = sum(size for _, size in gathered.values())

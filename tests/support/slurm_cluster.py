@@ -1,4 +1,4 @@
-"""A temporary Slurm cluster of two machines, n1 and n2, on the loopback interface, with its own daemons, key and state."""
+"""A temporary Slurm cluster of two machines, n1 and n2, on the loopback interface, with separate daemons and state."""
 
 import os
 import shutil
@@ -52,7 +52,7 @@ class Slurm:
     def __init__(self) -> None:
         missing = [name for name in ("munged", "slurmctld", "slurmd", "srun") if shutil.which(name, path=PATH) is None]
         if missing:
-            pytest.skip(f"{missing[0]} is not installed: tests/support/install.sh does it")
+            pytest.skip(f"{missing[0]} is not installed: run tests/support/install.sh")
         if os.geteuid() != 0:
             pytest.skip("Slurm's daemons need root")
         self.folder = Path(tempfile.mkdtemp(prefix="hydraft-slurm-"))
@@ -126,7 +126,7 @@ def _free_ports(count: int) -> list[int]:
 
 def _wait_for(condition: object, what: str) -> None:
     assert callable(condition)
-    begun = time.monotonic()
+    started = time.monotonic()
     while not condition():
-        assert time.monotonic() - begun < 30 * SCALE, f"{what} did not start within 30 s"
+        assert time.monotonic() - started < 30 * SCALE, f"{what} did not start within 30 s"
         time.sleep(0.1)

@@ -12,7 +12,7 @@ from hydraft.system.parent_death import die_with_parent
 
 
 class Sshd:
-    """``with Sshd(folder) as sshd``: ``ssh -p {sshd.port} {options} localhost`` logs in as the user who runs the tests."""
+    """``with Sshd(folder) as sshd``: ``ssh -p {sshd.port} {options} localhost`` logs in as the current user."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,9 +34,9 @@ class Sshd:
             f"ListenAddress 127.0.0.1:{self.port}\nHostKey {self.folder}/host_key\nPidFile none\nStrictModes no\n"
             f"AuthorizedKeysFile {self.folder}/key.pub\nPasswordAuthentication no\nUsePAM no\nPermitRootLogin yes\n"
         )
-        Path("/run/sshd").mkdir(exist_ok=True)  # for its privilege separation
+        Path("/run/sshd").mkdir(exist_ok=True)  # required for its privilege separation
         command = ["/usr/sbin/sshd", "-D", "-e", "-f", self.folder / "config"]
-        self.process = subprocess.Popen(command, preexec_fn=die_with_parent)  # it overwrites the mark of reaper.py
+        self.process = subprocess.Popen(command, preexec_fn=die_with_parent)  # reaper.py cannot find its mark
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,8 +2,8 @@
 
     python tests/support/touches.py [module …]
 
-By default it checks the modules that ``hydraft.launch.local.preload`` imports; the result belongs in CLEAN and TOUCHING of
-``hydraft.launch.local.fork_server``.
+By default it checks the modules that ``hydraft.launch.local.preload`` imports; the result belongs in CLEAN and TOUCHING
+of ``hydraft.launch.local.fork_server``.
 """
 
 import json
@@ -26,7 +26,7 @@ def environment(log: Path) -> dict[str, str]:
         "PATH": os.pathsep.join([str(PRETENCE), os.environ["PATH"]]),
         "PRETEND_CUDA_LOG": str(log),
         "CUDA_VISIBLE_DEVICES": "0",
-        "HYDRAFT_DRIVER_CHECK": "0",  # torch is a CPU's
+        "HYDRAFT_DRIVER_CHECK": "0",  # the installed torch is a CPU build
     }
 
 
@@ -57,7 +57,7 @@ def main(modules: list[str]) -> None:
             if found
             else ""
         )  # type: ignore[attr-defined]
-        print(f"{module:50} {f'touches it: {by}' if found else 'leaves it alone'}", flush=True)
+        print(f"{module:50} {f'touches the driver: {by}' if found else 'does not touch the driver'}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Adapters without a training run, and infer.py as a process that may be killed."""
+"""Adapters without a training run, and infer.py as a process that can be killed."""
 
 import multiprocessing
 import os
@@ -25,15 +25,15 @@ RECORDS = [
 
 
 def adapter(folder: Path, *overrides: str, base: Path = TINY, seed: int = 0, **lora: Any) -> Path:
-    """A run's folder with an adapter that changes the answers: what training leaves, but for the training."""
+    """Write a run's folder with an adapter that changes the answers, as training would."""
     config: Config = config_of("train.precision=fp32", *overrides)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     settings = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | lora
     adapted = peft.get_peft_model(model, peft.LoraConfig(**settings))
-    draw = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     for name, parameter in adapted.named_parameters():
         if "lora_" in name and "magnitude" not in name:
-            parameter.data = torch.randn(parameter.shape, generator=draw) * 0.05
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
     target = folder / "adapter"
     adapted.save_pretrained(target)
     AutoTokenizer.from_pretrained(base).save_pretrained(target)
@@ -43,7 +43,7 @@ def adapter(folder: Path, *overrides: str, base: Path = TINY, seed: int = 0, **l
 
 
 def start(streams: Path, *arguments: str) -> Any:
-    """infer.py, running; its output goes to ``streams``."""
+    """Start infer.py; its output goes to files in ``streams``."""
     streams.mkdir(exist_ok=True)
     elastic.start_fork_server(detect())
     process = multiprocessing.get_context("forkserver").Process(

@@ -1,4 +1,4 @@
-"""Fourteen packages in one order, read from the source: lazy imports, those under TYPE_CHECKING and ``import_module`` count."""
+"""Fourteen packages in one order, checked in the source: lazy and type-checking imports and ``import_module`` count."""
 
 import ast
 
@@ -8,7 +8,7 @@ from bench.structure import ORDER, SOURCE, external, functions, imports, mention
 
 MODULES = modules()
 NO_TORCH = ("errors", "system", "config", "plan", "runs", "tracking", "sweep", "__main__")
-HEAVY = {"torch", "transformers", "peft", "deepspeed", "bitsandbytes", "accelerate", "datasets"}
+TORCH_PACKAGES = {"torch", "transformers", "peft", "deepspeed", "bitsandbytes", "accelerate", "datasets"}
 LIMITS = {"lines": 60, "parameters": 6, "file": 300}
 
 
@@ -17,7 +17,7 @@ def package(name: str) -> str:
 
 
 def edges() -> dict[str, dict[str, str]]:
-    """By module: the modules that it imports, with the place."""
+    """The modules that each module imports, with the place."""
     found: dict[str, dict[str, str]] = {}
     for name, file in MODULES.items():
         for other, line in imports(file, MODULES):
@@ -29,7 +29,7 @@ EDGES = edges()
 
 
 def cycle(graph: dict[str, set[str]]) -> list[str]:
-    """The nodes of a cycle, the first again at the end; nothing where there is none."""
+    """The nodes of a cycle, with the first one repeated at the end; empty if there is none."""
     done: set[str] = set()
     path: list[str] = []
 
@@ -62,23 +62,23 @@ def test_the_root_has_three_files_and_thirteen_packages() -> None:
     assert folders == set(ORDER) - {"errors", "__main__"}
 
 
-def test_every_name_is_a_module() -> None:
+def test_every_name_in_the_order_is_a_module() -> None:
     missing = {
         f"{place}: {other}" for found in EDGES.values() for other, place in found.items() if other not in MODULES
     }
     assert not missing
 
 
-def test_no_import_to_the_right() -> None:
+def test_no_import_from_a_later_package() -> None:
     rank = {name: position for position, name in enumerate(ORDER)}
     for name, file in MODULES.items():
         named = [*imports(file, MODULES), *mentioned(file, MODULES)]
-        wrong = [
+        violations = [
             f"{file}:{line} names {other}"
             for other, line in named
             if name and rank[package(other)] > rank[package(name)]
         ]
-        assert not wrong
+        assert not violations
 
 
 def test_no_cycle_of_modules() -> None:
@@ -86,7 +86,7 @@ def test_no_cycle_of_modules() -> None:
 
 
 def test_no_cycle_of_packages_and_subpackages() -> None:
-    """A package's own modules stand beside its subpackages; each subpackage counts as one."""
+    """A package's own modules count as one node, and so does each subpackage."""
     folders = {name for name, file in MODULES.items() if file.name == "__init__.py"}
     for depth in (1, 2):
         graph: dict[str, set[str]] = {}
@@ -107,14 +107,14 @@ def test_an_init_has_a_docstring_and_nothing_else(file: object) -> None:
 
 
 def test_packages_without_torch() -> None:
-    wrong = [
+    violations = [
         f"{file.relative_to(SOURCE)}:{line} imports {other}"
         for name, file in MODULES.items()
         if package(name) in NO_TORCH
         for other, line in external(file)
-        if other in HEAVY
+        if other in TORCH_PACKAGES
     ]
-    assert not wrong
+    assert not violations
 
 
 def test_functions_and_files_are_short() -> None:

@@ -1,4 +1,4 @@
-"""A bench measures the card where there is one, and files what it measured under what it measured."""
+"""A bench measures the GPU if there is one, and names its result file after the measured device."""
 
 import json
 import os
@@ -28,18 +28,18 @@ query = next(word for word in sys.argv if word.startswith("--query-gpu=")).parti
 for card in CARDS:
     print(", ".join(card.get(name, "[N/A]") for name in query.split(",")))
 """
-"""Stands for a driver's tool that knows two cards."""
+"""Simulates an nvidia-smi with two GPUs."""
 
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A machine with an H100, and the folder that figures go to."""
+    """A machine with an H100, and the folder of the result files."""
     monkeypatch.setattr(hardware, "detect", lambda: H100)
     monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
     return tmp_path / "results"
 
 
-def test_figures_say_their_device(card: Path) -> None:
+def test_result_files_name_their_device(card: Path) -> None:
     there = results.write("x", {"a": 1})
     assert there.name == "x-nvidia-h100-80gb-hbm3.json"
     found = json.loads(there.read_text())
@@ -47,7 +47,7 @@ def test_figures_say_their_device(card: Path) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["date"])
 
 
-def test_the_cpu_of_a_machine_with_a_card_is_the_cpu(card: Path) -> None:
+def test_cpu_results_on_a_machine_with_a_gpu_are_saved_as_cpu_results(card: Path) -> None:
     there = results.write("x", {"a": 1}, "cpu")
     assert there.name == "x-cpu.json"
     found = json.loads(there.read_text())
@@ -57,7 +57,7 @@ def test_the_cpu_of_a_machine_with_a_card_is_the_cpu(card: Path) -> None:
 @pytest.mark.parametrize(
     ("visible", "name"), [(None, "NVIDIA A100-SXM4-80GB"), ("1", "NVIDIA GeForce RTX 4090"), ("", "cpu")]
 )
-def test_the_card_is_the_first_that_may_be_used(visible: str | None, name: str, tmp_path: Path) -> None:
+def test_the_gpu_is_the_first_visible_one(visible: str | None, name: str, tmp_path: Path) -> None:
     tool = tmp_path / "nvidia-smi"
     tool.write_text(SMI)
     tool.chmod(0o755)
@@ -73,15 +73,15 @@ def test_the_card_is_the_first_that_may_be_used(visible: str | None, name: str, 
 
 
 @pytest.mark.parametrize(("flags", "device"), [([], "cuda"), (["--device", "cpu"], "cpu")])
-def test_throughput_measures_the_card(
+def test_throughput_measures_the_gpu(
     flags: list[str], device: str, card: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commands, built = [], []
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         commands.append(command)
-        said = {"samples": 2.0, "losses": [1.0], "memory": 1 << 30, "tokens": 100, "parameters": 1000}
-        return subprocess.CompletedProcess(command, 0, json.dumps(said))
+        measured = {"samples": 2.0, "losses": [1.0], "memory": 1 << 30, "tokens": 100, "parameters": 1000}
+        return subprocess.CompletedProcess(command, 0, json.dumps(measured))
 
     monkeypatch.setattr(throughput, "build", lambda *arguments: built.append(arguments))
     monkeypatch.setattr(throughput, "matmul_rate", lambda where: {"cuda": 9e14, "cpu": 1e11}[where])
@@ -108,7 +108,7 @@ def test_both_servers_run_on_the_same_device(device: str, monkeypatch: pytest.Mo
     assert ("dtype=bf16" in ours) == ("bfloat16" in theirs) == (device == "cuda")
 
 
-def test_kernels_are_compared_on_records_that_fill_a_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_kernels_are_compared_on_long_records(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from hydraft.data.formats import load
     from hydraft.data.tokenize import encode
     from hydraft.models.prepare import tokenizer

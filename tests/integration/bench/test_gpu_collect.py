@@ -1,4 +1,4 @@
-"""What bench-gpu makes of the folders of its steps: figures, table, archive."""
+"""The figures, table and archive that bench-gpu creates from the folders of its steps."""
 
 import json
 import subprocess
@@ -23,25 +23,25 @@ PARAMETERS = 8_030_261_248
 
 
 def test_mfu_by_hand() -> None:
-    """Llama-3.1-8B, QLoRA, documents of 2,048 tokens, 10,000 tokens/s on a card of 989 TFLOP/s."""
+    """Llama-3.1-8B, QLoRA, documents of 2,048 tokens, 10,000 tokens/s on a GPU of 989 TFLOP/s."""
     multiplied = PARAMETERS - 128256 * 4096
     assert multiplied == 7_504_924_672
     frozen = work(LLAMA, PARAMETERS, 0, 2048, recomputes=False)
     assert frozen.per_token == 4 * 7_504_924_672 + 6 * 32 * 4096 * 2048 == 31_630_311_424
     assert frozen.utilisation(10_000, 989e12) == pytest.approx(0.31982, abs=1e-5)
-    again = work(LLAMA, PARAMETERS, 0, 2048, recomputes=True)
-    assert again.per_token == 6 * 7_504_924_672 + 8 * 32 * 4096 * 2048
+    second = work(LLAMA, PARAMETERS, 0, 2048, recomputes=True)
+    assert second.per_token == 6 * 7_504_924_672 + 8 * 32 * 4096 * 2048
     adapter = work(LLAMA, PARAMETERS, 20_971_520, 2048, recomputes=False)
     assert adapter.per_token - frozen.per_token == 6 * 20_971_520
 
 
-def test_a_head_that_is_the_embedding_is_multiplied() -> None:
+def test_a_tied_embedding_counts_as_the_head() -> None:
     tied = work(LLAMA | {"tie_word_embeddings": True}, PARAMETERS, 0, 2048, recomputes=False)
     assert tied.frozen == PARAMETERS
 
 
 def finished_run(scratch: Path, name: str, model: Path, *, on_card: bool = True, result: bool = True) -> None:
-    """The files of a run as train.py leaves them."""
+    """Write the files of a run as train.py does."""
     folder = scratch / name
     folder.mkdir(parents=True)
     config = {
@@ -63,7 +63,7 @@ def finished_run(scratch: Path, name: str, model: Path, *, on_card: bool = True,
         for step, speed in enumerate((100.0, 900.0, 10_000.0, 10_100.0, 9_900.0))
     ]
     text = "\n".join(map(json.dumps, lines))
-    (folder / "metrics.jsonl").write_text(text + '\n{"step": 6, "lo')  # the last line was cut off
+    (folder / "metrics.jsonl").write_text(text + '\n{"step": 6, "lo')  # the last line was truncated
     if result:
         (folder / "result.json").write_text(json.dumps({"status": "completed", "peak_memory_bytes": 10 << 30}))
 
@@ -110,7 +110,7 @@ def test_figures_from_the_folders_of_runs(scratch: Path) -> None:
     assert run["plan_off"] == pytest.approx(0.2)
     assert found["runs"]["llama-lora"]["status"] == "did not finish"
     assert found["runs"]["llama-lora"]["peak_memory_bytes"] is None
-    assert found["runs"]["tiny-nf4-stage2"]["tokens_per_second"] is None, "it ran beside others"
+    assert found["runs"]["tiny-nf4-stage2"]["tokens_per_second"] is None, "it ran concurrently with others"
     assert found["runs"]["trainer-qlora"]["mfu"] == pytest.approx(0.31982 / 2, abs=1e-5)
     json.dumps(found)
 
@@ -129,14 +129,14 @@ def test_the_table(scratch: Path) -> None:
     assert lines[-1] == "1 of 2 steps ok"
 
 
-def test_nothing_measured_is_a_table_too(tmp_path: Path) -> None:
+def test_a_table_without_measurements(tmp_path: Path) -> None:
     assert collect.table(collect.gather(tmp_path, [])).endswith("0 of 0 steps ok")
 
 
 def test_the_archive_has_logs_and_no_weights(scratch: Path, tmp_path: Path) -> None:
     (scratch / "llama-qlora/adapter").mkdir()
     (scratch / "llama-qlora/adapter/adapter_config.json").write_text("{}")
-    (scratch / "llama-qlora/rank-0.log").write_text("a rank said")
+    (scratch / "llama-qlora/rank-0.log").write_text("output of a rank")
     (scratch / "models/llama3/model.safetensors").write_bytes(b"x")
     target = tmp_path / "out.tgz"
     (tmp_path / "figures").mkdir()
@@ -145,11 +145,11 @@ def test_the_archive_has_logs_and_no_weights(scratch: Path, tmp_path: Path) -> N
     with tarfile.open(target) as archive:
         names = set(archive.getnames())
     assert {"llama-qlora/rank-0.log", "llama-qlora/metrics.jsonl", "llama-lora/plan.json", "probes.jsonl"} <= names
-    assert "bench-results/loss-cpu.json" in names, "on a machine that is handed back, nothing else brings it home"
+    assert "bench-results/loss-cpu.json" in names, "results would be lost otherwise when the machine is released"
     assert not [name for name in names if "adapter" in name or "models" in name or name == "records.json"]
 
 
-def test_records_are_as_long_as_asked(tmp_path: Path) -> None:
+def test_records_have_the_requested_length(tmp_path: Path) -> None:
     made = json.loads(records.write(tmp_path / "a.json", 20, 3000).read_text(encoding="utf-8"))
     assert {len(record["output"]) for record in made} == {3000}
     varied = json.loads(records.write(tmp_path / "b.json", 50, 3000, vary=True).read_text(encoding="utf-8"))
@@ -160,7 +160,7 @@ def test_records_are_as_long_as_asked(tmp_path: Path) -> None:
 
 
 def wheel(folder: Path, name: str) -> None:
-    """A wheel with one module."""
+    """Write a wheel with one module."""
     import zipfile
 
     info = f"{name}-1.0.dist-info"
@@ -174,22 +174,22 @@ def wheel(folder: Path, name: str) -> None:
         archive.writestr(f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
 
 
-def test_wheels_are_installed_once_and_unsloths_apart(tmp_path: Path) -> None:
+def test_wheels_are_installed_once_and_unsloths_separately(tmp_path: Path) -> None:
     wheel(tmp_path / "whl", "plainthing")
     wheel(tmp_path / "whl/unsloth", "slothing")
     site = tmp_path / "site"
-    all_steps, apart = wheels.paths(tmp_path / "whl", site, unsloth=False)
-    assert (all_steps, apart) == ([str(site / "all")], [])
+    all_steps, separate = wheels.paths(tmp_path / "whl", site, unsloth=False)
+    assert (all_steps, separate) == ([str(site / "all")], [])
     assert (site / "all/plainthing.py").is_file()
     assert not list(site.rglob("slothing.py"))
     (site / "all/plainthing.py").unlink()
-    all_steps, apart = wheels.paths(tmp_path / "whl", site, unsloth=True)
+    all_steps, separate = wheels.paths(tmp_path / "whl", site, unsloth=True)
     assert not (site / "all/plainthing.py").exists(), "it is not installed twice"
-    assert (Path(apart[0]) / "slothing.py").is_file()
+    assert (Path(separate[0]) / "slothing.py").is_file()
     assert wheels.paths(None, site, unsloth=True) == ([], [])
 
 
-def test_no_wheels_is_said(tmp_path: Path) -> None:
+def test_missing_wheels_are_reported(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"no \*\.whl"):
         wheels.paths(tmp_path, tmp_path / "site", unsloth=False)
 
@@ -199,11 +199,11 @@ def test_an_unknown_part_is_refused() -> None:
         [sys.executable, "-m", "bench.gpu", "--parts", "first frist"], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 2
-    assert "no part is called frist" in done.stderr
+    assert "unknown part frist" in done.stderr
 
 
-def test_the_rehearsal_runs_what_is_timed(tmp_path: Path) -> None:
-    """The command with the parts that a card is for, in tiny shapes; `make bench-gpu` rehearses all of them."""
+def test_the_rehearsal_runs_the_timed_parts(tmp_path: Path) -> None:
+    """The command with the parts that need a GPU, in tiny shapes; `make bench-gpu` runs all of them."""
     out = tmp_path / "out"
     command = [
         sys.executable, "-m", "bench.gpu", "--rehearse", "--parts", "first llama serve", "--budget", str(900 * SCALE), "--out", str(out),

@@ -1,4 +1,4 @@
-"""Steps of bench-gpu: a limit each and one on all, and none in the way of another."""
+"""Steps of bench-gpu: a time limit for each and one for all, and a step does not affect the others."""
 
 import sys
 import time
@@ -16,7 +16,7 @@ BASH = ("bash", "-c")
 
 
 class Clock:
-    """Seconds that a test sets."""
+    """A clock that the test sets, in seconds."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -31,7 +31,7 @@ def outcomes(part: Part, budget: Budget, logs: Path) -> dict[str, steps.Outcome]
     return {outcome.name: outcome for outcome in run(part, budget, logs, os.environ)}
 
 
-def test_a_step_gets_its_limit_or_what_is_left() -> None:
+def test_a_step_gets_its_limit_or_the_time_left() -> None:
     clock = Clock()
     budget = Budget(100, clock)
     step = Step("x", 60, ("true",))
@@ -45,7 +45,7 @@ def test_a_step_gets_its_limit_or_what_is_left() -> None:
     assert budget.spent + budget.left == 100
 
 
-def test_what_comes_after_the_time_is_recorded(tmp_path: Path) -> None:
+def test_steps_after_the_time_limit_are_recorded(tmp_path: Path) -> None:
     clock = Clock()
     budget = Budget(100, clock)
     found = {}
@@ -58,7 +58,7 @@ def test_what_comes_after_the_time_is_recorded(tmp_path: Path) -> None:
     assert not (tmp_path / "c.log").exists()
 
 
-def test_a_step_that_fails_stops_no_other(tmp_path: Path) -> None:
+def test_a_failed_step_does_not_stop_the_others(tmp_path: Path) -> None:
     part = Part(
         "p",
         (
@@ -76,7 +76,7 @@ def test_a_step_that_fails_stops_no_other(tmp_path: Path) -> None:
     assert (found["good"].status, found["good"].said) == ("ok", "hello")
 
 
-def test_out_of_time_ends_every_process_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_limit_ends_every_process_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "SHORTEST", 0)
     monkeypatch.setattr(steps, "GRACE", 0.5)
     deaf = f"{sys.executable} -c 'import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)'"
@@ -90,7 +90,7 @@ def test_out_of_time_ends_every_process_of_a_step(tmp_path: Path, monkeypatch: p
     assert not psutil.pid_exists(child) or not runs(psutil.Process(child))
 
 
-def test_side_by_side_but_after_what_it_waits_for(tmp_path: Path) -> None:
+def test_steps_run_concurrently_but_after_their_dependencies(tmp_path: Path) -> None:
     log = tmp_path / "order"
     part = Part(
         "p",
@@ -105,7 +105,7 @@ def test_side_by_side_but_after_what_it_waits_for(tmp_path: Path) -> None:
     assert log.read_text().split() == ["b", "a", "c"]
 
 
-def test_the_folder_of_an_earlier_call_is_gone_first(tmp_path: Path) -> None:
+def test_the_folder_of_an_earlier_call_is_removed_first(tmp_path: Path) -> None:
     old = tmp_path / "run"
     (old / "inner").mkdir(parents=True)
     part = Part("p", (Step("x", 20, (*BASH, f"test ! -e {old}"), replaces=old),))
@@ -114,17 +114,17 @@ def test_the_folder_of_an_earlier_call_is_gone_first(tmp_path: Path) -> None:
     left.mkdir()
     part = Part("p", (Step("y", 20, ("true",), replaces=left),))
     assert outcomes(part, Budget(5), tmp_path)["y"].status == steps.NO_TIME
-    assert left.is_dir(), "a step that is not begun removes nothing"
+    assert left.is_dir(), "a step that is not started removes nothing"
 
 
 def test_a_caller_that_stops_leaves_no_process(tmp_path: Path) -> None:
     part = Part("p", (Step("quick", 20, ("true",)), Step("slow", 60, (*BASH, "echo $$; sleep 60"))), at_once=2)
     import os
 
-    going = run(part, Budget(100), tmp_path, os.environ)
-    next(going)
+    outcomes_of_run = run(part, Budget(100), tmp_path, os.environ)
+    next(outcomes_of_run)
     while not (tmp_path / "slow.log").read_text():
         time.sleep(0.05)
     pid = int((tmp_path / "slow.log").read_text())
-    going.close()
+    outcomes_of_run.close()
     assert not psutil.pid_exists(pid)

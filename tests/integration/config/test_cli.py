@@ -1,4 +1,4 @@
-"""Bad input ends with one line that says what to change, code 2, and no torch."""
+"""Invalid input ends with one line that names the change to make, code 2, and no import of torch."""
 
 import subprocess
 import sys
@@ -65,7 +65,7 @@ def test_help_of_a_setting_needs_no_torch() -> None:
     assert unknown.stderr == "infer.py: top_pp: no such setting, section or group; did you mean top_p?\n"
 
 
-def test_help_with_an_override_is_composed() -> None:
+def test_an_override_with_help_is_checked() -> None:
     shown = run_script("infer.py", "--help", "top_k=7")
     assert shown.returncode == 0 and "\ntop_k: 7\n" in shown.stdout
     refused = run_script("train.py", "--help", "lora.rank=7")
@@ -89,7 +89,7 @@ def test_a_plan_is_shown_without_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["你好，世界！", "it's", "a\\", "a\\'b", "[1,2]", "{x: 1}", "$(echo x) `y`", "1e-3", "null", "a=b,c", "'quoted'", " 两 空格 "]
 )  # fmt: skip
-def test_a_prompt_arrives_as_it_was_typed(text: str) -> None:
+def test_a_prompt_is_passed_on_as_typed(text: str) -> None:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     assert OverridesParser.create().parse_override(quote(f"prompt={text}")).value() == text
@@ -99,7 +99,7 @@ def test_a_prompt_arrives_as_it_was_typed(text: str) -> None:
     "typed", [r"{instruction}\n{input}\n", r'"{instruction}\n{input}\n"', "{instruction}\n{input}\n"]
 )
 def test_a_template_may_be_typed_as_the_readme_has_it(typed: str) -> None:
-    """With the quotes that the shell takes away, with quotes that it left, or with real line breaks."""
+    """With quotes that the shell removes, with quotes that it keeps, or with real line breaks."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parsed = OverridesParser.create().parse_override(quote(f"data.template={typed}")).value()
@@ -110,7 +110,7 @@ def test_a_template_may_be_typed_as_the_readme_has_it(typed: str) -> None:
 @pytest.mark.parametrize(
     "argument", ["lora.r=8,16", "train.betas=[0.9,0.95]", "--help", "-m", "+x.y=1", "data.eval=null"]
 )
-def test_what_hydra_understands_is_left_alone(argument: str) -> None:
+def test_arguments_that_hydra_can_parse_are_unchanged(argument: str) -> None:
     assert quote(argument) == argument
 
 
@@ -131,14 +131,14 @@ def test_what_hydra_understands_is_left_alone(argument: str) -> None:
         ),
     ],
 )
-def test_infer_refuses(arguments: list[str], message: str) -> None:
+def test_infer_refuses_invalid_options(arguments: list[str], message: str) -> None:
     done = run_script("infer.py", *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
 
 
-def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+def test_a_reader_that_closes_the_pipe_is_not_an_error() -> None:
     command = f"{sys.executable} train.py --help | head -n 1"
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.count("\n") == 1 and done.stderr == ""

@@ -1,4 +1,4 @@
-"""Both copied recipes as experiments: every setting of theirs is ours, or replaced for a reason that stands here."""
+"""Both tutorial setups as experiments: each of their settings is kept, or is replaced for a documented reason."""
 
 from typing import Any
 
@@ -49,7 +49,7 @@ CHATGLM2: dict[str, Any] = {
     "train.max_grad_norm": 1.0,
     "train.log_every": 10,
     "train.save": "epoch",
-    # DeepSpeed's activation_checkpointing block turns nothing on in the Trainer; this does what it was meant to.
+    # DeepSpeed's activation_checkpointing block has no effect in the Trainer; this setting has the intended one.
     "train.gradient_checkpointing": True,
     "cluster.nodes": 2,
     "cluster.ranks_per_node": 4,
@@ -68,7 +68,7 @@ LLAMA3: dict[str, Any] = {
     "train.gradient_accumulation_steps": 4,
     "train.learning_rate": 2e-4,
     "train.epochs": 3,
-    "train.precision": "auto",  # the recipe's fp16 on a card without bf16, bf16 on one with it
+    "train.precision": "auto",  # the setup's fp16 on a GPU without bf16, bf16 on one with it
     "train.max_grad_norm": 1.0,
     "train.betas": [0.9, 0.999],
     "train.eps": 1e-8,
@@ -87,7 +87,9 @@ def composed(experiment: str) -> Config:
     ("experiment", "settings", "zero"),
     [("chatglm2_qlora_zero3", CHATGLM2, CHATGLM2_ZERO), ("llama3_unsloth_zero2", LLAMA3, LLAMA3_ZERO)],
 )
-def test_the_resolved_settings_are_the_recipes(experiment: str, settings: dict[str, Any], zero: dict[str, Any]) -> None:
+def test_the_resolved_settings_are_those_of_the_setup(
+    experiment: str, settings: dict[str, Any], zero: dict[str, Any]
+) -> None:
     config = composed(experiment)
     for name, expected in settings.items():
         value: Any = config
@@ -99,10 +101,10 @@ def test_the_resolved_settings_are_the_recipes(experiment: str, settings: dict[s
     assert made["gradient_clipping"] == 1.0
 
 
-def test_the_flaws_of_the_deepspeed_dicts_are_gone() -> None:
-    """No block that does nothing, and no batch size that contradicts the number of ranks."""
+def test_the_flaws_of_the_deepspeed_configs_are_fixed() -> None:
+    """No block without effect, and no batch size that contradicts the number of ranks."""
     chatglm2 = deepspeed_config(composed("chatglm2_qlora_zero3"))
-    assert "aio" not in chatglm2  # read for NVMe offload only
+    assert "aio" not in chatglm2  # only read for NVMe offload
     assert "activation_checkpointing" not in chatglm2
     assert chatglm2["train_batch_size"] == 1 * 8 * 8
     llama3 = composed("llama3_unsloth_zero2")
@@ -110,7 +112,7 @@ def test_the_flaws_of_the_deepspeed_dicts_are_gone() -> None:
     assert deepspeed_config(llama3)["train_batch_size"] == 1 * 4 * 2
 
 
-def test_the_second_recipes_dtype_follows_the_card() -> None:
+def test_the_second_setups_precision_depends_on_the_gpu() -> None:
     config = composed("llama3_unsloth_zero2")
     for capability, key in ((7.5, "fp16"), (8.6, "bf16")):
         card = Hardware(gpus=(Gpu("card", 24 * 2**30, capability),))
@@ -125,7 +127,7 @@ def test_the_second_recipes_dtype_follows_the_card() -> None:
     ("experiment", "reason"),
     [("chatglm2_qlora_zero3", "cluster.hostfile"), ("llama3_unsloth_zero2", "kernels=unsloth")],
 )
-def test_what_cannot_run_yet_says_so(experiment: str, reason: str) -> None:
+def test_a_setup_that_cannot_run_here_gives_the_reason(experiment: str, reason: str) -> None:
     from conftest import run_script
 
     done = run_script("train.py", f"experiment={experiment}")

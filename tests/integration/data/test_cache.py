@@ -1,4 +1,4 @@
-"""Encoding happens once: later runs and other ranks read what the first process wrote."""
+"""Records are encoded once: later runs and other ranks read what the first process wrote."""
 
 import copy
 import json
@@ -37,16 +37,16 @@ def written(folder: Path, *overrides: str) -> Config:
     return config_of(f"data.train={file}", "data.max_length=24", *overrides)
 
 
-def test_what_is_cached_is_what_encoding_gives(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_cached_records_equal_encoded_ones(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     config = written(tmp_path)
-    told: list[tuple[int, int]] = []
-    encoded = cache.training(config.data, 0, tokenizer, True, lambda done, total: told.append((done, total)))
+    reported: list[tuple[int, int]] = []
+    encoded = cache.training(config.data, 0, tokenizer, True, lambda done, total: reported.append((done, total)))
     examples, cut = encode(mixture.training(config.data, 0), tokenizer, config.data)
     assert [encoded[index] for index in range(len(encoded))] == examples
     assert encoded.lengths == [len(example["input_ids"]) for example in examples]
     assert encoded.truncation == cut
     assert cut.records > 0
-    assert told[-1] == (20, 20)
+    assert reported[-1] == (20, 20)
     cache.training(config.data, 0, tokenizer, True, lambda *_: pytest.fail("encoded again"))
 
 
@@ -100,7 +100,7 @@ def test_a_rank_that_does_not_encode_waits_for_the_one_that_does(
     assert waiting.communicate(timeout=60 * SCALE)[0].strip() == "20"
 
 
-def test_a_mix_repeats_and_draws_by_weight(tmp_path: Path) -> None:
+def test_a_mix_repeats_and_samples_by_weight(tmp_path: Path) -> None:
     more = tmp_path / "more.json"
     more.write_text(json.dumps([{"instruction": f"多{i}", "output": "答"} for i in range(10)]), encoding="utf-8")
     config = written(tmp_path)

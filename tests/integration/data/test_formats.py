@@ -104,17 +104,17 @@ def test_data_format_chooses_the_format(tmp_path: Path) -> None:
 
 
 def test_a_hub_name_is_loaded_with_its_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By ``datasets`` itself, from a local folder in the hub's layout; columns that a row leaves empty are none of its keys."""
+    """Uses ``datasets`` with a local folder in the hub's layout; empty columns do not count as keys of a row."""
     import datasets
 
     (tmp_path / "data").mkdir()
     for split, rows in {"train": [CHAT, {**CHAT, "id": 3}], "test": [SHARE]}.items():
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (tmp_path / f"data/{split}.jsonl").write_text(lines, encoding="utf-8")
-    asked, load_dataset = [], datasets.load_dataset
+    requested, load_dataset = [], datasets.load_dataset
 
     def local(name: str, split: str) -> Any:
-        asked.append(name)
+        requested.append(name)
         data_files = {split: str(tmp_path / f"data/{split}.jsonl")}
         return load_dataset(str(tmp_path), data_files=data_files, split=split, cache_dir=str(tmp_path / "cache"))
 
@@ -122,10 +122,10 @@ def test_a_hub_name_is_loaded_with_its_split(tmp_path: Path, monkeypatch: pytest
     expected = Conversation((Turn("user", "问"), Turn("assistant", "答")))
     assert load("owner/name", "data.train") == [expected, expected]
     assert load("owner/name:test", "data.eval") == [expected]
-    assert asked == ["owner/name", "owner/name"]
+    assert requested == ["owner/name", "owner/name"]
 
 
-def test_a_hub_name_that_cannot_be_reached_is_refused_in_one_line() -> None:
+def test_an_unavailable_hub_name_is_refused_on_one_line() -> None:
     done = run_script("train.py", "data.train=owner/name:dev", "mode=plan", HF_HUB_OFFLINE="1")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

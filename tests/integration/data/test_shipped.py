@@ -1,4 +1,4 @@
-"""The instruction set that ships: large enough, varied, split cleanly, and what its generator writes."""
+"""The shipped instruction set is large enough, varied, split cleanly, and reproduced by its generator."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ def read(name: str) -> list[dict[str, Any]]:
     return json.loads((ROOT / "data" / name).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
-def test_there_are_enough_records_of_every_task() -> None:
+def test_every_task_has_enough_records() -> None:
     train, test = (
         Counter(r["task"] for r in read("zh_tasks.train.json")),
         Counter(r["task"] for r in read("zh_tasks.test.json")),
@@ -27,13 +27,13 @@ def test_there_are_enough_records_of_every_task() -> None:
     assert min(test.values()) >= 40
 
 
-def test_no_held_out_input_is_trained_and_no_input_occurs_twice() -> None:
+def test_no_held_out_input_is_trained_and_no_input_is_repeated() -> None:
     train, test = read("zh_tasks.train.json"), read("zh_tasks.test.json")
     inputs = [record["input"] for record in train + test]
     assert len(set(inputs)) == len(inputs)
 
 
-def test_classes_are_balanced_and_answers_are_answers() -> None:
+def test_classes_are_balanced_and_answers_are_plausible() -> None:
     for name in ("zh_tasks.train.json", "zh_tasks.test.json"):
         records = read(name)
         classes = Counter(record["output"] for record in records if record["task"] == "sentiment")
@@ -58,7 +58,7 @@ def test_the_generator_writes_the_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes() == (ROOT / "data" / name).read_bytes()
 
 
-def test_the_corpus_of_the_embedded_model_holds_no_held_out_text_and_no_answer(tmp_path: Path) -> None:
+def test_the_corpus_of_the_embedded_model_has_no_held_out_text_and_no_answer(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.jsonl"
     subprocess.run([sys.executable, str(ROOT / "data/generate.py"), "--corpus", str(corpus)], check=True)
     text = corpus.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A file of prompts: the same answers as for single prompts, in the input's order, once each, also after a kill."""
+"""A file of prompts: the same answers as for single prompts, once each, in the input's order, also after a kill."""
 
 import json
 import os
@@ -28,14 +28,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def asked(tmp_path: Path) -> Path:
-    file = tmp_path / "asked.jsonl"
+def prompts_file(tmp_path: Path) -> Path:
+    file = tmp_path / "prompts_file.jsonl"
     file.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in RECORDS), encoding="utf-8")
     return file
 
 
 def test_batched_answers_equal_single_ones(run: Path, tmp_path: Path) -> None:
-    """Token for token in fp32, whatever stands beside a prompt."""
+    """Token for token in fp32, whatever else is in the batch."""
     options = InferConfig(run=str(run), max_new_tokens=24)
     loaded = load(find(options), options)
     selected = loaded.select()
@@ -45,17 +45,17 @@ def test_batched_answers_equal_single_ones(run: Path, tmp_path: Path) -> None:
     alone = [answer(loaded, selected, prompt, options) for prompt in prompts]
     assert len({tuple(ids) for ids in alone}) > 3
     assert answers(loaded, selected, prompts, options) == alone
-    with (tmp_path / "said").open("w") as out:
-        said = generate(loaded, InferConfig(run="", prompt="回答问题。\n0加一等于几？", max_new_tokens=24), out)
-    assert said == selected.tokenizer.decode(alone[0], skip_special_tokens=True)
-    assert (tmp_path / "said").read_text() == said + "\n"
+    with (tmp_path / "output").open("w") as out:
+        text = generate(loaded, InferConfig(run="", prompt="回答问题。\n0加一等于几？", max_new_tokens=24), out)
+    assert text == selected.tokenizer.decode(alone[0], skip_special_tokens=True)
+    assert (tmp_path / "output").read_text() == text + "\n"
 
 
-def test_a_killed_batch_resumes_without_loss_or_repetition(run: Path, asked: Path, tmp_path: Path) -> None:
-    """Two processes, SIGKILL, half a line; then one process. The file is that of a run that was never killed."""
-    settings = ["mode=batch", f"run={run}", f"input={asked}", f"max_new_tokens={LENGTH}", "batch_size=2"]
-    whole, output = tmp_path / "whole.jsonl", tmp_path / "answers.jsonl"
-    done = run_script("infer.py", *settings, f"output={whole}")
+def test_a_killed_batch_resumes_without_loss_or_repetition(run: Path, prompts_file: Path, tmp_path: Path) -> None:
+    """Two processes, SIGKILL, a truncated line, then one process: the file equals that of an uninterrupted run."""
+    settings = ["mode=batch", f"run={run}", f"input={prompts_file}", f"max_new_tokens={LENGTH}", "batch_size=2"]
+    uninterrupted, output = tmp_path / "uninterrupted.jsonl", tmp_path / "answers.jsonl"
+    done = run_script("infer.py", *settings, f"output={uninterrupted}")
     assert done.returncode == 0, done.stderr
     assert "qa exact match" in done.stdout
     part = tmp_path / "answers.jsonl.part"
@@ -64,7 +64,7 @@ def test_a_killed_batch_resumes_without_loss_or_repetition(run: Path, asked: Pat
     members = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    wait_for(lambda: not any(member.is_running() for member in members), 10, "its processes ended")
+    wait_for(lambda: not any(member.is_running() for member in members), 10, "the end of its processes")
     assert not output.exists()
     before = part.read_bytes().count(b"\n") - 1
     with part.open("a") as file:
@@ -72,10 +72,10 @@ def test_a_killed_batch_resumes_without_loss_or_repetition(run: Path, asked: Pat
     other = run_script("infer.py", *settings, f"output={output}", "seed=1")
     assert other.returncode == 2
     assert "was started with another input, model or setting" in other.stderr
-    again = run_script("infer.py", *settings, f"output={output}")
-    assert again.returncode == 0, again.stderr
-    assert f"resuming: {2 * before} of {len(RECORDS)} records are done" in again.stdout or before == 6
-    assert output.read_bytes() == whole.read_bytes()
+    resumed = run_script("infer.py", *settings, f"output={output}")
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"resuming: {2 * before} of {len(RECORDS)} records are done" in resumed.stdout or before == 6
+    assert output.read_bytes() == uninterrupted.read_bytes()
     assert not part.exists()
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert [line["id"] for line in lines] == [record["id"] for record in RECORDS]

@@ -24,7 +24,7 @@ from hydraft.system.source_tree import TINY
 
 
 class Terminal:
-    """infer.py on a pty."""
+    """infer.py in a pty."""
 
     def __init__(self, *arguments: str) -> None:
         self.process, self.end = pty.fork()
@@ -35,12 +35,12 @@ class Terminal:
         self.shown = ""
 
     def type(self, text: str) -> None:
-        """Keys."""
+        """Type ``text``."""
         self.shown = ""
         os.write(self.end, text.encode())
 
     def wait(self, pattern: str, seconds: float = 90, ended: bool = False) -> str:
-        """What was shown since the last keys, once ``pattern`` is in it; without the terminal's own codes."""
+        """Wait until ``pattern`` is in the output since the last keys, and return it without terminal control codes."""
         deadline = time.monotonic() + seconds * SCALE
         while not re.search(pattern, plain(self.shown), flags=re.DOTALL):
             assert time.monotonic() < deadline, f"no {pattern!r} in {plain(self.shown)!r}"
@@ -72,7 +72,9 @@ def terminal() -> Iterator[Terminal]:
 def test_a_conversation_in_chinese_is_edited_answered_saved_and_reset(terminal: Terminal, tmp_path: Path) -> None:
     terminal.wait("/help lists the commands.*>")
     left, back = "\x1b[D", "\x7f"
-    terminal.type(f"天气很坏吗？{left}{left}{back}好\r")  # 天气很坏吗？ with 坏 made 好, two cells wide each
+    terminal.type(
+        f"天气很坏吗？{left}{left}{back}好\r"
+    )  # 天气很坏吗？, where 坏 is replaced by 好; each is two cells wide
     terminal.wait("？\n[^\n]*\n>")
     terminal.type("第二行\x1b\r第三行\r")
     terminal.wait("第三行\n[^\n]*\n>")
@@ -97,12 +99,12 @@ def test_a_conversation_in_chinese_is_edited_answered_saved_and_reset(terminal: 
     terminal.type("\x03")
     terminal.wait("Ctrl-D or /exit exits.*>")
     terminal.type("/exit\r")
-    terminal.wait("never to be seen", ended=True)
+    terminal.wait("not to be answered", ended=True)
     assert os.waitpid(terminal.process, 0)[1] == 0
 
 
 def test_ctrl_c_stops_an_answer_and_keeps_its_text(capsys: pytest.CaptureFixture[str]) -> None:
-    options = InferConfig(run=str(TINY), max_new_tokens=400, temperature=6.0)  # at random: hardly ever an end
+    options = InferConfig(run=str(TINY), max_new_tokens=400, temperature=6.0)  # at random, which rarely ends early
     chat = Chat(load(find(options), options), options, sys.stdout)
     before = signal.getsignal(signal.SIGINT)
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))

@@ -1,4 +1,4 @@
-"""Exports: close to the trained model, usable without this project, complete or absent; and ChatGLM2's published layout."""
+"""Exports are equivalent to the trained model, usable without this project, and complete or absent."""
 
 import json
 import os
@@ -35,27 +35,27 @@ from using import adapter, start
 
 PROMPTS = [[1, 5, 9, 300, 17, 4], [1, 40, 41, 42]]
 
-# Run by a clean interpreter that knows nothing of this project.
+# Run by an interpreter without this project on its path.
 PLAIN = """
 import json, sys, torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 merged, adapter, base = sys.argv[1:]
 over = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter)
-said = []
+answers = []
 for folder, model in ((merged, AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)), (adapter, over)):
     chat = [{"role": "user", "content": "1加一等于几？"}]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     answer = model.eval().generate(**ids, max_new_tokens=16, do_sample=False)
-    said.append(answer[0, ids["input_ids"].shape[1]:].tolist())
+    answers.append(answer[0, ids["input_ids"].shape[1]:].tolist())
 assert not [name for name in sys.modules if name.startswith("hydraft")]
-print(json.dumps(said))
+print(json.dumps(answers))
 """
 
 
-def elsewhere(merged: Path, alone: Path) -> list[list[int]]:
-    """The greedy answers of plain transformers and peft in another process: of the merged model, and of the adapter on its base."""
+def answers_without_hydraft(merged: Path, alone: Path) -> list[list[int]]:
+    """Greedy answers of plain transformers and peft in another process: merged model, and adapter on its base."""
     done = subprocess.run(
         [sys.executable, "-c", PLAIN, str(merged), str(alone), str(TINY)], capture_output=True, text=True, cwd="/", check=False,
         env={**os.environ, "PYTHONPATH": ""},
@@ -64,8 +64,8 @@ def elsewhere(merged: Path, alone: Path) -> list[list[int]]:
     return list(json.loads(done.stdout))
 
 
-def here(options: InferConfig) -> list[int]:
-    """The same by infer.py's own loading."""
+def answers_of_hydraft(options: InferConfig) -> list[int]:
+    """The same with infer.py's own loading."""
     loaded = load(find(options), options)
     selected = loaded.select()
     return answer(loaded, selected, prompt_ids(ask("1加一等于几？"), selected.tokenizer, selected.data), options)
@@ -78,13 +78,13 @@ def here(options: InferConfig) -> list[int]:
         ("nf4", {}, 1e-4),
         ("nf4", {"use_dora": True}, 1e-4),
         ("nf4", {"use_rslora": True}, 1e-4),
-        ("int8", {}, 1.0),  # LLM.int8() also rounds what goes into a layer, which no weight can hold
+        ("int8", {}, 1.0),  # LLM.int8() also rounds the inputs of layers, which merged weights cannot reproduce
     ],
 )
-def test_merged_weights_compute_what_was_trained(
+def test_merged_weights_are_equivalent_to_the_trained_model(
     quant: str, lora: dict[str, Any], tolerance: float, tmp_path: Path
 ) -> None:
-    """Against the published weights with the adapter an NF4 run would be two orders of magnitude further away."""
+    """For NF4, an adapter on unquantised published weights would differ by two orders of magnitude more."""
     made = adapter(tmp_path / "run", f"quant={quant}", **lora)
     options = InferConfig(run=str(made))
     (source,) = find(options)
@@ -92,8 +92,8 @@ def test_merged_weights_compute_what_was_trained(
     section = prepare.native(source.model, source.seed)
     plain = merge.merged(trained, source, section, Precision.fp32).eval()
     assert not [name for name, _ in plain.named_modules() if "lora" in name]
-    apart = merge.difference(merge.logits(trained, PROMPTS), merge.logits(plain, PROMPTS))
-    assert apart["logit_max"] <= tolerance
+    difference = merge.difference(merge.logits(trained, PROMPTS), merge.logits(plain, PROMPTS))
+    assert difference["logit_max"] <= tolerance
     if quant == "nf4" and not lora:
         options = InferConfig(run=str(made))
         (source,) = find(options)
@@ -122,7 +122,10 @@ def test_exports_are_used_without_this_project(tmp_path: Path) -> None:
     assert (alone / ADAPTER).read_bytes() == (made / "adapter" / ADAPTER).read_bytes()
     unquantised = InferConfig(run=str(made), max_new_tokens=16)
     unquantised.quant.kind = QuantKind.none
-    assert elsewhere(target, alone) == [here(InferConfig(run=str(made), max_new_tokens=16)), here(unquantised)]
+    assert answers_without_hydraft(target, alone) == [
+        answers_of_hydraft(InferConfig(run=str(made), max_new_tokens=16)),
+        answers_of_hydraft(unquantised),
+    ]
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
     with pytest.raises(ConfigError, match="exists; name a folder"):
         run(find(options), options)
@@ -172,7 +175,7 @@ def test_a_plain_template_becomes_a_chat_template(template: str) -> None:
 
 
 @pytest.mark.parametrize(("suffix", "count"), [("bin", 3), ("safetensors", 1)])
-def test_chatglm2_goes_to_native_and_back_bit_for_bit(suffix: str, count: int, tmp_path: Path) -> None:
+def test_chatglm2_is_converted_and_exported_bit_for_bit(suffix: str, count: int, tmp_path: Path) -> None:
     tensors = chatglm2_tensors()
     source = save(tmp_path / "published", CHATGLM2, tensors, sentencepiece_model(), suffix, count)
     (source / "tokenization_chatglm.py").write_text("# theirs\n")
@@ -181,10 +184,10 @@ def test_chatglm2_goes_to_native_and_back_bit_for_bit(suffix: str, count: int, t
     back.mkdir()
     found = {name: tensor for file in native.glob("*.safetensors") for name, tensor in load_file(file).items()}
     published_layout.publish(found, source, back)
-    again = {name: tensor for file in back.glob("*.safetensors") for name, tensor in load_file(file).items()}
-    assert again.keys() == tensors.keys()
+    repeated = {name: tensor for file in back.glob("*.safetensors") for name, tensor in load_file(file).items()}
+    assert repeated.keys() == tensors.keys()
     assert all(
-        torch.equal(again[name], tensor) and again[name].dtype == tensor.dtype for name, tensor in tensors.items()
+        torch.equal(repeated[name], tensor) and repeated[name].dtype == tensor.dtype for name, tensor in tensors.items()
     )
     assert json.loads((back / "config.json").read_text()) == CHATGLM2
     assert (back / "tokenizer.model").read_bytes() == (source / "tokenizer.model").read_bytes()
@@ -209,11 +212,13 @@ def test_an_adapter_of_chatglm2_is_merged_into_its_published_layout(tmp_path: Pa
     options = InferConfig(run=str(made))
     trained = load(find(options), options).model
     options = InferConfig(run=str(Path(prepare.native(ModelConfig(name="glm", path=str(target)), 42).path)))
-    apart = merge.difference(merge.logits(trained, PROMPTS), merge.logits(load(find(options), options).model, PROMPTS))
-    assert apart["logit_max"] < 1e-3
+    difference = merge.difference(
+        merge.logits(trained, PROMPTS), merge.logits(load(find(options), options).model, PROMPTS)
+    )
+    assert difference["logit_max"] < 1e-3
 
 
-def test_what_cannot_be_exported_is_refused_before_torch(tmp_path: Path) -> None:
+def test_impossible_exports_are_refused_before_torch_is_imported(tmp_path: Path) -> None:
     made = adapter(tmp_path / "run", "quant=nf4")
     refused = [
         (["export.layout=published"], "needs a published checkpoint of ChatGLM2-6B"),

@@ -1,4 +1,4 @@
-"""How run= is resolved, and what is refused: remote code, pickles, and adapters that do not fit their base."""
+"""How run= is resolved, and which sources are refused: remote code, pickles, adapters that do not match their base."""
 
 import json
 import shutil
@@ -51,7 +51,7 @@ def test_an_adapter_of_an_earlier_version_loads_with_a_notice(made: Path, tmp_pa
     (run / "adapter" / base_identity.NAME).unlink()
     (source,) = find(use(run))
     assert "has no hash of its base" in source.notices[0]
-    alone = tmp_path / "alone"  # and one that was trained elsewhere
+    alone = tmp_path / "alone"  # one that was trained on another machine
     shutil.copytree(run / "adapter", alone)
     (source,) = find(use(alone))
     assert source.model.path == str(TINY)
@@ -65,12 +65,12 @@ def test_adapters_are_selected_by_name(made: Path, tmp_path: Path) -> None:
     loaded = load(find(options), options)
     ids = torch.tensor([[1, 7, 30, 200]])
 
-    def says(name: str) -> torch.Tensor:
+    def logits_of(name: str) -> torch.Tensor:
         loaded.select(name)
         with torch.no_grad():
             return loaded.model(input_ids=ids).logits
 
-    both = [says("zh"), says("en"), says("zh")]
+    both = [logits_of("zh"), logits_of("en"), logits_of("zh")]
     assert torch.equal(both[0], both[2])
     for place, expected in ((made, both[0]), (other, both[1])):
         alone = load(find(use(place)), use(place)).model
@@ -78,13 +78,13 @@ def test_adapters_are_selected_by_name(made: Path, tmp_path: Path) -> None:
             assert torch.equal(alone(input_ids=ids).logits, expected)
 
 
-def _pickled(folder: Path, name: str, gone: str) -> Path:
-    (folder / gone).unlink()
+def _pickled(folder: Path, name: str, removed: str) -> Path:
+    (folder / removed).unlink()
     (folder / name).write_bytes(b"\x80\x04.")
     return folder
 
 
-def test_sources_that_do_not_fit_are_refused(made: Path, tmp_path: Path) -> None:
+def test_unsuitable_sources_are_refused(made: Path, tmp_path: Path) -> None:
     def copy(name: str, source: Path = made / "adapter") -> Path:
         return Path(shutil.copytree(source, tmp_path / name))
 
@@ -159,7 +159,9 @@ def test_a_refusal_imports_no_torch(made: Path, tmp_path: Path) -> None:
         "except SystemExit as end: assert end.code == 2\n"
         "print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules])"
     )
-    asked = [f"run={made}", "mode=batch", f"input={tmp_path / 'none.jsonl'}", f"output={tmp_path / 'o.jsonl'}"]
-    done = subprocess.run([sys.executable, "-c", code % asked], cwd=ROOT, capture_output=True, text=True, check=True)
+    arguments = [f"run={made}", "mode=batch", f"input={tmp_path / 'none.jsonl'}", f"output={tmp_path / 'o.jsonl'}"]
+    done = subprocess.run(
+        [sys.executable, "-c", code % arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
     assert "none.jsonl: no such file" in done.stderr

@@ -16,14 +16,14 @@ CHAT = "/v1/chat/completions"
 ASK: Any = [{"role": "user", "content": "判断这条评论的情感：房间很干净，服务也热情"}]
 
 
-def said(server: Server, **options: Any) -> str:
-    """The first answer's text."""
+def answer_text(server: Server, **options: Any) -> str:
+    """The text of the first choice."""
     settings = {"model": "tiny", "messages": ASK, "max_tokens": 24, "temperature": 0, **options}
     return server.client().chat.completions.create(**settings).choices[0].message.content
 
 
 def endless(**options: Any) -> dict[str, Any]:
-    """A request whose answer goes on as long as it may: the end token is never chosen."""
+    """A request whose answer has the maximum length: the end token is never sampled."""
     return {"model": "tiny", "messages": ASK, "max_tokens": 400, "logit_bias": {"2": -100}, **options}
 
 
@@ -39,30 +39,30 @@ def refused(server: Server, **options: Any) -> dict[str, Any]:
 def test_the_base_and_its_adapters_answer_by_name(server: Server) -> None:
     assert [model.id for model in server.client().models.list()] == ["red", "blue", "tiny"]
     assert server.client().models.retrieve("red").owned_by == "hydraft"
-    assert len({said(server, model=name) for name in ("tiny", "red", "blue")}) == 3
+    assert len({answer_text(server, model=name) for name in ("tiny", "red", "blue")}) == 3
     with pytest.raises(openai.NotFoundError, match=r"there are: red, blue, tiny"):
-        said(server, model="green")
+        answer_text(server, model="green")
 
 
 def test_a_stream_equals_the_complete_response(server: Server) -> None:
     settings: Any = {"model": "tiny", "messages": ASK, "max_tokens": 24, "temperature": 0}
-    whole = server.client().chat.completions.create(**settings)
+    complete = server.client().chat.completions.create(**settings)
     options = {"stream": True, "stream_options": {"include_usage": True}}
     *events, last = server.client().chat.completions.create(**settings, **options)
     assert events[0].choices[0].delta.role == "assistant"
-    assert "".join(e.choices[0].delta.content or "" for e in events) == whole.choices[0].message.content
+    assert "".join(e.choices[0].delta.content or "" for e in events) == complete.choices[0].message.content
     assert [e.choices[0].finish_reason for e in events if e.choices[0].finish_reason] == [
-        whole.choices[0].finish_reason
+        complete.choices[0].finish_reason
     ]
-    assert last.choices == [] and last.usage == whole.usage and whole.usage.completion_tokens <= 24
+    assert last.choices == [] and last.usage == complete.usage and complete.usage.completion_tokens <= 24
     raw = server.post(CHAT, json={**settings, "stream": True})
     assert raw.headers["content-type"].startswith("text/event-stream")
     *events, done, nothing = raw.text.split("\n\n")
     assert done == "data: [DONE]" and nothing == "" and all(json.loads(e.removeprefix("data: ")) for e in events)
 
 
-def test_stop_sequences_end_an_answer_before_them(server: Server) -> None:
-    text = said(server)
+def test_stop_sequences_end_an_answer_and_are_removed(server: Server) -> None:
+    text = answer_text(server)
     for stop in (text[5], text[4:7], [text[6:10], "not there"]):
         first = stop if isinstance(stop, str) else stop[0]
         answer = server.client().chat.completions.create(
@@ -73,19 +73,20 @@ def test_stop_sequences_end_an_answer_before_them(server: Server) -> None:
 
 
 def test_a_seed_gives_the_same_answers_alone_and_in_a_batch(server: Server) -> None:
-    asked: Any = {"model": "red", "messages": ASK, "max_tokens": 16, "temperature": 1.5, "seed": 7, "n": 3}
+    body: Any = {"model": "red", "messages": ASK, "max_tokens": 16, "temperature": 1.5, "seed": 7, "n": 3}
     client = server.client()
-    alone = [choice.message.content for choice in client.chat.completions.create(**asked).choices]
+    alone = [choice.message.content for choice in client.chat.completions.create(**body).choices]
     assert len(set(alone)) == 3
     noise = [
-        threading.Thread(target=said, args=(server,), kwargs={"temperature": 1.0, "model": m}) for m in ("tiny", "blue")
+        threading.Thread(target=answer_text, args=(server,), kwargs={"temperature": 1.0, "model": m})
+        for m in ("tiny", "blue")
     ]
     for thread in noise:
         thread.start()
-    assert [choice.message.content for choice in client.chat.completions.create(**asked).choices] == alone
+    assert [choice.message.content for choice in client.chat.completions.create(**body).choices] == alone
     for thread in noise:
         thread.join()
-    other = client.chat.completions.create(**{**asked, "seed": 8}).choices
+    other = client.chat.completions.create(**{**body, "seed": 8}).choices
     assert [choice.message.content for choice in other] != alone
 
 
@@ -101,19 +102,21 @@ def test_logprobs_and_completions(server: Server) -> None:
         model="tiny", prompt=["你好", "再见"], max_tokens=6, n=2, logprobs=2, seed=1
     )
     assert [choice.index for choice in texts.choices] == [0, 1, 2, 3] and texts.usage.prompt_tokens == 4
-    told = texts.choices[3].logprobs
-    assert [len(part) for part in (told.tokens, told.token_logprobs, told.text_offset)] == [len(told.tokens)] * 3
+    logprobs = texts.choices[3].logprobs
+    assert [len(part) for part in (logprobs.tokens, logprobs.token_logprobs, logprobs.text_offset)] == [
+        len(logprobs.tokens)
+    ] * 3
     stream = server.client().completions.create(
         model="tiny", prompt=[5, 6, 7], max_tokens=6, temperature=0, stream=True
     )
-    whole = server.client().completions.create(model="tiny", prompt=[[5, 6, 7]], max_tokens=6, temperature=0)
-    assert "".join(event.choices[0].text for event in stream) == whole.choices[0].text
+    complete = server.client().completions.create(model="tiny", prompt=[[5, 6, 7]], max_tokens=6, temperature=0)
+    assert "".join(event.choices[0].text for event in stream) == complete.choices[0].text
 
 
-def test_parameters_of_clients_are_used_or_refused_by_name(server: Server) -> None:
+def test_request_parameters_are_used_or_refused_by_name(server: Server) -> None:
     parts = [{"role": "user", "content": [{"type": "text", "text": ASK[0]["content"]}]}]
-    usual: Any = {"user": "u", "presence_penalty": 0, "frequency_penalty": 0, "tools": [], "metadata": {"a": "b"}}
-    assert said(server, messages=parts, max_completion_tokens=24, **usual) == said(server)
+    defaults: Any = {"user": "u", "presence_penalty": 0, "frequency_penalty": 0, "tools": [], "metadata": {"a": "b"}}
+    assert answer_text(server, messages=parts, max_completion_tokens=24, **defaults) == answer_text(server)
     assert "Unrecognized request argument supplied: top_k" in refused(server, top_k=5)["message"]
     for name, value in {
         "temperature": 3, "top_p": -0.1, "n": 0, "max_tokens": "5", "stop": ["a"] * 5, "seed": 2**63, "tools": [{}], "logit_bias": {"x": 1},
@@ -121,7 +124,7 @@ def test_parameters_of_clients_are_used_or_refused_by_name(server: Server) -> No
     }.items():  # fmt: skip
         assert refused(server, **{name: value})["param"].split(".")[0] == name
     image = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}]
-    refused(server, messages=image)  # nothing that a request names is ever opened
+    refused(server, messages=image)  # no path in a request is ever opened
     refused(server, stream_options={"include_usage": True})
     refused(server, logit_bias={"99999": 1})
     assert refused(server, messages=[{"role": "user", "content": "\ud800"}])["message"].endswith("not Unicode text.")
@@ -140,7 +143,7 @@ def test_limits_are_reported_by_parameter(server: Server) -> None:
         wrong = server.post(CHAT, content=content)
         assert wrong.status_code == 400 and wrong.json()["error"]["message"], content
     unasked = httpx.post(f"{server.url}{CHAT}", content=json.dumps(endless()), headers=bearer())
-    assert unasked.status_code == 400  # what a page elsewhere could send unasked
+    assert unasked.status_code == 400  # requests that a foreign web page could send
     assert httpx.get(f"{server.url}/nothing", headers=bearer()).json()["error"]["message"] == "Not Found"
     assert httpx.get(f"{server.url}{CHAT}", headers=bearer()).status_code == 405
 
@@ -150,18 +153,18 @@ def test_a_full_server_sends_retry_after_and_a_disconnect_frees_its_slot(server:
     with httpx.Client(base_url=server.url, headers=bearer(), timeout=60 * SCALE) as client:
         with client.stream("POST", CHAT, json=endless(n=12, stream=True)) as stream:
             assert stream.status_code == 200, stream.read()
-            lines = stream.iter_lines()  # kept: httpx closes the stream with it
+            lines = stream.iter_lines()  # keeps a reference: httpx closes the stream with it
             next(lines)
             assert server.metric("hydraft_running") == 6 and server.metric("hydraft_waiting") == 6
             full = server.post(CHAT, json=endless())
             assert full.status_code == 429 and int(full.headers["Retry-After"]) >= 1
             assert full.json()["error"]["code"] == "rate_limit_exceeded"
-        wait_for(server.idle, 30, "room after a stream was left")
+        wait_for(server.idle, 30, "free slots after a stream was closed")
         with pytest.raises(httpx.ReadTimeout):
             client.post(CHAT, json=endless(n=12), timeout=0.5)
-        wait_for(server.idle, 30, "room after a whole answer was left")
+        wait_for(server.idle, 30, "free slots after a request was cancelled")
     assert server.metric("hydraft_left_total") >= 2
-    assert said(server)
+    assert answer_text(server)
 
 
 def test_requests_need_the_key_and_a_local_host_name(server: Server) -> None:

@@ -1,4 +1,4 @@
-"""Many clients at once, and harmful ones: every request gets a response, and the server is unchanged afterwards."""
+"""Many concurrent clients, some of them harmful: every request gets a response, and the server stays usable."""
 
 import json
 import random
@@ -25,30 +25,32 @@ JSON = {"Content-Type": "application/json"}
 
 
 def one(server: Server, number: int) -> str:
-    """One request of some kind, and what became of it."""
-    drawn = random.Random(number)
-    kind = drawn.choice(
+    """Send one random kind of request, and return its kind and status."""
+    generator = random.Random(number)
+    kind = generator.choice(
         ["stream", "stream", "whole", "whole", "many", "leaves", "leaves", "long", "broken", "wrong key", "large"]
     )
-    asked = endless(model=drawn.choice(["tiny", "red", "blue"]), max_tokens=drawn.randint(1, 40), temperature=1.0)
+    body = endless(
+        model=generator.choice(["tiny", "red", "blue"]), max_tokens=generator.randint(1, 40), temperature=1.0
+    )
     with httpx.Client(base_url=server.url, headers={**bearer(), **JSON}, timeout=120 * SCALE) as client:
         if kind == "stream":
-            response = client.post(CHAT, json={**asked, "stream": True})
+            response = client.post(CHAT, json={**body, "stream": True})
             assert response.status_code == 429 or response.text.endswith("data: [DONE]\n\n"), response.text[-200:]
         elif kind == "leaves":
-            with client.stream("POST", CHAT, json={**asked, "stream": True, "max_tokens": 400}) as response:
-                for _ in zip(range(drawn.randint(0, 5)), response.iter_lines(), strict=False):
+            with client.stream("POST", CHAT, json={**body, "stream": True, "max_tokens": 400}) as response:
+                for _ in zip(range(generator.randint(0, 5)), response.iter_lines(), strict=False):
                     pass
         elif kind == "long":
-            response = client.post(CHAT, json={**asked, "messages": [{"role": "user", "content": "长" * 5000}]})
+            response = client.post(CHAT, json={**body, "messages": [{"role": "user", "content": "长" * 5000}]})
         elif kind == "broken":
-            response = client.post(CHAT, content=json.dumps(asked)[: drawn.randint(0, 60)])
+            response = client.post(CHAT, content=json.dumps(body)[: generator.randint(0, 60)])
         elif kind == "wrong key":
-            response = client.post(CHAT, json=asked, headers=bearer("wrong"))
+            response = client.post(CHAT, json=body, headers=bearer("wrong"))
         elif kind == "large":
             response = client.post(CHAT, content=b"x" * 10_000_000)
         else:
-            response = client.post(CHAT, json={**asked, "n": 3 if kind == "many" else 1})
+            response = client.post(CHAT, json={**body, "n": 3 if kind == "many" else 1})
     expected = {"long": 400, "broken": 400, "wrong key": 401, "large": 413}.get(kind, 200)
     assert response.status_code == expected or (expected == 200 and response.status_code == 429), (kind, response.text)
     return f"{kind} {response.status_code}"
@@ -64,43 +66,48 @@ def test_two_hundred_requests_of_all_kinds_leave_nothing_running(server: Server)
     assert sum(seen.values()) == 260 and seen["stream 200"] and seen["whole 200"] and seen["leaves 200"], seen
     wait_for(server.idle, 60, "an idle server")
     grown = process.memory_info().rss - before
-    assert grown < 64 * 2**20, f"{grown / 2**20:.0f} MiB more after 200 requests"
+    assert grown < 64 * 2**20, f"memory grew by {grown / 2**20:.0f} MiB in 200 requests"
     assert server.post(CHAT, json={"model": "tiny", "messages": ASK, "max_tokens": 3}).status_code == 200
 
 
-KEPT = ["not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance"]
+CHECK_NAMES = [
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_schema_conformance",
+]
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=lambda mode: mode.value)
 def test_every_route_conforms_to_its_openapi_schema(server: Server, mode: schemathesis.GenerationMode) -> None:
     load_all_checks()
-    checks = CHECKS.get_by_names(KEPT)
+    checks = CHECKS.get_by_names(CHECK_NAMES)
     schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json", headers=bearer())
     statuses = Counter[int]()
     for found in schema.get_all_operations():
         if mode is schemathesis.GenerationMode.NEGATIVE and not found.ok().body:
-            continue  # nothing to get wrong
+            continue  # nothing can be invalid
 
         @given(case=found.ok().as_strategy(generation_mode=mode))
         @settings(
             max_examples=8, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
         )
-        def keeps_to_it(case: Any) -> None:
+        def conforms(case: Any) -> None:
             if mode is schemathesis.GenerationMode.POSITIVE and isinstance(case.body, dict):
-                case.body |= {"model": "tiny", "max_tokens": 3, "n": 1}  # so that it is answered, and soon
+                case.body |= {"model": "tiny", "max_tokens": 3, "n": 1}  # so that an answer is short
                 case.body.pop("max_completion_tokens", None)
             response = case.call(headers=bearer(), timeout=60 * SCALE)
             statuses[response.status_code] += 1
             case.validate_response(response, checks=checks)
 
-        keeps_to_it()
+        conforms()
     assert statuses[400 if mode is schemathesis.GenerationMode.NEGATIVE else 200], statuses
 
 
 @pytest.fixture
-def another(adapters: list[Path], tmp_path: Path) -> Iterator[Server]:
-    """A server to end."""
+def own_server(adapters: list[Path], tmp_path: Path) -> Iterator[Server]:
+    """A separate server that the test may end."""
     made = Server(adapters, tmp_path / "streams", ("serve.max_running=4", "serve.drain=12"))
     try:
         yield made.start()
@@ -108,20 +115,20 @@ def another(adapters: list[Path], tmp_path: Path) -> Iterator[Server]:
         made.end()
 
 
-def test_sigterm_lets_running_answers_finish_and_fails_the_rest(another: Server) -> None:
-    told: list[str] = []
+def test_sigterm_lets_running_answers_finish_and_fails_the_rest(own_server: Server) -> None:
+    results: list[str] = []
 
     def ask(tokens: int, stream: bool) -> None:
         body = endless(max_tokens=tokens, stream=stream, messages=[{"role": "user", "content": "好"}])
         try:
-            response = another.post(CHAT, json=body)
+            response = own_server.post(CHAT, json=body)
         except httpx.TransportError as error:
-            told.append(f"lost: {error!r}")
+            results.append(f"lost: {error!r}")
             return
         if stream:
-            told.append("finished" if '"finish_reason":"length"' in response.text else response.text[-300:])
+            results.append("finished" if '"finish_reason":"length"' in response.text else response.text[-300:])
         else:
-            told.append("finished" if response.status_code == 200 else response.text)
+            results.append("finished" if response.status_code == 200 else response.text)
 
     threads = [threading.Thread(target=ask, args=(60, index % 2 == 0)) for index in range(4)]
     threads += [threading.Thread(target=ask, args=(480, index % 2 == 0)) for index in range(36)]
@@ -129,18 +136,18 @@ def test_sigterm_lets_running_answers_finish_and_fails_the_rest(another: Server)
         thread.start()
         time.sleep(0.02)
     there = ("hydraft_running", "hydraft_waiting")
-    wait_for(lambda: sum(map(another.metric, there)) + len(told) >= 40, 30, "all of them")
-    another.process.terminate()
+    wait_for(lambda: sum(map(own_server.metric, there)) + len(results) >= 40, 30, "all of them")
+    own_server.process.terminate()
     for thread in threads:
         thread.join(60)
-    assert another.end() == 0, another.said()
-    assert "shutting down: " in another.said() and "Traceback" not in another.said()
-    assert len(told) == 40 and not [t for t in told if t.startswith("lost")], Counter(told)
-    assert Counter(told)["finished"] >= 4 and all(t == "finished" or "not finished in time" in t for t in told), (
-        Counter(told)
+    assert own_server.end() == 0, own_server.said()
+    assert "shutting down: " in own_server.said() and "Traceback" not in own_server.said()
+    assert len(results) == 40 and not [t for t in results if t.startswith("lost")], Counter(results)
+    assert Counter(results)["finished"] >= 4 and all(t == "finished" or "not finished in time" in t for t in results), (
+        Counter(results)
     )
     with pytest.raises(httpx.ConnectError):
-        another.post(CHAT, json=endless())
+        own_server.post(CHAT, json=endless())
 
 
 def test_the_key_is_never_printed(server: Server) -> None:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} not
 
 @pytest.fixture
 def page(server: Server) -> Iterator[Any]:
-    """The page, opened with the key as a password."""
+    """Open the page with the key as a password."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -55,7 +55,7 @@ def test_a_conversation_in_the_browser(page: Any, server: Server) -> None:
     expected = server.client().chat.completions.create(model="tiny", messages=messages, max_tokens=12, temperature=0)
     assert turns("user") == ["<b>你好</b>"] and turns("assistant") == [expected.choices[0].message.content]
 
-    run("($('tokens').value = 450, $('temperature').value = 2)")  # what was said is sent along: too much together
+    run("($('tokens').value = 450, $('temperature').value = 2)")  # with the earlier turns, the prompt is too long
     ask("再说一遍" * 60)
     wait_for(lambda: bool(turns("error")), 30, "an error")
     assert "maximum context length" in turns("error")[-1] and len(turns("assistant")) == 1
@@ -79,6 +79,6 @@ def test_a_conversation_in_the_browser(page: Any, server: Server) -> None:
         if "favicon" not in entry["message"] and " 400 " not in entry["message"]
     ]
     events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
-    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    requested = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
     place = server.url.removeprefix("http://")
-    assert asked and all(place in url for url in asked), asked  # and nothing from anywhere else
+    assert requested and all(place in url for url in requested), requested  # no requests to other hosts

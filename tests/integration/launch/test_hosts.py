@@ -1,4 +1,4 @@
-"""The hosts that a run uses, and the hostfiles that are refused."""
+"""The hosts that a run uses, and hostfiles that are refused."""
 
 import re
 from pathlib import Path
@@ -66,7 +66,7 @@ def test_a_plan_for_two_hosts_needs_no_hostfile() -> None:
     assert "8 ranks" in done.stdout
 
 
-def test_a_host_that_begins_with_a_dash_never_reaches_ssh() -> None:
+def test_a_host_that_starts_with_a_dash_is_never_passed_to_ssh() -> None:
     done = run_script("train.py", "cluster.hosts=['-oProxyCommand=touch /tmp/never']")
     assert done.returncode == 2
     assert "is not a valid host name" in done.stderr

@@ -1,4 +1,4 @@
-"""gloo and NCCL get the interface that leads to the first host, unless the user has set one."""
+"""gloo and NCCL use the interface of the route to the first host, unless the user has set one."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def nothing_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_both_variables_are_set() -> None:
-    """The interface of an address of this machine; without the =, NCCL would take the value for a prefix."""
+    """The interface of an address of this machine; without the =, NCCL would use the value as a prefix."""
     found = rendezvous.environment(HERE)
     assert found == {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "=lo"}
 
@@ -36,7 +36,7 @@ def test_a_variable_that_the_user_has_set_is_kept(variable: str, monkeypatch: py
 
 
 def test_an_interface_in_an_nccl_file_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable would override the file."""
+    """A variable would override the setting in the file."""
     (tmp_path / ".nccl.conf").write_text("NCCL_DEBUG=WARN\n# NCCL_SOCKET_IFNAME=eth8\n")
     assert set(rendezvous.environment(HERE)) == set(NAMES)
     (tmp_path / ".nccl.conf").write_text("NCCL_DEBUG=WARN\nNCCL_SOCKET_IFNAME=eth9\n")
@@ -46,7 +46,7 @@ def test_an_interface_in_an_nccl_file_is_kept(tmp_path: Path, monkeypatch: pytes
     assert set(rendezvous.environment(HERE)) == set(NAMES)
 
 
-def test_an_alias_of_an_interface_is_not_taken_for_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_alias_of_an_interface_is_not_mistaken_for_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "net_if_addrs", lambda: {"eth0:1": [SimpleNamespace(address="127.0.0.1")]})
     assert rendezvous.environment(HERE) == {"GLOO_SOCKET_IFNAME": "eth0:1", "NCCL_SOCKET_IFNAME": "eth0"}
 

@@ -1,4 +1,4 @@
-"""Real ranks: a failure is reported once with rank and cause, and however a run ends, no process is left."""
+"""Ranks in processes: a failure is reported once with rank and cause, and after the end of a run no process is left."""
 
 import json
 import os
@@ -29,15 +29,15 @@ class Run:
         )
         wait_for(lambda: (folder / "metrics.jsonl").exists() or self.process.poll() is not None, 120, "the first step")
         self.family = family(self.process.pid)
-        assert len(self.family) >= 4  # train.py, the server that ranks are forked from, two ranks
+        assert len(self.family) >= 4  # train.py, the fork server, two ranks
 
     def rank(self, number: int) -> psutil.Process:
-        """The process whose output is that rank's log."""
+        """The process whose output is the log of this rank."""
         log = str(self.folder / f"rank-{number}.log")
         return next(process for process in self.family if str(Path(f"/proc/{process.pid}/fd/1").readlink()) == log)
 
-    def all_gone(self) -> bool:
-        """Whether no process of the family is running."""
+    def has_ended(self) -> bool:
+        """Whether no process of the run is running."""
         return not any(map(runs, self.family[1:])) and self.process.poll() is not None
 
     def result(self) -> dict[str, object]:
@@ -53,19 +53,19 @@ def run(tmp_path: Path, records: Path, survivors: list[psutil.Process]) -> Run:
 
 
 def test_ctrl_c_saves_and_leaves_no_process(run: Run) -> None:
-    os.killpg(run.process.pid, signal.SIGINT)  # what a terminal sends
-    wait_for(run.all_gone, 8, "the end")
+    os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does
+    wait_for(run.has_ended, 8, "the end")
     assert run.process.returncode == 130
     assert (run.result()["status"], run.result()["signal"]) == ("preempted", "SIGINT")
     assert run.process.stdout is not None
-    said = run.process.stdout.read()
+    output = run.process.stdout.read()
     assert (
-        said.count(
+        output.count(
             f"preempted by SIGINT after step {run.result()['step']}; to resume: python train.py resume={run.folder}\n"
         )
         == 1
     )
-    assert "Traceback" not in said
+    assert "Traceback" not in output
     assert (run.folder / f"checkpoints/step-{run.result()['step']:06d}/state.json").exists()
 
 
@@ -75,25 +75,25 @@ def test_a_second_sigterm_leaves_no_process(run: Run) -> None:
     time.sleep(1.5)
     assert run.process.poll() is None
     run.process.terminate()
-    wait_for(run.all_gone, 5, "the end")
+    wait_for(run.has_ended, 5, "the end")
     assert run.process.returncode == 143
     assert run.result()["status"] == "interrupted"
 
 
 def test_sigkill_of_the_parent_leaves_no_process(run: Run) -> None:
     run.process.kill()
-    wait_for(run.all_gone, 5, "the end")
+    wait_for(run.has_ended, 5, "the end")
 
 
-def test_a_killed_rank_ends_the_run_with_its_name(run: Run) -> None:
+def test_a_killed_rank_ends_the_run_and_is_named(run: Run) -> None:
     run.rank(1).kill()
-    wait_for(run.all_gone, 5, "the end")
+    wait_for(run.has_ended, 5, "the end")
     assert run.process.returncode == 1
     assert run.process.stdout is not None
-    said = run.process.stdout.read()
-    assert said.count("rank 1 failed: killed by SIGKILL") == 1
-    assert "rank 0 failed" not in said
-    assert "Traceback" not in said
+    output = run.process.stdout.read()
+    assert output.count("rank 1 failed: killed by SIGKILL") == 1
+    assert "rank 0 failed" not in output
+    assert "Traceback" not in output
     assert run.result()["error"] == {
         "rank": 1,
         "cause": "killed by SIGKILL (out of memory, unless someone sent the signal)",
@@ -107,13 +107,13 @@ def test_a_rank_that_hangs_is_named_with_the_stacks_of_the_others(
     run = Run(tmp_path / "run", records, f"cluster.hang_timeout={4 * SCALE:g}")
     survivors += run.family
     run.rank(1).suspend()
-    assert wait_for(run.all_gone, 12, "the end") > 4 * SCALE
+    assert wait_for(run.has_ended, 12, "the end") > 4 * SCALE
     assert run.process.returncode == 1
     assert run.process.stdout is not None
-    said = run.process.stdout.read()
-    assert "rank 1 failed: made no progress for " in said
-    assert "its process was stopped (SIGSTOP, or a debugger)" in said
-    assert "1 other rank(s) waited in " in said
+    output = run.process.stdout.read()
+    assert "rank 1 failed: made no progress for " in output
+    assert "its process was stopped (SIGSTOP, or a debugger)" in output
+    assert "1 other rank(s) waited in " in output
     assert "most recent call first" in (run.folder / "rank-0.log").read_text()
 
 
@@ -129,7 +129,7 @@ def test_an_error_of_a_rank_is_reported_once_with_rank_and_cause(tmp_path: Path,
     assert "Traceback" not in done.stderr
 
 
-def test_what_a_rank_finds_wrong_in_the_config_is_one_line(
+def test_a_config_error_in_a_rank_is_reported_on_one_line(
     tmp_path: Path, records: Path, untemplated: list[str]
 ) -> None:
     done = run_script(
@@ -141,7 +141,7 @@ def test_what_a_rank_finds_wrong_in_the_config_is_one_line(
     assert done.stderr.count("\n") == 1
 
 
-def test_two_runs_side_by_side_take_different_ports(tmp_path: Path, records: Path) -> None:
+def test_two_concurrent_runs_use_different_ports(tmp_path: Path, records: Path) -> None:
     started = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

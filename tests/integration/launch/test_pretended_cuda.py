@@ -1,6 +1,7 @@
 """A machine with a simulated GPU: forked processes can use it, and a run resumes from its checkpoint.
 
-Every call that would touch CUDA's driver is logged (``tests/support/pretend_cuda``), with the forks of processes that made one.
+Every call that would touch CUDA's driver is logged (``tests/support/pretend_cuda``), with the forks of processes that
+made one.
 """
 
 import json
@@ -18,7 +19,7 @@ from hydraft.launch.local.rank import read_failures
 from touches import calls, environment, touching
 
 pytestmark = pytest.mark.skipif(
-    torch.backends.cuda.is_built(), reason="torch has CUDA here: pytest -m gpu asks the card"
+    torch.backends.cuda.is_built(), reason="torch has CUDA here: pytest -m gpu tests the real GPU"
 )
 SHORT = ["quant=none", "data.eval=null", "train.precision=fp32", "train.log_every=1"]
 JOB = """
@@ -58,7 +59,9 @@ def test_jobs_and_ranks_of_a_sweep_are_forks_that_can_use_the_gpu(records: Path,
     assert {call["call"] for call in found} >= {"_cuda_init", "init_distributed(cpu:gloo,cuda:nccl)"}
     assert not [call for call in found if call["call"] == "fork"], "a process forked that had touched the driver"
     touched = {call["pid"] for call in found if str(call["call"]).startswith("_cuda")}
-    assert touched == {call["pid"] for call in found if "init_distributed" in str(call["call"])}, "ranks, and no others"
+    assert touched == {call["pid"] for call in found if "init_distributed" in str(call["call"])}, (
+        "only ranks made such calls"
+    )
     assert len(touched) == 2
 
 
@@ -66,17 +69,17 @@ def test_jobs_and_ranks_of_a_sweep_are_forks_that_can_use_the_gpu(records: Path,
 def test_a_run_without_quantization_resumes_with_weights_in_main_memory(
     nvml: str, records: Path, tmp_path: Path
 ) -> None:
-    """With ZeRO 0 to 2, weights are there until DeepSpeed moves the model; without NVML no fork is usable: the ranks of a first run are spawned."""
+    """With ZeRO 0 to 2, weights are in main memory until DeepSpeed moves the model; without NVML, ranks are spawned."""
     folder, log = tmp_path / "run", tmp_path / "log"
-    given = {**environment(log), "PRETEND_CUDA_NVML": nvml}
+    variables = {**environment(log), "PRETEND_CUDA_NVML": nvml}
     first = run_script(
         "train.py", *SHORT, f"data.train={records}", "zero=stage1", "train.max_steps=2", "train.save_every=1",
-        f"hydra.run.dir={folder}", **given,
+        f"hydra.run.dir={folder}", **variables,
     )  # fmt: skip
     assert first.returncode == 0, first.stderr
     runs = [first]
-    if nvml == "1":  # how ranks start makes no difference to what they load
-        runs.append(run_script("train.py", f"resume={folder}", "train.max_steps=4", **given))
+    if nvml == "1":  # the start method has no effect on what ranks load
+        runs.append(run_script("train.py", f"resume={folder}", "train.max_steps=4", **variables))
         assert runs[1].returncode == 0, runs[1].stderr
         assert "resuming from" in runs[1].stdout
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -84,7 +87,7 @@ def test_a_run_without_quantization_resumes_with_weights_in_main_memory(
     for done in runs:
         assert ("ranks are spawned" in done.stderr) == (nvml == "0"), done.stderr
     touched = {call["pid"] for call in calls(log) if str(call["call"]).startswith("_cuda_init")}
-    assert len(touched) == len(runs), "a rank each"
+    assert len(touched) == len(runs), "one call per rank"
 
 
 PRELOADS = {
@@ -100,21 +103,21 @@ PRELOADS = {
 
 @pytest.mark.parametrize("kind", PRELOADS)
 def test_jobs_are_spawned_and_the_reason_is_printed_if_a_preload_prevents_forks(kind: str, tmp_path: Path) -> None:
-    code, told = PRELOADS[kind]
+    code, reason = PRELOADS[kind]
     (tmp_path / "warmed.py").write_text(code)
     (tmp_path / "app.py").write_text(JOB)
-    given = {**os.environ, **environment(tmp_path / "log")}
-    given["PYTHONPATH"] += f":{tmp_path}"
+    variables = {**os.environ, **environment(tmp_path / "log")}
+    variables["PYTHONPATH"] += f":{tmp_path}"
     done = subprocess.run(
         [sys.executable, "app.py", "-m", "hydra/launcher=pool", "hydra.launcher.preload=[warmed]", "+a=1,2"],
-        env=given, cwd=tmp_path, capture_output=True, text=True, check=False,
+        env=variables, cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    said = done.stdout + done.stderr
-    assert said.count("Jobs are spawned") == (told is not None), said
-    assert told is None or told in said, said
+    output = done.stdout + done.stderr
+    assert output.count("Jobs are spawned") == (reason is not None), output
+    assert reason is None or reason in output, output
     for log in (tmp_path / "multirun").rglob("job.log"):
-        assert log.read_text() == ("forked\n" if told is None else "spawned\n")
+        assert log.read_text() == ("forked\n" if reason is None else "spawned\n")
 
 
 RANK = """
@@ -129,14 +132,14 @@ sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
 
 
 def test_a_rank_that_cannot_use_its_gpu_fails(tmp_path: Path) -> None:
-    given = {**os.environ, **environment(tmp_path / "log")}
-    done = subprocess.run([sys.executable, "-c", RANK, str(tmp_path)], env=given, cwd=ROOT, check=False)
+    variables = {**os.environ, **environment(tmp_path / "log")}
+    done = subprocess.run([sys.executable, "-c", RANK, str(tmp_path)], env=variables, cwd=ROOT, check=False)
     assert done.returncode == 1
     cause = read_failures(tmp_path)[0].failure.cause
     assert cause == f"RuntimeError: this rank is a fork that cannot use a GPU: {fork_server.TOUCHED}"
 
 
-def test_a_driver_call_that_torch_does_not_know_of_is_detected_by_an_open_file(
+def test_a_driver_call_outside_of_torch_is_detected_by_an_open_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fork_server, "UNIFIED_MEMORY", str(tmp_path / "nvidia-uvm"))

@@ -1,4 +1,4 @@
-"""A real Slurm cluster: a job is submitted, followed and cancelled; an allocation is used; failures are named."""
+"""A real Slurm cluster: a job is submitted, monitored and cancelled; an allocation is used; failures are reported."""
 
 import json
 import os
@@ -23,7 +23,7 @@ TWO_MACHINES = ["cluster=slurm_2x4", "cluster.ranks_per_node=1", "cluster.addres
 
 
 def start(slurm: Slurm, folder: Path, *arguments: str, ahead: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
-    """train.py on two machines, its run in ``folder``; ``ahead`` stands before the command."""
+    """Start train.py on two machines with its run in ``folder``; ``ahead`` is prepended to the command."""
     command = [*ahead, sys.executable, str(ROOT / "train.py"), *TWO_MACHINES, f"hydra.run.dir={folder}", *arguments]
     return subprocess.Popen(
         command,
@@ -41,23 +41,23 @@ def result(folder: Path) -> dict[str, object]:
 
 
 @pytest.fixture
-def going(
+def running_job(
     slurm: Slurm,
     tmp_path: Path,
     settings: list[str],  # noqa: F811
     survivors: list[psutil.Process],
 ) -> "subprocess.Popen[str]":
-    """A job that would run for hours, after its first step; ``survivors`` gets its agents and ranks."""
-    begun = start(slurm, tmp_path / "run", *settings[:2], "train.epochs=100000", "train.log_every=1")
-    wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists() or begun.poll() is not None, 120, "the first step")
+    """A job that would run for hours, after its first step; its agents and ranks are added to ``survivors``."""
+    job = start(slurm, tmp_path / "run", *settings[:2], "train.epochs=100000", "train.log_every=1")
+    wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists() or job.poll() is not None, 120, "the first step")
     for daemon in slurm.daemons[2:]:
         survivors += [p for p in family(daemon.pid)[1:] if "hydraft" in " ".join(p.cmdline())]
     survivors += _of_run(tmp_path / "run")
-    return begun
+    return job
 
 
 def _of_run(folder: Path) -> list[psutil.Process]:
-    """The ranks: the processes that have its logs open."""
+    """The ranks: the processes whose output is one of the run's logs."""
     logs = {str(folder / f"rank-{rank}.log") for rank in (0, 1)}
     return [p for p in psutil.process_iter() if _output(p) in logs]
 
@@ -82,7 +82,7 @@ def _the_rank(number: int, folder: Path) -> psutil.Process:
     return next(p for p in _of_run(folder) if _output(p).endswith(f"rank-{number}.log"))
 
 
-def test_a_job_trains_the_same_and_is_followed(
+def test_a_job_gives_the_same_losses_and_is_monitored(
     slurm: Slurm,
     tmp_path: Path,
     settings: list[str],  # noqa: F811
@@ -90,15 +90,15 @@ def test_a_job_trains_the_same_and_is_followed(
 ) -> None:
     run = tmp_path / "run"
     job = start(slurm, run, *settings)
-    said, told = job.communicate(timeout=120 * SCALE)
-    assert job.returncode == 0, said + told
+    out, err = job.communicate(timeout=120 * SCALE)
+    assert job.returncode == 0, out + err
     for line in ("submitted; Ctrl-C ends it", "running on n[1-2]", "training 3/3", "try it: python infer.py run="):
-        assert said.count(line) == 1
+        assert out.count(line) == 1
     assert losses(run) == pytest.approx(own, rel=1e-5)
     assert result(run)["status"] == "completed"
     assert (run / "job.sbatch").exists()
     assert (run / "rank-1.log").exists()
-    assert "precision: fp32" in (run / "config.yaml").read_text()  # auto, until the job ran on a machine
+    assert "precision: fp32" in (run / "config.yaml").read_text()  # auto was resolved on the machine
 
 
 def test_an_existing_allocation_is_used(
@@ -109,13 +109,13 @@ def test_an_existing_allocation_is_used(
 ) -> None:
     run = tmp_path / "run"
     job = start(slurm, run, *settings, ahead=("salloc", "--nodes=2", "--exclusive", "--quiet"))
-    said, told = job.communicate(timeout=120 * SCALE)
-    assert job.returncode == 0, said + told
+    out, err = job.communicate(timeout=120 * SCALE)
+    assert job.returncode == 0, out + err
     assert losses(run) == pytest.approx(own, rel=1e-5)
     assert not (run / "job.sbatch").exists()
 
 
-def test_ranks_that_srun_started_train_the_same(
+def test_ranks_started_by_srun_give_the_same_losses(
     slurm: Slurm,
     tmp_path: Path,
     settings: list[str],  # noqa: F811
@@ -129,42 +129,42 @@ def test_ranks_that_srun_started_train_the_same(
 def test_a_signal_and_a_warning_preempt_the_job(
     name: str,
     code: int,
-    going: "subprocess.Popen[str]",
+    running_job: "subprocess.Popen[str]",
     slurm: Slurm,
     tmp_path: Path,
     survivors: list[psutil.Process],
 ) -> None:
     if name == "SIGINT":
-        going.send_signal(signal.SIGINT)
-    else:  # as --signal=B:USR1@… does it near the time limit
+        running_job.send_signal(signal.SIGINT)
+    else:  # as --signal=B:USR1@… does near the time limit
         slurm.run("scancel", "--batch", "--signal=USR1", slurm.jobs().split()[0])
-    said, told = going.communicate(timeout=60 * SCALE)
-    assert going.returncode == code
-    assert ("saving and exiting" in said) == (name == "SIGINT")
-    assert told.count(f"preempted by {name} after step ") == 1
+    out, err = running_job.communicate(timeout=60 * SCALE)
+    assert running_job.returncode == code
+    assert ("saving and exiting" in out) == (name == "SIGINT")
+    assert err.count(f"preempted by {name} after step ") == 1
     assert (result(tmp_path / "run")["status"], result(tmp_path / "run")["signal"]) == ("preempted", name)
     wait_for(lambda: "RUNNING" not in slurm.jobs(), 20, "the end of the job")
     wait_for(lambda: not any(process.is_running() for process in survivors), 10, "the end of all processes")
 
 
-def test_a_killed_task_ends_the_job_with_its_machine(
-    going: "subprocess.Popen[str]", tmp_path: Path, survivors: list[psutil.Process]
+def test_a_killed_task_ends_the_job_and_names_its_machine(
+    running_job: "subprocess.Popen[str]", tmp_path: Path, survivors: list[psutil.Process]
 ) -> None:
     _agent(_the_rank(1, tmp_path / "run")).kill()
-    _, told = going.communicate(timeout=60 * SCALE)
-    assert going.returncode == 1
-    assert told.count("n2 failed: its task was killed: Killed") == 1
+    _, err = running_job.communicate(timeout=60 * SCALE)
+    assert running_job.returncode == 1
+    assert err.count("n2 failed: its task was killed: Killed") == 1
     assert result(tmp_path / "run")["error"] == {
         "host": "n2", "rank": None, "cause": "its task was killed: Killed", "log": "train.log",
     }  # fmt: skip
     wait_for(lambda: not any(process.is_running() for process in survivors), 10, "the end of all processes")
 
 
-def test_a_killed_rank_ends_the_job_with_its_name(going: "subprocess.Popen[str]", tmp_path: Path) -> None:
+def test_a_killed_rank_ends_the_job_and_is_named(running_job: "subprocess.Popen[str]", tmp_path: Path) -> None:
     _the_rank(1, tmp_path / "run").kill()
-    _, told = going.communicate(timeout=60 * SCALE)
-    assert going.returncode == 1
-    assert told.count("rank 1 on n2 failed: killed by SIGKILL") == 1
+    _, err = running_job.communicate(timeout=60 * SCALE)
+    assert running_job.returncode == 1
+    assert err.count("rank 1 on n2 failed: killed by SIGKILL") == 1
     assert result(tmp_path / "run")["status"] == "failed"
 
 
@@ -175,21 +175,21 @@ def test_a_config_error_in_a_rank_is_a_refusal(
     untemplated: list[str],
 ) -> None:
     job = start(slurm, tmp_path / "run", *settings, *untemplated)
-    _, told = job.communicate(timeout=120 * SCALE)
+    _, err = job.communicate(timeout=120 * SCALE)
     assert job.returncode == 2
-    assert told.startswith("train.py: data.template=chat: this model's tokenizer has no chat template")
-    assert told.count("\n") == 1
+    assert err.startswith("train.py: data.template=chat: this model's tokenizer has no chat template")
+    assert err.count("\n") == 1
 
 
 def test_a_job_that_slurm_rejects_is_reported_on_one_line(slurm: Slurm, tmp_path: Path, settings: list[str]) -> None:  # noqa: F811
     job = start(slurm, tmp_path / "run", *settings, "cluster.slurm.partition=nowhere")
-    _, told = job.communicate(timeout=60 * SCALE)
+    _, err = job.communicate(timeout=60 * SCALE)
     assert job.returncode == 2
-    assert "Slurm rejected the job: invalid partition specified: nowhere" in told
-    assert told.count("\n") == 1
+    assert "Slurm rejected the job: invalid partition specified: nowhere" in err
+    assert err.count("\n") == 1
 
 
-def test_without_slurm_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_slurm_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     with pytest.raises(ConfigError, match="there is no sbatch here"):
@@ -218,18 +218,18 @@ def test_the_batch_script_has_the_settings(tmp_path: Path, monkeypatch: pytest.M
     assert not launcher._has_gpus(None)
 
 
-def test_a_line_too_long_for_srun_arrives_whole() -> None:
+def test_a_line_too_long_for_srun_arrives_complete() -> None:
     event = json.dumps({"event": "stacks", "node": 1, "ranks": "…" * 2000}).encode() + b"\n"
     cut = pieces(event, 1)
     assert max(map(len, cut.splitlines())) < 1024
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        channel = Channel(process, [0, 1], lambda code, said: said)
+        channel = Channel(process, [0, 1], lambda code, message: message)
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(cut)
         process.stdin.close()
-        heard = []
+        events = []
         channel.unread = {process.stdout.fileno()}
-        while not heard:
-            heard += list(channel.read(process.stdout, None))  # type: ignore[arg-type]
-    assert heard == [json.loads(event)]
+        while not events:
+            events += list(channel.read(process.stdout, None))  # type: ignore[arg-type]
+    assert events == [json.loads(event)]

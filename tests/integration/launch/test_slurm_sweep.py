@@ -1,4 +1,4 @@
-"""A sweep whose jobs are Slurm jobs, which write to its ledger."""
+"""A sweep whose jobs are Slurm jobs that write to its ledger."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Two hosts over ssh: the same result as on one, all files in the run's folder, and no secret in any command line."""
+"""Two hosts over ssh: the same losses as on one, all files in the run's folder, and no secret in any command line."""
 
 import json
 import os
@@ -36,13 +36,13 @@ class Watcher:
     def __init__(self, text: str) -> None:
         self.text = text.encode()
         self.seen: list[bytes] = []
-        self.looks = 0
-        self.over = threading.Event()
-        self.thread = threading.Thread(target=self.look)
+        self.searches = 0
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self.search)
 
-    def look(self) -> None:
-        while not self.over.wait(0.05):
-            self.looks += 1
+    def search(self) -> None:
+        while not self.stopped.wait(0.05):
+            self.searches += 1
             for file in Path("/proc").glob("[0-9]*/cmdline"):
                 try:
                     line = file.read_bytes()
@@ -56,7 +56,7 @@ class Watcher:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.over.set()
+        self.stopped.set()
         self.thread.join()
 
 
@@ -70,8 +70,8 @@ def has_variable(processes: list[psutil.Process], name: str, value: str) -> bool
 
 
 @pytest.fixture
-def ended(lab: Lab) -> Iterator[list["subprocess.Popen[bytes]"]]:
-    """A list for commands; those that a failed test leaves are ended."""
+def killed_at_end(lab: Lab) -> Iterator[list["subprocess.Popen[bytes]"]]:
+    """A list for commands; those that are left after a failed test are killed."""
     commands: list[subprocess.Popen[bytes]] = []
     yield commands
     for command in commands:
@@ -81,7 +81,7 @@ def ended(lab: Lab) -> Iterator[list["subprocess.Popen[bytes]"]]:
 
 
 def test_two_by_four_gives_the_losses_of_one_rank_and_keeps_a_secret(
-    lab: Lab, records: Path, tmp_path: Path, ended: list["subprocess.Popen[bytes]"]
+    lab: Lab, records: Path, tmp_path: Path, killed_at_end: list["subprocess.Popen[bytes]"]
 ) -> None:
     """8 ranks on two hosts that share no run folder."""
     folder = lab.far / "two-by-four"
@@ -92,25 +92,25 @@ def test_two_by_four_gives_the_losses_of_one_rank_and_keeps_a_secret(
         f"hydra.run.dir={folder}",
     )  # fmt: skip
     environment = {**os.environ, "WANDB_API_KEY": SECRET, "MY_TOKEN": f"{SECRET}-too", "UNRELATED": "stays here"}
-    with Watcher(SECRET) as watcher, (tmp_path / "said").open("w") as said:
-        run = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT, env=environment)
-        ended.append(run)
+    with Watcher(SECRET) as watcher, (tmp_path / "output").open("w") as stream:
+        run = subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT, env=environment)
+        killed_at_end.append(run)
         arrived = stayed = 0
         while run.poll() is None:
             there = lab.processes("worker-2")
             arrived += has_variable(there, "MY_TOKEN", f"{SECRET}-too") and has_variable(there, "WANDB_API_KEY", SECRET)
             stayed += has_variable(there, "UNRELATED", "stays here")
             time.sleep(0.3)
-    told = (tmp_path / "said").read_text()
-    assert run.returncode == 0, told
+    output = (tmp_path / "output").read_text()
+    assert run.returncode == 0, output
     assert (arrived > 0, stayed) == (True, 0)
-    assert (watcher.looks > 20, watcher.seen) == (True, [])
+    assert (watcher.searches > 20, watcher.seen) == (True, [])
     written = [file for file in folder.rglob("*") if file.is_file()]
     assert {f"rank-{n}.log" for n in range(8)} <= {file.name for file in written}
     assert not [file for file in written if SECRET.encode() in file.read_bytes()]
-    assert "deepspeed" in (folder / "rank-7.log").read_text().lower()  # it was sent back
-    assert told.count("training …") == 1
-    assert SECRET not in told
+    assert "deepspeed" in (folder / "rank-7.log").read_text().lower()  # it was sent back to the first host
+    assert output.count("training …") == 1
+    assert SECRET not in output
 
     alone = run_script(
         "train.py", *TINY_CHATGLM2, f"data.train={records}", "cluster=1x1", "train.gradient_accumulation_steps=8",
@@ -119,7 +119,7 @@ def test_two_by_four_gives_the_losses_of_one_rank_and_keeps_a_secret(
     assert alone.returncode == 0, alone.stderr
     for name in ("loss", "grad_norm"):
         assert curve(folder, name) == pytest.approx(curve(tmp_path / "alone", name), rel=1e-5)
-    assert curve(folder, "loss")[-1] < 0.98 * curve(folder, "loss")[0]  # it learned: the losses could have differed
+    assert curve(folder, "loss")[-1] < 0.98 * curve(folder, "loss")[0]  # or all losses might be equal
 
 
 def test_a_remote_rank_0_sends_all_files_and_arguments_arrive_as_typed(lab: Lab, records: Path) -> None:
@@ -155,11 +155,11 @@ def test_localhost_twice_shows_one_bar_in_the_terminals_width(records: Path, tmp
     try:
         while piece := os.read(control, 1 << 16):
             shown += piece
-    except OSError:  # the terminal is gone
+    except OSError:  # the terminal was closed
         pass
     assert run.wait(30 * SCALE) == 0
     text = shown.decode()
-    assert "━" in text  # a bar, not lines
+    assert "━" in text  # a progress bar, not lines
     assert "training …" not in text
     assert text.count("training loss") == 1
     environment = json.loads((tmp_path / "run/environment.json").read_text())
@@ -188,12 +188,12 @@ def test_a_problem_with_a_host_is_reported_on_one_line(lab: Lab, records: Path, 
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"train.py: {REFUSED[overrides]}"), done.stderr
     assert done.stderr.count("\n") == 1
-    if folder.exists():  # the first host is asked before anything is written
+    if folder.exists():  # the first host is contacted before anything is written
         assert json.loads((folder / "result.json").read_text())["status"] == "failed"
     assert [process for name in HOSTS for process in lab.processes(name)] == []
 
 
-def test_hosts_of_different_versions_are_named(lab: Lab, records: Path, tmp_path: Path) -> None:
+def test_hosts_with_different_versions_are_reported(lab: Lab, records: Path, tmp_path: Path) -> None:
     """Another working copy on worker-2, with another transformers on its path."""
     copy = lab.far / "project"
     shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__"))

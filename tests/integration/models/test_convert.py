@@ -1,4 +1,4 @@
-"""Conversions: every published format, the manifest, targets, and the command line."""
+"""Conversions: every published format, the manifest, the target folder, and the command line."""
 
 import hashlib
 import json
@@ -70,7 +70,7 @@ def test_bf16_and_files_of_torch_before_zip(tmp_path: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "native", dtype="auto").dtype == torch.bfloat16
 
 
-def test_the_config_is_that_of_the_published_model(tmp_path: Path, source: Path) -> None:
+def test_the_config_matches_the_published_model(tmp_path: Path, source: Path) -> None:
     convert(source, tmp_path / "native")
     config = AutoConfig.from_pretrained(tmp_path / "native")
     assert (config.model_type, config.architectures, config.dtype) == ("glm", ["GlmForCausalLM"], torch.float16)
@@ -116,7 +116,7 @@ def test_a_finished_target_is_skipped_and_another_is_refused(tmp_path: Path, sou
     times = {file.name: file.stat().st_mtime_ns for file in target.iterdir()}
     assert convert(source, target) == first
     assert {file.name: file.stat().st_mtime_ns for file in target.iterdir()} == times
-    os.utime(source / "config.json")  # touched, not changed
+    os.utime(source / "config.json")  # only its modification time has changed
     assert convert(source, target) == first
     other = save(tmp_path / "other", CHATGLM2, chatglm2_tensors(seed=1), sentencepiece_model())
     with pytest.raises(ConfigError, match="converted from other files"):
@@ -128,10 +128,10 @@ def test_a_finished_target_is_skipped_and_another_is_refused(tmp_path: Path, sou
     assert leftovers(target) == []
 
 
-def test_a_target_that_contains_something_else_is_unchanged(tmp_path: Path, source: Path) -> None:
+def test_a_target_with_other_files_is_refused_and_unchanged(tmp_path: Path, source: Path) -> None:
     target = tmp_path / "mine"
     target.mkdir()
-    convert(source, target)  # an empty folder is nothing
+    convert(source, target)  # an empty folder is accepted
     shutil.rmtree(target)
     target.mkdir()
     (target / "thesis.txt").write_text("years of work")
@@ -142,7 +142,7 @@ def test_a_target_that_contains_something_else_is_unchanged(tmp_path: Path, sour
     assert leftovers(target) == leftovers(source) == []
 
 
-def test_a_second_conversion_at_once_is_refused(tmp_path: Path, source: Path) -> None:
+def test_a_concurrent_conversion_is_refused(tmp_path: Path, source: Path) -> None:
     with FileLock(tmp_path / ".native.converting.lock"), pytest.raises(ConfigError, match="another conversion"):
         convert(source, tmp_path / "native")
     convert(source, tmp_path / "native")
@@ -164,8 +164,8 @@ def test_the_command_line_ends_with_one_line(
     assert main([str(source), str(tmp_path / "native")]) == 0
     assert "GlmForCausalLM" in capsys.readouterr().out
     assert main([str(tmp_path / "nowhere"), str(tmp_path / "other")]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "nowhere" in told and "hf download" in told
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "nowhere" in error and "hf download" in error
     monkeypatch.setattr(conversion, "_finish", interrupt)
     assert main([str(source), str(tmp_path / "other")]) == 130
     assert "resumes after the last complete shard" in capsys.readouterr().err
@@ -174,7 +174,7 @@ def test_the_command_line_ends_with_one_line(
     assert "ChatGLM2-6B, Baichuan-7B or Baichuan2-7B" in " ".join(capsys.readouterr().out.split())
 
 
-def test_help_and_a_refusal_load_no_torch(tmp_path: Path) -> None:
+def test_help_and_a_refusal_do_not_import_torch(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(THIRTEEN))
     code = "import sys, hydraft.models.convert.convert as c; r = c.main(sys.argv[1:]); assert r == 2 and 'torch' not in sys.modules"
     command = [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "native")]

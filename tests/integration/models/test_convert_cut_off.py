@@ -1,4 +1,4 @@
-"""Interrupted conversions: a kill, Ctrl-C or a full disk; and the memory of a conversion."""
+"""Interrupted conversions: a kill, Ctrl-C or a full disk; and the memory that a conversion needs."""
 
 import os
 import shutil
@@ -29,14 +29,14 @@ import os, signal, sys
 from pathlib import Path
 from hydraft.models.convert import convert, shards
 put, written = shards._put, 0
-def dying(file, data, digest):
+def put_or_die(file, data, digest):
     global written
     written += len(data)
     if written > int(sys.argv[3]):
         file.write(memoryview(data)[: len(data) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
     return put(file, data, digest)
-shards._put = dying
+shards._put = put_or_die
 convert.convert(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
@@ -51,7 +51,7 @@ def test_a_killed_conversion_resumes_after_its_complete_shards(tmp_path: Path, s
     assert not target.exists()
     assert len(list(staging.glob("model-*"))) == 1 and len(list(staging.glob(".model-*"))) == 1
     before = next(staging.glob("model-*")).stat()
-    (staging / "added_tokens.json").write_text("{}")  # of no one: it must not reach the target
+    (staging / "added_tokens.json").write_text("{}")  # from no conversion: it must not be in the target
     convert(source, target)
     after = (target / "model-00001-of-00003.safetensors").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
@@ -75,7 +75,7 @@ def test_a_damaged_shard_is_written_again(tmp_path: Path, source: Path, monkeypa
     assert contents(tmp_path / "native") == contents(tmp_path / "whole")
 
 
-def test_a_changed_source_is_read_again(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_source_is_converted_again(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(conversion, "_finish", interrupt)
         with pytest.raises(KeyboardInterrupt):
@@ -89,7 +89,7 @@ def test_a_changed_source_is_read_again(tmp_path: Path, source: Path, monkeypatc
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system with room for the tokenizer and two of three shards."""
+    """A file system with space for the tokenizer and two of three shards."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", str(folder)]
@@ -104,11 +104,11 @@ def test_a_full_disk_leaves_no_target_and_a_conversion_resumes_with_more_space(
     source: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = small_disk / "native"
-    with pytest.raises(ConfigError, match="GiB are free"):  # known before the first byte
+    with pytest.raises(ConfigError, match="GiB are free"):  # known before anything is written
         convert(source, target)
     assert list(small_disk.iterdir()) == []
     usage = shutil.disk_usage(small_disk)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**40))  # it fills up while we write
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**40))  # fills up later
     with pytest.raises(ConfigError, match="the disk is full; complete shards are kept"):
         convert(source, target)
     assert not target.exists()
@@ -121,7 +121,7 @@ def test_a_full_disk_leaves_no_target_and_a_conversion_resumes_with_more_space(
     AutoModelForCausalLM.from_pretrained(target)
 
 
-def test_a_disk_too_full_for_the_tokenizer_is_the_same_refusal(
+def test_a_disk_too_full_for_the_tokenizer_gives_the_same_error(
     source: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(small_disk)
@@ -139,7 +139,7 @@ from hydraft.models.convert.convert import convert
 def memory(kind):
     return int(re.search(kind + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 convert(Path(sys.argv[1]), Path(sys.argv[1]).with_name("warm"))
-Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+Path("/proc/self/clear_refs").write_text("5")  # reset the peak
 before = memory("VmRSS")
 convert(Path(sys.argv[2]), Path(sys.argv[2]).with_name("large"))
 print(memory("VmHWM") - before)
@@ -147,7 +147,7 @@ print(memory("VmHWM") - before)
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
-def test_memory_stays_near_one_shard(tmp_path: Path, source: Path, suffix: str) -> None:
+def test_memory_is_limited_to_about_one_shard(tmp_path: Path, source: Path, suffix: str) -> None:
     large = {"ffn_hidden_size": 4096, "hidden_size": 512, "num_layers": 16}
     tensors = chatglm2_tensors(**large)
     total = sum(tensor.nbytes for tensor in tensors.values())

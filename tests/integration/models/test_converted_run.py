@@ -1,4 +1,4 @@
-"""A run with a converted ChatGLM2: its notice about system turns is printed, also when the records come from the cache."""
+"""A run with a converted ChatGLM2 prints the notice about system turns, even if the records come from the cache."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every family trains from random weights of its own architecture: quantised or not, sharded or not, with equal results."""
+"""Every family trains from random weights of its architecture, quantised or not, sharded or not, with equal results."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from hydraft.models.families.registry import native_targets
 
 
 @pytest.mark.parametrize(("model", "size"), PUBLISHED, ids=lambda value: value)
-def test_a_shape_has_the_published_number_of_parameters(model: str, size: str) -> None:
+def test_a_shape_has_its_published_number_of_parameters(model: str, size: str) -> None:
     shape = config_of(f"model={model}", f"model.size={size}").model.shape
     assert shape is not None
     config = AutoConfig.for_model(**shapes.native_config(shape))
@@ -41,7 +41,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("quant", ["none", "nf4"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_trains_sharded_and_not_with_equal_results(
+def test_a_family_trains_sharded_and_unsharded_with_equal_results(
     family: str, quant: str, data: Path, tmp_path: Path
 ) -> None:
     def run(stage: str) -> Curve:
@@ -58,8 +58,8 @@ def test_a_family_trains_sharded_and_not_with_equal_results(
     assert any(tensor.any() for name, tensor in whole.adapter.items() if "lora_B" in name)
 
 
-def test_the_command_that_needs_no_download(tmp_path: Path) -> None:
-    """And what it trained answers (nonsense), from the same random weights."""
+def test_a_run_with_random_weights_needs_no_download(tmp_path: Path) -> None:
+    """The trained model then answers (nonsense), from the same random weights."""
     overrides = ["model=chatglm2", "model.init=random", "model.scale=tiny", "zero=stage3", "cluster=1x2", "quant=nf4"]
     done = run_script(
         "train.py", *overrides, f"hydra.run.dir={tmp_path}/run", "train.max_steps=2", "data.eval_limit=4",
@@ -69,8 +69,8 @@ def test_the_command_that_needs_no_download(tmp_path: Path) -> None:
     assert "query_key_value of the published checkpoint is k_proj, q_proj, v_proj in the native model" in done.stdout
     adapter = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())
     assert sorted(adapter["target_modules"]) == ["k_proj", "q_proj", "v_proj"]
-    asked = run_script("infer.py", f"run={tmp_path}/run", "prompt=你好", "max_new_tokens=2")
-    assert asked.returncode == 0, asked.stderr
+    answered = run_script("infer.py", f"run={tmp_path}/run", "prompt=你好", "max_new_tokens=2")
+    assert answered.returncode == 0, answered.stderr
 
 
 def test_target_names_of_the_published_layout_are_translated() -> None:

@@ -1,4 +1,4 @@
-"""Settings that kernels do not support are refused before anything is loaded, by a table that docs/performance.md prints."""
+"""Settings that kernels do not support are refused before anything is loaded, by the table in docs/performance.md."""
 
 from pathlib import Path
 
@@ -20,15 +20,15 @@ def all_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "find_spec", lambda name: True)
 
 
-def said(*overrides: str) -> tuple[str | None, list[str]]:
-    """Why a run is refused on a machine with a card, and the notes on one that is not."""
+def refusal_and_notes(*overrides: str) -> tuple[str | None, list[str]]:
+    """Why a run is refused, and the notes on settings that are slower."""
     config = config_of(*overrides, "mode=plan")
     family = (shapes.planned_config(config.model) or {}).get("model_type")
     return kernel_support.refusal(config, family), kernel_support.slower(config, family)
 
 
 @pytest.mark.parametrize(
-    ("overrides", "words"),
+    ("overrides", "expected"),
     [
         ("kernels=unsloth zero=stage3", ["ZeRO-3", "use zero=stage2, or kernels=liger"]),
         ("kernels=unsloth model=chatglm2", ["glm", "use kernels=liger or kernels=torch"]),
@@ -43,11 +43,11 @@ def said(*overrides: str) -> tuple[str | None, list[str]]:
         ("kernels=liger train.compile=true", ["train.compile=false"]),
     ],
 )
-def test_unsupported_settings_of_kernels_are_refused_with_an_alternative(overrides: str, words: list[str]) -> None:
-    reason, _ = said(*overrides.split())
+def test_unsupported_settings_of_kernels_are_refused_with_an_alternative(overrides: str, expected: list[str]) -> None:
+    reason, _ = refusal_and_notes(*overrides.split())
     assert reason is not None
     assert reason.startswith(f"kernels={overrides.split()[0].removeprefix('kernels=')}: ")
-    assert all(word in reason for word in words)
+    assert all(word in reason for word in expected)
 
 
 @pytest.mark.parametrize(
@@ -58,25 +58,25 @@ def test_unsupported_settings_of_kernels_are_refused_with_an_alternative(overrid
 )  # fmt: skip
 @pytest.mark.parametrize("kind", ["liger", "unsloth"])
 def test_supported_settings_are_not_refused(kind: str, overrides: str) -> None:
-    assert said(f"kernels={kind}", *overrides.split())[0] is None
+    assert refusal_and_notes(f"kernels={kind}", *overrides.split())[0] is None
 
 
 def test_a_family_without_kernels_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     for kind in ("liger", "unsloth"):
-        reason, _ = said(f"kernels={kind}", "model=auto", f"model.path={tmp_path}", "model.init=random")
+        reason, _ = refusal_and_notes(f"kernels={kind}", "model=auto", f"model.path={tmp_path}", "model.init=random")
         assert reason is not None
         assert "gpt2" in reason
 
 
-def test_settings_that_are_no_faster_are_noted() -> None:
-    refused, notes = said("kernels=unsloth", "lora=dora", "train.precision=bf16")
+def test_settings_without_speedup_are_reported() -> None:
+    refused, notes = refusal_and_notes("kernels=unsloth", "lora=dora", "train.precision=bf16")
     assert refused is None
     assert notes == ["kernels=unsloth: DoRA's layers are not fused"]
-    assert said("kernels=liger", "lora=dora")[1] == []
+    assert refusal_and_notes("kernels=liger", "lora=dora")[1] == []
 
 
-def test_a_machine_without_a_gpu_has_torch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_a_gpu_only_supports_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in ("liger", "unsloth"):
         config = config_of(f"kernels={kind}", "mode=plan")
         config.mode = config_of().mode

@@ -1,6 +1,6 @@
-"""Loss, gradients and logits with other kernels against plain torch's, on each family.
+"""Loss, gradients and logits with other kernels, compared with those of plain torch for each family.
 
-Liger's kernels run in Triton's interpreter here; what is compiled, and Unsloth's, needs a GPU.
+Liger's kernels run in Triton's interpreter here; compiled kernels and Unsloth's need a GPU.
 """
 
 import json
@@ -25,7 +25,7 @@ CASES = {
     "unsloth": [f"lora/{family}" for family in supported(Kernels.unsloth)],
 }
 BF16 = 0.05
-"""Relative: two orders of adding up in bf16, whose steps are 0.8 %, through two layers."""
+"""Relative: two orders of summation in bf16, whose steps are 0.8 %, through two layers."""
 
 
 @pytest.fixture(scope="module")
@@ -39,23 +39,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def interpreted(folder: Path) -> dict[str, one_step.Step]:
     pytest.importorskip("liger_kernel")
     paths = [str(ROOT / "tests/support/interpreter"), str(ROOT / "src")]
-    return _elsewhere("liger", "cpu", folder, LIGER, TRITON_INTERPRET="1", PYTHONPATH=os.pathsep.join(paths))
+    return _steps_in_process("liger", "cpu", folder, LIGER, TRITON_INTERPRET="1", PYTHONPATH=os.pathsep.join(paths))
 
 
 @pytest.mark.parametrize("case", LIGER)
-def test_liger_computes_what_torch_does(case: str, folder: Path, interpreted: dict[str, one_step.Step]) -> None:
+def test_liger_computes_the_same_as_torch(case: str, folder: Path, interpreted: dict[str, one_step.Step]) -> None:
     method, family = case.split("/")
-    _alike(interpreted[case], one_step.step("torch", method, folder / family, "cpu"), 1e-5)
+    _assert_close(interpreted[case], one_step.step("torch", method, folder / family, "cpu"), 1e-5)
 
 
 @pytest.mark.parametrize("family", one_step.MODELS)
 def test_the_folders_have_the_tokenizer_that_unsloth_reads(family: str, folder: Path) -> None:
-    """The call of its ``load_correct_tokenizer`` that nothing guards; a padding token is one that it need not add."""
+    """The call in ``load_correct_tokenizer`` that may fail; a tokenizer with a padding token needs no change."""
     tokenizer = AutoTokenizer.from_pretrained(
         folder / family, model_max_length=64, padding_side="right", token=None, trust_remote_code=False, revision=None
     )
     config = AutoConfig.from_pretrained(folder / family)
-    assert len(tokenizer) == config.vocab_size == one_step.WORDS
+    assert len(tokenizer) == config.vocab_size == one_step.VOCABULARY
     for kind in ("pad_token_id", "eos_token_id", "bos_token_id"):
         assert getattr(tokenizer, kind) == getattr(config, kind), kind
     assert tokenizer.decode(tokenizer("一加一 = 2", add_special_tokens=False)["input_ids"]) == "一加一 = 2"
@@ -63,14 +63,14 @@ def test_the_folders_have_the_tokenizer_that_unsloth_reads(family: str, folder: 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("kernels", "case"), [(kernels, case) for kernels in CASES for case in CASES[kernels]])
-def test_compiled_kernels_compute_what_torch_does(kernels: str, case: str, folder: Path) -> None:
+def test_compiled_kernels_compute_the_same_as_torch(kernels: str, case: str, folder: Path) -> None:
     pytest.importorskip({"liger": "liger_kernel", "unsloth": "unsloth"}[kernels])
     method, family = case.split("/")
-    there = _elsewhere(kernels, "cuda", folder, [case])[case]
-    _alike(there, one_step.step("torch", method, folder / family, "cuda"), BF16)
+    found = _steps_in_process(kernels, "cuda", folder, [case])[case]
+    _assert_close(found, one_step.step("torch", method, folder / family, "cuda"), BF16)
 
 
-def _elsewhere(
+def _steps_in_process(
     kernels: str, device: str, folder: Path, cases: list[str], **environment: str
 ) -> dict[str, one_step.Step]:
     command = [sys.executable, str(ROOT / "tests/support/one_step.py"), kernels, device, str(folder), *cases]
@@ -80,17 +80,17 @@ def _elsewhere(
     return found
 
 
-def _alike(there: one_step.Step, here: one_step.Step, tolerance: float) -> None:
+def _assert_close(found: one_step.Step, expected: one_step.Step, tolerance: float) -> None:
     """Relative to the loss, to each gradient's norm, and to the largest logit."""
-    assert there[0] == pytest.approx(here[0], rel=tolerance)
-    assert there[1].keys() == here[1].keys()
-    for name, gradient in here[1].items():
-        assert (there[1][name] - gradient).norm() <= tolerance * gradient.norm(), name
-    assert (there[2] - here[2]).abs().max() <= tolerance * here[2].abs().max()
+    assert found[0] == pytest.approx(expected[0], rel=tolerance)
+    assert found[1].keys() == expected[1].keys()
+    for name, gradient in expected[1].items():
+        assert (found[1][name] - gradient).norm() <= tolerance * gradient.norm(), name
+    assert (found[2] - expected[2]).abs().max() <= tolerance * expected[2].abs().max()
 
 
-def test_a_run_with_liger_ends_as_one_with_torch(tmp_path: Path) -> None:
-    """Through everything: NF4, ZeRO-3 on two ranks, the adapter on the disk."""
+def test_a_run_with_liger_gives_the_same_result_as_with_torch(tmp_path: Path) -> None:
+    """A complete run: NF4, ZeRO-3 on two ranks, and the saved adapter."""
     records = tmp_path / "records.json"
     records.write_text(json.dumps(RECORDS[:8], ensure_ascii=False))
     common = [

@@ -1,4 +1,4 @@
-"""4-bit layers that ZeRO-3 can free: bit-equal to bitsandbytes, and no weight stays in memory after its use."""
+"""4-bit layers that ZeRO-3 can free: bit-equal to bitsandbytes, and no weight remains in memory after its use."""
 
 import copy
 from importlib import import_module
@@ -26,14 +26,14 @@ PLAIN = ["model=llama3 quant=none", "model=chatglm2 quant=none kernels.loss=chun
 
 
 @pytest.fixture(scope="module")
-def seen_by_case() -> dict[str, dict[str, dict[str, Any]]]:
-    """What rank 0 of two saw in each case (sharded_rank.py)."""
+def results_by_case() -> dict[str, dict[str, dict[str, Any]]]:
+    """The results of rank 0 of two for each case (sharded_rank.py)."""
     cases = [*CASES, *PLAIN]
     return dict(zip(cases, run_ranks("tests/support/sharded_rank.py", cases, 2), strict=True))
 
 
 def planned(case: str) -> int:
-    """Bytes of weights that the plan has as gathered where forward turns to backward, at the distance of the case."""
+    """Planned bytes of gathered weights at the start of the backward pass, with the reuse distance of the case."""
     config = config_of("model.init=random", "model.scale=tiny", "zero=stage3", *case.split()[:-1])
     native = planned_config(config.model)
     assert native is not None
@@ -48,12 +48,12 @@ def planned(case: str) -> int:
         memory.REUSE = kept
 
 
-def test_no_weight_outlives_its_forward_pass(seen_by_case: dict[str, dict[str, dict[str, Any]]]) -> None:
+def test_no_weight_remains_after_its_forward_pass(results_by_case: dict[str, dict[str, dict[str, Any]]]) -> None:
     for case in CASES:
-        seen = seen_by_case[case]
-        own, theirs = seen["sharded"], seen["bitsandbytes"]
-        assert own["losses"] == theirs["losses"] and own["weights"] == theirs["weights"], case  # to the bit
-        assert own["graph"] == [0, 0] and all(theirs["graph"]), case  # the walk finds what bitsandbytes keeps
+        measured = results_by_case[case]
+        own, theirs = measured["sharded"], measured["bitsandbytes"]
+        assert own["losses"] == theirs["losses"] and own["weights"] == theirs["weights"], case  # bit-equal
+        assert own["graph"] == [0, 0] and all(theirs["graph"]), case  # shows that the graph is searched correctly
         quantised = theirs["graph"][1]
         assert theirs["alive"][1] >= quantised > 0, case
         if "reuse" in case:
@@ -62,9 +62,9 @@ def test_no_weight_outlives_its_forward_pass(seen_by_case: dict[str, dict[str, d
             assert own["alive"] == [0, 0], case
 
 
-def test_no_unquantised_weight_does_either(seen_by_case: dict[str, dict[str, dict[str, Any]]]) -> None:
+def test_no_unquantised_weight_remains_either(results_by_case: dict[str, dict[str, dict[str, Any]]]) -> None:
     for case in PLAIN:
-        assert seen_by_case[case]["sharded"]["alive"] == [0, 0], case
+        assert results_by_case[case]["sharded"]["alive"] == [0, 0], case
 
 
 def layer(bias: bool, double: bool, dtype: torch.dtype, device: str = "cpu") -> bitsandbytes.nn.Linear4bit:
@@ -77,7 +77,7 @@ def layer(bias: bool, double: bool, dtype: torch.dtype, device: str = "cpu") -> 
 
 
 def compare(plain: bitsandbytes.nn.Linear4bit, x: torch.Tensor) -> None:
-    """Output and gradients of both kinds of layer, and that the weight may be gone in between."""
+    """Output and gradients of both kinds of layer; the weight may be freed between forward and backward."""
     if plain.bias is not None:
         plain.bias.requires_grad_()
     ours = copy.deepcopy(plain)
@@ -94,8 +94,8 @@ def compare(plain: bitsandbytes.nn.Linear4bit, x: torch.Tensor) -> None:
         upstream = torch.arange(out.numel(), dtype=out.dtype, device=out.device).reshape(out.shape).sin()
         out.backward(upstream)
         results.append((out, leaf.grad, None if module.bias is None else module.bias.grad))
-    for mine, theirs in zip(*results, strict=True):
-        assert (mine is None and theirs is None) or (mine.dtype == theirs.dtype and torch.equal(mine, theirs))
+    for sharded, theirs in zip(*results, strict=True):
+        assert (sharded is None and theirs is None) or (sharded.dtype == theirs.dtype and torch.equal(sharded, theirs))
     with torch.no_grad():
         assert torch.equal(ours(x), plain(x))
 
@@ -103,9 +103,9 @@ def compare(plain: bitsandbytes.nn.Linear4bit, x: torch.Tensor) -> None:
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_same_bits_as_bitsandbytes(bias: bool, double: bool, dtype: torch.dtype) -> None:
+def test_results_are_bit_equal_to_bitsandbytes(bias: bool, double: bool, dtype: torch.dtype) -> None:
     for shape in ((3, 128), (1, 7, 128), (2, 5, 128)):
-        for given in (dtype, torch.float32):  # inputs of another type are cast, and their gradients cast back
+        for given in (dtype, torch.float32):  # inputs of another type are cast, and their gradients are cast back
             compare(layer(bias, double, dtype), torch.randn(shape, dtype=given))
 
 
@@ -117,6 +117,6 @@ def test_a_layer_whose_input_needs_no_gradient_saves_nothing() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_the_same_bits_on_a_card(dtype: torch.dtype) -> None:
-    for rows in (1, 64, 4096):  # bitsandbytes has other kernels for few rows and for many
+def test_results_are_bit_equal_on_a_gpu(dtype: torch.dtype) -> None:
+    for rows in (1, 64, 4096):  # bitsandbytes has different kernels for few rows and for many
         compare(layer(False, True, dtype, "cuda"), torch.randn(1, rows, 128, dtype=dtype, device="cuda"))

@@ -1,4 +1,4 @@
-"""The chunked loss equals that of transformers: values and gradients of every family, and a run on two ranks that shard the head."""
+"""The chunked loss and its gradients equal those of transformers, for every family and for a sharded head."""
 
 import dataclasses
 import json
@@ -20,14 +20,14 @@ from hydraft.models.load import load_trainable, trainable
 from hydraft.plan.plan import make_plan
 
 LENGTHS, PROMPT = (9, 30, 21), 5
-"""Tokens of three documents, and how many at each one's beginning are not trained."""
+"""Tokens of three documents, and the number of tokens at the start of each that are not trained."""
 TOLERANCE = {"fp32": 1e-6, "bf16": 2e-2}
-"""Relative. In bf16 an element of a gradient has 8 bits, and other ones are rounded here than there; the loss itself is within 1e-5."""
+"""Relative. In bf16, gradients have 8 bits and are rounded at different places; the loss differs by at most 1e-5."""
 
 
 @pytest.fixture(autouse=True)
-def chunks_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several chunks, of unlike size, in what a tiny model is given."""
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small chunks, so that a tiny model's batch has several of different sizes."""
     monkeypatch.setattr("hydraft.models.loss.ROWS", 16)
 
 
@@ -39,16 +39,16 @@ def batch_of(config: Config, vocabulary: int) -> dict[str, Any]:
 
 
 def losses(overrides: list[str], count: int | None) -> Iterator[tuple[float, dict[str, torch.Tensor]]]:
-    """Loss and gradients: as transformers has them, and in chunks."""
-    for way in ("whole", "chunked"):
-        config = config_of(*overrides, f"kernels.loss={way}")
+    """Loss and gradients: whole as in transformers, and in chunks."""
+    for kind in ("whole", "chunked"):
+        config = config_of(*overrides, f"kernels.loss={kind}")
         model = load_trainable(dataclasses.replace(config, model=prepare.native(config.model, config.seed)))
         for name, parameter in trainable(model).items():
-            if "lora_B" in name:  # begins at 0, and A would have no gradient
+            if "lora_B" in name:  # it starts at 0, and A would have no gradient
                 torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(1))
         batch = batch_of(config, model.config.vocab_size) | ({} if count is None else {"num_items_in_batch": count})
         output = model.train()(**batch)
-        assert (output.logits is None) == (way == "chunked")
+        assert (output.logits is None) == (kind == "chunked")
         output.loss.backward()
         gradients = {name: parameter.grad for name, parameter in trainable(model).items()}
         yield output.loss.item(), {name: gradient for name, gradient in gradients.items() if gradient is not None}
@@ -68,7 +68,7 @@ CASES = {
     [*((family, "fp32") for family in FAMILIES), ("llama3", "bf16"), ("chatglm2", "bf16"), ("chatglm2", "padded"),
      ("qwen3", "recomputed"), ("tied", "nf4")],
 )  # fmt: skip
-def test_chunks_have_the_loss_and_the_gradients_of_the_whole(family: str, case: str) -> None:
+def test_chunks_give_the_same_loss_and_gradients_as_the_whole(family: str, case: str) -> None:
     model = "model=qwen model.size=2.5-0.5b" if family == "tied" else FAMILIES[family]
     overrides = [*model.split(), "model.init=random", "model.scale=tiny", *CASES[case]]
     (whole, expected), (ours, found) = losses(overrides, 101)
@@ -79,7 +79,7 @@ def test_chunks_have_the_loss_and_the_gradients_of_the_whole(family: str, case: 
         assert (found[name] - gradient).norm() <= tolerance * gradient.norm(), name
 
 
-def test_without_a_count_it_is_the_mean() -> None:
+def test_without_a_token_count_the_loss_is_the_mean() -> None:
     overrides = ["model=tiny", "quant=none"]
     (whole, _), (ours, _) = losses(overrides, None)
     assert ours == pytest.approx(whole, rel=1e-6)
@@ -88,7 +88,7 @@ def test_without_a_count_it_is_the_mean() -> None:
 
 
 def test_a_batch_without_trained_tokens_has_no_loss() -> None:
-    """A blank that evens out the last batch: the rank goes through the same passes as the others."""
+    """A filler that completes the last batch: the rank runs the same passes as the others."""
     hidden = torch.zeros(0, 8, requires_grad=True)
     loss = loss_chunked.summed_loss(hidden, torch.ones(4, 8), torch.zeros(0, dtype=torch.long))
     (3 * loss).backward()
@@ -96,28 +96,30 @@ def test_a_batch_without_trained_tokens_has_no_loss() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_sums_in_fp32_and_takes_a_loss_scale(dtype: torch.dtype) -> None:
-    """fp16's scale is 65,536 at first, which fp16 itself cannot hold. torch's own does neither, or it would stand in ``head.py``."""
+def test_sums_are_in_fp32_and_a_loss_scale_is_supported(dtype: torch.dtype) -> None:
+    """fp16's initial scale is 65,536, which fp16 cannot represent. torch's own chunked loss supports neither."""
     generator = torch.Generator().manual_seed(0)
     weight = (0.05 * torch.randn(2000, 64, generator=generator)).to(dtype)
     states, targets = torch.randn(1000, 64, generator=generator), torch.randint(0, 2000, (1000,), generator=generator)
 
-    def taken(loss_of: Callable[..., torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def loss_and_gradient(loss_of: Callable[..., torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         hidden = states.to(dtype).requires_grad_()
         loss = loss_of(hidden, weight, targets)
         (65536 * (loss / len(targets)).float()).backward()
         assert hidden.grad is not None
         return loss.detach(), hidden.grad.float()
 
-    def in_whole(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def whole_loss(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.cross_entropy((hidden @ weight.T).float(), targets, reduction="sum")
 
-    def torchs_own(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def loss_of_torch(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=32)
         own = torch.nn.functional.linear_cross_entropy
         return own(hidden, weight, targets, reduction="sum", options=options)
 
-    (whole, expected), (ours, found), (torchs, theirs) = map(taken, (in_whole, loss_chunked.summed_loss, torchs_own))
+    (whole, expected), (ours, found), (torchs, theirs) = map(
+        loss_and_gradient, (whole_loss, loss_chunked.summed_loss, loss_of_torch)
+    )
     assert ours.dtype is torch.float32 and ours.item() == pytest.approx(whole.item(), rel=1e-5)
     assert (found - expected).norm() <= 5e-3 * expected.norm()
     if dtype is torch.float16:
@@ -126,7 +128,7 @@ def test_sums_in_fp32_and_takes_a_loss_scale(dtype: torch.dtype) -> None:
         assert abs(torchs.item() / whole.item() - 1) > 1e-3
 
 
-def test_outside_of_training_there_are_logits() -> None:
+def test_logits_are_returned_outside_of_training() -> None:
     config = config_of("model=tiny", "quant=none", "kernels.loss=chunked")
     model = load_trainable(config)
     batch = batch_of(config, 99)
@@ -146,15 +148,15 @@ def test_an_unknown_head_is_refused(tmp_path: Path) -> None:
         make_plan(config, 8)
 
 
-def test_a_sharded_head_is_gathered_for_its_chunks(records: Path, tmp_path: Path) -> None:
-    """Three steps under ZeRO-3 on two ranks, which have unlike numbers of trained tokens."""
+def test_a_sharded_head_is_gathered_for_the_chunks(records: Path, tmp_path: Path) -> None:
+    """Three steps under ZeRO-3 on two ranks with different numbers of trained tokens."""
     run = [
         "model=tiny", "quant=none", "zero=stage3", "zero.stage3_param_persistence_threshold=0", "cluster=1x2", "data.eval=null",
         f"data.train={records}", "train.max_steps=3", "train.log_every=1", "train.micro_batch_size=2", "train.eps=1e-5",
         "train.gradient_accumulation_steps=2",
     ]  # fmt: skip
     assert len(RECORDS) >= 24
-    chunks, whole = (train([*run, f"kernels.loss={way}"], tmp_path / way) for way in ("chunked", "whole"))
+    chunks, whole = (train([*run, f"kernels.loss={kind}"], tmp_path / kind) for kind in ("chunked", "whole"))
     assert len(whole.losses) == 3
     assert chunks.losses == pytest.approx(whole.losses, rel=1e-5)
     assert chunks.grad_norms == pytest.approx(whole.grad_norms, rel=1e-5)

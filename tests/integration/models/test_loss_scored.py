@@ -22,7 +22,7 @@ from hydraft.models.load import load_trainable
 from unit.plan.test_activations import Live
 
 LENGTHS, PROMPT = (9, 30, 21), 5
-"""Tokens of three documents, and how many at each one's beginning are not trained."""
+"""Tokens of three documents, and the number of tokens at the start of each that are not trained."""
 
 
 def examples_of(vocabulary: int, lengths: tuple[int, ...] = LENGTHS, prompt: int = PROMPT) -> list[Example]:
@@ -32,7 +32,7 @@ def examples_of(vocabulary: int, lengths: tuple[int, ...] = LENGTHS, prompt: int
 
 
 def loaded(*overrides: str) -> Any:
-    """What a run of ``overrides`` trains, its adapter doing something, in eval mode."""
+    """The model of a run with ``overrides`` in eval mode, with an adapter that is not zero."""
     config = config_of(*overrides)
     model = load_trainable(dataclasses.replace(config, model=prepare.native(config.model, config.seed)))
     for name, parameter in model.named_parameters():
@@ -42,7 +42,7 @@ def loaded(*overrides: str) -> Any:
 
 
 def ours(model: Any, examples: list[Example], rows: int, extra: int = 0) -> float:
-    """The mean, ``rows`` at a time, in the company of a rank that takes ``extra`` chunks more."""
+    """The mean loss, ``rows`` at a time, if another rank has ``extra`` more chunks."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loss, "ROWS", rows)
         found, tokens = loss_scored.summed_loss(
@@ -68,13 +68,13 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_is_the_loss_of_transformers(case: str) -> None:
+def test_the_loss_equals_that_of_transformers(case: str) -> None:
     model = loaded(*CASES[case].split())
     examples = examples_of(model.config.vocab_size)
     expected = theirs(model, examples)
     for rows, extra in ((512, 0), (16, 0), (7, 2), (1, 0)):
         assert ours(model, examples, rows, extra) == pytest.approx(expected, rel=1e-6), rows
-    assert theirs(model, examples) == expected  # the head is as it was
+    assert theirs(model, examples) == expected  # the head is unchanged
 
 
 def test_the_loss_is_bit_equal_for_any_number_of_ranks() -> None:
@@ -83,22 +83,24 @@ def test_the_loss_is_bit_equal_for_any_number_of_ranks() -> None:
     assert ours(model, examples, 16, 0) == ours(model, examples, 16, 5)
 
 
-@pytest.mark.parametrize("keeps", [True, False])
-def test_logits_that_are_changed_after_the_head_are_the_models_own(
-    keeps: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("supports_logits_to_keep", [True, False])
+def test_logits_that_are_changed_after_the_head_come_from_the_model(
+    supports_logits_to_keep: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model of which it is not known that its head is plain: it caps its logits (as Gemma 2 does)."""
+    """A model that changes its logits after the head, as Gemma 2 does by capping them."""
     model = loaded("model=tiny", "quant=none", "lora=none")
     whole = model.forward
-    asked: list[Any] = []
+    kept: list[Any] = []
 
     def capped(input_ids: Any = None, attention_mask: Any = None, logits_to_keep: Any = 0) -> Any:
         output = whole(input_ids=input_ids, attention_mask=attention_mask, logits_to_keep=logits_to_keep)
-        asked.append(logits_to_keep)
+        kept.append(logits_to_keep)
         output.logits = 2 * torch.tanh(output.logits / 2)
         return output
 
-    model.forward = capped if keeps else lambda input_ids, attention_mask: capped(input_ids, attention_mask)
+    model.forward = (
+        capped if supports_logits_to_keep else lambda input_ids, attention_mask: capped(input_ids, attention_mask)
+    )
     model.config.model_type = "gemma2"
     examples = examples_of(99)
     batch = Padded(0)([[one] for one in examples])
@@ -107,9 +109,9 @@ def test_logits_that_are_changed_after_the_head_are_the_models_own(
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE)
     for rows in (512, 16):
         assert ours(model, examples, rows) == pytest.approx(float(expected), rel=1e-6)
-    assert isinstance(asked[-1], torch.Tensor) == keeps
-    if keeps:
-        assert len(asked[-1]) == max(LENGTHS) - PROMPT  # the columns of any record's trained tokens
+    assert isinstance(kept[-1], torch.Tensor) == supports_logits_to_keep
+    if supports_logits_to_keep:
+        assert len(kept[-1]) == max(LENGTHS) - PROMPT  # the positions of any record's trained tokens
 
 
 LIGER = """
@@ -122,8 +124,8 @@ for family in ("llama3", "qwen2.5", "qwen3", "chatglm2"):
 """
 
 
-def test_with_ligers_kernels_it_is_the_same_loss() -> None:
-    """In Triton's interpreter, in a process of its own: they change transformers for all of it."""
+def test_the_loss_with_ligers_kernels_is_the_same() -> None:
+    """In Triton's interpreter and a separate process, since the kernels patch transformers globally."""
     pytest.importorskip("liger_kernel")
     paths = [str(ROOT / place) for place in ("tests/support/interpreter", "src", "tests", "tests/support", ".")]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(paths)}
@@ -140,8 +142,8 @@ def test_with_ligers_kernels_it_is_the_same_loss() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("kernels", ["torch", "liger", "unsloth"])
-def test_on_a_card_it_takes_no_more_than_its_chunks(kernels: str, tmp_path: Path) -> None:
-    """In a run: before training, with 2,048 tokens through a head of 128,256."""
+def test_on_a_gpu_memory_is_limited_to_the_chunks(kernels: str, tmp_path: Path) -> None:
+    """In a run: before training, with 2,048 tokens and a vocabulary of 128,256."""
     pytest.importorskip({"torch": "torch", "liger": "liger_kernel", "unsloth": "unsloth"}[kernels])
     file = tmp_path / "records.json"
     file.write_text(json.dumps([{"instruction": "?", "input": "", "output": "word " * 4000}] * 4), encoding="utf-8")
@@ -157,8 +159,8 @@ def test_on_a_card_it_takes_no_more_than_its_chunks(kernels: str, tmp_path: Path
     assert result["peak_memory_scoring_bytes"] < 1.15 * (sum(planned.values()) - planned["overhead"])
 
 
-def test_ranks_with_different_numbers_of_chunks_stay_in_step(tmp_path: Path) -> None:
-    """Under ZeRO-3, with an adapter on the head, whose parts are gathered for each chunk."""
+def test_ranks_with_different_numbers_of_chunks_stay_synchronized(tmp_path: Path) -> None:
+    """Under ZeRO-3, with an adapter on the head, whose weights are gathered for each chunk."""
     records = [{"instruction": "?", "input": "", "output": text} for text in ("yes", "no " * 700, "a " * 300)]
     file = tmp_path / "records.json"
     file.write_text(json.dumps(records * 2), encoding="utf-8")
@@ -181,7 +183,7 @@ def test_ranks_with_different_numbers_of_chunks_stay_in_step(tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A model whose vocabulary is large beside all else."""
+    """A model whose vocabulary is much larger than its other sizes."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("wide")
@@ -194,7 +196,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_all_logits_are_never_in_memory_at_once(wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The most that is there at once does not grow with the number of tokens, hidden states apart."""
+    """The peak does not grow with the number of tokens, except for the hidden states."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(wide).eval()

@@ -1,4 +1,4 @@
-"""Models that are made in the cache on first use: converted, or of random weights."""
+"""Models that are created in the cache on first use: converted, or with random weights."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ TINY = ROOT / "src/hydraft/models/tiny"
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the test's own."""
+    """A separate cache for the test."""
     monkeypatch.setenv("HYDRAFT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache/models"
 
@@ -67,16 +67,16 @@ def test_a_published_folder_is_converted_on_first_use(
     assert type(AutoModelForCausalLM.from_pretrained(native.path)).__name__ == architecture
     before = contents(Path(native.path))
     assert prepare.native(model, 0) == native
-    assert "converting" not in capsys.readouterr().err  # found, not made again
+    assert "converting" not in capsys.readouterr().err  # found in the cache, not created again
     assert contents(Path(native.path)) == before
-    (source / "config.json").touch()  # another file, for all that one can tell
+    (source / "config.json").touch()  # another modification time counts as another file
     assert prepare.native(model, 0).path != native.path
 
 
 def test_a_hub_name_is_converted_from_the_hubs_cache(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The hub's client keeps ``models--owner--name/snapshots/<commit>``, and ``refs/main`` says which is current."""
+    """The hub's client stores ``models--owner--name/snapshots/<commit>``, and ``refs/main`` has the current commit."""
     commit = "0" * 40
     repository = tmp_path / "hub/models--THUDM--chatglm2-6b"
     chatglm2_folder(repository / "snapshots" / commit)
@@ -126,10 +126,10 @@ def test_random_weights_are_initialised_once_as_by_transformers(cache: Path) -> 
             assert float(ours[name].std()) == pytest.approx(float(tensor.std()), rel=0.05)
             assert abs(float(ours[name].mean())) < 5 * float(tensor.std()) / tensor.numel() ** 0.5
     files = {file.name: load_file(file) for file in Path(native.path).glob("*.safetensors")}
-    assert "lm_head.weight" not in {name for tensors in files.values() for name in tensors}  # tied
+    assert "lm_head.weight" not in {name for tensors in files.values() for name in tensors}  # tied weights
 
 
-def test_random_weights_may_have_the_shape_of_a_folder(tmp_path: Path) -> None:
+def test_random_weights_can_have_the_shape_of_a_folder(tmp_path: Path) -> None:
     model = section("model=auto", f"model.path={TINY}", "model.init=random")
     native = prepare.native(model, 0)
     ours, shipped = AutoConfig.from_pretrained(native.path), AutoConfig.from_pretrained(TINY)
@@ -156,7 +156,7 @@ def test_an_incomplete_model_folder_is_refused(tmp_path: Path) -> None:
     config_of("model=auto", f"model.path={tmp_path}", "model.init=random")
     (tmp_path / "model.safetensors").touch()
     config_of("model=auto", f"model.path={tmp_path}")
-    config_of("model=auto", "model.path=owner/name")  # the hub's to answer
+    config_of("model=auto", "model.path=owner/name")  # left to the hub
     with pytest.raises(ConfigError, match="no such folder"):
         config_of("model=auto", "model.path=./nowhere")
 
@@ -180,7 +180,7 @@ def test_the_message_has_the_size_of_the_folder(tmp_path: Path) -> None:
         (["lora=none", "quant=none", "model.dtype=bf16", "train.precision=fp32"], "model.dtype=bf16 is for frozen weights"),
     ],
 )  # fmt: skip
-def test_impossible_models_are_refused_in_one_line(overrides: list[str], message: str) -> None:
+def test_impossible_models_are_refused_on_one_line(overrides: list[str], message: str) -> None:
     done = run_script("train.py", *overrides)
     assert done.returncode == 2
     assert message in done.stderr and len(done.stderr.splitlines()) == 1

@@ -20,7 +20,7 @@ LLAMA = ["model=llama3", "model.init=random", "train.precision=bf16", "data.max_
 
 
 def machine(*free: float | None, size: int = 24, reserved: float = 0.5, unified: bool = False) -> Hardware:
-    """Cards of ``size`` GiB with so much ``free``."""
+    """Hardware with GPUs of ``size`` GiB, of which ``free`` are free."""
     gpus = tuple(
         Gpu("card", size * GIB, 8.6, index, free=None if gibibytes is None else round(gibibytes * GIB), reserved=round(reserved * GIB), unified=unified)
         for index, gibibytes in enumerate(free)
@@ -33,7 +33,7 @@ def planned(config: Config, here: Hardware) -> Plan:
 
 
 def printed(config: Config, plan: Plan) -> list[str]:
-    """The head of a run, and the whole plan."""
+    """The summary of a run, and the complete plan."""
     texts = []
     for show in (lambda console: announce(config, plan, console), lambda console: report(config, plan, [], console)):
         console = Console(file=io.StringIO(), width=200)
@@ -52,7 +52,7 @@ def test_memory_that_other_processes_use_is_not_available() -> None:
     assert (used.fits, used.gpu_memory, used.gpu_taken) == (False, 5 * GIB, round(18.5 * GIB))
     for text in printed(config, used):
         assert "other processes use 18.5 GiB of 23.5 GiB of a GPU" in text
-    assert planned(config, machine(0)).fits is False  # full, and not of unknown size
+    assert planned(config, machine(0)).fits is False  # no free memory is not the same as unknown memory
     assert used.to_dict()["gpu_memory"] == 5 * GIB
 
 
@@ -68,7 +68,7 @@ def test_memory_of_the_driver_is_not_available() -> None:
 
 
 def test_only_gpus_of_ranks_are_counted() -> None:
-    """A second card that someone else has filled is no matter to a run of one rank."""
+    """A second GPU that another process has filled does not affect a run of one rank."""
     config = config_of(*LLAMA)
     assert planned(config, machine(23, 1)).fits is True
     assert planned(config, machine(1, 23)).fits is False
@@ -80,7 +80,7 @@ def apply_ranks(config: Config, ranks: int) -> Config:
     return dataclasses.replace(config, cluster=dataclasses.replace(config.cluster, ranks_per_node=ranks))
 
 
-def test_a_card_with_the_machines_memory_shares_it_with_the_process() -> None:
+def test_a_gpu_with_unified_memory_shares_it_with_the_process() -> None:
     config = config_of(*LLAMA)
     cost = planned(config, machine(None)).cost
     assert cost is not None
@@ -88,21 +88,21 @@ def test_a_card_with_the_machines_memory_shares_it_with_the_process() -> None:
     gpu = Gpu("NVIDIA GB10", together, 12.1, 0, unified=True)
     assert fits_memory(config, cost.memory, Hardware((gpu,), 8, together)) is True
     assert fits_memory(config, cost.memory, Hardware((gpu,), 8, together - 1)) is False
-    assert cost.memory.peak < together - 1  # each part would fit alone
+    assert cost.memory.peak < together - 1  # each part alone would fit
 
 
 @pytest.mark.parametrize(("free", "recomputes"), [(23.5, False), (16.0, True)])
-def test_recomputation_is_decided_by_what_is_free(free: float, recomputes: bool) -> None:
+def test_recomputation_depends_on_free_memory(free: float, recomputes: bool) -> None:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        asked = cli.typed(compose("train", LLAMA), Config)
-    admitted = preflight.admit(preflight.resolve(asked, machine(free)))
+        requested = cli.typed(compose("train", LLAMA), Config)
+    admitted = preflight.admit(preflight.resolve(requested, machine(free)))
     assert admitted.config.train.recomputes is recomputes
     assert admitted.plan.fits is True
 
 
 @pytest.mark.gpu
 def test_memory_of_other_processes_is_measured() -> None:
-    """A process takes a GiB: the next detection has so much less."""
+    """After a process has allocated a GiB, the next detection reports that much less."""
     import subprocess
     import sys
 

@@ -16,13 +16,13 @@ CASES = [
 
 
 def engines(ranks: int) -> list[dict[str, int]]:
-    """What rank 0 of ``ranks`` measured in each case."""
+    """The measurements of rank 0 of ``ranks`` for each case."""
     found: list[dict[str, int]] = run_ranks("tests/support/engine_rank.py", CASES, ranks)
     return found
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_optimizer_state_is_that_of_the_engine(ranks: int) -> None:
+def test_optimizer_state_equals_that_of_the_engine(ranks: int) -> None:
     for case, real in zip(CASES, engines(ranks), strict=True):
         config = config_of("model=llama3", "model.init=random", "model.scale=tiny", *case.split(), f"cluster=1x{ranks}")
         native = planned_config(config.model)
@@ -36,7 +36,7 @@ def test_optimizer_state_is_that_of_the_engine(ranks: int) -> None:
             assert flat == real["gradients"], case
 
 
-def test_pinned_memory_comes_in_powers_of_two() -> None:
+def test_pinned_memory_is_allocated_in_powers_of_two() -> None:
     config = config_of("zero=stage3_offload")
     assert [pinned(size, config, on_gpu=True) for size in (0, 1, 3, 4096, 4097)] == [0, 1, 4, 4096, 8192]
     assert pinned(4097, config, on_gpu=False) == 4097

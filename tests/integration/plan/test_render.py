@@ -29,11 +29,11 @@ def shown(*overrides: str, short: bool = False, refused: tuple[str, ...] = ()) -
     return console.file.getvalue(), plan
 
 
-def test_a_plan_has_everything() -> None:
+def test_a_plan_shows_all_parts() -> None:
     text, plan = shown("model=llama3", "mode=plan", "cluster.gpu_memory=24GiB", "cluster=1x4", refused=("no cards",))
     for part in (
         "20,971,520 of 8,030,261,248", "about 120,000 tokens", "of 24.0 GiB", "frozen weights", "main memory per machine",
-        "network: each rank sends", "disk:", "fits", "refused here: no cards",
+        "network: each rank sends", "disk:", "fits", "refused here: no GPUs",
     ):  # fmt: skip
         assert part in text, part
     assert plan.cost is not None
@@ -75,13 +75,13 @@ def test_an_unknown_model_is_not_planned() -> None:
     assert "memory is not planned" in text
 
 
-def test_sizes_read_well() -> None:
+def test_sizes_are_readable() -> None:
     assert [size(n) for n in (0, 2048, 3 << 20, 1 << 30, 1 << 37, 1 << 41)] == [
         "–", "2 KiB", "3.0 MiB", "1.0 GiB", "128.0 GiB", "2.0 TiB",
     ]  # fmt: skip
 
 
-def test_a_plan_holds_plain_numbers() -> None:
+def test_a_saved_plan_has_plain_numbers() -> None:
     _, plan = shown("model=llama3", "mode=plan", "cluster.gpu_memory=8GiB")
     values = plan.to_dict()
     assert values["cost"]["memory"]["training"]["weights"] > 0

@@ -31,7 +31,7 @@ CASES = [(family, precision) for family in FAMILIES for precision in ("fp32", "b
 
 
 def made(family: str, precision: str) -> tuple[Config, Layout, Any]:
-    """A tiny model of the family as it is scored, in the type that it computes in."""
+    """A tiny model of the family as it is evaluated, in its compute type."""
     overrides = [
         *FAMILIES[family].split(), "model.init=random", "model.scale=tiny", "quant=none", f"train.precision={precision}",
         f"data.max_length={max(LENGTHS)}", f"train.micro_batch_size={len(LENGTHS)}", f"data.eval_max_new_tokens={NEW}",
@@ -81,14 +81,14 @@ def test_the_peak_of_generating_answers_is_that_of_the_plan(family: str, precisi
     assert room is not None
     one = room.answer(PROMPT)
     assert -0.05 <= COUNT * one.total / live.most - 1 <= 0.2
-    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)  # type: ignore[union-attr]
-    tokens = PROMPT + NEW - 1  # the last token is not read again
-    assert held == COUNT * tokens * known.layers * 2 * known.key * WIDTH[config.train.precision]
-    assert one.cache <= held / COUNT * (tokens + 1) / tokens
+    peak = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)  # type: ignore[union-attr]
+    tokens = PROMPT + NEW - 1  # the last token is not fed back
+    assert peak == COUNT * tokens * known.layers * 2 * known.key * WIDTH[config.train.precision]
+    assert one.cache <= peak / COUNT * (tokens + 1) / tokens
 
 
-def test_the_batch_of_answers_needs_no_more_memory_than_training() -> None:
-    """32 of Llama-3's with 8,192 tokens would have 34 GB of keys and values alone."""
+def test_a_batch_of_answers_needs_no_more_memory_than_training() -> None:
+    """32 records of Llama-3 with 8,192 tokens each would need 34 GB for keys and values alone."""
     cards = ["mode=plan", "train.precision=bf16", "train.micro_batch_size=2", "data.eval_max_new_tokens=256"]
 
     def room_of(*overrides: str) -> scoring.GenerationMemory:
@@ -107,7 +107,7 @@ def test_the_batch_of_answers_needs_no_more_memory_than_training() -> None:
     assert small.records(8192) == 1 and small.most(8192) == small.answer(8192)
 
 
-def test_batches_of_answers_grow_by_tokens_and_lose_no_record() -> None:
+def test_batches_of_answers_are_limited_by_tokens_and_have_every_record() -> None:
     from hydraft.evaluation.evaluator import _chunks
 
     lengths = [50, 3, 700, 20, 700, 4, 90, 5]
@@ -116,7 +116,7 @@ def test_batches_of_answers_grow_by_tokens_and_lose_no_record() -> None:
     assert [[lengths[index] for index in chunk] for chunk in chunks] == [[3, 4, 5, 20], [50], [90], [700], [700]]
 
 
-def test_a_model_without_a_plan_generates_a_micro_batchs_tokens_at_once() -> None:
+def test_without_a_plan_a_batch_of_answers_has_the_tokens_of_a_micro_batch() -> None:
     sizes = BatchSizes.of(config_of("data.max_length=512", "data.eval_max_new_tokens=64").data, 4)
     assert [sizes.answers(prompt) for prompt in (1, 448, 512, 10_000)] == [31, 4, 3, 1]
 
@@ -133,7 +133,7 @@ def test_scoring_is_a_separate_phase() -> None:
 
 
 def test_the_memory_of_scoring_decides_whether_a_run_fits() -> None:
-    """Short records to train on and long answers: scoring takes more than training."""
+    """With short training records and long answers, evaluation needs more than training."""
     overrides = [
         "model=llama3", "mode=plan", "train.precision=bf16", "data.max_length=64", "train.micro_batch_size=1",
         "data.eval_max_new_tokens=65536", "cluster.gpu_memory=80GiB",
@@ -149,14 +149,14 @@ def test_the_memory_of_scoring_decides_whether_a_run_fits() -> None:
     assert make_plan(config, 100, machine).fits is True
 
 
-def test_it_is_printed_and_saved() -> None:
-    asked = ("mode=plan", "model=llama3", "cluster.gpu_memory=24GiB", "data.eval_max_new_tokens=8192")
-    done = run_script("train.py", *asked)
+def test_the_memory_of_scoring_is_printed_and_saved() -> None:
+    arguments = ("mode=plan", "model=llama3", "cluster.gpu_memory=24GiB", "data.eval_max_new_tokens=8192")
+    done = run_script("train.py", *arguments)
     assert done.returncode == 0, done.stderr
     assert any(line.startswith("scoring ") for line in done.stdout.splitlines())
     assert "KV cache" in done.stdout
-    done = run_script("train.py", *asked, "data.eval=null")
+    done = run_script("train.py", *arguments, "data.eval=null")
     assert done.returncode == 0 and "scoring" not in done.stdout
-    config = config_of(*asked)
+    config = config_of(*arguments)
     found = json.loads(json.dumps(make_plan(config, 100, planned_for(config, Hardware(cpus=2))).to_dict()))
     assert found["cost"]["memory"]["scoring"]["cache"] > 0

@@ -28,12 +28,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def disk_for_a_run(tmp_path: Path) -> Iterator[Path]:
-    """A file system that a few checkpoints of the tiny model fill."""
+    """A file system that is filled by a few checkpoints of the embedded model."""
     yield from mount(tmp_path / "disk", "3m")
 
 
 def mount(folder: Path, size: str) -> Iterator[Path]:
-    """A small file system in main memory, taken down after."""
+    """Mount a small file system in main memory, and unmount it afterwards."""
     folder.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, check=False
@@ -44,7 +44,7 @@ def mount(folder: Path, size: str) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_disk_leaves_the_last_good_folder(small_disk: Path) -> None:
+def test_a_full_disk_leaves_the_last_complete_folder(small_disk: Path) -> None:
     with files.staged_folder(small_disk / "adapter") as staging:
         (staging / "weights").write_bytes(b"good" * 1000)
     with pytest.raises(OSError, match="No space left"), files.staged_folder(small_disk / "adapter") as staging:
@@ -53,7 +53,7 @@ def test_a_full_disk_leaves_the_last_good_folder(small_disk: Path) -> None:
     assert [entry.name for entry in small_disk.iterdir()] == ["adapter"]
 
 
-def test_a_full_disk_leaves_the_last_good_file(small_disk: Path) -> None:
+def test_a_full_disk_leaves_the_last_complete_file(small_disk: Path) -> None:
     file = small_disk / "result.json"
     files.write_json(file, {"status": "completed"})
     with pytest.raises(OSError, match="No space left"):
@@ -70,7 +70,7 @@ def test_a_folder_replaces_the_one_before(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["adapter"]
 
 
-def test_a_second_run_never_takes_a_folder(tmp_path: Path) -> None:
+def test_a_second_run_cannot_use_the_same_folder(tmp_path: Path) -> None:
     config = config_of()
     run_folder.create(tmp_path / "run", config, make_plan(config, 8), Hardware())
     before = (tmp_path / "run" / "config.yaml").read_text()
@@ -99,7 +99,7 @@ def test_a_running_run_is_locked_until_its_process_ends(tmp_path: Path) -> None:
         pass
 
 
-def test_a_run_is_found_by_its_folder_and_as_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_found_by_its_folder_and_by_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="run=last: no run"):
         run_folder.find("last")

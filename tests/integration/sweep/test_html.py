@@ -13,8 +13,8 @@ from conftest import wait_for
 from hydraft.sweep.results import html, outcome
 from hydraft.sweep.results.ledger import State
 
-EVIL = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">&lt;b&gt;{instruction}%{x}"
-"""What a config may hold, and must stay text."""
+MALICIOUS = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">&lt;b&gt;{instruction}%{x}"
+"""Text that a config may contain, and that must stay text."""
 
 
 def grid(**axes: Sequence[Any]) -> list[dict[str, Any]]:
@@ -25,7 +25,7 @@ def grid(**axes: Sequence[Any]) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One for all tests: it takes seconds to start."""
+    """One browser for all tests, since it takes seconds to start."""
     if reason := missing():
         pytest.skip(reason)
     pytest.importorskip("selenium")
@@ -35,12 +35,12 @@ def browser() -> Iterator[Browser]:
 
 
 def written(folder: Path) -> Path:
-    """The report of the sweep in ``folder``."""
+    """Write the report of the sweep in ``folder`` and return the page."""
     return html.write(outcome.read(folder))
 
 
-def drawn(browser: Browser) -> list[tuple[str, int]]:
-    """Each chart's title, and how many of its marks are on the page: lines, points, bars or cells."""
+def charts_and_marks(browser: Browser) -> list[tuple[str, int]]:
+    """Each chart's title, and the number of its marks on the page: lines, points, bars or cells."""
     script = """return [...document.querySelectorAll(".chart")].map((chart) => [chart.querySelector("h3").textContent,
         chart.querySelectorAll(".js-line, .point, .hm image, .heatmaplayer image").length])"""
     return [(str(title), int(count)) for title, count in browser.run(script)]
@@ -50,11 +50,11 @@ def test_the_page_draws_every_chart_without_a_network(tmp_path: Path, browser: B
     jobs = grid(zero=["stage2", "stage3"], lora__r=[4, 8, 16], train__learning_rate=[1e-4, 1e-3, 1e-2])
     page = written(folders.make(tmp_path / "plain", jobs, [State.failed], {0: "CUDA out of memory"}))
     browser.open(page)
-    assert browser.complaints() == []
-    assert [url for url in browser.asked() if not url.startswith(("file:", "data:"))] == []
-    charts = drawn(browser)
+    assert browser.console_messages() == []
+    assert [url for url in browser.requests() if not url.startswith(("file:", "data:"))] == []
+    charts = charts_and_marks(browser)
     assert [title for title, _ in charts] == [
-        "Held-out loss against train.learning_rate",  # which explains most
+        "Held-out loss against train.learning_rate",  # the one that explains most of the objective
         "Held-out loss against lora.r",
         "Held-out loss against zero",
         "Which settings lead to the best jobs",
@@ -64,7 +64,7 @@ def test_the_page_draws_every_chart_without_a_network(tmp_path: Path, browser: B
         "Throughput by ZeRO stage",
     ]
     assert all(count > 0 for _, count in charts), charts
-    assert dict(charts)["Which settings lead to the best jobs"] == 17  # a line a job that is done
+    assert dict(charts)["Which settings lead to the best jobs"] == 17  # one line per completed job
     assert browser.run("return document.querySelector('.chart .plot').layout.xaxis.type") == "log"
     assert browser.texts("#best pre") == ["python train.py zero=stage2 lora.r=16 train.learning_rate=0.001"]
     assert browser.texts(".failure pre") == ["CUDA out of memory"]
@@ -85,25 +85,25 @@ def test_a_click_on_a_job_shows_its_config(tmp_path: Path, browser: Browser) -> 
     browser.click("dialog[open] .copy")
     wait_for(lambda: browser.texts("dialog[open] .copy") == ["Copied"], 10, "the command is copied")
     browser.click("dialog[open] .top button")
-    browser.click("#jobs th:nth-child(2) button")  # lora.r, from the least
+    browser.click("#jobs th:nth-child(2) button")  # sorted by lora.r, ascending
     assert browser.texts("#jobs tbody td:nth-child(2)") == ["4", "4", "8", "8"]
     browser.click(".chart select")
-    assert browser.complaints() == []
+    assert browser.console_messages() == []
 
 
-def test_what_a_config_or_an_error_holds_stays_text(tmp_path: Path, browser: Browser) -> None:
-    jobs = grid(zero=["stage0", "stage2"], data__template=["chat", "中文：{instruction}", EVIL])
-    about = {"name": EVIL, "command": EVIL, "objective": EVIL}
-    folder = folders.make(tmp_path / "evil", jobs, [State.failed], {0: EVIL}, about)
+def test_configs_and_errors_are_shown_as_text(tmp_path: Path, browser: Browser) -> None:
+    jobs = grid(zero=["stage0", "stage2"], data__template=["chat", "中文：{instruction}", MALICIOUS])
+    about = {"name": MALICIOUS, "command": MALICIOUS, "objective": MALICIOUS}
+    folder = folders.make(tmp_path / "evil", jobs, [State.failed], {0: MALICIOUS}, about)
     page = written(folder)
     browser.open(page)
     places = [one.values["data.template"] for one in outcome.read(folder).outcomes]
-    browser.click(f"#jobs tbody tr:nth-child({places.index(EVIL) + 1})")
-    assert browser.complaints() == []  # an image that is not there would be one
+    browser.click(f"#jobs tbody tr:nth-child({places.index(MALICIOUS) + 1})")
+    assert browser.console_messages() == []  # a missing image would print a message
     assert browser.run("return document.querySelectorAll('img, main script, dialog script').length") == 0
-    assert browser.run("return document.title") == EVIL == browser.texts("h1")[0]
-    assert browser.texts(".failure pre") == [EVIL]
-    assert any(f"data.template: {EVIL}" in text.splitlines() for text in browser.texts("dialog .config"))
+    assert browser.run("return document.title") == MALICIOUS == browser.texts("h1")[0]
+    assert browser.texts(".failure pre") == [MALICIOUS]
+    assert any(f"data.template: {MALICIOUS}" in text.splitlines() for text in browser.texts("dialog .config"))
     assert "</script><script>docu…" in browser.texts(".xtick text")
     assert "中文：{instruction}" in browser.texts(".xtick text")
 
@@ -116,8 +116,8 @@ def test_200_jobs_fit_the_page_light_and_dark(tmp_path: Path, browser: Browser) 
     page = written(folders.make(tmp_path / "big", jobs, states, steps=12))
     assert page.stat().st_size < 4_000_000
     browser.open(page)
-    for dark, width in itertools.product((False, True), (1280, 400)):  # as a person turns the light off, or the phone
-        browser.look(width, dark)
+    for dark, width in itertools.product((False, True), (1280, 400)):  # as if the system's color scheme changes
+        browser.set_display(width, dark)
         assert browser.run("return document.documentElement.scrollWidth") <= width
         paper, ink = browser.run(
             "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color].map((c) => +c.match(/\\d+/)[0])"
@@ -125,7 +125,7 @@ def test_200_jobs_fit_the_page_light_and_dark(tmp_path: Path, browser: Browser) 
         assert (paper < 60 and ink > 200) if dark else (paper > 200 and ink < 60)
         label = browser.run("return getComputedStyle(document.querySelector('.xtick text')).fill")
         assert label == browser.run("return getComputedStyle(document.body).color")
-    assert browser.complaints() == []
+    assert browser.console_messages() == []
 
 
 @pytest.mark.parametrize(
@@ -154,15 +154,15 @@ def test_any_sweep_has_a_sensible_page(
         return [folders.loss_of(values), float(values["lora.r"])] if about else folders.loss_of(values)
 
     browser.open(written(folders.make(tmp_path / "some", jobs, states, about=about, goal=goal)))
-    assert browser.complaints() == []
-    charts = drawn(browser)
+    assert browser.console_messages() == []
+    charts = charts_and_marks(browser)
     assert [title for title, _ in charts][: len(titles)] == titles
     assert bool(charts) == bool(titles)
     assert all(count > 0 for _, count in charts), charts
     assert len(browser.texts("#jobs tbody tr")) == len(jobs)
 
 
-def test_charts_are_what_plotly_takes(tmp_path: Path) -> None:
+def test_charts_are_valid_plotly_figures(tmp_path: Path) -> None:
     """plotly.js ignores unknown keys; plotly.py raises an error."""
     from plotly.graph_objects import Figure
 
@@ -180,7 +180,7 @@ def test_charts_are_what_plotly_takes(tmp_path: Path) -> None:
         for chart in part["charts"]:
             layout = {key: value for key, value in chart["layout"].items() if key not in ("xaxis", "yaxis")}
             for axis in ("xaxis", "yaxis"):
-                given = dict(chart["layout"].get(axis, {}))
-                layout[axis] = {**given, "title": {"text": given.get("title", "")}}
+                received = dict(chart["layout"].get(axis, {}))
+                layout[axis] = {**received, "title": {"text": received.get("title", "")}}
             figure = Figure(data=plain(chart["traces"]), layout=plain(layout))
             assert len(figure.data) == len(chart["traces"]) > 0

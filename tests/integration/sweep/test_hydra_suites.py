@@ -1,4 +1,4 @@
-"""Hydra's own tests of a launcher, on ours."""
+"""Hydra's own test suites for launchers, run with the pool launcher."""
 
 import os
 from pathlib import Path
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(autouse=True)
-def before_any_version_base(hydra_restore_singletons: Any) -> None:
-    """The suites were written for programs that name none; other tests in this process have."""
+def without_version_base(hydra_restore_singletons: Any) -> None:
+    """The suites are for programs without a version_base; other tests in this process have set one."""
     version.setbase("1.1")
 
 
@@ -30,7 +30,7 @@ def test_hydra_finds_the_launcher() -> None:
 class TestPoolLauncher(LauncherTestSuite):
     """Tasks in this process, jobs in others."""
 
-    def test_jobs_side_by_side_share_the_cores(
+    def test_concurrent_jobs_share_the_cores(
         self, hydra_sweep_runner: Any, launcher_name: str, overrides: list[str], tmpdir: Path
     ) -> None:
         sweep = hydra_sweep_runner(
@@ -51,4 +51,4 @@ class TestPoolLauncher(LauncherTestSuite):
     "task_launcher_cfg, extra_flags", [({}, ["-m", "hydra/launcher=pool", "hydra.launcher.preload=[]"])]
 )
 class TestPoolLauncherIntegration(IntegrationTestSuite):
-    """Whole programs that sweep."""
+    """Complete programs that sweep."""

@@ -1,4 +1,4 @@
-"""The ledger survives what kills its writers, and names stay clear on any file system."""
+"""The ledger stays valid if its writers are killed, and names are valid on any file system."""
 
 import multiprocessing
 import os
@@ -26,7 +26,7 @@ def sweep(tmp_path: Path) -> Ledger:
     return found
 
 
-def test_the_last_event_is_a_jobs_state(sweep: Ledger) -> None:
+def test_a_jobs_state_is_its_last_event(sweep: Ledger) -> None:
     for _ in range(2):
         sweep.record("a", State.running)
     sweep.record("a", State.done, objective=1.5)
@@ -35,14 +35,14 @@ def test_the_last_event_is_a_jobs_state(sweep: Ledger) -> None:
     assert (jobs["b"].state, jobs["b"].name, jobs["b"].overrides) == (State.pending, "r=16", ["lora.r=16"])
 
 
-def test_a_line_that_was_cut_off_is_skipped(sweep: Ledger) -> None:
+def test_a_truncated_line_is_skipped(sweep: Ledger) -> None:
     with sweep.file.open("a") as file:
         file.write('{"time": 1, "job": "a", "st')
     sweep.record("b", State.running)
     assert {key: job.state for key, job in sweep.jobs().items()} == {"a": State.pending, "b": State.running}
 
 
-def test_a_full_disk_leaves_the_ledger_as_it_was(sweep: Ledger) -> None:
+def test_a_full_disk_leaves_the_ledger_unchanged(sweep: Ledger) -> None:
     before = sweep.file.read_bytes()
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -63,7 +63,7 @@ def _write(folder: Path, key: str) -> None:
         Ledger(folder).record(key, State.running)
 
 
-def test_many_writers_lose_nothing(sweep: Ledger) -> None:
+def test_concurrent_writers_lose_no_event(sweep: Ledger) -> None:
     writers = [multiprocessing.get_context("fork").Process(target=_write, args=(sweep.folder, key)) for key in "abab"]
     for writer in writers:
         writer.start()
@@ -76,8 +76,8 @@ def test_a_claim_ends_with_its_process(sweep: Ledger) -> None:
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        with Ledger(sweep.folder).claim("a") as mine:
-            os.write(write, b"1" if mine else b"0")
+        with Ledger(sweep.folder).claim("a") as claimed:
+            os.write(write, b"1" if claimed else b"0")
             signal.pause()
     try:
         assert os.read(read, 1) == b"1"
@@ -88,13 +88,13 @@ def test_a_claim_ends_with_its_process(sweep: Ledger) -> None:
     assert not sweep.is_claimed("a")
 
 
-def test_a_folder_name_is_never_given_twice(sweep: Ledger) -> None:
+def test_a_folder_name_is_never_used_twice(sweep: Ledger) -> None:
     same, stray = Job("c", "R=8"), Job("d", "r=32")
     (sweep.folder / "r=32").mkdir()
     assert [job.name for job in sweep.add([same, stray, Job("a", "other")])] == ["R=8~c", "r=32~d", "r=8"]
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_sweep_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(ConfigError, match=r"something other than a sweep \(thesis.tex\)"):
         ledger.begin(tmp_path, {})
@@ -109,7 +109,7 @@ def test_a_jobs_key_is_a_hash_of_its_config() -> None:
     assert key != key_of(config_of("lora.r=5"))
 
 
-def test_names_say_what_differs() -> None:
+def test_names_have_the_settings_that_differ() -> None:
     jobs = [[f"zero={zero}", f"lora.r={r}", "train.max_steps=3", "train.learning_rate=1e-4"] for zero in ("stage2", "stage3") for r in (8, 16)]  # fmt: skip
     assert names(jobs) == ["zero=stage2,r=8", "zero=stage2,r=16", "zero=stage3,r=8", "zero=stage3,r=16"]
     assert names(jobs[:2], ["lora.r", "train.learning_rate"])[0] == "r=8,lr=1e-4"
@@ -139,13 +139,13 @@ def test_names_are_valid_on_any_file_system(values: list[str], expected: str, tm
         (tmp_path / name).mkdir()
 
 
-def test_jobs_side_by_side_share_the_machine() -> None:
+def test_concurrent_jobs_share_the_machine() -> None:
     cards = Hardware(gpus=(Gpu("a card", 0, 9.0),) * 4, cpus=8, memory=64 << 30)
     assert [slot.gpus for slot in slots([Demand(2)] * 8, cards)] == [("0", "1"), ("2", "3")]
     assert [slot.gpus for slot in slots([Demand(1), Demand(4)], cards)] == [("0", "1", "2", "3")]
     assert [slot.gpus for slot in slots([Demand(4)] * 2, cards, jobs=2)] == [("0", "1", "2", "3")] * 2
     chosen = Hardware(gpus=(Gpu("a card", 0, 9.0, 3, "GPU-3"), Gpu("a card", 0, 9.0, 1, "GPU-1")), cpus=8)
-    assert [slot.gpus for slot in slots([Demand(1)] * 2, chosen)] == [("3",), ("1",)]  # numbers, which DeepSpeed reads
+    assert [slot.gpus for slot in slots([Demand(1)] * 2, chosen)] == [("3",), ("1",)]  # numbers, as DeepSpeed requires
     part = Hardware(gpus=(Gpu("a slice", 0, 9.0, 0, "MIG-1"),), cpus=8)
     assert [slot.gpus for slot in slots([Demand(1)], part)] == [("MIG-1",)]
     assert len(slots([Demand(1, memory=20 << 30)] * 8, cards)) == 2

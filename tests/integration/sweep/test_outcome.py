@@ -1,4 +1,4 @@
-"""The results of a sweep: which jobs are best, what differs between them, and the command that runs one again."""
+"""The results of a sweep: the best jobs, the settings that differ, and the command that repeats a job."""
 
 import csv
 import io
@@ -36,8 +36,8 @@ def test_the_best_comes_first_and_those_without_an_objective_last(tmp_path: Path
     assert found.counts == "4 done, 1 pending, 1 failed"
 
 
-def test_with_two_objectives_those_that_no_other_beats_come_first(tmp_path: Path) -> None:
-    goals = {4: [0.9, 100.0], 8: [0.5, 50.0], 16: [0.6, 40.0], 32: [0.7, 80.0]}  # loss down, speed up
+def test_with_two_objectives_the_pareto_front_comes_first(tmp_path: Path) -> None:
+    goals = {4: [0.9, 100.0], 8: [0.5, 50.0], 16: [0.6, 40.0], 32: [0.7, 80.0]}  # loss, tokens/s
     about = {"objective": ["held-out loss", "tokens/s"], "direction": ["minimize", "maximize"]}
     jobs = [{"lora.r": r} for r in goals]
     folder = folders.make(tmp_path / "front", jobs, goal=lambda values: goals[values["lora.r"]], about=about)
@@ -52,7 +52,7 @@ def test_with_two_objectives_those_that_no_other_beats_come_first(tmp_path: Path
         ((2, 3), False), (("a", "b"), False), ((-1, 1, 10), False),
     ],
 )  # fmt: skip
-def test_an_axis_is_geometric_where_its_values_are(values: tuple[Any, ...], geometric: bool) -> None:
+def test_an_axis_is_geometric_if_its_values_are(values: tuple[Any, ...], geometric: bool) -> None:
     assert Axis("x", values).geometric is geometric
 
 
@@ -64,7 +64,7 @@ def test_settings_that_a_group_changes_together_are_one_axis() -> None:
     assert [(axis.key, axis.values) for axis in of_configs(configs)] == [("zero.stage", (2, 3)), ("lora.r", (4, 8))]
 
 
-def test_values_are_read_and_written_as_a_person_types_them() -> None:
+def test_values_are_read_and_written_as_typed() -> None:
     assert split("+train.learning_rate=1e-4") == ("train.learning_rate", 1e-4)
     assert split("data.template='{instruction}'") == ("data.template", "{instruction}")
     assert split("data.only=[qa,summary]") == ("data.only", "[qa,summary]")
@@ -79,7 +79,7 @@ def test_values_are_read_and_written_as_a_person_types_them() -> None:
     ]
 
 
-def test_summary_csv_has_a_line_a_job(tmp_path: Path) -> None:
+def test_summary_csv_has_one_line_per_job(tmp_path: Path) -> None:
     jobs = [{"lora.r": r, "data.template": t} for r in (4, 8) for t in ("chat", "说,“{instruction}”\n")]
     folder = folders.make(tmp_path / "csv", jobs, [State.done] * 3 + [State.failed], {3: 'no "such" thing, 坏'})
     stream = io.StringIO()
@@ -94,7 +94,7 @@ def test_summary_csv_has_a_line_a_job(tmp_path: Path) -> None:
 
 
 def test_a_sweep_of_hydras_own_launcher_is_read_from_its_folders(tmp_path: Path, records: Path) -> None:
-    """It has no ledger: what ran stands in each run's folder, and the command of the best is the config of the best."""
+    """It has no ledger: results are read from each run's folder, and the command of the best job from its config."""
     folder = tmp_path / "basic"
     done = run_script(
         "train.py", "-m", "hydra/launcher=basic", "hydra/sweeper=basic", "hydra.sweep.subdir=${hydra.job.num}", "lora.r=2,4",
@@ -103,21 +103,21 @@ def test_a_sweep_of_hydras_own_launcher_is_read_from_its_folders(tmp_path: Path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (folder / "0" / "result.json").unlink()  # as if it had been killed
-    told = run_script("src/hydraft/__main__.py", "sweep", str(folder))
-    assert told.returncode == 0, told.stderr
-    assert "1 done, 1 interrupted" in told.stdout
+    done = run_script("src/hydraft/__main__.py", "sweep", str(folder))
+    assert done.returncode == 0, done.stderr
+    assert "1 done, 1 interrupted" in done.stdout
     found = outcome.read(folder)
     assert [(axis.key, axis.values) for axis in found.axes] == [("lora.r", (2, 4))]
     assert found.objectives == ["training loss"]
     assert found.best is not None
-    again = config_of(*shlex.split(found.best.command)[2:])
+    repeated = config_of(*shlex.split(found.best.command)[2:])
     saved = load_config(found.best.folder / "config.yaml")
-    assert {**asdict(again), "train": None, "model": None} == {**asdict(saved), "train": None, "model": None}
-    assert again.train.learning_rate == saved.train.learning_rate
+    assert {**asdict(repeated), "train": None, "model": None} == {**asdict(saved), "train": None, "model": None}
+    assert repeated.train.learning_rate == saved.train.learning_rate
     assert (folder / "report.html").stat().st_size > 1_000_000
     assert json.loads((found.best.folder / "result.json").read_text())["objective"] == found.best.objectives[0]
 
 
-def test_no_sweep_no_report(tmp_path: Path) -> None:
+def test_a_missing_sweep_is_refused(tmp_path: Path) -> None:
     done = run_script("src/hydraft/__main__.py", "sweep", str(tmp_path / "nothing"))
     assert (done.returncode, done.stderr) == (2, f"hydraft sweep: {tmp_path / 'nothing'}: no such folder\n")

@@ -1,4 +1,4 @@
-"""A search with real runs: it stops a job that lags behind, goes on after it was cut off, and refuses what cannot be searched."""
+"""A search with real runs: it stops a job that falls behind, and resumes; invalid searches are refused."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ GRID = ["-m", "hydra/sweeper=search", "hydra.sweeper.sampler=grid"]
 MEDIAN = ["hydra.sweeper.pruner=median", "+hydra.sweeper.pruner_options.n_startup_trials=1"]
 
 
-def test_a_job_that_lags_behind_is_stopped_and_the_search_goes_on(records: Path, tmp_path: Path) -> None:
+def test_a_job_that_falls_behind_is_stopped_and_the_search_continues(records: Path, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     run = [
         f"data.train={records}", f"data.eval={records}", "train.max_steps=16", "train.eval_every=4",
@@ -21,8 +21,8 @@ def test_a_job_that_lags_behind_is_stopped_and_the_search_goes_on(records: Path,
     new = f"hydra.sweep.dir={folder}"
     first = run_script("train.py", *GRID, *MEDIAN, *run, new, "train.learning_rate=2e-3,1e-6", "hydra.sweeper.trials=1")
     assert first.returncode == 0, first.stderr
-    again = [f"sweep.resume={folder}", "train.learning_rate=2e-3,1e-6"]
-    second = run_script("train.py", *GRID, *MEDIAN, *run, *again)
+    repeated = [f"sweep.resume={folder}", "train.learning_rate=2e-3,1e-6"]
+    second = run_script("train.py", *GRID, *MEDIAN, *run, *repeated)
     assert second.returncode == 0, second.stderr
     jobs = list(Ledger(folder).jobs().values())
     assert [(job.name, job.state, job.attempt) for job in jobs] == [
@@ -32,12 +32,12 @@ def test_a_job_that_lags_behind_is_stopped_and_the_search_goes_on(records: Path,
     steps = [json.loads(line)["step"] for line in (folder / "lr=1e-06" / "metrics.jsonl").read_text().splitlines()]
     assert max(steps) < 16
     assert "1 done, 1 pruned" in second.stdout
-    third = run_script("train.py", *GRID, *MEDIAN, *run, *again)  # nothing is left to do
+    third = run_script("train.py", *GRID, *MEDIAN, *run, *repeated)  # nothing is left to do
     assert third.returncode == 0 and all(job.attempt == 1 for job in Ledger(folder).jobs().values())
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (["lora.r=8"], "nothing to search"),
         (["lora.r=4,8", "hydra.sweeper.pruner=median"], "add train.eval_every=epoch"),
@@ -49,7 +49,7 @@ def test_a_job_that_lags_behind_is_stopped_and_the_search_goes_on(records: Path,
         (["lora.r=int(interval(0,8))"], "lora.r=0"),
     ],
 )
-def test_what_cannot_be_searched_is_refused(overrides: list[str], said: str, tmp_path: Path) -> None:
+def test_invalid_searches_are_refused(overrides: list[str], message: str, tmp_path: Path) -> None:
     done = run_script("train.py", "-m", "hydra/sweeper=search", f"hydra.sweep.dir={tmp_path}/sweep", *overrides)
-    assert done.returncode == 2 and said in done.stderr, done.stderr
+    assert done.returncode == 2 and message in done.stderr, done.stderr
     assert not list(tmp_path.glob("sweep/*/config.yaml"))

@@ -1,4 +1,4 @@
-"""Sweeps as a person starts, kills and resumes them."""
+"""Sweeps that are started, killed and resumed."""
 
 import json
 import os
@@ -40,50 +40,50 @@ def steps(run: Path) -> list[int]:
     return [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def gone(processes: list[psutil.Process]) -> Callable[[], bool]:
+def have_ended(processes: list[psutil.Process]) -> Callable[[], bool]:
     return lambda: not any(map(runs, processes))
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Any:
-    """Starts a sweep; whatever of it is left after the test is ended."""
-    begun: list[ForkServerProcess] = []
+    """Starts a sweep; processes that are left after the test are killed."""
+    started: list[ForkServerProcess] = []
 
     def one(*arguments: str) -> ForkServerProcess:
-        streams = tmp_path / f"streams-{len(begun)}"
+        streams = tmp_path / f"streams-{len(started)}"
         streams.mkdir()
-        begun.append(start_script("train.py", *arguments, streams=streams))
-        return begun[-1]
+        started.append(start_script("train.py", *arguments, streams=streams))
+        return started[-1]
 
     yield one
-    for process in begun:
+    for process in started:
         process.kill()
         process.join()
 
 
-def test_a_job_that_is_killed_fails_alone(records: Path, tmp_path: Path, start: Any) -> None:
+def test_a_killed_job_does_not_affect_the_others(records: Path, tmp_path: Path, start: Any) -> None:
     folder = tmp_path / "sweep"
     command = sweep(records, "lora.r=2,3,4,5", "train.max_steps=12", "hydra.launcher.jobs=2")
     process = start(*command, f"hydra.sweep.dir={folder}")
     wait_for(lambda: (folder / "r=3" / "rank-0.log").exists(), 240, "the second job's rank")
     jobs = by_name(folder)
     pids = [pid for name in ("r=2", "r=3") if (pid := jobs[name].pid) is not None]
-    assert len(pids) == 2, "two side by side"
+    assert len(pids) == 2, "two concurrent jobs"
     below = family(pids[1])
     os.kill(pids[1], signal.SIGKILL)
     process.join(300 * SCALE)
     assert process.exitcode == 1
-    wait_for(gone(below), 10, "the end of the killed job's ranks")
+    wait_for(have_ended(below), 10, "the end of the killed job's ranks")
     assert states(folder) == {"r=2": State.done, "r=3": State.failed, "r=4": State.done, "r=5": State.done}
-    told = (tmp_path / "streams-0" / "err").read_text()
-    assert "r=3: failed: its process was killed by SIGKILL" in told and "sweep.retry_failed=true" in told
+    stderr = (tmp_path / "streams-0" / "err").read_text()
+    assert "r=3: failed: its process was killed by SIGKILL" in stderr and "sweep.retry_failed=true" in stderr
     for name in ("r=2", "r=4", "r=5"):
         result = json.loads((folder / name / "result.json").read_text())
         assert by_name(folder)[name].objective == result["objective"]
         assert "training 12/12" in (folder / name / "job.log").read_text()
 
-    again = run_script("train.py", *command, f"sweep.resume={folder}")
-    assert again.returncode == 1, "a failed job is left alone"
+    repeated = run_script("train.py", *command, f"sweep.resume={folder}")
+    assert repeated.returncode == 1, "a failed job is not retried by default"
     assert {job.attempt for job in by_name(folder).values()} == {1}
     command[-3] = "lora.r=2,3,4,5,6"
     more = run_script("train.py", *command, f"sweep.resume={folder}", "sweep.retry_failed=true")
@@ -94,7 +94,7 @@ def test_a_job_that_is_killed_fails_alone(records: Path, tmp_path: Path, start: 
     assert set(states(folder).values()) == {State.done}
 
 
-def test_a_sweep_goes_on_after_ctrl_c_and_after_sigkill(records: Path, tmp_path: Path, start: Any) -> None:
+def test_a_sweep_resumes_after_ctrl_c_and_after_sigkill(records: Path, tmp_path: Path, start: Any) -> None:
     folder = tmp_path / "sweep"
     settings = ["train.max_steps=4,150", "train.save_every=10", "train.keep_last=99", "hydra.launcher.jobs=1"]
     command = sweep(records, *settings)
@@ -102,29 +102,29 @@ def test_a_sweep_goes_on_after_ctrl_c_and_after_sigkill(records: Path, tmp_path:
     process = start(*command, f"hydra.sweep.dir={folder}")
     wait_for(lambda: bool(manifest.checkpoints(second)), 240, "a checkpoint of the second job")
     done = (first / "result.json").stat().st_mtime_ns
-    everyone = family(process.pid)
+    processes = family(process.pid)
     os.kill(process.pid, signal.SIGINT)
     process.join(30 * SCALE)
     assert process.exitcode == 130
-    wait_for(gone(everyone), 10, "the end of all that the sweep had started")
+    wait_for(have_ended(processes), 10, "the end of all processes of the sweep")
     assert states(folder) == {first.name: State.done, second.name: State.interrupted}
     assert f"sweep.resume={folder}" in (tmp_path / "streams-0" / "err").read_text()
 
-    reached = len(manifest.checkpoints(second))
+    checkpoints = len(manifest.checkpoints(second))
     process = start(*command, f"sweep.resume={folder}")
-    wait_for(lambda: len(manifest.checkpoints(second)) > reached, 240, "one more checkpoint")
-    everyone = family(process.pid)
+    wait_for(lambda: len(manifest.checkpoints(second)) > checkpoints, 240, "one more checkpoint")
+    processes = family(process.pid)
     os.kill(process.pid, signal.SIGKILL)
-    wait_for(gone(everyone), 10, "the end of all that the sweep had started")
-    assert states(folder)[second.name] is State.running, "no one was left to say otherwise"
+    wait_for(have_ended(processes), 10, "the end of all processes of the sweep")
+    assert states(folder)[second.name] is State.running, "no process was left to record another state"
 
     process = start(*command, f"sweep.resume={folder}")
     process.join(300 * SCALE)
     assert process.exitcode == 0, (tmp_path / "streams-2" / "err").read_text()
     assert set(states(folder).values()) == {State.done}
     assert {name: job.attempt for name, job in by_name(folder).items()} == {first.name: 1, second.name: 3}
-    assert (first / "result.json").stat().st_mtime_ns == done, "what was done was not run again"
-    assert steps(second) == list(range(1, 151)), "every step once"
+    assert (first / "result.json").stat().st_mtime_ns == done, "a completed job was run again"
+    assert steps(second) == list(range(1, 151)), "every step must be logged once"
     assert "resuming from step-" in (second / "job.log").read_text()
 
 
@@ -135,7 +135,7 @@ def test_two_sweeps_in_one_folder_share_its_jobs(records: Path, tmp_path: Path, 
     wait_for(is_in(folder, "ms=300", State.running), 240, "the first sweep's first job")
     second = start(*command, f"sweep.resume={folder}")
     wait_for(is_in(folder, "ms=20", State.running), 240, "the second sweep's first job")
-    assert states(folder)["ms=300"] is State.running, "side by side, each with another job"
+    assert states(folder)["ms=300"] is State.running, "the sweeps run different jobs concurrently"
     for process in (first, second):
         process.join(300 * SCALE)
         assert process.exitcode == 0
@@ -158,26 +158,26 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("overrides, told", REFUSED)
-def test_jobs_that_cannot_run_are_refused_before_the_first_job(overrides: str, told: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("overrides, message", REFUSED)
+def test_jobs_that_cannot_run_are_refused_before_the_first_job(overrides: str, message: str, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     where = [] if "sweep." in overrides else [f"hydra.sweep.dir={folder}"]
     done = run_script("train.py", "-m", *overrides.split(), *where)
     assert done.returncode == 2
-    assert told in done.stderr, done.stderr
+    assert message in done.stderr, done.stderr
     assert "Error executing job" not in done.stderr and "Traceback" not in done.stderr
     assert not folder.exists()
 
 
-def test_what_cannot_run_may_be_left_out(records: Path, tmp_path: Path) -> None:
+def test_jobs_that_cannot_run_may_be_skipped(records: Path, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
     command = sweep(records, "lora.r=0,2", "train.max_steps=2", f"hydra.sweep.dir={folder}", "sweep.skip_invalid=true")
-    begun = time.monotonic()
+    started = time.monotonic()
     done = run_script("train.py", *command)
     assert done.returncode == 0, done.stderr
     assert states(folder) == {"r=0": State.refused, "r=2": State.done}
     assert "lora.r=0: the rank" in (by_name(folder)["r=0"].error or "")
-    assert time.monotonic() - begun < 60 * SCALE
+    assert time.monotonic() - started < 60 * SCALE
 
 
 def test_settings_of_a_sweep_are_refused_in_a_single_run(tmp_path: Path) -> None:

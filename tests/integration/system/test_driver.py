@@ -1,4 +1,4 @@
-"""GPUs as NVML and nvidia-smi report them, unusual answers included; none of them ends in a traceback."""
+"""GPUs as NVML and nvidia-smi report them, including unusual output, none of which causes a traceback."""
 
 import dataclasses
 import json
@@ -16,13 +16,13 @@ from hydraft.system.driver import nvml, smi
 from hydraft.system.hardware import Gpu, Hardware
 from pretended import GIB, RTX, Device, library, program
 
-Looked = Callable[[], Hardware]
+Detect = Callable[[], Hardware]
 H100 = Device()
 
 
 @pytest.fixture
-def look(monkeypatch: pytest.MonkeyPatch) -> Looked:
-    """Detects the hardware anew, with neither NVML nor nvidia-smi unless a test provides one."""
+def detect(monkeypatch: pytest.MonkeyPatch) -> Detect:
+    """Detects the hardware without a cache, and with neither NVML nor nvidia-smi unless a test provides one."""
     monkeypatch.setattr(nvml, "LIBRARIES", ())
     monkeypatch.setattr(smi, "PROGRAMS", ())
     for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", *hardware.ALLOCATOR):
@@ -38,9 +38,9 @@ def with_program(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     monkeypatch.setattr(smi, "PROGRAMS", (str(file),))
 
 
-def test_nvml_reports_all_of_a_card(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nvml_reports_all_properties_of_a_gpu(detect: Detect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_library(monkeypatch, library(tmp_path, H100, RTX))
-    machine = look()
+    machine = detect()
     assert machine.gpus == (
         Gpu("NVIDIA H100 80GB HBM3", 80 * GIB, 9.0, 0, "GPU-11111111-aaaa", 79 * GIB, GIB // 2),
         Gpu("NVIDIA GeForce RTX 4090, D", 24 * GIB, 8.9, 1, "GPU-22222222-bbbb", 20 * GIB, GIB // 2),
@@ -49,8 +49,8 @@ def test_nvml_reports_all_of_a_card(look: Looked, tmp_path: Path, monkeypatch: p
     assert [(gpu.available, gpu.taken) for gpu in machine.gpus] == [(79 * GIB, GIB // 2), (20 * GIB, 7 * GIB // 2)]
 
 
-def test_a_card_without_nvidia_smi_is_found_by_a_command(tmp_path: Path) -> None:
-    """As another machine asks: through the loader's own path, in a process that has no torch."""
+def test_a_gpu_without_nvidia_smi_is_found_by_a_command(tmp_path: Path) -> None:
+    """As another machine runs it: with the default library path, in a process without torch."""
     library(tmp_path, RTX)
     code = "import runpy, sys; runpy.run_module('hydraft.system.hardware', run_name='__main__'); assert 'torch' not in sys.modules"
     kept = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
@@ -61,45 +61,45 @@ def test_a_card_without_nvidia_smi_is_found_by_a_command(tmp_path: Path) -> None
 
 
 def test_a_driver_before_510_reports_no_reserved_memory(
-    look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    detect: Detect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_library(monkeypatch, library(tmp_path, RTX, driver="470.1", cuda=11040, before_510=True))
-    machine = look()
+    machine = detect()
     assert (machine.gpus[0].memory, machine.gpus[0].free, machine.gpus[0].reserved) == (24 * GIB, 20 * GIB, 0)
     assert machine.driver_cuda == "11.4"
 
 
-def test_memory_that_the_driver_does_not_report_is_main_memory(
-    look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_gpu_without_reported_memory_uses_main_memory(
+    detect: Detect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_library(monkeypatch, library(tmp_path, Device("NVIDIA GB10", memory_code=3, capability=(12, 1), mig=-1)))
-    machine = look()
+    machine = detect()
     gpu = machine.gpus[0]
     assert gpu.unified and gpu.memory == machine.memory and gpu.free is None
     assert hardware.ALLOCATOR[0] not in hardware.environment(machine)
 
 
-def test_a_slice_has_its_own_memory_and_is_given_by_name(
-    look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_slice_has_its_own_memory_and_is_selected_by_name(
+    detect: Detect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slices = [Device("NVIDIA H100 MIG 1g.10gb", f"MIG-{n}", 10 * GIB, 9 * GIB, 0) for n in ("33333333-c", "44444444-d")]
     with_library(monkeypatch, library(tmp_path, dataclasses.replace(H100, mig=1, slices=slices)))
-    first = look()
+    first = detect()
     assert [(gpu.uuid, gpu.memory, gpu.available) for gpu in first.gpus] == [("MIG-33333333-c", 10 * GIB, 9 * GIB)]
     assert hardware.environment(first)["CUDA_VISIBLE_DEVICES"] == "MIG-33333333-c"
     for variable, expected in (
         ("MIG-4", ["MIG-44444444-d"]),
-        ("MIG-4,MIG-3", ["MIG-44444444-d"]),  # CUDA gives a process one
+        ("MIG-4,MIG-3", ["MIG-44444444-d"]),  # CUDA uses only one slice in a process
         ("0", ["MIG-33333333-c"]),
         ("GPU-1", ["MIG-33333333-c"]),
     ):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
-        assert [gpu.uuid for gpu in look().gpus] == expected
+        assert [gpu.uuid for gpu in detect().gpus] == expected
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     with_library(monkeypatch, library(tmp_path / "mixed", dataclasses.replace(H100, mig=1, slices=slices), RTX))
-    assert hardware.environment(look())["CUDA_VISIBLE_DEVICES"] == "1"  # whole cards first
+    assert hardware.environment(detect())["CUDA_VISIBLE_DEVICES"] == "1"  # whole GPUs first
     with_library(monkeypatch, library(tmp_path / "bare", dataclasses.replace(H100, mig=1)))
-    assert look().gpus == ()  # no slice has been made: CUDA has nothing
+    assert detect().gpus == ()  # MIG is on without a slice: CUDA has no device
 
 
 @pytest.mark.parametrize(
@@ -112,11 +112,11 @@ def test_a_slice_has_its_own_memory_and_is_given_by_name(
         ("1", [1]),
         ("2,0", [2, 0]),
         (" 2 , 0 ", [2, 0]),
-        ("0,2,-1,1", [0, 2]),  # the programming guide's example
+        ("0,2,-1,1", [0, 2]),  # the example in the CUDA programming guide
         ("0,7,1", [0]),
         ("0,x", [0]),
         ("0,,1", [0]),
-        ("1gpu,2", [1, 2]),  # as strtoul reads it
+        ("1gpu,2", [1, 2]),  # as strtoul parses it
         ("0,1,0", []),
         ("GPU-2", [1]),
         ("GPU-33333333-cccc,GPU-1", [2, 0]),
@@ -124,14 +124,14 @@ def test_a_slice_has_its_own_memory_and_is_given_by_name(
         ("0,MIG-1", [0]),
     ],
 )
-def test_cards_are_selected_as_cuda_selects_them(
-    variable: str | None, indices: list[int], look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_gpus_are_selected_as_in_cuda(
+    variable: str | None, indices: list[int], detect: Detect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     third = dataclasses.replace(H100, uuid="GPU-33333333-cccc")
     with_library(monkeypatch, library(tmp_path, H100, RTX, third))
     if variable is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
-    machine = look()
+    machine = detect()
     assert [gpu.index for gpu in machine.gpus] == indices
     given = hardware.environment(machine).get("CUDA_VISIBLE_DEVICES")
     assert given == ",".join(map(str, indices))
@@ -140,56 +140,56 @@ def test_cards_are_selected_as_cuda_selects_them(
 
 
 @pytest.mark.parametrize("variable", ["7", "GPU-9", "GPU-", "x", "0,0", "MIG-1"])
-def test_selecting_no_card_is_an_error_unless_it_is_explicit(
-    variable: str, look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_selecting_no_gpu_is_an_error_unless_it_is_explicit(
+    variable: str, detect: Detect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_library(monkeypatch, library(tmp_path, H100, RTX))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
-    assert look().unusable.startswith(f"CUDA_VISIBLE_DEVICES={variable}: no GPU has this number or name; use 0 to 1")
+    assert detect().unusable.startswith(f"CUDA_VISIBLE_DEVICES={variable}: no GPU has this number or name; use 0 to 1")
     monkeypatch.setattr(nvml, "LIBRARIES", ())
-    assert look().unusable == ""  # where there are no cards, it is no matter
+    assert detect().unusable == ""  # without GPUs, the variable has no effect
 
 
-def test_cards_are_ordered_by_pci_bus(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_ordered_by_pci_bus(detect: Detect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_library(monkeypatch, library(tmp_path, RTX, H100))
-    assert hardware.environment(look())["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert hardware.environment(detect())["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
-    assert "use CUDA_DEVICE_ORDER=PCI_BUS_ID" in look().unusable
+    assert "use CUDA_DEVICE_ORDER=PCI_BUS_ID" in detect().unusable
     with_library(monkeypatch, library(tmp_path / "alike", H100, dataclasses.replace(H100, uuid="GPU-5")))
-    assert look().trouble == ""
+    assert detect().trouble == ""
 
 
-def test_a_lost_card_is_reported(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_gpu_is_reported(detect: Detect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_library(monkeypatch, library(tmp_path, H100, dataclasses.replace(RTX, handle_code=15)))
-    assert look().unusable == (
+    assert detect().unusable == (
         "card 1 does not respond (GPU is lost): restart the machine, or leave it out: CUDA_VISIBLE_DEVICES=0"
     )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert look().trouble == "" and look().count == 1
+    assert detect().trouble == "" and detect().count == 1
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     with_library(monkeypatch, library(tmp_path / "not_ours", dataclasses.replace(RTX, handle_code=4), H100))
-    # One that this process may not open is none, to CUDA's count too.
-    assert [(gpu.name, gpu.index) for gpu in look().gpus] == [(H100.name, 0)]
+    # A GPU that this process may not open is not counted by CUDA either.
+    assert [(gpu.name, gpu.index) for gpu in detect().gpus] == [(H100.name, 0)]
 
 
 def test_a_driver_that_was_replaced_while_loaded_is_reported(
-    look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    detect: Detect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_library(monkeypatch, library(tmp_path, H100, init=18))
-    assert look().unusable.startswith("Driver/library version mismatch: restart the machine")
-    with_library(monkeypatch, library(tmp_path / "none", H100, init=9))  # no driver: a library alone makes no card
-    assert (look().gpus, look().trouble) == ((), "")
+    assert detect().unusable.startswith("Driver/library version mismatch: restart the machine")
+    with_library(monkeypatch, library(tmp_path / "none", H100, init=9))  # without a driver, the library lists no GPU
+    assert (detect().gpus, detect().trouble) == ((), "")
 
 
 ROW = "NVIDIA H100 80GB HBM3, 81920, 80896, 512, 9.0, 580.65.06, GPU-11111111-aaaa, Disabled"
 
 
-def test_nvidia_smi_reports_the_same(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nvidia_smi_reports_the_same(detect: Detect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     second = "NVIDIA GeForce RTX 4090, D, 24576, 20480, 512, 8.9, 580.65.06, GPU-22222222-bbbb, [N/A]"
     with_program(monkeypatch, program(tmp_path / "bin", f"echo; echo '{ROW}'; echo '{second}'; echo"))
-    asked = look()
+    by_smi = detect()
     with_library(monkeypatch, library(tmp_path / "lib", H100, RTX))
-    assert asked == look()
+    assert by_smi == detect()
 
 
 OLD_SMI = """case "$*" in
@@ -202,7 +202,7 @@ OLDEST_SMI = """case "$*" in
 *driver_version*) echo 'Tesla T4, 15360, 418.87.00';;
 esac"""
 
-SLICED_SMI = f"""case "$*" in
+MIG_SMI = f"""case "$*" in
 -L) echo 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-11111111-aaaa)'; echo '  MIG 1g.10gb     Device  0: (UUID: MIG-33333333-c)';;
 *) echo '{ROW.replace("Disabled", "Enabled")}';;
 esac"""
@@ -214,15 +214,15 @@ esac"""
         (OLD_SMI, ("Tesla T4", 15 * GIB, 7.5, "")),
         (OLDEST_SMI, ("Tesla T4", 15 * GIB, 0.0, "418.87.00")),
         ("echo 'NVIDIA GB10, [N/A], [N/A], [N/A], 12.1, 580.95.05, GPU-5, [N/A]'", ("NVIDIA GB10", None, 12.1, "580.95.05")),
-        (SLICED_SMI, ("MIG 1g.10gb", round(9.5 * GIB), 9.0, "580.65.06")),
+        (MIG_SMI, ("MIG 1g.10gb", round(9.5 * GIB), 9.0, "580.65.06")),
         ("printf 'NVIDIA \\377, 1024, 1024, 0, 9.0, 580.1, GPU-5, [N/A]'", ("NVIDIA �", GIB, 9.0, "580.1")),
     ],
 )  # fmt: skip
 def test_outputs_of_nvidia_smi(
-    script: str, expected: tuple[object, ...], look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: str, expected: tuple[object, ...], detect: Detect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_program(monkeypatch, program(tmp_path, script))
-    machine = look()
+    machine = detect()
     name, memory, capability, version = expected
     gpu = machine.gpus[0]
     assert (gpu.name, gpu.memory, gpu.compute_capability) == (name, memory or machine.memory, capability)
@@ -233,41 +233,43 @@ def test_outputs_of_nvidia_smi(
     "script",
     ["exit 9", "", "echo", "echo 'No devices were found'", "echo a,b; exit 0", "echo 'NVIDIA-SMI has failed'; exit 9", "kill -9 $$"],
 )  # fmt: skip
-def test_nvidia_smi_without_cards(script: str, look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nvidia_smi_without_gpus(script: str, detect: Detect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_program(monkeypatch, program(tmp_path, script))
-    machine = look()
+    machine = detect()
     assert (machine.gpus, machine.trouble) == ((), "")
-    assert hardware.environment(machine) == {"CUDA_VISIBLE_DEVICES": ""}  # nor has torch any
+    assert hardware.environment(machine) == {"CUDA_VISIBLE_DEVICES": ""}  # torch finds none either
 
 
-def test_an_error_in_place_of_a_size_is_reported(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_place_of_a_size_is_reported(
+    detect: Detect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with_program(monkeypatch, program(tmp_path, f"echo '{ROW.replace('81920', '[Unknown Error]')}'"))
-    assert "card 0 does not respond (Unknown Error)" in look().unusable
+    assert "card 0 does not respond (Unknown Error)" in detect().unusable
 
 
-def test_a_hanging_nvidia_smi_is_reported(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_nvidia_smi_is_reported(detect: Detect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smi, "SECONDS", 0.3)
     with_program(monkeypatch, program(tmp_path, "exec sleep 60"))
-    assert "nvidia-smi has not responded" in look().unusable
+    assert "nvidia-smi has not responded" in detect().unusable
 
 
-def test_a_file_that_is_no_program(look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_not_executable(detect: Detect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = program(tmp_path, "")
     file.write_bytes(b"\x7fELF of another machine")
     with_program(monkeypatch, file)
-    assert look().gpus == ()
+    assert detect().gpus == ()
 
 
-def test_the_driver_is_not_queried_if_no_card_may_be_used(
-    look: Looked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_driver_is_not_queried_if_no_gpu_is_visible(
+    detect: Detect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hardware, "query", lambda: pytest.fail("the driver was queried"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert look().gpus == ()
+    assert detect().gpus == ()
 
 
-def test_a_fork_server_sees_no_card_that_the_driver_does_not_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other hosts get the variable that the user has set, not this one."""
+def test_a_fork_server_sees_no_gpu_that_the_driver_does_not_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other hosts get the value that the user has set, not this one."""
     card = Hardware(gpus=(Gpu("card", GIB, 9.0),))
     seen = []
     monkeypatch.setattr(
@@ -309,8 +311,8 @@ def test_hardware_of_another_version_is_read() -> None:
 
 
 @pytest.mark.gpu
-def test_torch_sees_the_detected_cards() -> None:
-    """In processes of their own: CUDA reads its variables once."""
+def test_torch_sees_the_detected_gpus() -> None:
+    """In separate processes, since CUDA reads its variables only once."""
     code = (
         "import os\nfrom hydraft.system import hardware\nmachine = hardware.detect()\nos.environ.update(hardware.environment(machine))\n"
         "import torch\nassert torch.cuda.device_count() == machine.count > 0\n"

@@ -1,4 +1,4 @@
-"""Shutdown signals to a rank and to a launcher, and that the resumed run is bit-equal."""
+"""Shutdown signals to a rank and to a launcher; the resumed run is bit-equal."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from hydraft.system import signals
 
 
 def when(ready: Callable[[], bool], act: Callable[[], None]) -> None:
-    """Call ``act`` once ``ready`` is true, beside the run that this process is about to start."""
+    """Call ``act`` in a thread once ``ready`` is true, during the run that this process is about to start."""
 
     def wait() -> None:
         wait_for(ready, 120, "the moment to signal")
@@ -34,7 +34,7 @@ def when(ready: Callable[[], bool], act: Callable[[], None]) -> None:
 
 
 def rank(number: int, folder: Path) -> psutil.Process:
-    """The process whose output is that rank's log."""
+    """The process whose output is the log of this rank."""
     log = str(folder / f"rank-{number}.log")
     processes = psutil.Process().children(recursive=True)
     return next(p for p in processes if str(Path(f"/proc/{p.pid}/fd/1").readlink()) == log)
@@ -45,7 +45,7 @@ def result(folder: Path) -> dict[str, object]:
     return json.loads((folder / "result.json").read_text())  # type: ignore[no-any-return]
 
 
-def test_a_run_that_signals_end_resumes_bit_equal(records: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_ended_by_signals_resumes_bit_equal(records: Path, tmp_path: Path) -> None:
     """SIGTERM to one rank in the middle, SIGUSR1 to the launcher during the last evaluation."""
     steps = 12
     config = config_of(
@@ -53,14 +53,14 @@ def test_a_run_that_signals_end_resumes_bit_equal(records: Path, tmp_path: Path)
         "train.micro_batch_size=4", "train.log_every=1", "lora.dropout=0.1", "zero=stage3", "cluster=1x2", "train.save=epoch",
         "data.eval_max_new_tokens=64", "data.eval_limit=8",
     )  # fmt: skip
-    whole, folder = tmp_path / "whole", tmp_path / "run"
-    train(config, whole)
+    uninterrupted, folder = tmp_path / "uninterrupted", tmp_path / "run"
+    train(config, uninterrupted)
 
-    def reached(step: int) -> bool:
+    def has_reached(step: int) -> bool:
         lines = folder / "metrics.jsonl"
         return lines.exists() and any(json.loads(line)["step"] >= step for line in lines.read_text().splitlines())
 
-    when(lambda: reached(4), lambda: rank(1, folder).terminate())
+    when(lambda: has_reached(4), lambda: rank(1, folder).terminate())
     with pytest.raises(RunStopped) as ended:
         train(config, folder)
     step = int(str(result(folder)["step"]))
@@ -71,7 +71,7 @@ def test_a_run_that_signals_end_resumes_bit_equal(records: Path, tmp_path: Path)
     assert (result(folder)["status"], result(folder)["signal"]) == ("preempted", "SIGTERM")
     assert not (folder / "adapter").exists()
 
-    when(lambda: reached(steps), lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    when(lambda: has_reached(steps), lambda: os.kill(os.getpid(), signal.SIGUSR1))
     with pytest.raises(RunStopped) as ended:
         train(config, folder)
     assert ended.value.code == 138
@@ -79,29 +79,29 @@ def test_a_run_that_signals_end_resumes_bit_equal(records: Path, tmp_path: Path)
 
     train(config, folder)
     assert result(folder)["status"] == "completed" and "signal" not in result(folder)
-    before, after = weights(whole), weights(folder)
+    before, after = weights(uninterrupted), weights(folder)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
-    def in_order(run: Path) -> list[str]:  # scores that were put off come after their step's line
+    def sorted_lines(run: Path) -> list[str]:  # deferred scores are written after the line of their step
         return sorted(json.dumps(line) for line in metrics(run))
 
-    assert in_order(folder) == in_order(whole)
-    assert result(folder)["after"] == result(whole)["after"]
+    assert sorted_lines(folder) == sorted_lines(uninterrupted)
+    assert result(folder)["after"] == result(uninterrupted)["after"]
 
 
-def test_before_the_first_step_a_signal_ends_a_run_at_once(records: Path, tmp_path: Path) -> None:
+def test_a_signal_before_the_first_step_ends_a_run_immediately(records: Path, tmp_path: Path) -> None:
     config = config_of(f"data.train={records}", "data.eval=null", "train.epochs=100000", "cluster.max_restarts=3")
     folder = tmp_path / "run"
-    asked: list[float] = []
+    sent_at: list[float] = []
 
     def act() -> None:
-        asked.append(time.monotonic())
+        sent_at.append(time.monotonic())
         rank(0, folder).send_signal(signal.SIGUSR1)
 
     when((folder / "rank-0.log").exists, act)
     with pytest.raises(RunStopped) as ended:
         train(config, folder)
-    assert time.monotonic() - asked[0] < 5 * SCALE
+    assert time.monotonic() - sent_at[0] < 5 * SCALE
     assert ended.value.code == 138
     assert (result(folder)["status"], result(folder)["signal"]) == ("interrupted", "SIGUSR1")
 
@@ -128,7 +128,7 @@ def start_listener(notes: Path, grace: float) -> "subprocess.Popen[bytes]":
     return process
 
 
-def test_a_rank_ends_itself_when_its_grace_is_over(tmp_path: Path) -> None:
+def test_a_rank_ends_itself_after_the_grace_period(tmp_path: Path) -> None:
     process = start_listener(tmp_path, 0.5)
     began = time.monotonic()
     assert signals.forward(tmp_path, 1, signal.SIGINT)
@@ -138,7 +138,7 @@ def test_a_rank_ends_itself_when_its_grace_is_over(tmp_path: Path) -> None:
     assert signals.early_exit(tmp_path) is None
 
 
-def test_a_rank_whose_peer_has_ended_ends_at_once_without_a_note(tmp_path: Path) -> None:
+def test_a_rank_whose_peer_has_ended_ends_immediately_without_a_note(tmp_path: Path) -> None:
     process = start_listener(tmp_path, 20)
     gone = subprocess.Popen(["true"])
     gone.wait()
@@ -153,7 +153,7 @@ def test_no_signal_is_forwarded_before_all_ranks_have_started(tmp_path: Path) ->
     assert not signals.forward(tmp_path, 2, signal.SIGTERM)
 
 
-def test_a_launcher_gives_ranks_their_grace_and_no_more() -> None:
+def test_a_launcher_gives_ranks_only_their_grace_period() -> None:
     requested: list[int] = []
     ended: list[bool] = []
 
@@ -164,14 +164,14 @@ def test_a_launcher_gives_ranks_their_grace_and_no_more() -> None:
     began = time.monotonic()
     handler = ShutdownHandler(0.5)
     with handler, pytest.raises(Stopped) as stopped, handler.forwarding(request, lambda: ended.append(True)):
-        for _ in range(3):  # repeated within a second: the same Ctrl-C
+        for _ in range(3):  # a repetition within a second counts as the same Ctrl-C
             signal.raise_signal(signal.SIGINT)
         time.sleep(10)
     assert 0.4 < time.monotonic() - began < 5 * SCALE
     assert (stopped.value.number, requested, ended) == (signal.SIGINT, [signal.SIGINT], [True])
 
 
-def test_without_a_grace_or_ranks_a_signal_ends_at_once() -> None:
+def test_without_a_grace_period_or_ranks_a_signal_ends_immediately() -> None:
     with ShutdownHandler(0) as handler, pytest.raises(Stopped), handler.forwarding(lambda _: True):
         signal.raise_signal(signal.SIGTERM)
     with ShutdownHandler(9) as handler, pytest.raises(Stopped), handler.forwarding(lambda _: False):

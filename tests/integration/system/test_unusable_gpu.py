@@ -1,4 +1,4 @@
-"""GPUs that torch cannot use are refused on one line, before anything is loaded, with driver, build and what to install."""
+"""GPUs that torch cannot use are refused before anything is loaded, with driver, build and what to install."""
 
 import dataclasses
 import os
@@ -27,11 +27,11 @@ def machine(capability: float, driver: str, driver_cuda: str, torch_cuda: str | 
     ("found", "expected"),
     [
         (machine(9.0, "580.65.06", "13.0", "13.0"), []),
-        (machine(9.0, "580.65.06", "13.0", "13.2"), []),  # within a release any version runs
+        (machine(9.0, "580.65.06", "13.0", "13.2"), []),  # within a CUDA release, any version runs
         (machine(9.0, "535.1", "12.2", "12.6"), []),
         (machine(8.9, "580.65.06", "13.0", "12.6"), []),
         (machine(12.0, "570.1", "12.8", "12.8"), []),
-        (machine(9.0, "550.54.15", "12.4", None), []),  # what is not known is not refused
+        (machine(9.0, "550.54.15", "12.4", None), []),  # unknown versions are not refused
         (machine(0.0, "580.65.06", "13.0", "13.0"), []),
         (machine(9.0, "", "", "13.0"), []),
         (
@@ -51,16 +51,16 @@ def machine(capability: float, driver: str, driver_cuda: str, torch_cuda: str | 
         (machine(6.1, "550.54.15", "12.4", None), ["a card has compute capability 6.1"]),
     ],
 )  # fmt: skip
-def test_a_build_and_a_driver(found: Hardware, expected: list[str]) -> None:
+def test_combinations_of_build_and_driver(found: Hardware, expected: list[str]) -> None:
     assert bool(found.unusable) is bool(expected)
-    for words in expected:
-        assert words in found.unusable
+    for part in expected:
+        assert part in found.unusable
 
 
 def pretended(folder: Path, built_for: str | None, *cards: Device, driver: str = "580.65.06", cuda: int = 13000) -> dict[str, str]:  # fmt: skip
     """The environment of a command on a machine with ``cards`` and a torch ``built_for`` a CUDA version.
 
-    Importing this torch raises, since a refusal must not import it.
+    Importing this torch raises an error, since a refusal must not import it.
     """
     library(folder, *cards, driver=driver, cuda=cuda)
     torch = folder / "torch"
@@ -95,7 +95,7 @@ def test_a_run_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
     assert "the torch 2.13.0 here is built for CUDA 13.0, which needs a driver from 580 on" in done.stderr
     assert "CUDA_VISIBLE_DEVICES= python train.py" in done.stderr
     assert not (tmp_path / "run" / "config.yaml").exists()
-    # A plan notes it, and help and a preview of the records do without cards.
+    # A plan reports it; help and a preview of the records work without a usable GPU.
     plan = command(environment, "train.py", "mode=plan", "model=llama3")
     assert plan.returncode == 0, plan.stderr
     assert "refused here: the torch 2.13.0 here is built for" in plan.stdout.replace("\n", " ")
@@ -106,17 +106,17 @@ def test_a_run_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cards", "built_for", "words"),
+    ("cards", "built_for", "expected"),
     [
         ([RTX], None, "the torch 2.13.0 here is built without CUDA"),
         ([dataclasses.replace(RTX, name="Tesla V100", capability=(7, 0))], "13.0", "Tesla V100 has compute capability 7.0"),
         ([RTX, dataclasses.replace(RTX, uuid="GPU-3", handle_code=15)], "13.0", "leave it out: CUDA_VISIBLE_DEVICES=0"),
     ],
 )  # fmt: skip
-def test_other_gpus_are_refused(cards: list[Device], built_for: str | None, words: str, tmp_path: Path) -> None:
+def test_other_gpus_are_refused(cards: list[Device], built_for: str | None, expected: str, tmp_path: Path) -> None:
     done = command(pretended(tmp_path, built_for, *cards), "train.py", f"hydra.run.dir={tmp_path / 'run'}")
     assert done.returncode == 2, done.stderr
-    assert words in done.stderr and done.stderr.count("\n") == 1
+    assert expected in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_the_installed_build_is_read_from_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,8 +158,8 @@ def test_a_rank_without_a_usable_gpu_is_refused_with_the_reason(monkeypatch: pyt
         deepspeed_ops.ready_device()
 
 
-def test_a_run_fails_with_that_line_before_its_model_is_loaded(tmp_path: Path) -> None:
-    """If the first check is switched off: here the installed torch, which is built without CUDA."""
+def test_a_run_fails_with_the_reason_before_its_model_is_loaded(tmp_path: Path) -> None:
+    """With the first check disabled, so that the installed torch, which is built without CUDA, is used."""
     import torch
 
     if torch.version.cuda is not None:
@@ -174,7 +174,7 @@ def test_a_run_fails_with_that_line_before_its_model_is_loaded(tmp_path: Path) -
 
 
 def test_deepspeed_gets_free_memory_from_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its own function takes the name of a MIG slice for a number, at each start of stages 1 and 2."""
+    """Its own function mistakes the name of a MIG slice for a number at each start of stages 1 and 2."""
     import torch
     from deepspeed.accelerator import cuda_accelerator, real_accelerator
 

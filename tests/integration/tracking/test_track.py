@@ -1,4 +1,4 @@
-"""Dashboards: what they log, read from their files without a network."""
+"""Dashboards: the logged values, read from their files without a network."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ SWEEP = {"id": "f00dfeed", "name": "2026-11-22/rank", "axes": ["lora.r", "zero"]
 
 
 def prepared(folder: Path, *overrides: str) -> Any:
-    """The config of a run in a sweep, its folder begun."""
+    """The config of a run in a sweep, whose folder exists."""
     begin(folder.parent, SWEEP)
     config = config_of(*overrides)
     folder.mkdir()
@@ -32,7 +32,7 @@ def prepared(folder: Path, *overrides: str) -> Any:
 
 
 def test_wandb_without_a_key_is_offline_and_complete(tmp_path: Path, records: Path) -> None:
-    """One run however many ranks, in its sweep's group, with all that a table sorts by; nothing secret leaves."""
+    """One run for any number of ranks, in its sweep's group, with all values that a table sorts by, and no secrets."""
     begin(tmp_path / "sweep", SWEEP)
     folder = tmp_path / "sweep" / "r=8"
     done = run_script(
@@ -89,10 +89,10 @@ def test_mlflow_resumes_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     first = make_tracker(config, folder, rank=0)
     first.log({"loss": 2.0}, 1)
     first.finish({})
-    again = make_tracker(config, folder, rank=0, identity=first.identity)
-    again.log({"loss": 1.0}, 2)
-    again.upload(folder / "adapter")
-    again.finish({"objective": 0.5})
+    resumed = make_tracker(config, folder, rank=0, identity=first.identity)
+    resumed.log({"loss": 1.0}, 2)
+    resumed.upload(folder / "adapter")
+    resumed.finish({"objective": 0.5})
     (run,) = mlflow.search_runs(experiment_names=["hydraft"], output_format="list")
     assert run.data.metrics == {"loss": 1.0, "objective": 0.5}
     assert (run.data.params["lora.r"], run.data.params["plan.steps"], run.data.tags["group"]) == (

@@ -1,4 +1,4 @@
-"""On PYTHONPATH: ranks on CPUs look at a step after the next one, as they do on cards, however long their steps are."""
+"""On PYTHONPATH: ranks on CPUs check a step after the next one, as on GPUs, however long their steps take."""
 
 import importlib.abc
 import importlib.machinery
@@ -8,21 +8,21 @@ from typing import Any
 
 
 class Finder(importlib.abc.MetaPathFinder):
-    """Finds ``hydraft.training.callbacks.divergence``, and changes it once it is there."""
+    """Finds ``hydraft.training.callbacks.divergence`` and patches it after its import."""
 
     def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> Any:
         if name != "hydraft.training.callbacks.divergence":
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         assert spec is not None and spec.loader is not None
-        run = spec.loader.exec_module
+        execute = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
-            run(module)
-            begin = module.DivergenceCallback.__init__
+            execute(module)
+            original = module.DivergenceCallback.__init__
 
             def init(self: Any, *arguments: Any) -> None:
-                begin(self, *arguments)
+                original(self, *arguments)
                 self.deferred = True
 
             module.DivergenceCallback.__init__ = init  # type: ignore[method-assign]

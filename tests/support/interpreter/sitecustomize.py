@@ -1,6 +1,6 @@
-"""On PYTHONPATH with TRITON_INTERPRET=1: two things that Triton's interpreter lacks, so that Liger's kernels compute on a CPU.
+"""On PYTHONPATH with TRITON_INTERPRET=1: two fixes to Triton's interpreter, with which Liger's kernels run on a CPU.
 
-Floating-point arguments become fp32 scalars, as compiled kernels take them, and ``libdevice.rsqrt`` computes.
+Floating-point arguments become fp32 scalars, as in compiled kernels, and ``libdevice.rsqrt`` is implemented.
 """
 
 import os

@@ -1,10 +1,11 @@
 """Simulates a torch with CUDA and one GPU, and logs every call that would touch the driver.
 
-Put this folder first on PYTHONPATH and on PATH (for nvidia-smi). The Python code of torch.cuda is unchanged; the functions of torch._C
-that it calls are replaced, and so is NVML's count. As with CUDA, a fork of a process that has touched the driver cannot use it.
-Nothing can be computed on the simulated GPU: see ``_after_trainer``.
+Put this folder first on PYTHONPATH and on PATH (for nvidia-smi). The Python code of torch.cuda is unchanged; the
+functions of torch._C that it calls are replaced, and so is NVML's count. As with CUDA, a fork of a process that has
+touched the driver cannot use it. Nothing can be computed on the simulated GPU: see ``_after_trainer``.
 
-    PRETEND_CUDA_LOG    a file with a JSON object per line: pid, parent, command, call (or ``fork``, of a process that has made one), stack
+    PRETEND_CUDA_LOG    a file with a JSON object per line: pid, parent, command, call, stack; the call is ``fork`` if a
+                        process that has touched the driver forks
     PRETEND_CUDA_NVML   0: without NVML, so that even torch.cuda.device_count() uses the driver
 """
 
@@ -62,7 +63,7 @@ def _before_torch_cuda():
 
     def init():
         _touch("_cuda_init")
-        properties = types.SimpleNamespace(major=9, minor=0, name="a card that is not there", total_memory=80 * 2**30)
+        properties = types.SimpleNamespace(major=9, minor=0, name="a simulated GPU", total_memory=80 * 2**30)
         torch.cuda._get_device_properties = lambda index: properties
         torch.cuda.default_generators = (torch.Generator(),)
 
@@ -100,10 +101,11 @@ class _Loader(importlib.abc.Loader):
 
 
 def _after_trainer(module):
-    """Have a rank compute on the CPU once its process group has a backend.
+    """Let a rank compute on the CPU once its process group has a backend.
 
-    NCCL is then replaced by gloo, for the device types of the backend. Until DeepSpeed moves the model, tensors that are in main
-    memory here are there with a GPU as well: a collective on them fails with torch's message if the group has no backend for CPUs.
+    NCCL is then replaced by gloo, for the device types of the backend. Until DeepSpeed moves the model, its tensors are
+    in main memory, as on a machine with a GPU: a collective on them fails with torch's message if the group has no
+    backend for CPUs.
     """
     import torch
     from torch import distributed
@@ -119,9 +121,8 @@ def _after_trainer(module):
         chosen["cpu"] = "gloo" in dist_backend
         torch.cuda.is_available, torch.cuda.device_count = (lambda: False), (lambda: 0)
         set_accelerator(CPU_Accelerator())
-        deepspeed.comm.torch.build_shm_op = lambda: (
-            None
-        )  # none on a card; built here, it would replace the environment's own
+        # not used with a GPU; if built here, it would replace the one of the environment
+        deepspeed.comm.torch.build_shm_op = lambda: None
         return init_distributed(dist_backend="cpu:gloo,cuda:gloo", **rest)
 
     def refusing(collective):

@@ -1,4 +1,4 @@
-"""The commands of bench-gpu compose on a card that is not here: nine minutes on one are not spent on a typo."""
+"""The commands of bench-gpu compose without a GPU, so that no device time is spent on a typo."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ PACKAGES = frozenset({"liger_kernel", "unsloth", "xdist", "pytest_timeout"})
 
 
 def model_folder(folder: Path, name: str, tiny: bool) -> None:
-    """What bench.gpu.weights leaves, without the weights."""
+    """Write the folder that bench.gpu.weights would write, without the weights."""
     section = compose_run([f"model={name}", "model.init=random", "mode=plan"]).model
     assert section.shape is not None
     shape = shapes.native_config(section.shape)
@@ -43,45 +43,43 @@ def machine(scratch: Path, rehearse: bool, memory: int | None) -> Machine:
 
 
 def trained(part: Part) -> dict[str, list[str]]:
-    """The overrides of each step that has some."""
-    return {step.name: words for step in part.steps if (words := parts.overrides(step.command))}
+    """The overrides of each step that has any."""
+    return {step.name: arguments for step in part.steps if (arguments := parts.overrides(step.command))}
 
 
 @pytest.mark.parametrize("card", CARDS)
 @pytest.mark.parametrize("part", ALL)
-def test_every_command_composes_on_a_card(
-    part: str, card: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_command_composes_on_a_gpu(part: str, card: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "find_spec", lambda name: object())  # as if liger and unsloth were installed
     hardware = Hardware((CARDS[card],), cpus=16, memory=128 << 30)
     made = ALL[part](machine(tmp_path, False, CARDS[card].memory))
     assert not [step.name for step in made.steps if step.skip]
-    for name, words in trained(made).items():
-        config = compose_run(words, hardware)
+    for name, arguments in trained(made).items():
+        config = compose_run(arguments, hardware)
         plan = make_plan(config, 128, hardware)
         assert config.train.max_steps is not None
         if card == "H100":
-            assert plan.fits, f"{name} does not fit an H100 by the plan"
+            assert plan.fits, f"{name} does not fit an H100 according to the plan"
         elif "qlora" in name or name == "chatglm2-stage2":
-            assert plan.fits, f"{name} does not fit a 4090 by the plan"
+            assert plan.fits, f"{name} does not fit a 4090 according to the plan"
 
 
 @pytest.mark.parametrize("part", ALL)
 def test_every_command_composes_in_a_rehearsal(part: str, tmp_path: Path) -> None:
     made = ALL[part](machine(tmp_path, True, None))
     for step in made.steps:
-        if step.skip is None and (words := parts.overrides(step.command)):
-            compose_run(words, Hardware(cpus=2, memory=16 << 30))
+        if step.skip is None and (arguments := parts.overrides(step.command)):
+            compose_run(arguments, Hardware(cpus=2, memory=16 << 30))
 
 
-def test_a_typo_would_be_found(tmp_path: Path) -> None:
+def test_a_typo_is_found(tmp_path: Path) -> None:
     step = parts.train(machine(tmp_path, False, 80 << 30), "x", 9, "train.max_step=3")
     with pytest.raises(Exception, match="max_step"):
         compose_run(parts.overrides(step.command))
 
 
 def test_a_rehearsal_runs_the_same_commands(tmp_path: Path) -> None:
-    """The same steps with the same settings, of other values; the ladder is shorter, and pytest runs in one process."""
+    """The same steps with the same settings but other values; fewer tiny runs, and pytest in one process."""
     card, none = machine(tmp_path / "a", False, 80 << 30), machine(tmp_path / "b", True, None)
     for name, part in ALL.items():
         real, tried = ({step.name: step for step in part(here).steps} for here in (card, none))
@@ -93,43 +91,44 @@ def test_a_rehearsal_runs_the_same_commands(tmp_path: Path) -> None:
 
 
 def settings(step: Step) -> tuple[list[str], list[str]]:
-    """The command without its values, and the names of what it overrides."""
+    """The command without its values, and the names of its overrides."""
     return list(step.command[1:3])[: 2 if step.command[1] == "-m" else 1], [
         word.partition("=")[0] for word in parts.overrides(step.command)
     ]
 
 
 def test_the_other_commands_compose(tmp_path: Path) -> None:
-    """A resumed run, a sweep's job and the server, which have words of other kinds."""
+    """A resumed run, a sweep's job and the server, which have other kinds of arguments."""
     here = machine(tmp_path, False, 80 << 30)
     commands = {step.name: step.command for step in parts.tests(here).steps}
     resumed = [word for word in commands["resume-nf4"][2:] if not word.startswith("resume=")]
     assert f"resume={tmp_path / 'tiny-nf4-stage2'}" in commands["resume-nf4"]
     assert {"tiny-nf4-stage2", "tiny-none-stage2"} <= commands.keys()
     job = [word.partition(",")[0] for word in commands["sweep"][3:] if not word.startswith("hydra.")]
-    for words in (resumed, job):
-        compose_run(words)
+    for arguments in (resumed, job):
+        compose_run(arguments)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = cli.typed(compose("infer", ["run=x", "serve.port=1", *serve.SETTINGS]), InferConfig)
     assert config.serve.max_running == 32 >= max(at_once for at_once, _ in serve.PASSES)
 
 
-def test_what_is_timed_fills_its_length_and_runs_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timed_runs_fill_their_length_and_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "find_spec", lambda name: object())
     here = machine(tmp_path, False, 80 << 30)
     for name in ("chatglm2", "llama", "unsloth"):
         assert ALL[name](here).at_once == 1
-        for step, words in trained(ALL[name](here)).items():
-            assert f"data.train={here.records}" in words, step
-            assert "data.eval=null" in words, step
+        for step, arguments in trained(ALL[name](here)).items():
+            assert f"data.train={here.records}" in arguments, step
+            assert "data.eval=null" in arguments, step
     (records,) = (step.command for step in parts.first(here).steps if step.name == "records")
     longest = max(
-        compose_run(words, Hardware((CARDS["H100"],))).data.max_length for words in trained(parts.llama(here)).values()
+        compose_run(arguments, Hardware((CARDS["H100"],))).data.max_length
+        for arguments in trained(parts.llama(here)).values()
     )
     assert int(records[records.index("--characters") + 1]) > longest
 
 
-def test_unsloth_alone_has_its_path(tmp_path: Path) -> None:
+def test_only_unsloths_steps_have_its_path(tmp_path: Path) -> None:
     here = machine(tmp_path, False, 80 << 30)
     for name, part in ALL.items():
         for step in part(here).steps:
@@ -138,13 +137,13 @@ def test_unsloth_alone_has_its_path(tmp_path: Path) -> None:
             )
 
 
-def test_a_small_card_recomputes_in_all_runs_of_a_comparison(tmp_path: Path) -> None:
+def test_a_small_gpu_recomputes_in_all_runs_of_a_comparison(tmp_path: Path) -> None:
     here = machine(tmp_path, False, 24 << 30)
     for name in ("llama", "unsloth"):
-        assert all("train.gradient_checkpointing=true" in words for words in trained(ALL[name](here)).values())
+        assert all("train.gradient_checkpointing=true" in arguments for arguments in trained(ALL[name](here)).values())
 
 
-def test_the_default_parts_come_in_the_order_of_value() -> None:
+def test_the_default_parts_are_in_the_order_of_all_parts() -> None:
     assert list(DEFAULT) == [name for name in ALL if name in DEFAULT]
 
 

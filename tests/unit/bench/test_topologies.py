@@ -1,4 +1,4 @@
-"""The tables of topologies on a machine with one card: cells that need more are skipped with a note, and the device is named."""
+"""The tables of topologies on a machine with one GPU: cells that need more are skipped, and the device is named."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench import equivalence, resume
-from bench.equivalence import Curve, lacking, made_on
+from bench.equivalence import Curve, measured_on, too_few_gpus
 from hydraft.config.schema import Config
 from hydraft.system import hardware
 from hydraft.system.hardware import Gpu, Hardware
@@ -18,20 +18,20 @@ NONE = Hardware(cpus=2, memory=16 << 30)
 
 
 @pytest.fixture
-def one_card(monkeypatch: pytest.MonkeyPatch) -> None:
+def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "detect", lambda: ONE)
 
 
-def test_ranks_share_a_cpu_and_not_a_card() -> None:
-    assert lacking(4, NONE) is None
-    assert lacking(1, ONE) is None
-    assert lacking(2, ONE) == "needs 2 GPUs, 1 here"
-    assert made_on(NONE) == "Made on the CPU."
-    assert "NVIDIA H100" in made_on(ONE)
+def test_ranks_share_a_cpu_but_not_a_gpu() -> None:
+    assert too_few_gpus(4, NONE) is None
+    assert too_few_gpus(1, ONE) is None
+    assert too_few_gpus(2, ONE) == "needs 2 GPUs, 1 here"
+    assert measured_on(NONE) == "Measured on the CPU."
+    assert "NVIDIA H100" in measured_on(ONE)
 
 
-@pytest.mark.usefixtures("one_card")
-def test_equivalence_leaves_out_what_needs_more_cards(
+@pytest.mark.usefixtures("one_gpu")
+def test_equivalence_skips_cells_that_need_more_gpus(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clusters = []
@@ -47,11 +47,11 @@ def test_equivalence_leaves_out_what_needs_more_cards(
     lines = capsys.readouterr().out.splitlines()
     cells = len(equivalence.STAGES) * len(equivalence.QUANTS)
     assert sum("skipped: needs 2 GPUs, 1 here" in line for line in lines) == cells == len(clusters)
-    assert lines[-1] == made_on(ONE)
+    assert lines[-1] == measured_on(ONE)
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
-    """The configs of all runs that the matrix asks for, none of which is run; each leaves an adapter with another number."""
+    """Record the configs of all runs of the matrix, none of which trains; each writes an adapter with other values."""
     from safetensors.torch import save_file
 
     configs: list[Config] = []
@@ -76,21 +76,21 @@ def matrix(folder: Path, ranks: tuple[int, ...]) -> bool:
     return resume.matrix([resume.Cell("fp32", "nf4", "stage1", count) for count in ranks], folder)
 
 
-@pytest.mark.usefixtures("one_card")
-def test_resume_leaves_out_what_needs_more_cards(
+@pytest.mark.usefixtures("one_gpu")
+def test_resume_skips_cells_that_need_more_gpus(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     configs = recorded(monkeypatch)
-    assert matrix(tmp_path, (1, 2, 4)), "bits may differ on a card, within the tolerance"
+    assert matrix(tmp_path, (1, 2, 4)), "bits may differ on a GPU, within the tolerance"
     assert {config.cluster.ranks_per_node for config in configs} == {1}
     lines = capsys.readouterr().out.splitlines()
     row = next(line for line in lines if "stage1" in line)
     assert row.count("skipped: needs") == 2
     assert "within " in row
-    assert lines[-1] == made_on(ONE)
+    assert lines[-1] == measured_on(ONE)
 
 
-def test_on_a_cpu_other_bits_are_a_failure(
+def test_on_a_cpu_any_difference_is_a_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     configs = recorded(monkeypatch)
@@ -103,15 +103,15 @@ def test_on_a_cpu_other_bits_are_a_failure(
     assert "skipped" not in out
 
 
-@pytest.mark.usefixtures("one_card")
-def test_killing_a_rank_of_two_needs_two_cards(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("one_gpu")
+def test_killing_a_rank_of_two_needs_two_gpus(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="needs 2 GPUs, 1 here"):
         resume.kill(3, tmp_path)
 
 
-def test_a_card_is_held_to_the_tolerance(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_on_a_gpu_differences_must_be_within_the_tolerance(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(hardware, "detect", lambda: ONE)
     recorded(monkeypatch)
-    far: dict[str, Any] = {"fp32": 0.0, "bf16": 0.0}
-    monkeypatch.setattr(resume, "TOLERANCE", far)
+    zero: dict[str, Any] = {"fp32": 0.0, "bf16": 0.0}
+    monkeypatch.setattr(resume, "TOLERANCE", zero)
     assert not matrix(tmp_path, (1,))

@@ -1,4 +1,4 @@
-"""``train.save_minutes`` saves one checkpoint in each interval, and needs communication at few steps."""
+"""``train.save_minutes`` saves one checkpoint in each interval, and communicates in few steps."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -20,12 +20,12 @@ def alone() -> Iterator[None]:
 
 def saves(monkeypatch: pytest.MonkeyPatch, seconds: list[float], took: float = 0.0) -> tuple[list[float], int]:
     """The times of checkpoints in a run whose steps take ``seconds``, and the number of broadcasts."""
-    now, asked, found = [0.0], [0], []
+    now, broadcasts, found = [0.0], [0], []
     monkeypatch.setattr(interval.time, "monotonic", lambda: now[0])
     broadcast = dist.broadcast
 
     def counted(*arguments: object) -> None:
-        asked[0] += 1
+        broadcasts[0] += 1
         broadcast(*arguments)
 
     monkeypatch.setattr(interval.dist, "broadcast", counted)
@@ -37,17 +37,17 @@ def saves(monkeypatch: pytest.MonkeyPatch, seconds: list[float], took: float = 0
             found.append(now[0])
             now[0] += took
             clock.saved(step, took)
-    return found, asked[0]
+    return found, broadcasts[0]
 
 
-def test_a_minute_apart_with_few_broadcasts(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, asked = saves(monkeypatch, [5.0] + [0.1] * 3000)  # the first step warms up
+def test_checkpoints_are_a_minute_apart_with_few_broadcasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, broadcasts = saves(monkeypatch, [5.0] + [0.1] * 3000)  # the first step is a warm-up
     assert [round(at) for at in found] == [60, 120, 180, 240, 300]
-    assert asked < 5 * 40
+    assert broadcasts < 5 * 40
 
 
-def test_slower_steps_make_a_checkpoint_only_a_little_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, _ = saves(monkeypatch, [0.05] * 600 + [0.5] * 400)  # ten times slower, half-way to the first
+def test_slower_steps_delay_a_checkpoint_only_a_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, _ = saves(monkeypatch, [0.05] * 600 + [0.5] * 400)  # ten times slower, halfway to the first checkpoint
     assert 60 <= found[0] < 85
     assert saves(monkeypatch, [90.0] * 3)[0] == [90.0, 180.0, 270.0]
 

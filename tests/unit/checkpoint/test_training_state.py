@@ -1,4 +1,4 @@
-"""state.json of a checkpoint: what an earlier version wrote is read, and what a newer version wrote is refused."""
+"""state.json of a checkpoint: files of earlier versions are read, and those of newer versions are refused."""
 
 import json
 from dataclasses import replace
@@ -17,7 +17,7 @@ STATE = TrainingState(
 )  # fmt: skip
 
 
-def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_state_round_trips(tmp_path: Path) -> None:
     STATE.save(tmp_path)
     assert TrainingState.load(tmp_path) == STATE
     values = json.loads((tmp_path / FILE).read_text())
@@ -38,7 +38,7 @@ def test_missing_values_have_defaults_and_unknown_ones_are_ignored(tmp_path: Pat
     assert TrainingState.load(tmp_path) == TrainingState(step=4, records="a1", epoch=0.5, adam_step=4, version=0)
 
 
-def test_a_state_of_a_newer_version_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_state_of_a_newer_version_is_refused_on_one_line(tmp_path: Path) -> None:
     replace(STATE, version=VERSION + 1).save(tmp_path)
     with pytest.raises(ConfigError, match="newer version of hydraft") as refusal:
         TrainingState.load(tmp_path)

@@ -1,4 +1,4 @@
-"""A saved adapter is verified: tensors that are missing, of another shape, not finite or zero are named."""
+"""A saved adapter is verified: tensors that are missing, have another shape, are not finite or are zero are named."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ SHAPES = {name: tuple(tensor.shape) for name, tensor in GOOD.items()}
         ({**GOOD, "q.lora_B.weight": torch.zeros(4, 2)}, "every B is zero"),
     ],
 )
-def test_an_adapter_that_is_not_what_was_trained_is_refused(
+def test_an_adapter_that_differs_from_the_trained_one_is_refused(
     tmp_path: Path, tensors: dict[str, torch.Tensor], message: str
 ) -> None:
     save_file(tensors, tmp_path / "adapter.safetensors")
@@ -29,7 +29,7 @@ def test_an_adapter_that_is_not_what_was_trained_is_refused(
         verify_adapter(tmp_path / "adapter.safetensors", SHAPES, updated=True)
 
 
-def test_a_whole_adapter_passes_and_so_does_one_that_no_step_has_updated(tmp_path: Path) -> None:
+def test_a_complete_adapter_is_accepted_and_so_is_one_without_updates(tmp_path: Path) -> None:
     save_file(GOOD, tmp_path / "adapter.safetensors")
     verify_adapter(tmp_path / "adapter.safetensors", SHAPES, updated=True)
     save_file({**GOOD, "q.lora_B.weight": torch.zeros(4, 2)}, tmp_path / "adapter.safetensors")
@@ -37,7 +37,7 @@ def test_a_whole_adapter_passes_and_so_does_one_that_no_step_has_updated(tmp_pat
 
 
 def test_a_pissa_adapter_becomes_lora_of_twice_the_rank() -> None:
-    """B A - B0 A0, as one product."""
+    """B A - B0 A0 as one product."""
     torch.manual_seed(0)
     trained = {"q.lora_A.weight": torch.randn(2, 4), "q.lora_B.weight": torch.randn(5, 2)}
     initial = {"q.lora_A.weight": torch.randn(2, 4), "q.lora_B.weight": torch.randn(5, 2)}

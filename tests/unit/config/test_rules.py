@@ -1,4 +1,4 @@
-"""Each bound and each rule refuses a config that breaks it, and its message names a setting that exists."""
+"""Each bound and each rule refuses a config that violates it, with a message that names an existing setting."""
 
 import dataclasses
 import re
@@ -18,7 +18,7 @@ from hydraft.system.hardware import Gpu, Hardware
 CPU = Hardware(cpus=2)
 T4 = Hardware(gpus=(Gpu("Tesla T4", 16 * 2**30, 7.5),), cpus=8)
 
-BREAKS = [  # overrides that are refused
+VIOLATIONS = [  # overrides that are refused
     "seed=-1", "lora.r=0", "lora.alpha=0", "lora.dropout=1", "lora.bias=some", "lora.target_modules=[]", "zero.stage=4",
     "zero.reduce_bucket_size=0", "zero.allgather_bucket_size=0", "zero.stage3_prefetch_bucket_size=-1",
     "zero.stage3_param_persistence_threshold=-1", "cluster.nodes=0", "cluster.ranks_per_node=0", "cluster.port=0",
@@ -41,15 +41,15 @@ BREAKS = [  # overrides that are refused
 
 @pytest.fixture(autouse=True)
 def without_swanlab(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in an environment where it is not installed."""
+    """An environment in which swanlab is not installed."""
     monkeypatch.setattr(rules, "find_spec", lambda name: None if name in ("swanlab", "liger_kernel") else True)
-    monkeypatch.setattr(machine_rules, "which", lambda name: None)  # and no compiler
-    monkeypatch.setattr(machine_rules, "has_headers", lambda: False)  # nor what it compiles against
+    monkeypatch.setattr(machine_rules, "which", lambda name: None)  # no compiler either
+    monkeypatch.setattr(machine_rules, "has_headers", lambda: False)  # nor the headers that it needs
 
 
 OLD_DRIVER = dataclasses.replace(T4, driver="550.54.15", driver_cuda="12.4", torch="2.13.0", torch_cuda="13.0")
 
-ELSEWHERE = {  # what is not checked for the CPU
+ELSEWHERE = {  # settings that are not checked on the CPU
     "train.precision=bf16": T4,
     "cluster=1x2": T4,
     "kernels=liger data.max_length=64": T4,
@@ -62,7 +62,7 @@ def compose_unchecked(overrides: str) -> Config:
         return cli.typed(compose("train", overrides.split()), Config)
 
 
-@pytest.mark.parametrize("overrides", BREAKS)
+@pytest.mark.parametrize("overrides", VIOLATIONS)
 def test_a_refusal_names_the_override(overrides: str) -> None:
     config = compose_unchecked(overrides)
     hardware = ELSEWHERE.get(overrides, CPU)
@@ -74,9 +74,9 @@ def test_a_refusal_names_the_override(overrides: str) -> None:
     assert re.search(r"(must|use|is|has) ", message)
 
 
-def test_every_rule_of_the_table_is_broken_by_one_of_the_cases() -> None:
+def test_every_rule_of_the_table_is_violated_by_one_of_the_cases() -> None:
     hit = set()
-    for overrides in BREAKS:
+    for overrides in VIOLATIONS:
         config = compose_unchecked(overrides)
         hardware = ELSEWHERE.get(overrides, CPU)
         hit |= {index for index, rule in enumerate(COMBINATIONS) if rule.broken(config, hardware)}
@@ -84,7 +84,7 @@ def test_every_rule_of_the_table_is_broken_by_one_of_the_cases() -> None:
 
 
 def bounded(schema: type, prefix: str = "") -> set[str]:
-    """Names of the settings that have bounds."""
+    """Names of the settings with bounds."""
     found = set()
     for declared in dataclasses.fields(schema):
         name = f"{prefix}{declared.name}"
@@ -95,29 +95,31 @@ def bounded(schema: type, prefix: str = "") -> set[str]:
     return found
 
 
-def test_every_bound_is_broken_by_one_of_the_cases() -> None:
+def test_every_bound_is_violated_by_one_of_the_cases() -> None:
     refused = {
-        message.partition("=")[0] for overrides in BREAKS for message in bounds.violations(compose_unchecked(overrides))
+        message.partition("=")[0]
+        for overrides in VIOLATIONS
+        for message in bounds.violations(compose_unchecked(overrides))
     }
     assert refused == bounded(Config)
 
 
 def test_every_bound_of_infer_is_checked() -> None:
-    wrong = {
+    refused_values = {
         "cluster.nodes": 2, "cluster.ranks_per_node": 0, "batch_size": 0, "device": "tpu", "template": "question", "max_new_tokens": 0,
         "temperature": -1, "top_p": 0, "top_k": -1, "repetition_penalty": 0.5, "seed": -1, "serve.port": 65536, "serve.max_context": 1,
         "serve.max_tokens": 0, "serve.max_running": 0, "serve.max_waiting": -1, "serve.max_body": 999, "serve.cache_tokens": 255,
         "serve.batch_tokens": 0, "serve.drain": -1,
     }  # fmt: skip
-    assert set(wrong) == bounded(InferConfig)
-    for name, value in wrong.items():
+    assert set(refused_values) == bounded(InferConfig)
+    for name, value in refused_values.items():
         options = InferConfig(run="x")
         section, _, leaf = name.rpartition(".")
         setattr(getattr(options, section) if section else options, leaf, value)
         assert [message.partition("=")[0] for message in bounds.violations(options)] == [name]
 
 
-def test_precision_auto_is_what_the_card_has() -> None:
+def test_precision_auto_depends_on_the_gpu() -> None:
     from hydraft.plan.plan import resolve
 
     config = compose_unchecked("train.precision=auto")

@@ -15,7 +15,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize("command", reference.SCHEMAS)
-def test_every_setting_and_section_has_a_meaning(command: str) -> None:
+def test_every_setting_and_section_is_described(command: str) -> None:
     for section in reference.sections(command):
         assert section.meaning, section.name
         assert "(" not in section.meaning.partition(" ")[0], f"{section.name} has no docstring"
@@ -28,14 +28,14 @@ def test_the_document_is_current() -> None:
 
 
 def test_the_chinese_document_is_current_and_complete() -> None:
-    """If this fails: add the texts to docs/zh/settings.yaml, then ``hydraft settings zh > docs/zh/configuration.md``."""
+    """If this fails: add texts to docs/zh/settings.yaml, then ``hydraft settings zh > docs/zh/configuration.md``."""
     texts = markdown.chinese()
     page = markdown.page(texts)
     assert texts.missing == []
     assert (ROOT / "docs" / "zh" / "configuration.md").read_text(encoding="utf-8") == page
 
 
-def test_no_translation_is_left_over() -> None:
+def test_there_is_no_translation_of_a_removed_setting() -> None:
     texts = markdown.chinese()
     assert texts.translations is not None
     used: set[str] = set()

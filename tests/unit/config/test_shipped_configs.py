@@ -1,4 +1,4 @@
-"""Every option of every group, and every experiment, becomes a Config."""
+"""Every option of every group, and every experiment, gives a valid Config."""
 
 from pathlib import Path
 
@@ -25,28 +25,28 @@ NEEDS = {  # settings that an option needs
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
-def test_every_option_is_a_config(group: str, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rules, "find_spec", lambda name: True)  # of packages that few have all of
+def test_every_option_gives_a_valid_config(group: str, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "find_spec", lambda name: True)  # of packages that are rarely all installed
     override = f"{group}={option}"
     config = config_of(override, *NEEDS.get(override, []))
     assert isinstance(config, Config)
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "conf").rglob("*.yaml")), ids=lambda file: file.stem)
-def test_a_yaml_says_when_to_pick_it_and_is_short(file: Path) -> None:
+def test_each_file_describes_its_use_and_is_short(file: Path) -> None:
     lines = file.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 25
     assert any(line.startswith("# ") and not line.startswith("# @package") for line in lines[:2])
     assert "_target_" not in file.read_text(encoding="utf-8")
 
 
-def test_what_is_saved_is_what_is_read(tmp_path: Path) -> None:
+def test_a_config_round_trips(tmp_path: Path) -> None:
     config = config_of("lora=dora", "train.betas=[0.8,0.99]", "data.eval=null", "train.max_steps=7")
     save_config(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
 
 
-def test_a_file_that_is_no_config_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_config_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("train: {epochs: many}")
     with pytest.raises(ConfigError, match="not a run's config"):
         load_config(tmp_path / "config.yaml")

@@ -1,4 +1,4 @@
-"""An epoch has every record once for any number of ranks; padding is not trained; no document attends to another."""
+"""An epoch has every record once on any number of ranks; padding is not trained; documents are independent."""
 
 from itertools import pairwise
 from typing import Any
@@ -26,7 +26,7 @@ SHAPE = {
 
 
 def loaded(shape: PreTrainedConfig) -> Any:
-    """A random model whose attention is ours, as a run's is."""
+    """A random model with hydraft's attention, as in a run."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(shape, dtype=torch.float32).eval()
     attention.register()
@@ -43,7 +43,7 @@ def model() -> Any:
 @pytest.mark.parametrize("size", [1, 7, 8, 23])
 @pytest.mark.parametrize(("micro", "ranks"), [(1, 1), (2, 1), (2, 2), (4, 3)])
 @pytest.mark.parametrize("grouped", [False, True])
-def test_an_epoch_is_each_record_once_and_fillers_at_its_end(size: int, micro: int, ranks: int, grouped: bool) -> None:
+def test_an_epoch_has_each_record_once_and_fillers_at_its_end(size: int, micro: int, ranks: int, grouped: bool) -> None:
     lengths = [index * 7 % 5 for index in range(size)]
     order = list(EpochOrder(lengths, micro * ranks, 1, seed=3, by_length=grouped))
     assert sorted(order[:size]) == list(range(size))
@@ -51,7 +51,7 @@ def test_an_epoch_is_each_record_once_and_fillers_at_its_end(size: int, micro: i
     assert len(order) % (micro * ranks) == 0
 
 
-def test_the_order_is_that_of_the_seed_and_the_epoch_and_not_of_the_ranks() -> None:
+def test_the_order_depends_on_seed_and_epoch_but_not_on_the_ranks() -> None:
     one, two = EpochOrder([1] * 10, 2, 4, seed=1), EpochOrder([1] * 10, 4, 4, seed=1)
     first = list(one)
     assert first[:10] == list(two)[:10]
@@ -85,13 +85,13 @@ def test_items_are_sorted_by_length_within_their_window() -> None:
         assert found == sorted(found, reverse=True)
 
 
-def test_bins_hold_each_record_once_and_at_most_their_capacity() -> None:
+def test_bins_have_each_record_once_and_do_not_exceed_their_capacity() -> None:
     lengths = [(index * 37) % 90 + 10 for index in range(200)]
     bins = pack(lengths, 100)
     assert sorted(index for members in bins for index in members) == list(range(200))
     assert all(sum(lengths[index] for index in members) <= 100 for members in bins)
     assert len(bins) <= -(-sum(lengths) // 100) * 11 / 9 + 1  # the bound of the published proof
-    assert pack([60, 50, 40, 30, 20], 100) == [[0, 2], [1, 3, 4]]  # worked out by hand
+    assert pack([60, 50, 40, 30, 20], 100) == [[0, 2], [1, 3, 4]]  # calculated by hand
 
 
 def test_the_sequences_of_a_record_stay_together() -> None:
@@ -121,8 +121,8 @@ def test_a_padding_free_batch_has_the_boundaries_and_the_trained_tokens_of_its_d
     assert batch["shift_labels"].tolist() == [7, 8, 10, 12, 13]
 
 
-def test_the_loss_without_padding_is_the_loss_with_it(model: Any) -> None:
-    """The same to 1e-6, and its gradients to 1e-6 of their norm."""
+def test_the_loss_is_equal_with_and_without_padding(model: Any) -> None:
+    """The same to 1e-6, and the gradients to 1e-6 of their norm."""
     items = [[document] for document in DOCUMENTS]
     found = []
     for collate in (Padded(0), PaddingFree()):
@@ -138,7 +138,7 @@ def test_the_loss_without_padding_is_the_loss_with_it(model: Any) -> None:
 @pytest.mark.parametrize("family", [LlamaConfig, GlmConfig, Qwen2Config])
 @pytest.mark.parametrize("edited", [0, 1, 2])
 def test_no_document_attends_to_another(family: type[PreTrainedConfig], edited: int) -> None:
-    """With one document edited, the logits of the others are the same bits."""
+    """After an edit of one document, the logits of the others are bit-equal."""
     model = loaded(family(**SHAPE))
     others = [*DOCUMENTS]
     ids = [token + 16 for token in DOCUMENTS[edited]["input_ids"]]
@@ -165,7 +165,7 @@ def test_a_filler_trains_nothing(model: Any) -> None:
 
 
 def test_a_left_padded_batch_is_masked(model: Any) -> None:
-    """Generation pads on the left; the attention for documents must not change it."""
+    """Generation pads on the left; the attention over documents must not change its results."""
     ids, mask = torch.tensor([[0, 0, 5, 6], [5, 6, 7, 8]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
     with torch.no_grad():
         ours = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=4, do_sample=False, pad_token_id=0)

@@ -11,12 +11,12 @@ from hydraft.errors import ConfigError
 
 
 def tasks(config_overrides: str) -> tuple[list[str | None], list[str | None]]:
-    """The tasks of the training and of the held-out records, in order."""
+    """The tasks of the training records and of the held-out records, in order."""
     data = config_of(config_overrides).data
     return [c.task for c in mixture.training(data, 0)], [c.task for c in mixture.held_out(data)]
 
 
-def test_only_the_records_of_some_tasks_are_trained_and_scored() -> None:
+def test_only_records_of_the_chosen_tasks_are_trained_and_scored() -> None:
     everything, all_held_out = tasks("data.only=[]")
     for names in (["qa"], ["sentiment", "summary"]):
         trained, held_out = tasks(f"data.only=[{','.join(names)}]")
@@ -24,7 +24,7 @@ def test_only_the_records_of_some_tasks_are_trained_and_scored() -> None:
         assert held_out == [task for task in all_held_out if task in names]
 
 
-def test_a_limit_counts_the_records_that_are_left() -> None:
+def test_a_limit_applies_to_the_remaining_records() -> None:
     data = config_of("data.only=[qa]", "data.eval_limit=10").data
     assert [c.task for c in mixture.held_out(data)] == ["qa"] * 10
 

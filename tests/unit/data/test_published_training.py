@@ -1,4 +1,4 @@
-"""Converted families are trained on what their own fine-tuning code makes of a chat, written here from its description."""
+"""Converted families are trained on the same tokens and labels as in their own fine-tuning code, reimplemented here."""
 
 import random
 from typing import Any
@@ -21,10 +21,13 @@ Chat = list[tuple[str, str]]
 
 
 def chats(count: int) -> list[Chat]:
-    """Chats of one to four rounds, of texts in which no special token is named."""
-    draw = random.Random(6)
+    """Chats of one to four rounds, without names of special tokens in their texts."""
+    generator = random.Random(6)
     contents = [text for text in fuzz(1000, seed=8) if text.strip() and not any(name in text for name in NAMED)]
-    return [[(draw.choice(contents), draw.choice(contents)) for _ in range(draw.randint(1, 4))] for _ in range(count)]
+    return [
+        [(generator.choice(contents), generator.choice(contents)) for _ in range(generator.randint(1, 4))]
+        for _ in range(count)
+    ]
 
 
 def conversation(chat: Chat) -> Conversation:
@@ -42,33 +45,36 @@ def chatglm2(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return native_tokenizer("chatglm2", tmp_path_factory.mktemp("tokenizers") / "chatglm2")
 
 
-def baichuans_preprocessing(chat: Chat, spoken: Any) -> Labelled:
-    """fine-tune.py of Baichuan2: the end of sequence is the label where each user token is the input, and at the end."""
+def baichuans_preprocessing(chat: Chat, sentencepiece_tokenizer: Any) -> Labelled:
+    """fine-tune.py of Baichuan2: the label is the end of sequence at each user token and at the end of the chat."""
     ids: list[int] = []
     labels: list[int] = []
     for question, answer in chat:
-        asked, said = spoken.encode(question), spoken.encode(answer)
-        ids += [USER, *asked, ASSISTANT, *said]
-        labels += [EOS, *[IGNORE] * len(asked), IGNORE, *said]
+        user, assistant = sentencepiece_tokenizer.encode(question), sentencepiece_tokenizer.encode(answer)
+        ids += [USER, *user, ASSISTANT, *assistant]
+        labels += [EOS, *[IGNORE] * len(user), IGNORE, *assistant]
     return [*ids, EOS], [*labels, EOS]
 
 
-def chatglm2s_preprocessing(chat: Chat, spoken: Any, start: list[int]) -> Labelled:
-    """ptuning/main.py of ChatGLM2-6B: what came before is one prompt, and the last answer is trained."""
+def chatglm2s_preprocessing(chat: Chat, sentencepiece_tokenizer: Any, start: list[int]) -> Labelled:
+    """ptuning/main.py of ChatGLM2-6B: earlier rounds are part of the prompt, and only the last answer is trained."""
     *history, (question, answer) = chat
     prompt = ""
-    for index, (asked, said) in enumerate(history, 1):
-        prompt += f"[Round {index}]\n\n问：{asked}\n\n答：{said}\n\n"
+    for index, (user, assistant) in enumerate(history, 1):
+        prompt += f"[Round {index}]\n\n问：{user}\n\n答：{assistant}\n\n"
     prompt += f"[Round {len(chat)}]\n\n问：{question}\n\n答："
-    before, said = [*start, *spoken.encode(prompt)], [*spoken.encode(answer), EOS]
-    return before + said, [IGNORE] * len(before) + said
+    before, assistant = (
+        [*start, *sentencepiece_tokenizer.encode(prompt)],
+        [*sentencepiece_tokenizer.encode(answer), EOS],
+    )
+    return before + assistant, [IGNORE] * len(before) + assistant
 
 
-def test_baichuan2_learns_where_every_answer_ends(baichuan: Any) -> None:
-    spoken = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model(False, RESERVED))
+def test_baichuan2_is_trained_to_end_every_answer(baichuan: Any) -> None:
+    sentencepiece_tokenizer = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model(False, RESERVED))
     for chat in chats(200):
-        ids, labels = baichuans_preprocessing(chat, spoken)
-        labels[0] = IGNORE  # nothing comes before the first token, so its label is never used
+        ids, labels = baichuans_preprocessing(chat, sentencepiece_tokenizer)
+        labels[0] = IGNORE  # no token predicts the first one, so its label is never used
         assert encode_one(conversation(chat), baichuan, EVERY) == [{"input_ids": ids, "labels": labels}]
 
 
@@ -80,43 +86,48 @@ def test_only_baichuan2s_last_answer_is_trained_with_train_on_last(baichuan: Any
         assert example["labels"] == [IGNORE] * start + example["input_ids"][start:]
 
 
-def test_baichuan2s_system_text_is_neither_trained_nor_ended(baichuan: Any) -> None:
+def test_baichuan2s_system_text_is_not_trained_and_has_no_end_token(baichuan: Any) -> None:
     chat = conversation([("问", "答"), ("再问", "再答")])
-    told = Conversation((Turn("system", "你是诗人。"), *chat.turns))
-    (plain,), (example,) = (encode_one(which, baichuan, EVERY) for which in (chat, told))
+    with_system_turn = Conversation((Turn("system", "你是诗人。"), *chat.turns))
+    (plain,), (example,) = (encode_one(which, baichuan, EVERY) for which in (chat, with_system_turn))
     extra = len(example["input_ids"]) - len(plain["input_ids"])
     assert example["input_ids"][extra:] == plain["input_ids"]
     assert example["labels"] == [IGNORE] * extra + plain["labels"]
 
 
-def test_chatglm2_trains_each_answer_behind_the_rounds_before_it(chatglm2: Any) -> None:
-    spoken = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model())
+def test_chatglm2_trains_each_answer_after_the_earlier_rounds(chatglm2: Any) -> None:
+    sentencepiece_tokenizer = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model())
     start = chatglm2.convert_tokens_to_ids(["[gMASK]", "<sop>"])
     for chat in chats(200):
-        expected = [chatglm2s_preprocessing(chat[:rounds], spoken, start) for rounds in range(1, len(chat) + 1)]
+        expected = [
+            chatglm2s_preprocessing(chat[:rounds], sentencepiece_tokenizer, start) for rounds in range(1, len(chat) + 1)
+        ]
         every = encode_one(conversation(chat), chatglm2, EVERY)
         assert [(example["input_ids"], example["labels"]) for example in every] == expected
         last = encode_one(conversation(chat), chatglm2, LAST)
         assert last == every[-1:]
 
 
-TOLD = Conversation((Turn("system", "你是诗人。"), Turn("user", "写诗"), Turn("assistant", "好")))
-NO_PLACE = "a system turn, which this model's chat template does not support"
+WITH_SYSTEM_TURN = Conversation((Turn("system", "你是诗人。"), Turn("user", "写诗"), Turn("assistant", "好")))
+NOT_SUPPORTED = "a system turn, which this model's chat template does not support"
 
 
 def test_a_system_turn_that_is_not_supported_is_reported(chatglm2: Any, baichuan: Any) -> None:
-    plain = Conversation(TOLD.turns[1:])
+    plain = Conversation(WITH_SYSTEM_TURN.turns[1:])
     assert (
-        system_note([TOLD, plain], chatglm2, EVERY) == f"1 record has {NO_PLACE}: it is put before the first question"
+        system_note([WITH_SYSTEM_TURN, plain], chatglm2, EVERY)
+        == f"1 record has {NOT_SUPPORTED}: it is put before the first question"
     )
-    assert str(system_note([TOLD] * 1200, chatglm2, EVERY)).startswith(f"1,200 records have {NO_PLACE}")
+    assert str(system_note([WITH_SYSTEM_TURN] * 1200, chatglm2, EVERY)).startswith(
+        f"1,200 records have {NOT_SUPPORTED}"
+    )
     assert system_note([plain], chatglm2, EVERY) is None
-    assert system_note([TOLD], baichuan, EVERY) is None
-    assert system_note([TOLD], chatglm2, config_of("data.template='{instruction}'").data) is None
+    assert system_note([WITH_SYSTEM_TURN], baichuan, EVERY) is None
+    assert system_note([WITH_SYSTEM_TURN], chatglm2, config_of("data.template='{instruction}'").data) is None
 
 
 @pytest.mark.parametrize(
-    ("turn", "said"),
+    ("turn", "expected"),
     [
         ("{% if m.role == 'user' %}U{{ m.content }}{% endif %}", "it is left out"),
         (
@@ -126,9 +137,9 @@ def test_a_system_turn_that_is_not_supported_is_reported(chatglm2: Any, baichuan
         ("{{ m.role }}{{ m.content }}", None),
     ],
 )
-def test_how_a_template_renders_a_system_turn_is_recognised(baichuan: Any, turn: str, said: str | None) -> None:
+def test_how_a_template_renders_a_system_turn_is_recognised(baichuan: Any, turn: str, expected: str | None) -> None:
     template = baichuan.chat_template
     baichuan.chat_template = "{% for m in messages %}" + turn + "{% endfor %}"
-    note = system_note([TOLD], baichuan, EVERY)
+    note = system_note([WITH_SYSTEM_TURN], baichuan, EVERY)
     baichuan.chat_template = template
-    assert note == (said and f"1 record has {NO_PLACE}: {said}")
+    assert note == (expected and f"1 record has {NOT_SUPPORTED}: {expected}")

@@ -1,4 +1,4 @@
-"""The name of a special token in a record is encoded as text; those of the template are encoded as special tokens."""
+"""The name of a special token in a record is encoded as text; those in the template are encoded as special tokens."""
 
 import random
 import re
@@ -55,12 +55,12 @@ def specials(tokenizer: Any) -> dict[str, int]:
 
 
 def texts(seed: int, typed: bool) -> list[str]:
-    """Texts with names of special tokens in them, or with none."""
-    draw = random.Random(seed)
+    """Texts with or without names of special tokens."""
+    generator = random.Random(seed)
     plain = [text for text in fuzz(1500, seed) if text.strip() and not any(name in text for name in TYPED)]
     if not typed:
         return plain
-    return ["".join((text[: len(text) // 2], *draw.choices(TYPED, k=3), text[len(text) // 2 :])) for text in plain]
+    return ["".join((text[: len(text) // 2], *generator.choices(TYPED, k=3), text[len(text) // 2 :])) for text in plain]
 
 
 def test_an_ordinary_record_has_the_ids_of_its_rendered_string(tokenizer: Any, data: DataConfig) -> None:
@@ -73,13 +73,13 @@ def test_an_ordinary_record_has_the_ids_of_its_rendered_string(tokenizer: Any, d
         assert tokenizer.decode(whole[length:]).strip() == ""
 
 
-def test_aliases_change_no_id(tokenizer: Any) -> None:
+def test_aliases_do_not_change_ids(tokenizer: Any) -> None:
     """A string with special tokens of a template has the same ids with the copied tokenizer."""
     known, names = special_tokens.of(tokenizer), list(specials(tokenizer))
-    draw = random.Random(2)
+    generator = random.Random(2)
     for text in texts(2, typed=False)[:500]:
         half = len(text) // 2
-        rendered = "".join((draw.choice(names), text[:half], *draw.choices(names, k=2), text[half:]))
+        rendered = "".join((generator.choice(names), text[:half], *generator.choices(names, k=2), text[half:]))
         copied, originals = known._with_aliases
         aliased = known.names.sub(lambda name: special_tokens._alias(known.ids_of[name[0]]), rendered)
         found = [originals.get(token, token) for token in copied.encode(aliased, add_special_tokens=False).ids]
@@ -87,24 +87,24 @@ def test_aliases_change_no_id(tokenizer: Any) -> None:
 
 
 def test_a_typed_name_gives_no_special_token(tokenizer: Any, data: DataConfig) -> None:
-    """As many special tokens as the same chat has without the names, in the same order, and every text comes back."""
+    """The same special tokens in the same order as without the names, and every text is decoded unchanged."""
     known = set(specials(tokenizer).values())
     (plain,) = encode_one(Conversation((Turn("user", "问"), Turn("assistant", "答"))), tokenizer, data)
     expected = [token for token in plain["input_ids"] if token in known]
     for question, answer in pairwise(texts(3, typed=True)[:300]):
-        asked = Conversation((Turn("user", question), Turn("assistant", answer)))
-        (example,) = encode_one(asked, tokenizer, data)
+        chat = Conversation((Turn("user", question), Turn("assistant", answer)))
+        (example,) = encode_one(chat, tokenizer, data)
         ids, labels = example["input_ids"], example["labels"]
         assert [token for token in ids if token in known] == expected
         assert labels.count(tokenizer.eos_token_id) == 1 and labels[-1] == tokenizer.eos_token_id
-        said = tokenizer.decode([label for label in labels if label != IGNORE][:-1])
-        assert said.replace("\ufffd", "") == answer.replace("\ufffd", "") or "▁" in answer
-        prompt = prompt_ids(asked, tokenizer, data)
+        labelled = tokenizer.decode([label for label in labels if label != IGNORE][:-1])
+        assert labelled.replace("\ufffd", "") == answer.replace("\ufffd", "") or "▁" in answer
+        prompt = prompt_ids(chat, tokenizer, data)
         assert ids[: len(prompt)] == prompt == prompt_ids(ask(question), tokenizer, data)
 
 
 def test_a_typed_name_is_encoded_as_the_published_tokenizer_does(tokenizers: Any, data: DataConfig) -> None:
-    """SentencePiece has no names for ChatGLM2's special tokens, so all of a chat's text is text to it, in one string."""
+    """SentencePiece does not know ChatGLM2's special tokens, so it encodes a whole chat as text, in one string."""
     tokenizer = tokenizers["chatglm2"]
     spoken = sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model())
     start = tokenizer.convert_tokens_to_ids(["[gMASK]", "<sop>"])
@@ -114,7 +114,7 @@ def test_a_typed_name_is_encoded_as_the_published_tokenizer_does(tokenizers: Any
         assert example["input_ids"] == [*start, *prompt, *spoken.encode(answer), 2]
 
 
-def test_a_typed_name_between_special_tokens_is_encoded_by_itself(tokenizers: Any, data: DataConfig) -> None:
+def test_a_typed_name_between_special_tokens_is_encoded_separately(tokenizers: Any, data: DataConfig) -> None:
     tokenizer = tokenizers["tiny"]
     names = re.compile("(" + "|".join(map(re.escape, specials(tokenizer))) + ")")
     for question in texts(5, typed=True)[:300]:
@@ -155,7 +155,7 @@ def test_two_halves_of_a_name_are_text(tokenizer: Any, template: str) -> None:
 
 
 def test_a_template_may_still_split_a_text(tokenizers: Any, data: DataConfig) -> None:
-    """As Qwen3's: it removes the reasoning from earlier answers, and strips the last."""
+    """As in Qwen3's template, which removes the reasoning from earlier answers and strips the last."""
     tokenizer = tokenizers["tiny"]
     template = tokenizer.chat_template
     tokenizer.chat_template = (
@@ -170,8 +170,8 @@ def test_a_template_may_still_split_a_text(tokenizers: Any, data: DataConfig) ->
         )
     finally:
         tokenizer.chat_template = template
-    said = [label for label in example["labels"] if label != IGNORE]
-    assert tokenizer.decode(said[:-1]) == "<|im_end|>答" and said.count(tokenizer.eos_token_id) == 1
+    labelled = [label for label in example["labels"] if label != IGNORE]
+    assert tokenizer.decode(labelled[:-1]) == "<|im_end|>答" and labelled.count(tokenizer.eos_token_id) == 1
     assert "user\n问<|im_end|><|im_end|>" in tokenizer.decode(example["input_ids"])
 
 

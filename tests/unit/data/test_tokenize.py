@@ -1,4 +1,4 @@
-"""The right labels: answers and their ends are trained, prompts and padding never, and what is cut is counted."""
+"""Labels: answers and their ends are trained, prompts and padding are not, and truncation is counted."""
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -20,8 +20,8 @@ TWO = Conversation(
         Turn("assistant", "tea🫖"),
     )
 )
-# As Qwen3's: the reasoning is shown in the last answer alone.
-FORGETFUL = (
+# As in Qwen3's template: only the last answer shows its reasoning.
+HIDES_EARLIER_REASONING = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
     "{% if m.role == 'assistant' and loop.last %}<think></think>{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -49,11 +49,11 @@ def test_the_ids_are_those_of_the_chat_templates_own_text(
     messages = [{"role": turn.role, "content": turn.text} for turn in conversation.turns]
     whole = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
     length = len(example["input_ids"])
-    assert example["input_ids"] == whole[:length]  # the template may add a line break after the end
+    assert example["input_ids"] == whole[:length]  # the template may add a line break after it
     assert tokenizer.decode(whole[length:]).strip() == ""
 
 
-def test_every_answer_and_its_end_are_trained_or_the_last_alone(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_every_answer_and_its_end_are_trained_or_only_the_last(tokenizer: PreTrainedTokenizerBase) -> None:
     eos = tokenizer.eos_token
     (every,), _ = encode([TWO], tokenizer, data())
     (last,), _ = encode([TWO], tokenizer, data("data.train_on=last"))
@@ -62,7 +62,7 @@ def test_every_answer_and_its_end_are_trained_or_the_last_alone(tokenizer: PreTr
     assert all(label in (IGNORE, token) for label, token in zip(every["labels"], every["input_ids"], strict=True))
 
 
-def test_a_prompt_is_what_was_trained_up_to_the_answer(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_prompt_equals_the_training_example_up_to_the_answer(tokenizer: PreTrainedTokenizerBase) -> None:
     for template in ("chat", "'问：{instruction}{input}答：'"):
         settings = data(f"data.template={template}")
         (example,), _ = encode([TWO], tokenizer, settings)
@@ -74,8 +74,10 @@ def test_a_prompt_is_what_was_trained_up_to_the_answer(tokenizer: PreTrainedToke
     )
 
 
-def test_a_template_that_changes_earlier_answers_gives_an_example_an_answer(tokenizer: PreTrainedTokenizerBase) -> None:
-    tokenizer.chat_template = FORGETFUL
+def test_a_template_that_changes_earlier_answers_gives_one_example_per_answer(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    tokenizer.chat_template = HIDES_EARLIER_REASONING
     eos = tokenizer.eos_token
     examples = encode_one(TWO, tokenizer, data())
     assert [trained_text(example, tokenizer) for example in examples] == [
@@ -86,8 +88,8 @@ def test_a_template_that_changes_earlier_answers_gives_an_example_an_answer(toke
     assert len(encode_one(TWO, tokenizer, data("data.train_on=last"))) == 1
 
 
-def test_a_merge_across_a_boundary_is_not_made(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Generation starts from the prompt's own tokens, so training must too."""
+def test_tokens_are_not_merged_across_a_boundary(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Generation starts from the prompt's own tokens, so training must do so too."""
     word = next(
         word for word in ("the", "is", "and", "you", "my", "to")
         if len(tokenizer(word, add_special_tokens=False)["input_ids"]) == 1
@@ -98,10 +100,10 @@ def test_a_merge_across_a_boundary_is_not_made(tokenizer: PreTrainedTokenizerBas
     assert trained_text(example, tokenizer) == tail
 
 
-def test_plain_text_is_trained_whole(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_all_of_a_plain_text_is_trained(tokenizer: PreTrainedTokenizerBase) -> None:
     (example,), _ = encode([Conversation(plain="一段文字")], tokenizer, data())
     assert tokenizer.decode(example["input_ids"]) == "一段文字" + str(tokenizer.eos_token)
-    assert example["labels"] == [IGNORE, *example["input_ids"][1:]]  # nothing predicts the first token
+    assert example["labels"] == [IGNORE, *example["input_ids"][1:]]  # no token predicts the first one
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused_with_an_alternative(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -116,7 +118,7 @@ def test_a_template_that_rejects_a_record_is_reported(tokenizer: PreTrainedToken
         encode([TWO], tokenizer, data())
 
 
-def test_truncation_takes_the_prompts_middle_first_and_never_the_whole_answer() -> None:
+def test_truncation_removes_the_prompts_middle_first_and_never_the_whole_answer() -> None:
     def example(prompt: int, answer: int) -> dict[str, list[int]]:
         ids = list(range(prompt + answer))
         return {"input_ids": ids, "labels": [IGNORE] * prompt + ids[prompt:]}
@@ -130,7 +132,7 @@ def test_truncation_takes_the_prompts_middle_first_and_never_the_whole_answer() 
     assert truncate(example(10, 20), 30)[0] == example(10, 20)  # type: ignore[arg-type]
 
 
-def test_what_was_cut_is_counted(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_truncated_examples_are_counted(tokenizer: PreTrainedTokenizerBase) -> None:
     long = Conversation((Turn("user", "问" * 100), Turn("assistant", "答" * 100)))
     (whole,), _ = encode([long], tokenizer, data("data.max_length=512"))
     (example,), cut = (

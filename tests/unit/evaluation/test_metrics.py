@@ -21,16 +21,16 @@ def test_scores_of_four_answers() -> None:
         record("北京", "qa"),
     ]
     assert score(records, ["正面\n", "这是负面评价", "正面或负面", ""]) == {
-        "exact_match": 1 / 4,  # the first alone; an empty answer counts as wrong
+        "exact_match": 1 / 4,  # only the first; an empty answer counts as wrong
         "empty": 1 / 4,
-        "sentiment_accuracy": 2 / 3,  # a sentence that names its class and no other is right
+        "sentiment_accuracy": 2 / 3,  # correct if a sentence names its class and no other
         "qa_exact_match": 0.0,
         "qa_f1": 0.0,
     }
 
 
 def test_an_empty_answer_counts_as_0_in_every_score() -> None:
-    """One right answer and one that is blank: the half of each mean; BLEU's brevity penalty is exp(1 - 14 / 7)."""
+    """One correct answer and one that is blank: half of each mean; BLEU's brevity penalty is exp(1 - 14 / 7)."""
     for task in (Task.sentiment, Task.qa, Task.summary, Task.general):
         records = [record("今天天气很好。"), record("明天会下大雨。")]
         scores = score(records, ["今天天气很好。", " \n"], task)
@@ -65,20 +65,20 @@ def test_an_answer_that_names_no_class_or_both_is_wrong() -> None:
     assert accuracy(["正面", "负面", "负面"], ["", "正面负面", "负面。"]) == 1 / 3
 
 
-def test_a_class_inside_a_longer_one_is_not_named_by_it() -> None:
+def test_a_class_is_not_matched_inside_a_longer_one() -> None:
     assert accuracy(["不好", "好", "不好", "好"], ["这不好", "很好", "好", "好还是不好"]) == 2 / 4
 
 
 def test_character_f1_as_cmrc_scores() -> None:
-    """Of 北京市 and 在北京的 the longest common run is 北京: precision 2/4, recall 2/3."""
+    """The longest common run of 北京市 and 在北京的 is 北京: precision 2/4, recall 2/3."""
     assert character_f1("北京市", "在北京的") == pytest.approx(2 * (2 / 4) * (2 / 3) / (2 / 4 + 2 / 3))
     assert character_f1("北京", "北方的京城") == pytest.approx(2 / (2 + 5))  # a run, not a bag of characters
-    assert character_f1("GPT 4，发布于2023年。", "gpt 4发布于2023年") == 1  # case and punctuation do not count
+    assert character_f1("GPT 4，发布于2023年。", "gpt 4发布于2023年") == 1  # case and punctuation are ignored
     assert character_f1("北京", "") == character_f1("北京", "。") == character_f1("。", "。") == 0
 
 
 def test_character_bleu_by_the_formula() -> None:
-    """今天天气好 against 今天天气很好: n-gram precisions 5/5, 3/4, 2/3, 1/2 and a brevity penalty of exp(1 - 6/5)."""
+    """今天天气好 compared with 今天天气很好: n-gram precisions 5/5, 3/4, 2/3, 1/2 and a brevity penalty of exp(1 - 6/5)."""
     expected = math.exp(1 - 6 / 5) * (5 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25
     assert character_bleu(["今天天气很好"], ["今天天气好"]) == pytest.approx(expected, rel=1e-6)
     assert character_bleu(["今天天气很好"], ["今天天气很好"]) == pytest.approx(1)
@@ -86,12 +86,12 @@ def test_character_bleu_by_the_formula() -> None:
 
 
 def test_character_bleu_is_computed_over_all_texts() -> None:
-    """甲乙丙丁戊 whole and 天地 for 天地人: 7 of 7 characters, 5 of 5 pairs, 3 of 3, 2 of 2; 7 characters for 8."""
+    """甲乙丙丁戊 is correct and 天地 stands for 天地人: 7 of 7 characters, 5 of 5 pairs, 3 of 3, 2 of 2; 7 characters for 8."""
     assert character_bleu(["甲乙丙丁戊", "天地人"], ["甲乙丙丁戊", "天地"]) == pytest.approx(math.exp(1 - 8 / 7))
 
 
 def test_rouge_over_jiebas_words() -> None:
-    """北京 天气 很 好 against 北京 天气 好: 3 of 3 and 3 of 4 words, 1 of 2 and 1 of 3 pairs, a common subsequence of 3."""
+    """北京 天气 很 好 and 北京 天气 好: 3 of 3 and 3 of 4 words, 1 of 2 and 1 of 3 pairs, a common subsequence of 3."""
     scores = rouge(["北京天气很好"], ["北京天气好"])
     assert scores["rouge1"] == pytest.approx(2 * 3 / (3 + 4))
     assert scores["rouge2"] == pytest.approx(2 * 1 / (2 + 3))

@@ -1,4 +1,4 @@
-"""Which GPU a process uses: the named one, before it touches any other. The GPUs are simulated."""
+"""Which GPU a process uses: the configured one, set before any other is touched. The GPUs are simulated."""
 
 import queue
 from pathlib import Path
@@ -16,15 +16,15 @@ from using import adapter
 
 
 class Reached(Exception):
-    """The model would be loaded now."""
+    """Raised when the model would be loaded."""
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Two cards, what is said to them, and the end before the model is loaded."""
+def cuda_calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Simulate two GPUs, record the calls to them, and stop before the model is loaded."""
     calls: list[object] = []
 
-    def loads(*_: Any) -> None:
+    def load_base(*_: Any) -> None:
         calls.append("load_base")
         raise Reached
 
@@ -32,7 +32,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(str(device)))
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: calls.append("touched"))
-    monkeypatch.setattr(load, "load_base", loads)
+    monkeypatch.setattr(load, "load_base", load_base)
     return calls
 
 
@@ -44,16 +44,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("device", "card"), [("auto", "cuda:0"), ("cuda", "cuda:0"), ("cuda:1", "cuda:1"), ("cpu", None)]
 )
-def test_the_named_gpu_is_the_current_one(device: str, card: str | None, run: Path, told: list[object]) -> None:
+def test_the_configured_gpu_is_the_current_one(
+    device: str, card: str | None, run: Path, cuda_calls: list[object]
+) -> None:
     options = InferConfig(run=str(run), device=device)
     with pytest.raises(Reached):
         load.load(find(options), options)
-    assert told == [*([card] if card else []), "load_base"]
+    assert cuda_calls == [*([card] if card else []), "load_base"]
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_each_process_of_batch_mode_has_its_gpu(
-    rank: int, run: Path, told: list[object], monkeypatch: pytest.MonkeyPatch
+    rank: int, run: Path, cuda_calls: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "die_with_parent", lambda: None)
     monkeypatch.setattr(workers.signal, "signal", lambda *_: None)
@@ -62,11 +64,11 @@ def test_each_process_of_batch_mode_has_its_gpu(
     done: queue.Queue[object] = queue.Queue()
     workers._process(rank, 2, find(options)[0], options, queue.Queue(), done)
     assert "Reached" in str(done.get_nowait())
-    assert told == [f"cuda:{rank}", "load_base"]
+    assert cuda_calls == [f"cuda:{rank}", "load_base"]
 
 
-def test_a_missing_gpu_is_refused(run: Path, told: list[object]) -> None:
+def test_a_missing_gpu_is_refused(run: Path, cuda_calls: list[object]) -> None:
     options = InferConfig(run=str(run), device="cuda:2")
     with pytest.raises(ConfigError, match="device=cuda:2: 2 CUDA devices"):
         load.load(find(options), options)
-    assert told == []
+    assert cuda_calls == []

@@ -9,19 +9,19 @@ from hydraft.infer.serve.detokenize import StopFilter, StreamDecoder
 from hydraft.system.source_tree import TINY
 
 
-def test_the_parts_are_the_whole_text_and_never_half_a_character() -> None:
+def test_the_pieces_form_the_text_and_never_split_a_character() -> None:
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     texts = [
         "你好，世界！👩‍👩‍👧 café ﷽ 🇨🇳",
         "a\n\n b  c\t",
         " 前面有空格",
         "龘靐齉爩",
-    ]  # the last of bytes: no token has them
+    ]  # the last byte tokens, which no other token contains
     for text in texts:
         decoder = StreamDecoder(tokenizer)
-        told = [decoder.add(token) for token in tokenizer(text)["input_ids"]] + [decoder.end()]
-        assert "".join(told) == text
-        assert not any("�" in piece for piece in told), told
+        pieces = [decoder.add(token) for token in tokenizer(text)["input_ids"]] + [decoder.end()]
+        assert "".join(pieces) == text
+        assert not any("�" in piece for piece in pieces), pieces
 
 
 def test_invalid_bytes_do_not_delay_text() -> None:
@@ -30,9 +30,9 @@ def test_invalid_bytes_do_not_delay_text() -> None:
     for _ in range(50):
         ids = [generator.randrange(len(tokenizer)) for _ in range(40)]
         decoder = StreamDecoder(tokenizer)
-        told = "".join(map(decoder.add, ids)) + decoder.end()
+        pieces = "".join(map(decoder.add, ids)) + decoder.end()
         whole = tokenizer.decode([i for i in ids if i not in tokenizer.all_special_ids])
-        assert told.replace("�", "") == whole.replace("�", "")  # how many marks a broken character gets is free
+        assert pieces.replace("�", "") == whole.replace("�", "")  # the number of replacement characters may differ
 
 
 @pytest.mark.parametrize("stop", ["。", "世界", "\n\nuser", "aab"])

@@ -1,4 +1,4 @@
-"""Rows of several adapters in one batch: their updates equal peft's, and index tensors are made once per batch."""
+"""Several adapters in one batch: their updates are equal to peft's, and index tensors are created once per batch."""
 
 import asyncio
 import itertools
@@ -31,7 +31,7 @@ ORDERS = [ROWS, sorted(ROWS), ROWS[::-1], ["red"] * 4, [multi_lora.BASE, "blue"]
 
 
 def model_of(kind: QuantKind, precision: Precision, *targets: str, **blue: Any) -> peft.PeftModel:
-    """The embedded model with two adapters of random weights; ``blue``'s settings are given."""
+    """The embedded model with two adapters of random weights; ``blue`` has the given settings."""
     stored = bits_and_bytes(QuantConfig(kind=kind), precision)
     dtype = torch.bfloat16 if precision is Precision.bf16 else torch.float32
     base = AutoModelForCausalLM.from_pretrained(TINY, dtype=dtype, quantization_config=stored)
@@ -45,13 +45,13 @@ def model_of(kind: QuantKind, precision: Precision, *targets: str, **blue: Any) 
     model = peft.get_peft_model(base, peft.LoraConfig(**settings), adapter_name="red", autocast_adapter_dtype=False)
     model.add_adapter("blue", peft.LoraConfig(**{**settings, **blue}), autocast_adapter_dtype=False)
     for name, parameter in model.named_parameters():
-        if "magnitude" in name:  # which begins as what leaves a plain LoRA as it is
+        if "magnitude" in name:  # its initial value has no effect
             parameter.data *= 1 + 0.2 * torch.rand_like(parameter)
     return model.eval()
 
 
 def batch_of(rows: list[str]) -> BatchSampler:
-    """A batch whose rows are tokens of these adapters' requests."""
+    """A batch whose rows are tokens of requests to these adapters."""
     batch = BatchSampler(50, drop=lambda state: None)
     batch.prepare_tensor_args([request(RequestSampler(Sampling(), name, END)) for name in rows], torch.empty(0))
     return batch
@@ -78,30 +78,30 @@ CASES: dict[str, tuple[QuantKind, Precision, tuple[str, ...], dict[str, Any]]] =
 
 @pytest.mark.parametrize("case", CASES)
 @torch.no_grad()
-def test_rows_are_bit_equal_to_those_of_peft(case: str) -> None:
+def test_rows_are_bit_equal_to_peft(case: str) -> None:
     kind, precision, targets, blue = CASES[case]
     model = model_of(kind, precision, *targets, **blue)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
     assert len(layers) >= len(targets)
-    draw = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(1)
     changed = 0
     for layer, rows in itertools.product(layers.values(), ORDERS):
         if isinstance(layer, peft.tuners.lora.Embedding):
-            x = torch.randint(0, 3000, (1, len(rows)), generator=draw)
+            x = torch.randint(0, 3000, (1, len(rows)), generator=generator)
         else:
-            x = torch.randn(1, len(rows), layer.in_features, generator=draw).to(model.dtype)
-        # a sequence of one token each: as a view of x, torch would multiply them one by one, and round otherwise
+            x = torch.randn(1, len(rows), layer.in_features, generator=generator).to(model.dtype)
+        # one token per sequence: for a view of x, torch would multiply the tokens separately and round differently
         sequences = x[0].unsqueeze(1).clone(memory_format=torch.contiguous_format)
         expected = layer._mixed_batch_forward(sequences, adapter_names=rows).transpose(0, 1)
         found = multi_lora._by_row(layer, batch_of(rows))(x)
         assert found.dtype == expected.dtype and torch.equal(found, expected), (case, rows)
         changed += not torch.equal(found, layer.base_layer(x))
-    assert changed >= len(ORDERS) - 1  # adapters that do nothing would show nothing
+    assert changed >= len(ORDERS) - 1  # with adapters that do nothing, the test would prove nothing
 
 
 @torch.no_grad()
 def test_dora_on_an_embedding_equals_that_of_a_single_adapter() -> None:
-    """peft's mixed forward takes it for a plain LoRA."""
+    """peft's mixed forward treats it as plain LoRA."""
     model = model_of(QuantKind.none, Precision.fp32, "embed_tokens", use_dora=True)
     layer = next(layer for layer in model.modules() if isinstance(layer, LoraLayer))
     rows = ["red", "blue", "red", "blue"]
@@ -113,7 +113,7 @@ def test_dora_on_an_embedding_equals_that_of_a_single_adapter() -> None:
 
 
 class Watch(TorchFunctionMode):
-    """Counts what makes a card's host wait: lists as indices, values read, tensors made of lists."""
+    """Counts operations that make the host wait for a GPU: lists as indices, values read, tensors made of lists."""
 
     READS = ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__float__", "__int__", "__index__")
 
@@ -136,7 +136,7 @@ class Watch(TorchFunctionMode):
 
 
 def watched(engine: Engine, steps: list[Counter[str]]) -> None:
-    """Let each of the engine's batches add to ``steps`` what it did between the batch's making and the reading of its tokens."""
+    """Let each batch of the engine append to ``steps`` its operations until its tokens are read."""
     processor: Any = engine.manager.batch_processor
     compute = processor.model_runner.compute_batch
 
@@ -149,7 +149,7 @@ def watched(engine: Engine, steps: list[Counter[str]]) -> None:
 
 
 @pytest.fixture
-def as_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "choose", lambda model: "paged|sdpa")
 
 
@@ -161,13 +161,13 @@ SAMPLINGS = [
 ]
 
 
-def batches(engine: Engine, asked: list[Answer]) -> list[list[int]]:
-    """The answers, written all at once."""
+def batches(engine: Engine, answers: list[Answer]) -> list[list[int]]:
+    """Generate all answers in shared batches."""
 
     async def all_at_once() -> list[list[int]]:
         engine.start()
-        engine.submit(asked)
-        return await asyncio.gather(*map(tokens, asked))
+        engine.submit(answers)
+        return await asyncio.gather(*map(tokens, answers))
 
     try:
         return asyncio.run(asyncio.wait_for(all_at_once(), 120 * SCALE))
@@ -175,33 +175,33 @@ def batches(engine: Engine, asked: list[Answer]) -> list[list[int]]:
         engine.stop()
 
 
-def test_a_batch_does_not_synchronise_before_its_tokens(adapters: list[Path], as_on_a_card: None) -> None:
+def test_a_batch_does_not_synchronise_before_its_tokens(adapters: list[Path], as_on_a_gpu: None) -> None:
     steps: list[Counter[str]] = []
     engine = Engine(adapted(adapters), 3072, ServeConfig(max_running=12, cache_tokens=4096))
     watched(engine, steps)
     names = (multi_lora.BASE, "red", "blue")
-    asked = [Answer(prompts()[i], 8, [END], name, SAMPLINGS[i]) for i in range(4) for name in names]
-    found = batches(engine, asked)
+    answers = [Answer(prompts()[i], 8, [END], name, SAMPLINGS[i]) for i in range(4) for name in names]
+    found = batches(engine, answers)
     assert all(found) and len(steps) >= 8
     assert min(step["calls"] for step in steps) > 100, "nothing was watched"
     for kind in ("lists as indices", "masks as indices", "reads"):
         assert not any(step[kind] for step in steps), (kind, steps)
-    most = max(step["tensors of lists"] for step in steps)
-    assert most <= 2 + 2 + 3, (
-        f"{most} copies to the device: rows, last rows, two kinds of drawing, and once each a request's biases"
+    highest = max(step["tensors of lists"] for step in steps)
+    assert highest <= 2 + 2 + 3, (
+        f"{highest} copies to the device: rows, last rows, two kinds of sampling, and each request's biases once"
     )
-    assert max(step["tensors of lists"] for step in steps[-4:]) <= 4, "copies a layer"
+    assert max(step["tensors of lists"] for step in steps[-4:]) <= 4, "copies in each layer"
 
 
-def test_logprobs_are_copied_once_per_batch(adapters: list[Path], as_on_a_card: None) -> None:
+def test_logprobs_are_copied_once_per_batch(adapters: list[Path], as_on_a_gpu: None) -> None:
     steps: list[Counter[str]] = []
     engine = Engine(adapted(adapters), 3072, ServeConfig(max_running=12, cache_tokens=4096))
     watched(engine, steps)
-    told = [Sampling(temperature=0, top_logprobs=count) for count in (0, 3, 5)]
-    asked = [Answer(prompts()[0], 6, [END], "red", sampling) for sampling in told]
-    batches(engine, asked)
+    samplings = [Sampling(temperature=0, top_logprobs=count) for count in (0, 3, 5)]
+    answers = [Answer(prompts()[0], 6, [END], "red", sampling) for sampling in samplings]
+    batches(engine, answers)
     assert {step["reads"] for step in steps if step["calls"]} == {1}
-    assert [{len(logprob.top) for logprob in answer.sampler.logprobs} for answer in asked] == [{0}, {3}, {5}]
+    assert [{len(logprob.top) for logprob in answer.sampler.logprobs} for answer in answers] == [{0}, {3}, {5}]
 
 
 @pytest.mark.parametrize(

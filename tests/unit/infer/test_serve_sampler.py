@@ -1,4 +1,4 @@
-"""Sampling depends on a request's own settings only, whatever else is in the batch."""
+"""Sampling depends only on a request's own settings, whatever else is in the batch."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,7 @@ V, END = 50, 7
 
 
 def choose(samplers: list[RequestSampler], scores: torch.Tensor, vocabulary: int = V) -> list[int]:
-    """The tokens that the batch gives its rows."""
+    """The tokens that are sampled for the rows."""
     batch = BatchSampler(vocabulary, drop=lambda state: None)
     requests: list[Any] = [
         SimpleNamespace(
@@ -32,13 +32,13 @@ def test_a_seed_gives_the_same_tokens_alone_and_in_a_batch() -> None:
     torch.manual_seed(0)
     steps = torch.randn(20, V)
     for settings in ({}, {"top_p": 0.8}, {"temperature": 1.7, "frequency_penalty": 0.5}):
-        alone, among = sampler(seed="3", **settings), sampler(seed="3", **settings)
+        alone, batched = sampler(seed="3", **settings), sampler(seed="3", **settings)
         others = [sampler(temperature=0), sampler(seed="4"), sampler(top_p=0.5), sampler(top_logprobs=3)]
         for step in steps:
-            rows = torch.cat([torch.randn(2, V), step[None], torch.randn(3, V)])  # one row more than requests
-            told = choose([*others[:2], among, *others[2:]], rows)
-            assert told[2] == choose([alone], step[None])[0]
-            assert told[0] == rows[0].argmax()
+            rows = torch.cat([torch.randn(2, V), step[None], torch.randn(3, V)])  # one more row than requests
+            chosen = choose([*others[:2], batched, *others[2:]], rows)
+            assert chosen[2] == choose([alone], step[None])[0]
+            assert chosen[0] == rows[0].argmax()
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.7, 0.3, 0.0])
@@ -59,8 +59,8 @@ def test_temperature_penalties_and_biases_change_the_tokens() -> None:
     scores[0, 3], scores[0, 4] = 2.0, 1.5
     cold = sampler(temperature=0.01, seed="1")
     assert [choose([cold], scores)[0] for _ in range(5)] == [3] * 5
-    said = sampler(temperature=0, frequency_penalty=0.4)
-    assert [choose([said], scores)[0] for _ in range(4)] == [3, 3, 4, 3]  # 2.0, 1.6, (1.2 < 1.5), 1.2 > 1.1
+    penalized = sampler(temperature=0, frequency_penalty=0.4)
+    assert [choose([penalized], scores)[0] for _ in range(4)] == [3, 3, 4, 3]  # 2.0, 1.6, (1.2 < 1.5), 1.2 > 1.1
     once = sampler(temperature=0, presence_penalty=0.6)
     assert [choose([once], scores)[0] for _ in range(3)] == [3, 4, 3]
     assert choose([sampler(temperature=0, logit_bias=((9, 5.0), (3, -100.0)))], scores) == [9]
@@ -68,16 +68,16 @@ def test_temperature_penalties_and_biases_change_the_tokens() -> None:
 
 def test_logprobs_are_those_of_the_model() -> None:
     scores = torch.randn(2, V)
-    told = sampler(temperature=0.5, top_p=0.9, presence_penalty=1.0, seed="1", top_logprobs=2)
-    (token, _) = choose([told, sampler()], scores)
-    assert told.logprobs[0].logprob == pytest.approx(scores[0].log_softmax(-1)[token].item())
-    assert [i for i, _ in told.logprobs[0].top] == scores[0].topk(2).indices.tolist()
+    reporting = sampler(temperature=0.5, top_p=0.9, presence_penalty=1.0, seed="1", top_logprobs=2)
+    (token, _) = choose([reporting, sampler()], scores)
+    assert reporting.logprobs[0].logprob == pytest.approx(scores[0].log_softmax(-1)[token].item())
+    assert [i for i, _ in reporting.logprobs[0].top] == scores[0].topk(2).indices.tolist()
 
 
 def test_cancelled_requests_end_and_rows_beyond_the_vocabulary_are_never_sampled() -> None:
     scores = torch.zeros(2, V)
     scores[:, V - 1] = 9.0
-    left = sampler(temperature=0)
-    left.cancelled = True
-    assert choose([left, sampler(temperature=0, top_logprobs=0)], scores, V - 1)[0] == END
-    assert choose([left, sampler(temperature=0, top_logprobs=0)], scores, V - 1)[1] != V - 1
+    cancelled = sampler(temperature=0)
+    cancelled.cancelled = True
+    assert choose([cancelled, sampler(temperature=0, top_logprobs=0)], scores, V - 1)[0] == END
+    assert choose([cancelled, sampler(temperature=0, top_logprobs=0)], scores, V - 1)[1] != V - 1

@@ -1,4 +1,4 @@
-"""Ranks that other launchers started are detected from environment variables and applied to the config."""
+"""Ranks started by other launchers are detected by environment variables and applied to the config."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from hydraft.system import hardware
 from hydraft.system.hardware import Gpu, Hardware
 
 CPU = Hardware()
-CARD = Gpu("card", 80 * 2**30, 9.0)
+ONE_GPU = Gpu("card", 80 * 2**30, 9.0)
 RENDEZVOUS = {"MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
 TORCHRUN = {
     **RENDEZVOUS, "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "none",
@@ -28,20 +28,20 @@ SRUN = {
 }  # fmt: skip
 
 
-def the_world(environ: dict[str, str]) -> World:
-    """The detected ranks; there must be some."""
+def detected(environ: dict[str, str]) -> World:
+    """The detected ranks, which must not be None."""
     world = detect(environ)
     assert world is not None
     return world
 
 
 def test_each_launcher_is_detected_by_its_variables() -> None:
-    world = the_world(TORCHRUN)
+    world = detected(TORCHRUN)
     assert world == World("torchrun", 5, 8, 1, 4, "node1", 29500, True, "1")
     assert (world.nodes, world.environment()["LOCAL_WORLD_SIZE"]) == (2, "4")
-    assert the_world({**TORCHRUN, "ACCELERATE_MIXED_PRECISION": "no"}).starter == "accelerate"
-    assert the_world(DEEPSPEED) == World("deepspeed", 3, 4, 1, 2, "node1", 29500)
-    one_a_machine = the_world({**RENDEZVOUS, "RANK": "1", "WORLD_SIZE": "2"})
+    assert detected({**TORCHRUN, "ACCELERATE_MIXED_PRECISION": "no"}).starter == "accelerate"
+    assert detected(DEEPSPEED) == World("deepspeed", 3, 4, 1, 2, "node1", 29500)
+    one_a_machine = detected({**RENDEZVOUS, "RANK": "1", "WORLD_SIZE": "2"})
     assert (one_a_machine.starter, one_a_machine.local_size, one_a_machine.nodes) == ("RANK", 1, 2)
 
 
@@ -50,12 +50,12 @@ def test_srun_gives_the_first_node_and_a_port_per_step(tmp_path: Path, monkeypat
     scontrol.write_text('#!/bin/sh\n[ "$2" = hostnames ] && echo n1 && echo n2 || echo "NodeAddr=10.0.0.7 Port=1"\n')
     scontrol.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    world = the_world(SRUN)
+    world = detected(SRUN)
     assert (world.starter, world.rank, world.size, world.local_size, world.nodes) == ("srun", 4, 6, 2, 3)
-    assert world.address == "10.0.0.7"  # the name alone cannot be resolved here
-    assert world.port == the_world({**SRUN, "SLURM_PROCID": "1"}).port
-    assert world.port != the_world({**SRUN, "SLURM_STEP_ID": "4"}).port
-    assert the_world({**SRUN, **RENDEZVOUS}).address == "node1"
+    assert world.address == "10.0.0.7"  # the name itself cannot be resolved here
+    assert world.port == detected({**SRUN, "SLURM_PROCID": "1"}).port
+    assert world.port != detected({**SRUN, "SLURM_STEP_ID": "4"}).port
+    assert detected({**SRUN, **RENDEZVOUS}).address == "node1"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_incomplete_variables_are_refused(environ: dict[str, str], message: str)
 
 
 def test_the_default_cluster_is_reapplied_and_reported() -> None:
-    world = the_world(TORCHRUN)
+    world = detected(TORCHRUN)
     applied = apply(config_of(), world, explicit=False)
     assert (applied.cluster.nodes, applied.cluster.ranks_per_node, applied.cluster.launcher) == (2, 4, Launcher.joined)
     rules.check(applied, CPU)
@@ -99,38 +99,40 @@ def test_the_default_cluster_is_reapplied_and_reported() -> None:
     ],
     ids=["torchrun", "accelerate", "deepspeed", "srun"],
 )  # fmt: skip
-def test_another_number_of_ranks_is_refused_with_its_command(environ: dict[str, str], command: str) -> None:
+def test_a_different_number_of_ranks_is_refused_with_the_matching_command(
+    environ: dict[str, str], command: str
+) -> None:
     with pytest.raises(ConfigError, match=command):
-        apply(config_of("cluster=1x2"), the_world(environ), explicit=True)
+        apply(config_of("cluster=1x2"), detected(environ), explicit=True)
 
 
 def test_an_explicit_single_rank_is_not_replaced() -> None:
     with pytest.raises(ConfigError, match="cluster=1x1: deepspeed started 2x2: use cluster=2x2"):
-        apply(config_of(), the_world(DEEPSPEED), explicit=True)
-    assert apply(config_of("cluster=1x8"), the_world({**TORCHRUN, "LOCAL_WORLD_SIZE": "8"}), True)
+        apply(config_of(), detected(DEEPSPEED), explicit=True)
+    assert apply(config_of("cluster=1x8"), detected({**TORCHRUN, "LOCAL_WORLD_SIZE": "8"}), True)
 
 
 @pytest.mark.parametrize("override", ["cluster.hosts=[a,b,c,d]", "cluster.launcher=slurm", "cluster.port=1234"])
 def test_settings_for_starting_ranks_are_refused_under_another_launcher(override: str) -> None:
     name = override.partition("=")[0]
     with pytest.raises(ConfigError, match=f"{name} is for ranks that train.py starts itself, and torchrun has"):
-        apply(config_of(override), the_world(TORCHRUN), True)
+        apply(config_of(override), detected(TORCHRUN), True)
 
 
 def test_one_visible_gpu_per_task_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = the_world({**SRUN, **RENDEZVOUS})
-    monkeypatch.setattr(hardware, "detect", lambda: Hardware(gpus=(CARD,)))
+    world = detected({**SRUN, **RENDEZVOUS})
+    monkeypatch.setattr(hardware, "detect", lambda: Hardware(gpus=(ONE_GPU,)))
     with pytest.raises(ConfigError, match="--gpu-bind=none"):
         apply(config_of(), world, False)
-    monkeypatch.setattr(hardware, "detect", lambda: Hardware(gpus=(CARD, CARD)))
+    monkeypatch.setattr(hardware, "detect", lambda: Hardware(gpus=(ONE_GPU, ONE_GPU)))
     assert apply(config_of(), world, False)
 
 
-def test_joined_cannot_be_set_by_the_user() -> None:
+def test_joined_cannot_be_set_by_a_user() -> None:
     with pytest.raises(ConfigError, match=r"cluster\.launcher=joined"):
         apply(config_of("cluster.launcher=joined"), None, True)
 
 
 def test_the_command_for_a_sweep() -> None:
     typed = ["-m", "lora.r=4,8", "cluster=1x1"]
-    assert sweep_command(typed, the_world(TORCHRUN)) == "python train.py -m lora.r=4,8 cluster=2x4"
+    assert sweep_command(typed, detected(TORCHRUN)) == "python train.py -m lora.r=4,8 cluster=2x4"

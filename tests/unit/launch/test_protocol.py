@@ -1,4 +1,4 @@
-"""Messages between launchers and agents, the variables that are passed on, and the detection of a hang."""
+"""Messages between launchers and agents, the variables that are forwarded, and the detection of a hang."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def test_any_other_line_is_refused_without_quoting_it(line: bytes) -> None:
     assert "secret" not in str(refusal.value)
 
 
-def test_only_the_listed_variables_are_passed_on() -> None:
+def test_only_the_listed_variables_are_forwarded() -> None:
     environment = dict.fromkeys(
         ["NCCL_DEBUG", "CUDA_VISIBLE_DEVICES", "HF_TOKEN", "HUGGINGFACE_HUB_CACHE", "WANDB_API_KEY", "GLOO_SOCKET_IFNAME",
          "TORCH_LOGS", "PYTORCH_CUDA_ALLOC_CONF", "OMP_NUM_THREADS", "HYDRAFT_CACHE", "https_proxy", "NO_PROXY", "PYTHONHASHSEED"], "1"
@@ -51,7 +51,7 @@ def test_the_stack_of_the_training_thread_is_found() -> None:
     assert hang.main_stack("nothing") == []
 
 
-def test_the_rank_that_does_not_wait_is_blamed() -> None:
+def test_the_rank_that_does_not_wait_is_reported() -> None:
     waits = {"state": "S", "age": 61.0, "frames": hang.main_stack(DUMP)}
     busy = {"state": "R", "age": 60.0, "frames": ["read (/x/data/sources.py:10)", "enter (/x/launch/local/rank.py:30)"]}
     failure = hang.diagnose({0: waits, 1: busy, 2: waits})
@@ -64,7 +64,7 @@ def test_the_rank_that_does_not_wait_is_blamed() -> None:
     assert not hang.is_hung({}, 59)
 
 
-def test_a_heartbeat_is_seen_and_a_rank_that_is_done_is_not_monitored(tmp_path: Path) -> None:
+def test_heartbeats_are_read_and_a_finished_rank_is_not_monitored(tmp_path: Path) -> None:
     (tmp_path / "0.pid").write_text("1")
     beat = tmp_path / "0.beat"
     beat.touch()
@@ -77,7 +77,7 @@ def test_a_heartbeat_is_seen_and_a_rank_that_is_done_is_not_monitored(tmp_path: 
     assert monitor.status() == {}
 
 
-def test_the_cause_of_several_failures_comes_first() -> None:
+def test_the_cause_of_several_failures_is_listed_first() -> None:
     lost_connection = Failure(FailureReason.raised, "Connection closed by peer", exception="RuntimeError")
     no_space = Failure(FailureReason.raised, "No space left on device", exception="OSError")
     diverged = Failure(

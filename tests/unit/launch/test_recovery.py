@@ -1,4 +1,4 @@
-"""Changes that a run makes to itself before it restarts, and failures on their way between processes."""
+"""Changes that a run makes to its config before it restarts, and failures that are sent between processes."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from hydraft.launch import recovery
 @pytest.mark.parametrize(
     ("sizes", "halved"), [((4, 1), (2, 2)), ((3, 2), (1, 6)), ((6, 1), (3, 2)), ((5, 2), (2, 5)), ((1, 8), None)]
 )
-def test_half_a_micro_batch_keeps_the_global_batch(sizes: tuple[int, int], halved: tuple[int, int] | None) -> None:
+def test_halving_the_micro_batch_keeps_the_global_batch(sizes: tuple[int, int], halved: tuple[int, int] | None) -> None:
     config = config_of(
         f"train.micro_batch_size={sizes[0]}",
         f"train.gradient_accumulation_steps={sizes[1]}",

@@ -14,33 +14,33 @@ MACHINE = Hardware()
 
 
 @dataclass
-class Of2_11:
-    """The fields of torch 2.11's LaunchConfig that are used."""
+class LaunchConfig2_11:
+    """The used fields of torch 2.11's LaunchConfig."""
 
     nproc_per_node: int
     start_method: str = "spawn"
 
 
 @dataclass
-class Of2_13(Of2_11):
-    """torch 2.13's."""
+class LaunchConfig2_13(LaunchConfig2_11):
+    """The used fields of torch 2.13's LaunchConfig."""
 
     shutdown_timeout: int | None = None
 
 
-@pytest.mark.parametrize("kind", [Of2_11, Of2_13])
+@pytest.mark.parametrize("kind", [LaunchConfig2_11, LaunchConfig2_13])
 def test_the_agent_of_each_torch_version_gets_the_settings_it_has(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "LaunchConfig", kind)
     monkeypatch.setattr(elastic, "start_method", lambda _: "fork")
     config = elastic.launch_config(MACHINE, nproc_per_node=2)
     assert (config.nproc_per_node, config.start_method) == (2, "fork")
-    assert getattr(config, "shutdown_timeout", None) == (elastic.SHUTDOWN_SECONDS if kind is Of2_13 else None)
+    assert getattr(config, "shutdown_timeout", None) == (elastic.SHUTDOWN_SECONDS if kind is LaunchConfig2_13 else None)
 
 
 def test_the_start_method_is_chosen_after_the_agent_has_counted_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
 
-    class Counting(Of2_13):
+    class Counting(LaunchConfig2_13):
         def __init__(self, **settings: Any) -> None:
             order.append("counted")
             super().__init__(**settings)
@@ -66,13 +66,13 @@ def test_ranks_are_forked_if_a_fork_can_use_a_gpu(
     here: bool, own: str | None, others: str | None, how: str,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    begun: list[Any] = []
-    monkeypatch.setattr(fork_server, "start", lambda modules, _: begun.append(modules))
+    started: list[Any] = []
+    monkeypatch.setattr(fork_server, "start", lambda modules, _: started.append(modules))
     monkeypatch.setattr(fork_server, "forks_without_gpu", lambda: own)
     monkeypatch.setattr(fork_server, "unusable", lambda *_: others)
     monkeypatch.setitem(sys.modules, elastic.LIBRARIES, sys) if here else monkeypatch.delitem(
         sys.modules, elastic.LIBRARIES, False
     )
     assert elastic.start_method(Hardware(gpus=("a card",))) == how  # type: ignore[arg-type]
-    assert bool(begun) == (how != "fork")
+    assert bool(started) == (how != "fork")
     assert capsys.readouterr().err.count("ranks are spawned") == (how == "spawn")

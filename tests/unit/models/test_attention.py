@@ -1,6 +1,6 @@
-"""Attention over documents: what flash attention is given, and that both ways give the same.
+"""Attention over documents: the arguments of flash attention, and that both implementations give the same results.
 
-Shapes: N tokens of a row, H query heads, K key and value heads, D features a head.
+Shapes: N tokens of a row, H query heads, K key and value heads, D features per head.
 """
 
 import inspect
@@ -33,20 +33,20 @@ def model_of(family: type[PreTrainedConfig]) -> Any:
 
 
 def batch() -> dict[str, Any]:
-    """A real collator's, of documents of these lengths."""
+    """The output of the real collator for documents of these lengths."""
     generator = torch.Generator().manual_seed(0)
     documents = [torch.randint(3, 32, (length,), generator=generator).tolist() for length in LENGTHS]
     return PaddingFree()([[{"input_ids": ids, "labels": ids}] for ids in documents])
 
 
 class Recorder:
-    """Stands for ``varlen_attn``: keeps what it was given, and answers by one masked matrix product over the row."""
+    """Replaces ``varlen_attn``: records its arguments, and computes the result with one masked product over the row."""
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
 
     def __call__(self, *args: Any, **named: Any) -> torch.Tensor:
-        call = inspect.signature(varlen_attn).bind(*args, **named)  # as the real one would take it
+        call = inspect.signature(varlen_attn).bind(*args, **named)  # as the real function requires
         call.apply_defaults()
         self.calls.append(dict(call.arguments))
         q, k, v = (call.arguments[name].transpose(0, 1) for name in ("query", "key", "value"))  # (H, N, D), (K, N, D)
@@ -63,7 +63,7 @@ class Recorder:
 def test_flash_attention_is_called_once_per_row_with_its_boundaries(
     family: type[PreTrainedConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Loss and gradients to 1e-6 of those of one sdpa a document."""
+    """Loss and gradients are equal to 1e-6 to those of one sdpa call per document."""
     model, given, found = model_of(family), batch(), []
     recorder = Recorder()
     for flash in (False, True):
@@ -131,23 +131,23 @@ def test_the_tensors_that_flash_attention_supports(
 
 
 def test_boundaries_are_copied_from_the_device_once_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    calls = []
     diff = torch.Tensor.diff
-    monkeypatch.setattr(torch.Tensor, "diff", lambda self: asked.append(1) or diff(self))
+    monkeypatch.setattr(torch.Tensor, "diff", lambda self: calls.append(1) or diff(self))
     model = model_of(LlamaConfig)
     before = len(attention._lengths)
     for _ in range(2):
         given = batch()
         model(**given)
-    assert len(asked) == 2  # and there are two layers
+    assert len(calls) == 2  # although there are two layers
     del given
-    assert len(attention._lengths) <= before + 1  # forgotten with the batch
+    assert len(attention._lengths) <= before + 1  # released with the batch
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("size", [64, 128])
-def test_on_a_gpu_both_ways_agree_and_no_document_attends_to_another(size: int) -> None:
-    """bf16: to 2e-2 of the largest element, forward and backward (its own epsilon is 8e-3)."""
+def test_on_a_gpu_both_implementations_agree_and_no_document_attends_to_another(size: int) -> None:
+    """In bf16: to 2e-2 of the largest element, forward and backward (its epsilon is 8e-3)."""
     torch.manual_seed(0)
     ends = torch.tensor([0, *LENGTHS], dtype=torch.int32).cumsum(0, dtype=torch.int32).cuda()
     tokens, longest = sum(LENGTHS), max(LENGTHS)

@@ -1,4 +1,4 @@
-"""A converted Baichuan computes what the published architecture says, and its tokenizer is SentencePiece's.
+"""A converted Baichuan is equivalent to the published architecture, and its tokenizer to SentencePiece.
 
 Shapes: B sequences, T tokens, H hidden size, V vocabulary, A heads, D head size.
 """
@@ -24,12 +24,12 @@ from published import BAICHUAN1, BAICHUAN2, RESERVED, baichuan_tensors, fuzz, sa
 FUZZED = 10_000
 Weights = dict[str, torch.Tensor]
 TURN = "<reserved_192>"
-"""The piece that has id 195 in the small model, and opens a user's turn."""
+"""The piece with id 195 in the small model, which starts a user's turn."""
 GENERATIONS = {1: BAICHUAN1, 2: BAICHUAN2}
 
 
-def scores_apart_from_ids(model: bytes) -> bytes:
-    """The same pieces in another order, so that ids no longer follow scores: as Baichuan2's from id 99968 on."""
+def shuffle_pieces(model: bytes) -> bytes:
+    """The same pieces in another order, so that ids do not follow scores, as in Baichuan2 from id 99968 on."""
     proto = sentencepiece_model_pb2.ModelProto.FromString(model)
     normal = [index for index, piece in enumerate(proto.pieces) if piece.type == 1]
     contents = [(proto.pieces[index].piece, proto.pieces[index].score) for index in normal]
@@ -45,12 +45,12 @@ def weights(generation: int) -> Weights:
 
 @pytest.fixture(scope="module")
 def model() -> bytes:
-    return scores_apart_from_ids(sentencepiece_model(dummy_prefix=False, defined=RESERVED))
+    return shuffle_pieces(sentencepiece_model(dummy_prefix=False, defined=RESERVED))
 
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory: pytest.TempPathFactory, model: bytes) -> dict[int, Path]:
-    """Both generations, in fp32: Baichuan2's folded head is then as exact as what it is held against."""
+    """Both generations in fp32, in which Baichuan2's folded head is as exact as the reference."""
     folder = tmp_path_factory.mktemp("baichuan")
     for generation, config in GENERATIONS.items():
         source = save(folder / f"published{generation}", config, weights(generation), model, count=2)
@@ -60,7 +60,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory, model: bytes) -> dict[in
 
 @pytest.fixture(scope="module", params=list(GENERATIONS))
 def case(request: pytest.FixtureRequest, converted: dict[int, Path]) -> tuple[int, LlamaForCausalLM]:
-    """Which generation, and its native model."""
+    """A generation and its native model."""
     model, info = AutoModelForCausalLM.from_pretrained(
         converted[request.param], dtype=torch.float32, output_loading_info=True
     )
@@ -74,7 +74,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def rotate(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Rotary positions: dimension i of a head turns with dimension i + D / 2: (B, T, A, D)."""
+    """Rotary positions: dimension i of a head is rotated with dimension i + D / 2: (B, T, A, D)."""
     size = x.shape[-1]
     frequencies = 10000.0 ** (-torch.arange(0, size, 2) / size)
     angle = (positions[..., None] * frequencies)[:, :, None]  # (B, T, 1, D / 2)
@@ -83,7 +83,7 @@ def rotate(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
 
 
 def reference(w: Weights, generation: int, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Logits (B, T, V) of ids (B, T), written from modeling_baichuan.py's description; padding is 0 in mask (B, T)."""
+    """Logits (B, T, V) of ids (B, T), implemented as modeling_baichuan.py describes; mask (B, T) is 0 for padding."""
     heads = BAICHUAN2["num_attention_heads"]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     visible = torch.ones(ids.shape[1], ids.shape[1]).tril().bool() & mask[:, None].bool()  # (B, T, T)
@@ -122,15 +122,15 @@ def test_logits_equal_those_of_the_published_architecture(case: tuple[int, Llama
         expected = reference(weights(generation), generation, ids, mask)
         found = native(input_ids=ids, attention_mask=mask).logits
     difference = (expected - found)[mask.bool()].abs().max().item()
-    print(f"baichuan{generation} padded={padded}: logits {difference:.1e} apart, spread {expected.std():.2f}")
-    assert expected.std() > 0.5  # a difference has something to show in
+    print(f"baichuan{generation} padded={padded}: logits {difference:.1e} difference, spread {expected.std():.2f}")
+    assert expected.std() > 0.5  # otherwise a difference could not be detected
     assert difference <= 5e-5
 
 
 def test_loss_and_gradients_equal_those_of_the_published_architecture(case: tuple[int, LlamaForCausalLM]) -> None:
     generation, native = case
     ids, mask = batch(padded=True)
-    labels = ids.masked_fill(mask.cumsum(-1) <= 1, -100)  # nothing comes before a row's first token
+    labels = ids.masked_fill(mask.cumsum(-1) <= 1, -100)  # no token predicts the first one of a row
     theirs = {name: value.requires_grad_() for name, value in weights(generation).items() if "inv_freq" not in name}
     logits = reference(theirs, generation, ids, mask)
     expected = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
@@ -143,10 +143,10 @@ def test_loss_and_gradients_equal_those_of_the_published_architecture(case: tupl
         parts = [ours.pop(f"model.layers.{index}.self_attn.{kind}_proj.weight") for kind in "qkv"]
         ours[f"model.layers.{index}.self_attn.W_pack.weight"] = torch.cat(parts)
     assert ours.keys() == theirs.keys()
-    if generation == 2:  # the folded head is for a frozen head: what reaches the layers below it is the same
+    if generation == 2:  # the folded head is meant to be frozen; the gradients of the layers below are the same
         del theirs["lm_head.weight"]
     worst = max((ours[name] - value.grad).abs().max().item() for name, value in theirs.items())
-    print(f"baichuan{generation}: loss {abs(loss.item() - expected.item()):.1e} apart, gradients {worst:.1e}")
+    print(f"baichuan{generation}: loss {abs(loss.item() - expected.item()):.1e} difference, gradients {worst:.1e}")
     assert abs(loss.item() - expected.item()) <= 1e-5
     assert worst <= 1e-3
     assert min(value.grad.abs().max().item() for value in theirs.values()) > 0
@@ -180,58 +180,64 @@ def tokenizer(converted: dict[int, Path]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def spoken(model: bytes) -> sentencepiece.SentencePieceProcessor:
+def sentencepiece_tokenizer(model: bytes) -> sentencepiece.SentencePieceProcessor:
     return sentencepiece.SentencePieceProcessor(model_proto=model)
 
 
-def test_text_is_encoded_and_decoded_as_by_sentencepiece(tokenizer: Any, spoken: Any) -> None:
+def test_text_is_encoded_and_decoded_as_by_sentencepiece(tokenizer: Any, sentencepiece_tokenizer: Any) -> None:
     texts = [text for text in fuzz(FUZZED, seed=2) if TURN not in text]
     assert len(texts) > 0.8 * FUZZED
     found = tokenizer(texts, split_special_tokens=True)["input_ids"]
-    assert [text for text, ids in zip(texts, found, strict=True) if ids != spoken.encode(text)] == []
+    assert [text for text, ids in zip(texts, found, strict=True) if ids != sentencepiece_tokenizer.encode(text)] == []
     backend = tokenizer.backend_tokenizer
-    back = [text for text, ids in zip(texts, found, strict=True) if backend.decode(ids, False) != spoken.decode(ids)]
+    back = [
+        text
+        for text, ids in zip(texts, found, strict=True)
+        if backend.decode(ids, False) != sentencepiece_tokenizer.decode(ids)
+    ]
     assert back == []
     assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 2)
 
 
-def test_a_turn_token_in_user_text_does_not_start_a_turn(tokenizer: Any, spoken: Any) -> None:
-    """The published tokenizer gives 195 for it; here it is text, and comes back as text."""
+def test_a_turn_token_in_user_text_does_not_start_a_turn(tokenizer: Any, sentencepiece_tokenizer: Any) -> None:
+    """The published tokenizer gives id 195; here it is encoded as text, and decoded unchanged."""
     typed = tokenizer(f"a{TURN}b", split_special_tokens=True)["input_ids"]
-    assert 195 in spoken.encode(f"a{TURN}b") and 195 not in typed
+    assert 195 in sentencepiece_tokenizer.encode(f"a{TURN}b") and 195 not in typed
     assert tokenizer.decode(typed, skip_special_tokens=True) == f"a{TURN}b"
 
 
-def test_a_dummy_prefix_and_defined_pieces_together(tmp_path: Path) -> None:
+def test_a_dummy_prefix_with_user_defined_pieces(tmp_path: Path) -> None:
     model = sentencepiece_model(dummy_prefix=True, defined=RESERVED)
     (tmp_path / "tokenizer.model").write_bytes(model)
     fast = bpe.build(bpe.read(tmp_path / "tokenizer.model"))
-    spoken = sentencepiece.SentencePieceProcessor(model_proto=model)
+    sentencepiece_tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model)
     texts = fuzz(FUZZED, seed=4)
     found = fast.encode_batch(texts)
-    wrong = {text for text, ids in zip(texts, found, strict=True) if ids.ids != spoken.encode(text)}
-    assert {text.replace(" ", "▁") for text in wrong} <= set(RESERVED)  # the exception that `build` states
+    different = {
+        text for text, ids in zip(texts, found, strict=True) if ids.ids != sentencepiece_tokenizer.encode(text)
+    }
+    assert {text.replace(" ", "▁") for text in different} <= set(RESERVED)  # the exception documented in `build`
     assert len([text for text in texts if any(piece in text for piece in RESERVED)]) > 1000
 
 
-def test_chats_are_encoded_as_published(tokenizer: Any, spoken: Any) -> None:
-    assert spoken.piece_to_id(["<reserved_192>", "<reserved_193>"]) == [195, 196]
-    draw = random.Random(5)
+def test_chats_are_encoded_as_published(tokenizer: Any, sentencepiece_tokenizer: Any) -> None:
+    assert sentencepiece_tokenizer.piece_to_id(["<reserved_192>", "<reserved_193>"]) == [195, 196]
+    generator = random.Random(5)
     contents = [text for text in fuzz(2000, seed=7) if not any(name in text for name in ("<s>", "</s>", "<unk>"))]
     for _ in range(300):
-        system, *turns = draw.choices(contents, k=1 + 2 * draw.randint(1, 3))
-        history, expected = [{"role": "system", "content": system}], spoken.encode(system)
+        system, *turns = generator.choices(contents, k=1 + 2 * generator.randint(1, 3))
+        history, expected = [{"role": "system", "content": system}], sentencepiece_tokenizer.encode(system)
         for question, answer in zip(turns[::2], turns[1::2], strict=True):
             history.append({"role": "user", "content": question})
-            expected += [195, *spoken.encode(question)]
-            asked = tokenizer.apply_chat_template(history, add_generation_prompt=True, return_dict=False)
-            assert asked == [*expected, 196]
+            expected += [195, *sentencepiece_tokenizer.encode(question)]
+            prompt = tokenizer.apply_chat_template(history, add_generation_prompt=True, return_dict=False)
+            assert prompt == [*expected, 196]
             history.append({"role": "assistant", "content": answer})
-            expected += [196, *spoken.encode(answer)]
+            expected += [196, *sentencepiece_tokenizer.encode(answer)]
             assert tokenizer.apply_chat_template(history, return_dict=False) == [*expected, 2]
 
 
-def test_the_first_generation_has_no_chat(converted: dict[int, Path]) -> None:
+def test_the_first_generation_has_no_chat_template(converted: dict[int, Path]) -> None:
     assert AutoTokenizer.from_pretrained(converted[1]).chat_template is None
 
 

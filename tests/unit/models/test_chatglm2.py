@@ -1,4 +1,4 @@
-"""A converted ChatGLM2 computes what the published architecture says, and its tokenizer is SentencePiece's.
+"""A converted ChatGLM2 is equivalent to the published architecture, and its tokenizer to SentencePiece.
 
 Shapes: B sequences, T tokens, H hidden size, V vocabulary, A heads, G key-value groups, D head size.
 """
@@ -64,7 +64,7 @@ def attention(x: torch.Tensor, w: Weights, layer: str, positions: torch.Tensor, 
 
 
 def reference(w: Weights, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Logits (B, T, V) of ids (B, T), written from modeling_chatglm.py's description; padding is 0 in mask (B, T)."""
+    """Logits (B, T, V) of ids (B, T), implemented as modeling_chatglm.py describes; mask (B, T) is 0 for padding."""
     w = {name.removeprefix("transformer."): value for name, value in w.items()}
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     visible = torch.ones(ids.shape[1], ids.shape[1]).tril().bool() & mask[:, None].bool()  # (B, T, T)
@@ -98,14 +98,14 @@ def test_logits_equal_those_of_the_published_architecture(native: GlmForCausalLM
     with torch.no_grad():
         expected, found = reference(weights(), ids, mask), native(input_ids=ids, attention_mask=mask).logits
     difference = (expected - found)[mask.bool()].abs().max().item()
-    print(f"padded={padded}: logits {difference:.1e} apart, spread {expected.std():.2f}")
-    assert expected.std() > 0.5  # a difference has something to show in
+    print(f"padded={padded}: logits {difference:.1e} difference, spread {expected.std():.2f}")
+    assert expected.std() > 0.5  # otherwise a difference could not be detected
     assert difference <= 5e-5
 
 
 def test_loss_and_gradients_equal_those_of_the_published_architecture(native: GlmForCausalLM) -> None:
     ids, mask = batch(padded=True)
-    labels = ids.masked_fill(mask.cumsum(-1) <= 1, -100)  # nothing comes before a row's first token
+    labels = ids.masked_fill(mask.cumsum(-1) <= 1, -100)  # no token predicts the first one of a row
     theirs = {name: value.requires_grad_() for name, value in weights().items() if "inv_freq" not in name}
     logits = reference(theirs, ids, mask)
     expected = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
@@ -116,14 +116,14 @@ def test_loss_and_gradients_equal_those_of_the_published_architecture(native: Gl
     ours = published_gradients(native)
     assert ours.keys() == theirs.keys()
     worst = max((ours[name] - value.grad).abs().max().item() for name, value in theirs.items())
-    print(f"loss {abs(loss.item() - expected.item()):.1e} apart, gradients {worst:.1e}")
+    print(f"loss {abs(loss.item() - expected.item()):.1e} difference, gradients {worst:.1e}")
     assert abs(loss.item() - expected.item()) <= 1e-5
     assert worst <= 1e-3
     assert min(value.grad.abs().max().item() for value in theirs.values()) > 0
 
 
 def published_gradients(native: GlmForCausalLM) -> Weights:
-    """The native model's gradients, under the published names."""
+    """The native model's gradients with the published names."""
     g = {name: parameter.grad for name, parameter in native.named_parameters()}
     found = {
         "transformer.embedding.word_embeddings.weight": g["model.embed_tokens.weight"],
@@ -164,62 +164,69 @@ def tokenizer(converted: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def spoken() -> sentencepiece.SentencePieceProcessor:
+def sentencepiece_tokenizer() -> sentencepiece.SentencePieceProcessor:
     return sentencepiece.SentencePieceProcessor(model_proto=sentencepiece_model())
 
 
-def test_text_is_encoded_and_decoded_as_by_sentencepiece(tokenizer: Any, spoken: Any) -> None:
+def test_text_is_encoded_and_decoded_as_by_sentencepiece(tokenizer: Any, sentencepiece_tokenizer: Any) -> None:
     texts = fuzz(FUZZED)
     found = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    wrong = [text for text, ids in zip(texts, found, strict=True) if ids != spoken.encode(text)]
-    assert wrong == []
+    different = [text for text, ids in zip(texts, found, strict=True) if ids != sentencepiece_tokenizer.encode(text)]
+    assert different == []
     backend = tokenizer.backend_tokenizer
-    wrong = [text for text, ids in zip(texts, found, strict=True) if backend.decode(ids, False) != spoken.decode(ids)]
-    assert wrong == []
+    different = [
+        text
+        for text, ids in zip(texts, found, strict=True)
+        if backend.decode(ids, False) != sentencepiece_tokenizer.decode(ids)
+    ]
+    assert different == []
     assert sum(len(set(text)) > 3 for text in texts) > 5000
 
 
-def test_special_tokens_have_their_published_ids(tokenizer: Any, spoken: Any) -> None:
-    size = spoken.get_piece_size()
+def test_special_tokens_have_their_published_ids(tokenizer: Any, sentencepiece_tokenizer: Any) -> None:
+    size = sentencepiece_tokenizer.get_piece_size()
     names = ["[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>"]
     assert tokenizer.convert_tokens_to_ids(names) == list(range(size, size + 5))
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (0, 2, 0)
     assert tokenizer.bos_token_id is None
-    assert tokenizer("people 你好")["input_ids"] == [size + 1, size + 3, *spoken.encode("people 你好")]
+    assert tokenizer("people 你好")["input_ids"] == [size + 1, size + 3, *sentencepiece_tokenizer.encode("people 你好")]
     rows = tokenizer(["你好", "一二三四五六七"], padding=True)
     assert rows["attention_mask"][0][0] == 0 and rows["attention_mask"][0][-1] == 1
     assert "token_type_ids" not in rows
-    assert tokenizer.decode([size + 1, size + 3, *spoken.encode("你好 a"), 2], skip_special_tokens=True) == "你好 a"
+    assert (
+        tokenizer.decode([size + 1, size + 3, *sentencepiece_tokenizer.encode("你好 a"), 2], skip_special_tokens=True)
+        == "你好 a"
+    )
 
 
 def round_text(index: int, question: str) -> str:
     return f"[Round {index}]\n\n问：{question}\n\n答："
 
 
-def test_chats_are_encoded_as_published(tokenizer: Any, spoken: Any) -> None:
-    draw = random.Random(5)
+def test_chats_are_encoded_as_published(tokenizer: Any, sentencepiece_tokenizer: Any) -> None:
+    generator = random.Random(5)
     start = tokenizer.convert_tokens_to_ids(["[gMASK]", "<sop>"])
-    named = ("[gMASK]", "<sop>", "[MASK]", "</s>", "<unk>")  # in a rendered chat, these are the tokens themselves
+    named = ("[gMASK]", "<sop>", "[MASK]", "</s>", "<unk>")  # in a rendered chat, these are the special tokens
     contents = [text for text in fuzz(2000, seed=7) if not any(name in text for name in named)]
     for _ in range(300):
-        turns = draw.choices(contents, k=2 * draw.randint(1, 3))
+        turns = generator.choices(contents, k=2 * generator.randint(1, 3))
         history, text = [], ""
         for index, (question, answer) in enumerate(zip(turns[::2], turns[1::2], strict=True), 1):
             text += round_text(index, question)
             history.append({"role": "user", "content": question})
-            prompt = start + spoken.encode(text)
-            asked = tokenizer.apply_chat_template(history, add_generation_prompt=True, return_dict=False)
-            assert asked == prompt
+            prompt = start + sentencepiece_tokenizer.encode(text)
+            rendered = tokenizer.apply_chat_template(history, add_generation_prompt=True, return_dict=False)
+            assert rendered == prompt
             history.append({"role": "assistant", "content": answer})
-            # The published training encodes prompt and last answer apart, and closes it.
+            # The published training encodes prompt and last answer separately, and appends the end token.
             whole = tokenizer.apply_chat_template(history, return_dict=False)
-            assert whole == [*prompt, *spoken.encode(answer), 2]
+            assert whole == [*prompt, *sentencepiece_tokenizer.encode(answer), 2]
             text += f"{answer}\n\n"
 
 
-def test_a_system_turn_is_put_before_the_first_question(tokenizer: Any, spoken: Any) -> None:
+def test_a_system_turn_is_put_before_the_first_question(tokenizer: Any, sentencepiece_tokenizer: Any) -> None:
     chat = [{"role": "system", "content": "你是诗人。"}, {"role": "user", "content": "写一首诗"}]
     found = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
-    assert found[2:] == spoken.encode(round_text(1, "你是诗人。\n写一首诗"))
+    assert found[2:] == sentencepiece_tokenizer.encode(round_text(1, "你是诗人。\n写一首诗"))
     with pytest.raises(Exception, match="at most one system turn"):
         tokenizer.apply_chat_template([*chat, *chat[1:]])

@@ -1,4 +1,4 @@
-"""Incomplete or unsupported checkpoints are refused in one line, before anything is written."""
+"""Incomplete or unsupported checkpoints are refused on one line, before anything is written."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def add_one(tensors: Tensors) -> None:
 
 
 def reshape_one(tensors: Tensors) -> None:
-    tensors[QKV] = torch.zeros(192, 64, dtype=torch.float16)  # as with all heads of key and value
+    tensors[QKV] = torch.zeros(192, 64, dtype=torch.float16)  # as if all heads had keys and values
 
 
 def quantise_one(tensors: Tensors) -> None:
@@ -58,7 +58,7 @@ def quantise_one(tensors: Tensors) -> None:
         (quantise_one, r"has data type"),
     ],
 )
-def test_tensors_that_do_not_fit_are_refused(
+def test_tensors_that_do_not_match_the_config_are_refused(
     tmp_path: Path, change: Callable[[Tensors], None], reason: str, suffix: str
 ) -> None:
     tensors = chatglm2_tensors()
@@ -89,7 +89,7 @@ def test_a_truncated_shard_is_refused(tmp_path: Path, suffix: str, kept: int) ->
 
 
 class Trap(NamedTuple):
-    """Pickled, it makes a folder when it is opened."""
+    """Creates a folder if its pickle is loaded."""
 
     place: str
 
@@ -98,7 +98,7 @@ class Trap(NamedTuple):
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_shard_that_contains_code_is_not_opened(tmp_path: Path) -> None:
+def test_a_shard_that_contains_code_is_not_loaded(tmp_path: Path) -> None:
     source = save(tmp_path / "published", CHATGLM2, chatglm2_tensors(), sentencepiece_model(), "bin", 1)
     torch.save({QKV: Trap(str(tmp_path / "sprung"))}, source / "pytorch_model.bin")
     with pytest.raises(ConfigError, match="contains code"):
@@ -111,9 +111,9 @@ def test_a_shard_that_contains_code_is_not_opened(tmp_path: Path) -> None:
 
 def rewrite_index(source: Path, change: Callable[[dict[str, str]], None]) -> None:
     index = source / "model.safetensors.index.json"
-    told = json.loads(index.read_text())
-    change(told["weight_map"])
-    index.write_text(json.dumps(told))
+    content = json.loads(index.read_text())
+    change(content["weight_map"])
+    index.write_text(json.dumps(content))
 
 
 def test_a_wrong_index_is_refused(tmp_path: Path, source: Path) -> None:

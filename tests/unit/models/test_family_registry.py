@@ -1,4 +1,4 @@
-"""One entry per model family: what plan, kernels, loss and LoRA targets read is there for every shipped model."""
+"""One entry per model family: every shipped model has what plan, kernels, loss and LoRA targets read."""
 
 from dataclasses import replace
 from importlib import import_module
@@ -48,7 +48,7 @@ def test_an_unknown_architecture_is_refused() -> None:
 
 
 def test_a_new_family_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an entry alone, the plan counts the model and translates its target names."""
+    """With only an entry, the plan counts the model and translates its target names."""
     native = shared_config("qwen3") | {
         "model_type": "new", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
         "num_key_value_heads": 2, "head_dim": 4, "vocab_size": 10,
@@ -60,7 +60,7 @@ def test_a_new_family_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     assert native_targets(["in_proj"], (tensor.module for tensor in counted.tensors)) == ["q_proj", "k_proj"]
 
 
-def test_kernels_are_those_of_the_libraries_that_have_some() -> None:
+def test_kernels_match_the_families_that_the_libraries_support() -> None:
     assert all(Kernels.torch not in family.kernels for family in FAMILIES.values())
 
 

@@ -1,4 +1,4 @@
-"""int8 logs nothing in each layer of each pass."""
+"""int8 layers do not write to the log in each pass."""
 
 import logging
 
@@ -16,7 +16,7 @@ from hydraft.models.quant import bits_and_bytes
 def test_a_matmul_in_int8_logs_nothing(
     silenced: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The product that a card's layers go through, with what a run does before it loads a model, and without."""
+    """The matmul of int8 layers on a GPU, with and without the silencing that a run sets up before it loads a model."""
     logger = logging.getLogger("bitsandbytes.autograd._functions")
     monkeypatch.setattr(logger, "level", logging.NOTSET)
     logger.manager._clear_cache()  # type: ignore[attr-defined]

@@ -1,5 +1,8 @@
-"""The arguments that Unsloth gets, and the inputs of its models. Its library is replaced by a recorder over plain transformers and peft:
-its kernels need a GPU (``test_kernels.py`` holds them against torch's there)."""
+"""The arguments that Unsloth gets, and the inputs of its models.
+
+A recorder over plain transformers and peft replaces the library, since its kernels need a GPU (``test_kernels.py``
+compares them with torch's there).
+"""
 
 import sys
 from pathlib import Path
@@ -20,7 +23,7 @@ calls: dict[str, dict[str, Any]] = {}
 
 
 class Recorder:
-    """``FastLanguageModel`` as its sources have it, less its kernels."""
+    """``FastLanguageModel`` with the signatures of the library, without its kernels."""
 
     @staticmethod
     def from_pretrained(**named: Any) -> tuple[Any, None]:
@@ -46,20 +49,20 @@ def unsloth(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
 
 
-def test_the_whole_config_is_passed_to_it(unsloth: None) -> None:
+def test_all_settings_are_passed_to_unsloth(unsloth: None) -> None:
     config = config_of(
         "experiment=llama3_unsloth_zero2", "model=auto", f"model.path={TINY}", "train.precision=bf16", "data.max_length=99999", "mode=plan",
     )  # fmt: skip
     model = load_trainable(config)
     assert isinstance(model, peft.PeftModel)
-    asked = calls["from_pretrained"]
-    stored = asked.pop("quantization_config")
+    arguments = calls["from_pretrained"]
+    stored = arguments.pop("quantization_config")
     assert (stored.bnb_4bit_quant_type, stored.bnb_4bit_use_double_quant, stored.bnb_4bit_quant_storage) == (
         "nf4",
         True,
         torch.bfloat16,
     )
-    assert asked == {
+    assert arguments == {
         "model_name": str(TINY), "max_seq_length": model.config.max_position_embeddings, "dtype": torch.bfloat16,
         "load_in_4bit": True, "load_in_16bit": False, "device_map": {"": "cuda:1"}, "revision": None, "trust_remote_code": False,
         "use_exact_model_name": True, "fix_tokenizer": False, "offload_embedding": False, "use_gradient_checkpointing": False,

@@ -1,4 +1,4 @@
-"""The formula for activations, compared with what autograd saves in one decoder layer of each family and with the peak of the loss."""
+"""The formula for activations, compared with what autograd saves in a decoder layer and with the peak of the loss."""
 
 import dataclasses
 import weakref
@@ -40,13 +40,13 @@ CASES = {
 
 @dataclass(eq=False)
 class Kept:
-    """A tensor that autograd keeps."""
+    """A tensor that autograd saves."""
 
     tensor: torch.Tensor
 
 
 class Saved:
-    """Storages that autograd keeps while a module's forward pass runs, the model's own apart."""
+    """Storages that autograd saves during a module's forward pass, except those of the model itself."""
 
     def __init__(self, model: torch.nn.Module, module: torch.nn.Module) -> None:
         self.kept: WeakSet[Kept] = WeakSet()
@@ -67,7 +67,7 @@ class Saved:
         return kept
 
     def bytes(self) -> int:
-        """Of what is still there: some is saved and let go within the pass."""
+        """Bytes of the storages that still exist: some are saved and released within the pass."""
         storages = {
             kept.tensor.untyped_storage().data_ptr(): kept.tensor.untyped_storage().nbytes() for kept in self.kept
         }
@@ -90,7 +90,7 @@ def saved_by_a_layer(config: Config) -> int:
     saved = Saved(model, layers[1])
     model.train()
     output = model(**batch)
-    assert output.loss.requires_grad  # the graph is still there
+    assert output.loss.requires_grad  # keeps the graph in memory until here
     return saved.bytes()
 
 
@@ -102,22 +102,22 @@ def test_a_layer_saves_what_the_formula_gives(family: str, case: str) -> None:
     assert native is not None
     known = layout(native)
     assert known is not None
-    config.train.gradient_checkpointing = True  # so that one layer can be told from all
+    config.train.gradient_checkpointing = True  # so that one layer is counted separately
     tokens = 2 * max(LENGTHS) if case == "padded" else sum(LENGTHS)
     made = activations(config, known, trained(known, config.lora), WIDTH[config.train.precision], tokens, 0)
     config.train.gradient_checkpointing = False
     ours = made.at_layer - made.at_loss
-    if config.lora.dropout:  # a CPU keeps the mask as a number and not as a byte
+    if config.lora.dropout:  # a CPU stores the mask as numbers instead of bytes
         ours += tokens * 3 * sum(columns for _, columns in known.linears.values())
     assert ours == pytest.approx(saved_by_a_layer(config), rel=0.05)
 
 
 class Live(TorchDispatchMode):
-    """The most bytes that what operations make takes at once."""
+    """Peak bytes of the tensors that operations create."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.users: dict[int, int] = {}  # by address: tensors on a storage
+        self.users: dict[int, int] = {}  # number of tensors by address of their storage
         self.sizes: dict[int, int] = {}
         self.most = 0
 
@@ -129,11 +129,11 @@ class Live(TorchDispatchMode):
                 address, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
                 self.users[address] = self.users.get(address, 0) + 1
                 self.sizes[address] = size
-                weakref.finalize(tensor, self.gone, address)
+                weakref.finalize(tensor, self.release, address)
         self.most = max(self.most, sum(self.sizes.values()))
         return made
 
-    def gone(self, address: int) -> None:
+    def release(self, address: int) -> None:
         self.users[address] -= 1
         if not self.users[address]:
             del self.users[address], self.sizes[address]
@@ -141,7 +141,7 @@ class Live(TorchDispatchMode):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_peak_of_a_chunked_loss_is_that_of_the_formula(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a few hundred tokens in chunks of 64, through a head of a vocabulary that is large beside the hidden states."""
+    """A few hundred tokens in chunks of 64, with a vocabulary that is much larger than the hidden size."""
     monkeypatch.setattr("hydraft.models.loss.ROWS", 64)
     monkeypatch.setattr("hydraft.plan.activations.ROWS", 64)
     config = config_of("model=tiny", "quant=none", f"train.precision={precision}", "kernels.loss=chunked")

@@ -1,4 +1,4 @@
-"""A plan's figures, compared with calculations by hand and with each other."""
+"""The figures of a plan, compared with calculations by hand and with each other."""
 
 import dataclasses
 
@@ -17,10 +17,10 @@ from hydraft.plan.suggest import apply
 from hydraft.system.hardware import Gpu, Hardware, parse_memory
 
 GIB = 2**30
-CARDS = ["mode=plan", "cluster.gpu_memory=24GiB", "train.precision=bf16"]
+GPUS = ["mode=plan", "cluster.gpu_memory=24GiB", "train.precision=bf16"]
 LINEAR_8B = 32 * (2 * 4096 * 4096 + 2 * 1024 * 4096 + 3 * 14336 * 4096)
 REST_8B = 2 * 128256 * 4096 + 65 * 4096
-"""Llama-3.1-8B: the weights of linear layers; embedding, head and norms."""
+"""Llama-3.1-8B: the weights of linear layers, and of embedding, head and norms."""
 
 
 def subject(config: Config, labelled: int = 64) -> ModelSize:
@@ -32,19 +32,19 @@ def subject(config: Config, labelled: int = 64) -> ModelSize:
 
 
 def priced(*overrides: str, labelled: int = 64) -> Memory:
-    config = config_of("model=llama3", *CARDS, *overrides)
+    config = config_of("model=llama3", *GPUS, *overrides)
     return memory(config, subject(config, labelled), on_gpu=True)
 
 
 def test_llama_in_nf4_by_hand() -> None:
     assert LINEAR_8B + REST_8B == 8_030_261_248
     blocks = LINEAR_8B // 64
-    nf4 = LINEAR_8B // 2 + blocks + 4 * blocks // 256 + 224 * (4 + 16 * 4 + 256 * 4)  # 224 layers: mean and tables
+    nf4 = LINEAR_8B // 2 + blocks + 4 * blocks // 256 + 224 * (4 + 16 * 4 + 256 * 4)  # 224 layers: mean, tables
     parts = priced("zero=stage2").training
     assert parts.weights == nf4 + 2 * REST_8B == 5_702_540_160
     assert parts.adapter == 2 * 20_971_520
     assert parts.optimizer == 12 * 20_971_520
-    assert parts.gradients == 2 * 20_971_520  # one micro-batch a step, so no second copy
+    assert parts.gradients == 2 * 20_971_520  # one micro-batch per step, so no second copy
     assert priced("zero=stage2", "quant.double_quant=false").training.weights - parts.weights == (
         4 * blocks - (blocks + 4 * blocks // 256 + 224 * (4 + 256 * 4))
     )
@@ -52,25 +52,23 @@ def test_llama_in_nf4_by_hand() -> None:
     assert priced("quant=none").training.weights == 2 * 8_030_261_248
 
 
-def test_full_fine_tuning_is_sixteen_bytes_a_parameter() -> None:
-    """ZeRO, section 3.1: 2 + 2 + 12; sharded by the stages one after the other."""
+def test_full_fine_tuning_takes_sixteen_bytes_per_parameter() -> None:
+    """ZeRO, section 3.1: 2 + 2 + 12; each stage shards one more of them."""
     full = ["quant=none", "lora=none", "cluster=1x8"]
     count = 8_030_261_248
     whole, optimizer, gradients, weights = (priced(*full, f"zero=stage{stage}").training for stage in range(4))
     assert (whole.weights, whole.optimizer) == (2 * count, 12 * count)
     assert (optimizer.weights, optimizer.optimizer) == (2 * count, 12 * count // 8)
     assert gradients.gradients < optimizer.gradients
-    assert weights.weights < 2 * count // 8 + (1 << 22)  # norms stay whole
+    assert weights.weights < 2 * count // 8 + (1 << 22)  # norms are not sharded
     assert whole.total > optimizer.total > gradients.total > weights.total
 
 
-def test_logits_by_hand_and_only_where_a_label_is() -> None:
+def test_logits_by_hand_and_only_for_labelled_tokens() -> None:
     recomputed = ["train.gradient_checkpointing=true", "data.max_length=512"]
     made = priced(*recomputed, "kernels.loss=whole", labelled=512).training
-    assert made.logits == 4 * 512 * 128256 * 12  # 4 records; at a layer's backward pass none are left
-    assert (
-        priced(*recomputed, labelled=512).training.total < 0.8 * made.total
-    )  # in chunks, a layer takes more than they do
+    assert made.logits == 4 * 512 * 128256 * 12  # 4 records; none are left during a layer's backward pass
+    assert priced(*recomputed, labelled=512).training.total < 0.8 * made.total  # in chunks, they take less than a layer
     few, padded = (
         priced(
             "kernels.loss=whole",
@@ -115,7 +113,7 @@ def test_driver_memory_is_a_constant_and_fragmentation_a_share() -> None:
     assert priced("cluster=1x2", "zero=stage2").training.overhead > parts.overhead + NCCL // 2
 
 
-def test_a_cpus_memory_is_main_memory() -> None:
+def test_a_cpu_uses_main_memory() -> None:
     config = config_of("model=llama3", "model.init=random")
     made = memory(config, subject(config), on_gpu=False)
     assert made.peak == 0
@@ -124,7 +122,7 @@ def test_a_cpus_memory_is_main_memory() -> None:
 
 def test_network_by_hand() -> None:
     def sent(*overrides: str) -> tuple[int, int]:
-        config = config_of("model=llama3", *CARDS, "train.gradient_accumulation_steps=4", *overrides)
+        config = config_of("model=llama3", *GPUS, "train.gradient_accumulation_steps=4", *overrides)
         made = network(config, subject(config).layout, subject(config).learns)
         return made.gradients, made.weights
 
@@ -133,7 +131,7 @@ def test_network_by_hand() -> None:
     assert sent("cluster=1x4", "zero=stage0") == (adapter * 2 * 3 // 4, 0)
     assert sent("cluster=1x4", "zero=stage1") == (adapter * 2 * 3 // 4, adapter * 3 // 4)
     assert sent("cluster=1x4", "zero=stage2") == (adapter * 2 * 4 * 3 // 4, adapter * 3 // 4)
-    full = sent("cluster=1x4", "zero=stage3", "quant=none", "lora=none")  # 2 gathers and 1 scatter a pass: 3 x 2 bytes
+    full = sent("cluster=1x4", "zero=stage3", "quant=none", "lora=none")  # per pass 2 gathers, 1 scatter: 3 x 2 bytes
     assert sum(full) == pytest.approx(4 * 3 * 2 * 8_030_261_248 * 3 / 4, rel=0.001)
 
 
@@ -153,7 +151,7 @@ def test_a_size_without_a_known_unit_is_refused(text: str) -> None:
 MACHINE = Hardware(gpus=(Gpu("card", 24 * GIB, 8.6),) * 2, cpus=8, memory=64 * GIB)
 
 
-def test_the_gpus_that_are_planned_for() -> None:
+def test_which_gpus_a_plan_uses() -> None:
     config = config_of()
     assert planned_for(config, MACHINE) == MACHINE
     config = dataclasses.replace(config, cluster=dataclasses.replace(config.cluster, gpu_memory="80GiB"))
@@ -172,7 +170,7 @@ TOO_LARGE = [
 
 
 @pytest.mark.parametrize(("overrides", "card", "expected"), TOO_LARGE)
-def test_the_change_that_is_found_makes_it_fit(overrides: str, card: int, expected: str) -> None:
+def test_the_suggested_change_makes_a_run_fit(overrides: str, card: int, expected: str) -> None:
     base = [*overrides.split(), "mode=plan", "train.precision=bf16", f"cluster.gpu_memory={card}GiB"]
     config = config_of(*base)
     machine = planned_for(config, Hardware(cpus=2))
@@ -189,8 +187,8 @@ def test_the_change_that_is_found_makes_it_fit(overrides: str, card: int, expect
 
 
 def test_the_cheapest_change_costs_no_more_than_any_single_one() -> None:
-    """Halving the micro-batch is cheaper than recomputing, and that is cheaper than offloading."""
-    config = config_of("model=llama3", *CARDS, "data.max_length=2048")
+    """Halving the micro-batch is cheaper than recomputation, which is cheaper than offloading."""
+    config = config_of("model=llama3", *GPUS, "data.max_length=2048")
     machine = planned_for(config, Hardware(cpus=2))
     plan = make_plan(config, 1000, machine)
     assert plan.change is not None
@@ -201,7 +199,7 @@ def test_the_cheapest_change_costs_no_more_than_any_single_one() -> None:
 
 
 def test_a_run_that_no_change_can_fit_is_reported() -> None:
-    config = config_of("model=llama3", *CARDS[:1], "cluster.gpu_memory=1GiB", "train.precision=bf16")
+    config = config_of("model=llama3", *GPUS[:1], "cluster.gpu_memory=1GiB", "train.precision=bf16")
     plan = make_plan(config, 1000, planned_for(config, Hardware(cpus=2)))
     assert (plan.fits, plan.change) == (False, None)
 

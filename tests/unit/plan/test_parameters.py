@@ -52,7 +52,7 @@ def counted(config: Config) -> Layout:
 
 
 def bytes_of(model: torch.nn.Module) -> tuple[int, int]:
-    """Bytes of the base with its constants, and of the adapter: each storage once."""
+    """Bytes of the base with its quantization constants, and of the adapter; each storage is counted once."""
     base: dict[int, int] = {}
     adapter: dict[int, int] = {}
     for name, parameter in model.named_parameters():
@@ -77,31 +77,31 @@ def tensors_of(parameter: torch.nn.Parameter) -> Iterator[torch.Tensor]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("quant", QUANTS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bytes_are_those_of_the_real_modules(family: str, quant: str, precision: str) -> None:
+def test_bytes_equal_those_of_the_real_modules(family: str, quant: str, precision: str) -> None:
     config, model = real(*FAMILIES[family].split(), *QUANTS[quant], f"train.precision={precision}")
     known = counted(config)
     base, adapter = bytes_of(model)
     width = WIDTH[config.model.dtype]
     ours = sum(sum(stored_bytes(config, tensor, width)) for tensor in known.tensors)
     assert ours == base
-    made = 4 if quant == "int8" else width  # beside int8 weights peft makes fp32 ones, and DeepSpeed casts them
+    made = 4 if quant == "int8" else width  # next to int8 weights, peft creates fp32 ones, and DeepSpeed casts them
     assert sum(trained(known, config.lora).adapter) * made == adapter
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_trained_is_what_peft_makes_trainable(family: str, adapter: str) -> None:
+def test_trained_parameters_equal_those_of_peft(family: str, adapter: str) -> None:
     config, model = real(*FAMILIES[family].split(), *ADAPTERS[adapter])
-    learns = trained(counted(config), config.lora)
+    trainable_parameters = trained(counted(config), config.lora)
     sizes = sorted(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    assert sorted(learns.tensors) == sizes
+    assert sorted(trainable_parameters.tensors) == sizes
     if isinstance(model, peft.PeftModel):
         real_targets = {
             name.removeprefix("base_model.model.")
             for name, module in model.named_modules()
             if hasattr(module, "lora_A")
         }
-        assert set(learns.targets) == real_targets
+        assert set(trainable_parameters.targets) == real_targets
 
 
 @pytest.mark.parametrize(("model", "size"), PUBLISHED, ids=lambda value: value)
@@ -109,7 +109,7 @@ def test_a_published_size_has_its_published_number_of_parameters(model: str, siz
     assert counted(config_of(f"model={model}", f"model.size={size}")).count == PUBLISHED[model, size]
 
 
-def test_the_usual_adapter_of_llama_by_hand() -> None:
+def test_the_default_adapter_of_llama_by_hand() -> None:
     config = config_of("model=llama3")
     per_layer = 8 * (4096 + 4096) * 2 + 8 * (4096 + 1024) * 2 + 8 * (4096 + 14336) * 3  # q o, k v, gate up down
     assert trained(counted(config), config.lora).count == 32 * per_layer == 20_971_520

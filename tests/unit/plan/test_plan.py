@@ -1,4 +1,4 @@
-"""The batch arithmetic, compared with counts by hand and by the Trainer."""
+"""The arithmetic of batches and steps, compared with counts by hand and by the Trainer."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The estimate of tokens, compared with the embedded model's tokenizer and with counts by hand."""
+"""The estimated number of tokens, compared with the embedded model's tokenizer and with counts by hand."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def test_text_by_hand() -> None:
     assert estimate("好ab", MOST) == pytest.approx(1.8)
 
 
-def test_records_are_cut_to_the_longest_that_is_allowed() -> None:
+def test_records_are_truncated_to_the_maximum_length() -> None:
     data = config_of("data.max_length=100").data
     made = measure([Conversation(plain="字" * 1000), ask("短")], data)
     assert made.tokens == round(100 + 0.7 + 2 * TURN)
@@ -37,7 +37,7 @@ def test_only_the_answers_that_are_trained_count() -> None:
 
 
 def test_the_estimate_for_shipped_records_is_about_right() -> None:
-    """The embedded model's vocabulary of 3,072 takes a token a character, where a large one takes 0.5 to 0.8."""
+    """The embedded model's vocabulary of 3,072 needs one token per character, a large one 0.5 to 0.8."""
     config = config_of()
     conversations = mixture.training(config.data, config.seed)
     examples, _ = encode(conversations, load_tokenizer(config.model), config.data)

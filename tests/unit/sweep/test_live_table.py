@@ -1,4 +1,4 @@
-"""The table of a sweep while it runs, and what it tells of the time that is left."""
+"""The live table of a sweep, and its estimate of the time left."""
 
 import io
 import json
@@ -28,19 +28,19 @@ def test_a_jobs_progress_is_read_once(tmp_path: Path, monkeypatch: pytest.Monkey
         file.write('{"step": 12, "lo')
     progress = Progress(tmp_path)
     progress.read()
-    assert (progress.step, progress.loss, progress.training_left) == (10, 2.0, 30.0)  # 30 steps of a second each
+    assert (progress.step, progress.loss, progress.training_left) == (10, 2.0, 30.0)  # 30 steps of one second each
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('ss": 1.5, "tokens": 10800, "tokens_per_second": 1800.0}\n')
     before = progress.offset
     progress.read()
     assert (progress.step, progress.loss, progress.training_left) == (12, 1.5, 14.0)  # twice as fast now
     assert before < progress.offset == (tmp_path / "metrics.jsonl").stat().st_size
-    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "eval_loss": 3.0}\n')  # begun anew
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "eval_loss": 3.0}\n')  # restarted
     progress.read()
     assert progress.step == 0
 
 
-def test_the_time_left_counts_who_runs_side_by_side(tmp_path: Path) -> None:
+def test_the_time_left_depends_on_the_number_of_concurrent_jobs(tmp_path: Path) -> None:
     states = [State.done] * 4 + [State.running] * 2 + [State.pending] * 6
     folder = folders.make(tmp_path / "sweep", JOBS, states)
     follower = Follower(folder)
@@ -49,15 +49,15 @@ def test_the_time_left_counts_who_runs_side_by_side(tmp_path: Path) -> None:
     now = max(job.started or 0 for job in follower.jobs.values()) + 40
     running = [job for job in follower.jobs.values() if job.state is State.running]
     for job in running:
-        assert follower.left(job, now) == pytest.approx(60, abs=5)  # of a hundred seconds, as the others took
-    assert follower.all_left(now=now) == pytest.approx(60 + 3 * 100, abs=5)  # six that wait, two at a time
-    assert follower.all_left(side_by_side=8, now=now) == pytest.approx(100, abs=5)  # six free places for them
+        assert follower.left(job, now) == pytest.approx(60, abs=5)  # of 100 seconds, which the others took
+    assert follower.all_left(now=now) == pytest.approx(60 + 3 * 100, abs=5)  # six pending jobs, two at a time
+    assert follower.all_left(side_by_side=8, now=now) == pytest.approx(100, abs=5)  # six of them can start at once
     for job in running:
         follower.running[job.key].speed = 45.0  # 20 steps of 900 tokens: 400 s
     assert follower.left(running[0], now) == pytest.approx(400, abs=5)
 
 
-def test_nothing_is_foretold_before_there_is_something_to_go_by(tmp_path: Path) -> None:
+def test_no_time_is_estimated_before_a_job_has_run(tmp_path: Path) -> None:
     folder = folders.make(tmp_path / "sweep", JOBS, [State.pending] * 12)
     follower = Follower(folder)
     follower.read()
@@ -84,23 +84,23 @@ def test_the_table_of_200_jobs_fits_the_terminal(tmp_path: Path) -> None:
     assert any("CUDA out of memory" in line for line in failed)
 
 
-def test_where_there_is_no_terminal_there_is_a_line_a_change(tmp_path: Path) -> None:
+def test_without_a_terminal_each_change_is_one_line(tmp_path: Path) -> None:
     folder = folders.make(tmp_path / "lines", JOBS[:3], [State.done, State.pending, State.pending])
     stream = io.StringIO()
-    book = Ledger(folder)
-    jobs = list(book.jobs().values())
+    sweep_ledger = Ledger(folder)
+    jobs = list(sweep_ledger.jobs().values())
     with Live(folder, console=Console(file=stream, width=200)) as live:
-        book.record(jobs[1].key, State.running)
+        sweep_ledger.record(jobs[1].key, State.running)
         live.refresh()
-        live.refresh()  # nothing new, nothing said
-        book.record(jobs[1].key, State.done, objective=0.5)
-        book.record(jobs[2].key, State.running)
+        live.refresh()  # nothing changed, so nothing is printed
+        sweep_ledger.record(jobs[1].key, State.done, objective=0.5)
+        sweep_ledger.record(jobs[2].key, State.running)
         live.refresh()
-        book.record(jobs[2].key, State.failed, error="rank 0 ran out of memory")
+        sweep_ledger.record(jobs[2].key, State.failed, error="rank 0 ran out of memory")
         time.sleep(0.1)
-    first, *told = stream.getvalue().splitlines()
+    first, *changes = stream.getvalue().splitlines()
     assert first.startswith(f"{folder}: 1 of 3 done, 2 pending")
-    assert told == [
+    assert changes == [
         f"[1/3] {jobs[1].name}: running",
         f"[2/3] {jobs[1].name}: done in 0 s, objective 0.5",
         f"[2/3] {jobs[2].name}: running",

@@ -1,4 +1,4 @@
-"""The search against Optuna's own loop, and over several goes."""
+"""The search compared with Optuna's own loop, and resumed several times."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def test_overrides_become_distributions() -> None:
     space = space_of(*WIDE, "lora.alpha=range(8,33,8)", "train.weight_decay=range(0,0.31,0.1)", "train.epochs=2")
     assert space.axes == {
         "zero": CategoricalDistribution(["stage2", "stage3"]),
-        "lora.r": IntDistribution(4, 64),  # a whole number in the schema
+        "lora.r": IntDistribution(4, 64),  # an integer in the schema
         "train.learning_rate": FloatDistribution(1e-5, 1e-3, log=True),
         "lora.alpha": IntDistribution(8, 32, step=8),
         "train.weight_decay": FloatDistribution(0, 0.3, step=0.1),
@@ -53,20 +53,20 @@ def test_overrides_become_distributions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (["lora.r=4"], "nothing to search"),
         (["train.learning_rate=interval(1e-3,1e-5)"], "from a lower value to a higher one"),
         (["train.learning_rate=tag(log, interval(0,1e-3))"], "above 0"),
     ],
 )
-def test_a_space_that_is_none_is_refused(overrides: list[str], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_an_invalid_search_space_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         space_of(*overrides)
 
 
 @pytest.mark.parametrize(
-    ("method", "said"),
+    ("method", "message"),
     [
         (Method(trials=0), "hydra.sweeper.trials=0: must be at least 1, or null for 20"),
         (Method(sampler="nonsense"), r"hydra.sweeper.sampler=nonsense: no such sampler \(there are: cmaes, grid"),
@@ -75,14 +75,14 @@ def test_a_space_that_is_none_is_refused(overrides: list[str], said: str) -> Non
         (Method(sampler="grid"), "train.learning_rate: a grid has no intervals"),
     ],
 )
-def test_a_method_that_does_not_fit_is_refused(method: Method, said: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_an_invalid_method_is_refused(method: Method, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
         Search(tmp_path, space_of(*WIDE), ["loss"], method)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes"])
-def test_it_tries_what_optuna_itself_would(sampler: str, tmp_path: Path) -> None:
-    """Trial by trial the values of ``study.optimize`` with the same sampler and seed."""
+def test_trials_equal_those_of_optuna(sampler: str, tmp_path: Path) -> None:
+    """Trial by trial the same values as ``study.optimize`` with the same sampler and seed."""
     search = Search(tmp_path, space_of(*WIDE), ["loss"], Method(15, sampler, seed=7))
     assert run(search) == 15
     made = {
@@ -98,7 +98,7 @@ def test_it_tries_what_optuna_itself_would(sampler: str, tmp_path: Path) -> None
         trial.suggest_float("train.learning_rate", 1e-5, 1e-3, log=True)
         return loss(trial.params)
 
-    if sampler != "cmaes":  # asked for one axis after the other it would not see them together in the first trial
+    if sampler != "cmaes":  # without all axes at once, it would not sample them together in the first trial
         reference.optimize(task, n_trials=15)
     else:
         for _ in range(15):
@@ -107,25 +107,25 @@ def test_it_tries_what_optuna_itself_would(sampler: str, tmp_path: Path) -> None
     assert [trial.params for trial in search.study.trials] == [trial.params for trial in reference.trials]
 
 
-def test_a_search_that_was_cut_off_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_search_resumes(tmp_path: Path) -> None:
     first = Search(tmp_path, space_of(*WIDE), ["loss"], Method(8))
     assert run(first, 3) == 3
     cut_off = first.ask()
     assert cut_off is not None
-    again = Search(tmp_path, space_of(*WIDE), ["loss"], Method(8))
-    retried = again.ask()
+    resumed = Search(tmp_path, space_of(*WIDE), ["loss"], Method(8))
+    retried = resumed.ask()
     assert retried is not None and retried.params == cut_off.params
-    again.ended(retried, [loss(retried.params)])
-    assert run(again) == 4
-    assert again.counts() == {"complete": 8}
-    tried = [tuple(trial.params.values()) for trial in again.study.trials]
+    resumed.ended(retried, [loss(retried.params)])
+    assert run(resumed) == 4
+    assert resumed.counts() == {"complete": 8}
+    tried = [tuple(trial.params.values()) for trial in resumed.study.trials]
     assert len(set(tried)) == 8
     assert run(Search(tmp_path, space_of(*WIDE), ["loss"], Method(10))) == 2
     with pytest.raises(ConfigError, match="was started with"):
         Search(tmp_path, space_of(*WIDE), ["memory"], Method(8))
 
 
-def test_a_grid_takes_each_point_once_and_new_values_only_add(tmp_path: Path) -> None:
+def test_a_grid_tries_each_point_once_and_new_values_add_points(tmp_path: Path) -> None:
     axes = ("zero=stage2,stage3", "lora.r=range(4,13,4)")
     search = Search(tmp_path, space_of(*axes), ["loss"], Method(sampler="grid"))
     seen = set()
@@ -142,24 +142,24 @@ def test_a_grid_takes_each_point_once_and_new_values_only_add(tmp_path: Path) ->
     assert len(added) == 6 and not added & seen and more.counts() == {"complete": 12}
 
 
-def test_the_median_rule_stops_what_is_worse_than_half(tmp_path: Path) -> None:
-    """Optuna's MedianPruner: above the median of what the others had after as many evaluations."""
+def test_the_median_rule_stops_trials_worse_than_the_median(tmp_path: Path) -> None:
+    """Optuna's MedianPruner: above the median of the other trials after the same number of evaluations."""
     method = Method(9, "random", pruner="median", pruner_options={"n_startup_trials": 2})
     search = Search(tmp_path, space_of(*WIDE), ["loss"], method)
-    verdicts = []
+    decisions = []
     for offset in (0.0, 1.0, 2.0, 0.2):
         trial = search.ask()
         assert trial is not None
         pruned = any(search.evaluated(trial, step, offset + 1 / step) for step in (10, 20))
-        verdicts.append(pruned)
+        decisions.append(pruned)
         search.ended(trial, None if pruned else [offset], pruned)
-    assert verdicts == [False, False, True, False]
+    assert decisions == [False, False, True, False]
     assert search.counts() == {"complete": 3, "pruned": 1}
     with pytest.raises(ConfigError, match="by one objective"):
         Search(tmp_path / "two", space_of(*WIDE), ["loss", "memory"], method)
 
 
-def test_two_objectives_end_in_those_that_no_other_beats(tmp_path: Path) -> None:
+def test_with_two_objectives_the_best_trials_are_the_pareto_front(tmp_path: Path) -> None:
     search = Search(tmp_path, space_of("lora.r=range(4,17,4)"), ["loss", "exact_match"], Method(sampler="grid"))
     for values in ([1.0, 0.5], [2.0, 0.9], [3.0, 0.1], [0.5, 0.6]):
         trial = search.ask()

@@ -1,4 +1,4 @@
-"""The screen shows one bar at a time, and continues an interrupted one."""
+"""The console shows one progress bar at a time, and resumes an interrupted one."""
 
 import os
 import time
@@ -9,7 +9,7 @@ from hydraft.system.console import Screen
 
 
 def test_the_time_of_an_interruption_is_not_counted(tmp_path: Path) -> None:
-    screen = Screen(os.open(tmp_path / "said", os.O_CREAT | os.O_WRONLY), visible=True)
+    screen = Screen(os.open(tmp_path / "stderr", os.O_CREAT | os.O_WRONLY), visible=True)
     with screen:
         screen.phase("training", 10)
         for _ in range(5):
@@ -28,5 +28,5 @@ def test_the_time_of_an_interruption_is_not_counted(tmp_path: Path) -> None:
         assert (bar.elapsed or 0) - elapsed < 0.3 * SCALE
         assert bar.time_remaining == left
         screen.advance(1, "loss 1.0", line=True)
-    said = (tmp_path / "said").read_text().splitlines()
-    assert said == ["training …", "scoring at step 5 …", "training 6/10  loss 1.0"]
+    lines = (tmp_path / "stderr").read_text().splitlines()
+    assert lines == ["training …", "scoring at step 5 …", "training 6/10  loss 1.0"]

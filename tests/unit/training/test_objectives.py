@@ -1,4 +1,4 @@
-"""Objectives: supervised fine-tuning counts what the Trainer counts, and another objective has its own cache and plan."""
+"""Objectives: supervised fine-tuning counts tokens as the Trainer does; each objective has its own cache and plan."""
 
 import subprocess
 import sys
@@ -41,7 +41,7 @@ def test_trained_tokens_are_counted_as_the_trainer_counts_them(collate: Any) -> 
     assert make_objective(ObjectiveConfig()).count(batch) == expected == 3
 
 
-def test_another_encoding_has_another_key_in_the_cache() -> None:
+def test_another_encoding_has_another_cache_key() -> None:
     data = config_of().data
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "src/hydraft/models/tiny")
     assert cache.key(data, 0, tokenizer) == cache.key(data, 0, tokenizer, SFT)
@@ -49,7 +49,7 @@ def test_another_encoding_has_another_key_in_the_cache() -> None:
 
 
 def test_the_default_objective_is_not_part_of_a_jobs_identity(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs of sweeps from before there was this section keep their identity."""
+    """Jobs of sweeps from before this section existed keep their identity."""
     import hydraft.sweep.results.ledger as ledger
 
     config = config_of("lora.r=3")

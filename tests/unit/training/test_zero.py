@@ -1,4 +1,4 @@
-"""The DeepSpeed dict: what DeepSpeed itself makes of it, and nothing that it would not read."""
+"""The DeepSpeed config: what DeepSpeed reads from it, and that it has no keys that DeepSpeed ignores."""
 
 import pytest
 from deepspeed.runtime.config import DeepSpeedConfig
@@ -8,7 +8,7 @@ from hydraft.training.zero import deepspeed_config
 
 
 @pytest.mark.parametrize("zero", ["stage0", "stage1", "stage2", "stage2_offload", "stage3", "stage3_offload"])
-def test_deepspeed_reads_what_the_option_says(zero: str) -> None:
+def test_deepspeed_reads_the_settings_of_the_option(zero: str) -> None:
     config = config_of(f"zero={zero}", "train.micro_batch_size=3", "train.gradient_accumulation_steps=5")
     read = DeepSpeedConfig(deepspeed_config(config))
     assert read.zero_config.stage == config.zero.stage
