@@ -1,6 +1,7 @@
 """What a checkpoint holds beside weights, optimizer and random states: the numbers in ``state.json``. No torch.
 
-To add something to a checkpoint, add a field with a default, which is what older checkpoints are read with.
+To add something to a checkpoint, add a field with a default, which is what older checkpoints are read with, and fill and restore
+it in ``training/callbacks/checkpoint.py``.
 """
 
 import json

@@ -63,7 +63,10 @@ class PublishedFamily(Protocol):
         """Raise a ConfigError for a variant of the family that is not supported."""
 
     def native_config(self, config: Mapping[str, Any], /) -> Native:
-        """The native config of a published config.json."""
+        """The native config of a published config.json.
+
+        With ``architectures``, and ``bos_token_id``, ``eos_token_id`` and ``pad_token_id`` (None without one).
+        """
 
     def rules(self, config: Mapping[str, Any], /) -> dict[str, Rule]:
         """Every published tensor that is used, and the native tensors that it becomes."""
