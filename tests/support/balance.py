@@ -1,4 +1,4 @@
-"""Which tests pytest-xdist gives to one worker together, and in what order, so that no worker is left waiting for another."""
+"""Which tests pytest-xdist gives to one worker together, and in which order, so that both workers finish at the same time."""
 
 from pathlib import PurePath
 
@@ -10,14 +10,14 @@ TOGETHER = {
     "test_slurm.py": "slurm", "test_slurm_sweep.py": "slurm",
     "test_serve.py": "server", "test_serve_load.py": "server", "test_serve_page.py": "server",
 }  # fmt: skip
-"""Files that share what a session starts once: two hosts, a Slurm, a server. Any other file's tests are a group of their own."""
+"""Files that share a session's fixture: two hosts, a Slurm cluster, a server. Any other file is a group of its own."""
 
 LONGEST = (
-    "test_run.py", "test_resume.py", "test_external.py", "test_equivalence.py", "ssh", "slurm", "test_pretended_cuda.py",
-    "test_experiments.py", "test_local.py", "test_divergence_deferred.py", "test_families.py", "test_divergence.py",
-    "test_checkpoint_faults.py", "test_evaluation_callback.py", "test_killed_session.py", "test_gpu_collect.py", "test_sweep.py",
-    "test_track.py", "test_kernels.py", "test_loss_scored.py", "test_linear_4bit.py", "test_signals.py", "test_optimizer_states.py",
-    "test_compile_layers.py", "test_batching.py", "test_plain_torch.py", "test_evaluator.py",
+    "test_external.py", "ssh", "test_resume.py", "test_run.py", "test_equivalence.py", "slurm", "test_pretended_cuda.py",
+    "test_gpu_collect.py", "test_experiments.py", "test_families.py", "test_loss_scored.py", "server", "test_checkpoint_faults.py",
+    "test_signals.py", "test_local.py", "test_sweep.py", "test_export.py", "test_optimizer_states.py", "test_kernels.py",
+    "test_linear_4bit.py", "test_cli.py", "test_batching.py", "test_html.py", "test_rules.py", "test_compile_layers.py",
+    "test_cache.py", "test_evaluator.py", "test_plain_torch.py", "test_killed_session.py", "test_scoring.py",
 )  # fmt: skip
 """The groups that take longest, in the order in which they start."""
 

@@ -61,7 +61,7 @@ def _fork_server(path: bytes, arguments: Sequence[str], descriptors: Sequence[in
 
 
 class ForkedRank:
-    """A rank that would be started by ``python -c`` under another launcher, as a fork of this command: as much of Popen as it needs."""
+    """A fork of this command, in place of the ``python -c`` that runs a rank under another launcher: a part of Popen."""
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
         arguments = (command[2], tuple(command[3:]), dict(env))

@@ -1,4 +1,4 @@
-"""A run that goes on from a checkpoint is the run that was never interrupted."""
+"""A run that is resumed from a checkpoint ends as one that was never interrupted."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from hydraft.checkpoint import manifest
 from hydraft.config.schema import load_config
 
 CUT = 4
-"""The checkpoint that is gone on from; two epochs of three steps lie around it."""
+"""The step of the checkpoint that is resumed from; epochs of three steps end before and after it."""
 KILLS = 6
 
 
@@ -25,7 +25,7 @@ def settings(records: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-SAME = [  # what goes another way; `make resume-matrix` has every topology
+SAME = [  # those with code of their own; `make resume-matrix` has every topology
     "zero=stage0 cluster=1x2 train.precision=bf16",
     "zero=stage1 quant=none lora=pissa",
     "zero=stage2 cluster=1x2 lora.dropout=0.1 data.group_by_length=true",
@@ -54,7 +54,7 @@ PLACES = (  # each with a global batch of 8
 )
 
 
-def test_another_topology_goes_on_with_the_same_samples(records: Path, tmp_path: Path) -> None:
+def test_another_topology_resumes_with_the_same_samples(records: Path, tmp_path: Path) -> None:
     """fp32, to 1e-6 in any element of the adapter at the end (AdamW moves one by up to 3e-4 x 9 steps)."""
     steady = ("train.learning_rate=3e-4", "train.eps=1e-5", "lora.dropout=0", "quant=nf4")
     written = "cluster=1x2 zero=stage3 train.micro_batch_size=2 train.gradient_accumulation_steps=2"
@@ -115,10 +115,10 @@ def test_records_that_changed_are_refused(records: Path, tmp_path: Path) -> None
     assert "data.train" in done.stderr and "not those" in done.stderr
 
 
-def test_a_run_whose_ranks_are_killed_begins_again_and_ends_bit_equal(records: Path, tmp_path: Path) -> None:
-    """A rank is killed at random, again and again. The run it is held against saves by the clock: when does not matter."""
+def test_a_run_whose_ranks_are_killed_restarts_and_ends_bit_equal(records: Path, tmp_path: Path) -> None:
+    """A rank is killed at random, six times. The uninterrupted run saves at other steps: that must make no difference."""
     shared = [
-        f"data.train={records}", "data.eval=null", "train.max_steps=100", "train.log_every=1", "train.micro_batch_size=2",
+        f"data.train={records}", "data.eval=null", "train.max_steps=60", "train.log_every=1", "train.micro_batch_size=2",
         "train.keep_last=99", "cluster=1x2", "lora.dropout=0.1",
     ]  # fmt: skip
     train(compose_run([*shared, "train.save_minutes=0.01"]), tmp_path / "whole")

@@ -221,8 +221,8 @@ def test_wandb_without_a_key_is_offline_and_a_resumed_run_stays_one(
     losses = [
         line["loss"] for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "loss" in line
     ]
-    told = [record["history"]["item"] for record in records_of if record["type"] == "history"]
-    assert [item["loss"] for item in told if "loss" in item] == losses
+    logged = [record["history"]["item"] for record in records_of if record["type"] == "history"]
+    assert [item["loss"] for item in logged if "loss" in item] == losses
 
 
 def _inspect(file: Path, *options: str) -> str:

@@ -82,8 +82,8 @@ def test_a_nan_loss_stops_the_run_at_that_step(poisoned: list[str], tmp_path: Pa
     assert list(found["divergence"]["samples"].values()) == [[5, 14, 15, 18]]
     assert [line["step"] for line in metrics(folder)] == [1, 2, 3]
     assert metrics(folder)[-1]["sick"] == "the loss is nan" and metrics(folder)[-1]["loss"] is None
-    newest, passed_over = manifest.newest(folder)
-    assert newest is not None and newest.name == "step-000002" and not passed_over
+    newest, skipped = manifest.newest(folder)
+    assert newest is not None and newest.name == "step-000002" and not skipped
     assert all(torch.isfinite(tensor).all() for tensor in load_file(newest / "optimizer.safetensors").values())
     assert not (folder / "adapter").exists()
 
@@ -104,9 +104,9 @@ def test_a_rewound_run_equals_one_that_never_had_those_records(poisoned: list[st
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(folder).items())
     trained = [line for line in metrics(folder) if "loss" in line]
     assert [line["loss"] for line in trained] == [line["loss"] for line in metrics(tmp_path / "reference")]
-    passed = [line["step"] for line in metrics(folder) if "passed_over" in line]
-    assert passed == [4, 10]  # in the second epoch too
-    # A mean that passed-over steps are taken out of again: the last digit of a division may differ.
+    skipped = [line["step"] for line in metrics(folder) if "passed_over" in line]
+    assert skipped == [4, 10]  # in the second epoch too
+    # The mean is computed without the skipped steps in another order: the last digit of a division may differ.
     assert result(folder)["train_loss"] == pytest.approx(result(tmp_path / "reference")["train_loss"], rel=1e-12)
     assert "nothing is left to do" in run_script("train.py", *command).stdout  # the command skips no step
 
@@ -124,9 +124,9 @@ def test_a_spike_is_reported_and_the_run_can_continue(tmp_path: Path) -> None:
     records = [RECORDS[0]] * 19 + [{"instruction": "?", "input": "", "output": "鼍龘 zyzzyva ϡ"}] + [RECORDS[0]] * 2
     overrides = [write(tmp_path / "records.json", records), "train.micro_batch_size=1", "train.loss_spike=1.5"]
     train(compose_run([*SETTINGS, *overrides, "train.epochs=1", "train.on_divergence=ignore"]), tmp_path / "run")
-    sick = [line for line in metrics(tmp_path / "run") if "sick" in line]
-    assert [list(line["samples"].values()) for line in sick] == [[[20]]]
-    assert sick[0]["step"] == 20 and "times the highest of the last 19 steps" in sick[0]["sick"]
+    diverged = [line for line in metrics(tmp_path / "run") if "sick" in line]
+    assert [list(line["samples"].values()) for line in diverged] == [[[20]]]
+    assert diverged[0]["step"] == 20 and "times the highest of the last 19 steps" in diverged[0]["sick"]
     assert result(tmp_path / "run")["status"] == "completed"
 
 

@@ -153,16 +153,18 @@ def test_deferred_checks_decide_as_immediate_ones(case: str, alone: None, tmp_pa
     assert later.divergence.state() == at_once.divergence.state()
 
 
-@pytest.mark.parametrize(("sick", "seen"), [(1, 1), (2, 2), (5, 6), (9, 10), (10, 10), (30, 30)])
-def test_the_diverged_step_is_reported_and_not_the_next_one(alone: None, tmp_path: Path, sick: int, seen: int) -> None:
+@pytest.mark.parametrize(("diverged", "detected"), [(1, 1), (2, 2), (5, 6), (9, 10), (10, 10), (30, 30)])
+def test_the_diverged_step_is_reported_and_not_the_next_one(
+    alone: None, tmp_path: Path, diverged: int, detected: int
+) -> None:
     run = Run(tmp_path, True, "train.on_divergence=rewind")
-    for step in range(1, seen):
-        run.step(NAN if step == sick else 1.0)
-    with pytest.raises(Diverged, match=f"^step {sick}: the loss is nan, on record"):
-        run.step(NAN)  # what comes after it is sick too
+    for step in range(1, detected):
+        run.step(NAN if step == diverged else 1.0)
+    with pytest.raises(Diverged, match=f"^step {diverged}: the loss is nan, on record"):
+        run.step(NAN)  # what comes after it is diverged too
     found = json.loads((tmp_path / "result.json").read_text())["divergence"]
-    assert (found["step"], found["pass_over"], found["samples"]) == (sick, [sick], {"file": [sick - 1]})
-    assert run.state.global_step == seen - 1
+    assert (found["step"], found["pass_over"], found["samples"]) == (diverged, [diverged], {"file": [diverged - 1]})
+    assert run.state.global_step == detected - 1
 
 
 def test_skipped_steps_in_between(alone: None, tmp_path: Path) -> None:

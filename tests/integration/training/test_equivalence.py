@@ -1,4 +1,4 @@
-"""Stage, ranks, offload and quantisation change where numbers live, not what they are."""
+"""ZeRO stage, ranks and offloading change where numbers are stored, not their values."""
 
 from pathlib import Path
 
