@@ -45,7 +45,7 @@ def test_the_micro_batch_is_halved_and_every_step_stays_what_it_was(tmp_path: Pa
     ]  # fmt: skip
     (tmp_path / "hook").mkdir()
     (tmp_path / "hook" / "sitecustomize.py").write_text(LIMIT)
-    limits = {"PYTHONPATH": f"{ROOT / 'src'}:{tmp_path / 'hook'}", "RANK_MAY_TAKE": str(400 << 20)}
+    limits = {"PYTHONPATH": f"{ROOT / 'src'}:{tmp_path / 'hook'}", "RANK_MAY_TAKE": str(520 << 20)}
     folder = tmp_path / "run"
     done = run_script("train.py", *overrides, "train.auto_micro_batch=true", f"hydra.run.dir={folder}", **limits)
     assert done.returncode == 0, done.stderr
