@@ -5,6 +5,7 @@ with a file named ``lock`` and waits for it without a timeout. A lock that a kil
 has it open, and removed.
 """
 
+import functools
 import hashlib
 import os
 import re
@@ -172,6 +173,18 @@ def ready_device() -> None:
     from deepspeed.accelerator import get_accelerator
 
     get_accelerator().available_memory = lambda index=None: torch.cuda.mem_get_info(index)[0]
+
+
+def cache_cpu_info() -> None:
+    """Have the description of the CPU read once in this process.
+
+    DeepSpeed's CPUAdam asks py-cpuinfo for it, and so does the builder of its op, five times at the start of a run that offloads; each
+    time py-cpuinfo starts a process that takes a second.
+    """
+    import cpuinfo  # type: ignore[import-untyped]
+
+    if not hasattr(cpuinfo.get_cpu_info, "cache_info"):
+        cpuinfo.get_cpu_info = functools.cache(cpuinfo.get_cpu_info)
 
 
 def clear_locks() -> list[Path]:

@@ -9,12 +9,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
 from conftest import RECORDS, ROOT, SCALE, completed, family, run_script, start_script, wait_for
 from hydraft.errors import FailureReason
+from hydraft.launch.external import rank as external_rank
 from hydraft.launch.external.environment import World
 from hydraft.launch.external.rank import HangDetector
 from hydraft.launch.external.store import RendezvousStore
@@ -148,6 +151,27 @@ def test_a_rank_that_hangs_is_found(tmp_path: Path, survivors: list[psutil.Proce
     os.utime(tmp_path / "0.beat")
     assert detector.check() is None
     assert not detector.store.hung_ranks()
+
+
+@pytest.mark.parametrize(("code", "by_itself"), [(0, True), (1, False)])
+def test_a_rank_that_fails_since_another_was_ended_first_is_no_failure(
+    code: int, by_itself: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second Ctrl-C ends the ranks one after another, and the connection that one loses is an error of its own."""
+    calls: list[float] = []
+
+    def must_end(grace: float) -> bool:  # the signal arrives after the rank has ended
+        calls.append(grace)
+        time.sleep(0 if len(calls) > 1 else 1)
+        return len(calls) > 1
+
+    received: Any = SimpleNamespace(first=None, must_end=must_end)
+    monkeypatch.setattr(external_rank, "RANK", f"raise SystemExit({code})")
+    monkeypatch.setattr(external_rank, "_environment", lambda world, folder: dict(os.environ))
+    store: Any = SimpleNamespace(world=None, has_failed=lambda: False)
+    detector: Any = SimpleNamespace(check=lambda: None)
+    end = external_rank._run(store, tmp_path, tmp_path, received, detector, grace=9)
+    assert (end.code, end.by_itself) == (code, by_itself)
 
 
 class Ranks:

@@ -30,7 +30,7 @@ def shown(*overrides: str, short: bool = False, refused: tuple[str, ...] = ()) -
 
 
 def test_a_plan_shows_all_parts() -> None:
-    text, plan = shown("model=llama3", "mode=plan", "cluster.gpu_memory=24GiB", "cluster=1x4", refused=("no cards",))
+    text, plan = shown("model=llama3", "mode=plan", "cluster.gpu_memory=24GiB", "cluster=1x4", refused=("no GPUs",))
     for part in (
         "20,971,520 of 8,030,261,248", "about 120,000 tokens", "of 24.0 GiB", "frozen weights", "main memory per machine",
         "network: each rank sends", "disk:", "fits", "refused here: no GPUs",

@@ -136,6 +136,8 @@ def _run(
                     rank.wait(POLL_SECONDS)
                 hung = detector.check()
             by_itself = rank.poll() is not None and hung is None
+            if by_itself and rank.returncode != 0 and received.must_end(grace):
+                by_itself = False  # it failed since another rank was ended first, upon the same signal
         finally:
             rank.kill()
             rank.wait()
