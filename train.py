@@ -46,9 +46,7 @@ def train(composed: DictConfig, store: RendezvousStore | None = None) -> float |
     objective.check(requested)
     admitted = preflight.admit(resolved, objective.read)
     config = admitted.config
-    changes = (
-        [] if saved is None else resume.changes(saved, config, folder)
-    )  # now with those that depend on the records
+    changes = [] if saved is None else resume.changes(saved, config, folder)  # now with the records
     if config.mode is Mode.plan:
         render.report(config, admitted.plan, rules.refused_here(config, machine) + launch.refused_here(config.cluster))
         for note in admitted.notes:

@@ -1,7 +1,6 @@
 """A server in its own process, and adapters to serve, for the tests of mode=serve."""
 
 import json as jsonlib
-import multiprocessing
 import os
 import re
 import signal
@@ -15,10 +14,7 @@ import peft
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import warm_command
-from conftest import ROOT, SCALE, wait_for
-from hydraft.launch.local import elastic
-from hydraft.system.hardware import detect
+from conftest import SCALE, start_script, wait_for
 from hydraft.system.source_tree import TINY
 
 KEY = "a-secret-key-for-tests"
@@ -55,13 +51,9 @@ class Server:
         self.streams.mkdir()
         key = self.streams / "key"
         key.write_text(KEY + "\n", encoding="utf-8")
-        elastic.start_fork_server(detect())
         run = f"run=[{','.join(map(str, self.adapters))}]"
         arguments = ("mode=serve", run, "dtype=fp32", "serve.port=0", f"serve.api_key_file={key}", *self.settings)
-        self.process = multiprocessing.get_context("forkserver").Process(
-            target=warm_command.run, args=(ROOT, "infer.py", arguments, dict(os.environ), str(self.streams))
-        )
-        self.process.start()
+        self.process = start_script("infer.py", *arguments, streams=self.streams)
         wait_for(lambda: "http://" in self.said() or not self.process.is_alive(), 120, "the server")
         found = re.search(r"http://\S+", self.said())
         assert found, self.said()

@@ -1,7 +1,5 @@
 """Adapters without a training run, and infer.py as a process that can be killed."""
 
-import multiprocessing
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +7,10 @@ import peft
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import warm_command
-from conftest import ROOT, config_of
+from conftest import config_of, start_script
 from hydraft.config.schema import Config, save_config
-from hydraft.launch.local import elastic
 from hydraft.models import base_identity
 from hydraft.system import files
-from hydraft.system.hardware import detect
 from hydraft.system.source_tree import TINY
 
 RECORDS = [
@@ -45,9 +40,4 @@ def adapter(folder: Path, *overrides: str, base: Path = TINY, seed: int = 0, **l
 def start(streams: Path, *arguments: str) -> Any:
     """Start infer.py; its output goes to files in ``streams``."""
     streams.mkdir(exist_ok=True)
-    elastic.start_fork_server(detect())
-    process = multiprocessing.get_context("forkserver").Process(
-        target=warm_command.run, args=(ROOT, "infer.py", arguments, dict(os.environ), str(streams))
-    )
-    process.start()
-    return process
+    return start_script("infer.py", *arguments, streams=streams)

@@ -13,7 +13,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from hydraft.config.bounds import setting
+from hydraft.config.bounds import setting, violations
 
 if TYPE_CHECKING:
     from hydraft.sweep.pool import Source
@@ -27,7 +27,9 @@ class PoolConf:
     """How the jobs of a sweep run on this machine: settings of ``hydra/launcher=pool``, the default."""
 
     _target_: str = "hydra_plugins.hydraft_pool.launcher.PoolLauncher"
-    jobs: Optional[int] = setting(None, at_least=1, unit="jobs")  # noqa: UP045
+    jobs: Optional[int] = setting(  # noqa: UP045
+        None, at_least=1, unit="jobs", hint=", or null for as many as the machine allows"
+    )
     """Jobs at the same time. null: as many as the GPUs (or cores) and the memory allow."""
     preload: List[str] = field(default_factory=lambda: ["hydraft.launch.local.preload"])  # noqa: UP006
     """Modules that are imported once for all jobs."""
@@ -61,10 +63,8 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
         from hydraft.sweep import pool
         from hydraft.system import hardware
 
-        if self.jobs is not None and self.jobs < 1:
-            raise ConfigError(
-                f"hydra.launcher.jobs={self.jobs}: must be at least 1, or null for as many as the machine allows"
-            )
+        for message in violations(PoolConf(jobs=self.jobs), "hydra.launcher."):
+            raise ConfigError(message)
         pool.warm(self.preload, hardware.detect())
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:

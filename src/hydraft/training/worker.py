@@ -14,6 +14,7 @@ import transformers
 from transformers import TrainerCallback, TrainingArguments
 
 from hydraft.checkpoint import optimizer_state, weights
+from hydraft.config.choices import Offload
 from hydraft.config.lora import LoraMethod
 from hydraft.config.schema import Config, load_config
 from hydraft.data import mixture
@@ -57,7 +58,8 @@ def main(
     listener = listener or SignalListener()
     config = load_config(folder / "config.yaml")
     deepspeed_ops.ready_device()
-    deepspeed_ops.cache_cpu_info()
+    if config.zero.offload_optimizer is not Offload.none:
+        deepspeed_ops.cache_cpu_info()
     rank, local_ranks = int(os.environ["RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     cores = int(os.environ.get("HYDRAFT_CORES", 0)) or len(os.sched_getaffinity(0))  # a job of a sweep has fewer
     torch.set_num_threads(max(1, cores // local_ranks))

@@ -1,5 +1,6 @@
 """The search compared with Optuna's own loop, and resumed several times."""
 
+import dataclasses
 from pathlib import Path
 
 import optuna
@@ -8,11 +9,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from hydra_plugins.hydraft_search.search import SearchConf
+from hydraft.config.bounds import bounds_of
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
 from hydraft.sweep.results import objective
 from hydraft.sweep.search_space import Space, make_space
-from hydraft.sweep.study import Method, Search
+from hydraft.sweep.study import PRUNERS, SAMPLERS, Method, Search
 
 
 def space_of(*overrides: str) -> Space:
@@ -181,3 +184,9 @@ def test_objectives_are_read_from_a_result() -> None:
     assert [objective.direction(name) for name in names] == ["minimize", "maximize", "minimize", "minimize", "maximize"]
     assert objective.values(["rouge_l"], result) is None
     assert objective.value("loss", {"objective": float("nan")}) is None
+
+
+@pytest.mark.parametrize(("setting", "known"), [("sampler", SAMPLERS), ("pruner", PRUNERS)])
+def test_the_documented_names_are_those_of_the_study(setting: str, known: dict[str, object]) -> None:
+    declared = next(field for field in dataclasses.fields(SearchConf) if field.name == setting)
+    assert set(bounds_of(declared).one_of) == known.keys()
