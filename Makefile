@@ -73,7 +73,7 @@ bench-%: setup ## bench/%.py, such as bench-sweep, bench-serve, bench-kernels, b
 	@$(PY) bench/$*.py $(ARGS)
 
 # On a machine without .venv and network, WHEELS is a folder of wheels; python3 must already have torch and transformers.
-bench-gpu: $(if $(WHEELS),,setup) ## All measurements for a GPU within BUDGET=530 seconds: PARTS="first tests chatglm2 llama serve" OUT=… SCRATCH=… WHEELS=…
+bench-gpu: $(if $(WHEELS),,setup) ## All measurements for a GPU within BUDGET=530 seconds: PARTS="first llama serve tests chatglm2" OUT=… SCRATCH=… WHEELS=…
 	@$(if $(WHEELS),$(PYTHON),$(PY)) -m bench.gpu --budget "$(BUDGET)" --parts "$(PARTS)" --out "$(OUT)" --wheels "$(WHEELS)" --scratch "$(SCRATCH)" $(if $(REHEARSE),--rehearse) $(ARGS)
 
 data: setup ## Regenerate the instruction set

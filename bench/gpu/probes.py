@@ -74,6 +74,28 @@ def detected() -> Any:
     }
 
 
+FORKS = """
+import json, sys
+from pathlib import Path
+from hydraft.launch.local import fork_server
+from hydraft.launch.local.preload import PRELOADED
+links = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+opened = sorted({link for link in links if link.startswith("/dev/nvidia")})
+print(json.dumps({"unusable": fork_server.forks_without_gpu(), "loads the driver": PRELOADED.loads_driver, "open": opened}))
+"""
+
+
+def forks() -> Any:
+    """Whether forks of a process with the fork server's imports can use a GPU, and what these imports have opened."""
+    from hydraft.launch.local.fork_server import BY_NVML
+    from hydraft.system import hardware
+    from hydraft.training import deepspeed_ops
+
+    environment = {**os.environ, BY_NVML: "1", **deepspeed_ops.environment(hardware.detect())}
+    done = subprocess.run([sys.executable, "-c", FORKS], env=environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def attention() -> Any:
     """Flash attention over documents: the parameters of varlen_attn, and whether forward and backward are finite."""
     import inspect
@@ -123,15 +145,15 @@ reach("with NCCL, one rank")
 
 
 def context() -> Any:
-    """GPU memory in MiB of another process, without torch's own blocks, step by step, and the plan's constants."""
+    """GPU memory in MiB of another process, without torch's own blocks, step by step, and the plan's constant."""
     import torch
 
-    from hydraft.plan.memory import DRIVER, NCCL
+    from hydraft.plan.memory import DRIVER
 
     torch.zeros(1, device="cuda")
     torch.cuda.synchronize()
     before, total = torch.cuda.mem_get_info()
-    found: dict[str, Any] = {"total": total // MIB, "plan: context": DRIVER // MIB, "plan: NCCL": NCCL // MIB}
+    found: dict[str, Any] = {"total": total // MIB, "plan": DRIVER // MIB}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", CONTEXT], **pipes) as child:  # type: ignore[call-overload]
         for line in child.stdout:
@@ -168,6 +190,7 @@ SHARED: dict[str, Callable[[], Any]] = {
     "versions": versions,
     "imports": imports,
     "detected": detected,
+    "forks": forks,
     "attention": attention,
     "collectives": collectives,
 }

@@ -6,16 +6,18 @@ import re
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
-import openai
 import peft
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import SCALE, start_script, wait_for
 from hydraft.system.source_tree import TINY
+
+if TYPE_CHECKING:
+    import openai
 
 KEY = "a-secret-key-for-tests"
 
@@ -65,8 +67,10 @@ class Server:
         file = self.streams / "err"
         return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
 
-    def client(self, **options: Any) -> openai.OpenAI:
+    def client(self, **options: Any) -> "openai.OpenAI":
         """OpenAI's own client."""
+        import openai  # a bare GPU machine, where only `adapters` is used, may not have it
+
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=KEY, max_retries=0, **options)
 
     def post(self, path: str, json: Any = None, content: bytes | None = None) -> httpx.Response:

@@ -18,11 +18,9 @@ from hydraft.plan.parameters import Layout, Tensor, Trained, codes, constants
 WIDTH = {Precision.fp32: 4, Precision.bf16: 2, Precision.fp16: 2}
 """Bytes per element."""
 
-DRIVER = 500 << 20
-"""Bytes of a CUDA context with its kernels: 0.4 to 0.6 GiB, depending on GPU and driver."""
-
-NCCL = 300 << 20
-"""Bytes of NCCL's channels with more than one rank."""
+DRIVER = 1250 << 20
+"""Bytes of a rank's CUDA context with the kernels of cuBLAS and bitsandbytes (681 MiB) and of NCCL's communicator (564 MiB), which
+DeepSpeed needs for a single rank too; measured on an H100 (driver 580, CUDA 13.0, NCCL 2.28), GPUs with fewer cores need less."""
 
 SLACK = 0.05
 """Fragmentation of the caching allocator, as a share of the allocated memory."""
@@ -86,9 +84,9 @@ def memory(config: Config, subject: ModelSize, on_gpu: bool) -> Memory:
     none = Parts()
     if on_gpu:
         return Memory(
-            _with_overhead(config, loading),
-            _with_overhead(config, training),
-            _with_overhead(config, scored) if scored.total else none,
+            _with_overhead(loading),
+            _with_overhead(training),
+            _with_overhead(scored) if scored.total else none,
             host_loading + process,
             host + process,
             host + process if scored.total else none,
@@ -104,9 +102,8 @@ def _relabelled(parts: Parts, learns: Trained) -> Parts:
     return dataclasses.replace(parts, weights=parts.adapter, adapter=0) if learns.full else parts
 
 
-def _with_overhead(config: Config, parts: Parts) -> Parts:
-    fixed = DRIVER + (NCCL if config.world_size > 1 else 0)
-    return parts + Parts(overhead=fixed + round(SLACK * parts.total))
+def _with_overhead(parts: Parts) -> Parts:
+    return parts + Parts(overhead=DRIVER + round(SLACK * parts.total))
 
 
 def stored_bytes(config: Config, tensor: Tensor, width: int) -> tuple[int, int]:
@@ -205,7 +202,8 @@ def _scoring(config: Config, subject: ModelSize, kept: States, frozen: _Frozen, 
 def _loading(config: Config, subject: ModelSize, on_gpu: bool) -> tuple[Parts, Parts]:
     """The memory while the model loads: on the GPU, and in main memory.
 
-    Quantised weights are moved to the GPU one by one and unsharded on each rank, under stage 3 too, which shards them afterwards.
+    Quantised weights are moved to the GPU one by one and unsharded on each rank, under stage 3 too, which shards them afterwards:
+    it copies a rank's share of a weight before it frees the weight.
     Stage 3 shards unquantised weights as it reads them. Other stages read them into main memory, where weights that keep their
     type stay pages of the mapped file.
     """
@@ -220,6 +218,11 @@ def _loading(config: Config, subject: ModelSize, on_gpu: bool) -> tuple[Parts, P
         largest = max(tensor.count for tensor in layout.tensors) * dtype
         device = Parts(weights=0 if offloads else shards, adapter=adapter, buffers=largest)
         return device, Parts(weights=shards if offloads else 0)
-    device = Parts(weights=whole, adapter=adapter, buffers=max(flat, layout.largest_linear * dtype if quantised else 0))
+    temporary = flat
+    if quantised:
+        copied = max(sum(stored_bytes(config, tensor, dtype)) for tensor in layout.tensors) // config.world_size
+        moves = config.zero.stage == 3 and config.zero.offload_param is Offload.none
+        temporary = max(flat, layout.largest_linear * dtype, copied if moves else 0)
+    device = Parts(weights=whole, adapter=adapter, buffers=temporary)
     reads_first = on_gpu and not quantised and config.model.dtype is not subject.stored
     return device, Parts(weights=whole if reads_first else 0)

@@ -6,6 +6,7 @@ made one.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,23 +91,54 @@ def test_a_run_without_quantization_resumes_with_weights_in_main_memory(
     assert len(touched) == len(runs), "one call per rank"
 
 
+DRIVER = """
+#include <unistd.h>
+
+static int process = 0;
+
+int cuInit(unsigned flags) { /* 3: CUDA_ERROR_NOT_INITIALIZED, as in the fork of a process that has initialised the driver */
+    if (process == 0) process = getpid();
+    return process == getpid() ? 0 : 3;
+}
+"""
+INITIALISES = """
+import ctypes, os
+ctypes.CDLL(os.environ["DRIVER"]).cuInit(0)
+"""
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Path:
+    """A library that replaces CUDA's driver."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler here")
+    made = tmp_path / "libcuda.so.1"
+    command = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{made.name}", "-x", "c", "-", "-o", str(made)]
+    subprocess.run(command, input=DRIVER, text=True, check=True)
+    return made
+
+
 PRELOADS = {
     "raises": ("raise KeyError('x')", "warmed: KeyError: 'x'"),
     "is missing": ("import nosuch", "warmed: ModuleNotFoundError: No module named 'nosuch'"),
     "exits": ("import sys; sys.exit(3)", "warmed: SystemExit: 3"),
     "dies": ("import os; os._exit(3)", "ended while importing hydraft.sweep.preload, warmed"),
     "touches": ("import torch; torch.cuda.init()", fork_server.TOUCHED),
+    "touches it without torch": (INITIALISES, f"{fork_server.TOUCHED}, on importing warmed"),
     "counts": ("import torch; torch._C._cuda_getDeviceCount()", fork_server.TOUCHED),
     "is clean": ("import torch; torch.cuda.is_available()", None),
 }
 
 
 @pytest.mark.parametrize("kind", PRELOADS)
-def test_jobs_are_spawned_and_the_reason_is_printed_if_a_preload_prevents_forks(kind: str, tmp_path: Path) -> None:
+def test_jobs_are_spawned_and_the_reason_is_printed_if_a_preload_prevents_forks(
+    kind: str, driver: Path, tmp_path: Path
+) -> None:
     code, reason = PRELOADS[kind]
     (tmp_path / "warmed.py").write_text(code)
     (tmp_path / "app.py").write_text(JOB)
-    variables = {**os.environ, **environment(tmp_path / "log")}
+    variables = {**os.environ, **environment(tmp_path / "log"), "DRIVER": str(driver)}
     variables["PYTHONPATH"] += f":{tmp_path}"
     done = subprocess.run(
         [sys.executable, "app.py", "-m", "hydra/launcher=pool", "hydra.launcher.preload=[warmed]", "+a=1,2"],
@@ -139,11 +171,16 @@ def test_a_rank_that_cannot_use_its_gpu_fails(tmp_path: Path) -> None:
     assert cause == f"RuntimeError: this rank is a fork that cannot use a GPU: {fork_server.TOUCHED}"
 
 
-def test_a_driver_call_outside_of_torch_is_detected_by_an_open_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fork_server, "UNIFIED_MEMORY", str(tmp_path / "nvidia-uvm"))
-    assert fork_server.forks_without_gpu() is None
-    with (tmp_path / "nvidia-uvm").open("w"):
-        assert fork_server.forks_without_gpu() == fork_server.TOUCHED
-    assert fork_server.forks_without_gpu() is None
+def test_a_driver_call_outside_of_torch_is_detected_in_a_fork(driver: Path) -> None:
+    steps = (
+        "import ctypes, sys; from hydraft.launch.local import fork_server",
+        "print(fork_server.forks_without_gpu())",
+        "library = ctypes.CDLL(sys.argv[1])",  # loaded, but not initialised
+        "print(fork_server.forks_without_gpu())",
+        "library.cuInit(0)",
+        "print(fork_server.forks_without_gpu())",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(steps), str(driver)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == ["None", "None", fork_server.TOUCHED], done.stderr

@@ -5,16 +5,17 @@ not touch the driver (``preload.py``), and a first fork of it checks whether it 
 raised, processes are spawned instead. No torch at module level.
 """
 
+import ctypes
+import importlib
 import json
 import multiprocessing
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 from hydraft.system.hardware import Hardware
 from hydraft.training import deepspeed_ops
@@ -27,7 +28,8 @@ BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
 TOUCHED = "the process that it is forked from had touched CUDA's driver"
 
-UNIFIED_MEMORY = "/dev/nvidia-uvm"
+DRIVER_LIBRARY = "libcuda.so.1"
+CUDA_SUCCESS = 0
 
 CLEAN = (
     "torch", "transformers", "datasets", "accelerate", "deepspeed", "deepspeed.ops.op_builder.all_ops",
@@ -55,6 +57,14 @@ class Preloaded:
     """Modules that it has imported, or tried to; empty in any other process."""
     errors: list[str] = field(default_factory=list)
     """Why modules could not be imported."""
+    loads_driver: str = ""
+    """The first module whose import loaded CUDA's driver; empty if none did."""
+
+    def add(self, name: str) -> None:
+        """Import a module, and notice if this loads CUDA's driver."""
+        importlib.import_module(name)
+        if not self.loads_driver and _driver() is not None:
+            self.loads_driver = name
 
 
 PRELOADED = Preloaded()
@@ -112,17 +122,22 @@ def without_gpu() -> str | None:
     """Why this process, a fork, cannot use a GPU; None if it can, or if it is not a fork.
 
     torch marks the forks of a process in which it has called CUDA, even if only to count devices (``torch.cuda._is_in_bad_fork``),
-    but not those of a process in which another library has. NVIDIA's driver, once initialised (cuInit), keeps /dev/nvidia-uvm open;
-    NVML does not open it to list names and counts.
+    but not those of a process in which another library has. The driver itself refuses to initialise (cuInit) in the fork of a process
+    in which it was initialised. Open device files tell nothing: NVML may open the same ones as CUDA.
     """
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda._is_in_bad_fork():
         return TOUCHED
-    for descriptor in Path("/proc/self/fd").glob("*"):
-        with suppress(OSError):
-            if str(descriptor.readlink()) == UNIFIED_MEMORY:
-                return TOUCHED
-    return None
+    driver = _driver()
+    return TOUCHED if driver is not None and driver.cuInit(0) != CUDA_SUCCESS else None
+
+
+def _driver() -> ctypes.CDLL | None:
+    """CUDA's driver, if this process has loaded it: before that, nothing can have touched it."""
+    try:
+        return ctypes.CDLL(DRIVER_LIBRARY, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+    except OSError:
+        return None
 
 
 def _report(channel: Connection, modules: list[str], on_gpu: bool) -> None:
@@ -133,7 +148,7 @@ def _report(channel: Connection, modules: list[str], on_gpu: bool) -> None:
         why = "; ".join(PRELOADED.errors)
     else:
         why = without_gpu() if on_gpu else None
-        why = why and f"{why}, which one of these modules does on import: {', '.join(modules)}"
+        why = why and f"{why}, on importing {PRELOADED.loads_driver or ' or '.join(modules)}"
     channel.send(why)
     channel.close()
 

@@ -5,12 +5,11 @@ the fork, in some two seconds. ``python tests/support/touches.py`` finds out whi
 """
 
 import gc
-import importlib
 import os
 import signal
 import warnings
 
-from hydraft.launch.local.fork_server import CLEAN, TOUCHING
+from hydraft.launch.local.fork_server import CLEAN, PRELOADED, TOUCHING
 from hydraft.system.library_logs import quiet_bitsandbytes
 from hydraft.system.parent_death import die_with_parent
 
@@ -28,10 +27,10 @@ import matplotlib  # noqa: E402
 
 matplotlib.use("Agg")
 for name in CLEAN:
-    importlib.import_module(name)
+    PRELOADED.add(name)
 if os.environ.get("DS_ACCELERATOR") == "cpu":  # set by deepspeed_ops.environment on a machine without GPUs
     for name in TOUCHING:
-        importlib.import_module(name)
+        PRELOADED.add(name)
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping  # noqa: E402
 
 get_checkpoint_conversion_mapping("llama")  # builds its table for all families, which takes a tenth of a second

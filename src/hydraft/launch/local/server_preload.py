@@ -3,7 +3,6 @@
 multiprocessing's own preloading ignores an ImportError, and ends the server upon any other exception.
 """
 
-import importlib
 import json
 import os
 
@@ -14,8 +13,9 @@ die_with_parent()
 PRELOADED = fork_server.PRELOADED
 PRELOADED.modules = json.loads(os.environ.pop(fork_server.PRELOAD, "[]"))
 PRELOADED.errors = []  # those of the server that this one was forked from, if any, do not apply
+PRELOADED.loads_driver = ""
 for name in PRELOADED.modules:
     try:
-        importlib.import_module(name)
+        PRELOADED.add(name)
     except BaseException as error:  # SystemExit too
         PRELOADED.errors.append(f"{name}: {' '.join(f'{type(error).__name__}: {error}'.split())}")
