@@ -1,6 +1,5 @@
 """Inference with a trained model: python infer.py run=outputs/… prompt="…". See python infer.py --help."""
 
-import importlib
 import os
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ try:
     from hydraft.config.infer import InferConfig
     from hydraft.infer.resolve import find
     from hydraft.system import hardware
+    from hydraft.system.imports import import_large
     from hydraft.system.library_logs import quiet_bitsandbytes
 except ModuleNotFoundError as error:
     sys.exit(f"infer.py: {error.name} is not installed here: run make setup, then .venv/bin/python infer.py")
@@ -39,7 +39,7 @@ def infer(composed: DictConfig) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not spin
     os.environ.update(hardware.environment(machine))
     quiet_bitsandbytes()
-    importlib.import_module(MODULES[options.mode]).run(sources, options)  # imports torch
+    import_large(MODULES[options.mode]).run(sources, options)  # imports torch
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Train: python train.py [group=option …] [key=value …]. See python train.py --help, and conf/."""
 
 import functools
-import importlib
 import sys
 from pathlib import Path
 
@@ -21,6 +20,7 @@ try:
     from hydraft.plan import preflight, render
     from hydraft.runs import resume, run_folder
     from hydraft.sweep.job_status import Recorded
+    from hydraft.system.imports import import_large
     from hydraft.training.objectives.registry import make_objective
 except ModuleNotFoundError as error:
     sys.exit(f"train.py: {error.name} is not installed here: run make setup, then .venv/bin/python train.py")
@@ -53,7 +53,7 @@ def train(composed: DictConfig, store: RendezvousStore | None = None) -> float |
             print(note)
         return None
     if config.mode is Mode.preview:
-        importlib.import_module("hydraft.training.preview").show(config)  # imports torch
+        import_large("hydraft.training.preview").show(config)  # imports torch
         return None
     exists = saved is not None or resume.same(config, folder)
     if exists and run_folder.status(folder) == "completed" and not changes:

@@ -28,7 +28,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(file: Path, known: dict[str, Path]) -> Iterator[tuple[str, int]]:
-    """The modules of this package that a file imports, also lazily, under TYPE_CHECKING or by ``import_module``.
+    """The modules of this package that a file imports, also lazily, under TYPE_CHECKING, by ``import_module`` or ``import_large``.
 
     Yields:
         The name below ``hydraft`` and the line.
@@ -40,7 +40,7 @@ def imports(file: Path, known: dict[str, Path]) -> Iterator[tuple[str, int]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}:{node.lineno}: imports are absolute"
             names = [_module(f"{node.module}.{alias.name}", node.module or "", known) for alias in node.names]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "import_large")):
             names = [word.value for word in node.args if isinstance(word, ast.Constant) and isinstance(word.value, str)]
         for name in names:
             if name == "hydraft" or name.startswith("hydraft."):

@@ -1,6 +1,7 @@
 """What the tests share: composing a config, running train.py as a person does, and a model folder to train."""
 
 import contextlib
+import gc
 import json
 import multiprocessing
 import multiprocessing.context
@@ -70,6 +71,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leave what the imports created out of garbage collection, in this process and in those forked from it."""
+    gc.freeze()
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Side by side (pytest-xdist), a file's tests stay together, and so do those of many machines."""
     import balance  # tests/support

@@ -109,6 +109,7 @@ def first(machine: Machine) -> Part:
     )
     written = ("bench.gpu.records", str(machine.records), "--count", count, "--characters", characters)
     steps, limit, answer = (5, 2, 8) if machine.rehearse else (60, 12, 48)
+    alone = ("matmul", "context") if machine.rehearse else ("alone",)
     earlier = ("records", "environment", "random-chatglm2", "random-llama3", "smoke", "probes")
     return Part(
         "first",
@@ -121,8 +122,8 @@ def first(machine: Machine) -> Part:
             ),
             train(machine, "smoke", 90, f"train.max_steps={steps} data.eval_limit={limit} data.eval_max_new_tokens={answer} quant=nf4 zero=stage2"),
             Step("probes", 110, machine.module("bench.gpu.probes", str(machine.scratch / "probes.jsonl"), "shared")),
-            # the remaining probes need the GPU for themselves
-            Step("probes-alone", 60, machine.module("bench.gpu.probes", str(machine.scratch / "probes.jsonl"), "alone"), after=earlier),
+            # the remaining probes need the machine for themselves
+            Step("probes-alone", 75, machine.module("bench.gpu.probes", str(machine.scratch / "probes.jsonl"), *alone), after=earlier),
         ),
         at_once=2 if machine.rehearse else 6,
     )  # fmt: skip
@@ -235,6 +236,7 @@ def llama(machine: Machine) -> Part:
             trainer(machine, "trainer-qlora-liger", 90, "liger", "quant=nf4", skip=liger, reserve=110),
             trainer(machine, "trainer-lora", 75, "plain", "quant=none", reserve=110),
         ),
+        at_once=2 if machine.rehearse else 1,
     )
 
 

@@ -1,4 +1,4 @@
-"""Fourteen packages in one order, checked in the source: lazy and type-checking imports and ``import_module`` count."""
+"""Fourteen packages in one order, checked in the source: lazy and type-checking imports and ``import_module`` or ``import_large`` count."""
 
 import ast
 

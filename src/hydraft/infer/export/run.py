@@ -4,7 +4,6 @@
 ``model_card.py`` the README; ``write.py`` calls them.
 """
 
-import importlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from hydraft.errors import ConfigError
 from hydraft.infer.export.published_source import published_source
 from hydraft.infer.source import Kind, Source
 from hydraft.system import files
+from hydraft.system.imports import import_large
 
 
 def run(sources: list[Source], options: InferConfig) -> None:
@@ -34,7 +34,7 @@ def run(sources: list[Source], options: InferConfig) -> None:
         published_source(source)
     try:
         with _exclusive(target):
-            importlib.import_module("hydraft.infer.export.write").write(source, options, target)  # imports torch
+            import_large("hydraft.infer.export.write").write(source, options, target)  # imports torch
     except OSError as error:
         raise ConfigError(f"output={target}: {error.strerror or error} ({error.filename or target.parent})") from error
 

@@ -1,6 +1,5 @@
 """Entry point of a rank: redirects its output to its log, ties its life to its parent's, and runs the worker."""
 
-import importlib
 import json
 import os
 import signal
@@ -14,6 +13,7 @@ from hydraft.errors import Failure, FailureReason
 from hydraft.launch.local import fork_server
 from hydraft.system import files
 from hydraft.system.heartbeat import Heartbeat
+from hydraft.system.imports import import_large
 from hydraft.system.library_logs import quiet_bitsandbytes
 from hydraft.system.parent_death import die_with_parent
 from hydraft.system.signals import SignalListener
@@ -41,7 +41,7 @@ def enter(folder: str, notes: str, terminal: str | None, environment: dict[str, 
         heartbeat.start(Path(notes) / f"{rank}.beat")
         _check_gpu()
         quiet_bitsandbytes()
-        importlib.import_module("hydraft.training.worker").main(Path(folder), screen, listener, heartbeat)
+        import_large("hydraft.training.worker").main(Path(folder), screen, listener, heartbeat)
     except BaseException as error:
         traceback.print_exc()  # to the log; the launcher prints the cause on the terminal
         _note_failure(Path(notes), rank, error)
