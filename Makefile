@@ -4,6 +4,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 ARGS ?=
+# Bytecode is cached for the many processes that tests start, even if this variable is set, as in many containers.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(PY) -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-tools test-fast test-gpu check format sweep report bench bench-gpu equivalence resume-matrix fit-table memory tiny data
@@ -30,16 +32,16 @@ train: setup ## Fine-tune the embedded model with NF4 QLoRA; more with ARGS="lor
 	@$(PY) train.py $(ARGS)
 
 test: setup ## All tests, on two workers
-	@$(PY) -m pytest -n 2 --durations=40 $(ARGS)
+	@$(PYTEST) -n 2 --durations=40 $(ARGS)
 
 test-tools: ## Debian packages for the tests of many machines and of the report (needs root; without them, those tests are skipped)
 	@tests/support/install.sh
 
 test-fast: setup ## The unit tests
-	@$(PY) -m pytest -n 2 tests/unit $(ARGS)
+	@$(PYTEST) -n 2 tests/unit $(ARGS)
 
 test-gpu: setup ## The tests that need a CUDA device
-	@$(PY) -m pytest -m gpu $(ARGS)
+	@$(PYTEST) -m gpu $(ARGS)
 
 check: setup ## ruff, mypy, and the order of imports
 	@$(VENV)/bin/ruff check .

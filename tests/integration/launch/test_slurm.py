@@ -11,13 +11,14 @@ import psutil
 import pytest
 
 from conftest import ROOT, SCALE, config_of, family, wait_for
+from external import environment
 from hydraft.config.choices import Mode
 from hydraft.errors import ConfigError
 from hydraft.launch.remote.channel import Channel
 from hydraft.launch.remote.protocol import pieces
 from hydraft.launch.slurm import job_script as launcher
 from slurm_cluster import Slurm
-from test_external import assert_ran, environment, losses, own, run_in, settings  # noqa: F401
+from test_external import assert_ran, losses, own, run_in, settings  # noqa: F401
 
 TWO_MACHINES = ["cluster=slurm_2x4", "cluster.ranks_per_node=1", "cluster.address=127.0.0.1"]
 
