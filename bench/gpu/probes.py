@@ -75,13 +75,13 @@ def detected() -> Any:
 
 
 FORKS = """
-import json, sys
+import json
 from pathlib import Path
 from hydraft.launch.local import fork_server
 from hydraft.launch.local.preload import PRELOADED
 links = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
 opened = sorted({link for link in links if link.startswith("/dev/nvidia")})
-print(json.dumps({"unusable": fork_server.forks_without_gpu(), "loads the driver": PRELOADED.loads_driver, "open": opened}))
+print(json.dumps({"unusable": fork_server.forks_without_gpu(), "touching": PRELOADED.touching, "open": opened}))
 """
 
 

@@ -104,11 +104,14 @@ int cuInit(unsigned flags) { /* 3: CUDA_ERROR_NOT_INITIALIZED, as in the fork of
     if (process == 0) process = getpid();
     return process == getpid() ? 0 : 3;
 }
+
+int cuDeviceGetCount(int *count) {
+    *count = 1;
+    return process == getpid() ? 0 : 3;
+}
 """
-INITIALISES = """
-import ctypes, os
-ctypes.CDLL(os.environ["DRIVER"]).cuInit(0)
-"""
+LOADS = "import ctypes, os; ctypes.CDLL(os.environ['DRIVER'])"
+INITIALISES = f"{LOADS}.cuInit(0)"
 
 
 @pytest.fixture
@@ -129,6 +132,7 @@ PRELOADS = {
     "exits": ("import sys; sys.exit(3)", "warmed: SystemExit: 3"),
     "dies": ("import os; os._exit(3)", "ended while importing hydraft.sweep.preload, warmed"),
     "touches": ("import torch; torch.cuda.init()", fork_server.TOUCHED),
+    "loads it": (LOADS, None),
     "touches it without torch": (INITIALISES, f"{fork_server.TOUCHED}, on importing warmed"),
     "counts": ("import torch; torch._C._cuda_getDeviceCount()", fork_server.TOUCHED),
     "is clean": ("import torch; torch.cuda.is_available()", None),

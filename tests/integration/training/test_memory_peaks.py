@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import TrainerControl, TrainerState
 
-from bench.equivalence import compose_run, train
+from bench.equivalence import train
 from bench.memory import finished
 from conftest import config_of, run_script
 from hydraft.training.callbacks.evaluation import EvaluationCallback
@@ -141,7 +141,7 @@ def test_a_gpu_has_separate_peaks_of_training_and_evaluation(records: Path, tmp_
         f"data.train={records}", f"data.eval={records}", "data.eval_limit=4", "data.eval_max_new_tokens=4", "train.max_steps=2",
         "train.log_every=1",
     ]  # fmt: skip
-    train(compose_run(run), tmp_path / "run")
+    train(run, tmp_path / "run")
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert all(result[f"peak_memory_{name}bytes"] > 0 for name in ("", "scoring_", "loading_"))
     assert len(finished(tmp_path / "run", "run").splitlines()) == 3

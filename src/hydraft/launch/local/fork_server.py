@@ -29,7 +29,7 @@ BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 TOUCHED = "the process that it is forked from had touched CUDA's driver"
 
 DRIVER_LIBRARY = "libcuda.so.1"
-CUDA_SUCCESS = 0
+CUDA_SUCCESS, CUDA_ERROR_NOT_INITIALIZED = 0, 3
 
 CLEAN = (
     "torch", "transformers", "datasets", "accelerate", "deepspeed", "deepspeed.ops.op_builder.all_ops",
@@ -57,14 +57,14 @@ class Preloaded:
     """Modules that it has imported, or tried to; empty in any other process."""
     errors: list[str] = field(default_factory=list)
     """Why modules could not be imported."""
-    loads_driver: str = ""
-    """The first module whose import loaded CUDA's driver; empty if none did."""
+    touching: str = ""
+    """The first module whose import initialised CUDA's driver; empty if none did."""
 
     def add(self, name: str) -> None:
-        """Import a module, and notice if this loads CUDA's driver."""
+        """Import a module, and notice if this initialises CUDA's driver."""
         importlib.import_module(name)
-        if not self.loads_driver and _driver() is not None:
-            self.loads_driver = name
+        if not self.touching and _initialised():
+            self.touching = name
 
 
 PRELOADED = Preloaded()
@@ -133,11 +133,17 @@ def without_gpu() -> str | None:
 
 
 def _driver() -> ctypes.CDLL | None:
-    """CUDA's driver, if this process has loaded it: before that, nothing can have touched it."""
+    """CUDA's driver, if this process has loaded it, as ``import torch`` may do: before that, nothing can have touched it."""
     try:
         return ctypes.CDLL(DRIVER_LIBRARY, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
     except OSError:
         return None
+
+
+def _initialised() -> bool:
+    """Whether this process, which is no fork, has initialised CUDA's driver; this call does not."""
+    driver = _driver()
+    return driver is not None and driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) != CUDA_ERROR_NOT_INITIALIZED
 
 
 def _report(channel: Connection, modules: list[str], on_gpu: bool) -> None:
@@ -148,7 +154,7 @@ def _report(channel: Connection, modules: list[str], on_gpu: bool) -> None:
         why = "; ".join(PRELOADED.errors)
     else:
         why = without_gpu() if on_gpu else None
-        why = why and f"{why}, on importing {PRELOADED.loads_driver or ' or '.join(modules)}"
+        why = why and f"{why}, on importing {PRELOADED.touching or ' or '.join(modules)}"
     channel.send(why)
     channel.close()
 

@@ -13,7 +13,7 @@ die_with_parent()
 PRELOADED = fork_server.PRELOADED
 PRELOADED.modules = json.loads(os.environ.pop(fork_server.PRELOAD, "[]"))
 PRELOADED.errors = []  # those of the server that this one was forked from, if any, do not apply
-PRELOADED.loads_driver = ""
+PRELOADED.touching = ""
 for name in PRELOADED.modules:
     try:
         PRELOADED.add(name)
