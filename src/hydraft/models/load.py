@@ -18,7 +18,8 @@ from transformers import (
 )
 
 from hydraft.config.choices import Kernels, Precision
-from hydraft.config.schema import Config, ModelConfig, QuantConfig
+from hydraft.config.model import ModelConfig
+from hydraft.config.schema import Config, QuantConfig
 from hydraft.errors import ConfigError
 from hydraft.models import attention, liger, unsloth
 from hydraft.models.families.registry import native_targets

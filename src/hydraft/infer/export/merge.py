@@ -14,7 +14,8 @@ from peft.utils.integrations import dequantize_module_weight
 from transformers import PreTrainedModel
 
 from hydraft.config.choices import Precision
-from hydraft.config.schema import ModelConfig, QuantConfig
+from hydraft.config.model import ModelConfig
+from hydraft.config.schema import QuantConfig
 from hydraft.errors import ConfigError
 from hydraft.infer.source import Kind, Source
 from hydraft.models.load import load_base
