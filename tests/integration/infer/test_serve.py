@@ -117,17 +117,60 @@ def test_request_parameters_are_used_or_refused_by_name(server: Server) -> None:
     parts = [{"role": "user", "content": [{"type": "text", "text": ASK[0]["content"]}]}]
     defaults: Any = {"user": "u", "presence_penalty": 0, "frequency_penalty": 0, "tools": [], "metadata": {"a": "b"}}
     assert answer_text(server, messages=parts, max_completion_tokens=24, **defaults) == answer_text(server)
-    assert "Unrecognized request argument supplied: top_k" in refused(server, top_k=5)["message"]
+    assert "Unrecognized request argument supplied: top_a" in refused(server, top_a=5)["message"]
     for name, value in {
-        "temperature": 3, "top_p": -0.1, "n": 0, "max_tokens": "5", "stop": ["a"] * 5, "seed": 2**63, "tools": [{}], "logit_bias": {"x": 1},
+        "temperature": 3, "top_p": -0.1, "n": 0, "max_tokens": "5", "stop": ["a"] * 5, "seed": 2**63, "tools": [{}], "top_k": -2, "min_p": 2,
+        "repetition_penalty": 0, "logit_bias": {"x": 1},
         "response_format": {"type": "json_object"}, "messages": [], "model": None,
     }.items():  # fmt: skip
         assert refused(server, **{name: value})["param"].split(".")[0] == name
     image = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}]
     refused(server, messages=image)  # no path in a request is ever opened
-    refused(server, stream_options={"include_usage": True})
+    assert refused(server, stream_options={"include_usage": True})["param"] == "stream_options"
+    tool = {"type": "function", "function": {"name": "weather"}}
+    assert "no place for tools" in refused(server, tools=[tool])["message"]
     refused(server, logit_bias={"99999": 1})
     assert refused(server, messages=[{"role": "user", "content": "\ud800"}])["message"].endswith("not Unicode text.")
+
+
+def test_the_clients_own_answers_are_accepted_in_the_next_request(server: Server) -> None:
+    messages: list[Any] = list(ASK)
+    settings: Any = {"model": "tiny", "temperature": 0, "max_tokens": 8}
+    texts = []
+    for _ in range(3):
+        message = server.client().chat.completions.create(messages=messages, **settings).choices[0].message
+        texts.append(message.content)
+        messages += [message, {"role": "user", "content": "还有呢"}]  # as in OpenAI's examples
+    plain: list[Any] = [*ASK, {"role": "assistant", "content": texts[0]}, {"role": "user", "content": "还有呢"}]
+    assert answer_text(server, messages=plain, max_tokens=8) == texts[1]
+    dumped = server.client().chat.completions.create(messages=messages, **settings).choices[0].message.model_dump()
+    assert dumped["refusal"] is None and answer_text(server, messages=[*messages, dumped, ASK[0]])
+
+
+def test_sampling_parameters_of_vllm(server: Server) -> None:
+    greedy = answer_text(server)
+    for extra in ({"top_k": 1}, {"min_p": 1.0}):
+        assert answer_text(server, temperature=1.5, extra_body=extra) == greedy
+    neutral = {"top_k": -1, "min_p": 0, "repetition_penalty": 1, "chat_template_kwargs": {"unknown": 1}}
+    assert answer_text(server, extra_body=neutral) == greedy
+    assert answer_text(server, extra_body={"repetition_penalty": 2}) != greedy
+
+
+def test_head_and_options(server: Server) -> None:
+    for path, allowed in (
+        ("/health", "GET, HEAD, OPTIONS"),
+        ("/v1/models", "GET, HEAD, OPTIONS"),
+        (CHAT, "POST, OPTIONS"),
+    ):
+        answer = httpx.options(f"{server.url}{path}", headers=bearer())
+        assert (answer.status_code, answer.headers["allow"], answer.content) == (204, allowed, b"")
+        head = httpx.head(f"{server.url}{path}", headers=bearer())
+        assert head.status_code == (405 if path == CHAT else 200) and head.content == b""
+    assert httpx.options(f"{server.url}/nothing", headers=bearer()).status_code == 404
+    assert (
+        "access-control-allow-origin"
+        not in httpx.options(f"{server.url}{CHAT}", headers={**bearer(), "Origin": "http://a"}).headers
+    )
 
 
 def test_limits_are_reported_by_parameter(server: Server) -> None:

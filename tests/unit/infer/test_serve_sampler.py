@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper
 
 from hydraft.infer.serve.sampler import BatchSampler, RequestSampler, Sampling
 
@@ -81,3 +82,40 @@ def test_cancelled_requests_end_and_rows_beyond_the_vocabulary_are_never_sampled
     cancelled.cancelled = True
     assert choose([cancelled, sampler(temperature=0, top_logprobs=0)], scores, V - 1)[0] == END
     assert choose([cancelled, sampler(temperature=0, top_logprobs=0)], scores, V - 1)[1] != V - 1
+
+
+def allowed(scores: torch.Tensor, settings: dict[str, Any]) -> set[int]:
+    """The tokens that are sampled in 300 draws from ``scores`` (V,)."""
+    sampled = sampler(seed="5", temperature=2.0, **settings)
+    return {choose([sampled], scores[None], len(scores))[0] for _ in range(300)}
+
+
+@pytest.mark.parametrize("settings", [{"top_k": 3}, {"min_p": 0.2}, {"top_k": 4, "min_p": 0.1}, {"top_k": 1}])
+def test_top_k_and_min_p_leave_the_tokens_that_transformers_leaves(settings: dict[str, Any]) -> None:
+    torch.manual_seed(2)
+    scores = torch.randn(12)
+    warpers = [TemperatureLogitsWarper(2.0)]
+    warpers += [TopKLogitsWarper(settings["top_k"])] if "top_k" in settings else []
+    warpers += [MinPLogitsWarper(settings["min_p"])] if "min_p" in settings else []
+    left = scores[None]
+    for warper in warpers:
+        left = warper(torch.zeros(1, 1, dtype=torch.long), left)
+    assert allowed(scores, settings) == {token for token, score in enumerate(left[0].tolist()) if score > -1e30}
+
+
+def test_top_p_is_a_share_of_what_top_k_leaves() -> None:
+    scores = torch.tensor([0.4, 0.3, 0.2, 0.1]).log() * 2  # at temperature 2, these probabilities
+    assert allowed(scores, {"top_p": 0.69}) == {0, 1}
+    assert allowed(scores, {"top_p": 0.5, "top_k": 2}) == {0}  # 0.4 of 0.7
+
+
+def test_the_repetition_penalty_is_that_of_transformers() -> None:
+    torch.manual_seed(3)
+    prompt, steps = [3, 4, 3], torch.randn(8, V)
+    processor, ids = RepetitionPenaltyLogitsProcessor(1.7), list(prompt)
+    ours = RequestSampler(Sampling(temperature=0, repetition_penalty=1.7), "__base__", END, prompt)
+    for step in steps:
+        token = int(processor(torch.tensor([ids]), step[None].clone()).argmax())
+        assert choose([ours], step[None]) == [token]
+        ids.append(token)
+    assert len(set(ids[3:])) > 1

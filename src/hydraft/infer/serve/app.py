@@ -21,6 +21,7 @@ from hydraft.infer.serve.engine import Answer, Engine, GenerationFailed, QueueFu
 from hydraft.infer.serve.errors import ApiError
 from hydraft.infer.serve.metrics import Metrics
 from hydraft.infer.serve.middleware import AccessMiddleware
+from hydraft.infer.serve.parsing import AnswerParser
 from hydraft.infer.serve.registry import ENCODER, ServedModel
 from hydraft.infer.serve.responses import ChatCompletion, Chunk, Completion, Model, Models, ResponseBuilder, failure
 from hydraft.infer.serve.sampler import Sampling
@@ -75,15 +76,14 @@ def _add_completions(app: FastAPI, handler: "CompletionHandler") -> None:
     @app.post("/v1/chat/completions", response_model=ChatCompletion, responses={200: EVENTS})
     async def chat(body: ChatRequest, request: Request) -> Response:
         model = handler.model(body.model)
-        turns = [(message.role, message.text) for message in body.messages]
-        prompt = await handler.encoded("messages", model.chat, turns)
-        return await handler.answer(body, request, model, [prompt], chat=True)
+        prompt = await handler.encoded("messages", model.chat, body)
+        return await handler.answer(body, request, model, [prompt])
 
     @app.post("/v1/completions", response_model=Completion, responses={200: EVENTS})
     async def complete(body: CompletionRequest, request: Request) -> Response:
         model = handler.model(body.model)
         prompts = [await handler.encoded("prompt", model.plain, prompt) for prompt in body.prompts]
-        return await handler.answer(body, request, model, prompts, chat=False)
+        return await handler.answer(body, request, model, prompts)
 
 
 def _add_models(app: FastAPI, handler: "CompletionHandler") -> None:
@@ -151,14 +151,14 @@ class CompletionHandler:
         return ids
 
     async def answer(
-        self, body: Body, request: Request, model: ServedModel, prompts: list[list[int]], chat: bool
+        self, body: ChatRequest | CompletionRequest, request: Request, model: ServedModel, prompts: list[list[int]]
     ) -> Response:
         """Generate the answers, and send them complete or as a stream."""
         answers = self._answers(body, model, prompts)
         self._submit(answers)
         builder = ResponseBuilder(
-            chat=chat,
-            id=("chatcmpl-" if chat else "cmpl-") + uuid.uuid4().hex,
+            chat=isinstance(body, ChatRequest),
+            id=("chatcmpl-" if isinstance(body, ChatRequest) else "cmpl-") + uuid.uuid4().hex,
             created=int(time.time()),
             model=model.name,
             prompt_tokens=sum(map(len, prompts)),
@@ -166,7 +166,12 @@ class CompletionHandler:
             usage=bool(body.stream_options and body.stream_options.include_usage),
             decode=model.text,
         )
-        pieces = self._counted(merged_chunks(self.engine, request, model, answers, body.stops), model, answers, prompts)
+
+        def parser() -> AnswerParser | None:
+            return model.parser(body, prompts[0]) if isinstance(body, ChatRequest) else None
+
+        chunks = merged_chunks(self.engine, request, model, answers, body.stops, parser)
+        pieces = self._counted(chunks, model, answers, prompts)
         if body.stream:
             events = self._events(builder, len(answers), pieces)
             return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
@@ -219,6 +224,9 @@ class CompletionHandler:
                 sampling = Sampling(
                     temperature=1.0 if body.temperature is None else body.temperature,
                     top_p=1.0 if body.top_p is None else body.top_p,
+                    top_k=max(0, body.top_k or 0),
+                    min_p=body.min_p or 0.0,
+                    repetition_penalty=body.repetition_penalty or 1.0,
                     seed=seed,
                     top_logprobs=body.top,
                     presence_penalty=body.presence_penalty or 0.0,

@@ -1,5 +1,7 @@
 """Incremental detokenization: only complete characters, and no text from a stop sequence on."""
 
+from collections.abc import Collection
+
 from transformers import PreTrainedTokenizerBase
 
 LONGEST = 8
@@ -9,10 +11,12 @@ LONGEST = 8
 class StreamDecoder:
     """Decodes an answer token by token; the parts add up to what the tokenizer decodes from all tokens at once."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """``tokenizer`` is used for decoding only."""
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, shown: Collection[str] = ()) -> None:
+        """``tokenizer`` is used for decoding only. ``shown``: special tokens that are part of the text."""
         self.tokenizer = tokenizer
         self.special = set(tokenizer.all_special_ids)
+        if shown:
+            self.special -= {i for i, token in tokenizer.added_tokens_decoder.items() if token.content in shown}
         self.ids: list[int] = []
         self.start, self.sent = 0, 0
         """Where decoding starts, since spaces and characters depend on the tokens before, and the number of tokens already returned."""

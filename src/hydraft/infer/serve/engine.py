@@ -39,7 +39,7 @@ class Answer:
     def __init__(self, prompt: list[int], limit: int, ends: list[int], adapter: str, sampling: Sampling) -> None:
         """``limit``: its most tokens. ``ends``: the tokens that end it. ``adapter``: its adapter's name in the PeftModel."""
         self.prompt, self.limit, self.ends = prompt, limit, ends
-        self.sampler = RequestSampler(sampling, adapter, ends[0])
+        self.sampler = RequestSampler(sampling, adapter, ends[0], prompt)
         self.tokens: list[int] = []
         self.finished = False
         self.error: str | None = None

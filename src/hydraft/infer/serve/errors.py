@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 KINDS = {401: "authentication_error", 429: "rate_limit_error"}
 """OpenAI's error type by status; other 4xx are an ``invalid_request_error``, and 5xx a ``server_error``."""
@@ -56,10 +56,14 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        return _explain(error.errors()[0]).response()
+        return explain(error).response()
 
     @app.exception_handler(HTTPException)
-    async def other(_: Request, error: HTTPException) -> JSONResponse:
+    async def other(request: Request, error: HTTPException) -> Response:
+        allowed = (error.headers or {}).get("Allow")
+        if request.method == "OPTIONS" and allowed:
+            also = ", HEAD, OPTIONS" if "GET" in allowed else ", OPTIONS"
+            return Response(status_code=204, headers={"Allow": allowed + also})
         answer = ApiError(error.status_code, str(error.detail)).response()
         answer.headers.update(error.headers or {})  # 405 has the allowed methods
         return answer
@@ -69,16 +73,35 @@ def install(app: FastAPI) -> None:
         return ApiError(500, "the server failed on this request").response()
 
 
-def _explain(problem: Any) -> ApiError:
-    """The first validation error of pydantic as one line."""
-    kind, place = problem["type"], [str(part) for part in problem["loc"][1:]]
+def explain(error: RequestValidationError) -> ApiError:
+    """The validation error of pydantic that says most, as one line."""
+    problems, body = error.errors(), error.body
+
+    def weight(each: Any) -> tuple[bool, bool, int]:
+        return each["type"] == "refused", not each["type"].endswith("_type"), len(_path(each, body))
+
+    problem = max(problems, key=weight)
+    kind, place = problem["type"], _path(problem, body)
+    context = problem.get("ctx", {})
     if kind == "json_invalid":
-        return ApiError(400, f"The body is not JSON ({problem.get('ctx', {}).get('error', 'cannot be read')}).")
-    if not place:
+        return ApiError(400, f"The body is not JSON ({context.get('error', 'cannot be read')}).")
+    param = context.get("param", ".".join(place))
+    if not param:
         return ApiError(400, "The body must be a JSON object, sent as Content-Type: application/json.")
-    param = ".".join(place)
     if kind == "extra_forbidden":
         return ApiError(400, f"Unrecognized request argument supplied: {param}", code="unknown_parameter")
     if kind == "missing":
         return ApiError(400, f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
     return ApiError(400, f"Invalid '{param}': {problem['msg']}.", param, "invalid_value")
+
+
+def _path(problem: Any, body: Any) -> list[str]:
+    """Where in the body a problem is: its location without the names of the types that pydantic tried there."""
+    path = []
+    for place, part in enumerate(problem["loc"][1:], 2):
+        if (isinstance(body, dict) and part in body) or (isinstance(body, list) and isinstance(part, int)):
+            body = body[part]
+            path.append(str(part))
+        elif place == len(problem["loc"]) and problem["type"] in ("missing", "extra_forbidden"):
+            path.append(str(part))
+    return path

@@ -36,6 +36,8 @@ class AccessMiddleware:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # uvicorn, which still has the method, sends no body
 
         async def counted_send(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -4,12 +4,17 @@ import copy
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
+from hydraft.config.choices import Thinking
 from hydraft.data.records import Conversation, Turn
 from hydraft.data.tokenize import prompt_ids
 from hydraft.errors import ConfigError
 from hydraft.infer.load import LoadedModel, LoadedSource
 from hydraft.infer.serve.multi_lora import BASE, base_of
+from hydraft.infer.serve.parsing import AnswerParser, call_field
+from hydraft.infer.serve.schema import ChatRequest
 from hydraft.models import generation
 
 ENCODER = ThreadPoolExecutor(1, "encode")
@@ -31,16 +36,34 @@ class ServedModel:
         """Copy the tokenizer: one encodes prompts and the other decodes answers, at the same time."""
         self.tokenizer = copy.deepcopy(self.selected.tokenizer)
 
-    def chat(self, turns: list[tuple[str, str]]) -> list[int]:
-        """The prompt ids of a conversation of (role, text).
+    def chat(self, body: ChatRequest) -> list[int]:
+        """The prompt ids of a conversation.
 
         Raises:
             ConfigError: the model's template does not support it.
         """
-        conversation = tuple(Turn("system" if role == "developer" else role, text) for role, text in turns)
-        return prompt_ids(
-            Conversation((*conversation, Turn("assistant", ""))), self.selected.tokenizer, self.selected.data
-        )
+        tools = body.offered
+        if tools and self.calls is None:
+            raise ConfigError(
+                "this model's chat template has no place for tools, or an unknown form of calls: leave out tools"
+            )
+        data, variables = self.selected.data, dict(body.chat_template_kwargs or {})
+        if body.reasoning_effort is not None:
+            thinking = Thinking.off if body.reasoning_effort == "none" else Thinking.on
+            data, variables = replace(data, thinking=thinking), {"reasoning_effort": body.reasoning_effort, **variables}
+        turns = (*body.turns, Turn("assistant", ""))
+        conversation = Conversation(turns, tools=tools, template_variables=variables)
+        return prompt_ids(conversation, self.selected.tokenizer, data)
+
+    @cached_property
+    def calls(self) -> dict[str, Any] | None:
+        """How the model writes calls of tools; None if its template has no place for them."""
+        return call_field(self.tokenizer) if self.selected.data.template == "chat" else None
+
+    def parser(self, body: ChatRequest, prompt: list[int]) -> AnswerParser:
+        """A parser of one answer."""
+        tools, end = body.offered, str(self.tokenizer.decode(prompt[-8:]))
+        return AnswerParser(end, tools, self.calls if tools else None, body.parallel_tool_calls is not False)
 
     def plain(self, prompt: str | list[int]) -> list[int]:
         """The ids of a text without a template; it may contain special tokens."""

@@ -1,13 +1,15 @@
 """Responses in OpenAI's format: complete, or as server-sent events."""
 
 import json
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from hydraft.infer.serve.parsing import Call
 from hydraft.infer.serve.sampler import TokenLogprob
 
 
@@ -19,8 +21,12 @@ class Chunk:
     tokens: list[int]
     logprobs: list[TokenLogprob]
     """One per token, if requested."""
-    finish: Literal["stop", "length"] | None = None
+    finish: Literal["stop", "length", "tool_calls"] | None = None
     """The finish reason of the last chunk."""
+    reasoning: str = ""
+    """A part of the thoughts."""
+    calls: Sequence[Call] = ()
+    """Calls of tools that it completes."""
 
 
 class Usage(BaseModel):
@@ -29,16 +35,29 @@ class Usage(BaseModel):
     total_tokens: int
 
 
+class FunctionCall(BaseModel):
+    name: str
+    arguments: str
+
+
+class ToolCall(BaseModel):
+    id: str
+    type: Literal["function"]
+    function: FunctionCall
+
+
 class AssistantMessage(BaseModel):
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCall] | None = None
 
 
 class ChatChoice(BaseModel):
     index: int
     message: AssistantMessage
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
     logprobs: dict[str, Any] | None
 
 
@@ -98,15 +117,15 @@ class ResponseBuilder:
     decode: Decode
     offsets: dict[int, int] = field(default_factory=dict)
     """Characters of each answer so far, for ``text_offset``."""
+    calls: dict[int, int] = field(default_factory=dict)
+    """The index of the last call of each answer."""
 
     def complete(self, answers: list[list[Chunk]]) -> dict[str, Any]:
         """The complete response; ``answers`` are the chunks of each answer."""
         choices = []
         for index, chunks in enumerate(answers):
             text = "".join(chunk.text for chunk in chunks)
-            content = (
-                {"message": {"role": "assistant", "content": text, "refusal": None}} if self.chat else {"text": text}
-            )
+            content = {"message": _message(text, chunks)} if self.chat else {"text": text}
             logprobs = self._logprobs(
                 index, [t for c in chunks for t in c.tokens], [p for c in chunks for p in c.logprobs]
             )
@@ -124,9 +143,16 @@ class ResponseBuilder:
         logprobs = self._logprobs(index, chunk.tokens, chunk.logprobs)
         if not self.chat:
             return self._event({"text": chunk.text}, index, chunk.finish, logprobs)
+        deltas: list[dict[str, Any]] = [{"reasoning_content": chunk.reasoning}] if chunk.reasoning else []
+        if chunk.text or (logprobs and logprobs["content"] and not deltas):
+            deltas.append({"content": chunk.text})
+        for call in chunk.calls:
+            number = self.calls[index] = self.calls.get(index, -1) + 1
+            deltas.append({"tool_calls": [{"index": number, **_call(call)}]})
         events = ""
-        if chunk.text or (logprobs and logprobs["content"]):
-            events += self._event({"delta": {"content": chunk.text}}, index, None, logprobs)
+        for delta in deltas:
+            events += self._event({"delta": delta}, index, None, logprobs)
+            logprobs = None
         if chunk.finish:
             events += self._event({"delta": {}}, index, chunk.finish, None)
         return events
@@ -175,6 +201,23 @@ class ResponseBuilder:
         text = self.decode(token)
         half = "�" in text  # an incomplete UTF-8 character has no text
         return {"token": text, "logprob": logprob, "bytes": None if half else list(text.encode())}
+
+
+def _message(text: str, chunks: list[Chunk]) -> dict[str, Any]:
+    """The message of a complete chat answer."""
+    thoughts = "".join(chunk.reasoning for chunk in chunks)
+    calls = [_call(call) for chunk in chunks for call in chunk.calls]
+    message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
+    if thoughts:
+        message["reasoning_content"] = thoughts
+    if calls:
+        message["tool_calls"] = calls
+    return message
+
+
+def _call(call: Call) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
 
 
 def failure(body: dict[str, Any]) -> str:

@@ -32,6 +32,10 @@ class Sampling:
 
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0
+    """Tokens to sample from, the likeliest ones; 0 for all."""
+    min_p: float = 0.0
+    """The least probability of a sampled token, as a share of the likeliest token's."""
     seed: str | None = None
     """The seed of its random generator; None for a random one."""
     top_logprobs: int | None = None
@@ -40,8 +44,15 @@ class Sampling:
     """Subtracted from the scores of tokens that were generated before."""
     frequency_penalty: float = 0.0
     """Subtracted once for each time a token was generated."""
+    repetition_penalty: float = 1.0
+    """Divides positive scores, and multiplies negative ones, of tokens of the prompt and of those generated before."""
     logit_bias: tuple[tuple[int, float], ...] = ()
     """Added to the scores of tokens."""
+
+    @property
+    def truncated(self) -> bool:
+        """Whether only some of the likeliest tokens are sampled from."""
+        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
 
 
 @dataclass(frozen=True)
@@ -62,12 +73,16 @@ class RequestSampler:
     """The adapter that it uses; ``__base__`` for none."""
     end: int
     """The end token that a cancelled request gets."""
+    prompt: Sequence[int] = ()
+    """The prompt's tokens, for ``repetition_penalty``."""
     cancelled: bool = False
     """Set from any thread: its remaining tokens are not wanted."""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     """One per token, if requested."""
     counts: torch.Tensor | None = None
     """How often each token was generated, if penalties need it: (V,)"""
+    seen: torch.Tensor | None = None
+    """Whether a token is in the prompt, if ``repetition_penalty`` needs it: (V,)"""
     bias: tuple[torch.Tensor, torch.Tensor] | None = None
     """``logit_bias`` on the device of the scores: token ids and values."""
 
@@ -83,7 +98,8 @@ class RequestSampler:
     @property
     def penalised(self) -> bool:
         """Whether its scores depend on the tokens generated before."""
-        return bool(self.sampling.presence_penalty or self.sampling.frequency_penalty)
+        s = self.sampling
+        return bool(s.presence_penalty or s.frequency_penalty) or s.repetition_penalty != 1
 
     @property
     def plain(self) -> bool:
@@ -163,12 +179,22 @@ def _record_logprobs(samplers: list[RequestSampler], logprobs: torch.Tensor, tok
 
 
 def _adjust(rows: torch.Tensor, samplers: list[RequestSampler]) -> None:
-    """Apply penalties and biases in place, by the formulas of OpenAI's API reference."""
+    """Apply penalties and biases in place.
+
+    Presence, frequency and biases are by the formulas of OpenAI's API reference, repetition by that of CTRL (arXiv:1909.05858, 4.1)
+    with the prompt's tokens counted as well, as vLLM does.
+    """
     for row, sampler in zip(rows, samplers, strict=True):
         s = sampler.sampling
         if sampler.penalised:
             if sampler.counts is None:
                 sampler.counts = torch.zeros_like(row)
+            if s.repetition_penalty != 1:
+                if sampler.seen is None:
+                    sampler.seen = torch.zeros_like(row, dtype=torch.bool)
+                    sampler.seen[on_device(list(sampler.prompt), torch.long, row.device)] = True
+                changed = torch.where(row > 0, row / s.repetition_penalty, row * s.repetition_penalty)
+                row.copy_(torch.where(sampler.seen | (sampler.counts > 0), changed, row))
             row -= s.presence_penalty * (sampler.counts > 0) + s.frequency_penalty * sampler.counts
         if s.logit_bias:
             if sampler.bias is None:
@@ -180,27 +206,39 @@ def _adjust(rows: torch.Tensor, samplers: list[RequestSampler]) -> None:
 def _sample(rows: torch.Tensor, samplers: list[RequestSampler]) -> torch.Tensor:
     """The token of each row: the argmax, or by inverting the cumulative distribution at its random number.  (R,)"""
     tokens = rows.argmax(-1)
-    for nucleus in (False, True):  # so that a row's token depends on its own settings only
-        sampled = [i for i, d in enumerate(samplers) if not d.greedy and (d.sampling.top_p < 1) is nucleus]
+    for truncated in (False, True):  # so that a row's token depends on its own settings only
+        sampled = [i for i, d in enumerate(samplers) if not d.greedy and d.sampling.truncated is truncated]
         if not sampled:
             continue
         settings = [
-            [i, d.sampling.temperature, d.random.random(), d.sampling.top_p]
+            [i, d.sampling.temperature, d.random.random(), d.sampling.top_p, d.sampling.top_k, d.sampling.min_p]
             for i, d in enumerate(samplers)
             if i in sampled
         ]
         columns = on_device(settings, torch.double, rows.device)[:, :, None].unbind(1)
-        index, temperatures, numbers, top_p = columns  # (n, 1) each
+        index, temperatures, numbers, *limits = columns  # (n, 1) each
         picked = index[:, 0].long()
         probabilities = (rows[picked] / temperatures.to(rows.dtype)).softmax(-1).double()
         order = None
-        if nucleus:
+        if truncated:
             probabilities, order = probabilities.sort(-1, descending=True)
-            ahead = probabilities.cumsum(-1) - probabilities  # the probability of all likelier tokens
-            beyond = ahead >= top_p
-            beyond[:, 0] = False  # the likeliest token is kept even with top_p=0
-            probabilities.masked_fill_(beyond, 0)
+            _truncate(probabilities, *limits)
         cumulative = probabilities.cumsum(-1)
         place = torch.searchsorted(cumulative, numbers * cumulative[:, -1:], right=True).clamp(max=rows.shape[-1] - 1)
         tokens[picked] = (place if order is None else order.gather(-1, place))[:, 0]
     return tokens
+
+
+def _truncate(probabilities: torch.Tensor, top_p: torch.Tensor, top_k: torch.Tensor, min_p: torch.Tensor) -> None:
+    """Zero the unlikely ones of ``probabilities`` (n, V), which fall along each row, in place. Limits: (n, 1).
+
+    As in vLLM, ``top_p`` is a share of what ``min_p`` and ``top_k`` leave. The likeliest token is kept.
+    """
+    ranks = torch.arange(probabilities.shape[-1], device=probabilities.device)
+    beyond = ((top_k > 0) & (ranks >= top_k)) | (probabilities < min_p * probabilities[:, :1])
+    beyond[:, 0] = False
+    probabilities.masked_fill_(beyond, 0)
+    ahead = probabilities.cumsum(-1) - probabilities  # the probability of all likelier tokens
+    beyond = ahead >= top_p * probabilities.sum(-1, keepdim=True)
+    beyond[:, 0] = False
+    probabilities.masked_fill_(beyond, 0)

@@ -1,44 +1,27 @@
-"""Request bodies, by OpenAI's names: each is used or refused; those without influence on the text are accepted and ignored."""
+"""Request bodies, by OpenAI's names: each is used or refused; those without influence on the text are accepted and ignored.
+
+The sampling parameters that OpenAI's API does not have (``top_k``, ``chat_template_kwargs``, …) are vLLM's, by its names.
+"""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from hydraft.data.records import Turn
+from hydraft.infer.serve.fields import Strict, invalid, only, unsupported
+from hydraft.infer.serve.messages import Message, Tool, turns_of
 
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Id = Annotated[int, Field(ge=0)]
 INT64 = 2**63
-
-
-class Strict(BaseModel):
-    """Strict types (``"5"`` is no number), and no unknown names."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+NO_CHOICE = "the model chooses whether to call a tool: use 'auto', or 'none' for no calls"
+NO_FORMAT = "answers are not constrained to a format: ask for it in the messages, and use {'type': 'text'}"
 
 
 class StreamOptions(Strict):
-    include_usage: bool = False
-    include_obfuscation: bool = False
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
     """Accepted and ignored: nothing is padded here."""
-
-
-class TextFormat(Strict):
-    type: Literal["text"]
-
-
-class TextPart(Strict):
-    type: Literal["text"]
-    text: str
-
-
-class Message(Strict):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-    name: str | None = None
-
-    @property
-    def text(self) -> str:
-        """The content as one string."""
-        return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
 
 
 class Request(Strict):
@@ -48,6 +31,12 @@ class Request(Strict):
     max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
+    top_k: int | None = Field(None, ge=-1)
+    """Only so many of the likeliest tokens are sampled from. 0 and -1: all."""
+    min_p: float | None = Field(None, ge=0, le=1)
+    """Only tokens with at least this share of the likeliest token's probability are sampled from."""
+    repetition_penalty: float | None = Field(None, gt=0, le=2)
+    """Divides positive scores, and multiplies negative ones, of the tokens of prompt and answer."""
     n: int | None = Field(None, ge=1, le=128)
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     seed: int | None = Field(None, ge=-INT64, lt=INT64)
@@ -78,8 +67,13 @@ class Request(Strict):
     @model_validator(mode="after")
     def _streams(self) -> "Request":
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options are for stream=true")
+            raise invalid("stream_options", "only allowed with stream=true")
         return self
+
+
+class TextFormat(Strict):
+    type: only("text", reason=NO_FORMAT)  # type: ignore[valid-type]
+    json_schema: unsupported(NO_FORMAT) = None  # type: ignore[valid-type]
 
 
 class ChatRequest(Request):
@@ -88,15 +82,30 @@ class ChatRequest(Request):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: TextFormat | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    tool_choice: Literal["none", "auto"] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: only("none", "auto", reason=NO_CHOICE) = None  # type: ignore[valid-type]
     parallel_tool_calls: bool | None = None
-    modalities: list[Literal["text"]] | None = None
+    """Accepted; with false, calls after the first are left out."""
+    functions: unsupported("deprecated by OpenAI: use tools") = None  # type: ignore[valid-type]
+    function_call: only("none", "auto", reason="deprecated by OpenAI: use tool_choice") = None  # type: ignore[valid-type]
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    """``none`` turns thinking off, the others turn it on; a template with degrees of effort gets the value."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Variables for the chat template, such as ``{"enable_thinking": false}``."""
+    modalities: list[only("text", reason="the model answers in text only")] | None = None  # type: ignore[valid-type]
+    audio: unsupported("the model answers in text only") = None  # type: ignore[valid-type]
+    web_search_options: unsupported("the server does not search the web") = None  # type: ignore[valid-type]
+    moderation: unsupported("the server does not moderate") = None  # type: ignore[valid-type]
+    verbosity: only("medium", reason="the model has no degrees of verbosity: ask for it in the messages") = None  # type: ignore[valid-type]
+    prediction: dict[str, Any] | None = None
+    """Accepted and ignored: it makes answers faster, not different."""
     metadata: dict[str, str] | None = None
     store: bool | None = None
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: str | None = None
 
     @property
     def limit(self) -> int | None:
@@ -108,19 +117,30 @@ class ChatRequest(Request):
         """``top_logprobs`` if ``logprobs`` is true."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
+    @property
+    def turns(self) -> list[Turn]:
+        """The turns of ``messages``."""
+        return turns_of(self.messages)
+
+    @property
+    def offered(self) -> tuple[dict[str, Any], ...]:
+        """The tools that the model may call."""
+        return () if self.tool_choice == "none" else tuple(tool.rendered() for tool in self.tools or [])
+
     @model_validator(mode="after")
-    def _top_logprobs(self) -> "ChatRequest":
+    def _with_others(self) -> "ChatRequest":
         if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs are for logprobs=true")
+            raise invalid("top_logprobs", "only allowed with logprobs=true")
+        turns_of(self.messages)  # raises what is wrong between messages
         return self
 
 
 class CompletionRequest(Request):
     prompt: str | Annotated[list[str] | list[Id] | list[Annotated[list[Id], Field(min_length=1)]], Field(min_length=1)]
     logprobs: int | None = Field(None, ge=0, le=5)
-    best_of: Literal[1] | None = None
-    echo: Literal[False] | None = None
-    suffix: Literal[""] | None = None
+    best_of: only(1, reason="every answer is returned: use n") = None  # type: ignore[valid-type]
+    echo: only(False, reason="the prompt is not repeated") = None  # type: ignore[valid-type]
+    suffix: only("", reason="text cannot be inserted ahead of a suffix") = None  # type: ignore[valid-type]
 
     @property
     def top(self) -> int | None:

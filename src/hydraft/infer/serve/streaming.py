@@ -1,12 +1,14 @@
 """Turns an engine's tokens into chunks of text while the client is connected."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Literal
 
 from starlette.requests import Request
 
 from hydraft.infer.serve.detokenize import StopFilter, StreamDecoder
 from hydraft.infer.serve.engine import Answer, Engine
+from hydraft.infer.serve.parsing import SHOWN, AnswerParser
 from hydraft.infer.serve.registry import ServedModel
 from hydraft.infer.serve.responses import Chunk
 
@@ -15,13 +17,15 @@ class ClientDisconnected(Exception):
     """The client disconnected."""
 
 
-async def chunks(answer: Answer, model: ServedModel, stops: list[str]) -> AsyncIterator[Chunk]:
-    """The text of one answer, up to its end or the first stop sequence.
+async def chunks(
+    answer: Answer, model: ServedModel, stops: list[str], parser: AnswerParser | None = None
+) -> AsyncIterator[Chunk]:
+    """The text of one answer, up to its end or the first stop sequence; with a ``parser``, its thoughts and calls apart.
 
     Raises:
         GenerationFailed: it will not be finished.
     """
-    decoder, stop_filter = StreamDecoder(model.tokenizer), StopFilter(stops)
+    decoder, stop_filter = StreamDecoder(model.tokenizer, SHOWN if parser else ()), StopFilter(stops)
     count = 0
     async for tokens in answer.chunks():
         text, taken, ended = "", [], False
@@ -36,19 +40,35 @@ async def chunks(answer: Answer, model: ServedModel, stops: list[str]) -> AsyncI
         if not stop_filter.found and (ended or count >= answer.limit):
             text += stop_filter.add(decoder.end())
             text += stop_filter.end()
+        finish: Literal["stop", "length", "tool_calls"] | None = None
         if stop_filter.found or ended:
-            yield Chunk(text, taken, logprobs, "stop")
+            finish = "stop"
+        elif count >= answer.limit:
+            finish = "length"
+        if parser is None:
+            yield Chunk(text, taken, logprobs, finish)
+        else:
+            part = parser.add(text)
+            if finish:
+                part += parser.end()
+                finish = "tool_calls" if finish == "stop" and parser.calls else finish
+            yield Chunk(part.text, taken, logprobs, finish, part.reasoning, part.calls)
+        if finish:
             return
-        if count >= answer.limit:
-            yield Chunk(text, taken, logprobs, "length")
-            return
-        yield Chunk(text, taken, logprobs)
 
 
 async def merged_chunks(
-    engine: Engine, request: Request, model: ServedModel, answers: list[Answer], stops: list[str]
+    engine: Engine,
+    request: Request,
+    model: ServedModel,
+    answers: list[Answer],
+    stops: list[str],
+    parser: Callable[[], AnswerParser | None],
 ) -> AsyncGenerator[tuple[int, Chunk], None]:
     """The chunks of several answers in the order in which they arrive. At the end, their slots are freed.
+
+    Args:
+        parser: makes the parser of each answer.
 
     Raises:
         GenerationFailed: one of them will not be finished.
@@ -58,7 +78,7 @@ async def merged_chunks(
 
     async def follow(index: int, answer: Answer) -> None:
         try:
-            async for chunk in chunks(answer, model, stops):
+            async for chunk in chunks(answer, model, stops, parser()):
                 queue.put_nowait((index, chunk))
         except Exception as error:  # raised after the chunks that came before it
             queue.put_nowait(error)

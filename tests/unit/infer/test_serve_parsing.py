@@ -1,0 +1,78 @@
+"""An answer's thoughts, text and calls, whatever the pieces in which it arrives."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from hydraft.infer.serve.parsing import CALLS, AnswerParser, Call, Part, call_field
+from hydraft.system.source_tree import TINY
+
+HERMES, XML, GLM, LLAMA = CALLS.values()
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": "integer"}}}}}]
+ANSWERS: list[tuple[str, str, Any, tuple[str, str, list[Call]]]] = [
+    ("", "<think>\n三加四\n</think>\n\n七", None, ("七", "三加四", [])),
+    ("助手：<think>\n", "三加四\n</think>\n\n七", None, ("七", "三加四", [])),
+    ("<think>\n\n</think>\n\n", "七", None, ("七", "", [])),
+    ("", "[THINK]三[/THINK]七", None, ("七", "三", [])),
+    ("", "  七\n", None, ("  七\n", "", [])),
+    ("", "写作 <think> 和 </think>", None, ("写作 <think> 和 </think>", "", [])),
+    ("", "<think>\n三加", None, ("", "三加", [])),
+    ("", '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>', None, ('<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>', "", [])),
+    ("", '好\n<tool_call>\n{"name": "f", "arguments": {"城市": "甲"}}\n</tool_call>\n<tool_call>\n{"name": "g", "arguments": {}}\n</tool_call>', HERMES,
+     ("好", "", [Call("f", '{"城市": "甲"}'), Call("g", "{}")])),
+    ("", "<think>\n查\n</think>\n\n<tool_call>\n<function=f>\n<parameter=a>\n7\n</parameter>\n</function>\n</tool_call>", XML,
+     ("", "查", [Call("f", '{"a": 7}')])),
+    ("", "<tool_call>f\n<arg_key>a</arg_key>\n<arg_value>7</arg_value>\n</tool_call>", GLM, ("", "", [Call("f", '{"a": 7}')])),
+    ("", '{"name": "f", "parameters": {"a": 7}}', LLAMA, ("", "", [Call("f", '{"a": 7}')])),
+    ("", '{"a": 7}', LLAMA, ('{"a": 7}', "", [])),
+    ("", '<tool_call>\n{"name": "f", "argum', HERMES, ('<tool_call>\n{"name": "f", "argum', "", [])),
+    ("", "<tool_call>\n<function=f>\n<parameter=a>\n7", XML, ("<tool_call>\n<function=f>\n<parameter=a>\n7", "", [])),
+    ("", "甲<tool_call>{七}</tool_call>乙", HERMES, ("甲<tool_call>{七}</tool_call>乙", "", [])),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize(("prompt", "answer", "calls", "expected"), ANSWERS)
+def test_an_answer_is_parsed_in_pieces_of_any_size(
+    prompt: str, answer: str, calls: Any, expected: tuple[str, str, list[Call]], size: int
+) -> None:
+    parser, found = AnswerParser(prompt, TOOLS, calls), Part()
+    for start in range(0, len(answer), size):
+        found += parser.add(answer[start : start + size])
+    found += parser.end()
+    assert (found.text, found.reasoning, found.calls) == expected
+    assert parser.calls == len(expected[2])
+
+
+def test_without_parallel_calls_the_first_is_returned() -> None:
+    call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>\n'
+    parser = AnswerParser("", TOOLS, HERMES, parallel=False)
+    assert (parser.add(call * 2) + parser.end()).calls == [Call("f", "{}")]
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ('<tool_call>\n{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}}\n</tool_call>', HERMES),
+        ("<tool_call>\n<function={{ f.name }}>\n</function>\n</tool_call>", XML),
+        ("<tool_call>{{ f.name }}\n<arg_key>key</arg_key>\n<arg_value>value</arg_value>\n</tool_call>", GLM),
+        ('{"name": "{{ f.name }}", "parameters": {{ f.arguments | tojson }}}', LLAMA),
+        ("call {{ f.name }}", None),
+        ("{{ raise_exception('no tools') }}", None),
+    ],
+)
+def test_the_form_of_calls_is_found_in_the_chat_template(written: str, expected: Any) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    calls = f"{{% for c in m.tool_calls or [] %}}{{% set f = c.function %}}{written}{{% endfor %}}"
+    tokenizer.chat_template = f"{{% for m in messages %}}{{{{ m.content }}}}{calls}{{% endfor %}}"
+    assert call_field(tokenizer) == expected
+
+
+def test_a_tokenizers_own_response_template_comes_first() -> None:
+    own = {"open": "[CALL]", "close": "[/CALL]", "content": "json"}
+    tokenizer: Any = SimpleNamespace(
+        response_template={"fields": {"tool_calls": own}}, apply_chat_template=lambda *_, **__: ""
+    )
+    assert call_field(tokenizer) == own
