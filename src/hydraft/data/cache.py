@@ -16,12 +16,13 @@ from datasets.arrow_writer import ArrowWriter
 from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
+from hydraft.config.choices import Thinking
 from hydraft.config.data import DataConfig
-from hydraft.data import mixture
+from hydraft.data import mixture, notes, thinking
 from hydraft.data.encoding import SFT, Encoding
 from hydraft.data.records import Record
 from hydraft.data.sources import is_file
-from hydraft.data.tokenize import Example, Truncation, system_note, truncate
+from hydraft.data.tokenize import Example, Truncation, truncate
 from hydraft.system import files
 from hydraft.system.version import __version__
 
@@ -30,7 +31,7 @@ FEATURES = datasets.Features(
 )
 
 
-FORMAT = 2
+FORMAT = 3
 """The version of the cached files. Increased when the same records are encoded differently or stored differently."""
 
 
@@ -48,6 +49,8 @@ class Encoded(Sequence[Example]):
         """What ``data.max_length`` cut off."""
         self.notes: list[str] = about["notes"]
         """Lines to show to the user: how the records were encoded."""
+        self.thinking = Thinking(about["thinking"])
+        """``data.thinking``, on or off."""
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -61,7 +64,7 @@ def key(data: DataConfig, seed: int, tokenizer: PreTrainedTokenizerBase, encodin
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts: list[Any] = [
         FORMAT, __version__, data.template, data.train_on.value, data.max_length, data.format.value, data.only,
-        data.mix,
+        data.mix, data.thinking.value,
         seed if data.mix else None,
         backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items()),
         tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token,
@@ -97,9 +100,10 @@ def training(
     with FileLock(f"{target}.lock"):  # another run may encode the same records
         if not target.is_dir():
             records = mixture.training(data, seed, encoding.read)
-            examples = _encoded(records, lambda record: encoding.encode(record, tokenizer, data), progress)
+            resolved = thinking.resolve(data, records)
+            examples = _encoded(records, lambda record: encoding.encode(record, tokenizer, resolved), progress)
             with files.staged_folder(target) as staging:
-                _write(examples, data.max_length, lambda: system_note(records, tokenizer, data), staging)
+                _write(examples, resolved, lambda: notes.of(records, tokenizer, resolved), staging)
     return Encoded(target)
 
 
@@ -112,15 +116,14 @@ def _encoded(
             progress(number, len(records))
 
 
-def _write(examples: Iterable[Example], max_length: int, note_of: Callable[[], str | None], staging: Path) -> None:
+def _write(examples: Iterable[Example], data: DataConfig, notes_of: Callable[[], list[str]], staging: Path) -> None:
     lengths, cut = [], Truncation()
     with ArrowWriter(path=str(staging / "data.arrow"), features=FEATURES) as writer:
         for whole in examples:
-            example, lost = truncate(whole, max_length)
+            example, lost = truncate(whole, data.max_length)
             writer.write(example)
             lengths.append(len(example["input_ids"]))
             cut += lost
         writer.finalize()
-    note = note_of()
-    about = {"lengths": lengths, "truncation": vars(cut), "notes": [note] if note else []}
+    about = {"lengths": lengths, "truncation": vars(cut), "notes": notes_of(), "thinking": data.thinking.value}
     files.write_json(staging / "about.json", about)

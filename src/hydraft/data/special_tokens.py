@@ -5,6 +5,9 @@ tokens in a record are replaced by placeholders before rendering; the names in t
 the tokenizer, in which every special token has an alias, encodes the string with the aliases and the original text of the record. It
 is still one string, so merges, spaces and prefixes are the same as in any other record.
 
+The marks around thoughts (``<think>``) in a text have placeholders too, so that no template takes text for thoughts; they are encoded
+as the tokenizer encodes them.
+
 This applies to tokens that are marked special. Other added tokens (Baichuan's reserved pieces) are encoded as the published
 tokenizer encodes them.
 """
@@ -12,17 +15,23 @@ tokenizer encodes them.
 import copy
 import re
 import uuid
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from hydraft.data.records import Conversation, Turn
+from hydraft.data.thinking import MARKS
 from hydraft.errors import ConfigError
 
+ALL_MARKS = tuple(mark for pair in MARKS for mark in pair)
 SECRET = uuid.uuid4().hex
 """Part of every placeholder and alias. It is random in each process, so that no text contains it; no id depends on it."""
+MARK = re.compile("|".join(map(re.escape, ALL_MARKS)))
+MARK_PLACEHOLDER = re.compile(rf"{SECRET}mark(\d+)\.")
 PLACEHOLDER = re.compile(rf"{SECRET}typed(\d*)\.")
 EMPTY = f"{SECRET}typed."
 """A placeholder of empty text: it keeps two adjacent texts from forming the name of a special token."""
@@ -41,19 +50,32 @@ class SpecialTokens:
         """Matches the name of any special token, the longest first, as the tokenizer does."""
 
     def hide(self, conversation: Conversation) -> Conversation:
-        """The conversation with a placeholder for every name of a special token in its texts."""
+        """The conversation with a placeholder for every name of a special token, and for marks of thoughts, in its texts."""
+        return replace(
+            conversation,
+            plain=None if conversation.plain is None else self._hidden(conversation.plain),
+            turns=tuple(map(self._with_placeholders, conversation.turns)),
+            tools=tuple(map(self._hidden, conversation.tools)),
+        )
 
-        def hidden(text: str) -> str:
-            return self.names.sub(lambda name: f"{SECRET}typed{self.ids_of[name[0]]}.", text)
+    def _with_placeholders(self, turn: Turn) -> Turn:
+        content, more = self._hidden(turn.content), self._hidden(turn.input)
+        if self.names.search(content + more) or self.names.search(more + content):  # a name across both
+            content = EMPTY + content + EMPTY
+        calls = tuple(map(self._hidden, turn.tool_calls))
+        hidden = {key: self._hidden(getattr(turn, key)) for key in ("reasoning", "tool_call_id", "name")}
+        return replace(turn, content=content, input=more, tool_calls=calls, **hidden)
 
-        def with_placeholders(turn: Turn) -> Turn:
-            content, more = hidden(turn.content), hidden(turn.input)
-            if self.names.search(content + more) or self.names.search(more + content):  # a name across both
-                content = EMPTY + content + EMPTY
-            return replace(turn, content=content, input=more)
-
-        plain = None if conversation.plain is None else hidden(conversation.plain)
-        return replace(conversation, plain=plain, turns=tuple(map(with_placeholders, conversation.turns)))
+    def _hidden(self, value: Any) -> Any:
+        """A text, or a JSON value with texts in it, with placeholders."""
+        if isinstance(value, str):
+            text = self.names.sub(lambda name: f"{SECRET}typed{self.ids_of[name[0]]}.", value)
+            return MARK.sub(lambda mark: f"{SECRET}mark{ALL_MARKS.index(mark[0])}.", text)
+        if isinstance(value, Mapping):
+            return {self._hidden(key): self._hidden(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._hidden(item) for item in value]
+        return value
 
     def encode(self, text: str) -> list[int]:
         """The ids of a rendered text, with or without placeholders.
@@ -61,6 +83,7 @@ class SpecialTokens:
         Raises:
             ConfigError: it has placeholders, and the tokenizer is not based on the ``tokenizers`` library.
         """
+        text = MARK_PLACEHOLDER.sub(lambda number: ALL_MARKS[int(number[1])], text)
         if SECRET not in text:
             return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         text = self.names.sub(lambda name: _alias(self.ids_of[name[0]]), text)

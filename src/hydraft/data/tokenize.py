@@ -1,6 +1,6 @@
-"""Encodes conversations as token ids and labels. Answers and their end-of-sequence token are trained, prompts are not.
+"""Encodes conversations as token ids and labels. Answers and the token that ends them are trained, prompts are not.
 
-A conversation is rendered as pieces of text, each trained or not. The pieces are joined and tokenised as one string if every
+A conversation is rendered as pieces of text, each trained or not (``rendering.py``). The pieces are joined and tokenised as one string if every
 boundary between pieces is also a boundary between tokens, as it is during generation. If a token crosses a boundary, the pieces are
 tokenised one by one. (A character mask over the joined string is wrong for tokenizers with byte fallback, whose tokens may be parts
 of a character.) The text of a record never becomes a special token (``special_tokens.py``).
@@ -10,16 +10,16 @@ Shapes: T tokens of one record.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, takewhile
-from typing import NamedTuple, TypedDict
+from itertools import accumulate
+from typing import TypedDict
 
 from transformers import PreTrainedTokenizerBase
 
-from hydraft.config.choices import TrainOn
 from hydraft.config.data import DataConfig
 from hydraft.data import special_tokens
 from hydraft.data.labels import IGNORE
-from hydraft.data.records import Conversation, Record, Turn
+from hydraft.data.records import Conversation, Record
+from hydraft.data.rendering import Piece, Rendering, begin, last_answer, render, trains
 from hydraft.errors import ConfigError
 
 
@@ -28,16 +28,6 @@ class Example(TypedDict):
 
     input_ids: list[int]  # (T,)
     labels: list[int]  # (T,): not shifted. The token id if it is trained, otherwise IGNORE; Piece has the exception
-
-
-class Piece(NamedTuple):
-    """A part of a rendered conversation."""
-
-    text: str
-    trained: bool
-    ends: bool = False
-    """Whether this piece follows a trained answer that the template does not end with the end-of-sequence token. The label of its
-    first token is then end-of-sequence, so that the answer learns to end there."""
 
 
 @dataclass(frozen=True)
@@ -78,136 +68,36 @@ def encode(
 def encode_one(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> list[Example]:
     """The examples of one conversation: one, or one for each answer if the template renders earlier answers differently.
 
-    Qwen3's template does so: it removes the thinking from every answer except the last.
+    Qwen3's template does so: it removes the thinking from every answer except the last. There is none if nothing of it is trained.
 
     Raises:
         ConfigError: the tokenizer has no end-of-sequence token, or ``data.template=chat`` and no chat template.
     """
     if tokenizer.eos_token_id is None:
         raise ConfigError("model.path: its tokenizer has no end-of-sequence token, which every answer needs")
-    conversation = special_tokens.of(tokenizer).hide(conversation)
-    if conversation.plain is not None:
-        text = begin(tokenizer) + conversation.plain + str(tokenizer.eos_token)
+    chat = special_tokens.of(tokenizer).hide(conversation)
+    if chat.plain is not None:
+        text = begin(tokenizer) + chat.plain + str(tokenizer.eos_token)
         return [tokens([Piece(text, True)], tokenizer)]
-    whole = render(conversation.turns, tokenizer, data)
+    rendering = Rendering(chat, tokenizer, data)
+    whole = render(rendering)
     if whole is not None:
-        return [tokens(whole, tokenizer)]
-    ends = [index for index, turn in enumerate(conversation.turns, 1) if turn.role == "assistant"]
-    examples = []
-    for end in ends if data.train_on is TrainOn.all else ends[-1:]:
-        examples.append(encode_last_answer(conversation.turns[:end], tokenizer, data))
-    return examples
-
-
-def encode_last_answer(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> Example:
-    """One example whose last answer alone is trained."""
-    return tokens(_last_answer(turns, tokenizer, data), tokenizer)
+        return [tokens(whole, tokenizer)] if any(piece.trained for piece in whole) else []
+    ends = [index + 1 for index in range(len(chat.turns)) if trains(rendering, index)]
+    return [tokens(last_answer(rendering, end), tokenizer) for end in ends]
 
 
 def prompt_ids(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> list[int]:
-    """The ids of the prompt of the last answer."""
-    hidden = special_tokens.of(tokenizer).hide(conversation)
-    return special_tokens.of(tokenizer).encode(_prompt(hidden.prompt, tokenizer, data.template))
+    """The ids of the prompt of the last answer, with its tools and template variables.
 
+    With ``data.thinking=auto``, that is if it is not known how the model was trained, thinking is left to the template.
 
-def render(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> list[Piece] | None:
-    """The pieces of a conversation; None if the rendering of more turns does not start with that of fewer turns.
-
-    Some templates (Baichuan2's) end only the last answer with end-of-sequence; after an earlier answer comes the special token of the
-    next turn. That token is then the input and end-of-sequence its label, which is how Baichuan2 was trained.
+    Raises:
+        ConfigError: the template rejects the conversation, or has no place for its tools.
     """
-    pieces: list[Piece] = []
-    text, eos = "", str(tokenizer.eos_token)
-    for index, turn in enumerate(turns):
-        if turn.role != "assistant":
-            continue
-        prompt = _prompt(turns[:index], tokenizer, data.template)
-        answered = _answered(turns[: index + 1], prompt, tokenizer, data.template)
-        unclosed = text.removesuffix(eos)
-        ends = not prompt.startswith(text)
-        if ends and prompt.startswith(unclosed) and special_tokens.of(tokenizer).names.match(prompt, len(unclosed)):
-            pieces[-1] = pieces[-1]._replace(text=pieces[-1].text.removesuffix(eos))
-            text = unclosed
-        if not prompt.startswith(text) or not answered.startswith(prompt):
-            return None
-        pieces.append(Piece(prompt[len(text) :], False, ends and pieces[-1].trained))
-        pieces.append(Piece(answered[len(prompt) :], data.train_on is TrainOn.all or index == len(turns) - 1))
-        text = answered
-    return pieces
-
-
-def _last_answer(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> list[Piece]:
-    prompt = _prompt(turns[:-1], tokenizer, data.template)
-    answered = _answered(turns, prompt, tokenizer, data.template)
-    if not answered.startswith(prompt):
-        raise ConfigError(
-            "data.template=chat: in this model's chat template the answer does not follow the generation prompt; "
-            'use a plain template: data.template="{instruction}\\n{input}\\n"'
-        )
-    return [Piece(prompt, False), Piece(answered[len(prompt) :], True)]
-
-
-def _prompt(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    """The text before the assistant's next answer."""
-    if template == "chat":
-        return _chat(turns, tokenizer, generation_prompt=True)
-    eos = str(tokenizer.eos_token)
-    text = begin(tokenizer)
-    for turn in turns:
-        if turn.role == "user":
-            text += template.format(instruction=turn.content, input=turn.input)
-        else:
-            text += turn.content + ("\n" if turn.role == "system" else eos)
-    return text
-
-
-def _answered(turns: tuple[Turn, ...], prompt: str, tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    """``prompt`` and the answer with its end-of-sequence token."""
-    eos = str(tokenizer.eos_token)
-    if template != "chat":
-        return prompt + turns[-1].content + eos
-    text = _chat(turns, tokenizer, generation_prompt=False)
-    end = text.rfind(eos)
-    if end >= len(prompt):
-        return text[: end + len(eos)]  # some templates add a line break, which need not be trained
-    return text.rstrip("\n") + eos
-
-
-def _chat(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, generation_prompt: bool) -> str:
-    if not tokenizer.chat_template:
-        raise ConfigError(
-            "data.template=chat: this model's tokenizer has no chat template; "
-            'use a plain template: data.template="{instruction}\\n{input}\\n"'
-        )
-    messages = [{"role": turn.role, "content": turn.text} for turn in turns]
-    try:
-        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=generation_prompt, tokenize=False))
-    except Exception as error:  # jinja raises errors that the template's author wrote
-        raise ConfigError(f"data.template=chat: this model's chat template rejects a record: {error}") from error
-
-
-def system_note(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> str | None:
-    """How the chat template renders system turns if it does not support them; None if it does.
-
-    The rendered text shows it: it equals that of a conversation without the system turn, or with its text in the question.
-    """
-    first = (record.conversations[0].turns for record in records)
-    count = sum(bool(turns) and turns[0].role == "system" for turns in first)
-    if not count or data.template != "chat":
-        return None
-
-    def rendered(question: str, *before: Turn) -> str:
-        return _chat((*before, Turn("user", question)), tokenizer, generation_prompt=True)
-
-    text = rendered("QUESTION", Turn("system", "SYSTEM"))
-    if text == rendered("QUESTION"):
-        effect = "it is left out"
-    elif text in [rendered(f"SYSTEM{between}QUESTION") for between in ("\n", "\n\n", " ", "")]:
-        effect = "it is put before the first question"
-    else:
-        return None
-    have = "1 record has" if count == 1 else f"{count:,} records have"
-    return f"{have} a system turn, which this model's chat template does not support: {effect}"
+    special = special_tokens.of(tokenizer)
+    rendering = Rendering(special.hide(conversation), tokenizer, data)
+    return special.encode(rendering.prompt(rendering.chat.prompt, rendering.wanted))
 
 
 def tokens(pieces: list[Piece], tokenizer: PreTrainedTokenizerBase) -> Example:
@@ -228,8 +118,8 @@ def tokens(pieces: list[Piece], tokenizer: PreTrainedTokenizerBase) -> Example:
     for piece, end in zip(pieces, ends, strict=True):
         if not piece.trained:
             labels[start:end] = [IGNORE] * (end - start)
-        if piece.ends:
-            labels[start] = int(tokenizer.eos_token_id)
+        if piece.ends is not None:
+            labels[start] = piece.ends
         start = end
     if labels:
         labels[0] = IGNORE  # no position predicts the first token
@@ -258,9 +148,3 @@ def truncate(example: Example, max_length: int) -> tuple[Example, Truncation]:
     shorter: Example = {"input_ids": [ids[i] for i in kept], "labels": [labels[i] for i in kept]}
     shorter["labels"][0] = IGNORE
     return shorter, Truncation(1, len(lost) - trained, trained)
-
-
-def begin(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The special tokens that the tokenizer adds before plain text; a chat template has its own."""
-    known = special_tokens.of(tokenizer).tokens
-    return "".join(known[token].content for token in takewhile(known.__contains__, tokenizer("a")["input_ids"]))

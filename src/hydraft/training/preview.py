@@ -9,11 +9,11 @@ from transformers import PreTrainedTokenizerBase, logging
 
 from hydraft.config.data import DataConfig
 from hydraft.config.schema import Config
-from hydraft.data import mixture
+from hydraft.data import mixture, notes, thinking
 from hydraft.data.batch import fill, group
 from hydraft.data.labels import IGNORE
 from hydraft.data.records import Record
-from hydraft.data.tokenize import Example, Truncation, system_note, truncate
+from hydraft.data.tokenize import Example, Truncation, truncate
 from hydraft.models import prepare
 from hydraft.system.library_logs import quiet_bitsandbytes
 from hydraft.training.objectives.registry import make_objective
@@ -33,6 +33,7 @@ def show(config: Config, console: Console | None = None) -> None:
     encoding = make_objective(config.objective).encoding
     parts = mixture.parts(data, config.seed, encoding.read)
     records = [record for _, members in parts for record in members]
+    data = thinking.resolve(data, records)
     whole = [example for record in records for example in encoding.encode(record, tokenizer, data)]
     kept, cut = [], Truncation()
     for example in whole:
@@ -49,7 +50,7 @@ def show(config: Config, console: Console | None = None) -> None:
     console.print(
         f"data.max_length={data.max_length}: {cut if cut.records else 'no record is longer'}", highlight=False
     )
-    if note := system_note(records, tokenizer, data):
+    for note in notes.of(records, tokenizer, data):
         console.print(note, highlight=False, soft_wrap=True)
 
 

@@ -59,7 +59,7 @@ def test_notes_are_read_from_the_cache_too(tmp_path: Path, tokenizer: PreTrained
     for _ in range(2):
         encoded = cache.training(config.data, 0, tokenizer, True, lambda *_: None)
         assert encoded.notes == [
-            "1 record has a system turn, which this model's chat template does not support: it is left out"
+            "1 record has a system turn, which this model's chat template does not support: it is put before the first question"
         ]
     assert len(list((tmp_path / "cache/encoded").glob("*/about.json"))) == 1
 

@@ -7,9 +7,10 @@ import pytest
 import sentencepiece
 
 from conftest import config_of
+from hydraft.data import notes
 from hydraft.data.labels import IGNORE
 from hydraft.data.records import Conversation, Turn
-from hydraft.data.tokenize import encode_one, prompt_ids, system_note
+from hydraft.data.tokenize import encode_one, prompt_ids
 from published import RESERVED, fuzz, native_tokenizer, sentencepiece_model
 
 USER, ASSISTANT, EOS = 195, 196, 2
@@ -114,32 +115,31 @@ NOT_SUPPORTED = "a system turn, which this model's chat template does not suppor
 
 def test_a_system_turn_that_is_not_supported_is_reported(chatglm2: Any, baichuan: Any) -> None:
     plain = Conversation(WITH_SYSTEM_TURN.turns[1:])
-    assert (
-        system_note([WITH_SYSTEM_TURN, plain], chatglm2, EVERY)
-        == f"1 record has {NOT_SUPPORTED}: it is put before the first question"
-    )
-    assert str(system_note([WITH_SYSTEM_TURN] * 1200, chatglm2, EVERY)).startswith(
-        f"1,200 records have {NOT_SUPPORTED}"
-    )
-    assert system_note([plain], chatglm2, EVERY) is None
-    assert system_note([WITH_SYSTEM_TURN], baichuan, EVERY) is None
-    assert system_note([WITH_SYSTEM_TURN], chatglm2, config_of("data.template='{instruction}'").data) is None
+    assert notes.of([WITH_SYSTEM_TURN, plain], chatglm2, EVERY) == [
+        f"1 record has {NOT_SUPPORTED}: it is put before the first question"
+    ]
+    assert notes.of([WITH_SYSTEM_TURN] * 1200, chatglm2, EVERY)[0].startswith(f"1,200 records have {NOT_SUPPORTED}")
+    assert notes.of([plain], chatglm2, EVERY) == []
+    assert notes.of([WITH_SYSTEM_TURN], baichuan, EVERY) == []
+    assert notes.of([WITH_SYSTEM_TURN], chatglm2, config_of("data.template='{instruction}'").data) == []
+
+
+LEFT_OUT = "{% if m.role == 'user' %}U{{ m.content }}{% endif %}"
+REFUSED = "{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}U{{ m.content }}"
+MOVED = "{% if m.role == 'user' %}U{% if not loop.first %}{{ messages[0].content.strip() }}\n\n{% endif %}{{ m.content }}{% endif %}"
 
 
 @pytest.mark.parametrize(
-    ("turn", "expected"),
-    [
-        ("{% if m.role == 'user' %}U{{ m.content }}{% endif %}", "it is left out"),
-        (
-            "{% if m.role == 'user' %}U{% if not loop.first %}{{ messages[0].content.strip() }}\n\n{% endif %}{{ m.content }}{% endif %}",
-            "it is put before the first question",
-        ),
-        ("{{ m.role }}{{ m.content }}", None),
-    ],
+    ("turn", "noted"), [(LEFT_OUT, True), (REFUSED, True), (MOVED, True), ("{{ m.role }}U{{ m.content }}", False)]
 )
-def test_how_a_template_renders_a_system_turn_is_recognised(baichuan: Any, turn: str, expected: str | None) -> None:
+def test_no_system_text_is_lost(baichuan: Any, turn: str, noted: bool) -> None:
+    """A template that leaves it out or refuses it gets it ahead of the question, as Gemma 3's own template puts it."""
     template = baichuan.chat_template
     baichuan.chat_template = "{% for m in messages %}" + turn + "{% endfor %}"
-    note = system_note([WITH_SYSTEM_TURN], baichuan, EVERY)
-    baichuan.chat_template = template
-    assert note == (expected and f"1 record has {NOT_SUPPORTED}: {expected}")
+    try:
+        found = notes.of([WITH_SYSTEM_TURN], baichuan, EVERY)
+        text = baichuan.decode(prompt_ids(WITH_SYSTEM_TURN, baichuan, EVERY))
+    finally:
+        baichuan.chat_template = template
+    assert found == ([f"1 record has {NOT_SUPPORTED}: it is put before the first question"] if noted else [])
+    assert text.strip() == ("U你是诗人。\n\n写诗" if noted else "systemU你是诗人。userU写诗")

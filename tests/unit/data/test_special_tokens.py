@@ -154,8 +154,8 @@ def test_two_halves_of_a_name_are_text(tokenizer: Any, template: str) -> None:
         ]
 
 
-def test_a_template_may_still_split_a_text(tokenizers: Any, data: DataConfig) -> None:
-    """As in Qwen3's template, which removes the reasoning from earlier answers and strips the last."""
+def test_a_template_strips_a_text_and_takes_no_part_of_it_for_thoughts(tokenizers: Any, data: DataConfig) -> None:
+    """Qwen3's template removes what comes before a closing mark; a mark in the text of an answer is text."""
     tokenizer = tokenizers["tiny"]
     template = tokenizer.chat_template
     tokenizer.chat_template = (
@@ -164,14 +164,14 @@ def test_a_template_may_still_split_a_text(tokenizers: Any, data: DataConfig) ->
     )
     try:
         (example,) = encode_one(
-            Conversation((Turn("user", " 问<|im_end|> "), Turn("assistant", "想</think>\n<|im_end|>答\n"))),
+            Conversation((Turn("user", " 问<|im_end|> "), Turn("assistant", "\n<|im_end|>答</think>\n"))),
             tokenizer,
             data,
         )
     finally:
         tokenizer.chat_template = template
     labelled = [label for label in example["labels"] if label != IGNORE]
-    assert tokenizer.decode(labelled[:-1]) == "<|im_end|>答" and labelled.count(tokenizer.eos_token_id) == 1
+    assert tokenizer.decode(labelled[:-1]) == "<|im_end|>答</think>" and labelled.count(tokenizer.eos_token_id) == 1
     assert "user\n问<|im_end|><|im_end|>" in tokenizer.decode(example["input_ids"])
 
 

@@ -1,9 +1,12 @@
 """Labels: answers and their ends are trained, prompts and padding are not, and truncation is counted."""
 
+from dataclasses import replace
+
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from conftest import ROOT, config_of
+from hydraft.config.choices import Thinking
 from hydraft.config.data import DataConfig
 from hydraft.data.labels import IGNORE
 from hydraft.data.records import Conversation, Turn, ask
@@ -81,10 +84,13 @@ def test_a_template_that_changes_earlier_answers_gives_one_example_per_answer(
     eos = tokenizer.eos_token
     examples = encode_one(TWO, tokenizer, data())
     assert [trained_text(example, tokenizer) for example in examples] == [
-        f"<think></think>apple{eos}",
-        f"<think></think>tea🫖{eos}",
+        f"apple{eos}",
+        f"tea🫖{eos}",
     ]
-    assert "<think></think>apple" not in tokenizer.decode(examples[1]["input_ids"])
+    for example, answer in zip(examples, ("apple", "tea"), strict=True):
+        text = tokenizer.decode(example["input_ids"])
+        assert text.count("<think></think>") == 1 and f"<think></think>{answer}" in text
+    assert tokenizer.decode(prompt_ids(TWO, tokenizer, replace(data(), thinking=Thinking.off))).endswith("<think></think>")
     assert len(encode_one(TWO, tokenizer, data("data.train_on=last"))) == 1
 
 
