@@ -1,13 +1,12 @@
 """An answer's thoughts, text and calls, whatever the pieces in which it arrives."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
 
 from hydraft.infer.serve.parsing import CALLS, AnswerParser, Call, Part, call_field
-from hydraft.system.source_tree import TINY
+from hydraft.system.source_tree import ROOT, TINY
 
 HERMES, XML, GLM, LLAMA = CALLS.values()
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": "integer"}}}}}]
@@ -56,8 +55,14 @@ def test_without_parallel_calls_the_first_is_returned() -> None:
     ("written", "expected"),
     [
         ('<tool_call>\n{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}}\n</tool_call>', HERMES),
-        ("<tool_call>\n<function={{ f.name }}>\n</function>\n</tool_call>", XML),
-        ("<tool_call>{{ f.name }}\n<arg_key>key</arg_key>\n<arg_value>value</arg_value>\n</tool_call>", GLM),
+        (
+            "<tool_call>\n<function={{ f.name }}>\n<parameter=key>\n{{ f.arguments.key }}\n</parameter>\n</function>\n</tool_call>",
+            XML,
+        ),
+        (
+            "<tool_call>{{ f.name }}\n<arg_key>key</arg_key>\n<arg_value>{{ f.arguments.key }}</arg_value>\n</tool_call>",
+            GLM,
+        ),
         ('{"name": "{{ f.name }}", "parameters": {{ f.arguments | tojson }}}', LLAMA),
         ("call {{ f.name }}", None),
         ("{{ raise_exception('no tools') }}", None),
@@ -66,13 +71,27 @@ def test_without_parallel_calls_the_first_is_returned() -> None:
 def test_the_form_of_calls_is_found_in_the_chat_template(written: str, expected: Any) -> None:
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     calls = f"{{% for c in m.tool_calls or [] %}}{{% set f = c.function %}}{written}{{% endfor %}}"
-    tokenizer.chat_template = f"{{% for m in messages %}}{{{{ m.content }}}}{calls}{{% endfor %}}"
+    tokenizer.chat_template = f"{{{{ tools }}}}{{% for m in messages %}}{{{{ m.content }}}}{calls}{{% endfor %}}"
     assert call_field(tokenizer) == expected
+
+
+FIXTURES = ROOT / "tests" / "fixtures" / "templates"
+PUBLISHED = {
+    "qwen2_5": HERMES, "qwen3": HERMES, "qwen3_instruct_2507": HERMES, "glm_4_5": GLM, "llama_3_1": LLAMA,
+    "gemma_2": None, "phi_3": None, "deepseek_r1_distill": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_forms_of_published_templates(name: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    tokenizer.chat_template = (FIXTURES / f"{name}.jinja").read_text(encoding="utf-8")
+    assert call_field(tokenizer) == PUBLISHED[name]
 
 
 def test_a_tokenizers_own_response_template_comes_first() -> None:
     own = {"open": "[CALL]", "close": "[/CALL]", "content": "json"}
-    tokenizer: Any = SimpleNamespace(
-        response_template={"fields": {"tool_calls": own}}, apply_chat_template=lambda *_, **__: ""
-    )
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    tokenizer.chat_template = (FIXTURES / "qwen3.jinja").read_text(encoding="utf-8")
+    tokenizer.response_template = {"fields": {"tool_calls": own}}
     assert call_field(tokenizer) == own

@@ -13,39 +13,42 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_parsing import ResponseParser
 
+from hydraft.data import chat_template
+from hydraft.data.chat_template import CALLED, OFFERED, QUESTION
+from hydraft.data.records import Conversation
 from hydraft.data.thinking import MARKS
+from hydraft.errors import ConfigError
 
 SHOWN = tuple(mark for pair in MARKS for mark in pair)
 """Tokens that an answer is parsed by, where the tokenizer has them as special ones."""
-PROBE = "a_tool"
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 CALLS: dict[str, dict[str, Any]] = {
     # Hermes, Qwen2.5, Qwen3
-    r'<tool_call>\s*{"name": "a_tool", "arguments":': {
+    r'<tool_call>\s*{"name": "zqToolqz", "arguments":': {
         "open_pattern": r"\s*<tool_call>", "close": CLOSING,
         "content": "json", "content_args": {"allow_non_json": True}, "transform": {"function": "{content}"},
     },
     # Qwen3-Coder, Qwen3.5
-    r"<tool_call>\s*<function=a_tool>": {
+    r"<tool_call>\s*<function=zqToolqz>": {
         "open_pattern": r"\s*<tool_call>\s*<function=(?P<name>[^>\n]+)>", "close": CLOSING,
         "content": "xml-inline",
         "content_args": {"tag_pattern": r"<parameter=(?P<key>[^>\n]+)>\n?(?P<value>.*?)\n?</parameter>"},
         "transform": {"function": {"name": "{name}", "arguments": "{content}"}},
     },
     # GLM-4.5
-    r"<tool_call>a_tool\s*<arg_key>": {
+    r"<tool_call>zqToolqz\s*<arg_key>": {
         "open_pattern": r"\s*<tool_call>(?P<name>[^<\s]+)", "close": CLOSING,
         "content": "xml-inline",
         "content_args": {"tag_pattern": r"<arg_key>(?P<key>.*?)</arg_key>\s*<arg_value>(?P<value>.*?)</arg_value>"},
         "transform": {"function": {"name": "{name}", "arguments": "{content}"}},
     },
     # Llama 3.1: the whole answer is the call
-    r'{"name": "a_tool", "parameters":': {
+    r'{"name": "zqToolqz", "parameters":': {
         "open_pattern": r'\A\s*(?={\s*"name"\s*:)',
         "content": "json", "content_args": {"allow_non_json": True}, "transform": {"function": "{content}"},
     },
 }  # fmt: skip
-"""What a rendered call looks like, and the field of a response template that reads it."""
+"""What a call of ``chat_template.TOOL`` looks like, and the field of a response template that reads it."""
 
 
 @dataclass(frozen=True)
@@ -70,21 +73,15 @@ class Part:
 
 
 def call_field(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
-    """How the model of ``tokenizer`` writes calls; None if its template has no place for them, or an unknown one."""
-    function = {"name": PROBE, "description": "", "parameters": {"type": "object", "properties": {}}}
-    call = {"id": "call00000", "type": "function", "function": {"name": PROBE, "arguments": {"key": "value"}}}
-    messages: list[Any] = [
-        {"role": "user", "content": "question"},
-        {"role": "assistant", "content": "", "tool_calls": [call]},
-    ]
-    try:
-        rendered = tokenizer.apply_chat_template(
-            messages, tools=[{"type": "function", "function": function}], tokenize=False
-        )
-    except Exception:  # a template that refuses tools raises what its author wrote
-        return None
+    """How the model of ``tokenizer`` writes calls; None if its template has no place for them, or they have an unknown form."""
     own = (getattr(tokenizer, "response_template", None) or {}).get("fields", {}).get("tool_calls")
-    answered = str(rendered).rpartition("question")[2]
+    try:
+        template = chat_template.of(tokenizer, tools=True)
+    except ConfigError:
+        return None
+    if not (template.takes_tools and template.call_style):
+        return None
+    answered = template.render(CALLED[:2], chat=Conversation(tools=OFFERED)).rpartition(QUESTION)[2]
     return own or next((form for pattern, form in CALLS.items() if re.search(pattern, answered)), None)
 
 
