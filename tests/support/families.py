@@ -6,6 +6,7 @@ FAMILIES = {  # one of each architecture
     "qwen3": "model=qwen model.size=3-8b",
     "chatglm2": "model=chatglm2",
     "baichuan2": "model=baichuan2",
+    "baichuan2-13b": "model=baichuan2 model.size=13b-chat",
 }
 
 PUBLISHED = {  # parameters in all, as the hub counts them in each checkpoint's safetensors
@@ -29,4 +30,6 @@ PUBLISHED = {  # parameters in all, as the hub counts them in each checkpoint's 
     ("chatglm2", "6b"): 6_243_584_000,
     ("baichuan2", "7b-chat"): 7_505_973_248,
     ("baichuan2", "7b-base"): 7_505_973_248,
+    ("baichuan2", "13b-chat"): 13_896_668_160,
+    ("baichuan2", "13b-base"): 13_896_668_160,
 }

@@ -83,7 +83,8 @@ def test_the_peak_of_generating_answers_is_that_of_the_plan(family: str, precisi
     assert -0.05 <= COUNT * one.total / live.most - 1 <= 0.2
     peak = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)  # type: ignore[union-attr]
     tokens = PROMPT + NEW - 1  # the last token is not fed back
-    assert peak == COUNT * tokens * known.layers * 2 * known.key * WIDTH[config.train.precision]
+    width = WIDTH[config.train.precision]
+    assert peak == COUNT * tokens * known.layers * (2 * known.key + known.features(width)) * width
     assert one.cache <= peak / COUNT * (tokens + 1) / tokens
 
 

@@ -17,6 +17,7 @@ from hydraft.config.choices import Precision
 from hydraft.config.schema import ModelConfig, QuantConfig
 from hydraft.errors import ConfigError
 from hydraft.infer.source import Kind, Source
+from hydraft.models import fp32_weights
 from hydraft.models.load import load_base
 from hydraft.models.quant import DTYPES
 
@@ -32,9 +33,13 @@ def merged(trained: torch.nn.Module, source: Source, section: ModelConfig, preci
         trained: the model as in training: the base, quantised or not, with the adapter.
         source: the adapter.
         section: the prepared base.
-        precision: the type of the merged weights.
+        precision: the type of the merged weights; those that the base stores in fp32 beside 16-bit ones stay in fp32.
     """
     base = load_base(dataclasses.replace(section, dtype=Precision.auto), QuantConfig(), precision)
+    exact = fp32_weights.read(section.path)
+    for name, parameter in base.named_parameters():
+        if name in exact:
+            parameter.data = exact[name]
     if source.kind is Kind.model:
         return base
     model = peft.PeftModel.from_pretrained(base, str(source.folder), autocast_adapter_dtype=True)
@@ -52,8 +57,9 @@ def merged(trained: torch.nn.Module, source: Source, section: ModelConfig, preci
             raise ConfigError(f"run={source.folder}: cannot be merged: {error}") from error
     plain = model.unload()
     assert isinstance(plain, PreTrainedModel)
-    for parameter in plain.parameters():
-        parameter.data = parameter.data.to(DTYPES[precision])
+    for name, parameter in plain.named_parameters():
+        if name not in exact:
+            parameter.data = parameter.data.to(DTYPES[precision])
     return plain
 
 

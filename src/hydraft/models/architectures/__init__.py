@@ -12,5 +12,5 @@ def register() -> None:
 
     AutoConfig.register(BaichuanAlibiConfig.model_type, BaichuanAlibiConfig, exist_ok=True)
     AutoModelForCausalLM.register(BaichuanAlibiConfig, BaichuanAlibiForCausalLM, exist_ok=True)
-    BaichuanAlibiConfig.register_for_auto_class()
-    BaichuanAlibiForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+    BaichuanAlibiConfig.register_for_auto_class()  # type: ignore[no-untyped-call]
+    BaichuanAlibiForCausalLM.register_for_auto_class("AutoModelForCausalLM")  # type: ignore[no-untyped-call]

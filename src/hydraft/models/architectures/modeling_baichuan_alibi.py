@@ -59,7 +59,7 @@ def slopes(heads: int) -> list[float]:
     return found + [2.0 ** (-4 * (2 * index + 1) / below) for index in range(heads - below)]
 
 
-class BaichuanAlibiConfig(LlamaConfig):  # type: ignore[misc]
+class BaichuanAlibiConfig(LlamaConfig):
     """Llama's config; its rotary parameters are not used."""
 
     model_type = "baichuan_alibi"
@@ -71,6 +71,7 @@ class AlibiPositions(nn.Module):
     def __init__(self, config: BaichuanAlibiConfig) -> None:
         super().__init__()
         self.config = config
+        self.head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
 
     def apply_to(self, dtype: torch.dtype) -> bool:
         """Whether positions are features in this type; otherwise they are a bias."""
@@ -81,7 +82,7 @@ class AlibiPositions(nn.Module):
         if not self.apply_to(x.dtype):
             return None
         # Scores are divided by sqrt(D), the bias is not.
-        slope = torch.tensor(slopes(self.config.num_attention_heads), device=x.device) * math.sqrt(self.config.head_dim)
+        slope = torch.tensor(slopes(self.config.num_attention_heads), device=x.device) * math.sqrt(self.head_dim)
         coarse = slope.to(x.dtype)
         fine = (slope - coarse.float()).to(x.dtype)
         nothing = torch.zeros_like(coarse)
@@ -128,10 +129,10 @@ def alibi_bias(
     return (allowed + bias).clamp(min=lowest)
 
 
-class BaichuanAlibiAttention(LlamaAttention):  # type: ignore[misc]
+class BaichuanAlibiAttention(LlamaAttention):
     """Llama's attention with ALiBi, either as features or in the mask."""
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         hidden_states: torch.Tensor,  # (B, T, H * D)
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
@@ -162,7 +163,7 @@ class BaichuanAlibiAttention(LlamaAttention):  # type: ignore[misc]
         return self.o_proj(mixed), weights
 
 
-class BaichuanAlibiDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc]
+class BaichuanAlibiDecoderLayer(LlamaDecoderLayer):
     """Llama's decoder layer with that attention."""
 
     def __init__(self, config: BaichuanAlibiConfig, layer_idx: int) -> None:
@@ -174,18 +175,18 @@ class BaichuanAlibiDecoderLayer(LlamaDecoderLayer):  # type: ignore[misc]
         self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
 
-class BaichuanAlibiPreTrainedModel(LlamaPreTrainedModel):  # type: ignore[misc]
+class BaichuanAlibiPreTrainedModel(LlamaPreTrainedModel):
     """What the model supports."""
 
     config_class = BaichuanAlibiConfig
     config: BaichuanAlibiConfig
-    _no_split_modules = ["BaichuanAlibiDecoderLayer"]
+    _no_split_modules = ["BaichuanAlibiDecoderLayer"]  # noqa: RUF012
     _supports_flash_attn = False
     _supports_flex_attn = False
-    _can_record_outputs = {"hidden_states": BaichuanAlibiDecoderLayer, "attentions": BaichuanAlibiAttention}
+    _can_record_outputs = {"hidden_states": BaichuanAlibiDecoderLayer, "attentions": BaichuanAlibiAttention}  # noqa: RUF012
 
 
-class BaichuanAlibiModel(BaichuanAlibiPreTrainedModel, LlamaModel):  # type: ignore[misc]
+class BaichuanAlibiModel(BaichuanAlibiPreTrainedModel, LlamaModel):
     """The decoder."""
 
     def __init__(self, config: BaichuanAlibiConfig) -> None:
@@ -197,7 +198,7 @@ class BaichuanAlibiModel(BaichuanAlibiPreTrainedModel, LlamaModel):  # type: ign
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = AlibiPositions(config)  # under this name Llama's forward calls it
         self.gradient_checkpointing = False
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self,
@@ -212,8 +213,9 @@ class BaichuanAlibiModel(BaichuanAlibiPreTrainedModel, LlamaModel):  # type: ign
         if inputs_embeds is None and input_ids is not None:
             inputs_embeds, input_ids = self.embed_tokens(input_ids), None
         if inputs_embeds is not None and not self.rotary_emb.apply_to(inputs_embeds.dtype):
-            boundaries = [kwargs.pop(name, None) for name in BOUNDARIES][0]
-            allowed = create_causal_mask(
+            boundaries = kwargs.get(BOUNDARIES[0])
+            kwargs = {name: value for name, value in kwargs.items() if name not in BOUNDARIES}
+            allowed: Any = create_causal_mask(
                 self.config, inputs_embeds, attention_mask, past_key_values, position_ids=position_ids
             )
             tokens = inputs_embeds.shape[1]
@@ -222,13 +224,14 @@ class BaichuanAlibiModel(BaichuanAlibiPreTrainedModel, LlamaModel):  # type: ign
             attention_mask = alibi_bias(
                 allowed, self.config.num_attention_heads, int(cached), (tokens, keys, first), inputs_embeds, boundaries
             )
-        return super().forward(
+        made: BaseModelOutputWithPast = super().forward(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
             past_key_values=past_key_values, inputs_embeds=inputs_embeds, **kwargs,
         )  # fmt: skip
+        return made
 
 
-class BaichuanAlibiForCausalLM(BaichuanAlibiPreTrainedModel, LlamaForCausalLM):  # type: ignore[misc]
+class BaichuanAlibiForCausalLM(BaichuanAlibiPreTrainedModel, LlamaForCausalLM):
     """The decoder with a head."""
 
     def __init__(self, config: BaichuanAlibiConfig) -> None:
@@ -236,4 +239,4 @@ class BaichuanAlibiForCausalLM(BaichuanAlibiPreTrainedModel, LlamaForCausalLM): 
         self.model = BaichuanAlibiModel(config)
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
