@@ -5,6 +5,7 @@ Each layer is dequantised and merged in fp32 and rounded once, to the type in wh
 """
 
 import dataclasses
+from typing import Any
 
 import peft
 import torch
@@ -37,12 +38,15 @@ def merged(trained: torch.nn.Module, source: Source, section: ModelConfig, preci
     """
     base = load_base(dataclasses.replace(section, dtype=Precision.auto), QuantConfig(), precision)
     exact = fp32_weights.read(section.path)
-    for name, parameter in base.named_parameters():
-        if name in exact:
-            parameter.data = exact[name]
-    if source.kind is Kind.model:
+    own = dict(base.named_parameters())
+    adapted = source.kind is Kind.adapter
+    model: Any = (
+        peft.PeftModel.from_pretrained(base, str(source.folder), autocast_adapter_dtype=True) if adapted else base
+    )
+    for name in exact.keys() & own.keys():  # only now: an adapter on the head is saved with a rounded copy of the head
+        own[name].data = exact[name]
+    if not adapted:
         return base
-    model = peft.PeftModel.from_pretrained(base, str(source.folder), autocast_adapter_dtype=True)
     for name, layer in trained.named_modules():
         if isinstance(layer, (Linear4bit, Linear8bitLt)):
             model.get_submodule(name).weight.data = dequantize_module_weight(layer).data.cpu()
