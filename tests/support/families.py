@@ -6,8 +6,10 @@ FAMILIES = {  # one of each architecture
     "qwen3": "model=qwen model.size=3-8b",
     "chatglm2": "model=chatglm2",
     "baichuan2": "model=baichuan2",
-    "baichuan2-13b": "model=baichuan2 model.size=13b-chat",
 }
+
+WITH_ALIBI = FAMILIES | {"alibi": "model=baichuan2 model.size=13b-chat"}
+"""Its layers are those of baichuan2, but for the positions: for the few tests of what ALiBi needs."""
 
 PUBLISHED = {  # parameters in all, as the hub counts them in each checkpoint's safetensors
     ("llama3", "3.2-1b"): 1_235_814_400,

@@ -140,7 +140,7 @@ def test_the_plan_knows_the_features_of_the_class() -> None:
 def test_serving_is_refused_with_what_works() -> None:
     refuse_alibi("x", "llama")
     refuse_alibi("x", None)
-    with pytest.raises(ConfigError, match="mode=serve: x has ALiBi positions.* use mode=batch, mode=generate"):
+    with pytest.raises(ConfigError, match=r"mode=serve: x has ALiBi positions.* use mode=batch, mode=generate"):
         refuse_alibi("x", "baichuan_alibi")
 
 
