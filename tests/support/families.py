@@ -8,6 +8,9 @@ FAMILIES = {  # one of each architecture
     "baichuan2": "model=baichuan2",
 }
 
+WITH_ALIBI = FAMILIES | {"alibi": "model=baichuan2 model.size=13b-chat"}
+"""Its layers are those of baichuan2, but for the positions: for the few tests of what ALiBi needs."""
+
 PUBLISHED = {  # parameters in all, as the hub counts them in each checkpoint's safetensors
     ("llama3", "3.2-1b"): 1_235_814_400,
     ("llama3", "3.2-3b"): 3_212_749_824,
@@ -29,4 +32,6 @@ PUBLISHED = {  # parameters in all, as the hub counts them in each checkpoint's 
     ("chatglm2", "6b"): 6_243_584_000,
     ("baichuan2", "7b-chat"): 7_505_973_248,
     ("baichuan2", "7b-base"): 7_505_973_248,
+    ("baichuan2", "13b-chat"): 13_896_668_160,
+    ("baichuan2", "13b-base"): 13_896_668_160,
 }

@@ -36,9 +36,6 @@ BAICHUAN2: dict[str, Any] = {
     "vocab_size": 3016, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "z_loss_weight": 0,
 }  # fmt: skip
 
-THIRTEEN = {key: value for key, value in BAICHUAN2.items() if key != "max_position_embeddings"}
-"""The config of a 13B checkpoint."""
-
 QKV = "transformer.encoder.layers.1.self_attention.query_key_value.weight"
 Tensors = dict[str, torch.Tensor]
 
@@ -73,12 +70,13 @@ def chatglm2_tensors(seed: int = 0, dtype: torch.dtype = torch.float16, **change
 
 
 def baichuan_tensors(
-    seed: int = 0, dtype: torch.dtype = torch.float16, inverse_frequencies: bool = False
+    seed: int = 0, dtype: torch.dtype = torch.float16, inverse_frequencies: bool = False, **changes: Any
 ) -> dict[str, torch.Tensor]:
     """Random weights with their published names; those of Baichuan-7B include the rotary frequencies."""
-    hidden, inner, vocabulary = (BAICHUAN2[key] for key in ("hidden_size", "intermediate_size", "vocab_size"))
+    c = BAICHUAN2 | changes
+    hidden, inner, vocabulary = (c[key] for key in ("hidden_size", "intermediate_size", "vocab_size"))
     shapes: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (vocabulary, hidden)}
-    for index in range(BAICHUAN2["num_hidden_layers"]):
+    for index in range(c["num_hidden_layers"]):
         shapes |= {
             f"layers.{index}.{name}.weight": shape
             for name, shape in {
@@ -92,7 +90,7 @@ def baichuan_tensors(
             }.items()
         }
         if inverse_frequencies:
-            shapes[f"layers.{index}.self_attn.rotary_emb.inv_freq"] = (hidden // BAICHUAN2["num_attention_heads"] // 2,)
+            shapes[f"layers.{index}.self_attn.rotary_emb.inv_freq"] = (hidden // c["num_attention_heads"] // 2,)
     shapes["norm.weight"] = (hidden,)
     named = {f"model.{name}": shape for name, shape in shapes.items()} | {"lm_head.weight": (vocabulary, hidden)}
     return _random(named, seed, dtype)

@@ -21,13 +21,15 @@ from hydraft.config.choices import Kernels, Precision
 from hydraft.config.model import ModelConfig
 from hydraft.config.schema import Config, QuantConfig
 from hydraft.errors import ConfigError
-from hydraft.models import attention, liger, unsloth
+from hydraft.models import architectures, attention, liger, unsloth
 from hydraft.models.families.registry import native_targets
 from hydraft.models.linear_4bit import make_weights_releasable
 from hydraft.models.lora import adapter
 from hydraft.models.loss import chunked
 from hydraft.models.loss_chunked import use_chunked_loss
 from hydraft.models.quant import DTYPES, bits_and_bytes
+
+architectures.register()
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:

@@ -167,12 +167,13 @@ def _is_complete(snapshot: Path) -> bool:
 def _converted(source: Path, console: Console) -> Path:
     """The folder of the converted ``source``, which is converted if needed."""
     from hydraft.models.convert import shards
+    from hydraft.models.convert.mapping import FORMAT
 
     names = [*shards.files(source)[0], "config.json", "tokenizer.model"]
     stats = [
         (name, file.stat().st_size, file.stat().st_mtime_ns) for name in names if (file := source / name).is_file()
     ]
-    target = _folder(source.resolve().name, [str(source.resolve()), stats])
+    target = _folder(source.resolve().name, [FORMAT, str(source.resolve()), stats])
     with _locked(target, console) as missing:
         if missing:
             from hydraft.models.convert.convert import convert

@@ -42,6 +42,7 @@ def activations(config: Config, layout: Layout, learns: Trained, width: int, tok
     """Bytes that a micro-batch of ``tokens`` tokens needs, of which ``labelled`` are trained."""
     each = {on: tokens * _layer(config, layout, on, width) for on in _adapted(layout, learns)}
     ends = tokens * layout.hidden * (width + 4)  # the embedding's output, and the last norm's input in fp32
+    ends += tokens * layout.bias(width, config.data.max_length if config.data.batching is Batching.padded else tokens)
     if config.train.recomputes:
         kept = layout.layers * tokens * layout.hidden * width + ends  # the input of each layer
         at_layer = kept + max(each.values())
@@ -75,9 +76,11 @@ def _layer(config: Config, layout: Layout, on: frozenset[str], width: int) -> in
     hidden, query, key, inner = layout.hidden, layout.query, layout.key, layout.inner
     norms = 2 * 4 * hidden + (4 * (query + key) if layout.head_norms else 0)  # RMSNorm saves its input in fp32
     attention = width * (2 * query + 2 * key) + 4 * layout.heads  # q, k, v, the output, and a log-sum per head
+    attention += 4 * width * layout.features(width)
     if config.data.batching is Batching.padded:
         # With a mask, keys and values are repeated for every query head, and the mask (T, T) is saved.
-        attention += 2 * width * (query - key) + width * config.data.max_length
+        attention += 2 * width * (query - key)
+        attention += 0 if layout.bias(width, 1) else width * config.data.max_length
     swiglu = 3 * width * inner  # gate, silu(gate), up
     return norms + attention + swiglu + _inputs(config, layout, on, width)
 

@@ -13,7 +13,7 @@ from hydraft.config.choices import QuantKind
 from hydraft.config.lora import LoraMethod
 from hydraft.config.schema import LoraConfig
 from hydraft.errors import ConfigError
-from hydraft.models.families.base import Family, Native
+from hydraft.models.families.base import ALIBI_FEATURES, Family, Native
 from hydraft.models.families.registry import native_family, native_targets
 
 BLOCK, NESTED_BLOCK = 64, 256
@@ -63,6 +63,8 @@ class Layout:
     vocabulary: int
     head_norms: bool
     """Whether queries and keys are normalised per head (Qwen3)."""
+    alibi: bool
+    """Whether it has ALiBi: as a bias in fp32, as features of queries and keys in 16 bits (``models/architectures``)."""
     architecture: str
     """``model_type`` of its config."""
 
@@ -76,6 +78,14 @@ class Layout:
         """Shapes of a decoder layer's linear layers, by the last part of their names."""
         first = (tensor for tensor in self.tensors if tensor.linear and tensor.name.startswith("model.layers.0."))
         return {tensor.module.rpartition(".")[2]: tensor.shape for tensor in first}
+
+    def features(self, width: int) -> int:
+        """Features that a token's query, key and value each have for its position, in all heads, in a type of ``width`` bytes."""
+        return self.heads * ALIBI_FEATURES if self.alibi and width == 2 else 0
+
+    def bias(self, width: int, length: int) -> int:
+        """Bytes of the bias of a token, for rows of ``length`` tokens; all layers share it."""
+        return self.heads * length * width if self.alibi and width == 4 else 0
 
     @cached_property
     def largest_linear(self) -> int:
@@ -101,7 +111,7 @@ def layout(native: Native) -> Layout | None:
     return Layout(
         tuple(tensors), native["num_hidden_layers"], hidden, native["intermediate_size"], heads, heads * size,
         keys * size,
-        vocabulary, family.head_norms, native["model_type"],
+        vocabulary, family.head_norms, family.alibi, native["model_type"],
     )  # fmt: skip
 
 

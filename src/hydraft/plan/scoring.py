@@ -41,7 +41,7 @@ class GenerationMemory:
     def answer(self, prompt: int) -> Parts:
         """The memory of one record with a prompt of ``prompt`` tokens."""
         known, width = self.layout, self.width
-        layer = 2 * known.key * width  # keys and values of a token
+        layer = (2 * known.key + known.features(width)) * width  # keys and values of a token
         last = known.vocabulary * (width + 4)  # the logits of the last token, and in fp32
         read = Parts(
             cache=prompt * known.layers * layer,
@@ -87,6 +87,7 @@ def forward_bytes(layout: Layout, learns: Trained, width: int, length: int) -> i
     # a bias. With a mask, keys and values are repeated for every query head.
     repeated = 2 * query if key < query else 0
     attention = width * (2 * hidden + 3 * query + 2 * key + repeated) + length * (1 + width)
+    attention += 4 * width * layout.features(width) + layout.bias(width, length)
     # silu(gate), up, and their product; with an adapter the layer's output, the adapter's and their sum are in memory at once.
     joined = "gate_up_proj" in layout.linears
     adapted = any(target.endswith(("up_proj", "gate_up_proj")) for target in learns.targets)

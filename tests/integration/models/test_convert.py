@@ -26,7 +26,6 @@ from published import (
     CHATGLM2,
     QKV,
     RESERVED,
-    THIRTEEN,
     Tensors,
     baichuan_tensors,
     chatglm2_tensors,
@@ -177,7 +176,7 @@ def test_the_command_line_ends_with_one_line(
 
 
 def test_help_and_a_refusal_do_not_import_torch(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(THIRTEEN))
+    (tmp_path / "config.json").write_text(json.dumps(BAICHUAN2 | {"hidden_act": "gelu"}))
     code = "import sys, hydraft.models.convert.convert as c; r = c.main(sys.argv[1:]); assert r == 2 and 'torch' not in sys.modules"
     command = [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "native")]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})

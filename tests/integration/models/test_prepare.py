@@ -17,7 +17,6 @@ from published import (
     BAICHUAN2,
     CHATGLM2,
     RESERVED,
-    THIRTEEN,
     baichuan_tensors,
     chatglm2_tensors,
     contents,
@@ -187,11 +186,11 @@ def test_impossible_models_are_refused_on_one_line(overrides: list[str], message
 
 
 def test_an_unsupported_variant_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
-    folder = tmp_path / "thirteen"
+    folder = tmp_path / "gelu"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(THIRTEEN))
+    (folder / "config.json").write_text(json.dumps(BAICHUAN2 | {"hidden_act": "gelu"}))
     (folder / "pytorch_model.bin").touch()
     done = run_script("train.py", "model=baichuan2", f"model.path={folder}", PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 2
-    assert "ALiBi" in done.stderr.splitlines()[-1]
+    assert "hidden_act=gelu" in done.stderr.splitlines()[-1]
     assert not [line for line in done.stderr.splitlines() if line.endswith((" torch", " transformers"))]

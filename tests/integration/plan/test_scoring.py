@@ -9,7 +9,7 @@ import torch
 from transformers import DynamicCache, GenerationConfig
 
 from conftest import config_of, run_script
-from families import FAMILIES
+from families import FAMILIES, WITH_ALIBI
 from hydraft.config.schema import Config
 from hydraft.data.batch import Padded
 from hydraft.evaluation.evaluator import BatchSizes
@@ -33,7 +33,7 @@ CASES = [(family, precision) for family in FAMILIES for precision in ("fp32", "b
 def made(family: str, precision: str) -> tuple[Config, Layout, Any]:
     """A tiny model of the family as it is evaluated, in its compute type."""
     overrides = [
-        *FAMILIES[family].split(), "model.init=random", "model.scale=tiny", "quant=none", f"train.precision={precision}",
+        *WITH_ALIBI[family].split(), "model.init=random", "model.scale=tiny", "quant=none", f"train.precision={precision}",
         f"data.max_length={max(LENGTHS)}", f"train.micro_batch_size={len(LENGTHS)}", f"data.eval_max_new_tokens={NEW}",
     ]  # fmt: skip
     config, model = config_of(*overrides), loaded(*overrides)
@@ -44,7 +44,7 @@ def made(family: str, precision: str) -> tuple[Config, Layout, Any]:
     return config, known, model
 
 
-@pytest.mark.parametrize(("family", "precision"), CASES)
+@pytest.mark.parametrize(("family", "precision"), [*CASES, ("alibi", "fp32")])
 @torch.no_grad()
 def test_the_peak_of_a_batchs_loss_is_that_of_the_plan(family: str, precision: str) -> None:
     config, known, model = made(family, precision)
@@ -61,7 +61,7 @@ def test_the_peak_of_a_batchs_loss_is_that_of_the_plan(family: str, precision: s
     assert whole.most < batch["input_ids"].numel() * known.vocabulary * 8  # all logits, and their log-softmax
 
 
-@pytest.mark.parametrize(("family", "precision"), CASES)
+@pytest.mark.parametrize(("family", "precision"), [*CASES, ("alibi", "bf16")])
 @torch.no_grad()
 def test_the_peak_of_generating_answers_is_that_of_the_plan(family: str, precision: str) -> None:
     config, known, model = made(family, precision)
@@ -83,7 +83,8 @@ def test_the_peak_of_generating_answers_is_that_of_the_plan(family: str, precisi
     assert -0.05 <= COUNT * one.total / live.most - 1 <= 0.2
     peak = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)  # type: ignore[union-attr]
     tokens = PROMPT + NEW - 1  # the last token is not fed back
-    assert peak == COUNT * tokens * known.layers * 2 * known.key * WIDTH[config.train.precision]
+    width = WIDTH[config.train.precision]
+    assert peak == COUNT * tokens * known.layers * (2 * known.key + known.features(width)) * width
     assert one.cache <= peak / COUNT * (tokens + 1) / tokens
 
 

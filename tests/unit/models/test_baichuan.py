@@ -1,9 +1,8 @@
 """A converted Baichuan is equivalent to the published architecture, and its tokenizer to SentencePiece.
 
-Shapes: B sequences, T tokens, H hidden size, V vocabulary, A heads, D head size.
+Each generation as 7B, a Llama, and as 13B, which has ALiBi.
 """
 
-import math
 import random
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,18 @@ import sentencepiece
 import torch
 from safetensors.torch import load_file
 from sentencepiece import sentencepiece_model_pb2
-from torch.nn.functional import cross_entropy, normalize, silu
+from torch.nn.functional import cross_entropy, normalize
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
+from baichuan import MODELS, batch, is_second, reference, weights
 from hydraft.errors import ConfigError
 from hydraft.models.convert.convert import convert
 from hydraft.models.families import sentencepiece as bpe
-from published import BAICHUAN1, BAICHUAN2, RESERVED, baichuan_tensors, fuzz, save, sentencepiece_model
+from published import BAICHUAN2, RESERVED, baichuan_tensors, fuzz, save, sentencepiece_model
 
 FUZZED = 10_000
-Weights = dict[str, torch.Tensor]
 TURN = "<reserved_192>"
 """The piece with id 195 in the small model, which starts a user's turn."""
-GENERATIONS = {1: BAICHUAN1, 2: BAICHUAN2}
 
 
 def shuffle_pieces(model: bytes) -> bytes:
@@ -39,28 +37,22 @@ def shuffle_pieces(model: bytes) -> bytes:
     return bytes(proto.SerializeToString())
 
 
-def weights(generation: int) -> Weights:
-    return baichuan_tensors(dtype=torch.float32, inverse_frequencies=generation == 1)
-
-
 @pytest.fixture(scope="module")
 def model() -> bytes:
     return shuffle_pieces(sentencepiece_model(dummy_prefix=False, defined=RESERVED))
 
 
 @pytest.fixture(scope="module")
-def converted(tmp_path_factory: pytest.TempPathFactory, model: bytes) -> dict[int, Path]:
-    """Both generations in fp32, in which Baichuan2's folded head is as exact as the reference."""
+def converted(tmp_path_factory: pytest.TempPathFactory, model: bytes) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("baichuan")
-    for generation, config in GENERATIONS.items():
-        source = save(folder / f"published{generation}", config, weights(generation), model, count=2)
-        convert(source, folder / f"native{generation}")
-    return {generation: folder / f"native{generation}" for generation in GENERATIONS}
+    for name, config in MODELS.items():
+        convert(save(folder / f"published{name}", config, weights(name), model, count=2), folder / name)
+    return {name: folder / name for name in MODELS}
 
 
-@pytest.fixture(scope="module", params=list(GENERATIONS))
-def case(request: pytest.FixtureRequest, converted: dict[int, Path]) -> tuple[int, LlamaForCausalLM]:
-    """A generation and its native model."""
+@pytest.fixture(scope="module", params=list(MODELS))
+def case(request: pytest.FixtureRequest, converted: dict[str, Path]) -> tuple[str, LlamaForCausalLM]:
+    """A model and its native one."""
     model, info = AutoModelForCausalLM.from_pretrained(
         converted[request.param], dtype=torch.float32, output_loading_info=True
     )
@@ -69,114 +61,69 @@ def case(request: pytest.FixtureRequest, converted: dict[int, Path]) -> tuple[in
     return request.param, model.eval()
 
 
-def rms_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + BAICHUAN2["rms_norm_eps"]) * weight
-
-
-def rotate(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Rotary positions: dimension i of a head is rotated with dimension i + D / 2: (B, T, A, D)."""
-    size = x.shape[-1]
-    frequencies = 10000.0 ** (-torch.arange(0, size, 2) / size)
-    angle = (positions[..., None] * frequencies)[:, :, None]  # (B, T, 1, D / 2)
-    low, high = x.chunk(2, dim=-1)
-    return torch.cat([low * angle.cos() - high * angle.sin(), high * angle.cos() + low * angle.sin()], dim=-1)
-
-
-def reference(w: Weights, generation: int, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Logits (B, T, V) of ids (B, T), implemented as modeling_baichuan.py describes; mask (B, T) is 0 for padding."""
-    heads = BAICHUAN2["num_attention_heads"]
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    visible = torch.ones(ids.shape[1], ids.shape[1]).tril().bool() & mask[:, None].bool()  # (B, T, T)
-    x = w["model.embed_tokens.weight"][ids]
-    for index in range(BAICHUAN2["num_hidden_layers"]):
-        layer = f"model.layers.{index}"
-        normed = rms_norm(x, w[f"{layer}.input_layernorm.weight"])
-        mixed = (normed @ w[f"{layer}.self_attn.W_pack.weight"].T).unflatten(-1, (3, heads, -1))  # (B, T, 3, A, D)
-        query, key, value = mixed.unbind(2)
-        query, key = rotate(query, positions), rotate(key, positions)
-        scores = torch.einsum("bqad,bkad->baqk", query, key) / math.sqrt(query.shape[-1])
-        chances = scores.masked_fill(~visible[:, None], -1e30).softmax(-1)
-        mixed = torch.einsum("baqk,bkad->bqad", chances, value).flatten(-2)
-        x = x + mixed @ w[f"{layer}.self_attn.o_proj.weight"].T
-        normed = rms_norm(x, w[f"{layer}.post_attention_layernorm.weight"])
-        gate, up = (normed @ w[f"{layer}.mlp.{name}_proj.weight"].T for name in ("gate", "up"))
-        x = x + (silu(gate) * up) @ w[f"{layer}.mlp.down_proj.weight"].T
-    head = w["lm_head.weight"]
-    return rms_norm(x, w["model.norm.weight"]) @ (normalize(head) if generation == 2 else head).T
-
-
-def batch(padded: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    ids = torch.randint(3, BAICHUAN2["vocab_size"], (4, 40), generator=torch.Generator().manual_seed(1))
-    mask = torch.ones_like(ids)
-    if padded:
-        for row, length in enumerate((0, 3, 17, 38)):
-            mask[row, :length], ids[row, :length] = 0, BAICHUAN2["pad_token_id"]
-    return ids, mask
-
-
 @pytest.mark.parametrize("padded", [False, True])
-def test_logits_equal_those_of_the_published_architecture(case: tuple[int, LlamaForCausalLM], padded: bool) -> None:
-    generation, native = case
+def test_logits_equal_those_of_the_published_architecture(case: tuple[str, LlamaForCausalLM], padded: bool) -> None:
+    name, native = case
     ids, mask = batch(padded)
     with torch.no_grad():
-        expected = reference(weights(generation), generation, ids, mask)
+        expected = reference(weights(name), MODELS[name], ids, mask)
         found = native(input_ids=ids, attention_mask=mask).logits
     difference = (expected - found)[mask.bool()].abs().max().item()
-    print(f"baichuan{generation} padded={padded}: logits {difference:.1e} difference, spread {expected.std():.2f}")
+    print(f"baichuan{name} padded={padded}: logits {difference:.1e} difference, spread {expected.std():.2f}")
     assert expected.std() > 0.5  # otherwise a difference could not be detected
     assert difference <= 5e-5
 
 
-def test_loss_and_gradients_equal_those_of_the_published_architecture(case: tuple[int, LlamaForCausalLM]) -> None:
-    generation, native = case
+def test_loss_and_gradients_equal_those_of_the_published_architecture(case: tuple[str, LlamaForCausalLM]) -> None:
+    name, native = case
     ids, mask = batch(padded=True)
     labels = ids.masked_fill(mask.cumsum(-1) <= 1, -100)  # no token predicts the first one of a row
-    theirs = {name: value.requires_grad_() for name, value in weights(generation).items() if "inv_freq" not in name}
-    logits = reference(theirs, generation, ids, mask)
+    theirs = {key: value.requires_grad_() for key, value in weights(name).items() if "inv_freq" not in key}
+    logits = reference(theirs, MODELS[name], ids, mask)
     expected = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
     expected.backward()
     native.zero_grad()
     loss = native(input_ids=ids, attention_mask=mask, labels=labels).loss
     loss.backward()
-    ours = {name: parameter.grad for name, parameter in native.named_parameters()}
+    ours = {key: parameter.grad for key, parameter in native.named_parameters()}
     for index in range(BAICHUAN2["num_hidden_layers"]):
         parts = [ours.pop(f"model.layers.{index}.self_attn.{kind}_proj.weight") for kind in "qkv"]
         ours[f"model.layers.{index}.self_attn.W_pack.weight"] = torch.cat(parts)
     assert ours.keys() == theirs.keys()
-    if generation == 2:  # the folded head is meant to be frozen; the gradients of the layers below are the same
+    if is_second(MODELS[name]):  # the folded head is meant to be frozen; the gradients of the layers below are the same
         del theirs["lm_head.weight"]
-    worst = max((ours[name] - value.grad).abs().max().item() for name, value in theirs.items())
-    print(f"baichuan{generation}: loss {abs(loss.item() - expected.item()):.1e} difference, gradients {worst:.1e}")
+    worst = max((ours[key] - value.grad).abs().max().item() for key, value in theirs.items())
+    print(f"baichuan{name}: loss {abs(loss.item() - expected.item()):.1e} difference, gradients {worst:.1e}")
     assert abs(loss.item() - expected.item()) <= 1e-5
     assert worst <= 1e-3
     assert min(value.grad.abs().max().item() for value in theirs.values()) > 0
 
 
-def test_greedy_tokens_equal_those_of_the_published_architecture(case: tuple[int, LlamaForCausalLM]) -> None:
-    generation, native = case
+def test_greedy_tokens_equal_those_of_the_published_architecture(case: tuple[str, LlamaForCausalLM]) -> None:
+    name, native = case
     ids, mask = batch(padded=True)
     found = native.generate(input_ids=ids, attention_mask=mask, max_new_tokens=12, do_sample=False)
-    published, ended = weights(generation), torch.zeros(len(ids), dtype=torch.bool)
+    published, ended = weights(name), torch.zeros(len(ids), dtype=torch.bool)
     for _ in range(12):
         with torch.no_grad():
-            token = reference(published, generation, ids, mask)[:, -1].argmax(-1).masked_fill(ended, 0)
+            token = reference(published, MODELS[name], ids, mask)[:, -1].argmax(-1).masked_fill(ended, 0)
         ended |= token == BAICHUAN2["eos_token_id"]
         ids, mask = torch.cat([ids, token[:, None]], 1), torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
     assert found.tolist() == ids.tolist()
 
 
-def test_the_head_is_folded_in_fp32_and_kept_in_fp16(tmp_path: Path, model: bytes) -> None:
+def test_the_head_is_folded_and_kept_in_fp32(tmp_path: Path, model: bytes) -> None:
     tensors = baichuan_tensors()
     convert(save(tmp_path / "published", BAICHUAN2, tensors, model, suffix="bin", count=1), tmp_path / "native")
     made = load_file(tmp_path / "native/model-00001-of-00001.safetensors")
-    assert {value.dtype for value in made.values()} == {torch.float16}
-    assert torch.equal(made["lm_head.weight"], normalize(tensors["lm_head.weight"].float()).half())
+    assert {name for name, value in made.items() if value.dtype is not torch.float16} == {"lm_head.weight"}
+    assert torch.equal(made["lm_head.weight"], normalize(tensors["lm_head.weight"].float()))
     assert torch.equal(made["model.embed_tokens.weight"], tensors["model.embed_tokens.weight"])
 
 
 @pytest.fixture(scope="module")
-def tokenizer(converted: dict[int, Path]) -> Any:
-    return AutoTokenizer.from_pretrained(converted[2])
+def tokenizer(converted: dict[str, Path]) -> Any:
+    return AutoTokenizer.from_pretrained(converted["2-7b"])
 
 
 @pytest.fixture(scope="module")
@@ -237,8 +184,10 @@ def test_chats_are_encoded_as_published(tokenizer: Any, sentencepiece_tokenizer:
             assert tokenizer.apply_chat_template(history, return_dict=False) == [*expected, 2]
 
 
-def test_the_first_generation_has_no_chat_template(converted: dict[int, Path]) -> None:
-    assert AutoTokenizer.from_pretrained(converted[1]).chat_template is None
+def test_only_the_first_7b_has_no_chat_template(converted: dict[str, Path], tokenizer: Any) -> None:
+    """Baichuan-13B-Chat has the turn tokens and the format of Baichuan2 (its generation_utils.py)."""
+    templates = {name: AutoTokenizer.from_pretrained(folder).chat_template for name, folder in converted.items()}
+    assert templates == dict.fromkeys(MODELS, tokenizer.chat_template) | {"1-7b": None}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from baichuan import FIRST_13B
 from hydraft.errors import ConfigError
 from hydraft.models.convert.convert import convert
 from hydraft.models.families import chatglm2
@@ -18,7 +19,6 @@ from published import (
     BAICHUAN2,
     CHATGLM2,
     QKV,
-    THIRTEEN,
     Tensors,
     chatglm2_tensors,
     leftovers,
@@ -145,7 +145,8 @@ FIRST = {"model_type": "chatglm", "position_encoding_2d": True, "vocab_size": 13
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (THIRTEEN, "13B uses ALiBi"),
+        (FIRST_13B | {"vocab_size": 64001}, "neither Baichuan-13B's"),
+        (FIRST_13B | {"model_max_length": None}, "model_max_length is None"),
         (BAICHUAN2 | {"architectures": ["OtherForCausalLM"]}, "shows whether the head is normalised"),
         (BAICHUAN2 | {"vocab_size": 64000}, "is not a published model"),
         (BAICHUAN2 | {"hidden_act": "gelu"}, "hidden_act=gelu"),

@@ -5,6 +5,7 @@ Each layer is dequantised and merged in fp32 and rounded once, to the type in wh
 """
 
 import dataclasses
+from typing import Any
 
 import peft
 import torch
@@ -18,6 +19,7 @@ from hydraft.config.model import ModelConfig
 from hydraft.config.schema import QuantConfig
 from hydraft.errors import ConfigError
 from hydraft.infer.source import Kind, Source
+from hydraft.models import fp32_weights
 from hydraft.models.load import load_base
 from hydraft.models.quant import DTYPES
 
@@ -33,12 +35,19 @@ def merged(trained: torch.nn.Module, source: Source, section: ModelConfig, preci
         trained: the model as in training: the base, quantised or not, with the adapter.
         source: the adapter.
         section: the prepared base.
-        precision: the type of the merged weights.
+        precision: the type of the merged weights; those that the base stores in fp32 beside 16-bit ones stay in fp32.
     """
     base = load_base(dataclasses.replace(section, dtype=Precision.auto), QuantConfig(), precision)
-    if source.kind is Kind.model:
+    exact = fp32_weights.read(section.path)
+    own = dict(base.named_parameters())
+    adapted = source.kind is Kind.adapter
+    model: Any = (
+        peft.PeftModel.from_pretrained(base, str(source.folder), autocast_adapter_dtype=True) if adapted else base
+    )
+    for name in exact.keys() & own.keys():  # only now: an adapter on the head is saved with a rounded copy of the head
+        own[name].data = exact[name]
+    if not adapted:
         return base
-    model = peft.PeftModel.from_pretrained(base, str(source.folder), autocast_adapter_dtype=True)
     for name, layer in trained.named_modules():
         if isinstance(layer, (Linear4bit, Linear8bitLt)):
             model.get_submodule(name).weight.data = dequantize_module_weight(layer).data.cpu()
@@ -53,8 +62,9 @@ def merged(trained: torch.nn.Module, source: Source, section: ModelConfig, preci
             raise ConfigError(f"run={source.folder}: cannot be merged: {error}") from error
     plain = model.unload()
     assert isinstance(plain, PreTrainedModel)
-    for parameter in plain.parameters():
-        parameter.data = parameter.data.to(DTYPES[precision])
+    for name, parameter in plain.named_parameters():
+        if name not in exact:
+            parameter.data = parameter.data.to(DTYPES[precision])
     return plain
 
 

@@ -8,11 +8,14 @@ from hydraft.config.choices import ExportKind
 from hydraft.config.lora import LoraMethod
 from hydraft.config.schema import Config, load_config
 from hydraft.infer.source import Kind, Source
+from hydraft.models.families.registry import native_family
 from hydraft.system.version import __version__
 
 
 def commands(source: Source, kind: ExportKind, target: Path, base: str) -> list[tuple[str, str]]:
     """Commands that use the folder: (description, command)."""
+    if _own_class(base):
+        return _own_commands(kind, target, base)
     if kind is ExportKind.merged:
         return [
             ("serve it", f"vllm serve {target} --served-model-name {target.name}"),
@@ -35,6 +38,22 @@ def commands(source: Source, kind: ExportKind, target: Path, base: str) -> list[
             "serve it over its base",
             f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {target.name}={target}",
         )
+    ]
+
+
+def _own_class(base: str) -> bool:
+    """Whether the model class is ours and comes with the weights (``models/architectures``): other programs do not have it."""
+    family = native_family(str(_read(Path(base) / "config.json").get("model_type")))
+    return family is not None and family.alibi
+
+
+def _own_commands(kind: ExportKind, target: Path, base: str) -> list[tuple[str, str]]:
+    if kind is ExportKind.adapter:
+        return [("answer a file of prompts", f"python infer.py mode=batch run={target} base={base} input=… output=…")]
+    load = f"AutoModelForCausalLM.from_pretrained('{target}', trust_remote_code=True)"
+    return [
+        ("load it: its class is in the folder", f'python -c "from transformers import AutoModelForCausalLM; {load}"'),
+        ("answer a file of prompts", f"python infer.py mode=batch run={target} input=… output=…"),
     ]
 
 

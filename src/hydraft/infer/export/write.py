@@ -24,7 +24,7 @@ from hydraft.infer.export.published_source import published_source
 from hydraft.infer.load import LoadedSource, load, own_precision
 from hydraft.infer.resolve import ADAPTER_CONFIG
 from hydraft.infer.source import ADAPTER, Source
-from hydraft.models import base_identity, prepare
+from hydraft.models import base_identity, fp32_weights, prepare
 from hydraft.models.generation import end_ids
 from hydraft.models.load import load_base
 from hydraft.models.quant import DTYPES
@@ -88,13 +88,17 @@ def _check_space(target: Path, size: int) -> None:
 
 
 def _bytes(section: ModelConfig, precision: Precision) -> int:
-    """The size of a model's weights, from its config."""
+    """The size of a model's weights, from its config; a few may stay in fp32."""
     config = AutoConfig.from_pretrained(
         section.path, revision=section.revision, trust_remote_code=section.trust_remote_code
     )
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=section.trust_remote_code)
-    return int(sum(parameter.numel() for parameter in model.parameters())) * int(DTYPES[precision].itemsize)
+    exact = fp32_weights.found_in(section.path)
+    return sum(
+        parameter.numel() * (4 if name in exact else int(DTYPES[precision].itemsize))
+        for name, parameter in model.named_parameters()
+    )
 
 
 def _prompts(source: Source, selected: LoadedSource) -> list[list[int]]:

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from hydraft.errors import ConfigError
 from hydraft.models.convert import shards
-from hydraft.models.convert.mapping import Output, Plan, make_plan, take
+from hydraft.models.convert.mapping import FORMAT, Output, Plan, make_plan, take
 from hydraft.models.families.registry import PUBLISHED
 from hydraft.system.console import Bytes
 from hydraft.system.files import sync_folder, write_json
@@ -89,6 +89,8 @@ def _complete(plan: Plan, target: Path) -> dict[str, Any] | None:
         written = {entry["name"]: entry["bytes"] for entry in manifest["shards"]}
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(f"{target}: contains something else; name a folder that does not exist yet") from None
+    if manifest.get("format") != FORMAT:
+        raise ConfigError(f"{target}: was converted by an earlier version; remove it and convert again")
     damaged = [name for name, size in written.items() if _size(target / name) != size]
     if damaged:
         raise ConfigError(f"{target}: {damaged[0]} has changed since it was written; remove {target} and convert again")
@@ -145,6 +147,9 @@ def _write_small_files(plan: Plan, staging: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
+    from hydraft.models import architectures
+
+    architectures.register()
     tensors = {name: tensor for output in plan.outputs for name, tensor in output.layout.items()}
     dtypes = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     config = AutoConfig.for_model(**plan.native, dtype=dtypes[tensors["model.embed_tokens.weight"].dtype])
@@ -210,6 +215,7 @@ def _manifest(plan: Plan, record: Mapping[str, Mapping[str, Any]], hashes: Mappi
 
     return {
         "hydraft": __version__,
+        "format": FORMAT,
         "family": plan.family.NAME,
         "architecture": plan.native["architectures"][0],
         "source": [source(name) for name in plan.inputs],

@@ -17,6 +17,9 @@ from hydraft.system.version import __version__
 if TYPE_CHECKING:
     import torch
 
+FORMAT = 2
+"""Raised whenever the same checkpoint is converted to other tensors: 2 keeps a normalised head in fp32."""
+
 
 @dataclass(frozen=True)
 class Output:
@@ -53,7 +56,9 @@ class Plan:
         layout = [
             [o.name, o.source, [[name, str(part)] for name, part in o.parts], str(o.layout)] for o in self.outputs
         ]
-        return hashlib.sha256(json.dumps([__version__, self.native, layout], sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps([__version__, FORMAT, self.native, layout], sort_keys=True).encode()
+        ).hexdigest()
 
 
 def make_plan(source: Path) -> Plan:
@@ -92,8 +97,9 @@ def _output(
     file: str, used: list[str], rules: Mapping[str, Rule], header: Mapping[str, shards.Tensor], place: int, count: int
 ) -> Output:
     parts = [(name, part) for name in used for part in rules[name].parts]
-    parts.sort(key=lambda pair: -shards.SIZES[header[pair[0]].dtype])  # wide types first: all stay aligned
-    layout = {part.name: shards.Tensor(header[name].dtype, rules[name].shape_of(part)) for name, part in parts}
+    dtypes = {part.name: "F32" if part.unit_rows else header[name].dtype for name, part in parts}
+    parts.sort(key=lambda pair: -shards.SIZES[dtypes[pair[1].name]])  # wide types first: all stay aligned
+    layout = {part.name: shards.Tensor(dtypes[part.name], rules[name].shape_of(part)) for name, part in parts}
     return Output(f"model-{place:05d}-of-{count:05d}.safetensors", file, parts, layout)
 
 
@@ -106,8 +112,8 @@ def take(tensor: "torch.Tensor", part: Part) -> "torch.Tensor":
         tensor = tensor[part.rows[0] : part.rows[1]]
     if not part.unit_rows:
         return tensor
-    made = torch.empty_like(tensor)
-    for start in range(0, len(tensor), 4096):  # in blocks, so that the fp32 copy stays small
+    made = torch.empty_like(tensor, dtype=torch.float32)
+    for start in range(0, len(tensor), 4096):  # in blocks, so that no second fp32 copy is made
         rows = slice(start, start + 4096)
-        made[rows] = normalize(tensor[rows].float(), dim=-1).to(tensor.dtype)
+        made[rows] = normalize(tensor[rows].float(), dim=-1)
     return made

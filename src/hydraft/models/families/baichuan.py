@@ -1,9 +1,10 @@
-"""Baichuan-7B and Baichuan2-7B as transformers' Llama: config, tensors, tokenizer and chat template.
+"""Baichuan and Baichuan2, 7B as transformers' Llama and 13B as our ``baichuan_alibi``: config, tensors, tokenizer, chat template.
 
-Both (``baichuan-inc/Baichuan-7B`` and ``Baichuan2-7B-Base``/``-Chat``: config.json, modeling_baichuan.py,
-generation_utils.py; Yang et al. 2023, arXiv:2309.10305) are Llama's decoder with query, key and value in one matrix.
-Baichuan2 also scales each row of its head to length 1 (NormHead); here the rows are
-scaled once, in the conversion, which is equivalent unless the head is trained.
+All (``baichuan-inc/Baichuan-7B``, ``Baichuan-13B-Base``/``-Chat``, ``Baichuan2-7B-Base``/``-Chat`` and
+``Baichuan2-13B-Base``/``-Chat``: config.json, modeling_baichuan.py, generation_utils.py; Yang et al. 2023, arXiv:2309.10305) are
+Llama's decoder with query, key and value in one matrix. The 13B models have ALiBi instead of rotary positions, which no
+architecture of transformers has beside RMSNorm and SwiGLU. Baichuan2 also scales each row of its head to length 1 (NormHead);
+here the rows are scaled once, in the conversion, which is equivalent unless the head is trained.
 
 Shapes: V vocabulary, H hidden size, F feed-forward size.
 """
@@ -22,25 +23,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 NAME = "baichuan"
-MODELS: tuple[str, ...] = ("Baichuan-7B", "Baichuan2-7B")
+MODELS: tuple[str, ...] = ("Baichuan-7B", "Baichuan-13B", "Baichuan2-7B", "Baichuan2-13B")
 REVERSIBLE = False
 """The lengths of the published head's rows are not kept."""
 DROPPED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 """Published tensors that the native model does not have: rotary frequencies are computed."""
 
 USER, ASSISTANT = 195, 196
-"""The ids that open a turn in Baichuan2 (``user_token_id``, ``assistant_token_id`` of its generation_config.json)."""
+"""The ids that open a turn (``user_token_id``, ``assistant_token_id`` of generation_config.json) in Baichuan2 and Baichuan-13B."""
 
 VOCABULARIES = {64000: False, 125696: True}
 """The published vocabulary sizes, and whether they are Baichuan2's."""
+
+WIDTHS = {4096: False, 5120: True}
+"""The published hidden sizes, and whether they are 13B's."""
 
 LORA_NAMES: dict[str, tuple[str, ...]] = {"W_pack": ("q_proj", "k_proj", "v_proj")}
 """LoRA target names of the published layout, and the native layers that hold the same weights."""
 
 CONSTANTS: Native = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
     "hidden_act": "silu",
     "attention_bias": False,
     "attention_dropout": 0.0,
@@ -52,7 +53,27 @@ CONSTANTS: Native = {
 }
 """What is the same in every native config."""
 
-ARCHITECTURES: dict[str, Native] = {"baichuan2": CONSTANTS | {"max_position_embeddings": 4096, "rms_norm_eps": 1e-6}}
+ROTARY: Native = CONSTANTS | {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+}
+"""What is the same in the native config of every 7B."""
+
+ALIBI: Native = CONSTANTS | {
+    "model_type": "baichuan_alibi",
+    "architectures": ["BaichuanAlibiForCausalLM"],
+    "auto_map": {
+        "AutoConfig": "modeling_baichuan_alibi.BaichuanAlibiConfig",
+        "AutoModelForCausalLM": "modeling_baichuan_alibi.BaichuanAlibiForCausalLM",
+    },
+}
+"""What is the same in the native config of every 13B (``models/architectures``)."""
+
+ARCHITECTURES: dict[str, Native] = {
+    "baichuan2": ROTARY | {"max_position_embeddings": 4096, "rms_norm_eps": 1e-6},
+    "baichuan2-13b": ALIBI | {"max_position_embeddings": 4096, "rms_norm_eps": 1e-6},
+}
 """What all sizes share, by the ``architecture`` of conf/model."""
 
 CHAT_TEMPLATE = """\
@@ -87,22 +108,16 @@ def recognises(config: Mapping[str, Any]) -> bool:
 
 
 def refuse(config: Mapping[str, Any], folder: Path) -> None:
-    """Refuse variants that Llama would load but compute wrongly.
+    """Refuse variants that the native models would load but compute wrongly.
 
     Raises:
         ConfigError: the message has the difference.
     """
-    # The 13B models have no rotary positions, and so no table of them: their config has model_max_length only.
-    if "max_position_embeddings" not in config:
-        raise ConfigError(
-            f"{folder}: Baichuan 13B uses ALiBi (no max_position_embeddings in config.json), "
-            "which no native architecture supports; as Llama it would load and generate nonsense"
-        )
     unsupported = {
-        "hidden_act": ("silu", "Baichuan 7B has silu"),
+        "hidden_act": ("silu", "Baichuan has silu"),
         "tie_word_embeddings": (False, "its head has its own weights in the published layout"),
         "quantization_config": ({}, "its weights are quantised: convert the 16-bit checkpoint, and set quant= later"),
-        "rope_scaling": ({}, "its rotary positions are scaled, those of Baichuan 7B are not"),
+        "rope_scaling": ({}, "its rotary positions are scaled, those of Baichuan are not"),
     }
     for key, (expected, reason) in unsupported.items():
         value = config.get(key)
@@ -111,31 +126,51 @@ def refuse(config: Mapping[str, Any], folder: Path) -> None:
     _is_baichuan2(config)
 
 
+def _is_13b(config: Mapping[str, Any]) -> bool:
+    """Whether this model has ALiBi: by its width, and for widths that were not published by whether it has a table of rotary
+    positions, whose length is ``max_position_embeddings``."""
+    return WIDTHS.get(config.get("hidden_size", 0), "max_position_embeddings" not in config)
+
+
 def _is_baichuan2(config: Mapping[str, Any]) -> bool:
-    """Whether this is Baichuan2. Only the published class names, which differ in the case of one letter, identify a config
-    without weights."""
-    architecture = (config.get("architectures") or [None])[0]
+    """Whether this is Baichuan2, and its head normalised.
+
+    The published class names differ in the case of one letter, but Baichuan-13B has that of Baichuan2. There the
+    vocabulary decides, which fine-tuning may have extended, or ``z_loss_weight``, which only Baichuan2's config has.
+    """
+    architecture, vocabulary = (config.get("architectures") or [None])[0], config.get("vocab_size", 0)
     if architecture not in ("BaiChuanForCausalLM", "BaichuanForCausalLM"):
         raise ConfigError(
             f"config.json: architectures is {config.get('architectures')}; BaiChuanForCausalLM (Baichuan-7B) or "
-            "BaichuanForCausalLM (Baichuan2-7B) shows whether the head is normalised"
+            "BaichuanForCausalLM (the others) shows whether the head is normalised"
         )
     second = architecture == "BaichuanForCausalLM"
-    if VOCABULARIES.get(config.get("vocab_size", 0), second) is not second:
-        raise ConfigError(
-            f"config.json: {architecture} with vocab_size={config['vocab_size']} is not a published model"
-        )
+    if second and _is_13b(config):
+        second = VOCABULARIES.get(vocabulary, "z_loss_weight" in config or vocabulary > max(VOCABULARIES))
+        if not second and vocabulary not in VOCABULARIES:
+            raise ConfigError(
+                f"config.json: vocab_size={vocabulary} is neither Baichuan-13B's (64000) nor Baichuan2-13B's (125696), so "
+                'whether the head is normalised is not known: write "architectures": ["BaiChuanForCausalLM"] in it for '
+                'Baichuan-13B, or "z_loss_weight": 0 for Baichuan2-13B'
+            )
+    if VOCABULARIES.get(vocabulary, second) is not second:
+        raise ConfigError(f"config.json: {architecture} with vocab_size={vocabulary} is not a published model")
     return bool(second)
 
 
+def _positions(config: Mapping[str, Any]) -> int:
+    """The longest text that the model was trained on."""
+    return integer(config, "model_max_length" if _is_13b(config) else "max_position_embeddings")
+
+
 def native_config(config: Mapping[str, Any]) -> Native:
-    """The arguments of ``LlamaConfig``.
+    """The arguments of ``LlamaConfig`` or ``BaichuanAlibiConfig``.
 
     Raises:
         ConfigError: a size is missing.
     """
     heads = integer(config, "num_attention_heads")
-    return CONSTANTS | {
+    return (ALIBI if _is_13b(config) else ROTARY) | {
         "vocab_size": integer(config, "vocab_size"),
         "hidden_size": integer(config, "hidden_size"),
         "intermediate_size": integer(config, "intermediate_size"),
@@ -143,7 +178,7 @@ def native_config(config: Mapping[str, Any]) -> Native:
         "num_attention_heads": heads,
         "num_key_value_heads": heads,
         "head_dim": integer(config, "hidden_size") // heads,
-        "max_position_embeddings": integer(config, "max_position_embeddings"),
+        "max_position_embeddings": _positions(config),
         "rms_norm_eps": epsilon(config, "rms_norm_eps"),
     }
 
@@ -154,7 +189,7 @@ def rules(config: Mapping[str, Any]) -> dict[str, Rule]:
     ``W_pack`` (3 H, H) is all of the query, then all of the key, then all of the value; the other names are Llama's.
 
     Raises:
-        ConfigError: a size is missing, or the config shows neither Baichuan-7B nor Baichuan2-7B.
+        ConfigError: a size is missing, or the config does not show whether this is Baichuan2.
     """
     native = native_config(config)
     vocabulary, hidden, inner = native["vocab_size"], native["hidden_size"], native["intermediate_size"]
@@ -183,9 +218,9 @@ def rules(config: Mapping[str, Any]) -> dict[str, Rule]:
 def tokenizer(folder: Path, config: Mapping[str, Any]) -> "PreTrainedTokenizerFast":
     """The fast tokenizer: no token is added at either end, padding is on the left, pad is ``<unk>``.
 
-    Baichuan2's has the chat template, and its two turn tokens are special, so user text cannot start a turn; the published
-    tokenizer encodes ``<reserved_106>`` in a text as 195. Other user-defined pieces are found in text as published.
-    Baichuan-7B is a base model without a chat format.
+    All but Baichuan-7B, a base model without a chat format, have the chat template. Their two turn tokens are special, so user
+    text cannot start a turn; the published tokenizer encodes ``<reserved_106>`` (``<reserved_102>`` in Baichuan-13B) in a text as
+    195. Other user-defined pieces are found in text as published.
 
     Raises:
         ConfigError: ``tokenizer.model`` is missing or of another kind, or has more tokens than the model.
@@ -201,7 +236,7 @@ def tokenizer(folder: Path, config: Mapping[str, Any]) -> "PreTrainedTokenizerFa
         raise ConfigError(f"{folder}: tokenizer.model ({len(pieces)} tokens, first {pieces[:3]}) is not this model's")
     fast = sentencepiece.build(model)
     template, turns = None, []
-    if _is_baichuan2(config):
+    if _is_baichuan2(config) or _is_13b(config):
         if not all(model.pieces[turn].type == sentencepiece.USER_DEFINED for turn in (USER, ASSISTANT)):
             raise ConfigError(f"{folder}: tokenizer.model has no turn tokens at {USER} and {ASSISTANT}")
         turns = [pieces[USER], pieces[ASSISTANT]]
@@ -216,7 +251,7 @@ def tokenizer(folder: Path, config: Mapping[str, Any]) -> "PreTrainedTokenizerFa
         extra_special_tokens=turns,
         padding_side="left",
         clean_up_tokenization_spaces=False,
-        model_max_length=integer(config, "max_position_embeddings"),
+        model_max_length=_positions(config),
         model_input_names=["input_ids", "attention_mask"],
         chat_template=template,
     )

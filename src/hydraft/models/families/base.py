@@ -12,6 +12,9 @@ from hydraft.models.families.layout import Rule
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+ALIBI_FEATURES = 8
+"""Features that ALiBi adds to a head in 16 bits (``FEATURES`` of ``models/architectures``)."""
+
 Native = dict[str, Any]
 """The arguments of ``AutoConfig.for_model``."""
 
@@ -36,6 +39,8 @@ class Family:
     """Whether queries and keys are normalised head by head."""
     joined_gate: bool = False
     """Whether gate_proj and up_proj are one matrix, ``gate_up_proj``."""
+    alibi: bool = False
+    """Whether it has ALiBi (``models/architectures``), for which there is no paged attention."""
     lora_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Common LoRA target names that it does not have, and its layers that hold the same weights."""
 

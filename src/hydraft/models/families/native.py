@@ -51,6 +51,7 @@ FAMILIES = {
         plain_head=True,
         head_norms=True,
     ),
+    "baichuan_alibi": Family("Baichuan-13B, Baichuan2-13B", plain_head=True, alibi=True),
     "glm": Family(
         "ChatGLM2",
         kernels={Kernels.liger: "glm4"},

@@ -40,6 +40,11 @@ def is_published_architecture(architecture: str) -> bool:
     return any(architecture in family.ARCHITECTURES for family in PUBLISHED)
 
 
+def unit_rows(architecture: str) -> bool:
+    """Whether the head's rows of this published ``architecture`` have length 1, for which a conversion stores it in fp32."""
+    return architecture in baichuan.ARCHITECTURES  # its sizes are all Baichuan2
+
+
 def shared_config(architecture: str) -> Native:
     """What the native configs of all sizes of an ``architecture`` share.
 
