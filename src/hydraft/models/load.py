@@ -10,23 +10,25 @@ import peft
 import torch
 from bitsandbytes.nn import Linear4bit
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     set_seed,
 )
 
-from hydraft.config.choices import Kernels, Precision
+from hydraft.config.choices import Kernels, Precision, QuantKind
 from hydraft.config.schema import Config, ModelConfig, QuantConfig
 from hydraft.errors import ConfigError
-from hydraft.models import attention, liger, unsloth
+from hydraft.models import attention, liger, stored_quant, unsloth
 from hydraft.models.families.registry import native_targets
 from hydraft.models.linear_4bit import make_weights_releasable
 from hydraft.models.lora import adapter
 from hydraft.models.loss import chunked
 from hydraft.models.loss_chunked import use_chunked_loss
-from hydraft.models.quant import DTYPES, bits_and_bytes
+from hydraft.models.quant import DTYPES, adopt, bits_and_bytes
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
@@ -49,24 +51,43 @@ def load_base(
 ) -> PreTrainedModel:
     """The prepared model without an adapter, with weights in ``model.dtype``, on ``device`` if given.
 
-    Only safetensors are read: a pickle may contain code.
+    Only safetensors are read: a pickle may contain code. The weights of a checkpoint that is stored quantised stay as they are.
+
+    Raises:
+        ConfigError: it cannot be read, or is stored in another quantisation than ``quant``.
     """
     kept = model.kept_in(precision)
+    stored = stored_quant.recorded(_config(model).to_dict())
+    stored_quant.agree(model, quant, stored)
+    # Given as None, it would replace that of the checkpoint: stored 8-bit codes would be read as the weights themselves.
+    storing = {} if stored or quant.kind is QuantKind.none else {"quantization_config": bits_and_bytes(quant, kept)}
     placed = {} if device is None or (device.type == "cpu" and not torch.cuda.is_available()) else {"": device}
     loaded = _read(
         AutoModelForCausalLM.from_pretrained,
         model,
         dtype=DTYPES[kept],
-        quantization_config=bits_and_bytes(quant, kept),
         use_safetensors=True,
         device_map=placed or None,
+        **storing,
     )
     assert isinstance(loaded, PreTrainedModel)
+    if stored:
+        adopt(loaded, kept)
     _keep_gradients(loaded)
     attention.register()
     loaded.set_attn_implementation(attention.NAME)
     loaded.config.use_cache = False  # not needed in training; generation enables it
     return loaded
+
+
+def load_unquantised(model: ModelConfig, precision: Precision) -> PreTrainedModel:
+    """``load_base`` without quantisation: a checkpoint that is stored quantised is dequantised to ``precision``."""
+    stored = stored_quant.recorded(_config(model).to_dict())
+    if stored is None or stored.quant is None:
+        return load_base(model, QuantConfig(), precision)
+    base = load_base(model, stored.quant, precision)
+    base.dequantize(DTYPES[precision])  # type: ignore[no-untyped-call]
+    return base
 
 
 def adapter_in_fp32(config: Config) -> bool:
@@ -113,6 +134,13 @@ def load_trainable(config: Config) -> PreTrainedModel | peft.PeftModel:
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """The trainable parameters, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _config(model: ModelConfig) -> PreTrainedConfig:
+    """The config of the prepared model, without its weights."""
+    config = _read(AutoConfig.from_pretrained, model)
+    assert isinstance(config, PreTrainedConfig)
+    return config
 
 
 def _read(method, model: ModelConfig, **options):  # type: ignore[no-untyped-def]
