@@ -13,7 +13,7 @@ from hydraft.config.schema import Config, ModelConfig, QuantConfig, load_config
 from hydraft.errors import ConfigError
 from hydraft.infer import adapters
 from hydraft.infer.source import ADAPTER, Kind, Source
-from hydraft.models import base_identity, prepare
+from hydraft.models import base_identity, prepare, stored_quant
 from hydraft.models.families.registry import published_config, published_family
 from hydraft.runs import run_folder
 
@@ -62,6 +62,8 @@ def _with_options(place: str, options: InferConfig, name: str | None) -> Source:
         source.template = options.template
     _check_code(source.model, options.trust_remote_code)
     check_base(source, options.other_base)
+    source.quant, note = stored_quant.follow(source.model, source.quant)
+    source.notices += [note] if note else []
     return source
 
 

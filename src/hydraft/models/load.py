@@ -18,8 +18,9 @@ from transformers import (
     PreTrainedTokenizerBase,
     set_seed,
 )
+from transformers.integrations.bitsandbytes import Bnb4bitDeserialize, Bnb8bitDeserialize
 
-from hydraft.config.choices import Kernels, Precision, QuantKind
+from hydraft.config.choices import Kernels, Precision
 from hydraft.config.schema import Config, ModelConfig, QuantConfig
 from hydraft.errors import ConfigError
 from hydraft.models import attention, liger, stored_quant, unsloth
@@ -60,7 +61,8 @@ def load_base(
     stored = stored_quant.recorded(_config(model).to_dict())
     stored_quant.agree(model, quant, stored)
     # Given as None, it would replace that of the checkpoint: stored 8-bit codes would be read as the weights themselves.
-    storing = {} if stored or quant.kind is QuantKind.none else {"quantization_config": bits_and_bytes(quant, kept)}
+    wanted = bits_and_bytes(quant, kept)
+    storing = {} if stored or wanted is None else {"quantization_config": wanted}
     placed = {} if device is None or (device.type == "cpu" and not torch.cuda.is_available()) else {"": device}
     loaded = _read(
         AutoModelForCausalLM.from_pretrained,
@@ -87,6 +89,15 @@ def load_unquantised(model: ModelConfig, precision: Precision) -> PreTrainedMode
         return load_base(model, QuantConfig(), precision)
     base = load_base(model, stored.quant, precision)
     base.dequantize(DTYPES[precision])  # type: ignore[no-untyped-call]
+    # transformers would apply these again, in reverse, when it saves the model.
+    conversions = getattr(base, "_weight_conversions", None) or []
+    base._weight_conversions = [
+        conversion
+        for conversion in conversions
+        if not any(
+            isinstance(step, (Bnb4bitDeserialize, Bnb8bitDeserialize)) for step in getattr(conversion, "operations", ())
+        )
+    ]
     return base
 
 

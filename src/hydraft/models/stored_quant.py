@@ -160,7 +160,7 @@ def follow(model: ModelConfig, quant: QuantConfig) -> tuple[QuantConfig, str | N
         return quant, f"{model.path}: stored as {found.detail}; it is dequantised to bf16 once, into the cache"
     if quant.kind is not QuantKind.none:
         agree(model, quant, found)
-    note = f"{model.path}: stored as {found.detail}, and trained as it is: quant={found.quant.kind.value}"
+    note = f"{model.path}: stored as {found.detail}, and used as it is: quant={found.quant.kind.value}"
     return dataclasses.replace(found.quant), note + "; layers stored unquantised stay so" * found.partly
 
 
