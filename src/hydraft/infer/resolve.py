@@ -13,7 +13,7 @@ from hydraft.config.schema import Config, ModelConfig, QuantConfig, load_config
 from hydraft.errors import ConfigError
 from hydraft.infer import adapters
 from hydraft.infer.source import ADAPTER, Kind, Source
-from hydraft.models import base_identity, prepare, stored_quant
+from hydraft.models import base_identity, prepare, stored_quant, vocabulary
 from hydraft.models.families.registry import published_config, published_family
 from hydraft.runs import run_folder
 
@@ -197,6 +197,7 @@ def check_base(source: Source, other_base: bool) -> None:
         ConfigError: the message has both.
     """
     if source.kind is Kind.model:
+        vocabulary.check(source.model)
         return
     model = source.model
     if not model.path:
@@ -214,6 +215,8 @@ def check_base(source: Source, other_base: bool) -> None:
         prepare.check(model)
         if place.is_dir() and model.init is Init.pretrained and published_family(published_config(place)) is None:
             _refuse_pickles(place, ("*.safetensors",))
+        if (source.folder / "tokenizer_config.json").is_file():
+            vocabulary.check(model, source.folder)
     except ConfigError as error:
         raise ConfigError(f"base={model.path}: {str(error).removeprefix(f'model.path={model.path}: ')}") from None
     if source.base_sha256 is None or other_base:

@@ -23,13 +23,22 @@ from transformers.integrations.bitsandbytes import Bnb4bitDeserialize, Bnb8bitDe
 from hydraft.config.choices import Kernels, Precision
 from hydraft.config.schema import Config, ModelConfig, QuantConfig
 from hydraft.errors import ConfigError
-from hydraft.models import attention, liger, stored_quant, unsloth
+from hydraft.models import attention, liger, stored_quant, unsloth, vocabulary
 from hydraft.models.families.registry import native_targets
 from hydraft.models.linear_4bit import make_weights_releasable
 from hydraft.models.lora import adapter
 from hydraft.models.loss import chunked
 from hydraft.models.loss_chunked import use_chunked_loss
 from hydraft.models.quant import DTYPES, adopt, bits_and_bytes
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, folder: Path | None = None) -> None:
+    """Refuse a loaded tokenizer, of another ``folder`` if given, with more tokens than the prepared model's embedding has rows.
+
+    Raises:
+        ConfigError: the message has both numbers.
+    """
+    vocabulary.compare(tokenizer.get_vocab(), vocabulary.rows(_config(model).to_dict()), model, folder)
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:

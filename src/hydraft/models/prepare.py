@@ -18,7 +18,7 @@ from rich.console import Console
 from hydraft.config.choices import Init, Scale
 from hydraft.config.schema import ModelConfig
 from hydraft.errors import ConfigError
-from hydraft.models import shapes, stored_quant
+from hydraft.models import shapes, stored_quant, vocabulary
 from hydraft.models.families.registry import published_config, published_family
 from hydraft.system import files
 from hydraft.system.source_tree import TINY
@@ -42,6 +42,7 @@ def check(model: ModelConfig) -> None:
     if folder.exists() and not (folder / "config.json").is_file():
         raise ConfigError(f"model.path={model.path}: not a model folder (no config.json in it)")
     shapes.check_size(model)
+    vocabulary.check(model)
     if model.init is Init.random:
         if not folder.exists() and model.shape is None:
             raise ConfigError(
@@ -53,6 +54,7 @@ def check(model: ModelConfig) -> None:
         if model.path.startswith((".", "/", "~")) or model.path.count("/") != 1:
             raise ConfigError(f"model.path={model.path}: no such folder")
         stored_quant.refuse(model)
+        vocabulary.check(model)
         return
     kinds = {file.suffix: file.name for file in folder.iterdir() if file.suffix in (".safetensors", ".bin")}
     if not kinds:

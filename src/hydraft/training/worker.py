@@ -20,7 +20,7 @@ from hydraft.config.schema import Config, load_config
 from hydraft.data import mixture
 from hydraft.evaluation.evaluator import BatchSizes, Evaluator
 from hydraft.models import base_identity, prepare
-from hydraft.models.load import load_tokenizer, load_trainable, trainable
+from hydraft.models.load import check_vocabulary, load_tokenizer, load_trainable, trainable
 from hydraft.plan import plan
 from hydraft.runs import consistency
 from hydraft.system.console import Screen
@@ -124,6 +124,7 @@ def _load(requested: Config, screen: Screen, memory: OutOfMemoryHandler) -> _Par
     native = prepare.native(requested.model, requested.seed, screen.console)
     config = dataclasses.replace(requested, model=native)
     objective, tokenizer = make_objective(config.objective), load_tokenizer(config.model)
+    check_vocabulary(tokenizer, config.model)
     with screen.heartbeat.while_working():
         data = load_training_data(config, tokenizer, objective.encoding, screen)
     screen.phase("loading the model")
