@@ -62,7 +62,7 @@ def dequantise(source: Path, target: Path, console: Console) -> None:
     block = _block(config)
     files, _ = shards.files(source)
     with ExitStack() as stack:
-        shard_of = {}
+        shard_of: dict[str, shards.Shard] = {}
         for file in files:
             shard = stack.enter_context(shards.opened(source / file))
             shard_of |= dict.fromkeys(shard.names, shard)
@@ -179,9 +179,9 @@ def mxfp4(blocks: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
 def _copy_the_rest(source: Path, config: Mapping[str, Any], target: Path) -> None:
     """Copy tokenizer, templates and code, and write config.json without the quantisation."""
     for file in source.iterdir():
-        if file.is_file() and file.suffix not in (".safetensors", ".bin", ".md") and not file.name.startswith("."):
-            if not file.name.endswith(".index.json"):
-                shutil.copyfile(file, target / file.name)
+        weights = file.suffix in (".safetensors", ".bin") or file.name.endswith(".index.json")
+        if file.is_file() and not weights and file.suffix != ".md" and not file.name.startswith("."):
+            shutil.copyfile(file, target / file.name)
     kept = {name: value for name, value in config.items() if name != "quantization_config"}
     for name, part in kept.items():
         if isinstance(part, dict):

@@ -5,11 +5,13 @@ be sharded while loading.
 """
 
 from pathlib import Path
+from typing import Any
 
 import peft
 import torch
 from bitsandbytes.nn import Linear4bit
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -21,15 +23,19 @@ from transformers import (
 from transformers.integrations.bitsandbytes import Bnb4bitDeserialize, Bnb8bitDeserialize
 
 from hydraft.config.choices import Kernels, Precision
+from hydraft.config.lora import LoraMethod
 from hydraft.config.schema import Config, ModelConfig, QuantConfig
 from hydraft.errors import ConfigError
 from hydraft.models import attention, liger, stored_quant, unsloth, vocabulary
-from hydraft.models.families.registry import native_targets
 from hydraft.models.linear_4bit import make_weights_releasable
-from hydraft.models.lora import adapter
+from hydraft.models.lora import adapter, targets
 from hydraft.models.loss import chunked
 from hydraft.models.loss_chunked import use_chunked_loss
 from hydraft.models.quant import DTYPES, adopt, bits_and_bytes
+
+
+BNB = (Bnb4bitDeserialize, Bnb8bitDeserialize)
+"""What transformers does to weights that bitsandbytes stored, as it loads them."""
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, folder: Path | None = None) -> None:
@@ -38,7 +44,11 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, fol
     Raises:
         ConfigError: the message has both numbers.
     """
-    vocabulary.compare(tokenizer.get_vocab(), vocabulary.rows(_config(model).to_dict()), model, folder)
+    known = tokenizer.get_vocab()
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and getattr(backend.model, "unk_token", None) is None:
+        known.pop(str(tokenizer.unk_token), None)  # added by its class, but in no text
+    vocabulary.compare(known, vocabulary.rows(_config(model).to_dict()), model, folder)
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
@@ -97,16 +107,11 @@ def load_unquantised(model: ModelConfig, precision: Precision) -> PreTrainedMode
     if stored is None or stored.quant is None:
         return load_base(model, QuantConfig(), precision)
     base = load_base(model, stored.quant, precision)
-    base.dequantize(DTYPES[precision])  # type: ignore[no-untyped-call]
+    base.dequantize(DTYPES[precision])
     # transformers would apply these again, in reverse, when it saves the model.
-    conversions = getattr(base, "_weight_conversions", None) or []
-    base._weight_conversions = [
-        conversion
-        for conversion in conversions
-        if not any(
-            isinstance(step, (Bnb4bitDeserialize, Bnb8bitDeserialize)) for step in getattr(conversion, "operations", ())
-        )
-    ]
+    conversions: list[Any] = getattr(base, "_weight_conversions", None) or []
+    kept = [one for one in conversions if not any(isinstance(step, BNB) for step in getattr(one, "operations", ()))]
+    vars(base)["_weight_conversions"] = kept
     return base
 
 
@@ -130,6 +135,7 @@ def load_trainable(config: Config) -> PreTrainedModel | peft.PeftModel:
     """The model to train: the base with a new adapter, or without one for full fine-tuning."""
     if config.kernels.kind is Kernels.unsloth:
         return unsloth.load(config)
+    _check_targets(config)
     base = load_base(config.model, config.quant, config.train.precision)
     if config.zero.stage == 3:
         make_weights_releasable(base)
@@ -139,7 +145,7 @@ def load_trainable(config: Config) -> PreTrainedModel | peft.PeftModel:
         use_chunked_loss(base)
     if config.train.recomputes:
         base.enable_input_require_grads()  # otherwise the inputs need no gradient, and recomputed layers get none
-    lora = adapter(config.lora, native_targets(config.lora.target_modules, dict(base.named_modules())))
+    lora = adapter(config.lora, targets(config.lora, base))
     if lora is None:
         return base
     set_seed(config.seed)  # the same initial adapter on every rank, whatever random numbers loading used
@@ -149,6 +155,22 @@ def load_trainable(config: Config) -> PreTrainedModel | peft.PeftModel:
         raise ConfigError(f"lora.target_modules={config.lora.target_modules}: {error}") from error
     assert isinstance(adapted, peft.PeftModel)
     return adapted
+
+
+def _check_targets(config: Config) -> None:
+    """Refuse targets that the model does not have before its weights are read; with remote code, after that.
+
+    Raises:
+        ConfigError: the message has the names.
+    """
+    model = config.model
+    if config.lora.method is LoraMethod.none or model.trust_remote_code:
+        return
+    own = _config(model)
+    if type(own) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(own)]
+        with torch.device("meta"):
+            targets(config.lora, kind(own))  # its own constructor, since from_config would shard the layers under ZeRO-3
 
 
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

@@ -181,7 +181,7 @@ def agree(model: ModelConfig, quant: QuantConfig, found: Stored | None) -> None:
     Raises:
         ConfigError: the message has both.
     """
-    if found is None or found.quant is not None and found.quant.kind is quant.kind:
+    if found is None or (found.quant is not None and found.quant.kind is quant.kind):
         return
     if found.quant is None:
         raise ConfigError(f"model.path={model.path}: {_unsupported(model, found)}")

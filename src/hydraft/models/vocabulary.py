@@ -15,8 +15,9 @@ PLACEHOLDERS = {"<image_soft_token>"}
 """Tokens that a processor puts in place of an image, and that a text never becomes. google/gemma-3-1b-it, which has no images, has no
 row for its own."""
 
-SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-"""Keys of tokenizer_config.json; transformers adds a token that the vocabulary does not have."""
+SPECIAL = ("bos_token", "eos_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""Keys of tokenizer_config.json; transformers adds a token that the vocabulary does not have. (So does it for unk_token, which a
+byte-level vocabulary never needs.)"""
 
 
 def tokens(folder: Path) -> dict[str, int]:

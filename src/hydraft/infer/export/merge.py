@@ -5,6 +5,7 @@ Each layer is dequantised and merged in fp32 and rounded once, to the type in wh
 """
 
 import dataclasses
+from typing import Any
 
 import peft
 import torch
@@ -83,7 +84,8 @@ def _untie(model: PreTrainedModel) -> bool:
 
 def _tie_if_equal(model: PreTrainedModel) -> None:
     """Tie head and embedding again if the adapter changed neither, or both alike."""
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()
+    embedding: Any = model.get_input_embeddings()
     if torch.equal(head.weight, embedding.weight):
         head.weight = embedding.weight
         _record_tying(model, True)
