@@ -93,7 +93,7 @@ def measure(variant: str, model_folder: Path, records: Path, steps: int, where: 
     sys.path.insert(0, str(ROOT))
     from bench.equivalence import compose_run
     from hydraft.data.batch import Examples, Padded, PaddingFree
-    from hydraft.data.formats import load
+    from hydraft.data.load import load
     from hydraft.data.tokenize import encode
     from hydraft.models import attention
 

@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 
 from gpu.on_card import DEVICE, gpu_only
 from hydraft.config.choices import Precision, QuantKind
-from hydraft.config.schema import ModelConfig, QuantConfig
+from hydraft.config.model import ModelConfig
+from hydraft.config.schema import QuantConfig
 from hydraft.data.batch import PaddingFree
 from hydraft.models.load import load_base
 from hydraft.system.source_tree import TINY

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.resume import metrics, weights
 from conftest import ROOT, run_script
-from hydraft.config.schema import ModelConfig
+from hydraft.config.model import ModelConfig
 from hydraft.models import prepare
 from hydraft.models.convert.convert import convert
 from hydraft.system.source_tree import TINY

@@ -67,6 +67,22 @@ class TrainOn(Enum):
     last = "last"
 
 
+class Thinking(Enum):
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
+class OnBadRecord(Enum):
+    refuse = "refuse"
+    skip = "skip"
+
+
+class Hub(Enum):
+    huggingface = "huggingface"
+    modelscope = "modelscope"
+
+
 class Batching(Enum):
     padding_free = "padding_free"
     padded = "padded"

@@ -1,6 +1,6 @@
 """Schema of a run: every setting of train.py with its type, default, bounds and unit. No torch.
 
-The YAML files in ``conf/`` hold values; this file and ``train.py``, ``cluster.py`` and ``sweep.py`` beside it hold their meaning.
+The YAML files in ``conf/`` hold values; this file and those of the larger sections beside it hold their meaning.
 The root is ``Config``; that of infer.py is in ``infer.py``. Combinations of settings are checked in ``rules.py``.
 """
 
@@ -9,91 +9,25 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import OmegaConf
 
 from hydraft.config.bounds import setting
 from hydraft.config.choices import (
-    Batching,
-    Format,
-    Init,
     Kernels,
     Loss,
     Mode,
     Offload,
-    Precision,
     QuantKind,
-    Scale,
-    Task,
     TrackerKind,
-    TrainOn,
 )
 from hydraft.config.cluster import ClusterConfig
+from hydraft.config.data import DataConfig
 from hydraft.config.lora import ALL_LINEAR, TARGETS, VARIANTS, LoraMethod, Variant, as_targets, has_head, is_targets
+from hydraft.config.model import ModelConfig
 from hydraft.config.objective import ObjectiveConfig
 from hydraft.config.sweep import SweepConfig
-from hydraft.config.template import TEMPLATE, is_template
 from hydraft.config.train import TrainConfig
 from hydraft.errors import ConfigError
-
-
-@dataclass
-class ShapeConfig:
-    """One published size of a model family; the names are those of its config.json."""
-
-    path: str = MISSING
-    """Name on the Hugging Face hub."""
-    architecture: str = MISSING
-    """Architecture whose constants (rotary positions, epsilon, …) it has: a key of ``architectures`` in ``models/families/``."""
-    vocab_size: int = MISSING
-    """Rows of the embedding matrix."""
-    hidden_size: int = MISSING
-    """Size of the hidden states."""
-    intermediate_size: int = MISSING
-    """Size of the feed-forward block."""
-    num_hidden_layers: int = MISSING
-    """Number of decoder layers."""
-    num_attention_heads: int = MISSING
-    """Query heads of a layer."""
-    num_key_value_heads: int = MISSING
-    """Key and value heads of a layer."""
-    head_dim: int = MISSING
-    """Size of an attention head."""
-    tie_word_embeddings: bool = False
-    """Whether the language-model head shares its weights with the embedding."""
-
-
-@dataclass
-class ModelConfig:
-    """The model: where it comes from, its size and the data type of its weights."""
-
-    name: str = MISSING
-    """Short name, used in tables and on dashboards."""
-    path: str = MISSING
-    """A local folder in the layout of Hugging Face, or a hub name such as ``Qwen/Qwen2.5-0.5B-Instruct``."""
-    size: str | None = None
-    """Which of ``sizes`` to use."""
-    sizes: dict[str, ShapeConfig] = field(default_factory=dict)
-    """Published sizes of the model family, by name."""
-    init: Init = Init.pretrained
-    """``pretrained``: read the weights. ``random``: draw random weights of the true shape (from ``seed``, kept in the cache)."""
-    scale: Scale = Scale.full
-    """``tiny``: with ``init=random``, shrink the shape to about a million parameters, for tests on any machine."""
-    dtype: Precision = Precision.auto
-    """Data type of frozen weights. ``auto``: that of ``train.precision``. ``bf16`` with ``train.precision=fp32`` halves their memory and
-    still computes the adapter in fp32."""
-    revision: str | None = None
-    """Commit, tag or branch on the hub. null: the default branch."""
-    trust_remote_code: bool = False
-    """Run Python code that comes with the checkpoint."""
-
-    def kept_in(self, precision: Precision) -> Precision:
-        """Data type of the weights in a run that computes in ``precision``."""
-        return precision if self.dtype is Precision.auto else self.dtype
-
-    @property
-    def shape(self) -> ShapeConfig | None:
-        """The shape of the chosen size; None for a model without ``sizes``, whose config.json has it."""
-        return self.sizes.get(self.size or "")
 
 
 @dataclass
@@ -184,46 +118,6 @@ class ZeroConfig:
 
 
 @dataclass
-class DataConfig:
-    """Training and held-out records, and how they become batches."""
-
-    name: str = MISSING
-    """Short name, used in tables and on dashboards."""
-    train: str = MISSING
-    """Training records: a .json (list), .jsonl or .parquet file, or a dataset on the hub (``owner/name`` or ``owner/name:split``)."""
-    mix: list[str] = field(default_factory=list)
-    """Further sources, each as ``source*weight``: 0.5 uses half of its records in each epoch, 2 uses each record twice."""
-    only: list[str] = field(default_factory=list)
-    """Train and evaluate only records whose ``task`` key is in this list. ``[]``: all records."""
-    format: Format = Format.auto
-    """Format of the records. ``auto``: recognised by their keys."""
-    train_on: TrainOn = TrainOn.all
-    """Which of the assistant's turns are trained: all, or only the last."""
-    eval: str | None = None
-    """Held-out records of the same format, evaluated before and after training. null: none."""
-    template: str = setting("chat", valid=is_template, allowed=TEMPLATE)
-    """``chat`` for the model's chat template, or a prompt with {instruction} and {input} in it."""
-    max_length: int = setting(512, at_least=16, unit="tokens")
-    """Most tokens of a record. Longer prompts are cut in the middle, longer answers at the end."""
-    batching: Batching = Batching.padding_free
-    """``padding_free``: the records of a micro-batch are concatenated. ``padded``: each is padded to the longest."""
-    packing: bool = False
-    """Fill bins of ``max_length`` tokens with whole records. ``train.micro_batch_size`` then counts bins."""
-    group_by_length: bool = False
-    """Put records of similar length into the same batch: less padding, and ranks wait less for each other."""
-    shuffle: bool = True
-    """Shuffle the records anew in each epoch, from ``seed``. false: keep the order of the file."""
-    eval_limit: int | None = setting(
-        None, at_least=1, unit="records", hint="; to evaluate no records use data.eval=null"
-    )
-    """Evaluate only this many held-out records, spread evenly over the file. null: all."""
-    task: Task = Task.auto
-    """Which scores are computed for the answers. ``auto``: chosen by the ``task`` key of each record."""
-    eval_max_new_tokens: int = setting(64, at_least=1, unit="tokens")
-    """Most tokens of an answer that is generated for a held-out record."""
-
-
-@dataclass
 class TrackerConfig:
     """The dashboard that metrics are sent to."""
 
@@ -274,11 +168,19 @@ class Config:
 
 
 def saved(config: Config, leave_out: Sequence[str] = ()) -> str:
-    """``config`` as YAML, with every value, and of the model's sizes the chosen one; without the sections ``leave_out``."""
+    """``config`` as YAML, with every value, and of the model's sizes the chosen one.
+
+    Args:
+        leave_out: sections (``objective``) and settings (``data.thinking``) that are left out.
+    """
     sizes = {size: shape for size, shape in config.model.sizes.items() if size == config.model.size}
     config = replace(config, model=replace(config.model, sizes=sizes))
     kept = [part.name for part in fields(config) if part.name not in leave_out]
-    return OmegaConf.to_yaml(OmegaConf.masked_copy(OmegaConf.structured(config), kept))
+    values = OmegaConf.to_container(OmegaConf.masked_copy(OmegaConf.structured(config), kept))
+    assert isinstance(values, dict)
+    for section, _, name in (each.partition(".") for each in leave_out if "." in each):
+        del values[section][name]
+    return OmegaConf.to_yaml(OmegaConf.create(values))
 
 
 def save_config(config: Config, path: Path) -> None:

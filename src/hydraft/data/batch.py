@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from hydraft.config.choices import Batching, Kernels
-from hydraft.config.schema import DataConfig
+from hydraft.config.data import DataConfig
 from hydraft.data.labels import IGNORE
 from hydraft.data.tokenize import Example
 

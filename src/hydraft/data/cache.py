@@ -16,10 +16,11 @@ from datasets.arrow_writer import ArrowWriter
 from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
-from hydraft.config.schema import DataConfig
+from hydraft.config.data import DataConfig
 from hydraft.data import mixture
 from hydraft.data.encoding import SFT, Encoding
-from hydraft.data.formats import Record, is_file
+from hydraft.data.records import Record
+from hydraft.data.sources import is_file
 from hydraft.data.tokenize import Example, Truncation, system_note, truncate
 from hydraft.system import files
 from hydraft.system.version import __version__

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from hydraft.config.schema import DataConfig
-from hydraft.data.formats import Read, Record, conversation_of
+from hydraft.config.data import DataConfig
+from hydraft.data.formats import conversation_of
+from hydraft.data.records import Read, Record
 from hydraft.data.tokenize import Example, encode_one
 
 Encode = Callable[[Record, PreTrainedTokenizerBase, DataConfig], list[Example]]

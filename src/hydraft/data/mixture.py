@@ -2,8 +2,9 @@
 
 import random
 
-from hydraft.config.schema import DataConfig
-from hydraft.data.formats import Read, Record, load
+from hydraft.config.data import DataConfig
+from hydraft.data.load import load
+from hydraft.data.records import Read, Record
 from hydraft.errors import ConfigError
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from transformers import PreTrainedTokenizerBase
 
-from hydraft.config.schema import DataConfig
+from hydraft.config.data import DataConfig
 from hydraft.data import mixture
 from hydraft.data.encoding import SFT, Encoding
 

@@ -18,7 +18,7 @@ from functools import cached_property, lru_cache
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from hydraft.data.formats import Conversation, Turn
+from hydraft.data.records import Conversation, Turn
 from hydraft.errors import ConfigError
 
 SECRET = uuid.uuid4().hex

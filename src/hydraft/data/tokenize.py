@@ -16,10 +16,10 @@ from typing import NamedTuple, TypedDict
 from transformers import PreTrainedTokenizerBase
 
 from hydraft.config.choices import TrainOn
-from hydraft.config.schema import DataConfig
+from hydraft.config.data import DataConfig
 from hydraft.data import special_tokens
-from hydraft.data.formats import Conversation, Record, Turn
 from hydraft.data.labels import IGNORE
+from hydraft.data.records import Conversation, Record, Turn
 from hydraft.errors import ConfigError
 
 

@@ -18,10 +18,10 @@ import torch
 import torch.distributed as dist
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from hydraft.config.schema import DataConfig
+from hydraft.config.data import DataConfig
 from hydraft.data.batch import Item, Padded
 from hydraft.data.encoding import Encoding
-from hydraft.data.formats import Record
+from hydraft.data.records import Record
 from hydraft.data.tokenize import prompt_ids, truncate
 from hydraft.evaluation.metrics import Scores, score
 from hydraft.models import generation

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from hydraft.config.choices import Task
-from hydraft.data.formats import Conversation
+from hydraft.data.records import Conversation
 
 Scores = dict[str, float]
 

@@ -13,7 +13,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from transformers import set_seed
 
 from hydraft.config.infer import InferConfig
-from hydraft.data.formats import Conversation, Turn
+from hydraft.data.records import Conversation, Turn
 from hydraft.data.tokenize import prompt_ids
 from hydraft.errors import ConfigError
 from hydraft.infer.generate import Stream, answer, decode

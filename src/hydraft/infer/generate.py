@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from hydraft.config.infer import InferConfig
-from hydraft.data.formats import ask
+from hydraft.data.records import ask
 from hydraft.data.tokenize import prompt_ids
 from hydraft.infer import sampling
 from hydraft.infer.load import LoadedModel, LoadedSource, load

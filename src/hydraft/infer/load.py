@@ -13,8 +13,9 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, logging
 
 from hydraft.config.choices import Precision
+from hydraft.config.data import DataConfig
 from hydraft.config.infer import InferConfig
-from hydraft.config.schema import DataConfig, ModelConfig
+from hydraft.config.model import ModelConfig
 from hydraft.errors import ConfigError
 from hydraft.infer.resolve import check_base
 from hydraft.infer.source import ADAPTER, Kind, Source

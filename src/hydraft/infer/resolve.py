@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 
 from hydraft.config.choices import Init, Precision, QuantKind
 from hydraft.config.infer import InferConfig
-from hydraft.config.schema import Config, ModelConfig, QuantConfig, load_config
+from hydraft.config.model import ModelConfig
+from hydraft.config.schema import Config, QuantConfig, load_config
 from hydraft.errors import ConfigError
 from hydraft.infer import adapters
 from hydraft.infer.source import ADAPTER, Kind, Source

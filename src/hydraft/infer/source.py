@@ -5,7 +5,8 @@ from enum import Enum
 from pathlib import Path
 
 from hydraft.config.choices import Precision
-from hydraft.config.schema import ModelConfig, QuantConfig
+from hydraft.config.model import ModelConfig
+from hydraft.config.schema import QuantConfig
 
 ADAPTER = "adapter_model.safetensors"
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hydraft.config.choices import Init
-from hydraft.config.schema import Config, ModelConfig
+from hydraft.config.model import ModelConfig
+from hydraft.config.schema import Config
 from hydraft.models import shapes
 from hydraft.system.version import __version__
 

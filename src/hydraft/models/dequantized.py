@@ -102,7 +102,9 @@ def _planned(source: Path, files: list[str], shard_of: Mapping[str, shards.Shard
         planned[file] = {name: one for name, one in plan.items() if name not in used and not LEFT_OUT.fullmatch(name)}
         for name, one in planned[file].items():
             if one.dtype not in FLOATS:
-                raise ConfigError(f"{source / file}: {name} has data type {one.dtype}, which is not known in this format")
+                raise ConfigError(
+                    f"{source / file}: {name} has data type {one.dtype}, which is not known in this format"
+                )
     return planned
 
 
@@ -169,9 +171,13 @@ def mxfp4(blocks: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"its scales have shape {tuple(scales.shape)}, where {tuple(blocks.shape[:-1])} are needed")
     table = torch.tensor(E2M1, dtype=torch.bfloat16)
     made = torch.empty(blocks.shape[0], blocks.shape[2] * 32, blocks.shape[1], dtype=torch.bfloat16)  # (E, I, O)
-    for expert, (codes, exponents) in enumerate(zip(blocks, scales, strict=True)):  # one at a time: indices have 8 bytes
+    for expert, (codes, exponents) in enumerate(
+        zip(blocks, scales, strict=True)
+    ):  # one at a time: indices have 8 bytes
         halves = torch.stack([table[(codes & 15).int()], table[(codes >> 4).int()]], -1)  # (O, K, 16, 2)
-        numbers = torch.ldexp(halves.flatten(-2), (exponents.int() - BIAS).unsqueeze(-1)).to(torch.bfloat16)  # (O, K, 32)
+        numbers = torch.ldexp(halves.flatten(-2), (exponents.int() - BIAS).unsqueeze(-1)).to(
+            torch.bfloat16
+        )  # (O, K, 32)
         made[expert] = numbers.flatten(-2).T
     return made
 

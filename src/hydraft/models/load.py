@@ -24,7 +24,8 @@ from transformers.integrations.bitsandbytes import Bnb4bitDeserialize, Bnb8bitDe
 
 from hydraft.config.choices import Kernels, Precision
 from hydraft.config.lora import LoraMethod
-from hydraft.config.schema import Config, ModelConfig, QuantConfig
+from hydraft.config.model import ModelConfig
+from hydraft.config.schema import Config, QuantConfig
 from hydraft.errors import ConfigError
 from hydraft.models import attention, liger, stored_quant, unsloth, vocabulary
 from hydraft.models.linear_4bit import make_weights_releasable
@@ -32,7 +33,6 @@ from hydraft.models.lora import adapter, targets
 from hydraft.models.loss import chunked
 from hydraft.models.loss_chunked import use_chunked_loss
 from hydraft.models.quant import DTYPES, adopt, bits_and_bytes
-
 
 BNB = (Bnb4bitDeserialize, Bnb8bitDeserialize)
 """What transformers does to weights that bitsandbytes stored, as it loads them."""
@@ -46,7 +46,8 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, fol
     """
     known = tokenizer.get_vocab()
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None and getattr(backend.model, "unk_token", None) is None:
+    used = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
+    if backend is not None and getattr(backend.model, "unk_token", None) is None and tokenizer.unk_token not in used:
         known.pop(str(tokenizer.unk_token), None)  # added by its class, but in no text
     vocabulary.compare(known, vocabulary.rows(_config(model).to_dict()), model, folder)
 
@@ -170,7 +171,9 @@ def _check_targets(config: Config) -> None:
     if type(own) in MODEL_FOR_CAUSAL_LM_MAPPING:
         kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(own)]
         with torch.device("meta"):
-            targets(config.lora, kind(own))  # its own constructor, since from_config would shard the layers under ZeRO-3
+            targets(
+                config.lora, kind(own)
+            )  # its own constructor, since from_config would shard the layers under ZeRO-3
 
 
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

@@ -18,7 +18,9 @@ def targets(lora: LoraConfig, model: torch.nn.Module) -> list[str] | str:
     """
     modules = dict(model.named_modules())
     head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
-    linear = [name for name, module in modules.items() if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head]
+    linear = [
+        name for name, module in modules.items() if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
+    ]
     return lora_targets.resolve(lora.targets, modules, linear)
 
 

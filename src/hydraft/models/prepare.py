@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from hydraft.config.choices import Init, Scale
-from hydraft.config.schema import ModelConfig
+from hydraft.config.model import ModelConfig
 from hydraft.errors import ConfigError
 from hydraft.models import shapes, stored_quant, vocabulary
 from hydraft.models.families.registry import published_config, published_family

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydraft.config.choices import Scale
-from hydraft.config.schema import ModelConfig, ShapeConfig
+from hydraft.config.model import ModelConfig, ShapeConfig
 from hydraft.errors import ConfigError
 from hydraft.models.families.base import Native
 from hydraft.models.families.registry import published_config, published_family, shared_config

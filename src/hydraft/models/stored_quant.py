@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from hydraft.config.choices import Init, QuantKind
-from hydraft.config.schema import ModelConfig, QuantConfig
+from hydraft.config.model import ModelConfig
+from hydraft.config.schema import QuantConfig
 from hydraft.errors import ConfigError
 from hydraft.models import shapes
 from hydraft.models.families.registry import published_config, published_family

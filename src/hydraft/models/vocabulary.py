@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hydraft.config.choices import Init, Scale
-from hydraft.config.schema import ModelConfig
+from hydraft.config.model import ModelConfig
 from hydraft.errors import ConfigError
 from hydraft.models import shapes
 from hydraft.models.families.registry import published_config, published_family

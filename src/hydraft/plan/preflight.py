@@ -7,7 +7,7 @@ from hydraft.config import rules
 from hydraft.config.choices import Mode, QuantKind
 from hydraft.config.schema import Config
 from hydraft.data import mixture
-from hydraft.data.formats import Read
+from hydraft.data.records import Read
 from hydraft.errors import ConfigError
 from hydraft.models import kernel_support, prepare, shapes, stored_quant
 from hydraft.plan import plan, token_count

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hydraft.config.choices import TrainOn
-from hydraft.config.schema import DataConfig
-from hydraft.data.formats import Conversation, Record
+from hydraft.config.data import DataConfig
+from hydraft.data.records import Conversation, Record
 
 WIDE, NARROW = 0.7, 0.25
 """Tokens per Chinese character and per Latin letter: between the 0.5 of ChatGLM2 and the 1 of a small vocabulary for the

@@ -7,11 +7,12 @@ from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase, logging
 
-from hydraft.config.schema import Config, DataConfig
+from hydraft.config.data import DataConfig
+from hydraft.config.schema import Config
 from hydraft.data import mixture
 from hydraft.data.batch import fill, group
-from hydraft.data.formats import Record
 from hydraft.data.labels import IGNORE
+from hydraft.data.records import Record
 from hydraft.data.tokenize import Example, Truncation, system_note, truncate
 from hydraft.models import prepare
 from hydraft.system.library_logs import quiet_bitsandbytes

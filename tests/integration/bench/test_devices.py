@@ -109,7 +109,7 @@ def test_both_servers_run_on_the_same_device(device: str, monkeypatch: pytest.Mo
 
 
 def test_kernels_are_compared_on_long_records(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from hydraft.data.formats import load
+    from hydraft.data.load import load
     from hydraft.data.tokenize import encode
     from hydraft.models.prepare import tokenizer
 

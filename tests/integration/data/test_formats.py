@@ -8,7 +8,8 @@ import pytest
 
 from conftest import run_script
 from hydraft.config.choices import Format
-from hydraft.data.formats import Conversation, Turn, load
+from hydraft.data.load import load
+from hydraft.data.records import Conversation, Turn
 from hydraft.errors import ConfigError
 
 GOOD = {"instruction": "问", "input": "", "output": "答"}

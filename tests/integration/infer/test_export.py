@@ -16,9 +16,10 @@ from transformers import AutoTokenizer
 
 from conftest import run_script, wait_for
 from hydraft.config.choices import ExportKind, Precision, QuantKind
+from hydraft.config.data import DataConfig
 from hydraft.config.infer import InferConfig
-from hydraft.config.schema import DataConfig, ModelConfig
-from hydraft.data.formats import Conversation, Turn, ask
+from hydraft.config.model import ModelConfig
+from hydraft.data.records import Conversation, Turn, ask
 from hydraft.data.tokenize import prompt_ids
 from hydraft.errors import ConfigError
 from hydraft.infer.export import merge, published_layout

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from conftest import ROOT, config_of, run_script
-from hydraft.config.schema import ModelConfig
+from hydraft.config.model import ModelConfig
 from hydraft.errors import ConfigError
 from hydraft.models import prepare
 from published import (

@@ -7,8 +7,8 @@ import pytest
 import sentencepiece
 
 from conftest import config_of
-from hydraft.data.formats import Conversation, Turn
 from hydraft.data.labels import IGNORE
+from hydraft.data.records import Conversation, Turn
 from hydraft.data.tokenize import encode_one, prompt_ids, system_note
 from published import RESERVED, fuzz, native_tokenizer, sentencepiece_model
 

@@ -10,10 +10,10 @@ import sentencepiece
 from transformers import AutoTokenizer
 
 from conftest import ROOT, config_of
-from hydraft.config.schema import DataConfig
+from hydraft.config.data import DataConfig
 from hydraft.data import special_tokens
-from hydraft.data.formats import Conversation, Turn, ask
 from hydraft.data.labels import IGNORE
+from hydraft.data.records import Conversation, Turn, ask
 from hydraft.data.tokenize import encode_one, prompt_ids
 from hydraft.errors import ConfigError
 from published import fuzz, native_tokenizer, sentencepiece_model

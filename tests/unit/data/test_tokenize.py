@@ -4,9 +4,9 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from conftest import ROOT, config_of
-from hydraft.config.schema import DataConfig
-from hydraft.data.formats import Conversation, Turn, ask
+from hydraft.config.data import DataConfig
 from hydraft.data.labels import IGNORE
+from hydraft.data.records import Conversation, Turn, ask
 from hydraft.data.tokenize import Piece, encode, encode_one, prompt_ids, tokens, truncate
 from hydraft.errors import ConfigError
 

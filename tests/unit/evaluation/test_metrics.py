@@ -5,7 +5,7 @@ import math
 import pytest
 
 from hydraft.config.choices import Task
-from hydraft.data.formats import Conversation, Turn
+from hydraft.data.records import Conversation, Turn
 from hydraft.evaluation.metrics import accuracy, character_bleu, character_f1, rouge, score
 
 

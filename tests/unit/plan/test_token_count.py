@@ -5,8 +5,8 @@ import pytest
 from conftest import config_of
 from hydraft.config.choices import TrainOn
 from hydraft.data import mixture
-from hydraft.data.formats import Conversation, Turn, ask
 from hydraft.data.labels import IGNORE
+from hydraft.data.records import Conversation, Turn, ask
 from hydraft.data.tokenize import encode
 from hydraft.models.load import load_tokenizer
 from hydraft.plan.token_count import MOST, TURN, estimate, measure

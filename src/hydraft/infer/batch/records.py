@@ -9,7 +9,9 @@ from typing import Any
 
 from hydraft.config.choices import Format
 from hydraft.data import formats
-from hydraft.data.formats import KEYS, ROLES, Conversation, Turn
+from hydraft.data.formats import KEYS, ROLES
+from hydraft.data.records import Conversation, Turn, ask
+from hydraft.data.sources import read_objects
 from hydraft.errors import ConfigError
 
 PLACEHOLDER = "?"
@@ -37,7 +39,7 @@ def read(source: str, form: Format, system: str | None) -> list[Record]:
     found: list[Record] = []
     kinds: dict[str, int] = {}
     seen: dict[str, int] = {}
-    for number, raw in enumerate(formats.read_objects(source, name), 1):
+    for number, raw in enumerate(read_objects(source, name), 1):
         place = f"{name}, record {number}"
         if not isinstance(raw, dict):
             raise ConfigError(f"{place}: must be an object, and is a {type(raw).__name__}")
@@ -79,7 +81,7 @@ def _prompt(raw: dict[str, Any], place: str) -> Record:
         texts[key] = value
     if not texts["prompt"].strip():
         raise ConfigError(f"{place}: 'prompt' is empty")
-    asked = formats.ask(texts["prompt"], texts["system"] or None)
+    asked = ask(texts["prompt"], texts["system"] or None)
     turns = (*asked.prompt, Turn("assistant", texts["answer"]))
     return Record(raw.get("id"), Conversation(turns, task=raw.get("task")), bool(texts["answer"].strip()))
 

@@ -15,7 +15,7 @@ from peft.utils.integrations import dequantize_module_weight
 from transformers import PreTrainedModel
 
 from hydraft.config.choices import Precision, QuantKind
-from hydraft.config.schema import ModelConfig
+from hydraft.config.model import ModelConfig
 from hydraft.errors import ConfigError
 from hydraft.infer.source import Kind, Source
 from hydraft.models.load import load_unquantised

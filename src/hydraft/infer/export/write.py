@@ -11,8 +11,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 
 from hydraft.config.choices import ExportKind, Layout, Precision
 from hydraft.config.infer import InferConfig
-from hydraft.config.schema import ModelConfig, QuantConfig
-from hydraft.data.formats import ask
+from hydraft.config.model import ModelConfig
+from hydraft.config.schema import QuantConfig
+from hydraft.data.records import ask
 from hydraft.data.tokenize import begin, prompt_ids
 from hydraft.errors import ConfigError, RunFailed
 from hydraft.infer.export import merge

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,11 @@ MARK = "hydraft sweep"
 FORMAT = 1
 """Version of the format of ledger.jsonl and sweep.json."""
 
-ADDED_SECTIONS = ("objective",)
-"""Sections that earlier versions did not have. At their default they are not part of a job's identity, so that the jobs of an older
-sweep keep theirs."""
+ADDED = (
+    "objective", "model.hub", "data.thinking", "data.columns", "data.labels", "data.on_bad_record",
+)  # fmt: skip
+"""Sections and settings that earlier versions did not have. At their default they are not part of a job's identity, so that the jobs of
+an older sweep keep theirs."""
 
 Objective = float | list[float]
 
@@ -81,7 +84,7 @@ def key_of(config: Config) -> str:
     """The identity of a job: a hash of its config, independent of where the project's folder is."""
     config = replace(config, resume=None, sweep=SweepConfig())
     default = Config()
-    unused = [name for name in ADDED_SECTIONS if getattr(config, name) == getattr(default, name)]
+    unused = [name for name in ADDED if attrgetter(name)(config) == attrgetter(name)(default)]
     text = saved(config, leave_out=unused).replace(str(ROOT), "ROOT")
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

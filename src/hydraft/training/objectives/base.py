@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hydraft.config.choices import Format
-from hydraft.config.schema import Config, DataConfig, KernelsConfig
-from hydraft.data.formats import Record
+from hydraft.config.data import DataConfig
+from hydraft.config.schema import Config, KernelsConfig
+from hydraft.data.records import Record
 
 if TYPE_CHECKING:
     import torch

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from hydraft.config.choices import Format
+from hydraft.config.data import DataConfig
 from hydraft.config.objective import ObjectiveConfig
-from hydraft.config.schema import Config, DataConfig, KernelsConfig
-from hydraft.data.formats import Record, conversation_of
+from hydraft.config.schema import Config, KernelsConfig
+from hydraft.data.formats import conversation_of
 from hydraft.data.labels import IGNORE
+from hydraft.data.records import Record
 from hydraft.training.objectives.base import Batch
 
 if TYPE_CHECKING:

@@ -1,0 +1,69 @@
+"""The model section of the schema. No torch."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from hydraft.config.choices import Hub, Init, Precision, Scale
+
+
+@dataclass
+class ShapeConfig:
+    """One published size of a model family; the names are those of its config.json."""
+
+    path: str = MISSING
+    """Name on the Hugging Face hub."""
+    architecture: str = MISSING
+    """Architecture whose constants (rotary positions, epsilon, …) it has: a key of ``architectures`` in ``models/families/``."""
+    vocab_size: int = MISSING
+    """Rows of the embedding matrix."""
+    hidden_size: int = MISSING
+    """Size of the hidden states."""
+    intermediate_size: int = MISSING
+    """Size of the feed-forward block."""
+    num_hidden_layers: int = MISSING
+    """Number of decoder layers."""
+    num_attention_heads: int = MISSING
+    """Query heads of a layer."""
+    num_key_value_heads: int = MISSING
+    """Key and value heads of a layer."""
+    head_dim: int = MISSING
+    """Size of an attention head."""
+    tie_word_embeddings: bool = False
+    """Whether the language-model head shares its weights with the embedding."""
+
+
+@dataclass
+class ModelConfig:
+    """The model: where it comes from, its size and the data type of its weights."""
+
+    name: str = MISSING
+    """Short name, used in tables and on dashboards."""
+    path: str = MISSING
+    """A local folder in the layout of Hugging Face, or a hub name such as ``Qwen/Qwen2.5-0.5B-Instruct``."""
+    size: str | None = None
+    """Which of ``sizes`` to use."""
+    sizes: dict[str, ShapeConfig] = field(default_factory=dict)
+    """Published sizes of the model family, by name."""
+    init: Init = Init.pretrained
+    """``pretrained``: read the weights. ``random``: draw random weights of the true shape (from ``seed``, kept in the cache)."""
+    scale: Scale = Scale.full
+    """``tiny``: with ``init=random``, shrink the shape to about a million parameters, for tests on any machine."""
+    dtype: Precision = Precision.auto
+    """Data type of frozen weights. ``auto``: that of ``train.precision``. ``bf16`` with ``train.precision=fp32`` halves their memory and
+    still computes the adapter in fp32."""
+    revision: str | None = None
+    """Commit, tag or branch on the hub. null: the default branch."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the checkpoint."""
+    hub: Hub = Hub.huggingface
+    """Where a ``path`` that is no folder is downloaded from. ``modelscope`` needs the package of that name."""
+
+    def kept_in(self, precision: Precision) -> Precision:
+        """Data type of the weights in a run that computes in ``precision``."""
+        return precision if self.dtype is Precision.auto else self.dtype
+
+    @property
+    def shape(self) -> ShapeConfig | None:
+        """The shape of the chosen size; None for a model without ``sizes``, whose config.json has it."""
+        return self.sizes.get(self.size or "")
