@@ -16,7 +16,7 @@ try:
     from hydraft.launch.external import environment
     from hydraft.launch.external.coordinator import enter
     from hydraft.launch.external.store import RendezvousStore
-    from hydraft.models import prepare
+    from hydraft.models import prepare, stored_quant
     from hydraft.plan import preflight, render
     from hydraft.runs import resume, run_folder
     from hydraft.sweep.job_status import Recorded
@@ -63,6 +63,7 @@ def train(composed: DictConfig, store: RendezvousStore | None = None) -> float |
         config = launch.placed(config)
     else:
         prepare.native(config.model, config.seed)  # converted once, before the ranks start
+        stored_quant.check(config.model, config.quant)  # a hub model's config.json may have come only now
     with launch.hold(config.cluster, folder):
         (run_folder.describe if exists else run_folder.create)(folder, config, admitted.plan, machine)
         render.announce(config, admitted.plan)

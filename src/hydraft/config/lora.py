@@ -1,9 +1,12 @@
 """The variants of LoRA: one entry each, read by the rules, the plan, the adapter and the checkpoint alike. No torch."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+
+from hydraft.errors import ConfigError
 
 
 class LoraMethod(Enum):
@@ -37,3 +40,41 @@ VARIANTS = {
     LoraMethod.pissa: Variant({"init_lora_weights": "pissa"}, changes_base=True),
 }
 """By ``lora.method``; ``none`` is full fine-tuning and has no entry."""
+
+
+ALL_LINEAR = "all-linear"
+"""All linear layers except the language-model head."""
+
+TARGETS = "all-linear, a list of layer names, or a regular expression for whole names"
+"""What ``lora.target_modules`` may be, in words that follow "must be"."""
+
+
+def is_targets(value: Any) -> bool:
+    """Whether ``value`` can be ``lora.target_modules``."""
+    if isinstance(value, str):
+        try:
+            re.compile(value)
+        except re.error:
+            return False
+        return bool(value)
+    return isinstance(value, list) and bool(value) and all(isinstance(name, str) and name for name in value)
+
+
+def as_targets(value: list[str] | str | None) -> list[str] | str:
+    """``lora.target_modules`` as names, or as a regular expression; a bare word is a name (in peft it would match nothing).
+
+    Raises:
+        ConfigError: it is null.
+    """
+    if value is None:
+        raise ConfigError(f"lora.target_modules=null: must be {TARGETS}; for full fine-tuning use lora=none")
+    if not isinstance(value, str):
+        return value
+    return [value] if re.fullmatch(r"[\w-]+(?:\.[\w-]+)*", value) else value
+
+
+def has_head(targets: list[str] | str) -> bool:
+    """Whether ``as_targets`` includes the language-model head."""
+    if isinstance(targets, str):
+        return bool(re.fullmatch(targets, "lm_head"))
+    return any(target.rpartition(".")[2] == "lm_head" for target in targets)

@@ -7,6 +7,7 @@ The root is ``Config``; that of infer.py is in ``infer.py``. Combinations of set
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -21,7 +22,7 @@ from hydraft.config.choices import (
 )
 from hydraft.config.cluster import ClusterConfig
 from hydraft.config.data import DataConfig
-from hydraft.config.lora import VARIANTS, LoraMethod, Variant
+from hydraft.config.lora import ALL_LINEAR, TARGETS, VARIANTS, LoraMethod, Variant, as_targets, has_head, is_targets
 from hydraft.config.model import ModelConfig
 from hydraft.config.objective import ObjectiveConfig
 from hydraft.config.sweep import SweepConfig
@@ -55,13 +56,9 @@ class LoraConfig:
     """Dropout probability of the adapter's input in training."""
     bias: str = setting("none", one_of=("none", "all", "lora_only"))
     """Which biases are trained."""
-    target_modules: list[str] = setting(
-        factory=lambda: ["all-linear"],
-        valid=bool,
-        allowed="a list with at least one name",
-        refusal="name at least one layer, or use lora.target_modules=[all-linear]",
-    )
-    """Names of the linear layers that get an adapter. ``[all-linear]``: all except the language-model head."""
+    target_modules: Any = setting(factory=lambda: [ALL_LINEAR], valid=is_targets, allowed=TARGETS)
+    """Names of the linear layers that get an adapter, each with or without the names before it. ``all-linear``: all except the
+    language-model head. A text with other characters than those of a name is a regular expression for whole names, as in peft."""
 
     @property
     def variant(self) -> Variant:
@@ -71,7 +68,12 @@ class LoraConfig:
     @property
     def on_head(self) -> bool:
         """Whether the language-model head gets an adapter."""
-        return any(target.rpartition(".")[2] == "lm_head" for target in self.target_modules)
+        return has_head(self.targets)
+
+    @property
+    def targets(self) -> list[str] | str:
+        """``target_modules`` as names, or as a regular expression."""
+        return as_targets(self.target_modules)
 
 
 @dataclass

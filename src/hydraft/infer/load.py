@@ -21,7 +21,7 @@ from hydraft.infer.resolve import check_base
 from hydraft.infer.source import ADAPTER, Kind, Source
 from hydraft.models import generation, prepare
 from hydraft.models.families.registry import published_config
-from hydraft.models.load import load_base, load_tokenizer
+from hydraft.models.load import check_vocabulary, load_base, load_tokenizer
 
 
 @dataclass
@@ -85,12 +85,13 @@ def load(sources: list[Source], options: InferConfig, console: Console | None = 
         if source.kind is Kind.adapter:
             check_base(source, options.other_base)  # a model of the hub may have been downloaded only now
             check_fit(source, section)
+    tokenizers = {source.name: _tokenizer(source, section) for source in sources}
     base = load_base(section, first.quant, _precision(first, section, device, console), device)
     generation.drop_checkpoint_defaults(base)
     loaded = {
         source.name: LoadedSource(
             source,
-            load_tokenizer(tokenizer_of(source, section)),
+            tokenizers[source.name],
             _data(source),
             None if source.kind is Kind.model else "default" if index == 0 else f"adapter_{index}",
         )
@@ -105,6 +106,14 @@ def load(sources: list[Source], options: InferConfig, console: Console | None = 
 def tokenizer_and_data(source: Source, console: Console) -> tuple[PreTrainedTokenizerBase, DataConfig]:
     """The tokenizer and the template settings of a source, without its model."""
     return load_tokenizer(tokenizer_of(source, prepare.native(source.model, source.seed, console))), _data(source)
+
+
+def _tokenizer(source: Source, section: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of a source, whose tokens all have a row in the embedding of the base."""
+    used = tokenizer_of(source, section)
+    tokenizer = load_tokenizer(used)
+    check_vocabulary(tokenizer, section, None if used is section else source.folder)
+    return tokenizer
 
 
 def _data(source: Source) -> DataConfig:

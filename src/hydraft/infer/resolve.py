@@ -14,7 +14,7 @@ from hydraft.config.schema import Config, QuantConfig, load_config
 from hydraft.errors import ConfigError
 from hydraft.infer import adapters
 from hydraft.infer.source import ADAPTER, Kind, Source
-from hydraft.models import base_identity, prepare
+from hydraft.models import base_identity, prepare, stored_quant, vocabulary
 from hydraft.models.families.registry import published_config, published_family
 from hydraft.runs import run_folder
 
@@ -63,6 +63,8 @@ def _with_options(place: str, options: InferConfig, name: str | None) -> Source:
         source.template = options.template
     _check_code(source.model, options.trust_remote_code)
     check_base(source, options.other_base)
+    source.quant, note = stored_quant.follow(source.model, source.quant)
+    source.notices += [note] if note else []
     return source
 
 
@@ -196,6 +198,7 @@ def check_base(source: Source, other_base: bool) -> None:
         ConfigError: the message has both.
     """
     if source.kind is Kind.model:
+        vocabulary.check(source.model)
         return
     model = source.model
     if not model.path:
@@ -213,6 +216,8 @@ def check_base(source: Source, other_base: bool) -> None:
         prepare.check(model)
         if place.is_dir() and model.init is Init.pretrained and published_family(published_config(place)) is None:
             _refuse_pickles(place, ("*.safetensors",))
+        if (source.folder / "tokenizer_config.json").is_file():
+            vocabulary.check(model, source.folder)
     except ConfigError as error:
         raise ConfigError(f"base={model.path}: {str(error).removeprefix(f'model.path={model.path}: ')}") from None
     if source.base_sha256 is None or other_base:

@@ -5,31 +5,53 @@ be sharded while loading.
 """
 
 from pathlib import Path
+from typing import Any
 
 import peft
 import torch
 from bitsandbytes.nn import Linear4bit
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     set_seed,
 )
+from transformers.integrations.bitsandbytes import Bnb4bitDeserialize, Bnb8bitDeserialize
 
 from hydraft.config.choices import Kernels, Precision
+from hydraft.config.lora import LoraMethod
 from hydraft.config.model import ModelConfig
 from hydraft.config.schema import Config, QuantConfig
 from hydraft.errors import ConfigError
-from hydraft.models import architectures, attention, liger, unsloth
-from hydraft.models.families.registry import native_targets
+from hydraft.models import architectures, attention, liger, stored_quant, unsloth, vocabulary
 from hydraft.models.linear_4bit import make_weights_releasable
-from hydraft.models.lora import adapter
+from hydraft.models.lora import adapter, targets
 from hydraft.models.loss import chunked
 from hydraft.models.loss_chunked import use_chunked_loss
-from hydraft.models.quant import DTYPES, bits_and_bytes
+from hydraft.models.quant import DTYPES, adopt, bits_and_bytes
+
+BNB = (Bnb4bitDeserialize, Bnb8bitDeserialize)
+"""What transformers does to weights that bitsandbytes stored, as it loads them."""
 
 architectures.register()
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, folder: Path | None = None) -> None:
+    """Refuse a loaded tokenizer, of another ``folder`` if given, with more tokens than the prepared model's embedding has rows.
+
+    Raises:
+        ConfigError: the message has both numbers.
+    """
+    known = tokenizer.get_vocab()
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    used = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
+    if backend is not None and getattr(backend.model, "unk_token", None) is None and tokenizer.unk_token not in used:
+        known.pop(str(tokenizer.unk_token), None)  # added by its class, but in no text
+    vocabulary.compare(known, vocabulary.rows(_config(model).to_dict()), model, folder)
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
@@ -52,24 +74,48 @@ def load_base(
 ) -> PreTrainedModel:
     """The prepared model without an adapter, with weights in ``model.dtype``, on ``device`` if given.
 
-    Only safetensors are read: a pickle may contain code.
+    Only safetensors are read: a pickle may contain code. The weights of a checkpoint that is stored quantised stay as they are.
+
+    Raises:
+        ConfigError: it cannot be read, or is stored in another quantisation than ``quant``.
     """
     kept = model.kept_in(precision)
+    stored = stored_quant.recorded(_config(model).to_dict())
+    stored_quant.agree(model, quant, stored)
+    # Given as None, it would replace that of the checkpoint: stored 8-bit codes would be read as the weights themselves.
+    wanted = bits_and_bytes(quant, kept)
+    storing = {} if stored or wanted is None else {"quantization_config": wanted}
     placed = {} if device is None or (device.type == "cpu" and not torch.cuda.is_available()) else {"": device}
     loaded = _read(
         AutoModelForCausalLM.from_pretrained,
         model,
         dtype=DTYPES[kept],
-        quantization_config=bits_and_bytes(quant, kept),
         use_safetensors=True,
         device_map=placed or None,
+        **storing,
     )
     assert isinstance(loaded, PreTrainedModel)
+    if stored:
+        adopt(loaded, kept)
     _keep_gradients(loaded)
     attention.register()
     loaded.set_attn_implementation(attention.NAME)
     loaded.config.use_cache = False  # not needed in training; generation enables it
     return loaded
+
+
+def load_unquantised(model: ModelConfig, precision: Precision) -> PreTrainedModel:
+    """``load_base`` without quantisation: a checkpoint that is stored quantised is dequantised to ``precision``."""
+    stored = stored_quant.recorded(_config(model).to_dict())
+    if stored is None or stored.quant is None:
+        return load_base(model, QuantConfig(), precision)
+    base = load_base(model, stored.quant, precision)
+    base.dequantize(DTYPES[precision])
+    # transformers would apply these again, in reverse, when it saves the model.
+    conversions: list[Any] = getattr(base, "_weight_conversions", None) or []
+    kept = [one for one in conversions if not any(isinstance(step, BNB) for step in getattr(one, "operations", ()))]
+    vars(base)["_weight_conversions"] = kept
+    return base
 
 
 def adapter_in_fp32(config: Config) -> bool:
@@ -92,6 +138,7 @@ def load_trainable(config: Config) -> PreTrainedModel | peft.PeftModel:
     """The model to train: the base with a new adapter, or without one for full fine-tuning."""
     if config.kernels.kind is Kernels.unsloth:
         return unsloth.load(config)
+    _check_targets(config)
     base = load_base(config.model, config.quant, config.train.precision)
     if config.zero.stage == 3:
         make_weights_releasable(base)
@@ -101,7 +148,7 @@ def load_trainable(config: Config) -> PreTrainedModel | peft.PeftModel:
         use_chunked_loss(base)
     if config.train.recomputes:
         base.enable_input_require_grads()  # otherwise the inputs need no gradient, and recomputed layers get none
-    lora = adapter(config.lora, native_targets(config.lora.target_modules, dict(base.named_modules())))
+    lora = adapter(config.lora, targets(config.lora, base))
     if lora is None:
         return base
     set_seed(config.seed)  # the same initial adapter on every rank, whatever random numbers loading used
@@ -113,9 +160,34 @@ def load_trainable(config: Config) -> PreTrainedModel | peft.PeftModel:
     return adapted
 
 
+def _check_targets(config: Config) -> None:
+    """Refuse targets that the model does not have before its weights are read; with remote code, after that.
+
+    Raises:
+        ConfigError: the message has the names.
+    """
+    model = config.model
+    if config.lora.method is LoraMethod.none or model.trust_remote_code:
+        return
+    own = _config(model)
+    if type(own) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(own)]
+        with torch.device("meta"):
+            targets(
+                config.lora, kind(own)
+            )  # its own constructor, since from_config would shard the layers under ZeRO-3
+
+
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """The trainable parameters, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _config(model: ModelConfig) -> PreTrainedConfig:
+    """The config of the prepared model, without its weights."""
+    config = _read(AutoConfig.from_pretrained, model)
+    assert isinstance(config, PreTrainedConfig)
+    return config
 
 
 def _read(method, model: ModelConfig, **options):  # type: ignore[no-untyped-def]

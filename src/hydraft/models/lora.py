@@ -1,12 +1,30 @@
 """Maps the lora section to a peft LoraConfig."""
 
 import peft
+import torch
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from hydraft.config.lora import LoraMethod
 from hydraft.config.schema import LoraConfig
+from hydraft.models import lora_targets
 
 
-def adapter(lora: LoraConfig, targets: list[str]) -> peft.LoraConfig | None:
+def targets(lora: LoraConfig, model: torch.nn.Module) -> list[str] | str:
+    """The ``target_modules`` of peft for ``model``, which may be on the meta device.
+
+    Raises:
+        ConfigError: one of ``lora.target_modules`` is in no layer's name.
+    """
+    modules = dict(model.named_modules())
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    linear = [
+        name for name, module in modules.items() if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
+    ]
+    return lora_targets.resolve(lora.targets, modules, linear)
+
+
+def adapter(lora: LoraConfig, targets: list[str] | str) -> peft.LoraConfig | None:
     """The adapter config for the layers ``targets``, of the variant in ``config/lora.py``; None for full fine-tuning."""
     if lora.method is LoraMethod.none:
         return None
@@ -16,6 +34,6 @@ def adapter(lora: LoraConfig, targets: list[str]) -> peft.LoraConfig | None:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         bias=lora.bias,
-        target_modules="all-linear" if targets == ["all-linear"] else targets,
+        target_modules=targets,
         **lora.variant.peft,
     )

@@ -18,7 +18,7 @@ from rich.console import Console
 from hydraft.config.choices import Init, Scale
 from hydraft.config.model import ModelConfig
 from hydraft.errors import ConfigError
-from hydraft.models import shapes
+from hydraft.models import shapes, stored_quant, vocabulary
 from hydraft.models.families.registry import published_config, published_family
 from hydraft.system import files
 from hydraft.system.source_tree import TINY
@@ -27,12 +27,12 @@ from hydraft.system.version import __version__
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-HUB_FILES = ["*.safetensors", "*.bin", "*.json", "tokenizer.model", "tokenization_*.py"]
+HUB_FILES = ["*.safetensors", "*.bin", "*.json", "*.jinja", "tokenizer.model", "tokenization_*.py"]
 """The files of a hub checkpoint that a conversion needs."""
 
 
 def check(model: ModelConfig) -> None:
-    """Refuse a local model that is missing, incomplete, or cannot be converted; a hub name is not checked.
+    """Refuse a local model that is missing, incomplete, or cannot be converted; of a hub model, only what is in the hub's cache is checked.
 
     Raises:
         ConfigError: the message has the setting.
@@ -42,6 +42,7 @@ def check(model: ModelConfig) -> None:
     if folder.exists() and not (folder / "config.json").is_file():
         raise ConfigError(f"model.path={model.path}: not a model folder (no config.json in it)")
     shapes.check_size(model)
+    vocabulary.check(model)
     if model.init is Init.random:
         if not folder.exists() and model.shape is None:
             raise ConfigError(
@@ -52,6 +53,8 @@ def check(model: ModelConfig) -> None:
     if not folder.exists():
         if model.path.startswith((".", "/", "~")) or model.path.count("/") != 1:
             raise ConfigError(f"model.path={model.path}: no such folder")
+        stored_quant.refuse(model)
+        vocabulary.check(model)
         return
     kinds = {file.suffix: file.name for file in folder.iterdir() if file.suffix in (".safetensors", ".bin")}
     if not kinds:
@@ -64,6 +67,7 @@ def check(model: ModelConfig) -> None:
         raise ConfigError(
             f"model.path={model.path}: {kinds['.bin']} is a pickle, which may contain code, and is not opened; convert the weights to .safetensors"
         )
+    stored_quant.refuse(model)
 
 
 def check_code(model: ModelConfig, setting: str = "model.revision") -> None:
@@ -101,7 +105,7 @@ def native(model: ModelConfig, seed: int, console: Console | None = None) -> Mod
         return dataclasses.replace(model, path=str(_random(model, seed, console)), init=Init.pretrained, revision=None)
     source = _published(model, console)
     if source is None:
-        return model
+        return _dequantised(model, console)
     return dataclasses.replace(model, path=str(_converted(source, console)), revision=None)
 
 
@@ -129,15 +133,40 @@ def _published(model: ModelConfig, console: Console) -> Path | None:
     if config is None or published_family(published_config(config.parent)) is None:
         return None  # any other problem with the name is reported by transformers
     if not _is_complete(config.parent):
-        from huggingface_hub import snapshot_download
-
-        console.print(f"{model.path}: downloading", highlight=False, soft_wrap=True)
-        try:
-            snapshot_download(model.path, revision=model.revision, allow_patterns=HUB_FILES)
-        except Exception as error:  # huggingface_hub raises many classes
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ConfigError(f"model.path={model.path}: could not be downloaded from the hub ({reason})") from error
+        _downloaded(model, console)
     return config.parent
+
+
+def _downloaded(model: ModelConfig, console: Console) -> Path:
+    """The folder of a hub model with its weights, downloaded as far as they are missing."""
+    from huggingface_hub import snapshot_download
+
+    console.print(f"{model.path}: downloading", highlight=False, soft_wrap=True)
+    try:
+        return Path(snapshot_download(model.path, revision=model.revision, allow_patterns=HUB_FILES))
+    except Exception as error:  # huggingface_hub raises many classes
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConfigError(f"model.path={model.path}: could not be downloaded from the hub ({reason})") from error
+
+
+def _dequantised(model: ModelConfig, console: Console) -> ModelConfig:
+    """The section of a checkpoint as it is, or of its dequantised copy, which is made if needed."""
+    stored_quant.refuse(model)
+    found = stored_quant.stored(model)
+    if found is None or not found.dequantised:
+        return model
+    folder = Path(model.path).expanduser()
+    if not folder.is_dir():
+        folder = _downloaded(model, console)
+    target = _folder(f"{model.name}-{found.method}", [str(folder.resolve()), _stats(folder)])
+    with _locked(target, console) as missing:
+        if missing:
+            from hydraft.models.dequantized import dequantise
+
+            console.print(f"{model.path}: dequantising it to {target}, once", highlight=False, soft_wrap=True)
+            with files.staged_folder(target) as staging:
+                dequantise(folder, staging, console)
+    return dataclasses.replace(model, path=str(target), revision=None)
 
 
 def _hub_config(model: ModelConfig) -> Path | None:
@@ -166,14 +195,9 @@ def _is_complete(snapshot: Path) -> bool:
 
 def _converted(source: Path, console: Console) -> Path:
     """The folder of the converted ``source``, which is converted if needed."""
-    from hydraft.models.convert import shards
     from hydraft.models.convert.mapping import FORMAT
 
-    names = [*shards.files(source)[0], "config.json", "tokenizer.model"]
-    stats = [
-        (name, file.stat().st_size, file.stat().st_mtime_ns) for name in names if (file := source / name).is_file()
-    ]
-    target = _folder(source.resolve().name, [FORMAT, str(source.resolve()), stats])
+    target = _folder(source.resolve().name, [FORMAT, str(source.resolve()), _stats(source)])
     with _locked(target, console) as missing:
         if missing:
             from hydraft.models.convert.convert import convert
@@ -181,6 +205,14 @@ def _converted(source: Path, console: Console) -> Path:
             console.print(f"{source}: converting it to {target}, once", highlight=False, soft_wrap=True)
             convert(source, target, console)
     return target
+
+
+def _stats(source: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of a checkpoint's files: whether a copy made from them is still valid."""
+    from hydraft.models.convert import shards
+
+    names = [*shards.files(source)[0], "config.json", "tokenizer.model"]
+    return [(name, file.stat().st_size, file.stat().st_mtime_ns) for name in names if (file := source / name).is_file()]
 
 
 def _tokenizer_folder(model: ModelConfig) -> Path:

@@ -3,6 +3,7 @@
 import logging
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from transformers import BitsAndBytesConfig
 
 from hydraft.config.choices import Precision, QuantKind
@@ -33,3 +34,19 @@ def bits_and_bytes(quant: QuantConfig, precision: Precision) -> BitsAndBytesConf
         bnb_4bit_compute_dtype=dtype,
         bnb_4bit_quant_storage=dtype,
     )
+
+
+def adopt(model: torch.nn.Module, precision: Precision) -> None:
+    """Keep and compute the 4-bit weights of a quantised checkpoint as ``bits_and_bytes`` would; their values stay.
+
+    Published checkpoints keep them in bytes, which ZeRO-3 cannot shard with the rest, and compute in a type of their own.
+    """
+    dtype = DTYPES[precision]
+    for module in model.modules():
+        if not isinstance(module, Linear4bit):
+            continue
+        module.compute_dtype, module.compute_type_is_set = dtype, True
+        codes = module.weight.data
+        if codes.dtype != dtype and codes.numel() * codes.element_size() % dtype.itemsize == 0:
+            module.weight.data = codes.reshape(-1).view(dtype).unsqueeze(-1)
+            module.weight.quant_storage = module.quant_storage = dtype

@@ -11,9 +11,10 @@ from typing import Any
 import peft
 from transformers import BitsAndBytesConfig
 
+from hydraft.config.lora import ALL_LINEAR
 from hydraft.config.schema import Config
-from hydraft.models import shapes
-from hydraft.models.families.registry import native_targets
+from hydraft.models import lora_targets, shapes
+from hydraft.models.lora import targets
 from hydraft.models.quant import DTYPES, bits_and_bytes
 from hydraft.system import files
 
@@ -39,14 +40,16 @@ def load(config: Config) -> peft.PeftModel:
         random_state=config.seed,
     )
     base.config.use_cache = False
-    targets = native_targets(config.lora.target_modules, dict(base.named_modules()))
+    found = targets(config.lora, base)
+    if isinstance(found, str) and found != ALL_LINEAR:  # it takes no regular expression
+        found = sorted(lora_targets.matching(found, dict(base.named_modules())))
     adapted = _library().get_peft_model(
         base,
         r=config.lora.r,
         lora_alpha=config.lora.alpha,
         lora_dropout=config.lora.dropout,
         bias=config.lora.bias,
-        target_modules="all-linear" if targets == ["all-linear"] else targets,
+        target_modules=found,
         **config.lora.variant.peft,
         use_gradient_checkpointing=config.train.recomputes,
         random_state=config.seed,  # the same initial adapter on every rank

@@ -10,15 +10,19 @@ from functools import cached_property
 from math import prod
 
 from hydraft.config.choices import QuantKind
-from hydraft.config.lora import LoraMethod
+from hydraft.config.lora import ALL_LINEAR, LoraMethod
 from hydraft.config.schema import LoraConfig
 from hydraft.errors import ConfigError
+from hydraft.models import lora_targets
 from hydraft.models.families.base import ALIBI_FEATURES, Family, Native
-from hydraft.models.families.registry import native_family, native_targets
+from hydraft.models.families.registry import native_family
 
 BLOCK, NESTED_BLOCK = 64, 256
 """Weights per constant in NF4, and constants per constant with double quantisation (``quantize_4bit`` and
 ``quantize_blockwise`` of bitsandbytes; QLoRA, arXiv:2305.14314, section 3)."""
+
+HEAD = "lm_head"
+"""The language-model head."""
 
 NF4_TABLE, BYTE_TABLE = 16 * 4, 256 * 4
 """Bytes of the fp32 tables for 4-bit and 8-bit codes."""
@@ -181,7 +185,9 @@ def trained(layout: Layout, lora: LoraConfig) -> Trained:
     if lora.method is LoraMethod.none:
         return Trained((), tuple(tensor.count for tensor in layout.tensors), ())
     matrices = [tensor for tensor in layout.tensors if len(tensor.shape) == 2]
-    on = _targeted(layout, matrices, lora.target_modules)
+    if not any(tensor.module == HEAD for tensor in matrices):  # tied: no weight of its own, but a layer
+        matrices.append(Tensor(f"{HEAD}.weight", (layout.vocabulary, layout.hidden)))
+    on = _targeted(layout, matrices, lora.targets)
     targets = [tensor for tensor in matrices if tensor.module in on]
     adapter: list[int] = []
     for tensor in targets:
@@ -193,20 +199,28 @@ def trained(layout: Layout, lora: LoraConfig) -> Trained:
     return Trained(tuple(adapter), tuple(bias.count for bias in learns), tuple(tensor.module for tensor in targets))
 
 
-def _targeted(layout: Layout, matrices: list[Tensor], requested: list[str]) -> set[str]:
-    """The modules that ``lora.target_modules`` matches, by full name or suffix as in peft."""
-    if requested == ["all-linear"]:
-        return {tensor.module for tensor in matrices if tensor.linear}
-    targets = native_targets(requested, (tensor.module for tensor in layout.tensors))
-    found = {
-        tensor.module
-        for tensor in matrices
-        if any(tensor.module == target or tensor.module.endswith(f".{target}") for target in targets)
-    }
-    if not found:
-        known = ", ".join(dict.fromkeys(tensor.module.rpartition(".")[2] for tensor in matrices))
-        raise ConfigError(f"lora.target_modules={requested}: no such layers in this model (it has: {known})")
+def _targeted(layout: Layout, matrices: list[Tensor], requested: list[str] | str) -> set[str]:
+    """The modules that ``lora.target_modules`` matches, by peft's rules."""
+    linear = [tensor.module for tensor in matrices if tensor.linear]
+    modules = _modules(layout)
+    targets = lora_targets.resolve(requested, modules, linear)
+    if targets == ALL_LINEAR:
+        return set(linear)
+    found = lora_targets.matching(targets, modules)
+    if other := sorted(found - {tensor.module for tensor in matrices}):
+        raise ConfigError(
+            f"lora.target_modules={requested}: matches {other[0]}, which is no linear layer (linear layers are: {', '.join(layout.linears)}, {HEAD})"
+        )
     return found
+
+
+def _modules(layout: Layout) -> list[str]:
+    """Every module of the model: those with parameters, and those that hold them (``model.layers.0.mlp``), and the head even if it is tied."""
+    found = {HEAD: None}
+    for tensor in layout.tensors:
+        parts = tensor.module.split(".")
+        found |= dict.fromkeys(".".join(parts[:end]) for end in range(1, len(parts) + 1))
+    return list(found)
 
 
 def constants(tensor: Tensor, quant: QuantKind, double: bool) -> int:

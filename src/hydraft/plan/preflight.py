@@ -1,14 +1,15 @@
 """Whether a run may start and what it will cost: every check, and the plan, before anything is loaded. No torch."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from hydraft.config import rules
-from hydraft.config.choices import Mode
+from hydraft.config.choices import Mode, QuantKind
 from hydraft.config.schema import Config
 from hydraft.data import mixture
 from hydraft.data.records import Read
 from hydraft.errors import ConfigError
-from hydraft.models import kernel_support, prepare, shapes
+from hydraft.models import kernel_support, prepare, shapes, stored_quant
 from hydraft.plan import plan, token_count
 from hydraft.system.hardware import Hardware
 
@@ -22,6 +23,8 @@ class Resolved:
     """Of rank 0; None if it is not known yet."""
     planned_for: Hardware
     """The machine that the plan is made for."""
+    stored: str | None = None
+    """What the checkpoint's own quantisation means for the run; None for an unquantised one."""
 
     @property
     def target(self) -> Hardware | None:
@@ -45,11 +48,15 @@ class Admitted:
 def resolve(config: Config, machine: Hardware | None) -> Resolved:
     """Replace ``auto``, as far as that needs no records; with ``mode=plan`` for the machine that is planned for.
 
+    A checkpoint that is stored quantised decides the quant section.
+
     Raises:
-        ConfigError: ``cluster.gpu_memory`` is not a size.
+        ConfigError: ``cluster.gpu_memory`` is not a size, or the checkpoint is stored in a quantisation that the run cannot have.
     """
+    quant, stored = stored_quant.follow(config.model, config.quant)
+    config = dataclasses.replace(config, quant=quant)
     found = Resolved(config, machine, plan.planned_for(config, machine))
-    return Resolved(plan.resolve(config, found.target), machine, found.planned_for)
+    return Resolved(plan.resolve(config, found.target), machine, found.planned_for, stored)
 
 
 def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
@@ -62,7 +69,12 @@ def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
         ConfigError: names the setting to change.
     """
     config, planned_for = resolved.config, resolved.planned_for
-    rules.check(config, resolved.machine)
+    try:
+        rules.check(config, resolved.machine)
+    except ConfigError as error:
+        if resolved.stored is None or config.quant.kind is QuantKind.none:
+            raise
+        raise ConfigError(f"{error} ({resolved.stored}; for another quant= use the unquantised checkpoint)") from None
     family = (shapes.planned_config(config.model) or {}).get("model_type")
     if (refused := kernel_support.refusal(config, family)) is not None:
         raise ConfigError(refused)
@@ -79,5 +91,5 @@ def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
         config,
         resolved.machine,
         plan.make_plan(priced, len(records), planned_for, text),
-        kernel_support.slower(priced, family),
+        [*([resolved.stored] if resolved.stored else []), *kernel_support.slower(priced, family)],
     )

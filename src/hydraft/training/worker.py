@@ -15,12 +15,12 @@ from transformers import TrainerCallback, TrainingArguments
 
 from hydraft.checkpoint import optimizer_state, weights
 from hydraft.config.choices import Offload
-from hydraft.config.lora import LoraMethod
+from hydraft.config.lora import ALL_LINEAR, LoraMethod
 from hydraft.config.schema import Config, load_config
 from hydraft.data import mixture
 from hydraft.evaluation.evaluator import BatchSizes, Evaluator
 from hydraft.models import base_identity, prepare
-from hydraft.models.load import load_tokenizer, load_trainable, trainable
+from hydraft.models.load import check_vocabulary, load_tokenizer, load_trainable, trainable
 from hydraft.plan import plan
 from hydraft.runs import consistency
 from hydraft.system.console import Screen
@@ -124,6 +124,7 @@ def _load(requested: Config, screen: Screen, memory: OutOfMemoryHandler) -> _Par
     native = prepare.native(requested.model, requested.seed, screen.console)
     config = dataclasses.replace(requested, model=native)
     objective, tokenizer = make_objective(config.objective), load_tokenizer(config.model)
+    check_vocabulary(tokenizer, config.model)
     with screen.heartbeat.while_working():
         data = load_training_data(config, tokenizer, objective.encoding, screen)
     screen.phase("loading the model")
@@ -245,9 +246,13 @@ def _beat_in_forward(model: torch.nn.Module, heartbeat: Heartbeat) -> None:
 
 def _report_targets(model: Any, config: Config, screen: Screen) -> None:
     """Print the native names of layers if ``lora.target_modules`` has names of the published checkpoint."""
-    if not isinstance(model, peft.PeftModel) or config.lora.target_modules == ["all-linear"]:
+    if not isinstance(model, peft.PeftModel):
         return
-    native, requested = set(model.peft_config["default"].target_modules), set(config.lora.target_modules)
-    if native != requested:
-        renamed, found = ", ".join(sorted(requested - native)), ", ".join(sorted(native - requested))
+    native, requested = model.peft_config["default"].target_modules, config.lora.targets
+    if isinstance(native, str) and native != requested:
+        screen.say(f"lora.target_modules: {requested} of the published checkpoint is {native} in the native model")
+    if isinstance(native, str) or isinstance(requested, str) or ALL_LINEAR in requested:
+        return
+    if set(native) != set(requested):
+        renamed, found = ", ".join(sorted(set(requested) - native)), ", ".join(sorted(native - set(requested)))
         screen.say(f"lora.target_modules: {renamed} of the published checkpoint is {found} in the native model")

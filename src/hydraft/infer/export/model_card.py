@@ -122,7 +122,7 @@ def _config(config: Config) -> str:
     method = (
         "all weights"
         if lora.method is LoraMethod.none
-        else f"{lora.method.value}, r {lora.r}, alpha {lora.alpha:g}, on {', '.join(lora.target_modules)}"
+        else f"{lora.method.value}, r {lora.r}, alpha {lora.alpha:g}, on {lora.targets if isinstance(lora.targets, str) else ', '.join(lora.targets)}"
     )
     rows = [
         ("trained", method),

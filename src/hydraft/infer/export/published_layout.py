@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from hydraft.errors import ConfigError
 from hydraft.models.convert import shards
 from hydraft.models.convert.mapping import Plan, make_plan
 from hydraft.models.families.registry import published_config
@@ -20,9 +21,15 @@ def publish(tensors: Mapping[str, torch.Tensor], source: Path, folder: Path) -> 
     """Write native ``tensors`` to ``folder`` in the layout of the published checkpoint ``source``; other files are copied from it.
 
     Tensors that the native model does not have are copied too. The shards are those of the source, as safetensors.
+
+    Raises:
+        ConfigError: the layout has no place for one of them, such as a head that is no longer tied to the embedding.
     """
     plan = make_plan(source)
     rules = plan.family.rules(plan.published)
+    written = {part.name for rule in rules.values() for part in rule.parts}
+    if left_out := [name for name in tensors if name not in written]:
+        raise ConfigError(f"export.layout=published: that layout has no place for {left_out[0]}: leave it out")
     files, _ = shards.files(source)
     placed: dict[str, str] = {}
     for number, file in enumerate(files, 1):

@@ -15,7 +15,7 @@ from hydraft.config.model import ModelConfig
 from hydraft.config.schema import QuantConfig
 from hydraft.data.records import ask
 from hydraft.data.tokenize import begin, prompt_ids
-from hydraft.errors import ConfigError
+from hydraft.errors import ConfigError, RunFailed
 from hydraft.infer.export import merge
 from hydraft.infer.export.chat_template import jinja
 from hydraft.infer.export.model_card import card, commands, describe_differences
@@ -70,6 +70,7 @@ def write(source: Source, options: InferConfig, target: Path) -> None:
             differences = merge.difference(
                 trained, merge.logits(_reloaded(written, source, section, loaded.device), prompts)
             )
+            _check_difference(differences, source, precision, section)
             text = card(source, options.export.kind, target, base, differences)
             (staging / "README.md").write_text(text, encoding="utf-8")
     size = sum(file.stat().st_size for file in target.iterdir())
@@ -79,6 +80,24 @@ def write(source: Source, options: InferConfig, target: Path) -> None:
     if options.export.layout is Layout.native:
         for what, command in commands(source, options.export.kind, target, base):
             console.print(f"{what}: {command}")
+
+
+def _check_difference(
+    differences: dict[str, float], source: Source, precision: Precision, section: ModelConfig
+) -> None:
+    """Refuse to keep a merged model that is not the trained one.
+
+    Raises:
+        RunFailed: the logits differ by more than rounding explains.
+    """
+    own = source.precision if source.precision is not Precision.auto else own_precision(section)
+    allowed = merge.tolerance(source.quant.kind, own, precision)
+    if not differences["relative"] <= allowed:  # NaN too
+        raise RunFailed(
+            f"the merged model is not the trained one, and was not kept: {describe_differences(differences)}; relative to the logits that "
+            f"is {differences['relative']:.2g}, where rounding explains {allowed:g}: use export.kind=adapter"
+            + (" or export.dtype=fp32" if precision is not Precision.fp32 else "")
+        )
 
 
 def _check_space(target: Path, size: int) -> None:

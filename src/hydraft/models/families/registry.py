@@ -83,10 +83,14 @@ def native_targets(targets: Iterable[str], modules: Iterable[str]) -> list[str]:
 
     ``modules``: the name of every module in the model.
     """
-    present = {name.rpartition(".")[2] for name in modules}
-    tables = [family.lora_names for family in FAMILIES.values()] + [family.LORA_NAMES for family in PUBLISHED]
+    present, replacements = {name.rpartition(".")[2] for name in modules}, lora_names()
     found: list[str] = []
     for target in targets:
-        replacements = (table[target] for table in tables if target in table)
-        found += [target] if target in present else next(replacements, (target,))
+        found += [target] if target in present else replacements.get(target, (target,))
     return list(dict.fromkeys(found))
+
+
+def lora_names() -> dict[str, tuple[str, ...]]:
+    """LoRA target names that a native model may not have, and the native layers that hold the same weights."""
+    tables = [family.lora_names for family in FAMILIES.values()] + [family.LORA_NAMES for family in PUBLISHED]
+    return {name: layers for table in reversed(tables) for name, layers in table.items()}  # the first one wins
