@@ -307,7 +307,7 @@ def meant(command: str, name: str, value: str) -> str | None:
 
 def option(group: str, value: str) -> str | None:
     """The overrides that ``group=value`` was meant as; None if the value is an option, or is not known from elsewhere."""
-    if value in groups.groups().get(group, []):
+    if value in groups.groups().get(group, []) or not re.fullmatch(r"[\w.+-]+", value):
         return None
     plain = value.lower().replace("-", "_")
     if group == "zero" and (stage := re.fullmatch(r"(?:|.*(?:zero|z|stage|s)_?)([0-3])(?:\D.*)?", plain)):

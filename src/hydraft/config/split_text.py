@@ -4,6 +4,8 @@ import random
 import re
 from collections.abc import Iterator
 
+from hydraft.config.text import original
+
 QUOTED = re.compile(r"""\s*("(?:(?:\\\\)*|.*?[^\\](?:\\\\)*)"|'(?:(?:\\\\)*|.*?[^\\](?:\\\\)*)')\s*""", re.DOTALL)
 """A quoted value, with the spaces around it, which mean nothing (hydra/grammar/OverrideLexer.g4, QUOTED_VALUE)."""
 
@@ -14,6 +16,15 @@ INTERVALS = re.compile(r"\s*(range|interval|glob)\s*\(.*\)\s*", re.DOTALL)
 """Those whose result is another kind of sweep."""
 
 PAIRS = {"(": ")", "[": "]", "{": "}"}
+
+
+def unquoted(value: str) -> str | None:
+    """The text in Hydra's quotes, as it was typed; None for a value that is not quoted."""
+    if QUOTED.fullmatch(value) is None:
+        return None
+    value = value.strip()
+    # Before a quote, and at the end, Hydra's grammar halves the backslashes.
+    return original(re.sub(rf"(\\+)(?={value[0]}|$)", lambda found: found[1][: len(found[1]) // 2], value[1:-1]))
 
 
 def split(value: str, separator: str = ",") -> list[str]:

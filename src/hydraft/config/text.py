@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 T = TypeVar("T")
 
 MISSING = "???"
-MISSING_AS_TEXT = "${oc.decode:\"'???'\"}"
+MISSING_AS_TEXT = "${oc.decode:???}"
 """An interpolation whose value is the text ``???``."""
 
 _MARKED = "???\0"
@@ -38,6 +38,13 @@ def _escaped(value: Any, missing: str) -> Any:
         changed = {name: _escaped(item, missing) for name, item in fields.items()}
         return dataclasses.replace(value, **{name: item for name, item in changed.items() if item != fields[name]})
     return value
+
+
+def original(text: str) -> str:
+    """The text of which ``escaped`` made ``text``."""
+    if text == MISSING_AS_TEXT:
+        return MISSING
+    return re.sub(r"(\\+)(?=\$\{)", lambda found: found[1][: len(found[1]) // 2], text)
 
 
 def to_object(schema: type[T], plain: Any) -> T:

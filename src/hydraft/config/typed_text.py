@@ -23,6 +23,9 @@ from hydraft.system import files
 
 OVERRIDE = re.compile(r"([+~]{0,2}([A-Za-z_][\w./@$-]*))=(.+)", re.DOTALL)
 
+JOB_FOLDER = re.compile(r"(?:[^,]*/)?[\w.-]+=[^,'\"]*(?:,[\w.-]+=[^,'\"]*)+")
+"""A path whose last part is named by ``sweep/folder_names.py``, with what may be in that folder."""
+
 VERBATIM = ("prompt", "system")
 """Settings whose value is text in any case, also in quotes and with commas."""
 
@@ -64,10 +67,9 @@ def quote(argument: str, sweep: bool = False, commas: bool = False) -> str:
     kind = kind_of(name)
     if kind is not Kind.other:
         return f"{key}={_value(_Typed(key, kind, text, sweep, commas))}"
-    found = _parsed(text)
-    if isinstance(found, (int, float)) and name in groups.groups():
-        return f"{key}={_quoted(text)}"  # no option, which Hydra reports for text only
-    return argument if text[0] in "[{'\"" or found is not _UNREADABLE else f"{key}={_quoted(text)}"
+    if name in groups.groups() and text[0] not in "[{'\"":
+        return f"{key}={','.join(map(_option, choices(text)))}"
+    return argument if text[0] in "[{'\"" or _parsed(text) is not _UNREADABLE else f"{key}={_quoted(text)}"
 
 
 def _parsed(text: str) -> Any:
@@ -80,6 +82,12 @@ def _parsed(text: str) -> Any:
 
 def _quoted(text: str) -> str:
     return _in_quotes(escaped(text))
+
+
+def _option(text: str) -> str:
+    """An option of a group. Hydra fails on one that is a number or null, instead of reporting that there is none of that name."""
+    found = _parsed(text)
+    return _in_quotes(text) if found is None or found is _UNREADABLE or isinstance(found, (int, float)) else text
 
 
 def _in_quotes(text: str) -> str:
@@ -135,7 +143,7 @@ class _Typed:
     @property
     def is_path(self) -> bool:
         """Whether commas are part of a path: one that exists, or the folder of a sweep's job, ``multirun/a/lr=1e-4,r=8``."""
-        return "=" in self.text or files.is_there(self.text)
+        return JOB_FOLDER.fullmatch(self.text) is not None or files.is_there(self.text)
 
     def refusal(self, advice: str) -> ConfigError:
         """The error for it."""
@@ -157,6 +165,8 @@ def _value(typed: _Typed) -> str:
         found = [(_list if shape is Kind.texts else _mapping)(part) for part in parts]
         if None in found:
             return _without_brackets(typed, parts)
+        if shape is Kind.texts and any(_is_torn(part) for part in parts):
+            raise typed.refusal("an element with a comma in it is quoted as a whole, as in ['echo \"a, b\"',ls]")
         if len(found) > 1 and not typed.sweep:
             raise typed.refusal("several values are a sweep: add -m")
         return ",".join(map(str, found))
@@ -203,9 +213,12 @@ def _list(text: str) -> str | None:
     parts = split(inner) if inner.strip() else []
     if any(not part.strip() or inside(part, "[]") is not None or inside(part, "{}") is not None for part in parts):
         return text  # an empty element, or a list in a list, which Hydra and OmegaConf report
-    if any(part.count('"') % 2 and not _is_quoted(part) for part in parts):
-        raise ConfigError(f"{text}: an element with a comma in it is quoted as a whole, as in ['echo \"a, b\"']")
     return f"[{','.join(_element(_unescaped(part.strip())) for part in parts)}]"
+
+
+def _is_torn(text: str) -> bool:
+    """Whether a comma inside of an element's quotes separates elements of the list ``text``."""
+    return any(part.count('"') % 2 and not _is_quoted(part) for part in split(inside(text, "[]") or ""))
 
 
 def _mapping(text: str, escape: Callable[[str], str] = escaped) -> str | None:
