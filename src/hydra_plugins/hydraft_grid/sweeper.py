@@ -50,6 +50,7 @@ class GridSweeper(Sweeper):  # type: ignore[misc]
         Raises:
             RunFailed: some are not done.
         """
+        from hydraft.config import cli
         from hydraft.config.choices import Mode
         from hydraft.errors import ConfigError
 
@@ -57,7 +58,7 @@ class GridSweeper(Sweeper):  # type: ignore[misc]
         if trains and hasattr(self.launcher, "warm"):
             self.launcher.warm()  # its imports run while the jobs are checked
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        parsed = parser.parse_overrides([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
+        parsed = parser.parse_overrides([*cli.params(self.params), *arguments])
         jobs = BasicSweeper.split_arguments(parsed, None)[0]
         if not jobs:
             raise ConfigError("nothing to sweep over: a list of values is empty")

@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf, flag_override
 
 from hydraft.config import groups, reference
+from hydraft.config.other_names import meant
 from hydraft.config.reference import Section, Setting
 from hydraft.errors import EXIT_REFUSED
 
@@ -42,7 +43,7 @@ def print_help(command: str, arguments: list[str]) -> int:
     texts = {name: explain(command, name) for name in names}
     for name, text in texts.items():
         if text is None:
-            hint = did_you_mean(name, reference.names(command) + list(_groups(command)))
+            hint = did_you_mean(name, command)
             print(f"{command}.py: {name}: no such setting, section or group{hint}", file=sys.stderr)
             return EXIT_REFUSED
     print("\n\n".join(text for text in texts.values() if text))
@@ -136,13 +137,19 @@ def _plain(text: str) -> str:
     return text.replace("``", "")
 
 
-def did_you_mean(name: str, known: list[str]) -> str:
-    """The setting that was meant: one with that last part, those initials, or nearly that name; empty if none is close."""
+def did_you_mean(name: str, command: str) -> str:
+    """The setting that was meant: one with that last part, another program's name, those initials, or nearly that name.
+
+    Empty if none is close.
+    """
+    known = reference.names(command) + list(_groups(command))
     parent, _, leaf = name.rpartition(".")
     siblings = [other for other in known if other.rpartition(".")[0] == parent]
     initials = {other: "".join(word[:1] for word in other.rpartition(".")[2].split("_")) for other in known}
+    elsewhere = (meant(command, leaf, "") or "").rpartition(" ")[2].partition("=")[0]
     close = (
         [other for other in known if other.rpartition(".")[2] == leaf]
+        or [other for other in known if other == elsewhere]
         or [other for other in siblings if initials[other] == leaf]
         or difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)
         or difflib.get_close_matches(name, known, n=1, cutoff=0.6)

@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from hydraft.config import text
 from hydraft.config.bounds import setting
 from hydraft.config.choices import (
     Kernels,
@@ -176,7 +177,7 @@ def saved(config: Config, leave_out: Sequence[str] = ()) -> str:
     sizes = {size: shape for size, shape in config.model.sizes.items() if size == config.model.size}
     config = replace(config, model=replace(config.model, sizes=sizes))
     kept = [part.name for part in fields(config) if part.name not in leave_out]
-    values = OmegaConf.to_container(OmegaConf.masked_copy(OmegaConf.structured(config), kept))
+    values = OmegaConf.to_container(OmegaConf.masked_copy(OmegaConf.structured(text.escaped(config)), kept))
     assert isinstance(values, dict)
     for section, _, name in (each.partition(".") for each in leave_out if "." in each):
         del values[section][name]
@@ -196,8 +197,8 @@ def load_config(path: Path) -> Config:
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
-        config = OmegaConf.to_object(merged)
+        for name in sorted(OmegaConf.missing_keys(merged)):
+            raise ConfigError(f"it has no {name}")
+        return text.to_object(Config, OmegaConf.to_container(merged, resolve=True))
     except Exception as error:
         raise ConfigError(f"{path} is not a run's config: {str(error).splitlines()[0]}") from error
-    assert isinstance(config, Config)
-    return config

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
+from hydraft.config import text
 from hydraft.config.choices import Init, Precision, QuantKind
 from hydraft.config.infer import InferConfig
 from hydraft.config.model import ModelConfig
@@ -128,8 +127,7 @@ def _model(folder: Path, run: Path | None) -> Source:
 
 def _described(kind: Kind, folder: Path, run: Path | None, known: dict[str, Any]) -> Source:
     try:
-        model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), known["model"]))
-        assert isinstance(model, ModelConfig)
+        model = text.to_object(ModelConfig, known["model"])
         source = Source(
             kind,
             folder,

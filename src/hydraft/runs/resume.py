@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from hydraft.config import text
 from hydraft.config.choices import Launcher
 from hydraft.config.schema import Config, load_config
 from hydraft.config.train import AUTO
@@ -41,20 +43,23 @@ def merged(composed: DictConfig, overrides: list[str]) -> tuple[Config, Config, 
     """
     folder = run_folder.find(str(composed.resume), "resume")
     saved = load_config(folder / "config.yaml")
-    base = OmegaConf.structured(saved)
+    base = OmegaConf.structured(text.escaped(saved))
     if saved.cluster.launcher is Launcher.joined:  # this command may use another launcher
         base.cluster.launcher = Launcher.auto
+    given = OmegaConf.to_container(composed, resolve=True)
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0].partition("@")[0]
-        if key in ("resume", "experiment") or OmegaConf.select(composed, key, default=None) is None:
-            continue
-        value = OmegaConf.select(composed, key)
-        OmegaConf.update(
-            base, key, OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-        )
-    config = OmegaConf.to_object(base)
-    assert isinstance(config, Config)
-    return config, saved, folder
+        with suppress(KeyError):  # a group without a section (experiment), or Hydra's own
+            if key != "resume":
+                OmegaConf.update(base, key, text.escaped(_under(given, key)))
+    return text.to_object(Config, OmegaConf.to_container(base, resolve=True)), saved, folder
+
+
+def _under(values: Any, key: str) -> Any:
+    """What ``values`` have under a dotted key; KeyError if they have nothing there."""
+    for part in key.split("."):
+        values = values[int(part) if isinstance(values, list) else part]
+    return values
 
 
 def changes(saved: Config, config: Config, folder: Path) -> list[str]:

@@ -9,6 +9,8 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from hydraft.config.split_text import unquoted
+
 LONGEST = 120
 """Bytes of a name; file systems allow 143 (eCryptfs) to 255."""
 
@@ -54,9 +56,8 @@ def _split(override: str) -> tuple[str, str | None]:
     key, _, value = override.partition("=")
     if override.startswith("~"):
         return key.lstrip("~"), None
-    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
-        value = value[1:-1].replace(f"\\{value[0]}", value[0])
-    return key.lstrip("+"), value
+    text = unquoted(value)
+    return key.lstrip("+"), value if text is None else text
 
 
 def _candidates(key: str) -> tuple[str, str, str, str]:

@@ -41,8 +41,8 @@ def run(session: Session, launcher: Launcher, settings: dict[str, Any], argument
         RunFailed: some jobs cannot run, and ``sweep.skip_invalid`` is not set; none was started.
     """
     config, loader = session.config, session.context.config_loader
-    typed = [f"{key}={value}" for key, value in (settings.pop("params") or {}).items()]
-    overrides = OverridesParser.create(config_loader=loader).parse_overrides([*typed, *arguments])
+    typed = [*cli.params(settings.pop("params")), *arguments]
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(typed)
     plain = [override.input_line or "" for override in overrides if not override.is_sweep_override()]
     composed = loader.load_sweep_config(config, plain)
     if settings["pruner"] != "none" and OmegaConf.select(composed, "train.eval_every") is None:

@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
@@ -251,8 +251,8 @@ class Session:
 
     def _axes(self, jobs: Sequence[Sequence[str]]) -> list[str]:
         """The keys that are swept in the command or in ``hydra.sweeper.params``; for a single job, all keys."""
-        params = OmegaConf.select(self.config, "hydra.sweeper.params") or {}
-        typed = [*(f"{key}={value}" for key, value in params.items()), *self.config.hydra.overrides.task]
+        params = OmegaConf.select(self.config, "hydra.sweeper.params")
+        typed = [*cli.params(params), *cast(list[str], OmegaConf.to_container(self.config.hydra.overrides.task))]
         parsed = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(typed)
         swept = [override.key_or_group for override in parsed if override.is_sweep_override()]
         differing = folder_names.differing(jobs) if len(jobs) > 1 or not swept else []  # a search adds one at a time

@@ -91,3 +91,11 @@ def version_of(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def is_there(typed: str) -> bool:
+    """Whether ``typed``, which may be any text, is the path of a file or folder."""
+    try:
+        return Path(typed).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, or ~ of an unknown user
+        return False

@@ -10,6 +10,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from hydraft.config.split_text import unquoted
+
 GROUPS = ("model", "quant", "lora", "zero", "cluster", "data", "tracker")
 """Config groups: one override, such as ``zero=stage2_offload``, changes several settings of the section."""
 
@@ -100,6 +102,8 @@ def _ordered(values: Iterable[Any]) -> tuple[Any, ...]:
 def split(override: str) -> tuple[str, Any]:
     """``key=value`` as the key and the value that YAML reads; None for a deletion."""
     key, _, text = override.lstrip("+~").partition("=")
+    if (quoted := unquoted(text)) is not None:
+        return key, quoted
     try:
         value = OmegaConf.create({"value": None}) if not text else OmegaConf.from_dotlist([f"value={text}"])
         found = OmegaConf.to_container(value)["value"]  # type: ignore[call-overload, index]

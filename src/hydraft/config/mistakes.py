@@ -1,0 +1,162 @@
+"""Wrong command lines, and what to type instead, before Hydra composes anything. No torch."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydraft.config import groups, reference
+from hydraft.config.help import did_you_mean
+from hydraft.config.other_names import meant, option
+from hydraft.config.setting_kind import Kind, kind_of
+from hydraft.config.split_text import split
+from hydraft.errors import ConfigError
+from hydraft.system import files
+
+WITH_VALUE = (
+    "--info", "-i", "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+    "--experimental-rerun",
+)  # fmt: skip
+"""Flags of Hydra (hydra/_internal/utils.py, get_args_parser) that take a value."""
+
+FLAGS = (
+    "--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m", "--shell-completion", "-sc",
+    *WITH_VALUE,
+)  # fmt: skip
+"""All flags of Hydra."""
+
+RECORDS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet", ".arrow", ".gz", ".zst")
+"""Suffixes of files with records."""
+
+
+def refuse(arguments: Sequence[str], command: str) -> None:
+    """Refuse a command line that is not one of overrides, or that has names of another program.
+
+    Args:
+        arguments: as typed, without the script.
+        command: ``train`` or ``infer``.
+
+    Raises:
+        ConfigError: says what to type.
+    """
+    after = 0  # an argument that belongs to the one before
+    for number, argument in enumerate(arguments):
+        rest = arguments[number + 1 :]
+        if number < after or argument.startswith("~"):
+            continue
+        if argument.startswith("-"):
+            name = argument.partition("=")[0]
+            if not any(name == flag or (len(name) > 4 and flag.startswith(name)) for flag in FLAGS):
+                raise ConfigError(_dashed(argument, rest, command))
+            after = number + 2 if name in WITH_VALUE and "=" not in argument else after
+        elif "=" not in argument or argument.startswith("="):
+            if {"-h", "--help"} & set(arguments):
+                continue  # the name of a setting
+            raise ConfigError(_word(argument, arguments[:number], rest, command))
+        else:
+            _refuse_override(argument, command)
+
+
+def refuse_sweep(overrides: Sequence[str], has_params: bool) -> None:
+    """Refuse overrides of a single run that are about a sweep, and would do nothing without ``-m``.
+
+    Args:
+        overrides: of the run.
+        has_params: whether the sweeper has values of its own to try.
+
+    Raises:
+        ConfigError: names the override.
+    """
+    for override in overrides:
+        name, _, value = override.lstrip("+").partition("=")
+        if (name == "sweep" and has_params) or (name.startswith("sweep.") and value not in ("null", "false")):
+            raise ConfigError(f"{override}: is for a sweep: add -m")
+
+
+def _dashed(argument: str, rest: Sequence[str], command: str) -> str:
+    """For ``--lr 1e-3``, ``--lr=1e-3`` and ``--bf16``."""
+    name, equals, value = argument.lstrip("-").partition("=")
+    typed = argument
+    if not equals and rest and not rest[0].startswith("-") and "=" not in rest[0]:
+        typed, value = f"{argument} {rest[0]}", rest[0]
+    override = _named(name, value, command)
+    if override is None:
+        hint = did_you_mean(name, command) or f"; python {command}.py --help lists the settings"
+        return f"{typed}: no such option; a setting is typed without dashes, as name=value{hint}"
+    return f"{typed}: a setting is typed without dashes: {override}"
+
+
+def _named(name: str, value: str, command: str) -> str | None:
+    """The override for a name, ours or another program's."""
+    ours = name.replace("-", "_")
+    if ours in reference.names(command) or ours in groups.defaults(command):
+        return option(ours, value) or f"{ours}={value or '…'}"
+    return meant(command, name.rpartition(".")[2], value)
+
+
+def _word(word: str, before: Sequence[str], rest: Sequence[str], command: str) -> str:
+    """For an argument that is neither a flag nor an override."""
+    if "＝" in word:
+        return f"{word}: has a full-width equals sign: {word.replace('＝', '=', 1)}"
+    follows = rest[0] if rest and not rest[0].startswith("-") else ""
+    if follows.startswith("="):
+        value = follows.lstrip("=") or (rest[1] if len(rest) > 1 else "")
+        return f"{word} {follows}: there are no spaces around the equals sign: {word}={value}"
+    last = before[-1] if before else ""
+    if last.endswith("=") or word.startswith("="):
+        return f"{last} {word}: there are no spaces around the equals sign: {last.rstrip('=')}={word.lstrip('=')}"
+    value = follows if "=" not in follows else ""
+    if override := _named(word, value, command):
+        return f"{word} {value}".strip() + f": a setting is typed with an equals sign: {override}"
+    key, equals, text = last.partition("=")
+    if equals and kind_of(key.lstrip("+")) is not Kind.other:
+        return f"{last} {word}: text with spaces is quoted: {key}={shlex.quote(f'{text} {word}')}"
+    if word.endswith((".yaml", ".yml")):
+        return f"{word}: a file of settings is an option of conf/experiment/: put it there and give experiment={Path(word).stem}"
+    if command == "train" and word.endswith(RECORDS):
+        return f"{word}: a file of records is data.train={word}"
+    return f"{word}: a setting is typed as name=value{did_you_mean(word, command)}"
+
+
+def _refuse_override(argument: str, command: str) -> None:
+    name, _, value = argument.partition("=")
+    name = name.strip()
+    if override := meant(command, name, value):
+        raise ConfigError(f"{argument}: no such setting; did you mean {override}?")
+    several = [part.strip() for part in split(value)]
+    found = [_option(name, part, command) for part in several]
+    if any(found):
+        every = [one or f"{name}={part}" for one, part in zip(found, several, strict=True)]
+        alike = len(every) == 1 or not all(re.fullmatch(rf"{name}=\S+", one) for one in every)
+        override = every[0] if alike else f"{name}={','.join(one.partition('=')[2] for one in every)}"
+        raise ConfigError(f"{argument}: no such option; did you mean {override}?")
+
+
+def _option(group: str, value: str, command: str) -> str | None:
+    """What a value that is no option of a group was meant as; None if it may be one."""
+    options = groups.groups().get(group, [])
+    if value in options:
+        return None
+    if command == "train" and group == "model":
+        if "/" in value or value.startswith((".", "~")) or files.is_there(value):
+            return f"model=auto model.path={value}"
+        return _size(value)
+    is_file = "/" in value or value.lower().endswith(RECORDS) or files.is_there(value)
+    if command == "train" and group == "data" and is_file:
+        return f"data.train={value}"
+    return option(group, value)
+
+
+def _size(value: str) -> str | None:
+    """``model=qwen2.5-7b-instruct`` as a family and its size."""
+    plain = _letters(re.sub(r"[-_](instruct|chat|base|it)$", "", value.lower()))
+    for family in groups.groups()["model"]:
+        for name in groups.values("model", family):
+            size = name.removeprefix("model.sizes.").rpartition(".")[0]
+            if name.startswith("model.sizes.") and plain == _letters(f"{family}{size}"):
+                return f"model={family} model.size={size}"
+    return None
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9.]", "", text)

@@ -1,0 +1,76 @@
+"""Text in OmegaConf's configs: a value such as ``${price}`` or ``???`` that is text, not an interpolation or a missing value. No torch.
+
+OmegaConf reads a meaning into the text of every node. What is text is escaped before it becomes a node, and OmegaConf's own reading
+of the node gives the text back.
+"""
+
+import dataclasses
+import re
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+
+T = TypeVar("T")
+
+MISSING = "???"
+MISSING_AS_TEXT = "${oc.decode:???}"
+"""An interpolation whose value is the text ``???``."""
+
+_MARKED = "???\0"
+"""``???`` in a structured config: converted to an object, that refuses any node whose value is ``???``. No command line has a NUL."""
+
+
+def escaped(value: Any) -> Any:
+    """``value`` so that a node with it has ``value`` itself as its value; for text, and the text in lists, dicts and dataclasses."""
+    return _escaped(value, MISSING_AS_TEXT)
+
+
+def _escaped(value: Any, missing: str) -> Any:
+    if isinstance(value, str):
+        # In OmegaConf's grammar a backslash escapes only before "${" (grammar/OmegaConfGrammarLexer.g4).
+        return missing if value == MISSING else re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    if isinstance(value, (list, tuple)):
+        return [_escaped(item, missing) for item in value]
+    if isinstance(value, dict):
+        return {key: _escaped(item, missing) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
+        changed = {name: _escaped(item, missing) for name, item in fields.items()}
+        return dataclasses.replace(value, **{name: item for name, item in changed.items() if item != fields[name]})
+    return value
+
+
+def original(text: str) -> str:
+    """The text of which ``escaped`` made ``text``."""
+    if text == MISSING_AS_TEXT:
+        return MISSING
+    return re.sub(r"(\\+)(?=\$\{)", lambda found: found[1][: len(found[1]) // 2], text)
+
+
+def to_object(schema: type[T], plain: Any) -> T:
+    """An instance of ``schema`` from ``plain`` values, whose texts are taken as they are.
+
+    Raises:
+        OmegaConfBaseException: a key is not in the schema, or a value does not have its type.
+    """
+    merged = OmegaConf.merge(OmegaConf.structured(schema), _escaped(plain, _MARKED))
+    found = _unmarked(OmegaConf.to_object(merged))
+    assert isinstance(found, schema)
+    return found
+
+
+def _unmarked(value: Any) -> Any:
+    """``value`` with ``???`` where ``to_object`` has marked it; dataclasses are changed in place."""
+    if isinstance(value, str):
+        return MISSING if value == _MARKED else value
+    if isinstance(value, list):
+        return [_unmarked(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _unmarked(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for one in dataclasses.fields(value):
+            before = getattr(value, one.name)
+            after = _unmarked(before)
+            if after is not before and after != before:
+                setattr(value, one.name, after)
+    return value
