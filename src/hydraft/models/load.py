@@ -51,18 +51,27 @@ def load_base(
     """The prepared model without an adapter, with weights in ``model.dtype``, on ``device`` if given.
 
     Only safetensors are read: a pickle may contain code.
+
+    Raises:
+        ConfigError: the checkpoint cannot be loaded, or tensors are missing, which transformers would draw at random.
     """
     kept = model.kept_in(precision)
     placed = {} if device is None or (device.type == "cpu" and not torch.cuda.is_available()) else {"": device}
-    loaded = _read(
+    loaded, info = _read(
         AutoModelForCausalLM.from_pretrained,
         model,
         dtype=DTYPES[kept],
         quantization_config=bits_and_bytes(quant, kept),
         use_safetensors=True,
         device_map=placed or None,
+        output_loading_info=True,
     )
     assert isinstance(loaded, PreTrainedModel)
+    if missing := sorted(info["missing_keys"]):
+        raise ConfigError(
+            f"model.path={model.path}: {missing[0]} is in none of its weight files ({len(missing)} tensors are missing), and would be "
+            "random: download the checkpoint again, or check its config.json"
+        )
     _keep_gradients(loaded)
     attention.register()
     loaded.set_attn_implementation(attention.NAME)

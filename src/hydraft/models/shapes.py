@@ -12,7 +12,7 @@ from hydraft.config.choices import Scale
 from hydraft.config.model import ModelConfig, ShapeConfig
 from hydraft.errors import ConfigError
 from hydraft.models.families.base import Native
-from hydraft.models.families.registry import published_config, published_family, shared_config
+from hydraft.models.families.registry import published_config, published_family, shared_config, text_config
 from hydraft.system.source_tree import TINY
 
 SIZES = (
@@ -30,13 +30,16 @@ def native_config(shape: ShapeConfig) -> Native:
 def tiny(shape: Native, vocabulary: int) -> Native:
     """The same architecture with two small layers; grouped-query attention stays grouped."""
     shared = shape["num_key_value_heads"] < shape["num_attention_heads"]
-    small = {
+    small: Native = {
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "head_dim": 16,
     }
+    if "linear_num_value_heads" in shape:  # one gated delta net, one layer of attention
+        small |= {"layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 2}
+        small |= {"linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16}
     return shape | small | {"num_key_value_heads": 2 if shared else 4, "vocab_size": vocabulary}
 
 
@@ -52,7 +55,7 @@ def local_config(model: ModelConfig) -> Native | None:
     config = published_config(folder)
     family = published_family(config)
     if family is None:
-        return config
+        return text_config(config)
     family.refuse(config, folder)
     return family.native_config(config)
 

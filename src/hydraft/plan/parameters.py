@@ -4,17 +4,16 @@ Names and sizes are those of transformers' LlamaForCausalLM and similar models; 
 ``tests/unit/plan/test_parameters.py`` compares both with the real modules, to the byte.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 
 from hydraft.config.choices import QuantKind
 from hydraft.config.lora import LoraMethod
 from hydraft.config.schema import LoraConfig
 from hydraft.errors import ConfigError
-from hydraft.models.families.base import Family, Native
+from hydraft.models.families.base import Native
 from hydraft.models.families.registry import native_family, native_targets
+from hydraft.plan.decoder_layer import Attention, Tensor, decoder_layer
 
 BLOCK, NESTED_BLOCK = 64, 256
 """Weights per constant in NF4, and constants per constant with double quantisation (``quantize_4bit`` and
@@ -22,27 +21,6 @@ BLOCK, NESTED_BLOCK = 64, 256
 
 NF4_TABLE, BYTE_TABLE = 16 * 4, 256 * 4
 """Bytes of the fp32 tables for 4-bit and 8-bit codes."""
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A parameter of the model."""
-
-    name: str
-    """Its name in the model: ``….weight`` or ``….bias``."""
-    shape: tuple[int, ...]
-    linear: bool = False
-    """Whether it is the weight of a linear layer other than the head: these are quantised, and are peft's all-linear."""
-
-    @property
-    def count(self) -> int:
-        """The number of its elements."""
-        return prod(self.shape)
-
-    @property
-    def module(self) -> str:
-        """The module that holds it."""
-        return self.name.rpartition(".")[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,9 +51,9 @@ class Layout:
 
     @cached_property
     def linears(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of a decoder layer's linear layers, by the last part of their names."""
-        first = (tensor for tensor in self.tensors if tensor.linear and tensor.name.startswith("model.layers.0."))
-        return {tensor.module.rpartition(".")[2]: tensor.shape for tensor in first}
+        """Shapes of the decoder layers' linear layers, by the last part of their names."""
+        linear = (tensor for tensor in self.tensors if tensor.linear)
+        return {tensor.module.rpartition(".")[2]: tensor.shape for tensor in linear}
 
     @cached_property
     def largest_linear(self) -> int:
@@ -94,7 +72,7 @@ def layout(native: Native) -> Layout | None:
     vocabulary = native["vocab_size"]
     tensors = [Tensor("model.embed_tokens.weight", (vocabulary, hidden))]
     for index in range(native["num_hidden_layers"]):
-        tensors += _layer(f"model.layers.{index}", native, family, heads * size, keys * size, size)
+        tensors += decoder_layer(index, native, family, Attention(heads * size, keys * size, size))
     tensors.append(Tensor("model.norm.weight", (hidden,)))
     if not native.get("tie_word_embeddings"):
         tensors.append(Tensor("lm_head.weight", (vocabulary, hidden)))
@@ -103,33 +81,6 @@ def layout(native: Native) -> Layout | None:
         keys * size,
         vocabulary, family.head_norms, native["model_type"],
     )  # fmt: skip
-
-
-def _layer(prefix: str, native: Native, family: Family, query: int, key: int, head: int) -> Iterator[Tensor]:
-    """One decoder layer, in the order of its forward pass."""
-    hidden, inner = native["hidden_size"], native["intermediate_size"]
-    attention_bias = bool(native.get("attention_bias"))
-    query_bias = attention_bias if family.query_bias is None else family.query_bias
-    output_bias = attention_bias if family.output_bias is None else family.output_bias
-    inner_bias = bool(native.get("mlp_bias"))
-    gates = {"gate_up_proj": 2 * inner} if family.joined_gate else {"gate_proj": inner, "up_proj": inner}
-    yield Tensor(f"{prefix}.input_layernorm.weight", (hidden,))
-    for name, rows in (("q", query), ("k", key), ("v", key)):
-        yield from _linear(f"{prefix}.self_attn.{name}_proj", rows, hidden, query_bias)
-    if family.head_norms:
-        yield Tensor(f"{prefix}.self_attn.q_norm.weight", (head,))
-        yield Tensor(f"{prefix}.self_attn.k_norm.weight", (head,))
-    yield from _linear(f"{prefix}.self_attn.o_proj", hidden, query, output_bias)
-    yield Tensor(f"{prefix}.post_attention_layernorm.weight", (hidden,))
-    for name, rows in gates.items():
-        yield from _linear(f"{prefix}.mlp.{name}", rows, hidden, inner_bias)
-    yield from _linear(f"{prefix}.mlp.down_proj", hidden, inner, inner_bias)
-
-
-def _linear(name: str, rows: int, columns: int, bias: bool) -> Iterator[Tensor]:
-    yield Tensor(f"{name}.weight", (rows, columns), linear=True)
-    if bias:
-        yield Tensor(f"{name}.bias", (rows,))
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,6 +34,10 @@ class Family:
     """Whether the attention's output has a bias; None if ``attention_bias`` of its config decides."""
     head_norms: bool = False
     """Whether queries and keys are normalised head by head."""
+    output_gate: bool = False
+    """Whether q_proj also computes a gate of the attention's output, with as many rows again."""
+    hybrid: bool = False
+    """Whether layers that ``layer_types`` (or ``full_attention_interval``) names are gated delta nets instead of attention."""
     joined_gate: bool = False
     """Whether gate_proj and up_proj are one matrix, ``gate_up_proj``."""
     lora_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from typing import Any
 from hydraft.errors import ConfigError
 from hydraft.models.families import baichuan, chatglm2
 from hydraft.models.families.base import Family, Native, PublishedFamily
-from hydraft.models.families.native import FAMILIES
+from hydraft.models.families.native import FAMILIES, TEXT_MODELS
 
 PUBLISHED: tuple[PublishedFamily, ...] = (chatglm2, baichuan)
 """The families whose checkpoints are converted."""
@@ -71,6 +71,15 @@ def published_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ConfigError(f"{path}: not a config")
     return config
+
+
+def text_config(config: Native) -> Native:
+    """The config of the model that ``AutoModelForCausalLM`` makes of ``config``: of some image and text models, the text model's."""
+    text = config.get("text_config")
+    if config.get("model_type") not in TEXT_MODELS or not isinstance(text, dict):
+        return config
+    stored = {key: config[key] for key in ("dtype", "torch_dtype") if key in config}
+    return {"model_type": f"{config['model_type']}_text"} | stored | text
 
 
 def native_targets(targets: Iterable[str], modules: Iterable[str]) -> list[str]:
