@@ -43,14 +43,48 @@ class Attention:
     """Features of a head."""
 
 
-def decoder_layer(index: int, native: Native, family: Family, sizes: Attention) -> Iterator[Tensor]:
+@dataclass(frozen=True)
+class DeltaNets:
+    """The gated delta nets of a hybrid model (arXiv:2412.06464)."""
+
+    layers: frozenset[int]
+    """The decoder layers that have one instead of attention."""
+    heads: int
+    """Value heads."""
+    key: int
+    """Features of a key head."""
+    value: int
+    """Features of a value head."""
+    mixed: int
+    """Features of all queries, keys and values before the keys are repeated for the value heads."""
+    kernel: int
+    """Tokens that the convolution sees."""
+
+
+def delta_nets(native: Native, family: Family) -> DeltaNets | None:
+    """The gated delta nets of a native config: those in ``layer_types``, else all layers but each ``full_attention_interval``-th."""
+    if not family.hybrid:
+        return None
+    count, interval = native["num_hidden_layers"], native.get("full_attention_interval", 4)
+    kinds = native.get("layer_types") or [
+        "linear_attention" if (index + 1) % interval else "full_attention" for index in range(count)
+    ]
+    heads, key, value = (native[f"linear_{name}"] for name in ("num_value_heads", "key_head_dim", "value_head_dim"))
+    mixed = 2 * native["linear_num_key_heads"] * key + heads * value
+    layers = frozenset(index for index, kind in enumerate(kinds) if kind == "linear_attention")
+    return DeltaNets(layers, heads, key, value, mixed, native["linear_conv_kernel_dim"])
+
+
+def decoder_layer(
+    index: int, native: Native, family: Family, sizes: Attention, nets: DeltaNets | None
+) -> Iterator[Tensor]:
     """One decoder layer, in the order of its forward pass."""
     prefix, hidden, inner = f"model.layers.{index}", native["hidden_size"], native["intermediate_size"]
     inner_bias = bool(native.get("mlp_bias"))
     gates = {"gate_up_proj": 2 * inner} if family.joined_gate else {"gate_proj": inner, "up_proj": inner}
     yield Tensor(f"{prefix}.input_layernorm.weight", (hidden,))
-    if family.hybrid and _is_delta_net(index, native):
-        yield from _delta_net(f"{prefix}.linear_attn", native)
+    if nets is not None and index in nets.layers:
+        yield from _delta_net(f"{prefix}.linear_attn", hidden, nets)
     else:
         yield from _attention(f"{prefix}.self_attn", native, family, sizes)
     yield Tensor(f"{prefix}.post_attention_layernorm.weight", (hidden,))
@@ -72,26 +106,14 @@ def _attention(prefix: str, native: Native, family: Family, sizes: Attention) ->
     yield from _linear(f"{prefix}.o_proj", hidden, sizes.query, output_bias)
 
 
-def _is_delta_net(index: int, native: Native) -> bool:
-    """Whether a layer of a hybrid model is a gated delta net (arXiv:2412.06464); ``layer_types`` decides, else the interval."""
-    kinds = native.get("layer_types")
-    if kinds:
-        return bool(kinds[index] == "linear_attention")
-    return bool((index + 1) % native.get("full_attention_interval", 4))
-
-
-def _delta_net(prefix: str, native: Native) -> Iterator[Tensor]:
-    """``Qwen3_5GatedDeltaNet``: keys and values have their own numbers of heads."""
-    hidden, heads = native["hidden_size"], native["linear_num_value_heads"]
-    keys = native["linear_num_key_heads"] * native["linear_key_head_dim"]
-    values = heads * native["linear_value_head_dim"]
-    mixed = 2 * keys + values
-    yield Tensor(f"{prefix}.dt_bias", (heads,))
-    yield Tensor(f"{prefix}.A_log", (heads,))
-    yield Tensor(f"{prefix}.conv1d.weight", (mixed, 1, native["linear_conv_kernel_dim"]))
-    yield Tensor(f"{prefix}.norm.weight", (native["linear_value_head_dim"],))
+def _delta_net(prefix: str, hidden: int, nets: DeltaNets) -> Iterator[Tensor]:
+    values = nets.heads * nets.value
+    yield Tensor(f"{prefix}.dt_bias", (nets.heads,))
+    yield Tensor(f"{prefix}.A_log", (nets.heads,))
+    yield Tensor(f"{prefix}.conv1d.weight", (nets.mixed, 1, nets.kernel))
+    yield Tensor(f"{prefix}.norm.weight", (nets.value,))
     yield from _linear(f"{prefix}.out_proj", hidden, values, False)
-    for name, rows in (("qkv", mixed), ("z", values), ("b", heads), ("a", heads)):
+    for name, rows in (("qkv", nets.mixed), ("z", values), ("b", nets.heads), ("a", nets.heads)):
         yield from _linear(f"{prefix}.in_proj_{name}", rows, hidden, False)
 
 

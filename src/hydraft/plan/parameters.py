@@ -13,7 +13,7 @@ from hydraft.config.schema import LoraConfig
 from hydraft.errors import ConfigError
 from hydraft.models.families.base import Native
 from hydraft.models.families.registry import native_family, native_targets
-from hydraft.plan.decoder_layer import Attention, Tensor, decoder_layer
+from hydraft.plan.decoder_layer import Attention, DeltaNets, Tensor, decoder_layer, delta_nets
 
 BLOCK, NESTED_BLOCK = 64, 256
 """Weights per constant in NF4, and constants per constant with double quantisation (``quantize_4bit`` and
@@ -43,17 +43,28 @@ class Layout:
     """Whether queries and keys are normalised per head (Qwen3)."""
     architecture: str
     """``model_type`` of its config."""
+    nets: DeltaNets | None = None
+    """The gated delta nets of a hybrid model."""
 
     @cached_property
     def count(self) -> int:
         """The number of parameters."""
         return sum(tensor.count for tensor in self.tensors)
 
-    @cached_property
-    def linears(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the decoder layers' linear layers, by the last part of their names."""
-        linear = (tensor for tensor in self.tensors if tensor.linear)
-        return {tensor.module.rpartition(".")[2]: tensor.shape for tensor in linear}
+    @property
+    def attention_layers(self) -> int:
+        """The decoder layers with attention, which keep the keys and values of every token."""
+        return self.layers - (len(self.nets.layers) if self.nets is not None else 0)
+
+    def has_net(self, index: int) -> bool:
+        """Whether a decoder layer has a gated delta net instead of attention."""
+        return self.nets is not None and index in self.nets.layers
+
+    def linears(self, net: bool = False) -> dict[str, tuple[int, ...]]:
+        """Shapes of the linear layers of a decoder layer, with attention or with a gated ``net``, by the last part of their names."""
+        index = next((index for index in range(self.layers) if self.has_net(index) is net), 0)
+        own = (tensor for tensor in self.tensors if tensor.linear and tensor.name.startswith(f"model.layers.{index}."))
+        return {tensor.module.rpartition(".")[2]: tensor.shape for tensor in own}
 
     @cached_property
     def largest_linear(self) -> int:
@@ -69,17 +80,17 @@ def layout(native: Native) -> Layout | None:
     hidden, heads = native["hidden_size"], native["num_attention_heads"]
     size = native.get("head_dim") or hidden // heads
     keys = native.get("num_key_value_heads") or heads
-    vocabulary = native["vocab_size"]
+    vocabulary, nets = native["vocab_size"], delta_nets(native, family)
     tensors = [Tensor("model.embed_tokens.weight", (vocabulary, hidden))]
     for index in range(native["num_hidden_layers"]):
-        tensors += decoder_layer(index, native, family, Attention(heads * size, keys * size, size))
+        tensors += decoder_layer(index, native, family, Attention(heads * size, keys * size, size), nets)
     tensors.append(Tensor("model.norm.weight", (hidden,)))
     if not native.get("tie_word_embeddings"):
         tensors.append(Tensor("lm_head.weight", (vocabulary, hidden)))
     return Layout(
         tuple(tensors), native["num_hidden_layers"], hidden, native["intermediate_size"], heads, heads * size,
         keys * size,
-        vocabulary, family.head_norms, native["model_type"],
+        vocabulary, family.head_norms, native["model_type"], nets,
     )  # fmt: skip
 
 

@@ -34,7 +34,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Qwen3_5Fo
     """A checkpoint as published: the image model's config and names, and a multi-token prediction layer."""
     folder = tmp_path_factory.mktemp("qwen35") / "published"
     torch.manual_seed(0)
-    model = Qwen3_5ForConditionalGeneration(Qwen3_5Config(text_config=TEXT, vision_config=VISION, tie_word_embeddings=True)).eval()
+    model = Qwen3_5ForConditionalGeneration(
+        Qwen3_5Config(text_config=TEXT, vision_config=VISION, tie_word_embeddings=True)
+    ).eval()
     model.save_pretrained(folder)
     weights = load_file(folder / "model.safetensors")
     assert any(name.startswith("model.language_model.layers") for name in weights)
