@@ -32,6 +32,10 @@ PUBLISHED = {  # parameters in all, as the hub counts them in each checkpoint's 
     ("qwen", "3.5-9b"): 8_953_803_264,  # and on the hub, with vision and MTP, 9_653_104_368
     ("qwen", "3.5-27b"): 26_895_998_464,  # and on the hub, with vision and MTP, 27_781_427_952
     ("chatglm2", "6b"): 6_243_584_000,
+    ("chatglm3", "6b"): 6_243_584_000,
+    ("chatglm3", "6b-base"): 6_243_584_000,
+    ("chatglm3", "6b-32k"): 6_243_584_000,
+    ("chatglm3", "6b-128k"): 6_243_584_000,
     ("baichuan2", "7b-chat"): 7_505_973_248,
     ("baichuan2", "7b-base"): 7_505_973_248,
 }

@@ -229,7 +229,7 @@ def tokens(pieces: list[Piece], tokenizer: PreTrainedTokenizerBase) -> Example:
         if not piece.trained:
             labels[start:end] = [IGNORE] * (end - start)
         if piece.ends:
-            labels[start] = int(tokenizer.eos_token_id)
+            labels[start] = special_tokens.of(tokenizer).label(joined[start], int(tokenizer.eos_token_id))
         start = end
     if labels:
         labels[0] = IGNORE  # no position predicts the first token

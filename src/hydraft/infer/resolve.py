@@ -15,7 +15,7 @@ from hydraft.errors import ConfigError
 from hydraft.infer import adapters
 from hydraft.infer.source import ADAPTER, Kind, Source
 from hydraft.models import base_identity, prepare
-from hydraft.models.families.registry import published_config, published_family
+from hydraft.models.families.registry import published_family
 from hydraft.runs import run_folder
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -211,7 +211,7 @@ def check_base(source: Source, other_base: bool) -> None:
         )
     try:
         prepare.check(model)
-        if place.is_dir() and model.init is Init.pretrained and published_family(published_config(place)) is None:
+        if place.is_dir() and model.init is Init.pretrained and published_family(place) is None:
             _refuse_pickles(place, ("*.safetensors",))
     except ConfigError as error:
         raise ConfigError(f"base={model.path}: {str(error).removeprefix(f'model.path={model.path}: ')}") from None

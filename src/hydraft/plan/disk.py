@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hydraft.config.choices import Init, Save
 from hydraft.config.schema import Config
-from hydraft.models.families.registry import is_published_architecture, published_config, published_family
+from hydraft.models.families.registry import is_published_architecture, published_family
 from hydraft.plan.memory import WIDTH
 from hydraft.plan.parameters import Layout, Trained
 
@@ -48,6 +48,6 @@ def _converts(config: Config) -> bool:
     """Whether the checkpoint is a published one that has to be converted."""
     folder = Path(config.model.path).expanduser()
     if folder.is_dir():
-        return published_family(published_config(folder)) is not None
+        return published_family(folder) is not None
     shape = config.model.shape
     return shape is not None and is_published_architecture(shape.architecture)

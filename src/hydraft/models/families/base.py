@@ -60,8 +60,8 @@ class PublishedFamily(Protocol):
     REVERSIBLE: bool
     """Whether native weights can be exported in the published layout."""
 
-    def recognises(self, config: Mapping[str, Any], /) -> bool:
-        """Whether a published config.json is of this family."""
+    def recognises(self, config: Mapping[str, Any], folder: Path, /) -> bool:
+        """Whether a folder with this config.json is of this family."""
 
     def refuse(self, config: Mapping[str, Any], folder: Path, /) -> None:
         """Raise a ConfigError for a variant of the family that is not supported."""
@@ -76,4 +76,7 @@ class PublishedFamily(Protocol):
         """Every published tensor that is used, and the native tensors that it becomes."""
 
     def tokenizer(self, folder: Path, config: Mapping[str, Any], /) -> "PreTrainedTokenizerFast":
-        """The fast tokenizer, with the chat template of the published model."""
+        """The fast tokenizer, with the chat template of the published model.
+
+        Tokens that end an answer besides its end-of-sequence token are its ``answer_ends``, which is saved with it.
+        """
