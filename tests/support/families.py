@@ -29,7 +29,16 @@ PUBLISHED = {  # parameters in all, as the hub counts them in each checkpoint's 
     ("qwen", "3-8b"): 8_190_735_360,
     ("qwen", "3-14b"): 14_768_307_200,
     ("qwen", "3-32b"): 32_762_123_264,
+    ("qwen", "3.5-0.8b"): 752_393_024,  # and on the hub, with vision and MTP, 873_438_784
+    ("qwen", "3.5-2b"): 1_881_825_088,  # and on the hub, with vision and MTP, 2_274_069_824
+    ("qwen", "3.5-4b"): 4_205_751_296,  # and on the hub, with vision and MTP, 4_659_865_088
+    ("qwen", "3.5-9b"): 8_953_803_264,  # and on the hub, with vision and MTP, 9_653_104_368
+    ("qwen", "3.5-27b"): 26_895_998_464,  # and on the hub, with vision and MTP, 27_781_427_952
     ("chatglm2", "6b"): 6_243_584_000,
+    ("chatglm3", "6b"): 6_243_584_000,
+    ("chatglm3", "6b-base"): 6_243_584_000,
+    ("chatglm3", "6b-32k"): 6_243_584_000,
+    ("chatglm3", "6b-128k"): 6_243_584_000,
     ("baichuan2", "7b-chat"): 7_505_973_248,
     ("baichuan2", "7b-base"): 7_505_973_248,
     ("baichuan2", "13b-chat"): 13_896_668_160,

@@ -29,6 +29,8 @@ CHATGLM2: dict[str, Any] = {
     "tie_word_embeddings": False, "eos_token_id": 2, "pad_token_id": 0,
 }  # fmt: skip
 
+CHATGLM3 = CHATGLM2 | {"_name_or_path": "THUDM/chatglm3-6b", "rope_ratio": 50}
+
 BAICHUAN2: dict[str, Any] = {
     "model_type": "baichuan", "architectures": ["BaichuanForCausalLM"], "hidden_act": "silu", "hidden_size": 64,
     "intermediate_size": 96, "max_position_embeddings": 256, "model_max_length": 256, "num_attention_heads": 4,

@@ -45,9 +45,19 @@ class SpecialTokens:
         self.tokenizer = tokenizer
         self.tokens = {i: token for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         self.ids_of = {token.content: i for i, token in self.tokens.items()}
+        self.answer_ends = frozenset(getattr(tokenizer, "init_kwargs", {}).get("answer_ends", ()))
+        """Names of those that end an answer besides end-of-sequence (``PublishedFamily.tokenizer``)."""
         longest_first = sorted(self.ids_of, key=len, reverse=True)
         self.names = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         """Matches the name of any special token, the longest first, as the tokenizer does."""
+
+    def label(self, token: int, end: int) -> int:
+        """The label of the ``token`` that follows an answer without an end: itself if it ends answers, else ``end``.
+
+        ChatGLM3 is trained to end an answer with the next turn's ``<|user|>`` or ``<|observation|>`` (finetune_demo).
+        """
+        known = self.tokens.get(token)
+        return token if known is not None and known.content in self.answer_ends else end
 
     def hide(self, conversation: Conversation) -> Conversation:
         """The conversation with a placeholder for every name of a special token, and for marks of thoughts, in its texts."""

@@ -119,7 +119,7 @@ def tokens(pieces: list[Piece], tokenizer: PreTrainedTokenizerBase) -> Example:
         if not piece.trained:
             labels[start:end] = [IGNORE] * (end - start)
         if piece.ends is not None:
-            labels[start] = piece.ends
+            labels[start] = special_tokens.of(tokenizer).label(joined[start], piece.ends)
         start = end
     if labels:
         labels[0] = IGNORE  # no position predicts the first token

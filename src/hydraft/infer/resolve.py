@@ -14,7 +14,7 @@ from hydraft.errors import ConfigError
 from hydraft.infer import adapters
 from hydraft.infer.source import ADAPTER, Kind, Source
 from hydraft.models import base_identity, prepare, stored_quant, vocabulary
-from hydraft.models.families.registry import published_config, published_family
+from hydraft.models.families.registry import published_family
 from hydraft.runs import run_folder
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -212,7 +212,7 @@ def check_base(source: Source, other_base: bool) -> None:
         )
     try:
         prepare.check(model)
-        if place.is_dir() and model.init is Init.pretrained and published_family(published_config(place)) is None:
+        if place.is_dir() and model.init is Init.pretrained and published_family(place) is None:
             _refuse_pickles(place, ("*.safetensors",))
         if (source.folder / "tokenizer_config.json").is_file():
             vocabulary.check(model, source.folder)

@@ -77,7 +77,8 @@ def load_base(
     Only safetensors are read: a pickle may contain code. The weights of a checkpoint that is stored quantised stay as they are.
 
     Raises:
-        ConfigError: it cannot be read, or is stored in another quantisation than ``quant``.
+        ConfigError: it cannot be read, is stored in another quantisation than ``quant``, or tensors are missing, which transformers
+            would draw at random.
     """
     kept = model.kept_in(precision)
     stored = stored_quant.recorded(_config(model).to_dict())
@@ -86,15 +87,21 @@ def load_base(
     wanted = bits_and_bytes(quant, kept)
     storing = {} if stored or wanted is None else {"quantization_config": wanted}
     placed = {} if device is None or (device.type == "cpu" and not torch.cuda.is_available()) else {"": device}
-    loaded = _read(
+    loaded, info = _read(
         AutoModelForCausalLM.from_pretrained,
         model,
         dtype=DTYPES[kept],
         use_safetensors=True,
         device_map=placed or None,
+        output_loading_info=True,
         **storing,
     )
     assert isinstance(loaded, PreTrainedModel)
+    if missing := sorted(info["missing_keys"]):
+        raise ConfigError(
+            f"model.path={model.path}: {missing[0]} is in none of its weight files ({len(missing)} tensors are missing), and would be "
+            "random: download the checkpoint again, or check its config.json"
+        )
     if stored:
         adopt(loaded, kept)
     _keep_gradients(loaded)

@@ -4,10 +4,10 @@ As in peft, a name matches the layers that have it as their whole name or as its
 names. Unlike in peft, each name must match: a misspelt one would leave layers without an adapter.
 """
 
+import difflib
 import re
 from collections.abc import Collection, Iterable
 
-from hydraft.config.help import did_you_mean
 from hydraft.config.lora import ALL_LINEAR
 from hydraft.errors import ConfigError
 from hydraft.models.families.registry import lora_names, native_targets
@@ -75,7 +75,8 @@ def _example(modules: Collection[str]) -> str:
 def _unknown(requested: list[str], name: str, modules: Collection[str]) -> str:
     known = list(dict.fromkeys(module.rpartition(".")[2] for module in modules if module))
     last = name.rpartition(".")[2]
-    hint = did_you_mean(last, [*(leaf for leaf in known if not leaf.isdigit()), *lora_names(), ALL_LINEAR])
+    names = [*(leaf for leaf in known if not leaf.isdigit()), *lora_names(), ALL_LINEAR]
+    hint = "".join(f"; did you mean {close}?" for close in difflib.get_close_matches(last, names, n=1))
     if re.search(r"[\\^$*+?()\[\]|]", name):
         hint = f"; a regular expression stands alone, without brackets: lora.target_modules='{name}'"
     return f"lora.target_modules=[{','.join(requested)}]: there is no layer {name} in this model{hint}"

@@ -61,9 +61,7 @@ def check(model: ModelConfig) -> None:
         raise ConfigError(
             f"model.path={model.path}: no weights in it (*.safetensors); model.init=random starts without any"
         )
-    if (
-        ".safetensors" not in kinds and published_family(published_config(folder)) is None
-    ):  # conversions read pickles with weights_only
+    if ".safetensors" not in kinds and published_family(folder) is None:  # conversions read pickles with weights_only
         raise ConfigError(
             f"model.path={model.path}: {kinds['.bin']} is a pickle, which may contain code, and is not opened; convert the weights to .safetensors"
         )
@@ -119,7 +117,7 @@ def tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
     if source is None:
         return load_tokenizer(model)
     config = published_config(source)
-    family = published_family(config)
+    family = published_family(source)
     assert family is not None
     return family.tokenizer(source, config)
 
@@ -128,12 +126,13 @@ def _published(model: ModelConfig, console: Console) -> Path | None:
     """The folder of a published checkpoint that has to be converted; None for one that transformers loads."""
     folder = Path(model.path).expanduser()
     if folder.is_dir():
-        return folder if published_family(published_config(folder)) else None
+        return folder if published_family(folder) else None
     config = _hub_config(model)
-    if config is None or published_family(published_config(config.parent)) is None:
+    if config is None or published_family(config.parent) is None:
         return None  # any other problem with the name is reported by transformers
     if not _is_complete(config.parent):
         _downloaded(model, console)
+    shapes.check_size(model, config.parent)
     return config.parent
 
 
@@ -197,7 +196,11 @@ def _converted(source: Path, console: Console) -> Path:
     """The folder of the converted ``source``, which is converted if needed."""
     from hydraft.models.convert.mapping import FORMAT
 
-    target = _folder(source.resolve().name, [FORMAT, str(source.resolve()), _stats(source)])
+    family = published_family(source)
+    assert family is not None
+    # A ChatGLM3 without its tokenizer's code is taken for a ChatGLM2, and converted again when it has it.
+    another = [family.NAME] if family.NAME not in ("chatglm2", "baichuan") else []
+    target = _folder(source.resolve().name, [FORMAT, str(source.resolve()), _stats(source), *another])
     with _locked(target, console) as missing:
         if missing:
             from hydraft.models.convert.convert import convert
@@ -218,7 +221,7 @@ def _stats(source: Path) -> list[tuple[str, int, int]]:
 def _tokenizer_folder(model: ModelConfig) -> Path:
     """The tokenizer for random weights: that of the folder with their config, else the embedded model's."""
     folder = Path(model.path).expanduser()
-    return folder if folder.is_dir() and published_family(published_config(folder)) is None else TINY
+    return folder if folder.is_dir() and published_family(folder) is None else TINY
 
 
 def _random(model: ModelConfig, seed: int, console: Console) -> Path:

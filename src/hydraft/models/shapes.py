@@ -12,7 +12,13 @@ from hydraft.config.choices import Scale
 from hydraft.config.model import ModelConfig, ShapeConfig
 from hydraft.errors import ConfigError
 from hydraft.models.families.base import Native
-from hydraft.models.families.registry import published_config, published_family, shared_config
+from hydraft.models.families.registry import (
+    family_of_architecture,
+    published_config,
+    published_family,
+    shared_config,
+    text_config,
+)
 from hydraft.system.source_tree import TINY
 
 SIZES = (
@@ -30,13 +36,16 @@ def native_config(shape: ShapeConfig) -> Native:
 def tiny(shape: Native, vocabulary: int) -> Native:
     """The same architecture with two small layers; grouped-query attention stays grouped."""
     shared = shape["num_key_value_heads"] < shape["num_attention_heads"]
-    small = {
+    small: Native = {
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "head_dim": 16,
     }
+    if "linear_num_value_heads" in shape:  # one gated delta net, one layer of attention
+        small |= {"layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 2}
+        small |= {"linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16}
     return shape | small | {"num_key_value_heads": 2 if shared else 4, "vocab_size": vocabulary}
 
 
@@ -50,9 +59,9 @@ def local_config(model: ModelConfig) -> Native | None:
     if not folder.is_dir():
         return None
     config = published_config(folder)
-    family = published_family(config)
+    family = published_family(folder)
     if family is None:
-        return config
+        return text_config(config)
     family.refuse(config, folder)
     return family.native_config(config)
 
@@ -68,7 +77,7 @@ def planned_config(model: ModelConfig) -> Native | None:
         known = native_config(model.shape)
     if known is not None and model.scale is Scale.tiny:
         folder = Path(model.path).expanduser()
-        own = (folder / "tokenizer.json").is_file() and published_family(published_config(folder)) is None
+        own = (folder / "tokenizer.json").is_file() and published_family(folder) is None
         return tiny(known, _vocabulary(folder if own else TINY))
     return known
 
@@ -94,15 +103,21 @@ def _vocabulary(folder: Path) -> int:
     return len({*read["model"]["vocab"], *(token["content"] for token in read["added_tokens"])})
 
 
-def check_size(model: ModelConfig) -> None:
-    """Compare the config of a local folder with the chosen size.
+def check_size(model: ModelConfig, folder: Path | None = None) -> None:
+    """Compare the family and the config of a local ``folder`` (default: ``model.path``) with the chosen size.
 
     Raises:
         ConfigError: they differ; the message has the matching size, if there is one.
     """
-    config = local_config(model)
+    config = local_config(model if folder is None else dataclasses.replace(model, path=str(folder)))
     if config is None or model.shape is None:
         return
+    family, chosen = published_family(folder or Path(model.path).expanduser()), model.shape.architecture
+    if family is not None and family is not family_of_architecture(chosen):
+        raise ConfigError(
+            f"model.path={model.path}: a published checkpoint of {family.NAME}, where model.size={model.size} is {chosen}: "
+            f"use model=auto model.path={model.path}"
+        )
     different = _different(config, model.shape)
     if not different:
         return

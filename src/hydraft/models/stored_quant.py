@@ -73,7 +73,7 @@ def stored(model: ModelConfig) -> Stored | None:
     if not (folder / "config.json").is_file():
         return None
     config = published_config(folder)
-    if published_family(config) is not None:
+    if published_family(folder) is not None:
         return None
     return recorded(config) or _unrecorded(folder)
 

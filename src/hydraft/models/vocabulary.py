@@ -80,7 +80,7 @@ def check(model: ModelConfig, tokenizer: Path | None = None) -> None:
     if not (folder / "config.json").is_file() or (model.init is Init.random and model.scale is Scale.tiny):
         return
     config = published_config(folder)
-    if published_family(config) is None:
+    if published_family(folder) is None:
         compare(tokens(tokenizer or folder), rows(config), model, tokenizer)
 
 

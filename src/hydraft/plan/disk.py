@@ -57,7 +57,7 @@ def _base(config: Config, layout: Layout) -> int:
     folder = Path(config.model.path).expanduser()
     if folder.is_dir():
         published = published_config(folder)
-        family = published_family(published)
+        family = published_family(folder)
         if family is None:
             return 0
         parts = (part for rule in family.rules(published).values() for part in rule.parts)

@@ -11,9 +11,10 @@ from hydraft.config.choices import Batching, Offload, Precision, QuantKind
 from hydraft.config.schema import Config
 from hydraft.plan import scoring
 from hydraft.plan.activations import activations
+from hydraft.plan.decoder_layer import Tensor
 from hydraft.plan.memory_parts import Parts
 from hydraft.plan.optimizer_states import States, pinned, states
-from hydraft.plan.parameters import Layout, Tensor, Trained, codes, constants
+from hydraft.plan.parameters import Layout, Trained, codes, constants
 
 WIDTH = {Precision.fp32: 4, Precision.bf16: 2, Precision.fp16: 2}
 """Bytes per element."""

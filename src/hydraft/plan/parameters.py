@@ -4,18 +4,17 @@ Names and sizes are those of transformers' LlamaForCausalLM and similar models; 
 ``tests/unit/plan/test_parameters.py`` compares both with the real modules, to the byte.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 
 from hydraft.config.choices import QuantKind
 from hydraft.config.lora import ALL_LINEAR, LoraMethod
 from hydraft.config.schema import LoraConfig
 from hydraft.errors import ConfigError
 from hydraft.models import lora_targets
-from hydraft.models.families.base import ALIBI_FEATURES, Family, Native
+from hydraft.models.families.base import ALIBI_FEATURES, Native
 from hydraft.models.families.registry import native_family
+from hydraft.plan.decoder_layer import Attention, DeltaNets, Tensor, decoder_layer, delta_nets
 
 BLOCK, NESTED_BLOCK = 64, 256
 """Weights per constant in NF4, and constants per constant with double quantisation (``quantize_4bit`` and
@@ -26,27 +25,6 @@ HEAD = "lm_head"
 
 NF4_TABLE, BYTE_TABLE = 16 * 4, 256 * 4
 """Bytes of the fp32 tables for 4-bit and 8-bit codes."""
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A parameter of the model."""
-
-    name: str
-    """Its name in the model: ``….weight`` or ``….bias``."""
-    shape: tuple[int, ...]
-    linear: bool = False
-    """Whether it is the weight of a linear layer other than the head: these are quantised, and are peft's all-linear."""
-
-    @property
-    def count(self) -> int:
-        """The number of its elements."""
-        return prod(self.shape)
-
-    @property
-    def module(self) -> str:
-        """The module that holds it."""
-        return self.name.rpartition(".")[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,17 +49,28 @@ class Layout:
     """Whether it has ALiBi: as a bias in fp32, as features of queries and keys in 16 bits (``models/architectures``)."""
     architecture: str
     """``model_type`` of its config."""
+    nets: DeltaNets | None = None
+    """The gated delta nets of a hybrid model."""
 
     @cached_property
     def count(self) -> int:
         """The number of parameters."""
         return sum(tensor.count for tensor in self.tensors)
 
-    @cached_property
-    def linears(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of a decoder layer's linear layers, by the last part of their names."""
-        first = (tensor for tensor in self.tensors if tensor.linear and tensor.name.startswith("model.layers.0."))
-        return {tensor.module.rpartition(".")[2]: tensor.shape for tensor in first}
+    @property
+    def attention_layers(self) -> int:
+        """The decoder layers with attention, which keep the keys and values of every token."""
+        return self.layers - (len(self.nets.layers) if self.nets is not None else 0)
+
+    def has_net(self, index: int) -> bool:
+        """Whether a decoder layer has a gated delta net instead of attention."""
+        return self.nets is not None and index in self.nets.layers
+
+    def linears(self, net: bool = False) -> dict[str, tuple[int, ...]]:
+        """Shapes of the linear layers of a decoder layer, with attention or with a gated ``net``, by the last part of their names."""
+        index = next((index for index in range(self.layers) if self.has_net(index) is net), 0)
+        own = (tensor for tensor in self.tensors if tensor.linear and tensor.name.startswith(f"model.layers.{index}."))
+        return {tensor.module.rpartition(".")[2]: tensor.shape for tensor in own}
 
     def features(self, width: int) -> int:
         """Features that a token's query, key and value each have for its position, in all heads, in a type of ``width`` bytes."""
@@ -105,45 +94,18 @@ def layout(native: Native) -> Layout | None:
     hidden, heads = native["hidden_size"], native["num_attention_heads"]
     size = native.get("head_dim") or hidden // heads
     keys = native.get("num_key_value_heads") or heads
-    vocabulary = native["vocab_size"]
+    vocabulary, nets = native["vocab_size"], delta_nets(native, family)
     tensors = [Tensor("model.embed_tokens.weight", (vocabulary, hidden))]
     for index in range(native["num_hidden_layers"]):
-        tensors += _layer(f"model.layers.{index}", native, family, heads * size, keys * size, size)
+        tensors += decoder_layer(index, native, family, Attention(heads * size, keys * size, size), nets)
     tensors.append(Tensor("model.norm.weight", (hidden,)))
     if not native.get("tie_word_embeddings"):
         tensors.append(Tensor("lm_head.weight", (vocabulary, hidden)))
     return Layout(
         tuple(tensors), native["num_hidden_layers"], hidden, native["intermediate_size"], heads, heads * size,
         keys * size,
-        vocabulary, family.head_norms, family.alibi, native["model_type"],
+        vocabulary, family.head_norms, family.alibi, native["model_type"], nets,
     )  # fmt: skip
-
-
-def _layer(prefix: str, native: Native, family: Family, query: int, key: int, head: int) -> Iterator[Tensor]:
-    """One decoder layer, in the order of its forward pass."""
-    hidden, inner = native["hidden_size"], native["intermediate_size"]
-    attention_bias = bool(native.get("attention_bias"))
-    query_bias = attention_bias if family.query_bias is None else family.query_bias
-    output_bias = attention_bias if family.output_bias is None else family.output_bias
-    inner_bias = bool(native.get("mlp_bias"))
-    gates = {"gate_up_proj": 2 * inner} if family.joined_gate else {"gate_proj": inner, "up_proj": inner}
-    yield Tensor(f"{prefix}.input_layernorm.weight", (hidden,))
-    for name, rows in (("q", query), ("k", key), ("v", key)):
-        yield from _linear(f"{prefix}.self_attn.{name}_proj", rows, hidden, query_bias)
-    if family.head_norms:
-        yield Tensor(f"{prefix}.self_attn.q_norm.weight", (head,))
-        yield Tensor(f"{prefix}.self_attn.k_norm.weight", (head,))
-    yield from _linear(f"{prefix}.self_attn.o_proj", hidden, query, output_bias)
-    yield Tensor(f"{prefix}.post_attention_layernorm.weight", (hidden,))
-    for name, rows in gates.items():
-        yield from _linear(f"{prefix}.mlp.{name}", rows, hidden, inner_bias)
-    yield from _linear(f"{prefix}.mlp.down_proj", hidden, inner, inner_bias)
-
-
-def _linear(name: str, rows: int, columns: int, bias: bool) -> Iterator[Tensor]:
-    yield Tensor(f"{name}.weight", (rows, columns), linear=True)
-    if bias:
-        yield Tensor(f"{name}.bias", (rows,))
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,8 +170,9 @@ def _targeted(layout: Layout, matrices: list[Tensor], requested: list[str] | str
         return set(linear)
     found = lora_targets.matching(targets, modules)
     if other := sorted(found - {tensor.module for tensor in matrices}):
+        known = ", ".join(dict.fromkeys([*layout.linears(), *layout.linears(net=True)]))
         raise ConfigError(
-            f"lora.target_modules={requested}: matches {other[0]}, which is no linear layer (linear layers are: {', '.join(layout.linears)}, {HEAD})"
+            f"lora.target_modules={requested}: matches {other[0]}, which is no linear layer (linear layers are: {known}, {HEAD})"
         )
     return found
 

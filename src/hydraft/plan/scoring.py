@@ -44,14 +44,14 @@ class GenerationMemory:
         layer = (2 * known.key + known.features(width)) * width  # keys and values of a token
         last = known.vocabulary * (width + 4)  # the logits of the last token, and in fp32
         read = Parts(
-            cache=prompt * known.layers * layer,
+            cache=prompt * known.attention_layers * layer,
             activations=prompt * (forward_bytes(known, self.learns, width, prompt) + layer),  # the cache is a copy
             logits=last,
         )
         # The keys and values of a layer are copied to append a token, and repeated for every query head.
         copied = layer + (2 * known.query * width if known.key < known.query else 0)
         tokens = prompt + self.new
-        written = Parts(cache=tokens * known.layers * layer, activations=tokens * copied, logits=last)
+        written = Parts(cache=tokens * known.attention_layers * layer, activations=tokens * copied, logits=last)
         return max(read, written, key=lambda parts: parts.total)
 
     def most(self, prompt: int) -> Parts:
@@ -89,7 +89,7 @@ def forward_bytes(layout: Layout, learns: Trained, width: int, length: int) -> i
     attention = width * (2 * hidden + 3 * query + 2 * key + repeated) + length * (1 + width)
     attention += 4 * width * layout.features(width) + layout.bias(width, length)
     # silu(gate), up, and their product; with an adapter the layer's output, the adapter's and their sum are in memory at once.
-    joined = "gate_up_proj" in layout.linears
+    joined = "gate_up_proj" in layout.linears()
     adapted = any(target.endswith(("up_proj", "gate_up_proj")) for target in learns.targets)
     block = width * (2 * hidden + (3 + adapted + (1 + 2 * adapted) * joined) * inner) + length
     return max(attention, block)

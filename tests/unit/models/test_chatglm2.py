@@ -41,29 +41,31 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + CHATGLM2["layernorm_epsilon"]) * weight
 
 
-def rotate(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+def rotate(x: torch.Tensor, positions: torch.Tensor, base: float) -> torch.Tensor:
     """Rotary positions on the first half of each head, in interleaved pairs: (B, T, heads, D)."""
     turned = CHATGLM2["kv_channels"] // 2
-    frequencies = 10000.0 ** (-torch.arange(0, turned, 2) / turned)
+    frequencies = base ** (-torch.arange(0, turned, 2) / turned)
     angle = (positions[..., None] * frequencies)[:, :, None]  # (B, T, 1, turned / 2)
     even, odd = x[..., 0:turned:2], x[..., 1:turned:2]
     pairs = torch.stack([even * angle.cos() - odd * angle.sin(), odd * angle.cos() + even * angle.sin()], dim=-1)
     return torch.cat([pairs.flatten(-2), x[..., turned:]], dim=-1)
 
 
-def attention(x: torch.Tensor, w: Weights, layer: str, positions: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+def attention(
+    x: torch.Tensor, w: Weights, layer: str, positions: torch.Tensor, visible: torch.Tensor, base: float
+) -> torch.Tensor:
     heads, groups, size = (CHATGLM2[key] for key in ("num_attention_heads", "multi_query_group_num", "kv_channels"))
     mixed = x @ w[f"{layer}.query_key_value.weight"].T + w[f"{layer}.query_key_value.bias"]
     query, key, value = mixed.split([heads * size, groups * size, groups * size], dim=-1)
-    query = rotate(query.unflatten(-1, (heads, size)), positions)  # (B, T, A, D)
-    key = rotate(key.unflatten(-1, (groups, size)), positions).repeat_interleave(heads // groups, dim=2)
+    query = rotate(query.unflatten(-1, (heads, size)), positions, base)  # (B, T, A, D)
+    key = rotate(key.unflatten(-1, (groups, size)), positions, base).repeat_interleave(heads // groups, dim=2)
     value = value.unflatten(-1, (groups, size)).repeat_interleave(heads // groups, dim=2)
     scores = torch.einsum("bqad,bkad->baqk", query, key) / math.sqrt(size)
     chances = scores.masked_fill(~visible[:, None], -1e30).softmax(-1)
     return torch.einsum("baqk,bkad->bqad", chances, value).flatten(-2) @ w[f"{layer}.dense.weight"].T
 
 
-def reference(w: Weights, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def reference(w: Weights, ids: torch.Tensor, mask: torch.Tensor, base: float = 10000.0) -> torch.Tensor:
     """Logits (B, T, V) of ids (B, T), implemented as modeling_chatglm.py describes; mask (B, T) is 0 for padding."""
     w = {name.removeprefix("transformer."): value for name, value in w.items()}
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -72,7 +74,7 @@ def reference(w: Weights, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor
     for index in range(CHATGLM2["num_layers"]):
         layer = f"encoder.layers.{index}"
         normed = rms_norm(x, w[f"{layer}.input_layernorm.weight"])
-        x = x + attention(normed, w, f"{layer}.self_attention", positions, visible)
+        x = x + attention(normed, w, f"{layer}.self_attention", positions, visible, base)
         normed = rms_norm(x, w[f"{layer}.post_attention_layernorm.weight"])
         gate, up = (normed @ w[f"{layer}.mlp.dense_h_to_4h.weight"].T).chunk(2, dim=-1)
         x = x + (silu(gate) * up) @ w[f"{layer}.mlp.dense_4h_to_h.weight"].T

@@ -18,6 +18,7 @@ from hydraft.models.families.layout import assign
 from published import (
     BAICHUAN2,
     CHATGLM2,
+    CHATGLM3,
     QKV,
     Tensors,
     chatglm2_tensors,
@@ -156,6 +157,10 @@ FIRST = {"model_type": "chatglm", "position_encoding_2d": True, "vocab_size": 13
         (CHATGLM2 | {"rmsnorm": False}, "rmsnorm=False: it has LayerNorm"),
         (CHATGLM2 | {"rope_ratio": 50}, "rope_ratio=50: its rotary positions are scaled"),
         (CHATGLM2 | {"quantization_bit": 4}, "quantised"),
+        (CHATGLM2 | {"padded_vocab_size": 151552}, r"GLM-4-9B .* model=auto model\.path=THUDM/glm-4-9b-chat-hf"),
+        (CHATGLM3 | {"padded_vocab_size": 151552}, "GLM-4-9B"),
+        (CHATGLM3 | {"rope_ratio": "50"}, "rope_ratio='50', where a positive number"),
+        (CHATGLM3 | {"rmsnorm": False}, "it has LayerNorm"),
         (CHATGLM2 | {"pre_seq_len": 128}, "P-tuning"),
         (CHATGLM2 | {"multi_query_attention": False}, "multi_query_attention=False"),
         (CHATGLM2 | {"add_bias_linear": True}, "add_bias_linear=True"),
@@ -170,9 +175,3 @@ def test_a_variant_without_a_native_architecture_is_refused(tmp_path: Path, conf
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match=reason):
         convert(folder, tmp_path / "native")
-
-
-def test_chatglm3_is_recognised_by_its_tokenizer(tmp_path: Path, source: Path) -> None:
-    (source / "tokenization_chatglm.py").write_text('special_tokens = ["<|user|>", "<|assistant|>"]')
-    with pytest.raises(ConfigError, match="ChatGLM3"):
-        convert(source, tmp_path / "native")

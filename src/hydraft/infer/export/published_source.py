@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hydraft.errors import ConfigError
 from hydraft.infer.source import Source
-from hydraft.models.families.registry import PUBLISHED, published_config, published_family
+from hydraft.models.families.registry import PUBLISHED, published_family
 
 
 def published_source(source: Source) -> Path:
@@ -19,7 +19,7 @@ def published_source(source: Source) -> Path:
         raise ConfigError(
             f"export.layout=published: needs the published checkpoint in a folder, and {model.path} is not a folder: give base=<folder>"
         )
-    family = published_family(published_config(folder))
+    family = published_family(folder)
     if family is None or not family.REVERSIBLE:
         reversible = ", ".join(model for each in PUBLISHED if each.REVERSIBLE for model in each.MODELS)
         raise ConfigError(

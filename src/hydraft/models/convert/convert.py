@@ -157,9 +157,11 @@ def _write_small_files(plan: Plan, staging: Path) -> None:
         expected = AutoModelForCausalLM.from_config(config).state_dict()
     assert {name: tuple(value.shape) for name, value in expected.items()} == {n: t.shape for n, t in tensors.items()}
     config.save_pretrained(staging)
-    ends = {key: plan.native[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    GenerationConfig(**ends).save_pretrained(staging)
     tokenizer = plan.family.tokenizer(plan.source, plan.published)
+    ends = {key: plan.native[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    if more := tokenizer.init_kwargs.get("answer_ends"):
+        ends["eos_token_id"] = [ends["eos_token_id"], *map(tokenizer.convert_tokens_to_ids, more)]
+    GenerationConfig(**ends).save_pretrained(staging)
     try:
         tokenizer.save_pretrained(staging)
     except Exception as error:  # the tokenizers library raises a plain Exception for a full disk

@@ -68,7 +68,7 @@ def make_plan(source: Path) -> Plan:
         ConfigError: the source is of no known family, an unsupported variant, or incomplete.
     """
     published = published_config(source)
-    family = published_family(published)
+    family = published_family(source)
     if family is None:
         raise ConfigError(
             f"{source}: model_type={published.get('model_type')} is none of {', '.join(f.NAME for f in PUBLISHED)}; "

@@ -102,8 +102,8 @@ turn but the next one's token; the published training ends a whole chat with </s
 """
 
 
-def recognises(config: Mapping[str, Any]) -> bool:
-    """Whether a published config.json is of this family (or of a variant that ``refuse`` refuses)."""
+def recognises(config: Mapping[str, Any], folder: Path) -> bool:
+    """Whether a published folder is of this family (or of a variant that ``refuse`` refuses)."""
     return config.get("model_type") == "baichuan"
 
 

@@ -37,6 +37,10 @@ class Family:
     """Whether the attention's output has a bias; None if ``attention_bias`` of its config decides."""
     head_norms: bool = False
     """Whether queries and keys are normalised head by head."""
+    output_gate: bool = False
+    """Whether q_proj also computes a gate of the attention's output, with as many rows again."""
+    hybrid: bool = False
+    """Whether layers that ``layer_types`` (or ``full_attention_interval``) names are gated delta nets instead of attention."""
     joined_gate: bool = False
     """Whether gate_proj and up_proj are one matrix, ``gate_up_proj``."""
     alibi: bool = False
@@ -61,8 +65,8 @@ class PublishedFamily(Protocol):
     REVERSIBLE: bool
     """Whether native weights can be exported in the published layout."""
 
-    def recognises(self, config: Mapping[str, Any], /) -> bool:
-        """Whether a published config.json is of this family."""
+    def recognises(self, config: Mapping[str, Any], folder: Path, /) -> bool:
+        """Whether a folder with this config.json is of this family."""
 
     def refuse(self, config: Mapping[str, Any], folder: Path, /) -> None:
         """Raise a ConfigError for a variant of the family that is not supported."""
@@ -77,4 +81,7 @@ class PublishedFamily(Protocol):
         """Every published tensor that is used, and the native tensors that it becomes."""
 
     def tokenizer(self, folder: Path, config: Mapping[str, Any], /) -> "PreTrainedTokenizerFast":
-        """The fast tokenizer, with the chat template of the published model."""
+        """The fast tokenizer, with the chat template of the published model.
+
+        Tokens that end an answer besides its end-of-sequence token are its ``answer_ends``, which is saved with it.
+        """

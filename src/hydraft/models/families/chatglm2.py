@@ -29,6 +29,9 @@ SPECIALS = ("[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>")
 """The ids after SentencePiece's own, in this order. The last two are published as ``sop`` and ``eop``; bare, they would
 be found inside words such as "philosophy" and "people"."""
 
+GLM4_VOCABULARY = 151552
+"""``padded_vocab_size`` of GLM-4-9B, whose remote code has the same ``model_type``."""
+
 LORA_NAMES: dict[str, tuple[str, ...]] = {
     "query_key_value": ("q_proj", "k_proj", "v_proj"),
     "dense": ("o_proj",),
@@ -86,9 +89,19 @@ is closed by </s>. The format has no system turn: its text stands ahead of the f
 """
 
 
-def recognises(config: Mapping[str, Any]) -> bool:
-    """Whether a published config.json is of this family (or of a variant that ``refuse`` refuses)."""
-    return config.get("model_type") == "chatglm"
+def recognises(config: Mapping[str, Any], folder: Path) -> bool:
+    """Whether a published folder is of this family (or of a variant that ``refuse`` refuses)."""
+    return config.get("model_type") == "chatglm" and not has_roles(config, folder)
+
+
+def has_roles(config: Mapping[str, Any], folder: Path) -> bool:
+    """Whether a folder of a ``chatglm`` model has the role tokens of ChatGLM3: the configs of both generations are alike.
+
+    The code of the published tokenizer has them, and so have the files of a tokenizer that was saved again.
+    """
+    files = (folder / name for name in ("tokenization_chatglm.py", "tokenizer_config.json", "special_tokens_map.json"))
+    texts = (file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file())
+    return any("<|assistant|>" in text for text in texts) or "chatglm3" in str(config.get("_name_or_path", "")).lower()
 
 
 def refuse(config: Mapping[str, Any], folder: Path) -> None:
@@ -97,12 +110,29 @@ def refuse(config: Mapping[str, Any], folder: Path) -> None:
     Raises:
         ConfigError: the message has the difference.
     """
+    refuse_layout(config, folder)
+    if config.get("rope_ratio") not in (None, 1):
+        raise ConfigError(
+            f"{folder}: config.json has rope_ratio={config['rope_ratio']}: its rotary positions are scaled (the 32k variant)"
+        )
+
+
+def refuse_layout(config: Mapping[str, Any], folder: Path) -> None:
+    """Refuse variants of both generations.
+
+    Raises:
+        ConfigError: the message has the difference.
+    """
     if "padded_vocab_size" not in config:
         raise ConfigError(f"{folder}: the first ChatGLM-6B (2-D positions, LayerNorm) has no native architecture")
+    if config["padded_vocab_size"] == GLM4_VOCABULARY:
+        raise ConfigError(
+            f"{folder}: this is GLM-4-9B in the layout of its remote code; it is also published for transformers, "
+            "without conversion: model=auto model.path=THUDM/glm-4-9b-chat-hf (or glm-4-9b-hf, glm-4-9b-chat-1m-hf)"
+        )
     unsupported = {
         "quantization_bit": (0, "its weights are quantised: convert the fp16 checkpoint, and set quant= in training"),
         "pre_seq_len": (0, "it has a P-tuning prefix, which GLM does not support"),
-        "rope_ratio": (1, "its rotary positions are scaled (the 32k variant or a later model)"),
         "multi_query_attention": (True, "GLM's mapping needs key-value groups"),
         "rmsnorm": (True, "it has LayerNorm, and GLM has RMSNorm"),
         "post_layer_norm": (True, "GLM always has a final norm"),
@@ -115,9 +145,6 @@ def refuse(config: Mapping[str, Any], folder: Path) -> None:
         value = config.get(key)
         if value is not None and value != expected:
             raise ConfigError(f"{folder}: config.json has {key}={value}: {reason}")
-    code = folder / "tokenization_chatglm.py"
-    if code.is_file() and "<|assistant|>" in code.read_text(encoding="utf-8", errors="replace"):
-        raise ConfigError(f"{folder}: this is ChatGLM3, whose chat format differs from ChatGLM2's")
 
 
 def native_config(config: Mapping[str, Any]) -> Native:
@@ -186,6 +213,17 @@ def tokenizer(folder: Path, config: Mapping[str, Any]) -> "PreTrainedTokenizerFa
     Raises:
         ConfigError: ``tokenizer.model`` is missing or of another kind, or has more tokens than the model.
     """
+    return make_tokenizer(folder, config, SPECIALS, CHAT_TEMPLATE)
+
+
+def make_tokenizer(
+    folder: Path, config: Mapping[str, Any], specials: tuple[str, ...], template: str, **more: Any
+) -> "PreTrainedTokenizerFast":
+    """The fast tokenizer of either generation, with its special tokens after SentencePiece's own.
+
+    Raises:
+        ConfigError: see ``tokenizer``.
+    """
     from tokenizers import AddedToken, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -193,10 +231,10 @@ def tokenizer(folder: Path, config: Mapping[str, Any]) -> "PreTrainedTokenizerFa
 
     model = sentencepiece.read(folder / "tokenizer.model")
     fast = sentencepiece.build(model)
-    fast.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in ("<unk>", "</s>", *SPECIALS)])
+    fast.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in ("<unk>", "</s>", *specials)])
     if fast.get_vocab_size() > integer(config, "padded_vocab_size"):
         raise ConfigError(f"{folder}: tokenizer.model and its special tokens are more than padded_vocab_size")
-    expected = {"<unk>": 0, "</s>": 2} | {name: len(model.pieces) + index for index, name in enumerate(SPECIALS)}
+    expected = {"<unk>": 0, "</s>": 2} | {name: len(model.pieces) + index for index, name in enumerate(specials)}
     ids = {name: fast.token_to_id(name) for name in expected}
     if ids != expected:
         raise ConfigError(f"{folder}: tokenizer.model has its special tokens at {ids}, not at {expected}")
@@ -210,10 +248,11 @@ def tokenizer(folder: Path, config: Mapping[str, Any]) -> "PreTrainedTokenizerFa
         unk_token="<unk>",
         pad_token="<unk>",
         eos_token="</s>",
-        extra_special_tokens=list(SPECIALS),
+        extra_special_tokens=list(specials),
         padding_side="left",
         clean_up_tokenization_spaces=False,
         model_max_length=integer(config, "seq_length"),
         model_input_names=["input_ids", "attention_mask"],
-        chat_template=CHAT_TEMPLATE,
+        chat_template=template,
+        **more,
     )

@@ -28,6 +28,28 @@ def _qwen(model_type: str, positions: int) -> Native:
     }
 
 
+def _qwen35(value_heads: int) -> Native:
+    """Qwen3.5's text model, by the ``text_config`` of its config.json: three gated delta nets to one layer of attention."""
+    return {
+        "model_type": "qwen3_5_text",
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 262144,
+        "full_attention_interval": 4,
+        "linear_num_key_heads": 16,
+        "linear_num_value_heads": value_heads,
+        "linear_key_head_dim": 128,
+        "linear_value_head_dim": 128,
+        "linear_conv_kernel_dim": 4,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000000.0,
+            "partial_rotary_factor": 0.25,
+            "mrope_interleaved": True,
+            "mrope_section": [11, 11, 10],
+        },
+    }
+
+
 FAMILIES = {
     "llama": Family(
         "Llama 3, Baichuan2",
@@ -52,6 +74,14 @@ FAMILIES = {
         head_norms=True,
     ),
     "baichuan_alibi": Family("Baichuan-13B, Baichuan2-13B", plain_head=True, alibi=True),
+    "qwen3_5_text": Family(
+        "Qwen3.5",
+        architectures={"qwen3.5-small": _qwen35(16), "qwen3.5": _qwen35(32), "qwen3.5-large": _qwen35(48)},
+        plain_head=True,
+        head_norms=True,
+        output_gate=True,
+        hybrid=True,
+    ),
     "glm": Family(
         "ChatGLM2",
         kernels={Kernels.liger: "glm4"},
@@ -61,3 +91,6 @@ FAMILIES = {
         lora_names={"gate_proj": ("gate_up_proj",), "up_proj": ("gate_up_proj",)},
     ),
 }
+
+TEXT_MODELS = ("qwen3_5", "qwen3_5_moe", "llama4")
+"""Model types of image and text checkpoints of which ``AutoModelForCausalLM`` loads the text model alone, described by ``text_config``."""

@@ -1,16 +1,16 @@
 """Looks up model families: by ``model_type``, by the ``architecture`` of a size, or by a published config.json. No torch."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from hydraft.errors import ConfigError
-from hydraft.models.families import baichuan, chatglm2
+from hydraft.models.families import baichuan, chatglm2, chatglm3
 from hydraft.models.families.base import Family, Native, PublishedFamily
-from hydraft.models.families.native import FAMILIES
+from hydraft.models.families.native import FAMILIES, TEXT_MODELS
 
-PUBLISHED: tuple[PublishedFamily, ...] = (chatglm2, baichuan)
+PUBLISHED: tuple[PublishedFamily, ...] = (chatglm2, chatglm3, baichuan)
 """The families whose checkpoints are converted."""
 
 
@@ -30,14 +30,24 @@ def plain_heads() -> list[str]:
     return [model_type for model_type, family in FAMILIES.items() if family.plain_head]
 
 
-def published_family(published: Mapping[str, Any]) -> PublishedFamily | None:
-    """The family of a published config.json; None for what transformers loads without a conversion."""
-    return next((family for family in PUBLISHED if family.recognises(published)), None)
+def published_family(folder: Path) -> PublishedFamily | None:
+    """The family of a published folder; None for what transformers loads without a conversion.
+
+    Raises:
+        ConfigError: the folder has no config.json.
+    """
+    config = published_config(folder)
+    return next((family for family in PUBLISHED if family.recognises(config, folder)), None)
+
+
+def family_of_architecture(architecture: str) -> PublishedFamily | None:
+    """The published family whose sizes have this ``architecture``."""
+    return next((family for family in PUBLISHED if architecture in family.ARCHITECTURES), None)
 
 
 def is_published_architecture(architecture: str) -> bool:
     """Whether the sizes of this ``architecture`` are published in a layout that has to be converted."""
-    return any(architecture in family.ARCHITECTURES for family in PUBLISHED)
+    return family_of_architecture(architecture) is not None
 
 
 def unit_rows(architecture: str) -> bool:
@@ -76,6 +86,15 @@ def published_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ConfigError(f"{path}: not a config")
     return config
+
+
+def text_config(config: Native) -> Native:
+    """The config of the model that ``AutoModelForCausalLM`` makes of ``config``: of some image and text models, the text model's."""
+    text = config.get("text_config")
+    if config.get("model_type") not in TEXT_MODELS or not isinstance(text, dict):
+        return config
+    stored = {key: config[key] for key in ("dtype", "torch_dtype") if key in config}
+    return {"model_type": f"{config['model_type']}_text"} | stored | text
 
 
 def native_targets(targets: Iterable[str], modules: Iterable[str]) -> list[str]:

@@ -1,0 +1,123 @@
+"""The parameters of one decoder layer, from the native config. No torch.
+
+Shapes: H hidden size, F feed-forward size, Q and K features of all query and of all key heads.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+from hydraft.models.families.base import Family, Native
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A parameter of the model."""
+
+    name: str
+    """Its name in the model: ``….weight`` or ``….bias``."""
+    shape: tuple[int, ...]
+    linear: bool = False
+    """Whether it is the weight of a linear layer other than the head: these are quantised, and are peft's all-linear."""
+
+    @property
+    def count(self) -> int:
+        """The number of its elements."""
+        return prod(self.shape)
+
+    @property
+    def module(self) -> str:
+        """The module that holds it."""
+        return self.name.rpartition(".")[0]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The sizes of a model's attention."""
+
+    query: int
+    """Features of all query heads."""
+    key: int
+    """Features of all key heads, and of all value heads."""
+    head: int
+    """Features of a head."""
+
+
+@dataclass(frozen=True)
+class DeltaNets:
+    """The gated delta nets of a hybrid model (arXiv:2412.06464)."""
+
+    layers: frozenset[int]
+    """The decoder layers that have one instead of attention."""
+    heads: int
+    """Value heads."""
+    key: int
+    """Features of a key head."""
+    value: int
+    """Features of a value head."""
+    mixed: int
+    """Features of all queries, keys and values before the keys are repeated for the value heads."""
+    kernel: int
+    """Tokens that the convolution sees."""
+
+
+def delta_nets(native: Native, family: Family) -> DeltaNets | None:
+    """The gated delta nets of a native config: those in ``layer_types``, else all layers but each ``full_attention_interval``-th."""
+    if not family.hybrid:
+        return None
+    count, interval = native["num_hidden_layers"], native.get("full_attention_interval", 4)
+    kinds = native.get("layer_types") or [
+        "linear_attention" if (index + 1) % interval else "full_attention" for index in range(count)
+    ]
+    heads, key, value = (native[f"linear_{name}"] for name in ("num_value_heads", "key_head_dim", "value_head_dim"))
+    mixed = 2 * native["linear_num_key_heads"] * key + heads * value
+    layers = frozenset(index for index, kind in enumerate(kinds) if kind == "linear_attention")
+    return DeltaNets(layers, heads, key, value, mixed, native["linear_conv_kernel_dim"])
+
+
+def decoder_layer(
+    index: int, native: Native, family: Family, sizes: Attention, nets: DeltaNets | None
+) -> Iterator[Tensor]:
+    """One decoder layer, in the order of its forward pass."""
+    prefix, hidden, inner = f"model.layers.{index}", native["hidden_size"], native["intermediate_size"]
+    inner_bias = bool(native.get("mlp_bias"))
+    gates = {"gate_up_proj": 2 * inner} if family.joined_gate else {"gate_proj": inner, "up_proj": inner}
+    yield Tensor(f"{prefix}.input_layernorm.weight", (hidden,))
+    if nets is not None and index in nets.layers:
+        yield from _delta_net(f"{prefix}.linear_attn", hidden, nets)
+    else:
+        yield from _attention(f"{prefix}.self_attn", native, family, sizes)
+    yield Tensor(f"{prefix}.post_attention_layernorm.weight", (hidden,))
+    for name, rows in gates.items():
+        yield from _linear(f"{prefix}.mlp.{name}", rows, hidden, inner_bias)
+    yield from _linear(f"{prefix}.mlp.down_proj", hidden, inner, inner_bias)
+
+
+def _attention(prefix: str, native: Native, family: Family, sizes: Attention) -> Iterator[Tensor]:
+    hidden, attention_bias = native["hidden_size"], bool(native.get("attention_bias"))
+    query_bias = attention_bias if family.query_bias is None else family.query_bias
+    output_bias = attention_bias if family.output_bias is None else family.output_bias
+    query = sizes.query * (1 + family.output_gate)
+    for name, rows in (("q", query), ("k", sizes.key), ("v", sizes.key)):
+        yield from _linear(f"{prefix}.{name}_proj", rows, hidden, query_bias)
+    if family.head_norms:
+        yield Tensor(f"{prefix}.q_norm.weight", (sizes.head,))
+        yield Tensor(f"{prefix}.k_norm.weight", (sizes.head,))
+    yield from _linear(f"{prefix}.o_proj", hidden, sizes.query, output_bias)
+
+
+def _delta_net(prefix: str, hidden: int, nets: DeltaNets) -> Iterator[Tensor]:
+    values = nets.heads * nets.value
+    yield Tensor(f"{prefix}.dt_bias", (nets.heads,))
+    yield Tensor(f"{prefix}.A_log", (nets.heads,))
+    yield Tensor(f"{prefix}.conv1d.weight", (nets.mixed, 1, nets.kernel))
+    yield Tensor(f"{prefix}.norm.weight", (nets.value,))
+    yield from _linear(f"{prefix}.out_proj", hidden, values, False)
+    for name, rows in (("qkv", nets.mixed), ("z", values), ("b", nets.heads), ("a", nets.heads)):
+        yield from _linear(f"{prefix}.in_proj_{name}", rows, hidden, False)
+
+
+def _linear(name: str, rows: int, columns: int, bias: bool) -> Iterator[Tensor]:
+    yield Tensor(f"{name}.weight", (rows, columns), linear=True)
+    if bias:
+        yield Tensor(f"{name}.bias", (rows,))
