@@ -16,28 +16,20 @@ from typing import Any
 import torch
 from torch.nn.attention.varlen import varlen_attn
 from torch.utils.weak import WeakTensorKeyDictionary
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from hydraft.errors import ConfigError
 from hydraft.models.attention_features import Features, attend, band
-from hydraft.models.row_documents import KEYWORDS
 
 NAME = "documents"
 
 HALVES = (torch.bfloat16, torch.float16)
 """The data types that flash attention supports."""
 
-HARMLESS = frozenset({
-    "cu_seq_lens_k", "max_length_k", "seq_idx", "position_ids", "position_embeddings", "cache_position", "cache_params", "layer_idx",
-    "logits_to_keep", "num_items_in_batch", "output_attentions", "output_hidden_states", "output_router_logits", "use_cache",
-    "return_dict", "past_key_values", "target_dtype",
-})  # fmt: skip
-"""Options that models hand to every attention, and that change nothing about it."""
-
 _packed = False
-"""Whether the batch of the last forward pass has boundaries (``watch``)."""
+"""Whether the batch of the last forward pass has boundaries (``use``)."""
 
 
 def grouping(kernel: Callable[..., Any]) -> dict[str, Any]:
@@ -62,7 +54,7 @@ def documents_attention(
     """Causal attention within each document; over whole rows for a batch without ``cu_seq_lens_q``.
 
     ``options`` are those that transformers passes: ``dropout``, ``scaling``, ``sliding_window``, ``softcap``, ``s_aux`` (the sinks),
-    ``cu_seq_lens_q`` and ``max_length_q``.
+    ``cu_seq_lens_q`` and ``max_length_q``. ``row_documents`` admits no model whose attention has others.
 
     Raises:
         ConfigError: the documents of a row cannot be kept apart in this attention; the message names the way out.
@@ -78,7 +70,8 @@ def documents_attention(
         if marked:
             attention_mask = band(query, key, features.window)
         return _whole_rows(module, query, key, value, attention_mask, options), None
-    _check_options(module, options)
+    if not options.get("is_causal", getattr(module, "is_causal", True)):
+        raise _refusal(module, "is not causal")
     if longest is None or not features.plain or not flash_supports(query, key, value):
         return _one_by_one(query, key, value, boundaries, features), None
     window = features.window
@@ -149,15 +142,6 @@ def _whole_rows(
     return attend(query, key, value, mask, features).transpose(1, 2).contiguous()
 
 
-def _check_options(module: torch.nn.Module, options: Mapping[str, Any]) -> None:
-    """Refuse an option that would be ignored."""
-    ignored = [name for name, given in options.items() if given is not None and name not in KEYWORDS | HARMLESS]
-    if ignored:
-        raise _refusal(module, f"has the option {', '.join(ignored)}, which would be ignored")
-    if not options.get("is_causal", getattr(module, "is_causal", True)):
-        raise _refusal(module, "is not causal")
-
-
 def _refusal(module: torch.nn.Module, reason: str) -> ConfigError:
     return ConfigError(
         f"data.batching=padding_free: documents cannot be kept apart in a row: {type(module).__name__} {reason}: "
@@ -173,13 +157,19 @@ def documents_mask(
     A window is a mask of no queries and so many keys, (1, 1, 0, window): some models have it nowhere but in the mask.
     """
     if attention_mask is None:
-        return None if local_size is None else torch.empty(1, 1, 0, local_size, dtype=torch.bool, device=rest.get("device"))
+        return (
+            None
+            if local_size is None
+            else torch.empty(1, 1, 0, local_size, dtype=torch.bool, device=rest.get("device"))
+        )
     mask: torch.Tensor | None = sdpa_mask(*args, attention_mask=attention_mask, local_size=local_size, **rest)
     return mask
 
 
-def watch(model: torch.nn.Module) -> None:
-    """Note in each forward pass of ``model`` whether its batch has boundaries, so that a layer that does not get them is refused."""
+def use(model: PreTrainedModel) -> None:
+    """Give ``model`` this attention, and note in each forward pass whether its batch has boundaries, for layers that do not get them."""
+    register()
+    model.set_attn_implementation(NAME)
 
     def note(_: torch.nn.Module, __: Any, given: Mapping[str, Any]) -> None:
         global _packed

@@ -5,22 +5,25 @@ be sharded while loading.
 """
 
 from pathlib import Path
+from typing import Any
 
 import peft
 import torch
 from bitsandbytes.nn import Linear4bit
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     set_seed,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from hydraft.config.choices import Kernels, Precision
 from hydraft.config.schema import Config, ModelConfig, QuantConfig
 from hydraft.errors import ConfigError
-from hydraft.models import attention, liger, unsloth
+from hydraft.models import attention, liger, row_documents, unsloth
 from hydraft.models.families.registry import native_targets
 from hydraft.models.linear_4bit import make_weights_releasable
 from hydraft.models.lora import adapter
@@ -63,10 +66,20 @@ def load_base(
     )
     assert isinstance(loaded, PreTrainedModel)
     _keep_gradients(loaded)
-    attention.register()
-    loaded.set_attn_implementation(attention.NAME)
+    if row_documents.reason(loaded) is None:  # otherwise the attention stays the model's own
+        attention.use(loaded)
     loaded.config.use_cache = False  # not needed in training; generation enables it
     return loaded
+
+
+def row_reason(model: ModelConfig) -> str | None:
+    """Why a model does not keep the documents of a row apart, before its weights are read; None if it does."""
+    config = _read(AutoConfig.from_pretrained, model)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return f"the code of {type(config).__name__} is not that of transformers"
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    with torch.device("meta"):
+        return row_documents.reason(kind(config))  # not from_config, which would shard it under ZeRO-3
 
 
 def adapter_in_fp32(config: Config) -> bool:

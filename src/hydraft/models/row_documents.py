@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 KEYWORDS = frozenset({"dropout", "scaling", "sliding_window", "softcap", "s_aux", "is_causal", "attention_mask", "cu_seq_lens_q",
                       "max_length_q"})  # fmt: skip
-"""The options of an attention call that ``models/attention.py`` has."""
+"""The options in which an attention call may differ, and which ``models/attention.py`` has."""
 
 IGNORED = frozenset({"position_ids", "output_attentions", "cu_seq_lens_k", "max_length_k"})
 """Options that change nothing about attention within a document."""
@@ -27,7 +27,9 @@ IGNORED = frozenset({"position_ids", "output_attentions", "cu_seq_lens_k", "max_
 LAYER_TYPES = frozenset({"full_attention", "sliding_attention", "attention", "dense", "sparse", "moe", "mlp"})
 """The ``layer_types`` and ``mlp_layer_types`` of a config that keep documents apart."""
 
-MIXERS = re.compile(r"^(mamba|ssm|linear_(num|key|value|conv)|conv_|rwkv|wkv|time_mix|index_(topk|head|n_heads)|lru_|lightning)")
+MIXERS = re.compile(
+    r"^(mamba|ssm|linear_(num|key|value|conv)|conv_|rwkv|wkv|time_mix|index_(topk|head|n_heads)|lru_|lightning)"
+)
 """Settings of a config.json that only models with other layers than attention have."""
 
 PATTERNS = ("full_attention_interval", "hybrid_override_pattern", "attn_layer_period", "block_types", "attn_type_list",
@@ -36,7 +38,7 @@ PATTERNS = ("full_attention_interval", "hybrid_override_pattern", "attn_layer_pe
 
 TOKEN_BY_TOKEN = re.compile(
     r"(Conv1D|MLP|Mlp|MoE|Moe|MoEBlock|MoeBlock|MoELayer|MoeLayer|FeedForward|Experts|Router|Gate|Norm|LayerNorm|RMSNorm|L2Norm|Dropout|Linear"
-    r"|Linear(4bit|8bitLt)|Identity|Embedding|Embeddings|RotaryEmbedding|ResidualScaling|ReLU|SiLU|Tanh|GELU\w*|\w*Activation)$"
+    r"|Linear(4bit|8bitLt)|Identity|Embedding|Embeddings|RotaryEmbedding|ResidualScaling|AltUp|LaurelBlock|ReLU|SiLU|Tanh|GELU\w*|\w*Activation)$"
 )
 """Classes of modules that treat each token by itself, by the end of their name; ``Conv1D`` is GPT-2's linear layer."""
 
@@ -60,23 +62,27 @@ def config_reason(native: Mapping[str, Any]) -> str | None:
     found = next((name for name, value in config.items() if value and (MIXERS.match(name) or name in PATTERNS)), None)
     if found is not None:
         return f"{found} of its config.json is for layers other than attention"
-    if config.get("use_bidirectional_attention") not in (None, False, "vision"):  # tokens of images, which no record has
+    if config.get("use_bidirectional_attention") not in (
+        None,
+        False,
+        "vision",
+    ):  # tokens of images, which no record has
         return "its attention is not causal"
     return None
 
 
 def reason(model: "PreTrainedModel") -> str | None:
     """Why a model may not keep the documents of a row apart; None if it does. Its weights are not read, and may be on ``meta``."""
+    if found := config_reason(model.config.get_text_config(decoder=True).to_dict()):
+        return found
     if not getattr(model, "_supports_attention_backend", False):
         return f"{type(model).__name__} does not take its attention from transformers' AttentionInterface"
-    config = model.config.get_text_config(decoder=True).to_dict()
-    if found := config_reason(config):
-        return found
     decoder = model.get_decoder()
     if decoder is None or decoder is model or not any(_is_list(module) for module in decoder.children()):
         decoder = model.base_model
     layers = 0
-    for name, module in decoder.named_children():
+    children: list[tuple[str, Any]] = list(decoder.named_children())
+    for name, module in children:
         for part in list(module) if _is_list(module) else [module]:
             is_layer = _is_list(module) and not TOKEN_BY_TOKEN.search(type(part).__name__)
             layers += is_layer
@@ -84,24 +90,30 @@ def reason(model: "PreTrainedModel") -> str | None:
                 return found
     if not layers:
         return f"{type(decoder).__name__} has no list of layers"
-    if not _hands_on(type(decoder), r"\w+"):
+    if not _hands_on(_kind(decoder), r"\w+"):
         return f"{type(decoder).__name__} does not hand its options on"
     return None
 
 
-def _is_list(module: "Module") -> bool:
+def _kind(module: Any) -> Any:
+    """The class; mypy does not take every class as hashable."""
+    return type(module)
+
+
+def _is_list(module: Any) -> bool:
     return type(module).__name__ == "ModuleList"
 
 
-def _layer_reason(layer: "Module") -> str | None:
+def _layer_reason(layer: Any) -> str | None:
     """Why a layer may not keep documents apart."""
     attentions = 0
     for name, module in layer.named_children():
-        for part in list(module) if _is_list(module) else [module]:  # LongCat-Flash has two of each
-            call = _attention_call(type(part))
+        parts: list[Any] = list(module) if _is_list(module) else [module]
+        for part in parts:  # LongCat-Flash has two of each
+            call = _attention_call(_kind(part))
             attentions += call is not None
             found = _across_tokens(name, part) if call is None else _attention_reason(part, call)
-            if call is not None and not _hands_on(type(layer), rf"self\.{name}\b"):
+            if call is not None and not _hands_on(_kind(layer), rf"self\.{name}\b"):
                 found = f"{type(layer).__name__} does not hand its options on"
             if found:
                 return found
@@ -112,7 +124,9 @@ def _across_tokens(name: str, module: "Module") -> str | None:
     """Why a module that is no attention may not treat each token by itself."""
     for inner, part in module.named_modules(prefix=name):
         kind = type(part).__name__
-        if kind not in CONTAINERS and (ACROSS_TOKENS.search(kind) or (part is module and not TOKEN_BY_TOKEN.search(kind))):
+        if kind not in CONTAINERS and (
+            ACROSS_TOKENS.search(kind) or (part is module and not TOKEN_BY_TOKEN.search(kind))
+        ):
             return f"{inner} is a {kind}, which may mix tokens"
     return None
 
@@ -146,22 +160,22 @@ class _Call(NamedTuple):
 
 
 @cache
-def _forward(kind: type) -> ast.FunctionDef | None:
+def _forward(kind: Any) -> ast.FunctionDef | None:
     """The source of a class's forward pass; None if there is none."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(kind.forward)))  # type: ignore[attr-defined]
+        tree = ast.parse(textwrap.dedent(inspect.getsource(kind.forward)))
     except (OSError, TypeError, SyntaxError):
         return None
     return next((node for node in tree.body if isinstance(node, ast.FunctionDef)), None)
 
 
-def _calls(kind: type) -> list[ast.Call]:
+def _calls(kind: Any) -> list[ast.Call]:
     forward = _forward(kind)
     return [] if forward is None else [node for node in ast.walk(forward) if isinstance(node, ast.Call)]
 
 
 @cache
-def _hands_on(kind: type, callee: str) -> bool:
+def _hands_on(kind: Any, callee: str) -> bool:
     """Whether a class's forward pass calls something (a pattern, not a mask's function) with its own further options."""
     forward = _forward(kind)
     options = None if forward is None or forward.args.kwarg is None else forward.args.kwarg.arg
@@ -175,7 +189,7 @@ def _hands_on(kind: type, callee: str) -> bool:
 
 
 @cache
-def _attention_call(kind: type) -> _Call | None:
+def _attention_call(kind: Any) -> _Call | None:
     """From the source of the class's forward pass; None if it does not call the interface."""
     calls = _calls(kind)
     found = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "attention_interface"]

@@ -8,7 +8,7 @@ from hydraft.config.schema import Config
 from hydraft.data import mixture
 from hydraft.data.formats import Read
 from hydraft.errors import ConfigError
-from hydraft.models import kernel_support, prepare, shapes
+from hydraft.models import batching, kernel_support, prepare, row_documents, shapes
 from hydraft.plan import plan, token_count
 from hydraft.system.hardware import Hardware
 
@@ -63,9 +63,11 @@ def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
     """
     config, planned_for = resolved.config, resolved.planned_for
     rules.check(config, resolved.machine)
-    family = (shapes.planned_config(config.model) or {}).get("model_type")
+    native = shapes.planned_config(config.model) or {}
+    family = native.get("model_type")
     if (refused := kernel_support.refusal(config, family)) is not None:
         raise ConfigError(refused)
+    config, notes = batching.settle(config, row_documents.config_reason(native))
     if not config.cluster.on_hosts:  # on other hosts, each agent checks its own
         prepare.check(config.model)
     records = mixture.training(config.data, config.seed, read)
@@ -79,5 +81,5 @@ def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
         config,
         resolved.machine,
         plan.make_plan(priced, len(records), planned_for, text),
-        kernel_support.slower(priced, family),
+        [*kernel_support.slower(priced, family), *notes],
     )
