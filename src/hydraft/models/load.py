@@ -11,7 +11,6 @@ import peft
 import torch
 from bitsandbytes.nn import Linear4bit
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -21,13 +20,14 @@ from transformers import (
     set_seed,
 )
 from transformers.integrations.bitsandbytes import Bnb4bitDeserialize, Bnb8bitDeserialize
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from hydraft.config.choices import Kernels, Precision
 from hydraft.config.lora import LoraMethod
 from hydraft.config.model import ModelConfig
 from hydraft.config.schema import Config, QuantConfig
 from hydraft.errors import ConfigError
-from hydraft.models import architectures, attention, liger, stored_quant, unsloth, vocabulary
+from hydraft.models import architectures, attention, liger, row_documents, stored_quant, unsloth, vocabulary
 from hydraft.models.linear_4bit import make_weights_releasable
 from hydraft.models.lora import adapter, targets
 from hydraft.models.loss import chunked
@@ -105,8 +105,8 @@ def load_base(
     if stored:
         adopt(loaded, kept)
     _keep_gradients(loaded)
-    attention.register()
-    loaded.set_attn_implementation(attention.NAME)
+    if row_documents.reason(loaded) is None:  # otherwise the attention stays the model's own
+        attention.use(loaded)
     loaded.config.use_cache = False  # not needed in training; generation enables it
     return loaded
 
@@ -123,6 +123,16 @@ def load_unquantised(model: ModelConfig, precision: Precision) -> PreTrainedMode
     kept = [one for one in conversions if not any(isinstance(step, BNB) for step in getattr(one, "operations", ()))]
     vars(base)["_weight_conversions"] = kept
     return base
+
+
+def row_reason(model: ModelConfig) -> str | None:
+    """Why a model does not keep the documents of a row apart, before its weights are read; None if it does."""
+    config = _read(AutoConfig.from_pretrained, model)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return f"the code of {type(config).__name__} is not that of transformers"
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    with torch.device("meta"):
+        return row_documents.reason(kind(config))  # not from_config, which would shard it under ZeRO-3
 
 
 def adapter_in_fp32(config: Config) -> bool:

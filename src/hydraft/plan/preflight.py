@@ -9,7 +9,7 @@ from hydraft.config.schema import Config
 from hydraft.data import mixture
 from hydraft.data.records import Read
 from hydraft.errors import ConfigError
-from hydraft.models import kernel_support, prepare, shapes, stored_quant
+from hydraft.models import batching, kernel_support, prepare, row_documents, shapes, stored_quant
 from hydraft.plan import plan, token_count
 from hydraft.system.hardware import Hardware
 
@@ -75,9 +75,11 @@ def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
         if resolved.stored is None or config.quant.kind is QuantKind.none:
             raise
         raise ConfigError(f"{error} ({resolved.stored}; for another quant= use the unquantised checkpoint)") from None
-    family = (shapes.planned_config(config.model) or {}).get("model_type")
+    native = shapes.planned_config(config.model) or {}
+    family = native.get("model_type")
     if (refused := kernel_support.refusal(config, family)) is not None:
         raise ConfigError(refused)
+    config, notes = batching.settle(config, row_documents.config_reason(native))
     if not config.cluster.on_hosts:  # on other hosts, each agent checks its own
         prepare.check(config.model)
     records = mixture.training(config.data, config.seed, read)
@@ -91,5 +93,5 @@ def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
         config,
         resolved.machine,
         plan.make_plan(priced, len(records), planned_for, text),
-        [*([resolved.stored] if resolved.stored else []), *kernel_support.slower(priced, family)],
+        [*([resolved.stored] if resolved.stored else []), *kernel_support.slower(priced, family), *notes],
     )
