@@ -8,7 +8,7 @@ of a character.) The text of a record never becomes a special token (``special_t
 Shapes: T tokens of one record.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, takewhile
 from typing import NamedTuple, TypedDict
@@ -186,7 +186,7 @@ def _chat(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, generatio
         raise ConfigError(f"data.template=chat: this model's chat template rejects a record: {error}") from error
 
 
-def system_note(records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> str | None:
+def system_note(records: Iterable[Record], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> str | None:
     """How the chat template renders system turns if it does not support them; None if it does.
 
     The rendered text shows it: it equals that of a conversation without the system turn, or with its text in the question.

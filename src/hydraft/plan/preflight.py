@@ -69,8 +69,8 @@ def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
     if not config.cluster.on_hosts:  # on other hosts, each agent checks its own
         prepare.check(config.model)
     records = mixture.training(config.data, config.seed, read)
-    mixture.held_out(config.data, read)
     text = token_count.measure(records, config.data)
+    assert records.mixture.held_out is not None  # read here, so that a bad one is refused
     config = plan.settle(config, resolved.target, text.longest_answer)
     priced = config
     if resolved.target is None:  # the plan needs values that the run's machine will decide
@@ -79,5 +79,10 @@ def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
         config,
         resolved.machine,
         plan.make_plan(priced, len(records), planned_for, text),
-        kernel_support.slower(priced, family),
+        [*kernel_support.slower(priced, family), *_notes(records.mixture, config.mode)],
     )
+
+
+def _notes(read: mixture.Mixture, mode: Mode) -> list[str]:
+    """About the records; those about training records are kept with the encoded ones, and a run prints them from there."""
+    return [*(read.notes if mode is Mode.plan else ()), *(read.held_out_notes if mode is not Mode.preview else ())]
