@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from hydraft.config import help, reference
+from hydraft.config import help, reference, shipped
 from hydraft.config.help import did_you_mean
 from hydraft.config.infer import InferConfig
 from hydraft.config.schema import Config
@@ -35,6 +35,7 @@ T = TypeVar("T")
 ConfigStore.instance().store("train_schema", Config)
 ConfigStore.instance().store("infer_schema", InferConfig)
 OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
+OmegaConf.register_new_resolver(shipped.RESOLVER, shipped.with_shipped, replace=True)
 
 
 def run(task: Callable[[DictConfig], Any], config_name: str) -> int:
