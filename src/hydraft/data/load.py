@@ -6,10 +6,13 @@ from typing import Any
 
 from hydraft.config.choices import Format, OnBadRecord
 from hydraft.data.formats import conversation_of, form_of
+from hydraft.data.reading.json_text import is_turns
 from hydraft.data.reading.row import Row, broken_text
 from hydraft.data.records import Read, Record
 from hydraft.data.sources import Part, Source, place
 from hydraft.errors import ConfigError
+
+_NAMES = {type(None): "null", str: "text", list: "a list", int: "a number", float: "a number", bool: "true or false"}
 
 NAMED = 10
 """Bad records that are named when they are skipped; the others are counted."""
@@ -110,9 +113,12 @@ class Records:
         where = place(part, row, number)
         if row.fault:
             raise ConfigError(f"{where}: {row.fault}")
-        if not isinstance(row.value, dict):
-            raise ConfigError(f"{where}: must be an object, and is a {type(row.value).__name__}")
-        record = self.read(row.value, forms.of(part, row.value, where, number), where, number)
+        value = row.value
+        if is_turns(value):  # a record that is a list of messages and nothing else
+            value = {"messages" if "role" in value[0] else "conversations": value}
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: must be an object, and is {_NAMES.get(type(value), type(value).__name__)}")
+        record = self.read(value, forms.of(part, value, where, number), where, number)
         if row.broken and (wrong := broken_text(record.conversations)) is not None:
             raise ConfigError(f"{where}: {wrong}")
         return record

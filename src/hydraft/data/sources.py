@@ -22,7 +22,9 @@ class Part:
     """The setting and, if there are several, the file, for messages."""
     read: Callable[[Say], Iterator[Row]]
     files: tuple[Path, ...]
-    """What its content depends on; empty for a data set on the hub."""
+    """What its content depends on, and ``key``."""
+    key: str
+    """The suffix of a file, the split of a folder, or the name of a data set on the hub."""
 
 
 class Source:
@@ -55,86 +57,90 @@ class Source:
                 yield part, row
 
     def fingerprint(self) -> str:
-        """A hash of the contents; of a data set on the hub, its name."""
+        """A hash of what the records depend on; of a data set on the hub, of its name."""
         digest = hashlib.sha256()
         for part in self.parts:
+            digest.update(f"{len(part.files)} {part.key}\n".encode())
             for file in part.files:
                 with file.open("rb") as opened:
                     digest.update(hashlib.file_digest(opened, "sha256").digest())
-        return digest.hexdigest() if any(part.files for part in self.parts) else self.source
+        return digest.hexdigest()
 
     def _say(self, note: str) -> None:
         self._notes.setdefault(note)
 
     def _found(self, source: str) -> list[Part]:
-        if not Path(source).expanduser().exists() and (listed := re.fullmatch(r"\[(.*)\]", source.strip(), re.DOTALL)):
+        if not source.strip():
+            raise ConfigError(f"{self.name}: is empty; name a file, a folder or a data set on the hub")
+        listed = re.fullmatch(r"\[(.*)\]", source.strip(), re.DOTALL)
+        if listed is None or _exists(source):
+            found = self._entry(source, self.name)
+        else:
             entries = [entry.strip().strip("'\"") for entry in listed[1].split(",")]
-            found = [part for entry in entries if entry for part in self._entry(entry)]
+            found = [part for entry in entries if entry for part in self._entry(entry, f"{self.name}, {entry}")]
             if not found:
                 raise ConfigError(f"{self.name}: an empty list; name at least one source")
-        else:
-            found = self._entry(source)
-        if len({part.files for part in found}) < len([part for part in found if part.files]):
+        files = [file.resolve() for part in found for file in part.files]
+        if len(set(files)) < len(files):
             raise ConfigError(f"{self.name}: names a file twice; to use records more often, see data.mix")
         return found
 
-    def _entry(self, source: str) -> list[Part]:
+    def _entry(self, source: str, label: str) -> list[Part]:
+        """What one name stands for; ``label``: the setting, with this name if there are several."""
         path = Path(source).expanduser()
-        if path.is_dir():
-            return self._folder(path, "")
-        if not path.exists():
-            before, _, split = source.rpartition(":")
-            if before and Path(before).expanduser().is_dir():
-                return self._folder(Path(before).expanduser(), split)
-            if "://" in source:
-                raise ConfigError(f"{self.name}: an address; download the file and name it")
-            if folder.has_wildcard(hub.parsed(source)[0]):
-                return self._files(folder.matching(source, self.name))
-            if not is_file(source):
-                return [Part(self.name, hub.DataSet(source, self.name), ())]
-            raise ConfigError(f"{self.name}: {_missing(source)}")
-        return self._files([path])
+        if _exists(source):
+            return self._folder(path, "", label) if path.is_dir() else self._files([path], label)
+        before, _, split = source.rpartition(":")
+        if before and _exists(before) and Path(before).expanduser().is_dir():
+            return self._folder(Path(before).expanduser(), split, label)
+        if "://" in source:
+            raise ConfigError(f"{label}: an address; download the file, and name it here")
+        if folder.has_wildcard(hub.parsed(source)[0]):
+            return self._files(folder.matching(source, label), label)
+        if not is_file(source):
+            return [Part(label, hub.DataSet(source, label), (), source)]
+        missing = "" if path.parent.is_dir() else f" (there is no folder {path.parent})"
+        raise ConfigError(f"{label}: no such file{missing}")
 
-    def _folder(self, path: Path, split: str) -> list[Part]:
-        if (path / "dataset_dict.json").exists() or (
-            (path / "state.json").exists() and (path / "dataset_info.json").exists()
-        ):
+    def _folder(self, path: Path, split: str, label: str) -> list[Part]:
+        about = {name for name in ("dataset_dict.json", "state.json", "dataset_info.json") if (path / name).exists()}
+        if "dataset_dict.json" in about or len(about) == 2:
             files = tuple(sorted(file for file in path.rglob("*") if file.is_file()))
-            return [Part(self.name, hub.SavedDataSet(path, split, self.name), files)]
-        return self._files(folder.files_of(path, split, self.name, self._say), path)
+            return [Part(label, hub.SavedDataSet(path, split, label), files, split)]
+        return self._files(folder.files_of(path, split, label, self._say), label, path)
 
-    def _files(self, files: list[Path], base: Path | None = None) -> list[Part]:
+    def _files(self, files: list[Path], label: str, base: Path | None = None) -> list[Part]:
         if len(files) > 1:
-            self._say(f"{self.name}: {len(files)} files, from {files[0].name} to {files[-1].name}")
+            self._say(f"{label}: {len(files)} files, from {files[0].name} to {files[-1].name}")
         parts = []
         for file in files:
-            whole = str(file) == str(Path(self.source).expanduser())
             shown = file.relative_to(base) if base is not None and file.is_relative_to(base) else file
-            label = self.name if whole else f"{self.name}, {shown}"
-            parts.append(Part(label, partial(kind.rows, file, label), (file,)))
+            own = label if len(files) == 1 and base is None else f"{label}, {shown}"
+            parts.append(Part(own, partial(kind.rows, file, own), (file,), kind.suffix_of(file)))
         return parts
+
+
+def _exists(source: str) -> bool:
+    try:
+        return Path(source).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # longer than a name may be, a null in it, or ~ of nobody
+        return False
 
 
 def is_file(source: str) -> bool:
     """Whether ``source`` names a file or a folder, not a data set on the hub; whether it exists or not."""
-    path = Path(source).expanduser()
+    name = hub.parsed(source)[0]
+    path = Path(name)
     return (
-        path.exists()
-        or kind.suffix_of(path) in kind.SUFFIXES
+        _exists(source)
+        or kind.suffix_of(path) in (*kind.SUFFIXES, *kind.NOT_READ)
         or path.suffix.lower() in kind.PACKED
-        or source.startswith((".", "/", "~"))
-        or "\\" in source
-        or source.count("/") > 1
+        or name.startswith((".", "/", "~"))
+        or "\\" in name
+        or name.count("/") > 1
+        or (len(path.parts) == 1 and "." in name)
         or (len(path.parts) > 1 and path.parent.is_dir())
     )
-
-
-def _missing(source: str) -> str:
-    """Why there is no such file."""
-    path = Path(source).expanduser()
-    if path.parent.is_dir():
-        return "no such file"
-    return f"no such file (there is no folder {path.parent})"
 
 
 def read_objects(source: str, name: str) -> list[Any]:

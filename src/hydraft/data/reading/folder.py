@@ -67,7 +67,9 @@ def matching(pattern: str, name: str) -> list[Path]:
     while not has_wildcard(path.parts[fixed]):
         fixed += 1
     base = Path(*path.parts[:fixed])
+    hidden = any(part.startswith(".") for part in path.parts[fixed:])
     found = [file for file in base.glob("/".join(path.parts[fixed:])) if file.is_file()]
+    found = [file for file in found if hidden or not _is_hidden(file.relative_to(base))]  # as in a shell
     if not found:
         raise ConfigError(f"{name}: no file matches")
     return sorted(found, key=lambda file: natural(str(file)))
@@ -97,11 +99,14 @@ def _snapshot(folder: Path) -> Path:
 
 def _data_files(folder: Path) -> Iterator[Path]:
     for file in folder.rglob("*"):
-        parts = file.relative_to(folder).parts
-        hidden = any(part.startswith((".", "__")) for part in parts)
+        hidden = _is_hidden(file.relative_to(folder))
         about = file.name.partition(".")[0].lower() in ABOUT
         if not hidden and not about and kind.suffix_of(file) in kind.SUFFIXES and file.is_file():
             yield file
+
+
+def _is_hidden(file: Path) -> bool:
+    return any(part.startswith((".", "__")) for part in file.parts)
 
 
 def _split_of(file: Path) -> str:

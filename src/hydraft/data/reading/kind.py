@@ -31,6 +31,14 @@ COMPRESSED = {
 
 JSON, TABLE, TEXT, BINARY = (".json", ".jsonl", ".ndjson", ".jsonlines", ".jl"), tuple(tables.DELIMITERS), (".txt", ".text"), (".parquet", ".arrow", ".feather")  # fmt: skip
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zstd", ".lz4")
+NOT_READ = (
+    ".doc", ".docx", ".xls", ".xlsx", ".xlsm", ".pdf", ".ppt", ".pptx", ".zip", ".tar", ".tgz", ".rar",
+    ".7z", ".htm", ".html", ".xml", ".md", ".rst", ".yaml", ".yml", ".toml", ".log", ".dat", ".bin",
+    ".pkl", ".pickle", ".pt", ".pth", ".npy", ".npz", ".h5", ".hdf5", ".orc", ".avro", ".db", ".sqlite",
+    ".msgpack", ".safetensors", ".png", ".jpg", ".jpeg", ".webp", ".wav", ".mp3", ".mp4",
+)  # fmt: skip
+"""Suffixes of other kinds: what has one is no data set on the hub."""
+
 SUFFIXES = (*JSON, *TABLE, *TEXT, *BINARY)
 """Suffixes of the kinds that are read, and of compression, which may follow."""
 
@@ -154,12 +162,13 @@ def _encoding(sample: bytes, label: str) -> str:
             raise ConfigError(f"{label}: {kind} ({KINDS})")
     if sample[257:262] == b"ustar":
         raise ConfigError(f"{label}: a tar archive: unpack it ({KINDS})")
-    if b"\x00" in sample:
-        if sample.count(b"\x00") * 5 > len(sample):
-            raise ConfigError(f"{label}: not UTF-8 text, and looks like UTF-16: {_convert('UTF-16LE')}")
-        raise ConfigError(f"{label}: a binary file of an unknown kind ({KINDS})")
     if sample.startswith((b"PAR1", b"ARROW1")):
-        raise ConfigError(f"{label}: a compressed Parquet or Arrow file: unpack it")
+        raise ConfigError(f"{label}: a compressed Parquet or Arrow file: unpack it ({KINDS})")
+    if b"\x00" in sample:
+        for encoding in ("UTF-16LE", "UTF-16BE"):
+            if _is_text(sample, encoding):
+                raise ConfigError(f"{label}: not UTF-8 text, and looks like {encoding}: {_convert(encoding)}")
+        raise ConfigError(f"{label}: a binary file of an unknown kind ({KINDS})")
     try:
         codecs.getincrementaldecoder("utf-8")().decode(sample)
     except UnicodeDecodeError as error:
@@ -180,6 +189,15 @@ def _check_mostly_utf8(sample: bytes, error: UnicodeDecodeError, label: str) -> 
     raise ConfigError(
         f"{label}: not UTF-8 text (byte {error.start}), and looks like GB18030 (GBK): {_convert('GB18030')}"
     )
+
+
+def _is_text(sample: bytes, encoding: str) -> bool:
+    """Whether bytes are text in this encoding, without control characters."""
+    try:
+        text = codecs.getincrementaldecoder(encoding)().decode(sample, final=len(sample) < SAMPLE)
+    except UnicodeDecodeError:
+        return False
+    return not re.search(r"[\x00-\x08\x0e-\x1f]", text)
 
 
 def _convert(encoding: str) -> str:

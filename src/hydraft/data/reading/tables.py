@@ -68,7 +68,7 @@ def _chain(first: str, rest: Iterable[str]) -> Iterator[str]:
 
 def _csv_row(names: list[str], cells: list[str], line: int) -> Row:
     if len(cells) != len(names):
-        return Row(line=line, fault=f"has {len(cells)} cells, and the table {len(names)} columns")
+        return Row(line=line, fault=f"its number of cells is {len(cells)}, and that of the columns {len(names)}")
     values = {name: _cell(name, cell) for name, cell in zip(names, cells, strict=True) if cell not in NO_VALUE}
     return Row(values, line, broken=any(map(is_broken, cells)))
 
