@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hydraft.config import help, mistakes, text
+from hydraft.config import help, mistakes, shipped, text
 from hydraft.config.explain import explain as explain
 from hydraft.config.infer import InferConfig
 from hydraft.config.schema import Config
@@ -34,6 +34,7 @@ T = TypeVar("T")
 ConfigStore.instance().store("train_schema", Config)
 ConfigStore.instance().store("infer_schema", InferConfig)
 OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
+OmegaConf.register_new_resolver(shipped.RESOLVER, shipped.with_shipped, replace=True)
 
 
 def run(task: Callable[[DictConfig], Any], config_name: str) -> int:

@@ -1,10 +1,13 @@
 """Config groups: the options below ``conf/``, their first comment lines and the values that they set. No torch."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 
+from hydraft.config.shipped import RESOLVER
 from hydraft.system.source_tree import ROOT
 
 CONF = ROOT / "conf"
@@ -39,12 +42,18 @@ def values(group: str, option: str) -> dict[str, Any]:
             for key, value in node.items():
                 walk(value, f"{name}.{key}" if name else str(key))
         else:
-            found[f"{prefix}{name}"] = node
+            found[f"{prefix}{name}"] = _plain(node)
 
     plain = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     assert isinstance(plain, dict)
     walk({key: value for key, value in plain.items() if key not in ("defaults", "hydra")}, "")
     return found
+
+
+def _plain(value: Any) -> Any:
+    """``256`` of ``${with_shipped:256}``; other values as they are."""
+    match = re.fullmatch(r"\$\{" + RESOLVER + r":(.*)\}", value) if isinstance(value, str) else None
+    return value if match is None else yaml.safe_load(match[1])
 
 
 def defaults(command: str) -> dict[str, str | None]:

@@ -18,18 +18,28 @@ from transformers import PreTrainedTokenizerBase
 
 from hydraft.config.choices import Thinking
 from hydraft.config.data import DataConfig
-from hydraft.data import mixture, notes, thinking
+from hydraft.data import held_out, mixture, notes, thinking
 from hydraft.data.encoding import SFT, Encoding
 from hydraft.data.records import Record
-from hydraft.data.sources import is_file
-from hydraft.data.tokenize import Example, Truncation, truncate
+from hydraft.data.sources import Source
+from hydraft.data.split_text import fit
+from hydraft.data.tokenize import Example, Truncation
 from hydraft.system import files
 from hydraft.system.version import __version__
 
 FEATURES = datasets.Features(
-    {"input_ids": datasets.List(datasets.Value("int32")), "labels": datasets.List(datasets.Value("int32"))}
+    {
+        "input_ids": datasets.List(datasets.Value("int32")),
+        "labels": datasets.List(datasets.Value("int32")),
+        "length": datasets.Value("int32"),
+        "source": datasets.Value("int32"),
+        "number": datasets.Value("int64"),
+    }
 )
+"""Of an example: its tokens and labels, their number, and the source (an index) and the record that it comes from."""
 
+ROWS = 256
+"""Examples that are written at a time."""
 
 FORMAT = 3
 """The version of the cached files. Increased when the same records are encoded differently or stored differently."""
@@ -41,14 +51,18 @@ class Encoded(Sequence[Example]):
     def __init__(self, folder: Path) -> None:
         self.key = folder.name
         """The cache's key."""
-        self.rows = datasets.Dataset.from_file(str(folder / "data.arrow"))
+        stored = datasets.Dataset.from_file(str(folder / "data.arrow"))
+        self.rows = stored.select_columns(["input_ids", "labels"])
+        self.origins = stored.select_columns(["source", "number"])
         about = json.loads((folder / "about.json").read_text())
-        self.lengths: list[int] = about["lengths"]
-        """Tokens of each record."""
+        self.lengths: list[int] = stored.data.column("length").to_pylist()
+        """Tokens of each example."""
         self.truncation = Truncation(**about["truncation"])
         """What ``data.max_length`` cut off."""
         self.notes: list[str] = about["notes"]
-        """Lines to show to the user: how the records were encoded."""
+        """Lines to show to the user: how the records were read and encoded."""
+        self.sources: list[str] = about["sources"]
+        """Names of the sources."""
         self.thinking = Thinking(about["thinking"])
         """``data.thinking``, on or off."""
 
@@ -58,22 +72,25 @@ class Encoded(Sequence[Example]):
     def __getitem__(self, index: Any) -> Any:
         return self.rows[index]
 
+    def origin(self, index: int) -> tuple[str, int]:
+        """The source of an example, and the number of its record there, from 1."""
+        row = self.origins[index]
+        return self.sources[row["source"]], row["number"]
+
 
 def key(data: DataConfig, seed: int, tokenizer: PreTrainedTokenizerBase, encoding: Encoding = SFT) -> str:
     """Hash of all that the encoded training records depend on."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    backend, share = getattr(tokenizer, "backend_tokenizer", None), held_out.share(data)
     parts: list[Any] = [
         FORMAT, __version__, data.template, data.train_on.value, data.max_length, data.format.value, data.only,
-        data.mix, data.thinking.value,
-        seed if data.mix else None,
+        data.mix, share, data.on_bad_record.value, data.thinking.value,
+        seed if data.mix or share else None,
         backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items()),
         tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token,
     ]  # fmt: skip
     if encoding.name:
         parts.append(encoding.name)
-    for source in (data.train, *(source for source, _ in mixture.mix(data))):
-        file = Path(source).expanduser()
-        parts.append(hashlib.sha256(file.read_bytes()).hexdigest() if is_file(source) else source)
+    parts += [Source(source, "data.train").fingerprint() for source in (data.train, *dict(mixture.mix(data)))]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:32]
 
 
@@ -101,29 +118,42 @@ def training(
         if not target.is_dir():
             records = mixture.training(data, seed, encoding.read)
             resolved = thinking.resolve(data, records)
-            examples = _encoded(records, lambda record: encoding.encode(record, tokenizer, resolved), progress)
+            examples = _encoded(records, lambda record: encoding.encode(record, tokenizer, resolved), data, progress)
             with files.staged_folder(target) as staging:
-                _write(examples, resolved, lambda: notes.of(records, tokenizer, resolved), staging)
+                cut = _write(examples, staging / "data.arrow")
+                about = {
+                    "truncation": vars(cut),
+                    "notes": [*records.mixture.notes, *notes.of(records, tokenizer, resolved)],
+                    "sources": [part.name for part in records.mixture.parts],
+                    "thinking": resolved.thinking.value,
+                }
+                files.write_json(staging / "about.json", about)
     return Encoded(target)
 
 
 def _encoded(
-    records: list[Record], encode: Callable[[Record], list[Example]], progress: Callable[[int, int], None]
-) -> Iterator[Example]:
-    for number, record in enumerate(records, 1):
-        yield from encode(record)
-        if number % 100 == 0 or number == len(records):
-            progress(number, len(records))
+    records: mixture.TrainingRecords,
+    encode: Callable[[Record], list[Example]],
+    data: DataConfig,
+    progress: Callable[[int, int], None],
+) -> Iterator[tuple[dict[str, Any], Truncation]]:
+    """Rows of the cache, one record after another, each with what was cut off."""
+    done, total = 0, len(records)
+    for source, part in enumerate(records.mixture.parts):
+        for record in part:
+            for example, lost in fit(record, encode(record), data.max_length):
+                length = len(example["input_ids"])
+                yield {**example, "length": length, "source": source, "number": record.number}, lost
+            done += 1
+            if done % 100 == 0 or done == total:
+                progress(done, total)
 
 
-def _write(examples: Iterable[Example], data: DataConfig, notes_of: Callable[[], list[str]], staging: Path) -> None:
-    lengths, cut = [], Truncation()
-    with ArrowWriter(path=str(staging / "data.arrow"), features=FEATURES) as writer:
-        for whole in examples:
-            example, lost = truncate(whole, data.max_length)
-            writer.write(example)
-            lengths.append(len(example["input_ids"]))
+def _write(rows: Iterable[tuple[dict[str, Any], Truncation]], file: Path) -> Truncation:
+    cut = Truncation()
+    with ArrowWriter(path=str(file), features=FEATURES, writer_batch_size=ROWS) as writer:
+        for row, lost in rows:
+            writer.write(row)
             cut += lost
         writer.finalize()
-    about = {"lengths": lengths, "truncation": vars(cut), "notes": notes_of(), "thinking": data.thinking.value}
-    files.write_json(staging / "about.json", about)
+    return cut

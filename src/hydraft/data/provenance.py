@@ -1,39 +1,17 @@
-"""Finds the source and the record numbers that encoded examples come from, for messages about a batch."""
+"""The source and the record numbers that encoded examples come from, for messages about a batch."""
 
 from collections.abc import Iterable
 
-from transformers import PreTrainedTokenizerBase
-
-from hydraft.config.data import DataConfig
-from hydraft.data import mixture
-from hydraft.data.encoding import SFT, Encoding
+from hydraft.data.cache import Encoded
 
 Origins = dict[str, list[int]]
 """By source: record numbers, from 1."""
 
 
-def of_examples(
-    examples: Iterable[int],
-    count: int,
-    data: DataConfig,
-    seed: int,
-    tokenizer: PreTrainedTokenizerBase,
-    encoding: Encoding = SFT,
-) -> Origins:
-    """The origins of encoded examples. The sources are read again, so this is only for rare messages.
-
-    Args:
-        examples: their indices among the ``count`` examples of the run.
-    """
-    origins = []
-    parts = mixture.parts(data, seed, encoding.read)
-    one_each = sum(len(records) for _, records in parts) == count
-    for source, records in parts:
-        for record in records:
-            made = 1 if one_each else len(encoding.encode(record, tokenizer, data))
-            origins += [(source, record.number)] * made
+def of_examples(examples: Iterable[int], encoded: Encoded) -> Origins:
+    """The origins of encoded examples, given by their indices."""
     found: Origins = {}
-    for source, number in sorted({origins[example] for example in examples}):
+    for source, number in sorted({encoded.origin(example) for example in examples}):
         found.setdefault(source, []).append(number)
     return found
 

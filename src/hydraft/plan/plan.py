@@ -92,7 +92,8 @@ def make_plan(config: Config, records: int, machine: Hardware | None = None, tex
         ConfigError: the adapter's targets are not in the model.
     """
     machine = machine or detect()
-    steps_per_epoch = math.ceil(records / config.global_batch_size)
+    examples = max(records, text.examples if text else 0)
+    steps_per_epoch = math.ceil(examples / config.global_batch_size)
     steps = config.train.max_steps or math.ceil(steps_per_epoch * config.train.epochs)
     known, stored = known_layout(config)
     cost, without, fits, change = None, None, None, None

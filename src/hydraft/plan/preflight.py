@@ -83,8 +83,8 @@ def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
     if not config.cluster.on_hosts:  # on other hosts, each agent checks its own
         prepare.check(config.model)
     records = mixture.training(config.data, config.seed, read)
-    mixture.held_out(config.data, read)
     text = token_count.measure(records, config.data)
+    assert records.mixture.held_out is not None  # read here, so that a bad one is refused
     config = plan.settle(config, resolved.target, text.longest_answer)
     priced = config
     if resolved.target is None:  # the plan needs values that the run's machine will decide
@@ -93,5 +93,15 @@ def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
         config,
         resolved.machine,
         plan.make_plan(priced, len(records), planned_for, text),
-        [*([resolved.stored] if resolved.stored else []), *kernel_support.slower(priced, family), *notes],
+        [
+            *([resolved.stored] if resolved.stored else []),
+            *kernel_support.slower(priced, family),
+            *notes,
+            *_notes(records.mixture, config.mode),
+        ],
     )
+
+
+def _notes(read: mixture.Mixture, mode: Mode) -> list[str]:
+    """About the records; those about training records are kept with the encoded ones, and a run prints them from there."""
+    return [*(read.notes if mode is Mode.plan else ()), *(read.held_out_notes if mode is not Mode.preview else ())]

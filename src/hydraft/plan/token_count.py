@@ -1,5 +1,6 @@
 """Estimates the number of tokens of records from their characters, fast and without a tokenizer. No torch."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -20,12 +21,14 @@ TURN = 6
 
 @dataclass(frozen=True)
 class Text:
-    """Estimates over all records, each cut to ``data.max_length``."""
+    """Estimates over all records; conversations are cut to ``data.max_length``, and plain texts split."""
 
     tokens: int
     """Of an epoch."""
     longest_answer: int
     """The most trained tokens of a record, which determines the size of the logits."""
+    examples: int = 0
+    """Sequences that are trained in an epoch: one a record, but more of a long plain text."""
 
 
 def estimate(text: str, rates: tuple[float, float] = (WIDE, NARROW)) -> float:
@@ -37,21 +40,28 @@ def estimate(text: str, rates: tuple[float, float] = (WIDE, NARROW)) -> float:
 def measure(records: Iterable[Record], data: DataConfig) -> Text:
     """Estimate the training records."""
     total = longest = 0.0
+    examples = 0
     for record in records:
         sizes = [_sizes(conversation, data) for conversation in record.conversations]
-        total += sum(whole for whole, _ in sizes)
-        longest = max(longest, sum(trained for _, trained in sizes))
-    return Text(round(total), round(longest))
+        total += sum(whole for whole, _, _ in sizes)
+        longest = max(longest, sum(trained for _, trained, _ in sizes))
+        examples += max(pieces for _, _, pieces in sizes)
+    return Text(round(total), round(longest), examples)
 
 
-def _sizes(conversation: Conversation, data: DataConfig) -> tuple[float, float]:
-    """The tokens of a conversation and its trained tokens, at most ``data.max_length`` each."""
+def _sizes(conversation: Conversation, data: DataConfig) -> tuple[float, float, int]:
+    """The tokens of a conversation and its trained tokens, at most ``data.max_length`` each, and its pieces.
+
+    A plain text is split into pieces; of it, the first number is of all pieces.
+    """
+    if conversation.plain is not None:
+        whole = estimate(conversation.plain)
+        pieces = max(1, math.ceil(whole / (data.max_length - 1)))
+        return whole, min(estimate(conversation.plain, MOST) + TURN, data.max_length), pieces
     turns = conversation.turns
     answers = [turn.content for turn in turns if turn.role == "assistant"]
     if data.train_on is TrainOn.last:
         answers = answers[-1:]
-    if conversation.plain is not None:
-        answers = [conversation.plain]
-    whole = estimate(conversation.plain or "") + sum(estimate(turn.text) + TURN for turn in turns)
+    whole = sum(estimate(turn.text) + TURN for turn in turns)
     trained = sum(estimate(answer, MOST) + TURN for answer in answers)
-    return min(whole, data.max_length), min(trained, data.max_length)
+    return min(whole, data.max_length), min(trained, data.max_length), 1

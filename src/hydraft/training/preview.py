@@ -1,6 +1,9 @@
 """``mode=preview``: prints examples with their trained tokens coloured, lengths, how full bins are, and what is truncated."""
 
 import sys
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +16,8 @@ from hydraft.data import mixture, notes, thinking
 from hydraft.data.batch import fill, group
 from hydraft.data.labels import IGNORE
 from hydraft.data.records import Record
-from hydraft.data.tokenize import Example, Truncation, truncate
+from hydraft.data.split_text import fit
+from hydraft.data.tokenize import Example, Truncation
 from hydraft.models import prepare
 from hydraft.system.library_logs import quiet_bitsandbytes
 from hydraft.training.objectives.registry import make_objective
@@ -31,44 +35,74 @@ def show(config: Config, console: Console | None = None) -> None:
     tokenizer = prepare.tokenizer(config.model)
     data = config.data
     encoding = make_objective(config.objective).encoding
-    parts = mixture.parts(data, config.seed, encoding.read)
-    records = [record for _, members in parts for record in members]
+    records = mixture.training(data, config.seed, encoding.read)
     data = thinking.resolve(data, records)
-    whole = [example for record in records for example in encoding.encode(record, tokenizer, data)]
-    kept, cut = [], Truncation()
-    for example in whole:
-        shorter, lost = truncate(example, data.max_length)
-        kept.append(shorter)
-        cut += lost
-    for number in range(min(EXAMPLES, len(kept))):
-        size, full = len(kept[number]["input_ids"]), len(whole[number]["input_ids"])
-        title = f"example {number + 1} ({size}{f' of {full}' if full > size else ''} tokens)"
-        console.print(Text(title, style="bold"), coloured(kept[number], tokenizer), sep="\n", end="\n\n")
-    console.print(histogram([len(example["input_ids"]) for example in whole], data.max_length))
-    for line in summary(data, parts, kept, encoding.sequences):
+    found = _survey(records, lambda record: encoding.encode(record, tokenizer, data), data.max_length)
+    for number, (example, full) in enumerate(found.first, 1):
+        size = len(example["input_ids"])
+        title = f"example {number} ({size}{f' of {full}' if full > size else ''} tokens)"
+        console.print(Text(title, style="bold"), coloured(example, tokenizer), sep="\n", end="\n\n")
+    console.print(histogram(found.whole, data.max_length))
+    lines = [
+        *summary(data, records, found, encoding.sequences),
+        *records.mixture.notes,
+        *records.mixture.held_out_notes,
+        *notes.of(records, tokenizer, data),
+    ]
+    for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
-    console.print(
-        f"data.max_length={data.max_length}: {cut if cut.records else 'no record is longer'}", highlight=False
-    )
-    for note in notes.of(records, tokenizer, data):
-        console.print(note, highlight=False, soft_wrap=True)
 
 
-def summary(
-    data: DataConfig, parts: list[tuple[str, list[Record]]], kept: list[Example], sequences: int = 1
-) -> list[str]:
-    """The records of each source, the share of trained tokens, and how full bins are."""
-    lengths = [len(example["input_ids"]) for example in kept]
-    trained = sum(label != IGNORE for example in kept for label in example["labels"])
-    records = sum(len(members) for _, members in parts)
-    lines = [f"{len(members):,} records from {source}" for source, members in parts] if len(parts) > 1 else []
+@dataclass
+class Found:
+    """What encoding the records one by one found."""
+
+    first: list[tuple[Example, int]] = field(default_factory=list)
+    """The first examples, each with its tokens before truncation."""
+    whole: "array[int]" = field(default_factory=lambda: array("I"))
+    """Tokens of each example before truncation; of a long plain text, of each piece."""
+    lengths: "array[int]" = field(default_factory=lambda: array("I"))
+    """Tokens of each example."""
+    trained: int = 0
+    """Trained tokens."""
+    split: int = 0
+    """Plain texts that are split."""
+    cut: Truncation = field(default_factory=Truncation)
+
+
+def _survey(records: Iterable[Record], encode: Callable[[Record], list[Example]], max_length: int) -> Found:
+    found = Found()
+    for record in records:
+        examples = encode(record)
+        fitted = list(fit(record, examples, max_length))
+        found.split += len(fitted) > len(examples)
+        for index, (example, lost) in enumerate(fitted):
+            size = len(example["input_ids"])
+            full = size if len(fitted) > len(examples) else len(examples[index]["input_ids"])
+            if len(found.first) < EXAMPLES:
+                found.first.append((example, full))
+            found.whole.append(full)
+            found.lengths.append(size)
+            found.trained += sum(label != IGNORE for label in example["labels"])
+            found.cut += lost
+    return found
+
+
+def summary(data: DataConfig, records: mixture.TrainingRecords, found: Found, sequences: int = 1) -> list[str]:
+    """The records of each source, the share of trained tokens, how full bins are, and what is cut or split."""
+    parts, tokens = records.mixture.parts, sum(found.lengths)
+    lines = [f"{len(part):,} records from {part.name}" for part in parts] if len(parts) > 1 else []
     lines.append(
-        f"{records:,} records, {len(kept):,} examples, {sum(lengths):,} tokens, "
-        f"{trained:,} trained ({trained / sum(lengths):.0%})"
+        f"{len(records):,} records, {len(found.lengths):,} examples, {tokens:,} tokens, "
+        f"{found.trained:,} trained ({found.trained / tokens:.0%})"
     )
     if data.packing:
-        bins = group(lengths, sequences, data.max_length) or []
-        lines.append(fill(lengths, bins, data.max_length * sequences))
+        bins = group(list(found.lengths), sequences, data.max_length) or []
+        lines.append(fill(list(found.lengths), bins, data.max_length * sequences))
+    long = [str(found.cut)] if found.cut.records else []
+    if found.split:
+        long.append(f"{found.split:,} plain texts split, without loss")
+    lines.append(f"data.max_length={data.max_length}: {'; '.join(long) or 'no record is longer'}")
     return lines
 
 
@@ -98,7 +132,7 @@ def coloured(example: Example, tokenizer: PreTrainedTokenizerBase) -> Text:
     return text
 
 
-def histogram(lengths: list[int], limit: int) -> Table:
+def histogram(lengths: Sequence[int], limit: int) -> Table:
     """A histogram of the lengths of examples in tokens; bars above ``limit`` are red."""
     step = max(1, -(-max(lengths) // BARS))
     counts = [0] * (max(lengths) // step + 1)

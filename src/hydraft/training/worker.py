@@ -200,7 +200,7 @@ def _trainer(
 def _evaluator(parts: _Parts, device: torch.device) -> Evaluator:
     config, objective = parts.config, parts.objective
     sizes = BatchSizes.of(config.data, config.train.micro_batch_size, plan.generation_memory(config))
-    records = mixture.held_out(config.data, objective.read)
+    records = mixture.held_out(config.data, config.seed, objective.read)
     return Evaluator(records, parts.tokenizer, config.data, device, sizes, objective)
 
 

@@ -41,7 +41,7 @@ def test_cached_records_equal_encoded_ones(tmp_path: Path, tokenizer: PreTrained
     config = written(tmp_path)
     reported: list[tuple[int, int]] = []
     encoded = cache.training(config.data, 0, tokenizer, True, lambda done, total: reported.append((done, total)))
-    examples, cut = encode(mixture.training(config.data, 0), tokenizer, config.data)
+    examples, cut = encode(list(mixture.training(config.data, 0)), tokenizer, config.data)
     assert [encoded[index] for index in range(len(encoded))] == examples
     assert encoded.lengths == [len(example["input_ids"]) for example in examples]
     assert encoded.truncation == cut
@@ -105,12 +105,12 @@ def test_a_mix_repeats_and_samples_by_weight(tmp_path: Path) -> None:
     more.write_text(json.dumps([{"instruction": f"多{i}", "output": "答"} for i in range(10)]), encoding="utf-8")
     config = written(tmp_path)
     config.data.mix = [f"{more}*2.3"]
-    mixed = mixture.training(config.data, seed=1)
+    mixed = list(mixture.training(config.data, seed=1))
     questions = [conversation.turns[0].content for conversation in mixed]
     assert len(mixed) == 20 + 23
     assert sorted(questions.count(f"多{i}") for i in range(10)) == [2] * 7 + [3] * 3
-    assert mixed == mixture.training(config.data, seed=1)
-    assert mixed != mixture.training(config.data, seed=2)
+    assert mixed == list(mixture.training(config.data, seed=1))
+    assert mixed != list(mixture.training(config.data, seed=2))
 
 
 @pytest.mark.parametrize("entry", ["more.json", "more.json*", "*2", "more.json*0", "more.json*-1", "more.json*many"])

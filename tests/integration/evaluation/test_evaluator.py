@@ -35,7 +35,7 @@ def find(rank: int, world: int, folder: Path) -> None:
     training: list[bool] = []  # the model's mode in each forward pass
     model.register_forward_pre_hook(lambda module, _: training.append(module.training))
     for count in COUNTS:
-        records = mixture.held_out(config.data)[:count]
+        records = mixture.held_out(config.data, config.seed)[:count]
         sizes, objective = BatchSizes.of(config.data, 4), make_objective(ObjectiveConfig())
         evaluator = Evaluator(records, tokenizer, config.data, device, sizes, objective)
         done: list[int] = []

@@ -13,7 +13,7 @@ from hydraft.errors import ConfigError
 def tasks(config_overrides: str) -> tuple[list[str | None], list[str | None]]:
     """The tasks of the training records and of the held-out records, in order."""
     data = config_of(config_overrides).data
-    return [c.task for c in mixture.training(data, 0)], [c.task for c in mixture.held_out(data)]
+    return [c.task for c in mixture.training(data, 0)], [c.task for c in mixture.held_out(data, 0)]
 
 
 def test_only_records_of_the_chosen_tasks_are_trained_and_scored() -> None:
@@ -26,7 +26,7 @@ def test_only_records_of_the_chosen_tasks_are_trained_and_scored() -> None:
 
 def test_a_limit_applies_to_the_remaining_records() -> None:
     data = config_of("data.only=[qa]", "data.eval_limit=10").data
-    assert [c.task for c in mixture.held_out(data)] == ["qa"] * 10
+    assert [c.task for c in mixture.held_out(data, 0)] == ["qa"] * 10
 
 
 def test_a_task_that_no_record_has_is_refused(tmp_path: Path) -> None:
@@ -38,4 +38,4 @@ def test_a_task_that_no_record_has_is_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps([{"instruction": "问", "output": "答"}]), encoding="utf-8")
     data = config_of("data.only=[qa]", f"data.eval={file}").data
     with pytest.raises(ConfigError, match=r"data\.only=qa: no record of data\.eval .*'task' key"):
-        mixture.held_out(data)
+        mixture.held_out(data, 0)

@@ -250,10 +250,7 @@ class DivergenceCallback(TrainerCallback):
         """The origins of items; of a bin, those of all its records."""
         examples: Any = self.trainer.train_dataset
         members = [member for item in items for member in examples.members(item)]
-        tokenizer: Any = self.trainer.processing_class
-        encoding = self.trainer.objective.encoding
-        config, count = self.config, len(examples.examples)
-        return provenance.of_examples(members, count, config.data, config.seed, tokenizer, encoding)
+        return provenance.of_examples(members, examples.examples)
 
 
 def _advice(config: Config, cause: Cause, updated: bool) -> str:
