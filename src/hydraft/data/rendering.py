@@ -84,7 +84,8 @@ class Rendering:
             return whole
         if not whole.startswith(head):
             raise ConfigError(
-                "data.template=chat: in this model's chat template the answer does not follow the generation prompt; " + USE_PLAIN
+                "data.template=chat: in this model's chat template the answer does not follow the generation prompt; "
+                + USE_PLAIN
             )
         _, closed, body = whole[len(head) :].rpartition(block.closing)
         if thoughts:
@@ -99,7 +100,9 @@ class Rendering:
         assert self.template is not None
         end = text.rfind(self.template.closing) if self.template.closing else -1
         if end >= start:
-            return text[: end + len(self.template.closing)]  # some templates add a line break, which need not be trained
+            return text[
+                : end + len(self.template.closing)
+            ]  # some templates add a line break, which need not be trained
         if len(bare := text.rstrip()) > start and self.last_special(bare):
             return bare
         return text.rstrip("\n") + self.eos

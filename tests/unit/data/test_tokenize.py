@@ -90,7 +90,9 @@ def test_a_template_that_changes_earlier_answers_gives_one_example_per_answer(
     for example, answer in zip(examples, ("apple", "tea"), strict=True):
         text = tokenizer.decode(example["input_ids"])
         assert text.count("<think></think>") == 1 and f"<think></think>{answer}" in text
-    assert tokenizer.decode(prompt_ids(TWO, tokenizer, replace(data(), thinking=Thinking.off))).endswith("<think></think>")
+    assert tokenizer.decode(prompt_ids(TWO, tokenizer, replace(data(), thinking=Thinking.off))).endswith(
+        "<think></think>"
+    )
     assert len(encode_one(TWO, tokenizer, data("data.train_on=last"))) == 1
 
 
