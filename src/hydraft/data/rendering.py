@@ -82,6 +82,10 @@ class Rendering:
         whole = self._closed(self.template.render(turns, thinks, False, self.chat), len(head))
         if whole.startswith(prompt) and thoughts in whole[len(prompt) :]:
             return whole
+        alone = (chat_template.ASKED[0], turns[-1])
+        if not whole.startswith(head) and turns[-2:-1] != alone[:1]:
+            before = self.prompt(alone[:1], thinks)  # Mistral's template moves the system turn to the last question
+            return prompt + self.answered(alone, before, thinks)[len(before) :]
         if not whole.startswith(head):
             raise ConfigError(
                 "data.template=chat: in this model's chat template the answer does not follow the generation prompt; "
