@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from hydraft.config.bounds import setting
-from hydraft.config.choices import ExportKind, Format, InferMode, Layout, Precision, QuantKind, Task
+from hydraft.config.choices import ExportKind, Format, InferMode, Layout, Precision, QuantKind, Task, Thinking
 from hydraft.config.serve import ServeConfig
 from hydraft.config.template import TEMPLATE, is_template
 
@@ -92,6 +92,9 @@ class InferConfig:
     """``cpu``, ``cuda`` or ``cuda:1``. ``auto``: the first GPU, or the CPU without one."""
     template: str | None = setting(None, valid=is_template, allowed=TEMPLATE)
     """``chat`` for the model's chat template, or a prompt with {instruction} and {input} in it. null: as in training."""
+    thinking: Thinking = Thinking.auto
+    """Whether answers begin with thoughts, if the chat template can turn them on and off. ``auto``: as in training; for a model that was
+    trained elsewhere, as its chat template does by default."""
     max_new_tokens: int = setting(256, at_least=1, unit="tokens")
     """Most tokens of an answer."""
     temperature: float = setting(0.0, at_least=0, hint="; 0 is greedy")

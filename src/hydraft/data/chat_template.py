@@ -102,7 +102,11 @@ class ChatTemplate:
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    messages, tools=[*chat.tools] or None, add_generation_prompt=asks, tokenize=False, **named
+                    messages,
+                    tools=[dict(tool) for tool in chat.tools] or None,
+                    add_generation_prompt=asks,
+                    tokenize=False,
+                    **named,
                 )
             )
         except Exception as error:  # jinja raises errors that the template's author wrote
@@ -140,7 +144,9 @@ class ChatTemplate:
                 if style.no_content and not turn.text:
                     message["content"] = None
             if turn.role == "tool":
-                waiting = turn.tool_call_id or next(iter(short), "")  # without an id, the results are in the order of the calls
+                waiting = turn.tool_call_id or next(
+                    iter(short), ""
+                )  # without an id, the results are in the order of the calls
                 identity = short.pop(waiting, waiting)
                 message |= {"tool_call_id": identity} if identity else {}
                 message |= {"name": turn.name} if turn.name else {}
@@ -172,14 +178,14 @@ class ChatTemplate:
         Raises:
             ConfigError: the message has the record.
         """
-        parts = [
-            ("tools", bool(chat.tools), lambda: self.takes_tools),
-            ("calls of tools", any(turn.tool_calls for turn in chat.turns), lambda: self.call_style is not None),
-            ("results of tools", any(turn.role == "tool" for turn in chat.turns), lambda: self.takes_results),
-        ]  # fmt: skip
-        for what, has, takes in parts:
-            if has and not takes():
-                refuse_tools(chat, what, "this model's chat template")
+        calls = any(turn.tool_calls for turn in chat.turns)
+        results = any(turn.role == "tool" for turn in chat.turns)
+        if chat.tools and not self.takes_tools:
+            refuse_tools(chat, "tools", "this model's chat template")
+        if calls and self.call_style is None:
+            refuse_tools(chat, "calls of tools", "this model's chat template")
+        if results and not self.takes_results:
+            refuse_tools(chat, "results of tools", "this model's chat template")
 
     def _with_system(self, turns: Sequence[Turn]) -> Sequence[Turn]:
         """The turns with the text of a system turn ahead of the question, if the template has no place for it."""
@@ -287,4 +293,3 @@ def _read(tokenizer: PreTrainedTokenizerBase, source: str, tools: bool) -> ChatT
 def of(tokenizer: PreTrainedTokenizerBase, tools: bool = False) -> ChatTemplate:
     """The chat template of ``tokenizer``, read once."""
     return _read(tokenizer, repr(tokenizer.chat_template), tools)
-

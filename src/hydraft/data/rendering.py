@@ -82,9 +82,14 @@ class Rendering:
         whole = self._closed(self.template.render(turns, thinks, False, self.chat), len(head))
         if whole.startswith(prompt) and thoughts in whole[len(prompt) :]:
             return whole
+        alone = (chat_template.ASKED[0], turns[-1])
+        if not whole.startswith(head) and turns[-2:-1] != alone[:1]:
+            before = self.prompt(alone[:1], thinks)  # Mistral's template moves the system turn to the last question
+            return prompt + self.answered(alone, before, thinks)[len(before) :]
         if not whole.startswith(head):
             raise ConfigError(
-                "data.template=chat: in this model's chat template the answer does not follow the generation prompt; " + USE_PLAIN
+                "data.template=chat: in this model's chat template the answer does not follow the generation prompt; "
+                + USE_PLAIN
             )
         _, closed, body = whole[len(head) :].rpartition(block.closing)
         if thoughts:
@@ -99,7 +104,9 @@ class Rendering:
         assert self.template is not None
         end = text.rfind(self.template.closing) if self.template.closing else -1
         if end >= start:
-            return text[: end + len(self.template.closing)]  # some templates add a line break, which need not be trained
+            return text[
+                : end + len(self.template.closing)
+            ]  # some templates add a line break, which need not be trained
         if len(bare := text.rstrip()) > start and self.last_special(bare):
             return bare
         return text.rstrip("\n") + self.eos

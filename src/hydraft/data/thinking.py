@@ -7,6 +7,7 @@ under a key of their own (``reasoning_content``).
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from hydraft.config.choices import Thinking
 from hydraft.config.data import DataConfig
@@ -22,22 +23,36 @@ MARKS = (
 """What opens and closes the thoughts, in the families that have any."""
 
 
-def split(text: str, opened: bool = True) -> tuple[str, str]:
-    """The thoughts at the start of an answer and the rest of it, without the marks and the blank space around them.
+class Answer(NamedTuple):
+    """An answer, read from the text that a model wrote."""
 
-    An answer that ends before its thoughts do has no text.
+    thoughts: str
+    """Without the marks and the blank space around them."""
+    text: str
+    """The answer itself; empty if the thoughts do not end."""
+    ended: bool = True
+    """Whether the thoughts ended, or there are none."""
 
-    Args:
-        opened: whether the opening mark may be missing, since the template has it in the prompt (DeepSeek-R1).
-    """
+
+def split(text: str) -> tuple[str, str]:
+    """The thoughts at the start of a record's answer and the rest of it. The opening mark may be missing, as DeepSeek-R1 writes them."""
     for opening, closing in MARKS:
         before, closed, rest = text.partition(closing)
-        begins = text.lstrip().startswith(opening)
-        if closed and (begins or opened) and opening not in before.strip().removeprefix(opening):
+        if closed and opening not in before.strip().removeprefix(opening):
             return before.strip().removeprefix(opening).strip(), rest.strip()
-        if not closed and begins:
+        if not closed and text.lstrip().startswith(opening):
             return text.strip().removeprefix(opening).strip(), ""
     return "", text
+
+
+def read(text: str, opened: bool) -> Answer:
+    """Split what a model wrote; ``opened``: the prompt ends with the opening mark. A mark further on in the text is text."""
+    for opening, closing in MARKS:
+        begins = text.lstrip().startswith(opening)
+        if begins or (opened and closing in text):
+            before, closed, rest = text.strip().removeprefix(opening).partition(closing)
+            return Answer(before.strip(), rest.strip(), bool(closed))
+    return Answer(text.strip(), "", False) if opened else Answer("", text)
 
 
 def opens(prompt: str) -> bool:

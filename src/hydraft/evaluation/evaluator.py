@@ -22,6 +22,7 @@ from hydraft.config.data import DataConfig
 from hydraft.data.batch import Item, Padded
 from hydraft.data.encoding import Encoding
 from hydraft.data.records import Record
+from hydraft.data.thinking import Answer
 from hydraft.data.tokenize import prompt_ids, truncate
 from hydraft.evaluation.metrics import Scores, score
 from hydraft.models import generation
@@ -105,6 +106,8 @@ class Evaluator:
         first = [record.conversations[0] for record in records]
         self.questions = [conversation for conversation in first if conversation.plain is None]
         """The conversations for which an answer is generated."""
+        self.unfinished = 0
+        """Answers of the last evaluation whose thoughts did not end within ``data.eval_max_new_tokens``; they count as empty."""
 
     def _encode(self) -> Iterator[Item]:
         encoding = self.objective.encoding
@@ -156,23 +159,24 @@ class Evaluator:
 
     @torch.no_grad()
     def answers(self, model: torch.nn.Module, done: Done) -> list[str]:
-        """Greedy answers to the last question of each conversation, gathered over the ranks."""
+        """Greedy answers to the last question of each conversation, without thoughts, gathered over the ranks."""
         encoded = [prompt_ids(conversation, self.tokenizer, self.data) for conversation in self.questions]
         prompts = [ids[-self.data.max_length :] for ids in encoded]
         chunks = _chunks([len(prompt) for prompt in prompts], self.sizes.answers)
-        found: dict[int, str] = {}
+        found: dict[int, Answer] = {}
         for number, _, current in _of_this_rank(len(chunks)):
-            texts = self._generate(model, [prompts[index] for index in chunks[number]])
-            found |= dict(zip(chunks[number], texts, strict=True))
+            answers = self._generate(model, [prompts[index] for index in chunks[number]])
+            found |= dict(zip(chunks[number], answers, strict=True))
             done(sum(len(chunks[other]) for other in current))
         shares: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(shares, found)
-        merged: dict[int, str] = {}
+        merged: dict[int, Answer] = {}
         for share in shares:
             merged |= share
-        return [merged[index] for index in range(len(prompts))]
+        self.unfinished = sum(not answer.ended for answer in merged.values())
+        return [merged[index].text for index in range(len(prompts))]
 
-    def _generate(self, model: Any, prompts: Sequence[list[int]]) -> list[str]:
+    def _generate(self, model: Any, prompts: Sequence[list[int]]) -> list[Answer]:
         length, device = max(map(len, prompts)), self.device
         pad = int(self.tokenizer.pad_token_id)
         ids = torch.tensor([[pad] * (length - len(row)) + row for row in prompts], device=device)  # (B, T)
@@ -188,7 +192,8 @@ class Evaluator:
         several = dist.get_world_size() > 1
         with generation.greedy(inner):
             out = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, synced_gpus=several)
-        return self.tokenizer.batch_decode(out[:, length:], skip_special_tokens=True)
+        made = out[:, length:].tolist()
+        return [generation.read_answer(self.tokenizer, *pair) for pair in zip(prompts, made, strict=True)]
 
 
 def _chunks(lengths: list[int], size: Callable[[int], int]) -> list[list[int]]:

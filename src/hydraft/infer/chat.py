@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,9 +17,10 @@ from hydraft.config.infer import InferConfig
 from hydraft.data.records import Conversation, Turn
 from hydraft.data.tokenize import prompt_ids
 from hydraft.errors import ConfigError
-from hydraft.infer.generate import Stream, answer, decode
+from hydraft.infer.generate import Stream, answer
 from hydraft.infer.load import LoadedModel, load
 from hydraft.infer.source import Source
+from hydraft.models import generation
 
 HELP = """\
 /reset           start a new conversation; the system turn stays
@@ -87,13 +89,20 @@ class Chat:
         tokenizer = self.selected.tokenizer
         with self._interruptible():
             ids = answer(
-                self.loaded, self.selected, prompt, self.options, Stream(tokenizer, self.out), lambda: self.stopped
+                self.loaded,
+                self.selected,
+                prompt,
+                self.options,
+                Stream(tokenizer, self.out, prompt),
+                lambda: self.stopped,
             )
-        self.turns = [*turns, Turn("assistant", decode(tokenizer, ids))]
+        read = generation.read_answer(tokenizer, prompt, ids)
+        self.turns = [*turns, Turn("assistant", read.text, reasoning=read.thoughts)]
 
     def _prompt(self, turns: list[Turn]) -> list[int]:
         ahead = [Turn("system", self.system)] if self.system else []
-        conversation = Conversation((*ahead, *turns, Turn("assistant", "")))
+        said = [replace(turn, reasoning="") for turn in turns]  # thoughts are not part of a conversation's history
+        conversation = Conversation((*ahead, *said, Turn("assistant", "")))
         return prompt_ids(conversation, self.selected.tokenizer, self.selected.data)
 
     def _fits(self, prompt: list[int]) -> bool:
@@ -147,7 +156,7 @@ class Chat:
             self.write("the conversation is empty")
         else:
             ahead = [Turn("system", self.system)] if self.system else []
-            record = {"messages": [{"role": turn.role, "content": turn.content} for turn in [*ahead, *self.turns]]}
+            record = {"messages": [_message(turn) for turn in [*ahead, *self.turns]]}
             try:
                 with file.open("a", encoding="utf-8") as stream:
                     stream.write(json.dumps(record, ensure_ascii=False) + "\n")
@@ -170,6 +179,11 @@ def run(sources: list[Source], options: InferConfig) -> None:
             return
         except KeyboardInterrupt:
             chat.write("(Ctrl-D or /exit exits)")
+
+
+def _message(turn: Turn) -> dict[str, str]:
+    thoughts = {"reasoning_content": turn.reasoning} if turn.reasoning else {}
+    return {"role": turn.role, "content": turn.content, **thoughts}
 
 
 def _keys() -> KeyBindings:

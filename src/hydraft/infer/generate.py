@@ -4,7 +4,7 @@ Shapes: B prompts, T tokens of the longest.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 import torch
@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from hydraft.config.infer import InferConfig
+from hydraft.data import thinking
 from hydraft.data.records import ask
 from hydraft.data.tokenize import prompt_ids
 from hydraft.infer import sampling
@@ -32,12 +33,17 @@ def run(sources: list[Source], options: InferConfig) -> None:
 
 
 def generate(loaded: LoadedModel, options: InferConfig, out: TextIO) -> str:
-    """Answer ``options.prompt``, streaming the text to ``out``. Greedy unless ``temperature`` is above 0."""
+    """Answer ``options.prompt``, streaming the text with its thoughts to ``out``. Greedy unless ``temperature`` is above 0.
+
+    Returns:
+        The answer without its thoughts.
+    """
     selected = loaded.select(options.adapter)
     set_seed(options.seed)
     question = ask(options.prompt or "", options.system)
     ids = prompt_ids(question, selected.tokenizer, selected.data)
-    return decode(selected.tokenizer, answer(loaded, selected, ids, options, Stream(selected.tokenizer, out)))
+    stream = Stream(selected.tokenizer, out, ids)
+    return generation.read_answer(selected.tokenizer, ids, answer(loaded, selected, ids, options, stream)).text
 
 
 def answer(
@@ -94,11 +100,6 @@ def generation_config(loaded: LoadedModel, selected: LoadedSource, options: Infe
     )
 
 
-def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    """The text of an answer's tokens."""
-    return str(tokenizer.decode(ids, skip_special_tokens=True))
-
-
 class _Stop(StoppingCriteria):
     def __init__(self, stop: Callable[[], bool]) -> None:
         self.stop = stop
@@ -108,13 +109,19 @@ class _Stop(StoppingCriteria):
 
 
 class Stream(TextStreamer):
-    """transformers' TextStreamer for any text stream; incomplete characters are held back."""
+    """transformers' TextStreamer for any text stream; incomplete characters are held back. Thoughts are dim on a terminal."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, out: TextIO) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, out: TextIO, prompt: Sequence[int] = ()) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.out = out
+        self.opened = thinking.opens(str(tokenizer.decode(list(prompt[-generation.TAIL :]))))
+        self.written = ""
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         """Write the text that is complete."""
+        before = thinking.read(self.written, self.opened)
+        self.written += text
+        if self.out.isatty() and text and not (before.ended and thinking.read(self.written, self.opened).ended):
+            text = f"\x1b[2m{text}\x1b[22m"
         self.out.write(text + ("\n" if stream_end else ""))
         self.out.flush()

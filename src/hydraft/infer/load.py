@@ -31,7 +31,7 @@ class LoadedSource:
     source: Source
     tokenizer: PreTrainedTokenizerBase
     data: DataConfig
-    """``template`` and ``max_length``, for ``tokenize.prompt_ids``."""
+    """``template``, ``thinking`` and ``max_length``, for ``tokenize.prompt_ids``."""
     adapter_name: str | None
     """Its name in the PeftModel; None for a whole model."""
 
@@ -117,7 +117,7 @@ def _tokenizer(source: Source, section: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def _data(source: Source) -> DataConfig:
-    return DataConfig(template=source.template, max_length=source.max_length or sys.maxsize)
+    return DataConfig(template=source.template, max_length=source.max_length or sys.maxsize, thinking=source.thinking)
 
 
 def device_of(name: str) -> torch.device:

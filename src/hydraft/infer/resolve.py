@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hydraft.config import text
-from hydraft.config.choices import Init, Precision, QuantKind
+from hydraft.config.choices import Init, Precision, QuantKind, Thinking
 from hydraft.config.infer import InferConfig
 from hydraft.config.model import ModelConfig
 from hydraft.config.schema import Config, QuantConfig, load_config
@@ -60,6 +60,8 @@ def _with_options(place: str, options: InferConfig, name: str | None) -> Source:
         source.precision, source.model.dtype = options.dtype, Precision.auto
     if options.template is not None:
         source.template = options.template
+    if options.thinking is not Thinking.auto:
+        source.thinking = options.thinking
     _check_code(source.model, options.trust_remote_code)
     check_base(source, options.other_base)
     source.quant, note = stored_quant.follow(source.model, source.quant)
@@ -137,7 +139,8 @@ def _described(kind: Kind, folder: Path, run: Path | None, known: dict[str, Any]
             Precision(known["precision"]),
             str(known["template"]),
             known["max_length"],
-            known["seed"],
+            seed=known["seed"],
+            thinking=Thinking(known.get("thinking", "auto")),
             base_sha256=known["base"]["sha256"],
             base_name=known["base"]["name"],
             run=run,

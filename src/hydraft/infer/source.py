@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from hydraft.config.choices import Precision
+from hydraft.config.choices import Precision, Thinking
 from hydraft.config.model import ModelConfig
 from hydraft.config.schema import QuantConfig
 
@@ -34,6 +34,8 @@ class Source:
     """The ``data.template`` of training."""
     max_length: int | None = None
     """The most tokens of a record in training; None if unknown."""
+    thinking: Thinking = Thinking.auto
+    """Whether the model was trained with thoughts; ``auto`` if unknown: it is then left to the template."""
     seed: int = 42
     """The run's seed, for a base of random weights."""
     origin: ModelConfig | None = None

@@ -32,6 +32,7 @@ def of(config: Config) -> dict[str, Any]:
         "quant": {"kind": config.quant.kind.value, "double_quant": config.quant.double_quant},
         "precision": config.train.precision.value,
         "template": config.data.template,
+        "thinking": config.data.thinking.value,
         "max_length": config.data.max_length,
         "seed": config.seed,
     }

@@ -18,6 +18,7 @@ from hydraft.config.choices import Batching, Kernels, Offload
 from hydraft.config.lora import ALL_LINEAR, LoraMethod
 from hydraft.config.schema import Config, load_config
 from hydraft.data import mixture
+from hydraft.data.template_default import with_default
 from hydraft.evaluation.evaluator import BatchSizes, Evaluator
 from hydraft.models import base_identity, batching, prepare
 from hydraft.models.load import check_vocabulary, load_tokenizer, load_trainable, row_reason, trainable
@@ -127,6 +128,8 @@ def _load(requested: Config, screen: Screen, memory: OutOfMemoryHandler) -> _Par
     check_vocabulary(tokenizer, config.model)
     with screen.heartbeat.while_working():
         data = load_training_data(config, tokenizer, objective.encoding, screen)
+    if config.data.template == "chat":
+        tokenizer.chat_template = with_default(tokenizer, data.encoded.thinking)  # saved with the adapter
     screen.phase("loading the model")
     with screen.heartbeat.while_working():
         model = load_trainable(config)
@@ -135,7 +138,8 @@ def _load(requested: Config, screen: Screen, memory: OutOfMemoryHandler) -> _Par
     _beat_in_forward(model, screen.heartbeat)
     _report_targets(model, config, screen)
     initial = weights.gather(model, trainable(model)) if config.lora.variant.changes_base else None
-    origin = weights.Origin(initial, base_identity.of(requested) if dist.get_rank() == 0 else None)
+    known = dataclasses.replace(requested, data=dataclasses.replace(requested.data, thinking=data.encoded.thinking))
+    origin = weights.Origin(initial, base_identity.of(known) if dist.get_rank() == 0 else None)
     return _Parts(config, objective, tokenizer, data, model, origin)
 
 
@@ -201,7 +205,8 @@ def _evaluator(parts: _Parts, device: torch.device) -> Evaluator:
     config, objective = parts.config, parts.objective
     sizes = BatchSizes.of(config.data, config.train.micro_batch_size, plan.generation_memory(config))
     records = mixture.held_out(config.data, config.seed, objective.read)
-    return Evaluator(records, parts.tokenizer, config.data, device, sizes, objective)
+    data = dataclasses.replace(config.data, thinking=parts.data.encoded.thinking)
+    return Evaluator(records, parts.tokenizer, data, device, sizes, objective)
 
 
 def _compile_callbacks(config: Config, model: Any, logging: LoggingCallback, device: torch.device) -> list[Any]:

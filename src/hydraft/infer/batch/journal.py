@@ -16,7 +16,7 @@ from hydraft.system import files
 Bucket = tuple[int, list[int], list[list[int]]]
 """A batch of prompts: its number, the indices of its records, and their prompts as tokens."""
 Answers = list[dict[str, Any]]
-"""The answers to a bucket's records: ``index``, ``answer``, ``tokens``, ``finish``."""
+"""The answers to a bucket's records: ``index``, ``answer``, ``tokens``, ``finish``, and ``reasoning_content`` if it has thoughts."""
 
 
 class Journal:

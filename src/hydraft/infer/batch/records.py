@@ -4,7 +4,7 @@
 last answer, if there is one, is the reference.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hydraft.config.choices import Format
@@ -90,7 +90,7 @@ def _trained(raw: dict[str, Any], form: Format, place: str) -> Record:
     whole, answered = _completed(raw, form)
     conversation = formats.conversation_of(whole, form, place)
     if not answered:
-        conversation = Conversation((*conversation.prompt, Turn("assistant", "")), task=conversation.task)
+        conversation = replace(conversation, turns=(*conversation.prompt, Turn("assistant", "")))
     return Record(raw.get("id"), conversation, answered)
 
 
@@ -116,5 +116,5 @@ def _with_system(record: Record, system: str) -> Record:
     turns = record.conversation.turns
     if turns[0].role == "system":
         return record
-    conversation = Conversation((Turn("system", system), *turns), task=record.conversation.task)
+    conversation = replace(record.conversation, turns=(Turn("system", system), *turns))
     return Record(record.id, conversation, record.answered)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from hydraft.config.choices import Thinking
 from hydraft.config.infer import InferConfig
 from hydraft.errors import ConfigError
 from hydraft.infer.batch.journal import Bucket, Journal
@@ -126,6 +127,8 @@ def _line(record: Record, answer: dict[str, Any]) -> dict[str, Any]:
     if asked.task is not None:
         line["task"] = asked.task
     line |= {"prompt": asked.turns[-2].text, "answer": answer["answer"]}
+    if "reasoning_content" in answer:
+        line["reasoning_content"] = answer["reasoning_content"]
     if record.answered:
         line["reference"] = asked.reference
     return line | {"tokens": answer["tokens"], "finish": answer["finish"]}
@@ -140,4 +143,6 @@ def _key(records: list[Record], source: Source, options: InferConfig) -> str:
         [source.model.path, str(source.quant), source.precision.value, source.template],
         {name: str(getattr(options, name)) for name in MATTERS},
     ]
+    if source.thinking is not Thinking.auto:
+        parts.append([source.thinking.value])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

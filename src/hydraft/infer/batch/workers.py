@@ -15,10 +15,11 @@ from transformers import set_seed
 from hydraft.config.infer import InferConfig
 from hydraft.errors import RunFailed
 from hydraft.infer.batch.journal import Answers, Bucket
-from hydraft.infer.generate import answers, decode, generation_config
+from hydraft.infer.generate import answers, generation_config
 from hydraft.infer.load import LoadedModel, load
 from hydraft.infer.source import Source
 from hydraft.launch.local import elastic
+from hydraft.models import generation
 from hydraft.system.hardware import detect
 from hydraft.system.parent_death import die_with_parent
 
@@ -30,15 +31,19 @@ def answer_bucket(loaded: LoadedModel, bucket: Bucket, options: InferConfig) -> 
     set_seed(options.seed + number)
     ends = generation_config(loaded, selected, options).eos_token_id
     made = answers(loaded, selected, prompts, options)
-    return [
-        {
-            "index": index,
-            "answer": decode(selected.tokenizer, ids),
-            "tokens": len(ids),
-            "finish": "stop" if ids and ids[-1] in ends else "length",
-        }
-        for index, ids in zip(indices, made, strict=True)
-    ]
+    found = []
+    for index, prompt, ids in zip(indices, prompts, made, strict=True):
+        read = generation.read_answer(selected.tokenizer, prompt, ids)
+        found.append(
+            {
+                "index": index,
+                "answer": read.text,
+                **({"reasoning_content": read.thoughts} if read.thoughts else {}),
+                "tokens": len(ids),
+                "finish": "stop" if ids and ids[-1] in ends else "length",
+            }
+        )
+    return found
 
 
 def work(

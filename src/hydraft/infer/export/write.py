@@ -14,7 +14,9 @@ from hydraft.config.infer import InferConfig
 from hydraft.config.model import ModelConfig
 from hydraft.config.schema import QuantConfig
 from hydraft.data.records import ask
-from hydraft.data.tokenize import begin, prompt_ids
+from hydraft.data.rendering import begin
+from hydraft.data.template_default import with_default
+from hydraft.data.tokenize import prompt_ids
 from hydraft.errors import ConfigError, RunFailed
 from hydraft.infer.export import merge
 from hydraft.infer.export.chat_template import jinja
@@ -148,6 +150,8 @@ def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Source, folder:
     """Write the tokenizer with the template that the model was trained with."""
     if source.template != "chat":
         tokenizer.chat_template = jinja(source.template, begin(tokenizer), str(tokenizer.eos_token))
+    else:
+        tokenizer.chat_template = with_default(tokenizer, source.thinking)
     tokenizer.save_pretrained(folder)
 
 

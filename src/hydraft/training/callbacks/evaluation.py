@@ -42,6 +42,7 @@ class EvaluationCallback(TrainerCallback):
         self.peaks = peaks
         self.scores: dict[int, Scores] = {}
         """The scores, by optimizer step."""
+        self.said_unfinished = False
         self.before: Callable[[], None] = lambda: None
         """Called before an evaluation during training, so that the last step is checked for divergence first."""
 
@@ -120,6 +121,12 @@ class EvaluationCallback(TrainerCallback):
             scores = self.evaluator.evaluate(self.model, done, loss_only)
         finally:
             self.peaks.end("scoring")
+        if not loss_only and (cut := self.evaluator.unfinished) and not self.said_unfinished:
+            self.said_unfinished = True
+            self.screen.say(
+                f"data.eval_max_new_tokens={self.evaluator.sizes.max_new_tokens}: the thoughts of {cut} of "
+                f"{len(self.evaluator.questions)} answers did not end within it, so these count as empty: give more"
+            )
         self.logging.write(step, {f"eval_{name}": value for name, value in scores.items()})
         self.scores[step] = scores
         return scores
