@@ -3,30 +3,44 @@
 import random
 
 from hydraft.config.data import DataConfig
+from hydraft.data.columns import Columns
 from hydraft.data.load import load
 from hydraft.data.records import Read, Record
 from hydraft.errors import ConfigError
 
 
-def training(data: DataConfig, seed: int, read: Read | None = None) -> list[Record]:
-    """All training records of a run; ``read`` makes a record from an object in the file (by default ``conversation_of``)."""
-    return [record for _, records in parts(data, seed, read) for record in records]
+def training(
+    data: DataConfig, seed: int, read: Read | None = None, notes: list[str] | None = None
+) -> list[Record]:
+    """All training records of a run.
+
+    Args:
+        read: makes a record from an object in the file; by default ``conversation_of``.
+        notes: lines on how the records were read are added to it.
+    """
+    return [record for _, records in parts(data, seed, read, notes) for record in records]
 
 
-def parts(data: DataConfig, seed: int, read: Read | None = None) -> list[tuple[str, list[Record]]]:
+def parts(
+    data: DataConfig, seed: int, read: Read | None = None, notes: list[str] | None = None
+) -> list[tuple[str, list[Record]]]:
     """The training records of each source: all of ``data.train``, and of each source of ``data.mix`` as many as its weight says.
 
     The integer part of a weight repeats every record; the fraction samples that share of the records, with ``seed``.
     ``data.only`` filters the result.
     """
-    found = [(data.train, load(data.train, "data.train", data.format, read))]
+    found = [(data.train, _load(data.train, "data.train", data, read, notes))]
     for source, weight in mix(data):
-        more = load(source, "data.mix", data.format, read)
+        more = _load(source, "data.mix", data, read, notes)
         whole, part = divmod(weight, 1)
         sampled = random.Random(f"{seed} {source}").sample(range(len(more)), round(part * len(more)))
         found.append((f"{source}*{weight:g}", more * int(whole) + [more[index] for index in sorted(sampled)]))
     of_tasks(data.only, [record for _, records in found for record in records], "data.train")
     return [(name, [r for r in records if not data.only or r.task in data.only]) for name, records in found]
+
+
+def _load(source: str, setting: str, data: DataConfig, read: Read | None, notes: list[str] | None) -> list[Record]:
+    return load(source, setting, data.format, read, Columns(data.columns, data.labels), data.template, notes)
 
 
 def mix(data: DataConfig) -> list[tuple[str, float]]:
@@ -47,11 +61,11 @@ def mix(data: DataConfig) -> list[tuple[str, float]]:
     return pairs
 
 
-def held_out(data: DataConfig, read: Read | None = None) -> list[Record]:
+def held_out(data: DataConfig, read: Read | None = None, notes: list[str] | None = None) -> list[Record]:
     """The records of ``data.eval``, which are evaluated and never trained; an empty list without ``data.eval``."""
     if data.eval is None:
         return []
-    records = of_tasks(data.only, load(data.eval, "data.eval", data.format, read), "data.eval")
+    records = of_tasks(data.only, _load(data.eval, "data.eval", data, read, notes), "data.eval")
     limit = data.eval_limit
     if limit is None or limit >= len(records):
         return records
