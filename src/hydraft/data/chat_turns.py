@@ -19,7 +19,21 @@ ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(
-        ("assistant", "gpt", "bot", "chatbot", "model", "ai", "chatgpt", "gpt4", "bing", "bard", "claude", "gemini", "llm"),
+        (
+            "assistant",
+            "gpt",
+            "bot",
+            "chatbot",
+            "model",
+            "ai",
+            "chatgpt",
+            "gpt4",
+            "bing",
+            "bard",
+            "claude",
+            "gemini",
+            "llm",
+        ),
         "assistant",
     ),
     **dict.fromkeys(("tool", "function", "observation", "tool_response", "function_response", "ipython"), "tool"),
@@ -100,7 +114,9 @@ def _spelled_out(turns: list[Any], place: str) -> Iterator[tuple[int, Mapping[st
         if isinstance(turn, (list, tuple)) and len(turn) == 2:
             turn = {"user": turn[0], "assistant": turn[1]}
         if not isinstance(turn, dict):
-            raise ConfigError(f"{place}, turn {number}: must be an object with 'role' and 'content', and is {kind_of(turn)}")
+            raise ConfigError(
+                f"{place}, turn {number}: must be an object with 'role' and 'content', and is {kind_of(turn)}"
+            )
         pair = None if _first(turn, ROLE_KEYS) else _round(turn)
         if pair is None:
             yield number, turn
@@ -129,8 +145,12 @@ def _turn(values: Mapping[str, Any], place: str) -> tuple[str, Turn]:
     role_key, content_key = _first(values, ROLE_KEYS), _first(values, CONTENT_KEYS)
     calls_key = any(present(values.get(key)) for key in ("tool_calls", "function_call"))
     if role_key is None or (content_key is None and not calls_key):
-        role_name, text_name = ("from", "value") if role_key == "from" or content_key == "value" else ("role", "content")
-        raise ConfigError(f"{place}: must be an object with {role_name!r} and {text_name!r} (its keys: {', '.join(values)})")
+        role_name, text_name = (
+            ("from", "value") if role_key == "from" or content_key == "value" else ("role", "content")
+        )
+        raise ConfigError(
+            f"{place}: must be an object with {role_name!r} and {text_name!r} (its keys: {', '.join(values)})"
+        )
     name = values[role_key]
     role = ROLES.get(name.strip().casefold().replace("-", "_")) if isinstance(name, str) else None
     if role is None:
@@ -139,7 +159,9 @@ def _turn(values: Mapping[str, Any], place: str) -> tuple[str, Turn]:
     trained = is_trained(values, "assistant" if role == "call" else role, place)
     content = values.get(content_key) if content_key else None
     if role == "call":
-        return role, Turn("assistant", "", tool_calls=calls_of(content, content_key or "content", place), trained=trained)
+        return role, Turn(
+            "assistant", "", tool_calls=calls_of(content, content_key or "content", place), trained=trained
+        )
     text, thoughts = text_of(content, content_key or "content", place)
     if role == "assistant":
         return role, _answer(values, text, thoughts, trained, place)

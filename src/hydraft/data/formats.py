@@ -18,14 +18,24 @@ from typing import Any
 from hydraft.config.choices import Format
 from hydraft.data import keys
 from hydraft.data.chat_turns import answer, looks_like_turns, turns_of
-from hydraft.data.columns import KEYS, Named, recognise
+from hydraft.data.column_names import KEYS
+from hydraft.data.columns import recognise
+from hydraft.data.named import Named
 from hydraft.data.records import Conversation, Turn
 from hydraft.data.texts import kind_of, plain_text, text_of
 from hydraft.data.tools import are_calls, calls_of, tools_of
 from hydraft.data.turn_order import check_order
 from hydraft.errors import ConfigError
 
-RESERVED = ("messages", "conversation", "tools", "add_generation_prompt", "continue_final_message", "chat_template", "tokenize")
+RESERVED = (
+    "messages",
+    "conversation",
+    "tools",
+    "add_generation_prompt",
+    "continue_final_message",
+    "chat_template",
+    "tokenize",
+)
 """Arguments of ``apply_chat_template`` that a record cannot set."""
 
 
@@ -62,7 +72,9 @@ def read(record: dict[str, Any], form: Format, place: str, number: int = 0) -> C
             raise ConfigError(f"{place}: {key!r} is empty")
         return Conversation(plain=text, task=task, number=number)
     tools = tools_of(values.get("tools"), values.key("tools"), place)
-    numbered = _with_system(_alpaca(values, bool(tools), place) if form is Format.alpaca else _chat(values, form, place), values, place)
+    numbered = _with_system(
+        _alpaca(values, bool(tools), place) if form is Format.alpaca else _chat(values, form, place), values, place
+    )
     check_order(numbered, place)
     turns = tuple(turn for _, turn in numbered)
     return Conversation(
@@ -94,7 +106,11 @@ def _alpaca_turns(values: Named, has_tools: bool, place: str) -> Iterable[Turn]:
     yield from _history(values.get("history"), values.key("history"), place)
     instruction, given = (_text(values, name, place) for name in ("instruction", "input"))
     if not instruction.strip() and not given.strip():
-        both = f"{values.key('instruction')!r} and {values.key('input')!r} are" if "input" in values else f"{values.key('instruction')!r} is"
+        both = (
+            f"{values.key('instruction')!r} and {values.key('input')!r} are"
+            if "input" in values
+            else f"{values.key('instruction')!r} is"
+        )
         raise ConfigError(f"{place}: {both} empty")
     yield Turn("user", instruction, given)
     key, value = values.key("output"), values["output"]
@@ -125,7 +141,8 @@ def _history(value: Any, key: str, place: str) -> Iterable[Turn]:
     if not keys.present(value):
         return
     pairs = isinstance(value, (list, tuple)) and all(
-        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(part, str) for part in pair) for pair in value
+        isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(part, str) for part in pair)
+        for pair in value
     )
     if not pairs and not looks_like_turns(value):
         raise ConfigError(f"{place}: {key!r} must be a list of [question, answer] pairs of text")

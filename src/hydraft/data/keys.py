@@ -31,12 +31,75 @@ TAGS = ("kto_tag", "label")
 MEDIA = ("images", "image", "videos", "video", "audios", "audio", "image_url", "input_audio")
 
 TEXTS = frozenset(
-    "abstract answer answers attempt background chain chat choices chosen completion completions content context "
-    "contexts conversation conversations cot dialog dialogue document documents explanation generation generations "
-    "history hypothesis input inputs instruction instructions knowledge label labels messages options output outputs "
-    "paragraph passage passages premise problem prompt prompts query question questions rationale reasoning reply "
-    "response responses sentence solution solutions summary system target targets text texts think thinking thought "
-    "thoughts trajectories trajectory".split()
+    [
+        "abstract",
+        "answer",
+        "answers",
+        "attempt",
+        "background",
+        "chain",
+        "chat",
+        "choices",
+        "chosen",
+        "completion",
+        "completions",
+        "content",
+        "context",
+        "contexts",
+        "conversation",
+        "conversations",
+        "cot",
+        "dialog",
+        "dialogue",
+        "document",
+        "documents",
+        "explanation",
+        "generation",
+        "generations",
+        "history",
+        "hypothesis",
+        "input",
+        "inputs",
+        "instruction",
+        "instructions",
+        "knowledge",
+        "label",
+        "labels",
+        "messages",
+        "options",
+        "output",
+        "outputs",
+        "paragraph",
+        "passage",
+        "passages",
+        "premise",
+        "problem",
+        "prompt",
+        "prompts",
+        "query",
+        "question",
+        "questions",
+        "rationale",
+        "reasoning",
+        "reply",
+        "response",
+        "responses",
+        "sentence",
+        "solution",
+        "solutions",
+        "summary",
+        "system",
+        "target",
+        "targets",
+        "text",
+        "texts",
+        "think",
+        "thinking",
+        "thought",
+        "thoughts",
+        "trajectories",
+        "trajectory",
+    ]
 )
 """The last word of a key whose value looks like content."""
 
@@ -75,7 +138,9 @@ def check_record(record: Mapping[str, Any], read: frozenset[str], place: str) ->
             )
     for key in PARTIAL:
         if key in left and not (key == "mask" and str(left[key]).casefold() in ("user", "human")):  # NeMo: what we do
-            raise ConfigError(f"{place}: {key!r} is not supported; an answer is trained as a whole, or not (train: false)")
+            raise ConfigError(
+                f"{place}: {key!r} is not supported; an answer is trained as a whole, or not (train: false)"
+            )
 
 
 def _check_preference(left: Mapping[str, Any], read: frozenset[str], place: str) -> None:
@@ -122,7 +187,9 @@ def is_trained(turn: Mapping[str, Any], role: str, place: str) -> bool:
             raise ConfigError(f"{place}: {key!r} is {value!r} in a turn of the role {role}; only answers are trained")
     for key in PARTIAL:
         if present(turn.get(key)):
-            raise ConfigError(f"{place}: {key!r} is not supported; an answer is trained as a whole, or not (train: false)")
+            raise ConfigError(
+                f"{place}: {key!r} is not supported; an answer is trained as a whole, or not (train: false)"
+            )
     if len(set(map(bool, found.values()))) > 1:
         raise ConfigError(f"{place}: {' and '.join(map(repr, found))} contradict each other")
     return all(found.values())
@@ -131,6 +198,7 @@ def is_trained(turn: Mapping[str, Any], role: str, place: str) -> bool:
 def unread(values: Mapping[str, Any], read: frozenset[str], known: set[str]) -> Iterator[str]:
     """Keys that look like content, have a value and are not read, unless the value is one of the texts ``known``."""
     for key, value in values.items():
-        if key not in read and isinstance(key, str) and looks_like_content(key) and present(value):
-            if not (isinstance(value, str) and value.strip() in known):
-                yield key
+        if key in read or not isinstance(key, str) or not looks_like_content(key) or not present(value):
+            continue
+        if not isinstance(value, str) or value.strip() not in known:
+            yield key

@@ -17,7 +17,7 @@ def answer_of(label: Any, labels: Sequence[str], what: str) -> Any:
     """
     if isinstance(label, str) and label.strip() in labels:
         return label.strip()
-    number = _number(label)
+    number = number_of(label)
     if number is None:
         if labels and isinstance(label, str) and label.strip():
             raise ConfigError(f"{what} is {label!r}, which is none of data.labels ({', '.join(labels)})")
@@ -29,8 +29,8 @@ def answer_of(label: Any, labels: Sequence[str], what: str) -> Any:
     return labels[number]
 
 
-def _number(label: Any) -> int | None:
-    """A label that is a whole number, also as text (.csv) or as a fraction (a column with empty cells)."""
+def number_of(label: Any) -> int | None:
+    """A label that is a whole number, also as text (.csv) or as a fraction (a column with empty cells); None for a text."""
     if isinstance(label, str):
         return int(label) if label.strip().isdecimal() and len(label.strip()) < 9 else None
     if isinstance(label, (bool, int)) or (isinstance(label, float) and label.is_integer()):

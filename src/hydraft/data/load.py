@@ -1,8 +1,8 @@
 """Reads data sources into records; an invalid record is reported with its file and number. No torch at module level."""
 
 from hydraft.config.choices import Format
-from hydraft.data.columns import NO_COLUMNS, Columns
-from hydraft.data.reading import Reading
+from hydraft.data.named import DEFAULTS, RecordSettings
+from hydraft.data.record_reader import RecordReader
 from hydraft.data.records import Read, Record
 from hydraft.data.sources import read_objects
 from hydraft.errors import ConfigError
@@ -13,8 +13,7 @@ def load(
     setting: str,
     form: Format = Format.auto,
     read: Read | None = None,
-    columns: Columns = NO_COLUMNS,
-    template: str = "chat",
+    settings: RecordSettings = DEFAULTS,
     notes: list[str] | None = None,
 ) -> list[Record]:
     """Read the records of a ``.json`` list, a ``.jsonl`` or ``.parquet`` file, or a data set on the hub.
@@ -24,8 +23,7 @@ def load(
         setting: the setting that holds ``source``, for messages (``data.train``).
         form: the format of the records; ``auto`` recognises it by their keys.
         read: makes a record from an object under the names of its format; by default ``conversation_of``.
-        columns: the settings ``data.columns`` and ``data.labels``.
-        template: ``data.template``.
+        settings: the other settings that say how records are read.
         notes: lines on how the records were read are added to it.
 
     Raises:
@@ -36,9 +34,9 @@ def load(
     found = read_objects(source, name)
     if not found:
         raise ConfigError(f"{name}: no records in it")
-    reading = Reading(name, form, columns, template, read)
-    records = [reading.record(values, f"{name}, record {number}", number) for number, values in enumerate(found, 1)]
-    said = reading.notes()
+    reader = RecordReader(name, form, settings, read)
+    records = [reader.record(values, f"{name}, record {number}", number) for number, values in enumerate(found, 1)]
+    said = reader.notes()
     if notes is not None:
         notes += said
     return records

@@ -3,15 +3,13 @@
 import random
 
 from hydraft.config.data import DataConfig
-from hydraft.data.columns import Columns
 from hydraft.data.load import load
+from hydraft.data.named import RecordSettings
 from hydraft.data.records import Read, Record
 from hydraft.errors import ConfigError
 
 
-def training(
-    data: DataConfig, seed: int, read: Read | None = None, notes: list[str] | None = None
-) -> list[Record]:
+def training(data: DataConfig, seed: int, read: Read | None = None, notes: list[str] | None = None) -> list[Record]:
     """All training records of a run.
 
     Args:
@@ -40,7 +38,7 @@ def parts(
 
 
 def _load(source: str, setting: str, data: DataConfig, read: Read | None, notes: list[str] | None) -> list[Record]:
-    return load(source, setting, data.format, read, Columns(data.columns, data.labels), data.template, notes)
+    return load(source, setting, data.format, read, RecordSettings(data.columns, data.labels, data.template), notes)
 
 
 def mix(data: DataConfig) -> list[tuple[str, float]]:

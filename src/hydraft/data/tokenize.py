@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hydraft.config.choices import TrainOn
 from hydraft.config.data import DataConfig
+from hydraft.config.template import fill
 from hydraft.data import special_tokens
 from hydraft.data.labels import IGNORE
 from hydraft.data.records import Conversation, Record, Turn
@@ -155,7 +156,7 @@ def _prompt(turns: tuple[Turn, ...], tokenizer: PreTrainedTokenizerBase, templat
     text = begin(tokenizer)
     for turn in turns:
         if turn.role == "user":
-            text += template.format(instruction=turn.content, input=turn.input)
+            text += fill(template, turn.content, turn.input)
         else:
             text += turn.content + ("\n" if turn.role == "system" else eos)
     return text

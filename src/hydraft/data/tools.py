@@ -19,9 +19,10 @@ def tools_of(value: Any, key: str, place: str) -> tuple[Mapping[str, Any], ...]:
     """
     if not present(value) or (isinstance(value, str) and not value.strip()):
         return ()
-    found = _parsed(value, key, place)
-    tools = []
-    for number, tool in enumerate(found if isinstance(found, list) else [found], 1):
+    found: Any = _parsed(value, key, place)
+    tools: list[dict[str, Any]] = []
+    listed: list[Any] = found if isinstance(found, list) else [found]
+    for number, tool in enumerate(listed, 1):
         where = f"{place}: tool {number} of {key!r}"
         if isinstance(tool, str):
             tool = _parsed(tool, key, place)
@@ -29,10 +30,10 @@ def tools_of(value: Any, key: str, place: str) -> tuple[Mapping[str, Any], ...]:
             raise ConfigError(f"{where} must be an object, and is {kind_of(tool)}")
         if tool.get("type", "function") != "function" and "function" not in tool and "name" not in tool:
             raise ConfigError(f"{where} is of the type {tool['type']}; only functions are supported")
-        wrapped = tool if isinstance(tool.get("function"), dict) else {"type": "function", "function": tool}
-        if not isinstance(wrapped["function"].get("name"), str) or not wrapped["function"]["name"]:
+        function: dict[str, Any] = tool["function"] if isinstance(tool.get("function"), dict) else tool
+        if not isinstance(function.get("name"), str) or not function["name"]:
             raise ConfigError(f"{where} has no 'name'")
-        tools.append({"type": "function", **wrapped})
+        tools.append({"type": "function", **(tool if function is not tool else {"function": tool})})
     _check_characters(tools, key, place)
     return tuple(tools)
 
@@ -66,12 +67,18 @@ def are_calls(value: Any) -> bool:
             value = json.loads(value)
         except (ValueError, RecursionError):
             return False
-    return bool(value) and isinstance(value, list) and all(isinstance(c, dict) and "name" in c and len(c) == 2 for c in value)
+    return (
+        bool(value)
+        and isinstance(value, list)
+        and all(isinstance(c, dict) and "name" in c and len(c) == 2 for c in value)
+    )
 
 
 def _call(call: Any, key: str, place: str) -> Mapping[str, Any]:
     if not isinstance(call, dict):
-        raise ConfigError(f"{place}: a call in {key!r} must be an object with 'name' and 'arguments', and is {kind_of(call)}")
+        raise ConfigError(
+            f"{place}: a call in {key!r} must be an object with 'name' and 'arguments', and is {kind_of(call)}"
+        )
     function = call.get("function", call)
     if isinstance(function, str):  # {"function": "name", "arguments": …}
         function = {**call, "name": function}
@@ -80,7 +87,7 @@ def _call(call: Any, key: str, place: str) -> Mapping[str, Any]:
     name = function.get("name")
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{place}: a call in {key!r} has no 'name'")
-    given = next((function[each] for each in ARGUMENTS if function.get(each) is not None), {})
+    given: Any = next((function[each] for each in ARGUMENTS if function.get(each) is not None), {})
     if isinstance(given, str):
         given = _parsed(given, f"arguments of {name}", place) if given.strip() else {}
     if not isinstance(given, dict):

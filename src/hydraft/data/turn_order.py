@@ -34,7 +34,9 @@ def check_order(turns: Sequence[tuple[int, Turn]], place: str) -> None:
         if turn.role == "assistant":
             calls = {str(call["id"]) for call in turn.tool_calls if "id" in call}
         if turn.role == "tool" and calls and turn.tool_call_id and turn.tool_call_id not in calls:
-            raise ConfigError(f"{place}: turn {number} is the result of {turn.tool_call_id!r}, which the answer before it does not call")
+            raise ConfigError(
+                f"{place}: turn {number} is the result of {turn.tool_call_id!r}, which the answer before it does not call"
+            )
         before = turn.role
     if before != "assistant":
         raise ConfigError(f"{place}: does not end with an answer of the assistant")

@@ -68,8 +68,9 @@ def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
         raise ConfigError(refused)
     if not config.cluster.on_hosts:  # on other hosts, each agent checks its own
         prepare.check(config.model)
-    records = mixture.training(config.data, config.seed, read)
-    mixture.held_out(config.data, read)
+    notes: list[str] = []
+    records = mixture.training(config.data, config.seed, read, notes)
+    mixture.held_out(config.data, read, notes)
     text = token_count.measure(records, config.data)
     config = plan.settle(config, resolved.target, text.longest_answer)
     priced = config
@@ -79,5 +80,5 @@ def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
         config,
         resolved.machine,
         plan.make_plan(priced, len(records), planned_for, text),
-        kernel_support.slower(priced, family),
+        [*kernel_support.slower(priced, family), *notes],
     )

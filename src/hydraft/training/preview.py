@@ -31,7 +31,8 @@ def show(config: Config, console: Console | None = None) -> None:
     tokenizer = prepare.tokenizer(config.model)
     data = config.data
     encoding = make_objective(config.objective).encoding
-    parts = mixture.parts(data, config.seed, encoding.read)
+    notes: list[str] = []
+    parts = mixture.parts(data, config.seed, encoding.read, notes)
     records = [record for _, members in parts for record in members]
     whole = [example for record in records for example in encoding.encode(record, tokenizer, data)]
     kept, cut = [], Truncation()
@@ -49,6 +50,8 @@ def show(config: Config, console: Console | None = None) -> None:
     console.print(
         f"data.max_length={data.max_length}: {cut if cut.records else 'no record is longer'}", highlight=False
     )
+    for line in notes:
+        console.print(line, highlight=False, soft_wrap=True)
     if note := system_note(records, tokenizer, data):
         console.print(note, highlight=False, soft_wrap=True)
 

@@ -4,14 +4,17 @@
 last answer, if there is one, is the reference.
 """
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from hydraft.config.choices import Format
 from hydraft.data import formats
 from hydraft.data.chat_turns import ROLES, listed
-from hydraft.data.columns import KEYS, NO_COLUMNS, Columns, Named
-from hydraft.data.reading import Reading
+from hydraft.data.column_names import KEYS
+from hydraft.data.named import DEFAULTS, Named, RecordSettings
+from hydraft.data.record_reader import RecordReader
 from hydraft.data.records import Conversation, Turn
 from hydraft.data.sources import read_objects
 from hydraft.errors import ConfigError
@@ -32,28 +35,41 @@ class Record:
 
 
 def read(
-    source: str, form: Format, system: str | None, template: str = "chat", columns: Columns = NO_COLUMNS
+    source: str, form: Format, system: str | None, settings: RecordSettings = DEFAULTS
 ) -> tuple[list[Record], list[str]]:
     """The records of ``input=source``, and notes on how they were read.
 
     Args:
         system: added to the records without a system turn.
-        template: the prompt's template, which must have a place for what the records have.
+        settings: the other settings that say how records are read.
 
     Raises:
         ConfigError: a record is invalid; the message has the file and the record.
     """
     name = f"input={source}"
-    found: list[Record] = []
-    reading = Reading(name, form, columns, template, _conversation, answered=False)
-    for number, raw in enumerate(read_objects(source, name), 1):
-        conversation = reading.record(raw, f"{name}, record {number}", number)
-        assert isinstance(conversation, Conversation)
-        found.append(Record(raw.get("id") if isinstance(raw, dict) else None, conversation, bool(conversation.turns[-1].content)))
+    reader = RecordReader(name, form, settings, _conversation, answered=False)
+    try:
+        found = list(_records(read_objects(source, name), reader, name))
+        notes = reader.notes()
+    except ConfigError as error:
+        raise ConfigError(_as_typed(str(error))) from None
     if not found:
         raise ConfigError(f"{name}: no records in it")
-    notes = reading.notes()
+    notes = [_as_typed(note) for note in notes]
     return (found if system is None else [_with_system(record, system) for record in found]), notes
+
+
+def _records(objects: list[Any], reader: RecordReader, name: str) -> Iterator[Record]:
+    for number, values in enumerate(objects, 1):
+        conversation = reader.record(values, f"{name}, record {number}", number)
+        assert isinstance(conversation, Conversation)
+        identity = values.get("id") if isinstance(values, dict) else None
+        yield Record(identity, conversation, bool(conversation.reference))
+
+
+def _as_typed(message: str) -> str:
+    """A message of the reader of training records, with the names that the settings have in infer.py."""
+    return re.sub(r"\bdata\.(columns|format|template)\b", r"\1", message)
 
 
 def _conversation(values: dict[str, Any], form: Format, place: str, number: int) -> Conversation:

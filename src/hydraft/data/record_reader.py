@@ -1,29 +1,30 @@
 """Reads the objects of one source as records, and collects what has to be said about it once. No torch."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hydraft.config.choices import Format
 from hydraft.config.template import lacks_input
 from hydraft.data import keys
 from hydraft.data.chat_turns import TURN_KEYS, looks_like_turns
-from hydraft.data.columns import EXACT, NO_COLUMNS, Columns, Named, recognise
+from hydraft.data.column_names import EXACT
+from hydraft.data.columns import recognise
 from hydraft.data.formats import conversation_of
-from hydraft.data.records import Conversation, Read, Record
+from hydraft.data.named import DEFAULTS, Named, RecordSettings
+from hydraft.data.records import Read, Record
 from hydraft.errors import ConfigError
 
 READ_ELSEWHERE = frozenset(("task", "id", "chat_template_kwargs"))
 
 
-class Reading:
+class RecordReader:
     """How the objects of one source are read. ``record`` makes a record of each; ``notes`` says what was guessed or not read."""
 
     def __init__(
         self,
         name: str,
         form: Format = Format.auto,
-        columns: Columns = NO_COLUMNS,
-        template: str = "chat",
+        settings: RecordSettings = DEFAULTS,
         read: Read | None = None,
         answered: bool = True,
     ) -> None:
@@ -32,12 +33,11 @@ class Reading:
         Args:
             name: the source, for the notes.
             form: the format of the records; ``auto`` recognises it by their keys.
-            columns: the settings ``data.columns`` and ``data.labels``.
-            template: ``data.template``, which must have a place for what the records have.
+            settings: the other settings that say how records are read.
             read: makes a record from an object under the names of its format; by default ``conversation_of``.
             answered: whether a record must have an answer; otherwise a question is enough.
         """
-        self.name, self.form, self.columns, self.template, self.answered = name, form, columns, template, answered
+        self.name, self.form, self.settings, self.answered = name, form, settings, answered
         self.read = read or conversation_of
         self.forms: dict[Format, int] = {}
         """The formats that were found, each with the number of its first record."""
@@ -56,7 +56,7 @@ class Reading:
             values = {"messages": values}
         if not isinstance(values, dict):
             raise ConfigError(f"{place}: must be an object, and is a {type(values).__name__}")
-        form, named = recognise(values, place, self.form, self.columns, self.answered)
+        form, named = recognise(values, place, self.form, self.settings, self.answered)
         first = next(iter(self.forms), form)
         if form is not first:
             raise ConfigError(
@@ -76,7 +76,7 @@ class Reading:
         Raises:
             ConfigError: ``data.columns`` names a key that no record has.
         """
-        for name, key in self.columns.names.items():
+        for name, key in self.settings.columns.items():
             if self._records and key not in self._seen and name not in ("role", "content"):
                 raise ConfigError(f"data.columns={{{name}: {key}}}: no record of {self.name} has {key!r}")
         lines = [f"{self.name}: {guess} (data.columns)" for guess in self._guessed]
@@ -86,13 +86,15 @@ class Reading:
         return lines
 
     def _check_template(self, record: Record, place: str, named: Named) -> None:
-        if lacks_input(self.template) and any(turn.input for each in record.conversations for turn in each.turns):
+        if lacks_input(self.settings.template) and any(
+            turn.input for each in record.conversations for turn in each.turns
+        ):
             raise ConfigError(
                 f"{place}: has {named.key('input')!r}, for which data.template has no place: add {{input}} to it"
             )
 
     def _note(self, form: Format, named: Named, record: Record) -> None:
-        given = self.columns.names
+        given = self.settings.columns
         self._seen.update(key for key in given.values() if key in named.raw)
         guesses = [
             f"{name} from {key!r}"
