@@ -26,6 +26,7 @@ ANSWERS = {
 
 WEAK_ANSWERS = {
     "input": ("output", "target", "response", "answer", "completion"),
+    "inputs": ("targets", "outputs"),
     "source": ("target",),
     "content": ("summary",),
     "article": ("highlights", "summary"),

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from hydraft.config.choices import Format
-from hydraft.data.chat_turns import listed, looks_like_turns
+from hydraft.data.chat_turns import ROLES, listed, looks_like_turns
 from hydraft.data.column_names import BESIDE_TEXT, KEYS, OPTIONAL
 from hydraft.data.key_search import KEYS_NEEDED, SEARCHES, Search
 from hydraft.data.keys import present
@@ -65,6 +65,10 @@ def _only(
     if text is not None and pair is not None and not chats and _made_of(record, pair):
         del found[Format.text]
     if list(found) == [Format.text] and not given:
+        if str(record.get("role", record.get("from"))).casefold() in ROLES:
+            raise ConfigError(
+                f"{place}: is one turn of a chat; a record must be a whole conversation (or choose data.format=text)"
+            )
         beside = [key for key in BESIDE_TEXT if present(record.get(key))]
         if beside:
             raise ConfigError(

@@ -30,76 +30,11 @@ TAGS = ("kto_tag", "label")
 
 MEDIA = ("images", "image", "videos", "video", "audios", "audio", "image_url", "input_audio")
 
-TEXTS = frozenset(
-    [
-        "abstract",
-        "answer",
-        "answers",
-        "attempt",
-        "background",
-        "chain",
-        "chat",
-        "choices",
-        "chosen",
-        "completion",
-        "completions",
-        "content",
-        "context",
-        "contexts",
-        "conversation",
-        "conversations",
-        "cot",
-        "dialog",
-        "dialogue",
-        "document",
-        "documents",
-        "explanation",
-        "generation",
-        "generations",
-        "history",
-        "hypothesis",
-        "input",
-        "inputs",
-        "instruction",
-        "instructions",
-        "knowledge",
-        "label",
-        "labels",
-        "messages",
-        "options",
-        "output",
-        "outputs",
-        "paragraph",
-        "passage",
-        "passages",
-        "premise",
-        "problem",
-        "prompt",
-        "prompts",
-        "query",
-        "question",
-        "questions",
-        "rationale",
-        "reasoning",
-        "reply",
-        "response",
-        "responses",
-        "sentence",
-        "solution",
-        "solutions",
-        "summary",
-        "system",
-        "target",
-        "targets",
-        "text",
-        "texts",
-        "think",
-        "thinking",
-        "thought",
-        "thoughts",
-        "trajectories",
-        "trajectory",
-    ]
+TEXTS = re.compile(
+    "(abstract|answer|attempt|background|chain|chat|choice|completion|content|context|conversation|cot|dialog|dialogue|document"
+    "|explanation|generation|history|hypothesis|input|instruction|knowledge|label|message|option|output|paragraph|passage|premise"
+    "|problem|prompt|query|question|rationale|reasoning|reply|response|sentence|solution|summary|system|target|text|think"
+    "|thinking|thought|trajector(y|ie))s?"
 )
 """The last word of a key whose value looks like content."""
 
@@ -115,7 +50,7 @@ def present(value: Any) -> bool:
 def looks_like_content(key: str) -> bool:
     """Whether a key is named as if it had text to train on: ``answer``, ``final_answer``, ``r1_solution_2``; not ``answer_id``."""
     words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).casefold())
-    return key == "reasoning_content" or (bool(words) and words[-1] in TEXTS)
+    return key == "reasoning_content" or (bool(words) and TEXTS.fullmatch(words[-1]) is not None)
 
 
 def check_record(record: Mapping[str, Any], read: frozenset[str], place: str) -> None:

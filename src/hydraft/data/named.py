@@ -10,7 +10,8 @@ class Named(dict[str, Any]):
 
     def __init__(self, values: Mapping[str, Any], names: Mapping[str, str], place: str = "") -> None:
         """``values`` is the record as it is in the file, ``names`` gives a key to each part that was found."""
-        super().__init__({key: value for key, value in values.items() if key not in names})
+        found = {*names, *names.values()}
+        super().__init__({key: value for key, value in values.items() if key not in found})
         self.update({name: values[key] for name, key in names.items() if key in values})
         self.names = dict(names)
         self.raw = values
