@@ -39,15 +39,19 @@ class RecordReader:
         """
         self.name, self.form, self.settings, self.answered = name, form, settings, answered
         self.read = read or conversation_of
-        self.forms: dict[Format, int] = {}
-        """The formats that were found, each with the number of its first record."""
+        self._forms: dict[str, tuple[Format, int]] = {}
         self._guessed: dict[str, None] = {}
         self._unread: dict[str, None] = {}
         self._seen: set[str] = set()
         self._records = 0
 
-    def record(self, values: Any, place: str, number: int = 0) -> Record:
-        """The record that an object of the source is; ``place`` names it in messages.
+    def record(self, values: Any, place: str, number: int = 0, file: str = "") -> Record:
+        """The record that an object of the source is.
+
+        Args:
+            place: names it in messages.
+            number: its number in the source, from 1.
+            file: the file of the source that it is in; the records of a file have one format.
 
         Raises:
             ConfigError: it cannot be read, which is the fault of this one record.
@@ -57,15 +61,14 @@ class RecordReader:
         if not isinstance(values, dict):
             raise ConfigError(f"{place}: must be an object, and is a {type(values).__name__}")
         form, named = recognise(values, place, self.form, self.settings, self.answered)
-        first = next(iter(self.forms), form)
+        first, at = self._forms.get(file, (form, number))
         if form is not first:
             raise ConfigError(
-                f"{place}: record {self.forms[first]} is {first.value} and record {number} is {form.value}; "
-                "a file must have one format"
+                f"{place}: record {at} is {first.value} and record {number} is {form.value}; a file must have one format"
             )
         found = self.read(named, form, place, number)
         self._check_template(found, place, named)
-        self.forms.setdefault(form, number)
+        self._forms.setdefault(file, (form, number))
         self._records += 1
         self._note(form, named, found)
         return found
