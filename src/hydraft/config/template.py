@@ -34,8 +34,12 @@ def lacks_input(template: str) -> bool:
     return template != "chat" and "{input}" not in template
 
 
-def unknown_fields(template: str) -> list[str]:
-    """Words in braces that look like fields and are text, such as ``{system}``."""
-    if template == "chat":
+def notes(template: str) -> list[str]:
+    """One line on words in braces that look like fields and are text, such as ``{system}``."""
+    words = [word for word in dict.fromkeys(re.findall(r"\{([a-z_]+)\}", template)) if word not in FIELDS]
+    if template == "chat" or not words:
         return []
-    return [found for found in dict.fromkeys(re.findall(r"\{([a-z_]+)\}", template)) if found not in FIELDS]
+    listed = ", ".join(f"{{{word}}}" for word in words)
+    return [
+        f"data.template: {listed} {'is' if len(words) == 1 else 'are'} text; only {{instruction}} and {{input}} are replaced"
+    ]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hydraft.config import rules
+from hydraft.config import rules, template
 from hydraft.config.choices import Mode
 from hydraft.config.schema import Config
 from hydraft.data import mixture
@@ -80,5 +80,5 @@ def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
         config,
         resolved.machine,
         plan.make_plan(priced, len(records), planned_for, text),
-        [*kernel_support.slower(priced, family), *notes],
+        [*kernel_support.slower(priced, family), *template.notes(config.data.template), *notes],
     )

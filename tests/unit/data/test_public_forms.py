@@ -1,10 +1,10 @@
 """Each published form of a record is read, or refused, as the tables in docs/data.md and docs/zh/data.md say."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
+import record_forms
 import yaml
 
 from hydraft.config.choices import Format
@@ -12,10 +12,6 @@ from hydraft.data.named import RecordSettings
 from hydraft.data.record_reader import RecordReader
 from hydraft.data.records import Conversation
 from hydraft.errors import ConfigError
-
-ROOT = Path(__file__).parents[3]
-FORMS: list[dict[str, Any]] = yaml.safe_load((ROOT / "tests/fixtures/records/forms.yaml").read_text(encoding="utf-8"))
-WORDS = {"docs/data.md": ("", ": ", "refused", "nothing"), "docs/zh/data.md": ("_zh", "：", "拒绝", "无")}
 
 
 def reader(needs: list[str]) -> RecordReader:
@@ -39,7 +35,7 @@ def shown(record: Conversation) -> Any:
     return turns
 
 
-@pytest.mark.parametrize("form", FORMS, ids=[form["name"] for form in FORMS])
+@pytest.mark.parametrize("form", record_forms.FORMS, ids=lambda form: form["name"])
 def test_a_published_form_is_read_or_refused_as_the_table_says(form: dict[str, Any]) -> None:
     if "refused" in form:
         with pytest.raises(ConfigError) as refusal:
@@ -59,17 +55,6 @@ def test_a_published_form_is_read_or_refused_as_the_table_says(form: dict[str, A
     assert unread == ([f"my.json: {listed} not read (data.columns)"] if noted else [])
 
 
-@pytest.mark.parametrize("page", WORDS)
-def test_the_documents_have_the_table(page: str) -> None:
-    suffix, colon, refused, nothing = WORDS[page]
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for form in FORMS:
-        why = form.get(f"why{suffix}", "")
-        if "reads" not in form:
-            cell = f"{refused}{colon}{why}"
-        else:
-            needs = " ".join(f"`{each}`" for each in form.get("needs", []))
-            cell = (needs or nothing) + (f"{colon if needs else '；' if suffix else '; '}{why}" if why else "")
-        keys = ", ".join(f"`{key}`" for key in form["record"])
-        name = form["name"] if not suffix else form["name"].replace(", ", "、").replace(" (", "（").replace(")", "）")
-        assert f"| {name} | {keys} | {cell} |\n" in text, cell
+@pytest.mark.parametrize("language", record_forms.PAGES)
+def test_the_documents_have_the_table(language: str) -> None:
+    assert record_forms.table(language) in record_forms.PAGES[language].read_text(encoding="utf-8")
