@@ -31,8 +31,16 @@ from hydraft.system.source_tree import ROOT
 T = TypeVar("T")
 
 
-ConfigStore.instance().store("train_schema", Config)
-ConfigStore.instance().store("infer_schema", InferConfig)
+def _schema(section: type[Any], open_dict: str) -> DictConfig:
+    """A schema whose ``open_dict`` takes keys from the command line, which Hydra refuses by default."""
+    schema = OmegaConf.structured(section)
+    assert isinstance(schema, DictConfig)
+    OmegaConf.set_struct(OmegaConf.select(schema, open_dict), False)
+    return schema
+
+
+ConfigStore.instance().store("train_schema", _schema(Config, "data.columns"))
+ConfigStore.instance().store("infer_schema", _schema(InferConfig, "columns"))
 OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
 OmegaConf.register_new_resolver(shipped.RESOLVER, shipped.with_shipped, replace=True)
 

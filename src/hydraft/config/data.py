@@ -6,6 +6,8 @@ from omegaconf import MISSING
 
 from hydraft.config.bounds import setting
 from hydraft.config.choices import Batching, Format, OnBadRecord, Task, Thinking, TrainOn
+from hydraft.config.columns import ALLOWED as COLUMNS_ALLOWED
+from hydraft.config.columns import are_columns
 from hydraft.config.template import TEMPLATE, is_template
 
 
@@ -50,7 +52,7 @@ class DataConfig:
     thinking: Thinking = Thinking.auto
     """Whether answers have thoughts (``reasoning_content``, or ``<think>`` in the text), which are then trained and generated. ``auto``:
     ``on`` if a training record has any. With ``off`` they are left out, and prompts have the empty thoughts of the chat template."""
-    columns: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, str] = setting(factory=dict, valid=are_columns, allowed=COLUMNS_ALLOWED)
     """Names of the records' keys for those of a format, such as ``{instruction: question, output: answer}``. ``{}``: common names are
     recognised."""
     labels: list[str] = field(default_factory=list)

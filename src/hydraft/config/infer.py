@@ -8,6 +8,8 @@ from omegaconf import MISSING
 
 from hydraft.config.bounds import setting
 from hydraft.config.choices import ExportKind, Format, InferMode, Layout, Precision, QuantKind, Task, Thinking
+from hydraft.config.columns import ALLOWED as COLUMNS_ALLOWED
+from hydraft.config.columns import are_columns
 from hydraft.config.serve import ServeConfig
 from hydraft.config.template import TEMPLATE, is_template
 
@@ -66,6 +68,8 @@ class InferConfig:
     """batch: a .json (list), .jsonl or .parquet file of prompts, or of records in a format that training reads."""
     format: Format = Format.auto
     """batch: format of the records, as in ``data.format``."""
+    columns: dict[str, str] = setting(factory=dict, valid=are_columns, allowed=COLUMNS_ALLOWED)
+    """batch: names of the records' keys, as in ``data.columns``."""
     output: str | None = None
     """batch: the .jsonl file for the answers. export: the folder to create."""
     batch_size: int = setting(16, at_least=1, unit="prompts")

@@ -88,6 +88,8 @@ def key(data: DataConfig, seed: int, tokenizer: PreTrainedTokenizerBase, encodin
         backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items()),
         tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token,
     ]  # fmt: skip
+    if data.columns or data.labels:
+        parts.append([dict(data.columns), data.labels])
     if encoding.name:
         parts.append(encoding.name)
     parts += [Source(source, "data.train").fingerprint() for source in (data.train, *dict(mixture.mix(data)))]

@@ -2,17 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from hydraft.config.choices import Format, OnBadRecord
-from hydraft.data.formats import conversation_of, form_of
-from hydraft.data.reading.json_text import is_turns
+from hydraft.data.named import DEFAULTS, RecordSettings
 from hydraft.data.reading.row import Row, broken_text
+from hydraft.data.record_reader import RecordReader
 from hydraft.data.records import Read, Record
 from hydraft.data.sources import Part, Source, place
 from hydraft.errors import ConfigError
-
-_NAMES = {type(None): "null", str: "text", list: "a list", int: "a number", float: "a number", bool: "true or false"}
 
 NAMED = 10
 """Bad records that are named when they are skipped; the others are counted."""
@@ -30,6 +27,8 @@ class Survey:
     """The first of them, each with the reason."""
     remarks: dict[str, list[int]] = field(default_factory=dict)
     """What is unusual and changes nothing: the numbers of the first records that have it."""
+    notes: list[str] = field(default_factory=list)
+    """Names that were guessed, and keys that look like content and are not read."""
 
     @property
     def count(self) -> int:
@@ -50,12 +49,14 @@ class Records:
         form: Format = Format.auto,
         read: Read | None = None,
         on_bad: OnBadRecord = OnBadRecord.refuse,
+        settings: RecordSettings = DEFAULTS,
     ) -> None:
         """The arguments of ``load``."""
         self.source = Source(source, setting)
         self.form = form
-        self.read = read or conversation_of
+        self.read = read
         self.on_bad = on_bad
+        self.settings = settings
         self._survey: Survey | None = None
 
     @property
@@ -71,7 +72,7 @@ class Records:
         return self.survey.count
 
     def __iter__(self) -> Iterator[Record]:
-        survey, forms = Survey(), _Forms(self.form)
+        survey, reader = Survey(), RecordReader(self.source.name, self.form, self.settings, self.read)
         number = 0
         for part, row in self.source.rows():
             number += 1
@@ -79,7 +80,7 @@ class Records:
                 survey.remarks.setdefault(row.remark, []).append(number)
                 del survey.remarks[row.remark][NAMED:]
             try:
-                record = self._record(part, row, number, forms)
+                record = _record(part, row, number, reader)
             except ConfigError as error:
                 if self.on_bad is OnBadRecord.refuse:
                     raise ConfigError(f"{error}; data.on_bad_record=skip skips such records") from None
@@ -93,13 +94,14 @@ class Records:
             raise ConfigError(f"{self.source.name}: no records in it")
         if survey.bad == number:
             raise ConfigError(f"{self.source.name}: none of its {number:,} records can be read; {survey.named[0]}")
+        survey.notes = reader.notes()
         self._survey = survey
 
     @property
     def notes(self) -> list[str]:
         """What a user should know about how the source was read."""
         name, survey = self.source.name, self.survey
-        lines = list(self.source.notes)
+        lines = [*self.source.notes, *survey.notes]
         for remark, numbers in survey.remarks.items():
             listed = ", ".join(map(str, numbers)) + (", …" if len(numbers) == NAMED else "")
             lines.append(f"{name}, record{'s' if len(numbers) > 1 else ''} {listed}: {remark}")
@@ -109,45 +111,15 @@ class Records:
             lines.append(f"{name}: data.on_bad_record=skip: {kept} skipped: {'; '.join(survey.named)}{more}")
         return lines
 
-    def _record(self, part: Part, row: Row, number: int, forms: "_Forms") -> Record:
-        where = place(part, row, number)
-        if row.fault:
-            raise ConfigError(f"{where}: {row.fault}")
-        value = row.value
-        if is_turns(value):  # a record that is a list of messages and nothing else
-            value = {"messages" if "role" in value[0] else "conversations": value}
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where}: must be an object, and is {_NAMES.get(type(value), type(value).__name__)}")
-        record = self.read(value, forms.of(part, value, where, number), where, number)
-        if row.broken and (wrong := broken_text(record.conversations)) is not None:
-            raise ConfigError(f"{where}: {wrong}")
-        return record
 
-
-class _Forms:
-    """The format of each part of a source: that of its first record that can be read."""
-
-    def __init__(self, form: Format) -> None:
-        self.form = form
-        self.first: tuple[Part, Format, int] | None = None
-
-    def of(self, part: Part, value: dict[str, Any], where: str, number: int) -> Format:
-        """The format of a record.
-
-        Raises:
-            ConfigError: it has none, or another one than the records before it.
-        """
-        if self.form is not Format.auto:
-            return self.form
-        found = form_of(value, where)
-        if self.first is None or self.first[0] is not part:
-            self.first = part, found, number
-        _, expected, at = self.first
-        if found is not expected:
-            raise ConfigError(
-                f"{part.label}: record {at} is {expected.value} and record {number} is {found.value}; a file must have one format"
-            )
-        return found
+def _record(part: Part, row: Row, number: int, reader: RecordReader) -> Record:
+    where = place(part, row, number)
+    if row.fault:
+        raise ConfigError(f"{where}: {row.fault}")
+    record = reader.record(row.value, where, number, part.label)
+    if row.broken and (wrong := broken_text(record.conversations)) is not None:
+        raise ConfigError(f"{where}: {wrong}")
+    return record
 
 
 def load(
@@ -156,6 +128,7 @@ def load(
     form: Format = Format.auto,
     read: Read | None = None,
     on_bad: OnBadRecord = OnBadRecord.refuse,
+    settings: RecordSettings = DEFAULTS,
 ) -> list[Record]:
     """Read all records of a source into memory.
 
@@ -163,10 +136,11 @@ def load(
         source: files (see ``sources.py``), or a data set on the hub.
         setting: the setting that holds ``source``, for messages (``data.train``).
         form: the format of the records; ``auto`` recognises it by their keys.
-        read: makes a record from an object in the file; by default ``conversation_of``.
+        read: makes a record from an object under the names of its format; by default ``formats.conversation_of``.
         on_bad: whether a record that cannot be read ends it.
+        settings: the other settings that say how records are read.
 
     Raises:
         ConfigError: the source is missing, unreadable or empty; or a record cannot be read, or has another format than the first.
     """
-    return [record for record in Records(source, setting, form, read, on_bad)]  # noqa: C416 (list() asks for the length first)
+    return [record for record in Records(source, setting, form, read, on_bad, settings)]  # noqa: C416 (list() asks for the length first)

@@ -9,6 +9,7 @@ from itertools import chain
 from hydraft.config.data import DataConfig
 from hydraft.data import held_out as holding
 from hydraft.data.load import Records
+from hydraft.data.named import RecordSettings
 from hydraft.data.records import Read, Record
 from hydraft.errors import ConfigError
 
@@ -103,7 +104,9 @@ class Mixture:
         return filter(self.selects, self._eval)
 
     def _records(self, source: str, setting: str) -> Records:
-        return Records(source, setting, self.data.format, self.read, self.data.on_bad_record)
+        data = self.data
+        settings = RecordSettings(data.columns, data.labels, data.template)
+        return Records(source, setting, data.format, self.read, data.on_bad_record, settings)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hydraft.config.choices import Thinking, TrainOn
 from hydraft.config.data import DataConfig
+from hydraft.config.template import fill
 from hydraft.data import chat_template, special_tokens, thinking
 from hydraft.data.chat_template import USE_PLAIN
 from hydraft.data.records import Conversation, Turn
@@ -121,7 +122,7 @@ class Rendering:
         text = self.begin
         for turn in turns:
             if turn.role == "user":
-                text += template.format(instruction=turn.content, input=turn.input)
+                text += fill(template, turn.content, turn.input)
             else:
                 text += turn.content + ("\n" if turn.role == "system" else self.eos)
         return text

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from hydraft.config import rules
+from hydraft.config import rules, template
 from hydraft.config.choices import Mode, QuantKind
 from hydraft.config.schema import Config
 from hydraft.data import mixture
@@ -96,6 +96,7 @@ def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
         [
             *([resolved.stored] if resolved.stored else []),
             *kernel_support.slower(priced, family),
+            *template.notes(config.data.template),
             *notes,
             *_notes(records.mixture, config.mode),
         ],

@@ -34,12 +34,12 @@ def prompts_file(tmp_path: Path) -> Path:
     return file
 
 
-def test_batched_answers_equal_single_ones(run: Path, tmp_path: Path) -> None:
+def test_batched_answers_equal_single_ones(run: Path, prompts_file: Path, tmp_path: Path) -> None:
     """Token for token in fp32, whatever else is in the batch."""
     options = InferConfig(run=str(run), max_new_tokens=24)
     loaded = load(find(options), options)
     selected = loaded.select()
-    read = [records._trained(record, Format.alpaca, "") for record in RECORDS]
+    read, _ = records.read(str(prompts_file), Format.alpaca, None)
     prompts = [prompt_ids(record.conversation, selected.tokenizer, selected.data) for record in read]
     assert len({len(prompt) for prompt in prompts}) > 3
     alone = [answer(loaded, selected, prompt, options) for prompt in prompts]
@@ -96,6 +96,15 @@ def test_a_killed_batch_resumes_without_loss_or_repetition(run: Path, prompts_fi
         ([{"messages": [{"role": "user", "content": "问"}]}], "问", None),
         ([{"messages": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]}], "问", "答"),
         ([{"conversations": [{"from": "human", "value": "问"}]}], "问", None),
+        ([{"question": "问", "answer": ""}], "问", None),
+        ([{"text": "问", "label": 1}], "问", None),
+        ([{"prompt": [{"role": "user", "content": "问"}]}], "问", None),
+        ([{"conversation": [{"human": "问", "assistant": "答"}]}], "问", "答"),
+        (
+            [{"messages": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答", "weight": 0}]}],
+            "问",
+            "答",
+        ),
     ],
 )
 def test_every_format_is_read_with_and_without_answers(
@@ -103,7 +112,7 @@ def test_every_format_is_read_with_and_without_answers(
 ) -> None:
     file = tmp_path / "in.jsonl"
     file.write_text("\n".join(json.dumps(line) for line in lines))
-    (record,) = records.read(str(file), Format.auto, "默认")
+    (record,), _ = records.read(str(file), Format.auto, "默认")
     turns = record.conversation.turns
     assert turns[-2].text == last
     assert (turns[-1].content or None, record.answered) == (reference, reference is not None)
@@ -115,11 +124,10 @@ def test_every_format_is_read_with_and_without_answers(
     [
         ([], "no records in it"),
         ([{"text": "a"}], "plain text has no prompts"),
-        ([{"prompt": "a"}, {"instruction": "b"}], "record 1 is prompt and record 2 is alpaca"),
+        ([{"prompt": "a"}, {"messages": []}], "record 1 is alpaca and record 2 is messages"),
         ([{"prompt": " "}], "record 1: 'prompt' is empty"),
         ([{"prompt": 3}], "record 1: 'prompt' must be text"),
-        ([{"prompt": "a", "id": 1}, {"prompt": "b", "id": "1"}], "record 2: has the id of record 1"),
-        ([{"question": "a"}], r"unknown format \(its keys: question; known: prompt, or"),
+        ([{"问题": "a"}], r"unknown format \(its keys: 问题; known formats: .*; others: columns\)"),
         ([["a"]], "record 1: must be an object"),
         ([{"messages": [{"role": "assistant", "content": "a"}]}], "turn 1 has the role assistant, expected user"),
     ],

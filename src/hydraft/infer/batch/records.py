@@ -1,16 +1,21 @@
 """Reads the input of ``mode=batch``: prompts, or training records with or without an answer. No torch.
 
-``{"prompt": …}``, optionally with ``system``, ``answer`` (the reference), ``task`` and ``id``; or alpaca, messages or ShareGPT, whose
+``{"prompt": …}``, optionally with ``system``, ``answer`` (the reference), ``task`` and ``id``; or any form of a training record, whose
 last answer, if there is one, is the reference.
 """
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from hydraft.config.choices import Format
 from hydraft.data import formats
-from hydraft.data.formats import KEYS, ROLES
-from hydraft.data.records import Conversation, Turn, ask
+from hydraft.data.chat_turns import ROLES, listed
+from hydraft.data.column_names import KEYS
+from hydraft.data.named import DEFAULTS, Named, RecordSettings
+from hydraft.data.record_reader import RecordReader
+from hydraft.data.records import Conversation, Turn
 from hydraft.data.sources import read_objects
 from hydraft.errors import ConfigError
 
@@ -29,92 +34,81 @@ class Record:
     """Whether the last turn of the conversation is a reference; otherwise it is empty."""
 
 
-def read(source: str, form: Format, system: str | None) -> list[Record]:
-    """The records of ``input=source``; ``system`` is added to those without a system turn.
+def read(
+    source: str, form: Format, system: str | None, settings: RecordSettings = DEFAULTS
+) -> tuple[list[Record], list[str]]:
+    """The records of ``input=source``, and notes on how they were read.
+
+    Args:
+        system: added to the records without a system turn.
+        settings: the other settings that say how records are read.
 
     Raises:
         ConfigError: a record is invalid; the message has the file and the record.
     """
     name = f"input={source}"
-    found: list[Record] = []
-    kinds: dict[str, int] = {}
-    seen: dict[str, int] = {}
-    for number, raw in enumerate(read_objects(source, name), 1):
-        place = f"{name}, record {number}"
-        if not isinstance(raw, dict):
-            raise ConfigError(f"{place}: must be an object, and is a {type(raw).__name__}")
-        kind = "prompt" if form is Format.auto and "prompt" in raw else _form(raw, form, place).value
-        kinds.setdefault(kind, number)
-        if len(kinds) > 1:
-            (first, at), (second, then) = kinds.items()
-            raise ConfigError(
-                f"{name}: record {at} is {first} and record {then} is {second}; a file must have one format"
-            )
-        identity = raw.get("id")
-        if identity is not None and seen.setdefault(str(identity), number) != number:
-            raise ConfigError(f"{place}: has the id of record {seen[str(identity)]} ({identity})")
-        found.append(_prompt(raw, place) if kind == "prompt" else _trained(raw, Format(kind), place))
+    reader = RecordReader(name, form, settings, _conversation, answered=False)
+    try:
+        found = list(_records(read_objects(source, name), reader, name))
+        notes = reader.notes()
+    except ConfigError as error:
+        raise ConfigError(_as_typed(str(error))) from None
     if not found:
         raise ConfigError(f"{name}: no records in it")
-    return found if system is None else [_with_system(record, system) for record in found]
+    notes = [_as_typed(note) for note in notes]
+    return (found if system is None else [_with_system(record, system) for record in found]), notes
 
 
-def _form(raw: dict[str, Any], form: Format, place: str) -> Format:
-    if form is Format.auto:
-        if not any(keys[0] in raw for keys in KEYS.values()):
-            raise ConfigError(
-                f"{place}: unknown format (its keys: {', '.join(map(str, raw)) or 'none'}; known: prompt, or a training format: "
-                "instruction, messages, conversations)"
-            )
-        form = formats.form_of(raw, place)
+def _records(objects: list[Any], reader: RecordReader, name: str) -> Iterator[Record]:
+    for number, values in enumerate(objects, 1):
+        conversation = reader.record(values, f"{name}, record {number}", number)
+        assert isinstance(conversation, Conversation)
+        identity = values.get("id") if isinstance(values, dict) else None
+        yield Record(identity, conversation, bool(conversation.reference))
+
+
+def _as_typed(message: str) -> str:
+    """A message of the reader of training records, with the names that the settings have in infer.py."""
+    return re.sub(r"\bdata\.(columns|format|template)\b", r"\1", message)
+
+
+def _conversation(values: dict[str, Any], form: Format, place: str, number: int) -> Conversation:
+    """The conversation; without a reference, its last answer is empty."""
+    assert isinstance(values, Named)
     if form is Format.text:
         raise ConfigError(f"{place}: plain text has no prompts; give a file of prompts")
-    return form
-
-
-def _prompt(raw: dict[str, Any], place: str) -> Record:
-    texts = {}
-    for key in ("prompt", "system", "answer"):
-        value = raw.get(key) or ""
-        if not isinstance(value, str):
-            raise ConfigError(f"{place}: {key!r} must be text, and is a {type(value).__name__}")
-        texts[key] = value
-    if not texts["prompt"].strip():
-        raise ConfigError(f"{place}: 'prompt' is empty")
-    asked = ask(texts["prompt"], texts["system"] or None)
-    turns = (*asked.prompt, Turn("assistant", texts["answer"]))
-    return Record(raw.get("id"), Conversation(turns, task=raw.get("task")), bool(texts["answer"].strip()))
-
-
-def _trained(raw: dict[str, Any], form: Format, place: str) -> Record:
-    whole, answered = _completed(raw, form)
-    conversation = formats.conversation_of(whole, form, place)
+    answered = _has_answer(values, form)
     if not answered:
-        conversation = replace(conversation, turns=(*conversation.prompt, Turn("assistant", "")))
-    return Record(raw.get("id"), conversation, answered)
+        _add_placeholder(values, form)
+    whole = formats.read(values, form, place, number)
+    return whole if answered else formats.without_answer(whole)
 
 
-def _completed(raw: dict[str, Any], form: Format) -> tuple[dict[str, Any], bool]:
-    """A record with a placeholder if it has no last answer, and whether it had one."""
+def _has_answer(values: Named, form: Format) -> bool:
+    """Whether the record ends with a reference; an invalid one does, so that the reader of training records refuses it."""
     if form is Format.alpaca:
-        answer = raw.get("output")
-        missing = answer is None or (isinstance(answer, str) and not answer.strip())
-        return ({**raw, "output": PLACEHOLDER}, False) if missing else (raw, True)
-    key, (who, what) = KEYS[form][0], ("role", "content") if form is Format.messages else ("from", "value")
-    turns = raw.get(key)
-    if not (isinstance(turns, list) and turns and isinstance(turns[-1], dict)):
-        return raw, True  # invalid: the reader of training records refuses it
-    if ROLES.get(str(turns[-1].get(who))) == "user":
-        return {
-            **raw,
-            key: [*turns, {who: "assistant" if form is Format.messages else "gpt", what: PLACEHOLDER}],
-        }, False
-    return raw, True
+        answer = values.get("output")
+        return answer is not None and not (isinstance(answer, str) and not answer.strip())
+    turns = listed(values.get(KEYS[form][0]))
+    if not turns:
+        return True
+    if isinstance(turns[-1], str):
+        return len(turns) % 2 == 0
+    role = turns[-1].get("role", turns[-1].get("from")) if isinstance(turns[-1], dict) else None
+    return not isinstance(role, str) or ROLES.get(role.strip().casefold()) not in ("user", "tool")
+
+
+def _add_placeholder(values: Named, form: Format) -> None:
+    if form is Format.alpaca:
+        values["output"] = PLACEHOLDER
+        return
+    key = KEYS[form][0]
+    turns = listed(values[key]) or []
+    values[key] = [*turns, PLACEHOLDER if isinstance(turns[-1], str) else {"role": "assistant", "content": PLACEHOLDER}]
 
 
 def _with_system(record: Record, system: str) -> Record:
     turns = record.conversation.turns
     if turns[0].role == "system":
         return record
-    conversation = replace(record.conversation, turns=(Turn("system", system), *turns))
-    return Record(record.id, conversation, record.answered)
+    return replace(record, conversation=replace(record.conversation, turns=(Turn("system", system), *turns)))

@@ -13,6 +13,7 @@ from typing import Any
 
 from hydraft.config.choices import Thinking
 from hydraft.config.infer import InferConfig
+from hydraft.data.named import RecordSettings
 from hydraft.errors import ConfigError
 from hydraft.infer.batch.journal import Bucket, Journal
 from hydraft.infer.batch.records import Record, read
@@ -32,11 +33,14 @@ MATTERS = (
 def run(sources: list[Source], options: InferConfig) -> None:
     """Answer ``input`` and write ``output``."""
     output = Path(str(options.output)).expanduser()
-    records = read(str(options.input), options.format, options.system)
+    source = next(s for s in sources if options.adapter in (None, s.name))
+    settings = RecordSettings(options.columns, template=source.template)
+    records, notes = read(str(options.input), options.format, options.system, settings)
+    for note in notes:
+        print(note)
     gpus, count = len(detect().gpus), options.cluster.ranks_per_node
     if gpus and options.device != "cpu" and count > gpus:
         raise ConfigError(f"cluster=1x{count} needs {count} GPUs and {gpus} were found: use cluster=1x{gpus}")
-    source = next(s for s in sources if options.adapter in (None, s.name))
     try:
         journal = Journal(output, _key(records, source, options))
         if journal.finished:

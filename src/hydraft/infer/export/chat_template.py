@@ -4,7 +4,8 @@
 """
 
 import json
-from string import Formatter
+
+from hydraft.config.template import parts
 
 
 def jinja(template: str, begin: str, eos: str) -> str:
@@ -26,13 +27,13 @@ def jinja(template: str, begin: str, eos: str) -> str:
 
 def _parts(template: str) -> list[str]:
     """The template as Jinja expressions; {input} is empty, since a chat turn is one text."""
-    parts = []
-    for literal, field, _, _ in Formatter().parse(template):
-        if literal:
-            parts.append(_text(literal))
+    expressions = []
+    for text, field in parts(template):
+        if text:
+            expressions.append(_text(text))
         if field == "instruction":
-            parts.append("message['content']")
-    return parts
+            expressions.append("message['content']")
+    return expressions
 
 
 def _text(text: str) -> str:

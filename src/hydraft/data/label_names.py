@@ -1,0 +1,38 @@
+"""The answer that a class label stands for (``data.labels``). No torch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydraft.errors import ConfigError
+
+
+def answer_of(label: Any, labels: Sequence[str], what: str) -> Any:
+    """The text of a label: a number is an index into ``labels``, a text is itself and one of ``labels`` if there are any.
+
+    Args:
+        what: the record and its key, for messages.
+
+    Raises:
+        ConfigError: a number without ``data.labels`` or beyond them, or a text that is not one of them.
+    """
+    if isinstance(label, str) and label.strip() in labels:
+        return label.strip()
+    number = number_of(label)
+    if number is None:
+        if labels and isinstance(label, str) and label.strip():
+            raise ConfigError(f"{what} is {label!r}, which is none of data.labels ({', '.join(labels)})")
+        return label
+    if not labels:
+        raise ConfigError(f"{what} is the number {number}; give the answers: data.labels=[the answer for 0, for 1, …]")
+    if not 0 <= number < len(labels):
+        raise ConfigError(f"{what} is {number}, and data.labels has the answers for 0 to {len(labels) - 1}")
+    return labels[number]
+
+
+def number_of(label: Any) -> int | None:
+    """A label that is a whole number, also as text (.csv) or as a fraction (a column with empty cells); None for a text."""
+    if isinstance(label, str):
+        return int(label) if label.strip().isdecimal() and len(label.strip()) < 9 else None
+    if isinstance(label, (bool, int)) or (isinstance(label, float) and label.is_integer()):
+        return int(label)
+    return None

@@ -1,0 +1,45 @@
+"""A record under the names of a format, and the names that the user gave. No torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class Named(dict[str, Any]):
+    """A record under the names of its format, which remembers the keys that its values have in the file."""
+
+    def __init__(self, values: Mapping[str, Any], names: Mapping[str, str], place: str = "") -> None:
+        """``values`` is the record as it is in the file, ``names`` gives a key to each part that was found."""
+        found = {*names, *names.values()}
+        super().__init__({key: value for key, value in values.items() if key not in found})
+        self.update({name: values[key] for name, key in names.items() if key in values})
+        self.names = dict(names)
+        self.raw = values
+
+    def key(self, name: str) -> str:
+        """The key in the file."""
+        return self.names.get(name, name)
+
+    @property
+    def read(self) -> frozenset[str]:
+        """The keys of the file that are read."""
+        return frozenset(self.names.values())
+
+
+@dataclass(frozen=True)
+class RecordSettings:
+    """The settings that say how records are read."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """``data.columns``"""
+    labels: Sequence[str] = ()
+    """``data.labels``"""
+    template: str = "chat"
+    """``data.template``, which must have a place for what the records have."""
+
+    def of_record(self, record: Mapping[str, Any]) -> dict[str, str]:
+        """The keys of this record that ``data.columns`` names; those of a turn are left out."""
+        return {name: key for name, key in self.columns.items() if key in record and name not in ("role", "content")}
+
+
+DEFAULTS = RecordSettings()
