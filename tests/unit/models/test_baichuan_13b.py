@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from baichuan import FIRST_13B, MODELS, SECOND_13B, reference
 from conftest import config_of
-from hydraft.config.choices import Precision
+from hydraft.config.choices import Precision, QuantKind
 from hydraft.config.schema import ModelConfig, QuantConfig
 from hydraft.data.batch import PaddingFree
 from hydraft.errors import ConfigError
@@ -31,6 +31,7 @@ from hydraft.models.families import baichuan
 from hydraft.models.families.base import ALIBI_FEATURES
 from hydraft.models.load import load_base
 from hydraft.plan.disk import disk
+from hydraft.plan.memory import ModelSize, memory
 from hydraft.plan.parameters import layout, trained
 from published import RESERVED, baichuan_tensors, save, sentencepiece_model
 
@@ -129,8 +130,21 @@ def test_a_conversion_is_counted_with_its_fp32_head(size: str) -> None:
     config = config_of("model=baichuan2", f"model.size={size}", "train.precision=bf16")
     known = layout(baichuan.ARCHITECTURES["baichuan2"] | dataclasses.asdict(config.model.shape))  # type: ignore[arg-type]
     assert known is not None
-    made = disk(config, known, trained(known, config.lora))
-    assert made.base == 2 * known.count + 2 * known.vocabulary * known.hidden
+    learns, head = trained(known, config.lora), known.vocabulary * known.hidden
+    assert disk(config, known, learns).base == 2 * known.count + 2 * head
+    config.quant.kind = QuantKind.none
+    # Where weights are read into main memory first, the head is copied in its new type; the others stay pages of the file.
+    assert memory(config, ModelSize(known, learns, 100), on_gpu=True).host_loading.weights == 2 * head
+
+
+def test_a_converted_folder_shows_its_fp32_head(native: ModelConfig, published: Path) -> None:
+    head = SECOND_13B["vocab_size"] * SECOND_13B["hidden_size"]
+    assert fp32_weights.elements(native) == fp32_weights.elements(ModelConfig(name="b", path=str(published))) == head
+    assert (
+        fp32_weights.elements(config_of("model=tiny").model)
+        == fp32_weights.elements(config_of("model=qwen").model)
+        == 0
+    )
 
 
 def test_the_plan_knows_the_features_of_the_class() -> None:
