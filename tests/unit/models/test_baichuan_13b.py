@@ -22,6 +22,7 @@ from hydraft.config.schema import ModelConfig, QuantConfig
 from hydraft.data.batch import PaddingFree
 from hydraft.errors import ConfigError
 from hydraft.infer.export import merge
+from hydraft.infer.export.published_layout import publish
 from hydraft.infer.resolve import look
 from hydraft.infer.serve.run import refuse_alibi
 from hydraft.models import fp32_weights
@@ -204,3 +205,17 @@ def test_the_reference_has_the_published_slopes() -> None:
     assert theirs(8) == [2.0**-power for power in range(1, 9)]
     for heads in (1, 2, 6, 8, 12, 40, 64, 100):
         assert ours(heads) == pytest.approx(theirs(heads), rel=1e-12)
+
+
+def test_the_published_layout_has_the_published_head(published: Path, native: ModelConfig, tmp_path: Path) -> None:
+    found = {
+        name: tensor for file in Path(native.path).glob("*.safetensors") for name, tensor in load_file(file).items()
+    }
+    (tmp_path / "back").mkdir()
+    publish(found, published, tmp_path / "back")
+    back = {name: tensor for file in tmp_path.glob("back/*.safetensors") for name, tensor in load_file(file).items()}
+    theirs = baichuan_tensors(**SECOND_13B)
+    assert back.keys() == theirs.keys() and all(torch.equal(back[name], tensor) for name, tensor in theirs.items())
+    found["lm_head.weight"] = found["lm_head.weight"] * 1.001
+    with pytest.raises(ConfigError, match=r"lm_head was trained.*leave export\.layout out"):
+        publish(found, published, tmp_path / "back")
