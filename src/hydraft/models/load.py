@@ -27,7 +27,8 @@ from hydraft.config.lora import LoraMethod
 from hydraft.config.model import ModelConfig
 from hydraft.config.schema import Config, QuantConfig
 from hydraft.errors import ConfigError
-from hydraft.models import architectures, attention, liger, row_documents, stored_quant, unsloth, vocabulary
+from hydraft.models import attention, liger, row_documents, stored_quant, unsloth, vocabulary
+from hydraft.models.architectures import registration
 from hydraft.models.linear_4bit import make_weights_releasable
 from hydraft.models.lora import adapter, targets
 from hydraft.models.loss import chunked
@@ -37,7 +38,7 @@ from hydraft.models.quant import DTYPES, adopt, bits_and_bytes
 BNB = (Bnb4bitDeserialize, Bnb8bitDeserialize)
 """What transformers does to weights that bitsandbytes stored, as it loads them."""
 
-architectures.register()
+registration.register()
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, folder: Path | None = None) -> None:

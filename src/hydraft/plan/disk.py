@@ -5,20 +5,16 @@ from pathlib import Path
 
 from hydraft.config.choices import Init, Save
 from hydraft.config.schema import Config
-from hydraft.models.families.registry import (
-    is_published_architecture,
-    published_config,
-    published_family,
-    unit_rows,
-)
+from hydraft.models import fp32_weights
+from hydraft.models.families.registry import is_published_architecture, published_family
 from hydraft.plan.memory import WIDTH
 from hydraft.plan.parameters import Layout, Trained
 
 STATE_WIDTH = 12
 """Bytes per trained parameter in ``optimizer.safetensors``."""
 
-CHECKPOINT_WIDTH, UNIT_ROWS_WIDTH = 2, 4
-"""Bytes per weight of published and of random checkpoints, and of a converted head whose rows have length 1."""
+CHECKPOINT_WIDTH, FP32_WIDTH = 2, 4
+"""Bytes per weight of published and of random checkpoints, and of what conversions keep in fp32."""
 
 
 @dataclass(frozen=True)
@@ -50,18 +46,16 @@ def disk(config: Config, layout: Layout, learns: Trained) -> Disk:
 
 def _base(config: Config, layout: Layout) -> int:
     """Bytes of a base that is converted or filled with random weights; 0 for one that transformers loads as it is."""
-    weights, shape = layout.count * CHECKPOINT_WIDTH, config.model.shape
-    head = layout.vocabulary * layout.hidden * (UNIT_ROWS_WIDTH - CHECKPOINT_WIDTH)
+    weights = layout.count * CHECKPOINT_WIDTH
     if config.model.init is Init.random:
         return weights
+    return weights + fp32_weights.elements(config.model) * (FP32_WIDTH - CHECKPOINT_WIDTH) if _converts(config) else 0
+
+
+def _converts(config: Config) -> bool:
+    """Whether the checkpoint is a published one that has to be converted."""
     folder = Path(config.model.path).expanduser()
     if folder.is_dir():
-        published = published_config(folder)
-        family = published_family(folder)
-        if family is None:
-            return 0
-        parts = (part for rule in family.rules(published).values() for part in rule.parts)
-        return weights + (head if any(part.unit_rows for part in parts) else 0)
-    if shape is None or not is_published_architecture(shape.architecture):
-        return 0
-    return weights + (head if unit_rows(shape.architecture) else 0)
+        return published_family(folder) is not None
+    shape = config.model.shape
+    return shape is not None and is_published_architecture(shape.architecture)

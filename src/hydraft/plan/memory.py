@@ -7,8 +7,9 @@ libraries and the allocator is a constant and a percentage, and so approximate.
 import dataclasses
 from dataclasses import dataclass
 
-from hydraft.config.choices import Batching, Offload, Precision, QuantKind
+from hydraft.config.choices import Batching, Init, Offload, Precision, QuantKind
 from hydraft.config.schema import Config
+from hydraft.models import fp32_weights
 from hydraft.plan import scoring
 from hydraft.plan.activations import activations
 from hydraft.plan.decoder_layer import Tensor
@@ -225,5 +226,7 @@ def _loading(config: Config, subject: ModelSize, on_gpu: bool) -> tuple[Parts, P
         moves = config.zero.stage == 3 and config.zero.offload_param is Offload.none
         temporary = max(flat, layout.largest_linear * dtype, copied if moves else 0)
     device = Parts(weights=whole, adapter=adapter, buffers=temporary)
-    reads_first = on_gpu and not quantised and config.model.dtype is not subject.stored
-    return device, Parts(weights=whole if reads_first else 0)
+    if not on_gpu or quantised:
+        return device, Parts()
+    converted = fp32_weights.elements(config.model) * dtype if config.model.init is not Init.random else 0
+    return device, Parts(weights=converted if config.model.dtype is subject.stored else whole)

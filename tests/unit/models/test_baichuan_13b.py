@@ -17,11 +17,12 @@ from transformers import AutoModelForCausalLM
 
 from baichuan import FIRST_13B, MODELS, SECOND_13B, reference
 from conftest import config_of
-from hydraft.config.choices import Precision
+from hydraft.config.choices import Precision, QuantKind
 from hydraft.config.schema import ModelConfig, QuantConfig
 from hydraft.data.batch import PaddingFree
 from hydraft.errors import ConfigError
 from hydraft.infer.export import merge
+from hydraft.infer.export.published_layout import publish
 from hydraft.infer.resolve import look
 from hydraft.infer.serve.run import refuse_alibi
 from hydraft.models import fp32_weights
@@ -31,6 +32,7 @@ from hydraft.models.families import baichuan
 from hydraft.models.families.base import ALIBI_FEATURES
 from hydraft.models.load import load_base
 from hydraft.plan.disk import disk
+from hydraft.plan.memory import ModelSize, memory
 from hydraft.plan.parameters import layout, trained
 from published import RESERVED, baichuan_tensors, save, sentencepiece_model
 
@@ -129,8 +131,21 @@ def test_a_conversion_is_counted_with_its_fp32_head(size: str) -> None:
     config = config_of("model=baichuan2", f"model.size={size}", "train.precision=bf16")
     known = layout(baichuan.ARCHITECTURES["baichuan2"] | dataclasses.asdict(config.model.shape))  # type: ignore[arg-type]
     assert known is not None
-    made = disk(config, known, trained(known, config.lora))
-    assert made.base == 2 * known.count + 2 * known.vocabulary * known.hidden
+    learns, head = trained(known, config.lora), known.vocabulary * known.hidden
+    assert disk(config, known, learns).base == 2 * known.count + 2 * head
+    config.quant.kind = QuantKind.none
+    # Where weights are read into main memory first, the head is copied in its new type; the others stay pages of the file.
+    assert memory(config, ModelSize(known, learns, 100), on_gpu=True).host_loading.weights == 2 * head
+
+
+def test_a_converted_folder_shows_its_fp32_head(native: ModelConfig, published: Path) -> None:
+    head = SECOND_13B["vocab_size"] * SECOND_13B["hidden_size"]
+    assert fp32_weights.elements(native) == fp32_weights.elements(ModelConfig(name="b", path=str(published))) == head
+    assert (
+        fp32_weights.elements(config_of("model=tiny").model)
+        == fp32_weights.elements(config_of("model=qwen").model)
+        == 0
+    )
 
 
 def test_the_plan_knows_the_features_of_the_class() -> None:
@@ -190,3 +205,17 @@ def test_the_reference_has_the_published_slopes() -> None:
     assert theirs(8) == [2.0**-power for power in range(1, 9)]
     for heads in (1, 2, 6, 8, 12, 40, 64, 100):
         assert ours(heads) == pytest.approx(theirs(heads), rel=1e-12)
+
+
+def test_the_published_layout_has_the_published_head(published: Path, native: ModelConfig, tmp_path: Path) -> None:
+    found = {
+        name: tensor for file in Path(native.path).glob("*.safetensors") for name, tensor in load_file(file).items()
+    }
+    (tmp_path / "back").mkdir()
+    publish(found, published, tmp_path / "back")
+    back = {name: tensor for file in tmp_path.glob("back/*.safetensors") for name, tensor in load_file(file).items()}
+    theirs = baichuan_tensors(**SECOND_13B)
+    assert back.keys() == theirs.keys() and all(torch.equal(back[name], tensor) for name, tensor in theirs.items())
+    found["lm_head.weight"] = found["lm_head.weight"] * 1.001
+    with pytest.raises(ConfigError, match=r"lm_head was trained.*leave export\.layout out"):
+        publish(found, published, tmp_path / "back")

@@ -54,6 +54,10 @@ def _own_commands(kind: ExportKind, target: Path, base: str) -> list[tuple[str, 
     return [
         ("load it: its class is in the folder", f'python -c "from transformers import AutoModelForCausalLM; {load}"'),
         ("answer a file of prompts", f"python infer.py mode=batch run={target} input=… output=…"),
+        (
+            "for vLLM, which has this architecture in its published layout",
+            "python infer.py mode=export export.layout=published run=… output=…",
+        ),
     ]
 
 

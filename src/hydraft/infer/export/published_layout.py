@@ -1,15 +1,22 @@
-"""Writes native weights in the published layout of their family, by the conversion's rules in reverse."""
+"""Writes native weights in the published layout of their family, by the conversion's rules in reverse.
+
+A head whose rows the conversion scaled to length 1 is the published one again. If it was trained, its rows have other lengths, which
+the published code would scale away.
+"""
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from hydraft.errors import ConfigError
+from hydraft.infer.export.published_source import HEAD_TRAINED
 from hydraft.models.convert import shards
-from hydraft.models.convert.mapping import Plan, make_plan
+from hydraft.models.convert.mapping import Plan, make_plan, take
+from hydraft.models.families.layout import Part
 from hydraft.models.families.registry import published_config
 from hydraft.system.files import write_json
 
@@ -23,7 +30,8 @@ def publish(tensors: Mapping[str, torch.Tensor], source: Path, folder: Path) -> 
     Tensors that the native model does not have are copied too. The shards are those of the source, as safetensors.
 
     Raises:
-        ConfigError: the layout has no place for one of them, such as a head that is no longer tied to the embedding.
+        ConfigError: the layout has no place for one of them, such as a head that is no longer tied to the embedding, or a head with
+            scaled rows was trained.
     """
     plan = make_plan(source)
     rules = plan.family.rules(plan.published)
@@ -36,7 +44,8 @@ def publish(tensors: Mapping[str, torch.Tensor], source: Path, folder: Path) -> 
         name = "model.safetensors" if len(files) == 1 else f"model-{number:05d}-of-{len(files):05d}.safetensors"
         with shards.opened(source / file) as shard:
             made = {
-                key: _stacked(rules[key].parts, tensors) if key in rules else shard.read(key) for key in shard.names
+                key: _stacked(rules[key].parts, tensors, partial(shard.read, key)) if key in rules else shard.read(key)
+                for key in shard.names
             }
             order = sorted(made, key=lambda key: -made[key].element_size())  # wide types first: all stay aligned
             layout = {key: shards.described(made[key]) for key in order}
@@ -48,11 +57,17 @@ def publish(tensors: Mapping[str, torch.Tensor], source: Path, folder: Path) -> 
     _copy_the_rest(plan, next(iter(tensors.values())).dtype, folder)
 
 
-def _stacked(parts: tuple, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:  # type: ignore[type-arg]
-    """A published tensor (N, …): its native ones stacked along the first dimension."""
+def _stacked(
+    parts: tuple[Part, ...], tensors: Mapping[str, torch.Tensor], published: Callable[[], torch.Tensor]
+) -> torch.Tensor:
+    """A published tensor (N, …): its native ones stacked along the first dimension; the published one if its rows were scaled."""
     ordered = sorted(parts, key=lambda part: (part.rows or (0, 0))[0])
-    assert not any(part.unit_rows for part in ordered), "the lengths of scaled rows are lost"
     found = [tensors[part.name].detach().cpu() for part in ordered]
+    if any(part.unit_rows for part in ordered):
+        own = published()
+        if not all(torch.equal(take(own, part), value.float()) for part, value in zip(ordered, found, strict=True)):
+            raise ConfigError(HEAD_TRAINED)
+        return own
     return (found[0] if len(found) == 1 else torch.cat(found)).contiguous()
 
 

@@ -1,17 +1,26 @@
 """The published checkpoint that a model was converted from. No torch."""
 
+import json
 from pathlib import Path
 
+from hydraft.config.schema import load_config
 from hydraft.errors import ConfigError
-from hydraft.infer.source import Source
-from hydraft.models.families.registry import PUBLISHED, published_family
+from hydraft.infer.source import Kind, Source
+from hydraft.models.families.registry import PUBLISHED, published_config, published_family
+from hydraft.models.loss import trains_head
+
+HEAD_TRAINED = (
+    "export.layout=published: lm_head was trained, and the published code would scale its rows to length 1: "
+    "leave export.layout out"
+)
 
 
 def published_source(source: Source) -> Path:
     """The published checkpoint that a source's weights came from, whose own files the published layout needs.
 
     Raises:
-        ConfigError: it is not there, or its family cannot be exported in its published layout.
+        ConfigError: it is not there, its family cannot be exported in its published layout, or a head whose rows the published code
+            scales was trained.
     """
     model = source.origin or source.model
     folder = Path(model.path).expanduser()
@@ -25,4 +34,15 @@ def published_source(source: Source) -> Path:
         raise ConfigError(
             f"export.layout=published: needs a published checkpoint of {reversible}, and {folder} is none: leave it out, or give base=<one>"
         )
+    rules = family.rules(published_config(folder)).values()
+    if any(part.unit_rows for rule in rules for part in rule.parts) and _trained_head(source):
+        raise ConfigError(HEAD_TRAINED)
     return folder
+
+
+def _trained_head(source: Source) -> bool:
+    """Whether the head is known to have been trained, before anything is loaded."""
+    if source.kind is Kind.adapter:
+        settings = json.loads((source.folder / "adapter_config.json").read_text(encoding="utf-8"))
+        return any(str(name).endswith("lm_head") for name in settings.get("target_modules") or ())
+    return source.run is not None and trains_head(load_config(source.run / "config.yaml"))

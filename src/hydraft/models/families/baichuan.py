@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 NAME = "baichuan"
 MODELS: tuple[str, ...] = ("Baichuan-7B", "Baichuan-13B", "Baichuan2-7B", "Baichuan2-13B")
-REVERSIBLE = False
-"""The lengths of the published head's rows are not kept."""
+REVERSIBLE = True
+"""With the published head: the lengths of its rows are not kept, and the published code scales the rows again."""
 DROPPED = re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 """Published tensors that the native model does not have: rotary frequencies are computed."""
 
