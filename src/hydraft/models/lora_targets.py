@@ -73,9 +73,11 @@ def _example(modules: Collection[str]) -> str:
 
 
 def _unknown(requested: list[str], name: str, modules: Collection[str]) -> str:
-    known = list(dict.fromkeys(module.rpartition(".")[2] for module in modules if module))
-    last = name.rpartition(".")[2]
-    hint = did_you_mean(last, [*(leaf for leaf in known if not leaf.isdigit()), *lora_names(), ALL_LINEAR])
+    leaves = dict.fromkeys(module.rpartition(".")[2] for module in modules if module)
+    known = [leaf for leaf in leaves if not leaf.isdigit()]
+    hint = did_you_mean(name.rpartition(".")[2], [*known, *lora_names(), ALL_LINEAR])
     if re.search(r"[\\^$*+?()\[\]|]", name):
         hint = f"; a regular expression stands alone, without brackets: lora.target_modules='{name}'"
-    return f"lora.target_modules=[{','.join(requested)}]: there is no layer {name} in this model{hint}"
+    return (
+        f"lora.target_modules=[{','.join(requested)}]: no such layers in this model: {name}{hint} (it has: {', '.join(known)})"
+    )
