@@ -78,6 +78,4 @@ def _unknown(requested: list[str], name: str, modules: Collection[str]) -> str:
     hint = did_you_mean(name.rpartition(".")[2], [*known, *lora_names(), ALL_LINEAR])
     if re.search(r"[\\^$*+?()\[\]|]", name):
         hint = f"; a regular expression stands alone, without brackets: lora.target_modules='{name}'"
-    return (
-        f"lora.target_modules=[{','.join(requested)}]: no such layers in this model: {name}{hint} (it has: {', '.join(known)})"
-    )
+    return f"lora.target_modules=[{','.join(requested)}]: no such layers in this model: {name}{hint} (it has: {', '.join(known)})"
