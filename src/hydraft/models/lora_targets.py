@@ -73,10 +73,10 @@ def _example(modules: Collection[str]) -> str:
 
 
 def _unknown(requested: list[str], name: str, modules: Collection[str]) -> str:
-    known = list(dict.fromkeys(module.rpartition(".")[2] for module in modules if module))
-    last = name.rpartition(".")[2]
-    names = [*(leaf for leaf in known if not leaf.isdigit()), *lora_names(), ALL_LINEAR]
-    hint = "".join(f"; did you mean {close}?" for close in difflib.get_close_matches(last, names, n=1))
+    leaves = dict.fromkeys(module.rpartition(".")[2] for module in modules if module)
+    known = [leaf for leaf in leaves if not leaf.isdigit()]
+    close = difflib.get_close_matches(name.rpartition(".")[2], [*known, *lora_names(), ALL_LINEAR], n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
     if re.search(r"[\\^$*+?()\[\]|]", name):
         hint = f"; a regular expression stands alone, without brackets: lora.target_modules='{name}'"
-    return f"lora.target_modules=[{','.join(requested)}]: there is no layer {name} in this model{hint}"
+    return f"lora.target_modules=[{','.join(requested)}]: no such layers in this model: {name}{hint} (it has: {', '.join(known)})"

@@ -39,13 +39,15 @@ def bits_and_bytes(quant: QuantConfig, precision: Precision) -> BitsAndBytesConf
 def adopt(model: torch.nn.Module, precision: Precision) -> None:
     """Keep and compute the 4-bit weights of a quantised checkpoint as ``bits_and_bytes`` would; their values stay.
 
-    Published checkpoints keep them in bytes, which ZeRO-3 cannot shard with the rest, and compute in a type of their own.
+    Published checkpoints keep them in bytes, which ZeRO-3 cannot shard with the rest, and compute in a type of their own. The forward
+    pass dequantises to that of its input; so must the backward pass and an export, which read it from ``quant_state``.
     """
     dtype = DTYPES[precision]
     for module in model.modules():
         if not isinstance(module, Linear4bit):
             continue
         module.compute_dtype, module.compute_type_is_set = dtype, True
+        module.weight.quant_state.dtype = dtype
         codes = module.weight.data
         if codes.dtype != dtype and codes.numel() * codes.element_size() % dtype.itemsize == 0:
             module.weight.data = codes.reshape(-1).view(dtype).unsqueeze(-1)

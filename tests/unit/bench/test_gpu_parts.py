@@ -31,7 +31,7 @@ def model_folder(folder: Path, name: str, tiny: bool) -> None:
     assert section.shape is not None
     shape = shapes.native_config(section.shape)
     shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
-    (folder / "config.json").write_text(json.dumps(shapes.tiny(shape, 3000) if tiny else shape))
+    (folder / "config.json").write_text(json.dumps(shapes.tiny(shape, 3072) if tiny else shape))
     (folder / "model.safetensors").touch()
 
 

@@ -1,0 +1,131 @@
+"""A merged model is the trained one: over bases that are stored quantised, over tied heads, and whatever peft has trained."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import stored
+from hydraft.config.choices import ExportKind, InferMode, Layout, Precision, QuantKind
+from hydraft.config.infer import InferConfig
+from hydraft.errors import ConfigError, RunFailed
+from hydraft.infer.export import merge
+from hydraft.infer.export.run import run
+from hydraft.infer.load import load
+from hydraft.infer.resolve import find
+from hydraft.infer.source import ADAPTER
+from hydraft.system.source_tree import TINY
+
+PROMPTS = [[1, 5, 9, 300, 17, 4], [1, 40, 41, 42]]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stored.plain(tmp_path_factory.mktemp("base") / "base")
+
+
+def trained(folder: Path, over: Path, **lora: Any) -> Path:
+    """An adapter as peft saves it, with random numbers in every trained tensor, and the tokenizer beside it."""
+    model = AutoModelForCausalLM.from_pretrained(over, dtype=torch.float32)
+    settings = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM"} | lora
+    peft.get_peft_model(model, peft.LoraConfig(**settings)).save_pretrained(folder)
+    tensors = load_file(folder / ADAPTER)
+    generator = torch.Generator().manual_seed(1)
+    learned = ["lora_", "trainable_tokens", *lora.get("modules_to_save", ())]  # head and embedding are saved frozen too
+    for name, tensor in tensors.items():
+        if any(part in name for part in learned):
+            tensors[name] = tensor + 0.1 * torch.randn(tensor.shape, generator=generator)
+    save_file(tensors, folder / ADAPTER, {"format": "pt"})
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(TINY / name, folder / name)
+    return folder
+
+
+def exported(adapter: Path, target: Path, **options: Any) -> tuple[dict[str, float], Any]:
+    """Export in fp32 and load it with plain transformers: its difference to the trained model, and the config."""
+    given = InferConfig(mode=InferMode.export, run=str(adapter), output=str(target), dtype=Precision.fp32, **options)
+    given.export.dtype = Precision.fp32
+    run(find(given), given)
+    plain = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval()
+    expected = merge.logits(load(find(given), given).model, PROMPTS)
+    return merge.difference(expected, merge.logits(plain, PROMPTS)), plain.config
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("nf4", 1e-5), ("nf4 of fp32", 1e-5), ("int8", 0.1)])
+def test_a_base_that_is_stored_quantised_is_dequantised(
+    kind: str, tolerance: float, base: Path, tmp_path: Path
+) -> None:
+    quantised = stored.bitsandbytes(base, tmp_path / "stored", kind)
+    adapter = trained(tmp_path / "adapter", quantised)
+    (source,) = find(InferConfig(run=str(adapter)))
+    assert source.quant.kind is QuantKind(kind.split()[0])
+    difference, config = exported(adapter, tmp_path / "out")
+    assert difference["relative"] <= tolerance
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert "quantization_config" not in written and not hasattr(config, "quantization_config")
+    assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.float32}
+
+
+def test_a_whole_model_that_is_stored_quantised_is_dequantised(base: Path, tmp_path: Path) -> None:
+    quantised = stored.bitsandbytes(base, tmp_path / "stored", "nf4")
+    difference, config = exported(quantised, tmp_path / "out")
+    assert difference["relative"] <= 1e-5 and not hasattr(config, "quantization_config")
+
+
+@pytest.mark.parametrize(
+    ("lora", "tied"),
+    [
+        ({}, True),
+        ({"target_modules": ["lm_head"]}, False),
+        ({"target_modules": ["embed_tokens"]}, False),
+        ({"target_modules": ["q_proj", "lm_head", "embed_tokens"]}, False),
+        ({"target_modules": "all-linear", "modules_to_save": ["lm_head"]}, False),
+        ({"modules_to_save": ["embed_tokens"]}, False),
+        ({"trainable_token_indices": [5, 9, 300]}, True),
+        ({"target_modules": r".*layers\.1\..*_proj", "use_dora": True}, True),
+    ],
+    ids=str,
+)
+def test_head_and_embedding_are_two_weights_where_the_adapter_separates_them(
+    lora: dict[str, Any], tied: bool, base: Path, tmp_path: Path
+) -> None:
+    difference, config = exported(trained(tmp_path / "adapter", base, **lora), tmp_path / "out")
+    assert difference["relative"] <= 1e-5
+    assert config.tie_word_embeddings is tied
+    assert ("lm_head.weight" in load_file(tmp_path / "out" / "model.safetensors")) is not tied
+
+
+def test_a_merged_model_that_is_not_the_trained_one_is_not_kept(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = trained(tmp_path / "adapter", base, target_modules=["lm_head"])
+    monkeypatch.setattr(merge, "_untie", lambda model: False)
+    with pytest.raises(
+        RunFailed, match=r"not the trained one, and was not kept: .* use export\.kind=adapter"
+    ) as caught:
+        exported(adapter, tmp_path / "out")
+    assert caught.value.code == 1
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["adapter"]
+
+
+def test_the_published_layout_has_no_place_for_other_weights(base: Path, tmp_path: Path) -> None:
+    given = InferConfig(
+        mode=InferMode.export, run=str(trained(tmp_path / "adapter", base)), output=str(tmp_path / "out")
+    )
+    given.export.kind, given.export.layout = ExportKind.merged, Layout.published
+    with pytest.raises(ConfigError, match=r"export\.layout=published"):
+        run(find(given), given)
+
+
+def test_a_tokenizer_beside_an_adapter_may_not_have_more_tokens_than_its_base(base: Path, tmp_path: Path) -> None:
+    adapter = trained(tmp_path / "adapter", base)
+    config = json.loads((adapter / "tokenizer_config.json").read_text())
+    (adapter / "tokenizer_config.json").write_text(json.dumps(config | {"pad_token": "<new>"}))
+    with pytest.raises(ConfigError, match=r"adapter has 3073 tokens, and its embedding has 3072 rows"):
+        find(InferConfig(run=str(adapter)))
