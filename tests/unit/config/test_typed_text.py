@@ -74,7 +74,9 @@ def test_every_text_setting_of_a_command_takes_every_text(command: str, schema: 
             texts = TRICKY[shift:] + TRICKY[:shift]
             chosen = dict(zip(single, texts * 2, strict=False))
             inside = [
-                text for text in texts[:9] if text.strip() == text and not set(text) & set("[]{}()\"'") and text[-1] != "\\"
+                text
+                for text in texts[:9]
+                if text.strip() == text and not set(text) & set("[]{}()\"'") and text[-1] != "\\"
             ]
             typed = [f"{name}={text}" for name, text in chosen.items()]
             typed += [f"{name}=[{','.join(inside)}]" for name in lists]
