@@ -255,7 +255,7 @@ INFER = BOTH | {
     "max_num_seqs": "serve.max_running={}",
     "host": "serve.host={}",
     "port": "serve.port={}",
-    "api_key": "serve.api_key_file=<a file with the key>",
+    "api_key": "serve.api_key_file=…",
     "gpu": "device=cuda:{}",
 }
 """By name for infer.py."""

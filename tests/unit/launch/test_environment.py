@@ -8,7 +8,7 @@ from conftest import config_of
 from hydraft.config import rules
 from hydraft.config.choices import Launcher
 from hydraft.errors import ConfigError
-from hydraft.launch.external.environment import World, apply, describe, detect, sweep_command
+from hydraft.launch.external.environment import World, apply, describe, detect, forget_empty, sweep_command
 from hydraft.system import hardware
 from hydraft.system.hardware import Gpu, Hardware
 
@@ -60,8 +60,12 @@ def test_srun_gives_the_first_node_and_a_port_per_step(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize(
     "environ",
-    [{}, {"RANK": "0"}, {**SRUN, "SLURM_STEP_NUM_TASKS": "1"}, {"SLURM_JOB_ID": "1", "SLURM_PROCID": "0", "SLURM_NTASKS": "4"}],
-    ids=["nothing", "RANK alone", "one task", "a batch script"],
+    [
+        {}, {"RANK": "0"}, {**SRUN, "SLURM_STEP_NUM_TASKS": "1"}, {"SLURM_JOB_ID": "1", "SLURM_PROCID": "0", "SLURM_NTASKS": "4"},
+        dict.fromkeys([*TORCHRUN, *DEEPSPEED, *SRUN], ""), {**dict.fromkeys(SRUN, " "), "RANK": "", "WORLD_SIZE": "2"},
+        {**RENDEZVOUS, "RANK": "0", "WORLD_SIZE": "1"}, {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"},
+    ],
+    ids=["nothing", "RANK alone", "one task", "a batch script", "empty", "blank", "a pod alone", "a notebook"],
 )  # fmt: skip
 def test_no_other_launcher_is_detected(environ: dict[str, str]) -> None:
     assert detect(environ) is None
@@ -74,11 +78,32 @@ def test_no_other_launcher_is_detected(environ: dict[str, str]) -> None:
         ({**RENDEZVOUS, "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "LOCAL_WORLD_SIZE"),
         ({**TORCHRUN, "WORLD_SIZE": "6"}, "every machine needs the same number"),
         ({**TORCHRUN, "WORLD_SIZE": "many"}, "WORLD_SIZE=many"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "if no launcher started this, type unset RANK WORLD_SIZE first"),
+        (
+            {**RENDEZVOUS, "RANK": "2", "WORLD_SIZE": "2"},
+            "rank 2 of 2, by a launcher: ranks count from 0 to 1; if no launcher",
+        ),
     ],
 )
 def test_incomplete_variables_are_refused(environ: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         detect(environ)
+
+
+def test_empty_variables_do_not_hide_others() -> None:
+    assert detected({**TORCHRUN, **dict.fromkeys(SRUN, ""), "CROSS_SIZE": ""}) == detected(TORCHRUN)
+    assert detected({**SRUN, **RENDEZVOUS, "RANK": "0", "WORLD_SIZE": "1"}).starter == "srun"
+    assert detected({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}).starter == "torchrun"
+    environ = {
+        "RANK": "",
+        "LOCAL_WORLD_SIZE": "",
+        "MASTER_ADDR": " ",
+        "SLURM_JOB_ID": "",
+        "CUDA_VISIBLE_DEVICES": "",
+        "HOME": "",
+    }
+    forget_empty(environ)
+    assert list(environ) == ["CUDA_VISIBLE_DEVICES", "HOME"]
 
 
 def test_the_default_cluster_is_reapplied_and_reported() -> None:
@@ -96,8 +121,9 @@ def test_the_default_cluster_is_reapplied_and_reported() -> None:
         ({**TORCHRUN, "ACCELERATE_MIXED_PRECISION": "no"}, "accelerate launch --multi_gpu --num_machines 1 --num_processes 2 train.py"),
         (DEEPSPEED, "deepspeed --num_nodes 1 --num_gpus 2 train.py"),
         ({**SRUN, **RENDEZVOUS}, "srun --nodes 1 --ntasks-per-node 2 python train.py"),
+        ({**RENDEZVOUS, "RANK": "0", "WORLD_SIZE": "2"}, r"torchrun --nnodes 1 --node-rank \$RANK --nproc-per-node 2 .*unset RANK WORLD_SIZE"),
     ],
-    ids=["torchrun", "accelerate", "deepspeed", "srun"],
+    ids=["torchrun", "accelerate", "deepspeed", "srun", "pods"],
 )  # fmt: skip
 def test_a_different_number_of_ranks_is_refused_with_the_matching_command(
     environ: dict[str, str], command: str

@@ -41,6 +41,7 @@ def enter(compose: Callable[[RendezvousStore | None], int]) -> int:
         The exit code, the same on every rank.
     """
     try:
+        environment.forget_empty()
         world = environment.detect()
         if world is None:
             return compose(None)

@@ -8,7 +8,7 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
 from hydraft.config.choices import Launcher
@@ -22,7 +22,8 @@ STARTERS = {
     "torchrun": "torchrun --nnodes {nodes} --nproc-per-node {ranks} train.py",
     "deepspeed": "deepspeed --num_nodes {nodes} --num_gpus {ranks} train.py",
     "srun": "srun --nodes {nodes} --ntasks-per-node {ranks} python train.py",
-    "RANK": "RANK=… LOCAL_RANK=… WORLD_SIZE={size} LOCAL_WORLD_SIZE={ranks} python train.py",
+    "RANK": "torchrun --nnodes {nodes} --node-rank $RANK --nproc-per-node {ranks} --master-addr $MASTER_ADDR "
+    "--master-port $MASTER_PORT train.py",
 }
 """The command that starts another number of ranks, by launcher."""
 
@@ -73,19 +74,39 @@ class World:
         }
 
 
+VARIABLES = re.compile(
+    r"(LOCAL_|GROUP_|NODE_|CROSS_)?(RANK|WORLD_SIZE|SIZE)|MASTER_(ADDR|PORT)|(SLURM|TORCHELASTIC)_\w+"
+)
+"""Variables by which launchers describe ranks."""
+
+
+def forget_empty(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Remove the variables of launchers that are set to nothing (``RANK=``), which libraries would read as numbers."""
+    for name in [name for name, value in environ.items() if not value.strip() and VARIABLES.fullmatch(name)]:
+        del environ[name]
+
+
 def detect(environ: Mapping[str, str] = os.environ) -> World | None:
     """The ranks that this process belongs to; None if no other launcher started it.
+
+    Clusters set RANK=0 and WORLD_SIZE=1 in a container that is alone (PyTorchJob of Kubernetes, notebooks). Nothing waits for such a
+    rank, so that a run there starts as on any machine.
 
     Raises:
         ConfigError: variables are missing or contradict each other.
     """
-    if "RANK" in environ and "WORLD_SIZE" in environ:
+    environ = {name: value for name, value in environ.items() if value.strip()}
+    if "RANK" in environ and "WORLD_SIZE" in environ and not _is_alone(environ):
         world = _torch_world(environ)
     elif _number(environ, "SLURM_STEP_NUM_TASKS", 1) > 1 and "SLURM_PROCID" in environ:
         world = _slurm_world(environ)
     else:
         return None
-    if world.size % world.local_size or not 0 <= world.rank < world.size:
+    if not 0 <= world.rank < world.size:
+        raise ConfigError(
+            f"rank {world.rank} of {world.size}, by {_name(world)}: ranks count from 0 to {world.size - 1}{_unset(world.starter)}"
+        )
+    if world.size % world.local_size:
         raise ConfigError(
             f"{world.starter} started {world.size} ranks, {world.local_size} of them on this machine: "
             "every machine needs the same number"
@@ -93,14 +114,27 @@ def detect(environ: Mapping[str, str] = os.environ) -> World | None:
     return world
 
 
+def _is_alone(environ: Mapping[str, str]) -> bool:
+    """Whether RANK and WORLD_SIZE are those of a single process that no launcher watches."""
+    launched = {"TORCHELASTIC_RUN_ID", "CROSS_SIZE"} & set(environ)
+    return not launched and environ["RANK"].strip() == "0" and environ["WORLD_SIZE"].strip() == "1"
+
+
+def _unset(starter: str) -> str:
+    """For variables that may be left over: how a run starts without them."""
+    return "; if no launcher started this, type unset RANK WORLD_SIZE first" if starter == "RANK" else ""
+
+
 def _torch_world(environ: Mapping[str, str]) -> World:
     """From torchrun's variables, which accelerate and (with two other names) deepspeed also set."""
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if name not in environ:
-            raise ConfigError(f"RANK={environ['RANK']} is set, as by a launcher, but {name} is not")
+            raise ConfigError(f"RANK={environ['RANK']} is set, as by a launcher, but {name} is not{_unset('RANK')}")
     local_size = environ.get("LOCAL_WORLD_SIZE") or environ.get("LOCAL_SIZE")
     if local_size is None and "LOCAL_RANK" in environ:
-        raise ConfigError(f"LOCAL_RANK={environ['LOCAL_RANK']} is set, but LOCAL_WORLD_SIZE (ranks per machine) is not")
+        raise ConfigError(
+            f"LOCAL_RANK={environ['LOCAL_RANK']} is set, but LOCAL_WORLD_SIZE (ranks per machine) is not{_unset('RANK')}"
+        )
     elastic = "TORCHELASTIC_RUN_ID" in environ
     starter = "torchrun" if elastic else "deepspeed" if "CROSS_SIZE" in environ else "RANK"
     return World(
@@ -193,7 +227,7 @@ def apply(config: Config, world: World | None, explicit: bool) -> Config:
         )
         raise ConfigError(
             f"cluster={wanted.nodes}x{wanted.ranks_per_node}: {_name(world)} started {started[0]}x{started[1]}: "
-            f"use cluster={started[0]}x{started[1]}, or start it with {command} …"
+            f"use cluster={started[0]}x{started[1]}, or start it with {command} …{_unset(world.starter)}"
         )
     if world.starter == "srun" and 0 < hardware.detect().count < world.local_size:
         raise ConfigError(

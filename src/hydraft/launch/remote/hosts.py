@@ -10,8 +10,17 @@ from hydraft.errors import ConfigError
 
 HOSTFILE = "hostfile"
 
-NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9_][A-Za-z0-9_.:-]*")
-"""Host names that are safe on ssh's command line: no leading dash, no characters that a shell interprets."""
+NAME = re.compile(
+    r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*@)?(?:[A-Za-z0-9_][A-Za-z0-9_.:-]*|:[0-9A-Fa-f:.]+)(?:%[A-Za-z0-9_.-]+)?"
+)
+"""Host names that are safe on ssh's command line: no leading dash, no characters that a shell interprets. An IPv6 address may begin
+with colons and end with ``%`` and an interface."""
+
+LINE = re.compile(r"(?P<name>\S+)\s+slots=(?P<slots>\d+)(?P<rest>(?:[\s#].*)?)")
+"""A line of a hostfile. As in DeepSpeed (launcher/runner.py, _parse_hostfile), what follows the slots, such as ``max_slots=8``, is not
+read."""
+
+HERE = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,7 @@ class Host:
     @property
     def is_here(self) -> bool:
         """Whether it is this machine, for which no ssh is needed."""
-        return self.name in ("localhost", "127.0.0.1", socket.gethostname())
+        return self.name in (*HERE, socket.gethostname())
 
 
 def choose(cluster: ClusterConfig) -> list[Host]:
@@ -37,7 +46,7 @@ def choose(cluster: ClusterConfig) -> list[Host]:
     if cluster.hosts and cluster.hostfile is not None:
         raise ConfigError("cluster.hosts and cluster.hostfile both list the hosts: use only one of them")
     if cluster.hosts:
-        source, found = "cluster.hosts", [Host(name) for name in cluster.hosts]
+        source, found = "cluster.hosts", [Host(_without_brackets(name)) for name in cluster.hosts]
     else:
         file = Path(cluster.hostfile or HOSTFILE).expanduser()
         source, found = f"cluster.hostfile={file}", read(file, cluster)
@@ -66,28 +75,37 @@ def choose(cluster: ClusterConfig) -> list[Host]:
 
 
 def read(file: Path, cluster: ClusterConfig) -> list[Host]:
-    """The hosts of a hostfile: one per line, as ``name slots=N``; ``#`` begins a comment.
+    """The hosts of a hostfile in DeepSpeed's format: one per line, as ``name slots=N``; a line that begins with ``#`` is a comment.
 
     Raises:
-        ConfigError: it does not exist, or a line is not valid.
+        ConfigError: it does not exist, is not text, lists no host, or a line is not valid.
     """
+    needed = f"{cluster.nodes} lines such as worker-1 slots={cluster.ranks_per_node}, or use cluster.hosts=[worker-1,…]"
     if not file.is_file():
-        raise ConfigError(
-            f"cluster.hostfile={file}: no such file; {_shape(cluster)} needs one with {cluster.nodes} lines such as "
-            f"worker-1 slots={cluster.ranks_per_node}, or use cluster.hosts=[worker-1,…]"
-        )
+        raise ConfigError(f"cluster.hostfile={file}: no such file; {_shape(cluster)} needs one with {needed}")
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ConfigError(f"cluster.hostfile={file}: is not UTF-8 text: save it as UTF-8") from None
     hosts = []
-    for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        words = text.partition("#")[0].split()
-        if not words:
+    for number, text in enumerate(lines, 1):
+        line = text.strip()
+        if not line or line.startswith("#"):
             continue
-        slots = re.fullmatch(r"slots=([1-9]\d*)", words[1]) if len(words) == 2 else None
-        if slots is None:
+        found = LINE.fullmatch(line)
+        if found is None or int(found["slots"]) == 0 or "slots=" in re.sub(r"#.*|max[_-]slots=\S*", "", found["rest"]):
             raise ConfigError(
                 f"cluster.hostfile={file}: line {number} must be a name and slots=N, such as worker-1 slots=4"
             )
-        hosts.append(Host(words[0], int(slots[1])))
+        hosts.append(Host(_without_brackets(found["name"]), int(found["slots"])))
+    if not hosts:
+        raise ConfigError(f"cluster.hostfile={file}: lists no host; {_shape(cluster)} needs {needed}")
     return hosts
+
+
+def _without_brackets(name: str) -> str:
+    """``[fd00::1]`` as ssh takes it."""
+    return re.sub(r"^(.*@)?\[([^\[\]]*:[^\[\]]*)\]$", r"\1\2", name)
 
 
 def _shape(cluster: ClusterConfig) -> str:

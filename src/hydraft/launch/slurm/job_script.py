@@ -41,7 +41,7 @@ TASK_ENDED = re.compile(r"srun: error: (\S+): tasks? ([\d,-]+): (.+)")
 
 def is_allocated() -> bool:
     """Whether this process is inside a job's allocation."""
-    return "SLURM_JOB_ID" in os.environ
+    return bool(os.environ.get("SLURM_JOB_ID"))
 
 
 def machine(cluster: ClusterConfig, mode: Mode) -> Hardware | None:
@@ -116,7 +116,7 @@ def _command(names: list[str], cluster: ClusterConfig, module: str) -> list[str]
         "srun", f"--nodes={len(names)}", f"--nodelist={','.join(names)}", f"--ntasks={len(names)}",
         "--ntasks-per-node=1", "--kill-on-bad-exit=1", "--cpu-bind=none", f"--job-name={module}",
     ]  # fmt: skip
-    if "SLURM_STEP_ID" in os.environ:  # a shell inside a step holds the resources that it has to share
+    if os.environ.get("SLURM_STEP_ID"):  # a shell inside a step holds the resources that it has to share
         srun.append("--overlap")
     remote_script = "\n".join([*cluster.slurm.setup, REMOTE_SCRIPT])
     project, python = cluster.workdir or str(ROOT), cluster.python or sys.executable
