@@ -216,6 +216,17 @@ class ChatTemplate:
             return ""
 
     @cached_property
+    def begins(self) -> str:
+        """What the template puts before an answer without thoughts, which has a special token in it; empty without one."""
+        plain, prompt = (
+            self._quietly(ASKED[:1], Thinking.off, False),
+            self._quietly(ASKED[:1], Thinking.off, True) + self.empty,
+        )
+        names = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        candidates = (prompt[len(plain) :] if prompt.startswith(plain) else "", prompt.rpartition(QUESTION)[2])
+        return next((text for text in candidates if any(name in text for name in names)), "")
+
+    @cached_property
     def closing(self) -> str:
         """The token with which the template ends an answer; empty if it ends answers with text, or not at all."""
         return self._closing(ASKED, ANSWER)
