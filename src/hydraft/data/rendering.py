@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hydraft.config.choices import Thinking, TrainOn
 from hydraft.config.data import DataConfig
-from hydraft.data import chat_template, special_tokens, thinking
+from hydraft.data import chat_template, special_tokens, thinking, tool_calls
 from hydraft.data.chat_template import USE_PLAIN
 from hydraft.data.records import Conversation, Turn
 from hydraft.data.thinking import Block
@@ -51,7 +51,7 @@ class Rendering:
         if self.template is not None:
             self.template.check_tools(chat)
         elif chat.tools or any(turn.tool_calls or turn.role == "tool" for turn in chat.turns):
-            chat_template.refuse_tools(chat, "tools", "a plain template")
+            tool_calls.refuse(chat, "tools", "a plain template")
 
     def thinks(self, answer: Turn) -> Thinking:
         """Whether an answer is trained with thoughts: not if it has none."""
