@@ -3,6 +3,8 @@
 The templates in tests/fixtures/templates behave like the published ones, without their long texts.
 """
 
+import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +51,15 @@ PUBLISHED: dict[str, tuple[str | None, str, tuple[str, ...], tuple[str, ...]]] =
 """By template: the tokens that begin and end a text, the special tokens, and further added tokens."""
 
 
+@cache
+def _embedded() -> Any:
+    return AutoTokenizer.from_pretrained(TINY)
+
+
 def templated(name: str, eos: str | None = None) -> Any:
     """A tokenizer with the template ``name``; ``eos`` replaces its end-of-sequence token, as a base model has another one."""
     begin, end, special, added = PUBLISHED[name]
-    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    tokenizer = copy.deepcopy(_embedded())
     tokenizer.add_special_tokens({"eos_token": eos or end, **({"bos_token": begin} if begin else {})})
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in added])

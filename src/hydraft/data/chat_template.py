@@ -4,9 +4,8 @@ What a template does is found by rendering short conversations with it, not from
 token that ends an answer, whether system turns, tools and their results are rendered.
 """
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any
@@ -16,8 +15,10 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from hydraft.config.choices import Thinking
+from hydraft.data import tool_calls
 from hydraft.data.records import Conversation, Turn
 from hydraft.data.thinking import Block, block_of
+from hydraft.data.tool_calls import CallStyle
 from hydraft.errors import ConfigError
 
 SWITCHES = ("enable_thinking", "thinking")
@@ -44,18 +45,6 @@ OFFERED = (
     },
 )
 """What is rendered to see what a template does. Letters only, so that no template changes them."""
-
-
-@dataclass(frozen=True)
-class CallStyle:
-    """How a template wants the calls of an answer; the first style that renders one is used."""
-
-    arguments_as_text: bool = False
-    """Arguments as JSON text (DeepSeek), not as an object."""
-    no_content: bool = False
-    """The content of an answer that has only calls is None, not empty."""
-    short_ids: bool = False
-    """Ids of nine letters and digits (Mistral)."""
 
 
 class ChatTemplate:
@@ -140,7 +129,7 @@ class ChatTemplate:
             if thoughts and turn.reasoning:
                 message |= dict.fromkeys(self.reasoning_keys, turn.reasoning)
             if turn.tool_calls:
-                message["tool_calls"] = [_called(call, style, short) for call in turn.tool_calls]
+                message["tool_calls"] = [tool_calls.called(call, style, short) for call in turn.tool_calls]
                 if style.no_content and not turn.text:
                     message["content"] = None
             if turn.role == "tool":
@@ -181,11 +170,11 @@ class ChatTemplate:
         calls = any(turn.tool_calls for turn in chat.turns)
         results = any(turn.role == "tool" for turn in chat.turns)
         if chat.tools and not self.takes_tools:
-            refuse_tools(chat, "tools", "this model's chat template")
+            tool_calls.refuse(chat, "tools", "this model's chat template")
         if calls and self.call_style is None:
-            refuse_tools(chat, "calls of tools", "this model's chat template")
+            tool_calls.refuse(chat, "calls of tools", "this model's chat template")
         if results and not self.takes_results:
-            refuse_tools(chat, "results of tools", "this model's chat template")
+            tool_calls.refuse(chat, "results of tools", "this model's chat template")
 
     def _with_system(self, turns: Sequence[Turn]) -> Sequence[Turn]:
         """The turns with the text of a system turn ahead of the question, if the template has no place for it."""
@@ -214,6 +203,17 @@ class ChatTemplate:
             return str(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
         except Exception:
             return ""
+
+    @cached_property
+    def begins(self) -> str:
+        """What the template puts before an answer without thoughts, which has a special token in it; empty without one."""
+        plain, prompt = (
+            self._quietly(ASKED[:1], Thinking.off, False),
+            self._quietly(ASKED[:1], Thinking.off, True) + self.empty,
+        )
+        names = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        candidates = (prompt[len(plain) :] if prompt.startswith(plain) else "", prompt.rpartition(QUESTION)[2])
+        return next((text for text in candidates if any(name in text for name in names)), "")
 
     @cached_property
     def closing(self) -> str:
@@ -257,32 +257,6 @@ class ChatTemplate:
             return self.render(turns, thinking, asks)
         except ConfigError:
             return ""
-
-
-def refuse_tools(chat: Conversation, what: str, template: str) -> None:
-    """Refuse a conversation with tools.
-
-    Raises:
-        ConfigError: always.
-    """
-    which = f"record {chat.number}" if chat.number else "a record"
-    raise ConfigError(
-        f"data.template: {which} has {what}, which {template} has no place for: choose a model whose chat template has one "
-        "(model=qwen), or remove them"
-    )
-
-
-def _called(call: Mapping[str, Any], style: CallStyle, short: dict[str, str]) -> dict[str, Any]:
-    """A call in OpenAI's form. ``short`` gets the id of the call and that which is rendered."""
-    arguments = call.get("arguments", {})
-    if style.arguments_as_text and not isinstance(arguments, str):
-        arguments = json.dumps(arguments, ensure_ascii=False)
-    made: dict[str, Any] = {"type": "function", "function": {"name": call["name"], "arguments": arguments}}
-    identity = str(call.get("id") or "")
-    if style.short_ids:
-        identity = identity or f"call-{len(short)}"
-        short[identity] = identity if len(identity) == 9 and identity.isalnum() else f"call{len(short):05d}"
-    return made | ({"id": short.get(identity, identity)} if identity else {})
 
 
 @lru_cache(maxsize=8)

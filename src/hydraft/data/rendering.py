@@ -13,11 +13,14 @@ from transformers import PreTrainedTokenizerBase
 from hydraft.config.choices import Thinking, TrainOn
 from hydraft.config.data import DataConfig
 from hydraft.config.template import fill
-from hydraft.data import chat_template, special_tokens, thinking
+from hydraft.data import chat_template, special_tokens, thinking, tool_calls
 from hydraft.data.chat_template import USE_PLAIN
 from hydraft.data.records import Conversation, Turn
 from hydraft.data.thinking import Block
 from hydraft.errors import ConfigError
+
+LONG = 8
+"""Answers from which on a conversation is rendered once."""
 
 
 class Piece(NamedTuple):
@@ -49,11 +52,18 @@ class Rendering:
         if self.template is not None:
             self.template.check_tools(chat)
         elif chat.tools or any(turn.tool_calls or turn.role == "tool" for turn in chat.turns):
-            chat_template.refuse_tools(chat, "tools", "a plain template")
+            tool_calls.refuse(chat, "tools", "a plain template")
 
     def thinks(self, answer: Turn) -> Thinking:
         """Whether an answer is trained with thoughts: not if it has none."""
         return Thinking.on if answer.reasoning and self.wanted is not Thinking.off else Thinking.off
+
+    def until(self, index: int) -> tuple[str, str]:
+        """The text before the answer at ``index``, and with it."""
+        turns = self.chat.turns[: index + 1]
+        thinks = self.thinks(turns[-1])
+        prompt = self.prompt(turns[:-1], thinks)
+        return prompt, self.answered(turns, prompt, thinks)
 
     def prompt(self, turns: Sequence[Turn], thinks: Thinking) -> str:
         """The text before the assistant's next answer."""
@@ -134,14 +144,13 @@ def render(rendering: Rendering) -> list[Piece] | None:
     Some templates (Baichuan2's) end only the last answer with a special token; after an earlier answer comes the special token of the
     next turn. That token is then the input and the token that ends answers its label, which is how Baichuan2 was trained.
     """
+    if (found := _found(rendering)) is not None:
+        return found
     pieces: list[Piece] = []
     turns, text = rendering.chat.turns, ""
     special = rendering.special
-    for index, turn in enumerate(turns):
-        if turn.role != "assistant":
-            continue
-        thinks = rendering.thinks(turn)
-        prompt = rendering.prompt(turns[:index], thinks)
+    for index in answers_of(turns):
+        prompt, answered = rendering.until(index)
         ends = None
         if not prompt.startswith(text):
             closing = rendering.last_special(text)
@@ -150,19 +159,55 @@ def render(rendering: Rendering) -> list[Piece] | None:
                 return None
             pieces[-1] = pieces[-1]._replace(text=pieces[-1].text.removesuffix(closing))
             ends, text = (special.ids_of.get(closing) if pieces[-1].trained else None), unclosed
-        answered = rendering.answered(turns[: index + 1], prompt, thinks)
         pieces.append(Piece(prompt[len(text) :], False, ends))
         pieces.append(Piece(answered[len(prompt) :], trains(rendering, index)))
         text = answered
     return pieces
 
 
+def _found(rendering: Rendering) -> list[Piece] | None:
+    """The pieces of a long conversation, found in one rendering of it; None if they cannot be, or if it is short.
+
+    Rendering it up to every answer is quadratic in the turns. Here only one answer of each kind is rendered so, and the first and the
+    last; the others are between the special tokens of the prompt and the one that ends an answer, which no text of a record has.
+    """
+    turns, template = rendering.chat.turns, rendering.template
+    indices = answers_of(turns)
+    if template is None or len(indices) < LONG or template.closing not in rendering.special.ids_of:
+        return None
+    begins = template.begins
+    if not begins or any(rendering.thinks(turns[index]) is Thinking.on for index in indices):
+        return None
+    whole = rendering.until(indices[-1])[1]
+    kinds = {
+        (turns[index - 1].role, bool(turns[index].tool_calls), bool(turns[index].content)): index for index in indices
+    }
+    checked = {indices[0], indices[len(indices) // 2], *kinds.values()}
+    pieces: list[Piece] = []
+    end = 0
+    for index in indices:
+        start = whole.find(begins, end) + len(begins)
+        stop = whole.find(template.closing, start) + len(template.closing)
+        if (
+            start < len(begins)
+            or stop < start
+            or (index in checked and rendering.until(index) != (whole[:start], whole[:stop]))
+        ):
+            return None
+        pieces += [Piece(whole[end:start], False), Piece(whole[start:stop], trains(rendering, index))]
+        end = stop
+    return pieces if end == len(whole) and whole.count(begins) == len(indices) else None
+
+
+def answers_of(turns: Sequence[Turn]) -> list[int]:
+    """The indices of the assistant's turns."""
+    return [index for index, turn in enumerate(turns) if turn.role == "assistant"]
+
+
 def last_answer(rendering: Rendering, end: int) -> list[Piece]:
     """The pieces of the first ``end`` turns, of which the last answer alone is trained."""
-    turns = rendering.chat.turns[:end]
-    thinks = rendering.thinks(turns[-1])
-    prompt = rendering.prompt(turns[:-1], thinks)
-    return [Piece(prompt, False), Piece(rendering.answered(turns, prompt, thinks)[len(prompt) :], True)]
+    prompt, answered = rendering.until(end - 1)
+    return [Piece(prompt, False), Piece(answered[len(prompt) :], True)]
 
 
 def trains(rendering: Rendering, index: int) -> bool:

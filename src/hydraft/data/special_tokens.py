@@ -15,7 +15,7 @@ tokenizer encodes them.
 import copy
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -28,6 +28,8 @@ from hydraft.data.thinking import MARKS
 from hydraft.errors import ConfigError
 
 ALL_MARKS = tuple(mark for pair in MARKS for mark in pair)
+PARTS = 4096
+"""Parts of texts whose ids are remembered."""
 SECRET = uuid.uuid4().hex
 """Part of every placeholder and alias. It is random in each process, so that no text contains it; no id depends on it."""
 MARK = re.compile("|".join(map(re.escape, ALL_MARKS)))
@@ -50,6 +52,8 @@ class SpecialTokens:
         longest_first = sorted(self.ids_of, key=len, reverse=True)
         self.names = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         """Matches the name of any special token, the longest first, as the tokenizer does."""
+        self.parts: dict[str, list[int]] = {}
+        self.splitting: dict[str, bool] = {}
 
     def label(self, token: int, end: int) -> int:
         """The label of the ``token`` that follows an answer without an end: itself if it ends answers, else ``end``.
@@ -100,6 +104,46 @@ class SpecialTokens:
         text = PLACEHOLDER.sub(lambda number: number[1] and self.tokens[int(number[1])].content, text)
         copied, originals = self._with_aliases
         return [originals.get(token, token) for token in copied.encode(text, add_special_tokens=False).ids]
+
+    def encode_with_ends(self, text: str, bounds: Sequence[int]) -> tuple[list[int], list[int] | None]:
+        """The ids of a rendered text, and how many of them come before each of ``bounds``, which ascend.
+
+        The numbers are None if a bound is inside a token, or if the text up to it has other ids on its own. The tokenizer splits a text
+        at special tokens before anything else, so what is between two of them is encoded once, and this is linear in the text.
+        """
+        starts = [0, *(name.start() for name in self.names.finditer(text) if name.start() and self._splits(name[0]))]
+        ids: list[int] = []
+        ends: list[int] = []
+        aligned = True
+        for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+            part = self._part(text[start:end])
+            while len(ends) < len(bounds) and bounds[len(ends)] <= end:
+                before = self._part(text[start : bounds[len(ends)]])
+                aligned = aligned and part[: len(before)] == before
+                ends.append(len(ids) + len(before))
+            ids += part
+        return ids, ends if aligned else None
+
+    def _part(self, text: str) -> list[int]:
+        """``encode``, remembered for the parts that several examples of a conversation share."""
+        found = self.parts.get(text)
+        if found is None:
+            if len(self.parts) >= PARTS:
+                self.parts.clear()
+            found = self.parts[text] = self.encode(text)
+        return found
+
+    def _splits(self, name: str) -> bool:
+        """Whether the tokenizer encodes what is before and after this special token independently."""
+        if name not in self.splitting:
+            token = self.tokens[self.ids_of[name]]
+            parts = ("a b 好  ", f"{name}  c\n ", f"{name}好 d")
+            plain = not (token.lstrip or token.normalized or token.single_word)
+            known = plain and getattr(self.tokenizer, "backend_tokenizer", None) is not None
+            self.splitting[name] = known and self.encode("".join(parts)) == [
+                i for part in parts for i in self.encode(part)
+            ]
+        return self.splitting[name]
 
     @cached_property
     def _with_aliases(self) -> tuple[Tokenizer, dict[int, int]]:

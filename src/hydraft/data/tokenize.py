@@ -102,18 +102,14 @@ def prompt_ids(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, d
 
 def tokens(pieces: list[Piece], tokenizer: PreTrainedTokenizerBase) -> Example:
     """Token ids and labels of rendered pieces."""
-    ids = special_tokens.of(tokenizer).encode
-    joined = ids("".join(piece.text for piece in pieces))
-    prefixes, text = [], ""
-    for piece in pieces[:-1]:
-        text += piece.text
-        prefixes.append(ids(text))
-    if all(joined[: len(prefix)] == prefix for prefix in prefixes):
-        ends = [*map(len, prefixes), len(joined)]
-    else:
-        parts = [ids(piece.text) for piece in pieces]
+    special = special_tokens.of(tokenizer)
+    bounds = list(accumulate(len(piece.text) for piece in pieces))
+    joined, ends = special.encode_with_ends("".join(piece.text for piece in pieces), bounds[:-1])
+    if ends is None:
+        parts = [special.encode(piece.text) for piece in pieces]
         joined = [token for part in parts for token in part]
-        ends = list(accumulate(map(len, parts)))
+        ends = list(accumulate(map(len, parts)))[:-1]
+    ends.append(len(joined))
     labels, start = list(joined), 0
     for piece, end in zip(pieces, ends, strict=True):
         if not piece.trained:
