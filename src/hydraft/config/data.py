@@ -18,7 +18,9 @@ class DataConfig:
     name: str = MISSING
     """Short name, used in tables and on dashboards."""
     train: str = MISSING
-    """Training records: a .json (list), .jsonl or .parquet file, or a dataset on the hub (``owner/name`` or ``owner/name:split``)."""
+    """Training records: a file (JSON, JSON lines, CSV, TSV, plain text, Parquet or Arrow, also compressed), a folder of files, a pattern
+    (``data/*.jsonl``), a list (``[a.json,b.csv]``), or a dataset on the hub (``owner/name``, ``owner/name:split`` or
+    ``owner/name:config:split``)."""
     mix: list[str] = field(default_factory=list)
     """Further sources, each as ``source*weight``: 0.5 uses half of its records in each epoch, 2 uses each record twice."""
     only: list[str] = field(default_factory=list)
@@ -28,11 +30,12 @@ class DataConfig:
     train_on: TrainOn = TrainOn.all
     """Which of the assistant's turns are trained: all, or only the last."""
     eval: str | None = None
-    """Held-out records of the same format, evaluated before and after training. null: none."""
+    """Held-out records, evaluated before and after training: a source such as ``data.train``, or a share of the training records to hold
+    out (``0.05`` or ``5%``). null: none."""
     template: str = setting("chat", valid=is_template, allowed=TEMPLATE)
     """``chat`` for the model's chat template, or a prompt with {instruction} and {input} in it."""
     max_length: int = setting(512, at_least=16, unit="tokens")
-    """Most tokens of a record. Longer prompts are cut in the middle, longer answers at the end."""
+    """Most tokens of a record. Longer prompts are cut in the middle, longer answers at the end, and longer plain texts are split."""
     batching: Batching = Batching.padding_free
     """``padding_free``: the records of a micro-batch are concatenated. ``padded``: each is padded to the longest."""
     packing: bool = False

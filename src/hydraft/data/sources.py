@@ -136,7 +136,7 @@ def is_file(source: str) -> bool:
         or kind.suffix_of(path) in (*kind.SUFFIXES, *kind.NOT_READ)
         or path.suffix.lower() in kind.PACKED
         or name.startswith((".", "/", "~"))
-        or "\\" in name
+        or "\\" in source
         or name.count("/") > 1
         or (len(path.parts) == 1 and "." in name)
         or (len(path.parts) > 1 and path.parent.is_dir())

@@ -90,7 +90,7 @@ def _broken_first_line(text: Text, decode: Decoder) -> bool:
     except JSONDecodeError as error:
         if is_incomplete(error) and len(text.text) >= CHUNK:
             return False
-    for line in text.text[start:].split("\n")[1:1000]:
+    for line in text.text[start:].split("\n")[1:]:
         if line.startswith("{"):
             try:
                 row, end = decode(line, 0)
