@@ -36,6 +36,11 @@ PUBLISHED = {  # parameters in all, as the hub counts them in each checkpoint's 
     ("chatglm3", "6b-base"): 6_243_584_000,
     ("chatglm3", "6b-32k"): 6_243_584_000,
     ("chatglm3", "6b-128k"): 6_243_584_000,
+    ("internlm2", "2-1.8b-chat"): 1_889_110_016,
+    ("internlm2", "2-7b-chat"): 7_737_708_544,
+    ("internlm2", "2-20b-chat"): 19_861_149_696,
+    ("internlm2", "2.5-7b-chat"): 7_737_708_544,
+    ("internlm2", "2.5-20b-chat"): 19_861_149_696,
     ("baichuan2", "7b-chat"): 7_505_973_248,
     ("baichuan2", "7b-base"): 7_505_973_248,
 }

@@ -42,11 +42,11 @@ def publish(tensors: Mapping[str, torch.Tensor], source: Path, folder: Path) -> 
 
 
 def _stacked(parts: tuple, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:  # type: ignore[type-arg]
-    """A published tensor (N, …): its native ones stacked along the first dimension."""
+    """A published tensor (N, …): its native ones stacked along the first dimension, group by group."""
     ordered = sorted(parts, key=lambda part: (part.rows or (0, 0))[0])
     assert not any(part.unit_rows for part in ordered), "the lengths of scaled rows are lost"
-    found = [tensors[part.name].detach().cpu() for part in ordered]
-    return (found[0] if len(found) == 1 else torch.cat(found)).contiguous()
+    blocks = [tensors[part.name].detach().cpu().unflatten(0, (part.groups, -1)) for part in ordered]
+    return torch.cat(blocks, dim=1).flatten(0, 1).contiguous()
 
 
 def _copy_the_rest(plan: Plan, dtype: torch.dtype, folder: Path) -> None:
