@@ -16,6 +16,7 @@ from typing import Any
 import sentencepiece
 import torch
 from safetensors.torch import save_file
+from sentencepiece import sentencepiece_model_pb2
 from transformers import AutoTokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +37,14 @@ BAICHUAN2: dict[str, Any] = {
     "intermediate_size": 96, "max_position_embeddings": 256, "model_max_length": 256, "num_attention_heads": 4,
     "num_hidden_layers": 3, "rms_norm_eps": 1e-06, "tie_word_embeddings": False, "torch_dtype": "float16",
     "vocab_size": 3016, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "z_loss_weight": 0,
+}  # fmt: skip
+
+INTERNLM2: dict[str, Any] = {
+    "model_type": "internlm2", "architectures": ["InternLM2ForCausalLM"], "bias": False, "hidden_act": "silu",
+    "hidden_size": 64, "intermediate_size": 96, "max_position_embeddings": 32, "num_attention_heads": 8,
+    "num_hidden_layers": 3, "num_key_value_heads": 2, "rms_norm_eps": 1e-05, "rope_theta": 1000000,
+    "rope_scaling": {"type": "dynamic", "factor": 2.0}, "tie_word_embeddings": False, "torch_dtype": "float16",
+    "vocab_size": 3016, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
 }  # fmt: skip
 
 QKV = "transformer.encoder.layers.1.self_attention.query_key_value.weight"
@@ -96,6 +105,34 @@ def baichuan_tensors(
     shapes["norm.weight"] = (hidden,)
     named = {f"model.{name}": shape for name, shape in shapes.items()} | {"lm_head.weight": (vocabulary, hidden)}
     return _random(named, seed, dtype)
+
+
+def internlm2_tensors(seed: int = 0, dtype: torch.dtype = torch.float16, **changes: Any) -> dict[str, torch.Tensor]:
+    """Random weights with their published names."""
+    c = INTERNLM2 | changes
+    hidden, inner, vocabulary = (c[key] for key in ("hidden_size", "intermediate_size", "vocab_size"))
+    width = (c["num_attention_heads"] + 2 * c["num_key_value_heads"]) * hidden // c["num_attention_heads"]
+    shapes: dict[str, tuple[int, ...]] = {"model.tok_embeddings.weight": (vocabulary, hidden)}
+    for index in range(c["num_hidden_layers"]):
+        shapes |= {
+            f"model.layers.{index}.{name}": shape
+            for name, shape in {
+                "attention_norm.weight": (hidden,),
+                "attention.wqkv.weight": (width, hidden),
+                "attention.wo.weight": (hidden, hidden),
+                "ffn_norm.weight": (hidden,),
+                "feed_forward.w1.weight": (inner, hidden),
+                "feed_forward.w3.weight": (inner, hidden),
+                "feed_forward.w2.weight": (hidden, inner),
+            }.items()
+        }
+        if c["bias"]:
+            shapes |= {
+                f"model.layers.{index}.attention.{name}.bias": (rows,)
+                for name, rows in (("wqkv", width), ("wo", hidden))
+            }
+    shapes |= {"model.norm.weight": (hidden,), "output.weight": (vocabulary, hidden)}
+    return _random(shapes, seed, dtype)
 
 
 def _random(shapes: Mapping[str, tuple[int, ...]], seed: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -163,6 +200,15 @@ def sentencepiece_model(dummy_prefix: bool = True, defined: tuple[str, ...] = ()
         minloglevel=2,
     )
     return made.getvalue()
+
+
+def with_unused(model: bytes, count: int, kind: int = 4) -> bytes:
+    """A SentencePiece model with ``count`` unused tokens at its end, as InternLM2's, user-defined or of another ``kind``."""
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(model)
+    for index in range(count):
+        proto.pieces.add(piece=f"[UNUSED_TOKEN_{index + 1}]", score=0.0, type=kind)
+    return bytes(proto.SerializeToString())
 
 
 SCRAPS = (

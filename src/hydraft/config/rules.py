@@ -6,10 +6,12 @@ are declared with it in the schema.
 
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 from hydraft.config import bounds
 from hydraft.config.choices import (
     Batching,
+    Hub,
     Init,
     Launcher,
     Loss,
@@ -30,6 +32,8 @@ from hydraft.errors import ConfigError
 from hydraft.system.hardware import Gpu, Hardware
 from hydraft.system.source_tree import TINY
 
+NO_MODELSCOPE = "model.hub=modelscope needs a package that is not installed: pip install 'hydraft[modelscope]', or use model.hub=huggingface"
+
 COMBINATIONS = [
     *MACHINE,
     value(
@@ -45,6 +49,16 @@ COMBINATIONS = [
     value(
         lambda c: c.tracker.kind is not TrackerKind.none and find_spec(c.tracker.kind.value) is None,
         "tracker={c.tracker.kind.value} needs a package that is not installed: pip install 'hydraft[{c.tracker.kind.value}]', or use tracker=none",
+        here=True,
+    ),
+    value(
+        lambda c: (
+            c.model.hub is Hub.modelscope
+            and c.model.init is Init.pretrained
+            and not Path(c.model.path).expanduser().is_dir()
+            and find_spec("modelscope") is None
+        ),
+        NO_MODELSCOPE,
         here=True,
     ),
     # ZeRO-3 gathers weights in hooks before and after a module's forward pass; a compiled layer does not call them.

@@ -51,7 +51,9 @@ def _with_options(place: str, options: InferConfig, name: str | None) -> Source:
     if options.base is not None:
         if source.kind is Kind.model:
             raise ConfigError(f"base={options.base}: {source.folder} is a whole model, which needs none: leave it out")
-        source.model = ModelConfig(name=Path(options.base).name, path=options.base, dtype=source.model.dtype)
+        source.model = ModelConfig(
+            name=Path(options.base).name, path=options.base, dtype=source.model.dtype, hub=source.model.hub
+        )
     if options.revision is not None:
         source.model.revision = options.revision
     if options.quant.kind is not None:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from hydraft.config.choices import Init, Scale
+from hydraft.config.choices import Hub, Init, Scale
 from hydraft.config.model import ModelConfig
 from hydraft.errors import ConfigError
-from hydraft.models import shapes, stored_quant, vocabulary
+from hydraft.models import modelscope_hub, shapes, stored_quant, vocabulary
 from hydraft.models.families.registry import published_config, published_family
 from hydraft.system import files
 from hydraft.system.source_tree import TINY
@@ -77,6 +77,11 @@ def check_code(model: ModelConfig, setting: str = "model.revision") -> None:
     if not model.trust_remote_code:
         return
     folder = Path(model.path).expanduser()
+    if not folder.is_dir() and model.hub is Hub.modelscope:
+        raise ConfigError(
+            f"trust_remote_code=true: a revision on ModelScope is a branch or a tag, and the code of {model.path} may change there: "
+            "download it to a folder and give that as model.path"
+        )
     if not folder.is_dir():
         if not re.fullmatch(r"[0-9a-f]{40}", model.revision or ""):
             raise ConfigError(
@@ -101,6 +106,7 @@ def native(model: ModelConfig, seed: int, console: Console | None = None) -> Mod
     console = console or Console(stderr=True)
     if model.init is Init.random:
         return dataclasses.replace(model, path=str(_random(model, seed, console)), init=Init.pretrained, revision=None)
+    model = _from_modelscope(model, console, weights=True)
     source = _published(model, console)
     if source is None:
         return _dequantised(model, console)
@@ -113,6 +119,7 @@ def tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
 
     if model.init is Init.random:
         return load_tokenizer(dataclasses.replace(model, path=str(_tokenizer_folder(model))))
+    model = _from_modelscope(model, Console(stderr=True), weights=False)
     source = _published(model, Console(stderr=True))
     if source is None:
         return load_tokenizer(model)
@@ -120,6 +127,18 @@ def tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
     family = published_family(source)
     assert family is not None
     return family.tokenizer(source, config)
+
+
+def _from_modelscope(model: ModelConfig, console: Console, weights: bool) -> ModelConfig:
+    """The section with the folder of a checkpoint of ModelScope; any other section as it is."""
+    if not modelscope_hub.needed(model):
+        return model
+    found = modelscope_hub.local(model, console, weights)
+    try:
+        check(found) if weights else shapes.check_size(found)
+    except ConfigError as error:  # the name is what the person typed
+        raise ConfigError(str(error).replace(found.path, model.path)) from None
+    return found
 
 
 def _published(model: ModelConfig, console: Console) -> Path | None:

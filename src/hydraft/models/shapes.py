@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hydraft.config.choices import Scale
+from hydraft.config.choices import Hub, Scale
 from hydraft.config.model import ModelConfig, ShapeConfig
 from hydraft.errors import ConfigError
+from hydraft.models import modelscope_hub
 from hydraft.models.families.base import Native
 from hydraft.models.families.registry import (
     family_of_architecture,
@@ -83,7 +84,12 @@ def planned_config(model: ModelConfig) -> Native | None:
 
 
 def hub_snapshot(model: ModelConfig) -> Path | None:
-    """The folder of a hub model in the hub's cache (``models--owner--name/snapshots/<commit>``); None without a config.json in it."""
+    """The folder of a hub model on this machine; None without a config.json in it.
+
+    In the hub's cache it is ``models--owner--name/snapshots/<commit>``; that of ModelScope is recorded when it is downloaded.
+    """
+    if model.hub is Hub.modelscope:
+        return modelscope_hub.recorded(model)
     home = Path(
         os.environ.get("HF_HOME", Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "huggingface")
     )

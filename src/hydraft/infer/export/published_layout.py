@@ -60,7 +60,7 @@ def publish(tensors: Mapping[str, torch.Tensor], source: Path, folder: Path) -> 
 def _stacked(
     parts: tuple[Part, ...], tensors: Mapping[str, torch.Tensor], published: Callable[[], torch.Tensor]
 ) -> torch.Tensor:
-    """A published tensor (N, …): its native ones stacked along the first dimension; the published one if its rows were scaled."""
+    """A published tensor (N, …): its native ones stacked along the first dimension, group by group; the published one if its rows were scaled."""
     ordered = sorted(parts, key=lambda part: (part.rows or (0, 0))[0])
     found = [tensors[part.name].detach().cpu() for part in ordered]
     if any(part.unit_rows for part in ordered):
@@ -68,7 +68,8 @@ def _stacked(
         if not all(torch.equal(take(own, part), value.float()) for part, value in zip(ordered, found, strict=True)):
             raise ConfigError(HEAD_TRAINED)
         return own
-    return (found[0] if len(found) == 1 else torch.cat(found)).contiguous()
+    blocks = [value.unflatten(0, (part.groups, -1)) for part, value in zip(ordered, found, strict=True)]
+    return torch.cat(blocks, dim=1).flatten(0, 1).contiguous()
 
 
 def _copy_the_rest(plan: Plan, dtype: torch.dtype, folder: Path) -> None:

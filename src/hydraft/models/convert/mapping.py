@@ -108,8 +108,10 @@ def take(tensor: "torch.Tensor", part: Part) -> "torch.Tensor":
     import torch
     from torch.nn.functional import normalize
 
-    if part.rows is not None:
+    if part.rows is not None and part.groups == 1:
         tensor = tensor[part.rows[0] : part.rows[1]]
+    elif part.rows is not None:
+        tensor = tensor.unflatten(0, (part.groups, -1))[:, part.rows[0] : part.rows[1]].flatten(0, 1)
     if not part.unit_rows:
         return tensor
     made = torch.empty_like(tensor, dtype=torch.float32)

@@ -15,7 +15,9 @@ class Part:
     name: str
     """Its native name."""
     rows: tuple[int, int] | None = None
-    """Its rows in the published tensor, as a half-open range; None for all of them."""
+    """Its rows in the published tensor (in each of its ``groups``), as a half-open range; None for all of them."""
+    groups: int = 1
+    """Equal blocks of rows that the published tensor consists of; ``rows`` are taken from each."""
     unit_rows: bool = False
     """Whether each row is scaled to length 1, in fp32, and stored in fp32: in 16 bits the lengths would be off by up to 1e-3."""
 
@@ -29,7 +31,7 @@ class Rule:
 
     def shape_of(self, part: Part) -> tuple[int, ...]:
         """The native tensor's shape."""
-        return self.shape if part.rows is None else (part.rows[1] - part.rows[0], *self.shape[1:])
+        return self.shape if part.rows is None else (part.groups * (part.rows[1] - part.rows[0]), *self.shape[1:])
 
 
 def whole(name: str, *shape: int) -> Rule:
@@ -37,13 +39,16 @@ def whole(name: str, *shape: int) -> Rule:
     return Rule(shape, (Part(name),))
 
 
-def stacked(names: tuple[str, ...], heights: tuple[int, ...], *rest: int) -> Rule:
-    """Tensors that are published stacked along the first dimension: ``heights`` rows each, ``rest`` the other dimensions."""
+def stacked(names: tuple[str, ...], heights: tuple[int, ...], *rest: int, groups: int = 1) -> Rule:
+    """Tensors that are published stacked along the first dimension: ``heights`` rows each, ``rest`` the other dimensions.
+
+    ``groups``: so many such stacks follow each other, each with ``heights`` rows of every tensor.
+    """
     parts, start = [], 0
     for name, height in zip(names, heights, strict=True):
-        parts.append(Part(name, (start, start + height)))
+        parts.append(Part(name, (start, start + height), groups))
         start += height
-    return Rule((start, *rest), tuple(parts))
+    return Rule((groups * start, *rest), tuple(parts))
 
 
 def integer(config: Mapping[str, Any], key: str) -> int:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from hydraft.errors import ConfigError
-from hydraft.models.families import baichuan, chatglm2, chatglm3
+from hydraft.models.families import baichuan, chatglm2, chatglm3, internlm2
 from hydraft.models.families.base import Family, Native, PublishedFamily
 from hydraft.models.families.native import FAMILIES, TEXT_MODELS
 
-PUBLISHED: tuple[PublishedFamily, ...] = (chatglm2, chatglm3, baichuan)
+PUBLISHED: tuple[PublishedFamily, ...] = (chatglm2, chatglm3, baichuan, internlm2)
 """The families whose checkpoints are converted."""
 
 

@@ -46,7 +46,7 @@ def _unsupported(model: Any) -> str | None:
     """Why ``build`` cannot reproduce this model; None if it can."""
     normalizer, trainer = model.normalizer_spec, model.trainer_spec
     pieces = [piece.piece for piece in model.pieces]
-    count = {kind: sum(piece.type == kind for piece in model.pieces) for kind in (UNKNOWN, UNUSED, BYTE)}
+    count = {kind: sum(piece.type == kind for piece in model.pieces) for kind in (UNKNOWN, BYTE)}
     reasons = {
         "it is not BPE": trainer.model_type != BPE,
         "it normalises text": bool(normalizer.precompiled_charsmap),
@@ -54,11 +54,18 @@ def _unsupported(model: Any) -> str | None:
         "it leaves spaces as they are": not normalizer.escape_whitespaces,
         "it writes spaces behind words": trainer.treat_whitespace_as_suffix,
         "it has no byte fallback": not trainer.byte_fallback or count[BYTE] != 256,
-        "it has pieces marked unused": count[UNUSED] > 0,
+        "it joins symbols to pieces marked unused": _joins_unused(model),
         "it does not have exactly one unknown piece": count[UNKNOWN] != 1,
         "two of its pieces are the same": len(set(pieces)) < len(pieces),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _joins_unused(model: Any) -> bool:
+    """Whether two pieces may be joined to one that is marked unused, which SentencePiece then splits again."""
+    known = {piece.piece for piece in model.pieces if piece.type in (NORMAL, UNUSED)}
+    unused = (piece.piece for piece in model.pieces if piece.type == UNUSED)
+    return any(text[:cut] in known and text[cut:] in known for text in unused for cut in range(1, len(text)))
 
 
 def merges(model: Any) -> list[tuple[str, str]]:
