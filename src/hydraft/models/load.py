@@ -20,10 +20,10 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from hydraft.config.choices import Kernels, Precision
+from hydraft.config.choices import Batching, Kernels, Precision
 from hydraft.config.schema import Config, ModelConfig, QuantConfig
 from hydraft.errors import ConfigError
-from hydraft.models import attention, liger, row_documents, unsloth
+from hydraft.models import attention, batching, liger, row_documents, unsloth
 from hydraft.models.families.registry import native_targets
 from hydraft.models.linear_4bit import make_weights_releasable
 from hydraft.models.lora import adapter
@@ -72,8 +72,21 @@ def load_base(
     return loaded
 
 
-def row_reason(model: ModelConfig) -> str | None:
-    """Why a model does not keep the documents of a row apart, before its weights are read; None if it does."""
+def settle_batching(config: Config) -> tuple[Config, list[str]]:
+    """The config with padded batches if the model needs them, by its code, and a line about that; its weights are not read.
+
+    Raises:
+        ConfigError: the run packs documents into rows, and the model does not keep them apart.
+    """
+    if (
+        config.kernels.kind is Kernels.unsloth or config.data.batching is Batching.padded
+    ):  # Unsloth has its own attention
+        return config, []
+    return batching.settle(config, _row_reason(config.model))
+
+
+def _row_reason(model: ModelConfig) -> str | None:
+    """Why a model does not keep the documents of a row apart; None if it does."""
     config = _read(AutoConfig.from_pretrained, model)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return f"the code of {type(config).__name__} is not that of transformers"
