@@ -96,17 +96,20 @@ def _with_sinks(
 ) -> torch.Tensor:
     """sdpa with a first key for the sinks, whose score is the sink for every query, and whose value is zero.
 
-    Heads get ``PAD`` more features: the first is 1 in queries, 0 in keys, and in the sink's key the sink over the scaling. So no
-    scores are held, and the sinks get their gradient.
+    Heads get ``PAD`` more features: two are 1 in queries, 0 in keys, and in the sink's key the sink over the scaling and what half
+    precision rounds off it. So no scores are held, and the sinks get their gradient.
     """
     assert features.sinks is not None
     rows, heads, queries, size = query.shape
     scaling = size**-0.5 if features.scaling is None else features.scaling
     key, value = (x.repeat_interleave(heads // x.shape[1], 1) for x in (key, value))
-    first = torch.nn.functional.pad((features.sinks / scaling).to(key.dtype).view(1, heads, 1, 1), (size, PAD - 1))
+    exact = features.sinks.to(torch.promote_types(key.dtype, torch.float32)) / scaling
+    high = exact.to(key.dtype)
+    sink = torch.stack([high, (exact - high).to(key.dtype)], -1).view(1, heads, 1, 2)
+    first = torch.nn.functional.pad(sink, (size, PAD - 2))
     key = torch.cat([first.expand(rows, -1, -1, -1), torch.nn.functional.pad(key, (0, PAD))], 2)  # (B, H, 1 + T, D + 8)
-    one = torch.ones_like(query[..., :1])
-    query = torch.nn.functional.pad(torch.cat([query, one], -1), (0, PAD - 1))
+    ones = torch.ones_like(query[..., :2])
+    query = torch.nn.functional.pad(torch.cat([query, ones], -1), (0, PAD - 2))
     if mask is None:
         mask = _causal(queries, value.shape[2], query.device)
     mask = torch.nn.functional.pad(mask, (1, 0), value=0.0 if mask.is_floating_point() else True)
