@@ -42,7 +42,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_5_text": ("Qwen3.5", {}),
     "qwen3_5_moe_text": ("Qwen3.5-MoE", {}),
     "gemma": ("Gemma", {}),
-    "gemma2": ("Gemma 2", {}),
+    "gemma2": ("Gemma 2", {"attn_logit_softcapping": 1.0, "query_pre_attn_scalar": 1}),
     "gemma3_text": ("Gemma 3", {"layer_types": ["sliding_attention", "full_attention"] * 2}),
     "gemma3": ("Gemma 3 with vision", {"layer_types": ["sliding_attention", "full_attention"] * 2}),
     "gemma3n_text": (

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from bench.architectures import ARCHITECTURES, small_model  # noqa: E402
 from hydraft.data.batch import Item, Padded, PaddingFree  # noqa: E402
+from hydraft.data.labels import IGNORE  # noqa: E402
 from hydraft.errors import ConfigError  # noqa: E402
 from hydraft.models import attention, row_documents  # noqa: E402
 from hydraft.models.attention_features import Features  # noqa: E402
@@ -62,7 +63,7 @@ def documents() -> Item:
     """Random documents."""
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randint(3, 90, (length,), generator=generator).tolist() for length in LENGTHS]
-    return [{"input_ids": row, "labels": row} for row in rows]
+    return [{"input_ids": row, "labels": [IGNORE, *row[1:]]} for row in rows]
 
 
 def compare(model_type: str) -> Result:

@@ -64,11 +64,11 @@ def attend(
 def band(query: torch.Tensor, key: torch.Tensor, window: int | None) -> torch.Tensor | None:
     """The causal mask of a sliding window, (1, 1, Q, T); None if the window has all keys. The last query is at the last key."""
     total = key.shape[2]
-    return None if window is None or window >= total else _causal(query.shape[2], total, query.device, window)
+    return None if window is None or window >= total else causal(query.shape[2], total, query.device, window)
 
 
-def _causal(queries: int, keys: int, device: torch.device, window: int | None = None) -> torch.Tensor:
-    """(1, 1, Q, T)."""
+def causal(queries: int, keys: int, device: torch.device, window: int | None = None) -> torch.Tensor:
+    """The causal mask, (1, 1, Q, T), of the last Q of T tokens, each of which attends to the last ``window``, itself included."""
     seen = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
     return seen if window is None else seen.triu(keys - queries - window + 1)
 
@@ -96,19 +96,22 @@ def _with_sinks(
 ) -> torch.Tensor:
     """sdpa with a first key for the sinks, whose score is the sink for every query, and whose value is zero.
 
-    Heads get ``PAD`` more features: the first is 1 in queries, 0 in keys, and in the sink's key the sink over the scaling. So no
-    scores are held, and the sinks get their gradient.
+    Heads get ``PAD`` more features: two are 1 in queries, 0 in keys, and in the sink's key the sink over the scaling and what half
+    precision rounds off it. So no scores are held, and the sinks get their gradient.
     """
     assert features.sinks is not None
     rows, heads, queries, size = query.shape
     scaling = size**-0.5 if features.scaling is None else features.scaling
     key, value = (x.repeat_interleave(heads // x.shape[1], 1) for x in (key, value))
-    first = torch.nn.functional.pad((features.sinks / scaling).to(key.dtype).view(1, heads, 1, 1), (size, PAD - 1))
+    exact = features.sinks.to(torch.promote_types(key.dtype, torch.float32)) / scaling
+    high = exact.to(key.dtype)
+    sink = torch.stack([high, (exact - high).to(key.dtype)], -1).view(1, heads, 1, 2)
+    first = torch.nn.functional.pad(sink, (size, PAD - 2))
     key = torch.cat([first.expand(rows, -1, -1, -1), torch.nn.functional.pad(key, (0, PAD))], 2)  # (B, H, 1 + T, D + 8)
-    one = torch.ones_like(query[..., :1])
-    query = torch.nn.functional.pad(torch.cat([query, one], -1), (0, PAD - 1))
+    ones = torch.ones_like(query[..., :2])
+    query = torch.nn.functional.pad(torch.cat([query, ones], -1), (0, PAD - 2))
     if mask is None:
-        mask = _causal(queries, value.shape[2], query.device)
+        mask = causal(queries, value.shape[2], query.device)
     mask = torch.nn.functional.pad(mask, (1, 0), value=0.0 if mask.is_floating_point() else True)
     value = torch.nn.functional.pad(value, (0, 0, 1, 0))
     return torch.nn.functional.scaled_dot_product_attention(
@@ -126,7 +129,7 @@ def _capped(
     scaling = query.shape[-1] ** -0.5 if features.scaling is None else features.scaling
     scores = torch.tanh(query @ key.mT * (scaling / cap)) * cap
     if mask is None:
-        mask = _causal(query.shape[2], key.shape[2], query.device)
+        mask = causal(query.shape[2], key.shape[2], query.device)
     scores = scores + mask if mask.is_floating_point() else scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     if features.sinks is not None:
         sinks = features.sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)

@@ -22,12 +22,12 @@ from transformers import (
 from transformers.integrations.bitsandbytes import Bnb4bitDeserialize, Bnb8bitDeserialize
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from hydraft.config.choices import Kernels, Precision
+from hydraft.config.choices import Batching, Kernels, Precision
 from hydraft.config.lora import LoraMethod
 from hydraft.config.model import ModelConfig
 from hydraft.config.schema import Config, QuantConfig
 from hydraft.errors import ConfigError
-from hydraft.models import attention, liger, row_documents, stored_quant, unsloth, vocabulary
+from hydraft.models import attention, batching, liger, row_documents, stored_quant, unsloth, vocabulary
 from hydraft.models.architectures import registration
 from hydraft.models.linear_4bit import make_weights_releasable
 from hydraft.models.lora import adapter, targets
@@ -126,8 +126,21 @@ def load_unquantised(model: ModelConfig, precision: Precision) -> PreTrainedMode
     return base
 
 
-def row_reason(model: ModelConfig) -> str | None:
-    """Why a model does not keep the documents of a row apart, before its weights are read; None if it does."""
+def settle_batching(config: Config) -> tuple[Config, list[str]]:
+    """The config with padded batches if the model needs them, by its code, and a line about that; its weights are not read.
+
+    Raises:
+        ConfigError: the run packs documents into rows, and the model does not keep them apart.
+    """
+    if (
+        config.kernels.kind is Kernels.unsloth or config.data.batching is Batching.padded
+    ):  # Unsloth has its own attention
+        return config, []
+    return batching.settle(config, _row_reason(config.model))
+
+
+def _row_reason(model: ModelConfig) -> str | None:
+    """Why a model does not keep the documents of a row apart; None if it does."""
     config = _read(AutoConfig.from_pretrained, model)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return f"the code of {type(config).__name__} is not that of transformers"

@@ -14,14 +14,14 @@ import transformers
 from transformers import TrainerCallback, TrainingArguments
 
 from hydraft.checkpoint import optimizer_state, weights
-from hydraft.config.choices import Batching, Kernels, Offload
+from hydraft.config.choices import Offload
 from hydraft.config.lora import ALL_LINEAR, LoraMethod
 from hydraft.config.schema import Config, load_config
 from hydraft.data import mixture
 from hydraft.data.template_default import with_default
 from hydraft.evaluation.evaluator import BatchSizes, Evaluator
-from hydraft.models import base_identity, batching, prepare
-from hydraft.models.load import check_vocabulary, load_tokenizer, load_trainable, row_reason, trainable
+from hydraft.models import base_identity, prepare
+from hydraft.models.load import check_vocabulary, load_tokenizer, load_trainable, settle_batching, trainable
 from hydraft.plan import plan
 from hydraft.runs import consistency
 from hydraft.system.console import Screen
@@ -123,7 +123,9 @@ class _Run:
 def _load(requested: Config, screen: Screen, memory: OutOfMemoryHandler) -> _Parts:
     """The data set and the model. ``requested``: with the model section of the user, which may be a published checkpoint."""
     native = prepare.native(requested.model, requested.seed, screen.console)
-    config = _batched(dataclasses.replace(requested, model=native), screen)
+    config, notes = settle_batching(dataclasses.replace(requested, model=native))
+    for note in notes:
+        screen.say(note)
     objective, tokenizer = make_objective(config.objective), load_tokenizer(config.model)
     check_vocabulary(tokenizer, config.model)
     with screen.heartbeat.while_working():
@@ -141,18 +143,6 @@ def _load(requested: Config, screen: Screen, memory: OutOfMemoryHandler) -> _Par
     known = dataclasses.replace(requested, data=dataclasses.replace(requested.data, thinking=data.encoded.thinking))
     origin = weights.Origin(initial, base_identity.of(known) if dist.get_rank() == 0 else None)
     return _Parts(config, objective, tokenizer, data, model, origin)
-
-
-def _batched(config: Config, screen: Screen) -> Config:
-    """The config with padded batches if the model does not keep the documents of a row apart; its weights are not read yet."""
-    if (
-        config.kernels.kind is Kernels.unsloth or config.data.batching is Batching.padded
-    ):  # Unsloth has its own attention
-        return config
-    settled, notes = batching.settle(config, row_reason(config.model))
-    for note in notes:
-        screen.say(note)
-    return settled
 
 
 def _make_run(

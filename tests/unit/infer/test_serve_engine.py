@@ -227,7 +227,7 @@ def test_flash_attention_is_used_if_supported(
     text = SimpleNamespace(head_dim=is_["head"], sliding_window=None)
     model: Any = SimpleNamespace(
         config=SimpleNamespace(get_text_config=lambda: text), device=torch.device(is_["device"]), dtype=is_["dtype"],
-        _supports_flash_attn=is_["supported"],
+        _supports_flash_attn=is_["supported"], modules=lambda: iter(()),
     )  # fmt: skip
     assert attention.choose(model) == expected
     assert set(devices) <= {torch.device("cuda:1")}, "the model's GPU, not the current one"

@@ -4,6 +4,8 @@ Shapes: N tokens of a row, H query heads, K key and value heads, D features per 
 """
 
 import inspect
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +13,21 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.attention.varlen import varlen_attn
-from transformers import AutoModelForCausalLM, GlmConfig, LlamaConfig, PreTrainedConfig
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GlmConfig,
+    GptOssConfig,
+    LlamaConfig,
+    MistralConfig,
+    PhimoeConfig,
+    PreTrainedConfig,
+    Qwen3Config,
+)
 
 from hydraft.data.batch import PaddingFree
 from hydraft.models import attention
+from hydraft.models.attention_features import Features, attend
 
 LENGTHS = (5, 1, 17, 8)
 HEADS, KEYS, SIZE = 4, 2, 8
@@ -24,7 +37,7 @@ SHAPE = {
 }  # fmt: skip
 
 
-def model_of(family: type[PreTrainedConfig]) -> Any:
+def model_of(family: Callable[..., PreTrainedConfig]) -> Any:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(family(**SHAPE), dtype=torch.float32)
     attention.register()
@@ -54,14 +67,42 @@ class Recorder:
             k, v = (x.repeat_interleave(q.shape[0] // k.shape[0], 0) for x in (k, v))
         ends = call.arguments["cu_seq_q"]
         document = torch.bucketize(torch.arange(q.shape[1]), ends[1:], right=True)  # (N,)
-        seen = (document[:, None] == document[None]).tril()  # (N, N)
+        before, after = call.arguments[
+            "window_size"
+        ]  # as varlen_attn documents them: tokens on the left and on the right, or -1
+        seen = (document[:, None] == document[None]).triu(-before if before >= 0 else -q.shape[1]).tril(after)  # (N, N)
         scores = (q @ k.mT * call.arguments["scale"]).masked_fill(~seen, -torch.inf)
         return (scores.softmax(-1) @ v).transpose(0, 1)  # (N, H, D)
 
 
-@pytest.mark.parametrize("family", [LlamaConfig, GlmConfig])
+WINDOW = 6
+"""Shorter than one document of ``LENGTHS``, and as long as or longer than others."""
+
+
+@pytest.mark.parametrize(
+    ("family", "windows"),
+    [
+        (LlamaConfig, [(-1, 0)] * 2),
+        (GlmConfig, [(-1, 0)] * 2),
+        (partial(MistralConfig, sliding_window=WINDOW), [(WINDOW - 1, 0)] * 2),
+        (partial(MistralConfig, sliding_window=max(LENGTHS)), [(-1, 0)] * 2),  # no document is longer
+        (
+            partial(
+                Qwen3Config,
+                sliding_window=WINDOW,
+                use_sliding_window=True,
+                layer_types=["full_attention", "sliding_attention"],
+            ),
+            [(-1, 0), (WINDOW - 1, 0)],
+        ),
+        (
+            partial(PhimoeConfig, sliding_window=WINDOW, num_local_experts=2),
+            [(WINDOW - 1, 0)] * 2,
+        ),  # nowhere but in the mask
+    ],
+)
 def test_flash_attention_is_called_once_per_row_with_its_boundaries(
-    family: type[PreTrainedConfig], monkeypatch: pytest.MonkeyPatch
+    family: Callable[..., PreTrainedConfig], windows: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Loss and gradients are equal to 1e-6 to those of one sdpa call per document."""
     model, given, found = model_of(family), batch(), []
@@ -77,7 +118,7 @@ def test_flash_attention_is_called_once_per_row_with_its_boundaries(
     (split, gradient), (flashed, flash_gradient) = found
     assert float(flashed) == pytest.approx(float(split), rel=1e-6)
     assert (flash_gradient - gradient).norm() <= 1e-6 * gradient.norm()
-    assert len(recorder.calls) == SHAPE["num_hidden_layers"]
+    assert [call["window_size"] for call in recorder.calls] == windows
     tokens = sum(LENGTHS)
     for call in recorder.calls:
         assert call["query"].shape == (tokens, HEADS, SIZE)
@@ -87,8 +128,51 @@ def test_flash_attention_is_called_once_per_row_with_its_boundaries(
             assert call[name].tolist() == [0, 5, 6, 23, 31]
         assert call["max_q"] == call["max_k"] == max(LENGTHS) and type(call["max_q"]) is int
         assert call["scale"] == pytest.approx(SIZE**-0.5)
-        assert call["window_size"] == (-1, 0) and call["enable_gqa"] is True
+        assert call["enable_gqa"] is True
         assert all(call[name].stride(-1) == 1 for name in ("query", "key", "value"))
+
+
+@pytest.mark.parametrize("family", [Gemma2Config, partial(GptOssConfig, num_local_experts=4)])
+def test_flash_attention_is_not_called_for_what_it_does_not_have(
+    family: Callable[..., PreTrainedConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``varlen_attn`` has neither softcap nor sinks."""
+    recorder, model = Recorder(), model_of(family)
+    monkeypatch.setattr(attention, "varlen_attn", recorder)
+    monkeypatch.setattr(attention, "flash_supports", lambda *_: True)
+    assert torch.isfinite(model(**batch()).loss)
+    assert not recorder.calls
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("queries", [1, 5, 9])
+def test_sinks_and_softcap_by_their_formulas(queries: int, masked: bool) -> None:
+    """Softmax over the scores and the sinks, the sinks' share dropped (arXiv:2508.10925), and tanh of the scores (arXiv:2408.00118),
+    in fp64 with gradients; queries are the last of 9 tokens."""
+    torch.manual_seed(0)
+    query, key, value = (
+        torch.randn(2, heads, length, SIZE, dtype=torch.float64, requires_grad=True)
+        for heads, length in ((HEADS, queries), (KEYS, 9), (KEYS, 9))
+    )
+    sinks = torch.randn(HEADS, dtype=torch.float64, requires_grad=True)
+    seen = torch.ones(queries, 9, dtype=torch.bool).tril(9 - queries)
+    mask = (
+        (seen & (torch.rand(2, 1, queries, 9) < 0.7)).logical_or(torch.eye(9, dtype=torch.bool)[-queries:])
+        if masked
+        else None
+    )
+    for softcap, given in ((None, sinks), (3.0, None), (3.0, sinks)):
+        found = attend(query, key, value, mask, Features(0.3, softcap=softcap, sinks=given))
+        scores = 0.3 * query @ key.repeat_interleave(HEADS // KEYS, 1).mT
+        scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+        weights = scores.exp() * (seen if mask is None else mask)
+        total = weights.sum(-1, keepdim=True) + (0 if given is None else sinks.exp().view(1, HEADS, 1, 1))
+        expected = weights / total @ value.repeat_interleave(HEADS // KEYS, 1)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)  # the softmax under a softcap is in fp32
+        inputs = (query, key, value) if given is None else (query, key, value, sinks)
+        pairs = zip(*(torch.autograd.grad(out.square().sum(), inputs) for out in (found, expected)), strict=True)
+        for ours, theirs in pairs:
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_torch_2_11_accepts_fewer_key_heads_without_an_argument() -> None:

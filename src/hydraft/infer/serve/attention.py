@@ -2,17 +2,21 @@
 
 transformers' ``paged|sdpa`` computes the scores of every token against the keys of all requests and masks those of other
 requests: work and a mask that grow with the square of the number of requests. Here a request's tokens attend to its own keys
-only, as they would outside a batch. For CPUs, where the overhead of a call is small.
+only, as they would outside a batch. For CPUs, where the overhead of a call is small, and for what ``paged|sdpa`` does not have:
+capped scores and sinks.
 
 Shapes: T tokens of the batch, N cached tokens of all requests; H heads, K key and value heads, D features of a head.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.utils.generic import is_flash_attention_requested
 from transformers.utils.import_utils import is_flash_attn_2_available
+
+from hydraft.models.attention_features import Features, attend, causal
 
 NAME = "paged|requests"
 
@@ -25,7 +29,9 @@ def requests_attention(
     attention_mask: torch.Tensor | None,
     **batch: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention of each request's new tokens to all of its tokens; ``batch`` is what transformers passes."""
+    """Causal attention of each request's new tokens to its tokens in the window; ``batch`` is what transformers passes."""
+    window = batch["cache"].sliding_windows[module.layer_idx]
+    features = replace(Features.of(batch), window=None if window == 1 else window)  # 1 stands for none
     keys, values = batch["cache"].update(  # (N, K, D)
         key_states=key,
         value_states=value,
@@ -34,16 +40,12 @@ def requests_attention(
         write_index=batch["write_index"],
     )
     new = batch["cu_seq_lens_q"].diff().tolist()
-    cached = batch["cu_seq_lens_k"].diff().tolist()
+    ends = batch["cu_seq_lens_k"]
+    if isinstance(ends, dict):  # of a model in which layers differ
+        ends = ends["full_attention" if features.window is None else "sliding_attention"]
+    cached = ends.diff().tolist()
     parts = [
-        torch.nn.functional.scaled_dot_product_attention(
-            q,
-            k[None],
-            v[None],
-            attn_mask=_mask(q.shape[2], k.shape[1]),
-            scale=batch.get("scaling"),
-            enable_gqa=q.shape[1] != k.shape[0],
-        )
+        attend(q, k[None], v[None], _mask(q, k, features.window), features)
         for q, k, v in zip(
             query.split(new, 2),
             keys.transpose(0, 1).split(cached, 1),
@@ -54,20 +56,22 @@ def requests_attention(
     return torch.cat(parts, dim=2).transpose(1, 2), None  # (1, T, H, D)
 
 
-def _mask(new: int, total: int) -> torch.Tensor | None:
-    """The causal mask of a request's last ``new`` tokens; None for a single one, which attends to all."""
-    if new == 1:
-        return None
-    return torch.ones(new, total, dtype=torch.bool).tril(total - new)
+def _mask(query: torch.Tensor, key: torch.Tensor, window: int | None) -> torch.Tensor | None:
+    """The causal mask of a request's last tokens; None for a single one in the window, which attends to all."""
+    new, total = query.shape[2], key.shape[1]
+    if window is not None and window < total:
+        return causal(new, total, query.device, window)
+    return None if new == 1 else causal(new, total, query.device)
 
 
 def choose(model: PreTrainedModel) -> str:
-    """The attention implementation for a model: flash attention if supported; on a CPU this module's, except for a sliding window."""
+    """The attention implementation for a model: flash attention if supported; this module's on a CPU, and for softcap and sinks."""
     text = model.config.get_text_config()
-    if model.device.type == "cuda":
+    own = getattr(text, "attn_logit_softcapping", None) is not None or any(
+        getattr(module, "sinks", None) is not None for module in model.modules()
+    )
+    if model.device.type == "cuda" and not own:
         return "paged|flash_attention_2" if is_flash_attn_2_available() and flash_supports(model) else "paged|sdpa"
-    if getattr(text, "sliding_window", None) is not None:
-        return "paged|sdpa"
     AttentionInterface.register(NAME, requests_attention)
     AttentionMaskInterface.register(NAME, lambda *_, **__: None)
     return NAME

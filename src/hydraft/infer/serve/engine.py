@@ -20,6 +20,7 @@ from hydraft.config.serve import ServeConfig
 from hydraft.errors import ConfigError
 from hydraft.infer.serve import attention, multi_lora
 from hydraft.infer.serve.sampler import BatchSampler, RequestSampler, Sampling
+from hydraft.models import row_documents
 
 SPARE = 2
 """Blocks that no single answer may fill: the scheduler allocates one in advance."""
@@ -91,6 +92,10 @@ class Engine:
         self.vocabulary = min(vocabulary, base.config.get_text_config().vocab_size)
         self.batch = BatchSampler(self.vocabulary, self._cancel_prefill)
         multi_lora.install(model, self.batch)
+        if (reason := row_documents.reason(base)) is not None:
+            raise ConfigError(
+                f"mode=serve: a batch has several answers in one row, which would see each other: {reason}: use mode=batch"
+            )
         implementation = attention.choose(base)
         base.set_attn_implementation(implementation)
         self.block = attention.block_size(implementation)
