@@ -51,14 +51,11 @@ def text_of(value: Any, key: str, place: str) -> tuple[str, str]:
     Raises:
         ConfigError: a part is not text (an image, say), or a value is not text.
     """
-    if not isinstance(value, list):
+    if not isinstance(value, list) or any(isinstance(part, str) for part in value):
         return plain_text(value, key, place), ""
     texts, thoughts = "", ""
     for number, part in enumerate(value, 1):
         where = f"{place}, part {number}"
-        if isinstance(part, str):
-            texts += plain_text(part, key, where)
-            continue
         kind = part.get("type", "text") if isinstance(part, Mapping) else None
         if kind in TEXT_PARTS and "text" in part:
             texts += plain_text(part["text"], "text", where)
