@@ -1,6 +1,6 @@
 """Finds the parts of a record by the names of its keys: those of a format, common other names, or ``data.columns``. No torch."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hydraft.config.choices import Format
@@ -30,72 +30,81 @@ def recognise(
         ConfigError: no format fits, or more than one.
     """
     given = settings.of_record(record)
-    for name in KEYS_NEEDED & set(settings.columns) - set(given):
-        raise ConfigError(f"{place}: has no {settings.columns[name]!r} (data.columns; its keys: {_keys(record)})")
+    for name, key in settings.columns.items():
+        if name in KEYS_NEEDED and name not in given:
+            raise ConfigError(f"{place}: has no {key!r} (data.columns; its keys: {_keys(record)})")
+    searched = Search(record, given, settings, answered, place)
     found = {}
     for known, search in SEARCHES.items():
-        if (
-            form in (Format.auto, known)
-            and (names := search(Search(record, given, settings, answered, place))) is not None
-        ):
+        if form in (Format.auto, known) and (names := search(searched)) is not None:
             found[known] = names
-    chosen = form if form is not Format.auto else _only(record, found, given, place)
-    names = found.get(chosen, {})
-    if chosen is not Format.text:
-        names |= {name: key for name, key in _optional(record, chosen, set(names.values())) if name not in names}
-    names |= given
+    chosen = form if form is not Format.auto else _only(searched, found)
+    names = {**found.get(chosen, {}), **given}
+    for name, key in _optional(searched, chosen, set(names.values())):
+        if name not in settings.columns:
+            names.setdefault(name, key)
     if "label" in names and not answered and not settings.labels and number_of(record[names["label"]]) is not None:
         del names["label"]  # a number is no reference
     return _built(record, chosen, names, settings, place)
 
 
-def _only(
-    record: Mapping[str, Any], found: dict[Format, dict[str, str]], given: Mapping[str, str], place: str
-) -> Format:
-    """The one format that was found, or the one whose texts are all in another that is a copy of it."""
+def _only(search: Search, found: dict[Format, dict[str, str]]) -> Format:
+    """The one format that was found; a part without a value, and a copy of another part, do not count."""
+    record, place = search.record, search.place
     if not found:
         known = "; ".join(f"{form.value}: {', '.join(needed)}" for form, needed in KEYS.items())
         raise ConfigError(
             f"{place}: unknown format (its keys: {_keys(record)}; known formats: {known}; others: data.columns)"
         )
-    pair, text = found.get(Format.alpaca), found.get(Format.text)
-    chats = [form for form in found if form in (Format.messages, Format.sharegpt)]
-    if chats and pair is not None and _same(record, pair, record[next(iter(found[chats[0]].values()), "messages")]):
-        del found[Format.alpaca]
-    if text is not None and pair is not None and not chats and _made_of(record, pair):
-        del found[Format.text]
-    if list(found) == [Format.text] and not given:
-        if str(record.get("role", record.get("from"))).casefold() in ROLES:
-            raise ConfigError(
-                f"{place}: is one turn of a chat; a record must be a whole conversation (or choose data.format=text)"
-            )
-        beside = [key for key in BESIDE_TEXT if present(record.get(key))]
-        if beside:
-            raise ConfigError(
-                f"{place}: is 'text' trained as it is, or the question to {beside[0]!r}? choose data.format=text or "
-                f"data.columns={{instruction: text, output: {beside[0]}}}"
-            )
-    if len(found) > 1:
-        if text is not None and pair is not None and "label" in pair and len(found) == 2:
-            return Format.alpaca
-        both = " and ".join(form.value for form in found)
+    values = {form: [record[key] for key in names.values()] for form, names in found.items()}
+    left = [form for form in found if not values[form] or any(map(present, values[form]))] or list(found)[:1]
+    chats = [form for form in left if form in (Format.messages, Format.sharegpt)]
+    if Format.alpaca in left and chats and _is_copy(found[Format.alpaca], record, values[chats[0]]):
+        left.remove(Format.alpaca)
+    if left == [Format.alpaca, Format.text] and _is_question(found[Format.alpaca], values):
+        left.remove(Format.text)
+    if left == [Format.text] and not search.given:
+        _check_text(search, found[Format.text]["text"])
+    if len(left) > 1:
+        both = " and ".join(form.value for form in left)
         raise ConfigError(
-            f"{place}: has the keys of {both}; choose one with data.format={next(iter(found)).value}, or with data.columns"
+            f"{place}: has the keys of {both}; choose one with data.format={left[0].value}, or with data.columns"
         )
-    return next(iter(found))
+    return left[0]
 
 
-def _made_of(record: Mapping[str, Any], pair: Mapping[str, str]) -> bool:
-    """Whether ``text`` has the whole question and answer in it, as in tatsu-lab/alpaca."""
-    texts = [record[key] for key in pair.values()]
-    return "output" in pair and all(isinstance(text, str) and text in str(record["text"]) for text in texts)
+def _is_question(pair: Mapping[str, str], values: Mapping[Format, list[Any]]) -> bool:
+    """Whether a text is no other form of a record than the pair beside it.
+
+    It is the question to a label, or it is made of the question and the answer, as in tatsu-lab/alpaca; and a record of preference
+    training is refused as that.
+    """
+    if "label" in pair or not pair:
+        return True
+    text = str(next(iter(values[Format.text]), ""))
+    return "output" in pair and all(isinstance(part, str) and part in text for part in values[Format.alpaca])
 
 
-def _same(record: Mapping[str, Any], pair: Mapping[str, str], turns: Any) -> bool:
+def _check_text(search: Search, key: str) -> None:
+    """Refuse a text that may be a question, or one turn of a chat."""
+    record, place = search.record, search.place
+    if str(record.get("role", record.get("from"))).casefold() in ROLES:
+        raise ConfigError(
+            f"{place}: is one turn of a chat; a record must be a whole conversation (or choose data.format=text)"
+        )
+    beside = [search.left[name] for name in BESIDE_TEXT if name in search.left and present(record[search.left[name]])]
+    if beside:
+        raise ConfigError(
+            f"{place}: is {key!r} trained as it is, or the question to {beside[0]!r}? choose data.format=text or "
+            f"data.columns={{instruction: {key}, output: {beside[0]}}}"
+        )
+
+
+def _is_copy(pair: Mapping[str, str], record: Mapping[str, Any], chats: Sequence[Any]) -> bool:
     """Whether a question and its answer, under names that are only guessed, are a copy of what the turns have."""
     if pair.get("instruction") == "instruction" and pair.get("output") == "output":
         return False
-    texts = set(_texts(turns))
+    texts = {text for turns in chats for text in _texts(turns)}
     return "output" not in pair or all(record[key] in texts for key in pair.values() if isinstance(record[key], str))
 
 
@@ -104,14 +113,14 @@ def _texts(turns: Any) -> Iterator[str]:
         yield from (text for text in (turn.values() if isinstance(turn, dict) else [turn]) if isinstance(text, str))
 
 
-def _optional(record: Mapping[str, Any], form: Format, taken: set[str]) -> Iterator[tuple[str, str]]:
+def _optional(search: Search, form: Format, taken: set[str]) -> Iterator[tuple[str, str]]:
+    """Further parts of the record, each with its key; a key that has a value comes first."""
     for name, keys in OPTIONAL.items():
-        if form is not Format.alpaca and name in ("input", "history", "reasoning"):
+        if form is Format.text or (form is not Format.alpaca and name in ("input", "history", "reasoning")):
             continue
-        there = [key for key in keys if key in record and key not in taken]
-        filled = [key for key in there if present(record[key])]
+        there = [search.left[key] for key in keys if key in search.left and search.left[key] not in taken]
         if there:
-            yield name, (filled or there)[0]
+            yield name, next((key for key in there if present(search.record[key])), there[0])
 
 
 def _built(

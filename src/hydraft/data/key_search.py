@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from hydraft.config.choices import Format
@@ -25,7 +26,7 @@ class Search:
     answered: bool
     place: str
 
-    @property
+    @cached_property
     def left(self) -> dict[str, str]:
         """The keys that data.columns does not name, by themselves in lower case."""
         taken = set(self.given.values())

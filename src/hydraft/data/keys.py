@@ -30,6 +30,9 @@ TAGS = ("kto_tag", "label")
 
 MEDIA = ("images", "image", "videos", "video", "audios", "audio", "image_url", "input_audio")
 
+SPECIAL = frozenset((*RECORD_WEIGHTS, *PARTIAL, *PREFERENCE, *TAGS, *MEDIA))
+"""All of them: most records have none."""
+
 TEXTS = re.compile(
     "(abstract|answer|attempt|background|chain|chat|choice|completion|content|context|conversation|cot|dialog|dialogue|document"
     "|explanation|generation|history|hypothesis|input|instruction|knowledge|label|message|option|output|paragraph|passage|premise"
@@ -43,7 +46,7 @@ def present(value: Any) -> bool:
     """Whether a key has a value: null, NaN (an empty cell of a table), an empty text and an empty list are none."""
     if isinstance(value, float):
         return not math.isnan(value)
-    return value is not None and (not hasattr(value, "__len__") or len(value) > 0)
+    return value is not None and value not in ("", [], {}, ())
 
 
 @lru_cache(maxsize=10_000)
@@ -62,6 +65,8 @@ def check_record(record: Mapping[str, Any], read: frozenset[str], place: str) ->
     Raises:
         ConfigError: it is a record of another objective, has images or sound, or a weight other than 1.
     """
+    if SPECIAL.isdisjoint(record):
+        return
     left = {str(key): value for key, value in record.items() if key not in read and present(value)}
     _check_preference(left, read, place)
     check_media(left, place)
@@ -84,10 +89,12 @@ def _check_preference(left: Mapping[str, Any], read: frozenset[str], place: str)
         better = left.get("chosen")
         whole = isinstance(better, list) and any(isinstance(turn, dict) for turn in better[:-1])
         use = "{messages: chosen}" if whole else "{output: chosen}"
-        way = f"; to train the better answers: data.columns={use}" if better is not None else ""
+        way = f"to train the better answers: data.columns={use}"
+        if better is None:
+            way = f"to train the answers, leave out {' and '.join(map(repr, pair))}"
         raise ConfigError(
-            f"{place}: {' and '.join(map(repr, pair))} are for preference training (DPO), an objective that is not "
-            f"available{way}"
+            f"{place}: {' and '.join(map(repr, pair))} {'is' if len(pair) == 1 else 'are'} for preference training (DPO), "
+            f"an objective that is not available; {way}"
         )
     for key in TAGS:
         if isinstance(left.get(key), bool):
@@ -103,6 +110,8 @@ def check_media(values: Mapping[str, Any], place: str) -> None:
     Raises:
         ConfigError: names the key.
     """
+    if SPECIAL.isdisjoint(values):
+        return
     for key in MEDIA:
         if present(values.get(key)):
             raise ConfigError(f"{place}: has {key!r}; only text is trained")
@@ -114,6 +123,8 @@ def is_trained(turn: Mapping[str, Any], role: str, place: str) -> bool:
     Raises:
         ConfigError: a weight other than 0 and 1, two that differ, or a turn of the user that is to be trained.
     """
+    if SPECIAL.isdisjoint(turn):
+        return True
     found = {key: turn[key] for key in WEIGHTS if turn.get(key) is not None}
     for key, value in found.items():
         if not isinstance(value, (bool, int, float)) or value not in (0, 1):

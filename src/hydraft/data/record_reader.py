@@ -12,6 +12,7 @@ from hydraft.data.columns import recognise
 from hydraft.data.formats import conversation_of
 from hydraft.data.named import DEFAULTS, Named, RecordSettings
 from hydraft.data.records import Read, Record
+from hydraft.data.texts import kind_of
 from hydraft.errors import ConfigError
 
 READ_ELSEWHERE = frozenset(("task", "id", "chat_template_kwargs"))
@@ -59,7 +60,7 @@ class RecordReader:
         if isinstance(values, list) and looks_like_turns(values):
             values = {"messages": values}
         if not isinstance(values, dict):
-            raise ConfigError(f"{place}: must be an object, and is a {type(values).__name__}")
+            raise ConfigError(f"{place}: must be an object, and is {kind_of(values)}")
         form, named = recognise(values, place, self.form, self.settings, self.answered)
         first, at = self._forms.get(file, (form, number))
         if form is not first:

@@ -37,12 +37,15 @@ def plain_text(value: Any, key: str, place: str) -> str:
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            half = f"\\u{ord(value[error.start]):04x}"
-            raise ConfigError(
-                f"{place}: {key!r} has half of a surrogate pair ({half}, character {error.start + 1}), which is no text; "
-                "the other half was cut off"
-            ) from None
+            raise ConfigError(f"{place}: {key!r} {_broken(ord(value[error.start]))}") from None
     return value
+
+
+def _broken(code: int) -> str:
+    """What is wrong with a character that UTF-8 does not have; Python reads a byte that is not UTF-8 as one of them."""
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"is not UTF-8 text (has the byte 0x{code - 0xDC00:02x})"
+    return f"has half of a character (\\u{code:04x}, a surrogate without its pair)"
 
 
 def text_of(value: Any, key: str, place: str) -> tuple[str, str]:
@@ -51,14 +54,11 @@ def text_of(value: Any, key: str, place: str) -> tuple[str, str]:
     Raises:
         ConfigError: a part is not text (an image, say), or a value is not text.
     """
-    if not isinstance(value, list):
+    if not isinstance(value, list) or any(isinstance(part, str) for part in value):
         return plain_text(value, key, place), ""
     texts, thoughts = "", ""
     for number, part in enumerate(value, 1):
         where = f"{place}, part {number}"
-        if isinstance(part, str):
-            texts += plain_text(part, key, where)
-            continue
         kind = part.get("type", "text") if isinstance(part, Mapping) else None
         if kind in TEXT_PARTS and "text" in part:
             texts += plain_text(part["text"], "text", where)

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from hydraft.data.load import load
+from hydraft.data.record_reader import RecordReader
 from hydraft.data.records import Conversation
+from hydraft.data.sources import read_objects
 from hydraft.errors import ConfigError
 
 RECORDS = Path(__file__).parents[2] / "fixtures/records"
@@ -14,9 +15,11 @@ RECORDS = Path(__file__).parents[2] / "fixtures/records"
 
 def read(name: str) -> tuple[list[Conversation], list[str]]:
     """The records of a file, and the notes."""
-    notes: list[str] = []
-    found = load(str(RECORDS / name), "data.train", notes=notes)
-    return [record for record in found if isinstance(record, Conversation)], notes
+    source = f"data.train={RECORDS / name}"
+    reader = RecordReader(source)
+    objects = read_objects(str(RECORDS / name), source)
+    found = [reader.record(values, f"{source}, record {number}", number) for number, values in enumerate(objects, 1)]
+    return [record for record in found if isinstance(record, Conversation)], reader.notes()
 
 
 @pytest.mark.parametrize(
@@ -86,8 +89,6 @@ def test_a_bad_record_is_refused_by_name(name: str, place: str, reason: str) -> 
 
 def bad(turns: Any = None, **record: Any) -> str:
     """The refusal of a record, without the name of its place."""
-    from hydraft.data.record_reader import RecordReader
-
     values = record if turns is None else {"messages": turns, **record}
     with pytest.raises(ConfigError) as refusal:
         RecordReader("f").record(values, "f, record 1", 1)
@@ -116,7 +117,7 @@ CALL = {"role": "assistant", "tool_calls": [{"id": "c1", "function": {"name": "f
         ([{"role": "user", "content": float("nan")}, ANSWER], ", turn 1: 'content' must be text, and is NaN (an empty cell of a table)"),
         ([{"role": "user", "content": {"text": "a"}}, ANSWER], ", turn 1: 'content' must be text, and is an object"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, ANSWER], ", turn 1, part 1: is of the type image_url; of the parts of 'content' only text can be trained"),
-        ([{"role": "user", "content": "a \ud83d"}, ANSWER], ", turn 1: 'content' has half of a surrogate pair (\\ud83d, character 3)"),
+        ([{"role": "user", "content": "a \ud83d"}, ANSWER], ", turn 1: 'content' has half of a character (\\ud83d, a surrogate without its pair)"),
         ([{"role": "narrator", "content": "a"}, ANSWER], ", turn 1: unknown role 'narrator'"),
         ([{"role": 3, "content": "a"}, ANSWER], ", turn 1: unknown role 3"),
         (["a", 3], ", turn 1: must be an object with 'role' and 'content', and is text"),

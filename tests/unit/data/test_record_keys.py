@@ -1,5 +1,6 @@
 """Keys of a record with a meaning are followed or refused, and what is guessed or not read is noted."""
 
+import json
 from typing import Any
 
 import pytest
@@ -70,7 +71,7 @@ def test_an_answer_is_trained_as_its_keys_say(keys: dict[str, Any], trained: boo
         ({**PAIR, "train": False}, "'train' is False, and records have no weights"),
         ({"text": "a", "weight": 0}, "'weight' is 0, and records have no weights"),
         ({**CHAT, "mask": "Assistant"}, "'mask' is not supported"),
-        ({**CHAT, "rejected_response": "c"}, "'rejected_response' are for preference training (DPO)"),
+        ({**CHAT, "rejected_response": "c"}, "'rejected_response' is for preference training (DPO)"),
         ({**CHAT, "label": True}, "'label' says whether the answer is good"),
         ({**CHAT, "kto_tag": False}, "'kto_tag' says whether the answer is good"),
         ({"prompt": "a", "completion": "b", "label": True}, "'label' says whether the answer is good"),
@@ -108,6 +109,20 @@ def test_a_key_that_looks_like_content_is_noted_once(key: str) -> None:
     for number in (1, 2):
         reader.record({**PAIR, key: "c"}, f"f, record {number}", number)
     assert reader.notes() == [f"f: {key!r} is not read (data.columns)"]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"Question": "a", "Answer": "b"},
+        {**CHAT, "conversations": None, "text": "", "prompt": None},
+        {"instruction": "", "output": "", "messages": CHAT["messages"]},
+        {"messages": json.dumps(CHAT["messages"])},
+        {"instruction": "a", "output": "b", "response": None, "text": "### a ### b"},
+    ],
+)
+def test_case_empty_parts_and_copies_do_not_matter(record: dict[str, Any]) -> None:
+    assert read(record)[0].turns == (Turn("user", "a"), Turn("assistant", "b"))
 
 
 def test_metadata_and_copies_are_not_noted() -> None:
@@ -170,11 +185,13 @@ def test_labels_are_answers() -> None:
     [
         ({**CHAT, "text": "x"}, "has the keys of messages and text; choose one with data.format=messages, or with data.columns"),
         ({**PAIR, "text": "x"}, "has the keys of alpaca and text"),
-        ({**CHAT, "conversations": []}, "has the keys of messages and sharegpt"),
+        ({**CHAT, "conversations": [["c", "d"]]}, "has the keys of messages and sharegpt"),
         ({"question": "a", "prompt": "c", "answer": "b"}, "'prompt' and 'question' may each be the question; choose with data.columns={instruction: …}"),
         ({"text": "a", "summary": "b"}, "choose data.format=text or data.columns={instruction: text, output: summary}"),
         ({"text": "a", "role": "user"}, "is one turn of a chat"),
         ({"question": "a"}, "has no 'output' (its keys: question)"),
+        ({"instruction": "a", "output": ["b", "c"]}, "'output' must be text, and is a list"),
+        ({"text": "a", "chosen": "b", "rejected": "c"}, "for preference training (DPO)"),
     ],
 )  # fmt: skip
 def test_what_can_be_read_in_two_ways_is_refused(record: dict[str, Any], reason: str) -> None:
