@@ -158,7 +158,9 @@ def _make_run(
     if start is None:
         logging.begin()
     peaks = MemoryPeaks(device)
-    evaluation = EvaluationCallback(model, _evaluator(parts, device), config.train, logging, early_stop, peaks)
+    with screen.heartbeat.while_working():  # a share of many records takes long to find
+        evaluator = _evaluator(parts, device)
+    evaluation = EvaluationCallback(model, evaluator, config.train, logging, early_stop, peaks)
     checkpoint = CheckpointCallback(config, folder, parts.data.encoded.key, logging, evaluation, parts.origin)
     compiling = _compile_callbacks(config, model, logging, device)
     trainer = _trainer(parts, arguments, start, [*compiling, early_stop, evaluation, logging, checkpoint])
