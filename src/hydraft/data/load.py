@@ -129,6 +129,7 @@ def load(
     read: Read | None = None,
     on_bad: OnBadRecord = OnBadRecord.refuse,
     settings: RecordSettings = DEFAULTS,
+    notes: list[str] | None = None,
 ) -> list[Record]:
     """Read all records of a source into memory.
 
@@ -139,8 +140,13 @@ def load(
         read: makes a record from an object under the names of its format; by default ``formats.conversation_of``.
         on_bad: whether a record that cannot be read ends it.
         settings: the other settings that say how records are read.
+        notes: lines on how the records were read are added to it.
 
     Raises:
         ConfigError: the source is missing, unreadable or empty; or a record cannot be read, or has another format than the first.
     """
-    return [record for record in Records(source, setting, form, read, on_bad, settings)]  # noqa: C416 (list() asks for the length first)
+    records = Records(source, setting, form, read, on_bad, settings)
+    found = [record for record in records]  # noqa: C416 (list() asks for the length first)
+    if notes is not None:
+        notes += records.notes
+    return found
