@@ -48,14 +48,12 @@ class Records:
         setting: str,
         form: Format = Format.auto,
         read: Read | None = None,
-        on_bad: OnBadRecord = OnBadRecord.refuse,
         settings: RecordSettings = DEFAULTS,
     ) -> None:
         """The arguments of ``load``."""
         self.source = Source(source, setting)
         self.form = form
         self.read = read
-        self.on_bad = on_bad
         self.settings = settings
         self._survey: Survey | None = None
 
@@ -82,7 +80,7 @@ class Records:
             try:
                 record = _record(part, row, number, reader)
             except ConfigError as error:
-                if self.on_bad is OnBadRecord.refuse:
+                if self.settings.on_bad is OnBadRecord.refuse:
                     raise ConfigError(f"{error}; data.on_bad_record=skip skips such records") from None
                 survey.bad += 1
                 if len(survey.named) < NAMED:
@@ -127,7 +125,6 @@ def load(
     setting: str,
     form: Format = Format.auto,
     read: Read | None = None,
-    on_bad: OnBadRecord = OnBadRecord.refuse,
     settings: RecordSettings = DEFAULTS,
     notes: list[str] | None = None,
 ) -> list[Record]:
@@ -138,14 +135,13 @@ def load(
         setting: the setting that holds ``source``, for messages (``data.train``).
         form: the format of the records; ``auto`` recognises it by their keys.
         read: makes a record from an object under the names of its format; by default ``formats.conversation_of``.
-        on_bad: whether a record that cannot be read ends it.
         settings: the other settings that say how records are read.
         notes: lines on how the records were read are added to it.
 
     Raises:
         ConfigError: the source is missing, unreadable or empty; or a record cannot be read, or has another format than the first.
     """
-    records = Records(source, setting, form, read, on_bad, settings)
+    records = Records(source, setting, form, read, settings)
     found = [record for record in records]  # noqa: C416 (list() asks for the length first)
     if notes is not None:
         notes += records.notes

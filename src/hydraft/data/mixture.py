@@ -105,8 +105,8 @@ class Mixture:
 
     def _records(self, source: str, setting: str) -> Records:
         data = self.data
-        settings = RecordSettings(data.columns, data.labels, data.template)
-        return Records(source, setting, data.format, self.read, data.on_bad_record, settings)
+        settings = RecordSettings(data.columns, data.labels, data.template, data.on_bad_record)
+        return Records(source, setting, data.format, self.read, settings)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from conftest import config_of
 from hydraft.config.choices import OnBadRecord
 from hydraft.data import mixture
 from hydraft.data.load import Records, load
+from hydraft.data.named import RecordSettings
 from hydraft.errors import ConfigError
 from hydraft.plan import preflight
 from hydraft.system.hardware import detect
@@ -34,6 +35,8 @@ BAD = {
     "assistant first": ('{"messages": [{"role": "assistant", "content": "a"}]}', "record 2: "),
 }  # fmt: skip
 
+SKIP = RecordSettings(on_bad=OnBadRecord.skip)
+
 
 def write(file: Path, *rows: str | bytes) -> Path:
     file.write_bytes(b"".join((row.encode() if isinstance(row, str) else row) + b"\n" for row in rows))
@@ -53,7 +56,7 @@ def test_a_bad_record_is_named_with_the_setting_or_skipped(tmp_path: Path, kind:
         load(str(file), "data.train")
     assert str(refusal.value).startswith(f"data.train={file}, ")
     assert str(refusal.value).endswith("; data.on_bad_record=skip skips such records")
-    records = Records(str(file), "data.train", on_bad=OnBadRecord.skip)
+    records = Records(str(file), "data.train", settings=SKIP)
     at = 1 if kind == "two on a line" else 0  # its first value is a record
     assert [record.number for record in records] == [1, *([2] if at else []), 3 + at, 4 + at]
     (note,) = records.notes
@@ -91,18 +94,18 @@ def test_what_is_unusual_is_said_once(tmp_path: Path) -> None:
 
 def test_ten_are_named_and_all_are_counted(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", *["{"] * 1200, GOOD)
-    records = Records(str(file), "data.train", on_bad=OnBadRecord.skip)
+    records = Records(str(file), "data.train", settings=SKIP)
     assert [record.number for record in records] == [1201] and len(records) == 1
     (note,) = records.notes
     assert "1,200 of 1,201 records skipped: line 1: not JSON" in note and note.endswith("; and 1,190 more")
     assert note.count("not JSON") == 10
     with pytest.raises(ConfigError, match="none of its 1,200 records can be read; record 1: must be an object"):
-        load(str(write(file, *["null"] * 1200)), "data.train", on_bad=OnBadRecord.skip)
+        load(str(write(file, *["null"] * 1200)), "data.train", settings=SKIP)
 
 
 def test_a_table_names_the_line(tmp_path: Path) -> None:
     file = write(tmp_path / "a.csv", "instruction,output", '"两\n行",答', "问", '问,"说"好"了"', "问,答")
-    assert [record.number for record in load(str(file), "data.train", on_bad=OnBadRecord.skip)] == [1, 4]
+    assert [record.number for record in load(str(file), "data.train", settings=SKIP)] == [1, 4]
     with pytest.raises(ConfigError, match=r"a\.csv, line 4: its number of cells is 1, and that of the columns 2"):
         load(str(file), "data.train")
 
@@ -126,7 +129,7 @@ def test_the_cases_of_json(tmp_path: Path) -> None:
     """A record may be skipped in a list too, if only its content is bad."""
     file = tmp_path / "a.json"
     file.write_text(f'[{GOOD}, 3, {{"instruction": "问", "output": ""}}, {GOOD}]', encoding="utf-8")
-    assert [record.number for record in load(str(file), "data.train", on_bad=OnBadRecord.skip)] == [1, 4]
+    assert [record.number for record in load(str(file), "data.train", settings=SKIP)] == [1, 4]
     file.write_text(json.dumps([{"instruction": "问"}]), encoding="utf-8")
     with pytest.raises(ConfigError, match="has no 'output'"):
         load(str(file), "data.train")
