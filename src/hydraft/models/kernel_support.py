@@ -125,7 +125,9 @@ def refusal(config: Config, family: str | None) -> str | None:
     """
     for limit in _applying(config, family):
         if limit.refused:
-            return f"kernels={limit.kind.value}: {_reason(limit, config, family)}: use {limit.instead}"
+            both = family is None or family in supported(Kernels.liger)
+            instead = limit.instead if both else limit.instead.replace("kernels=liger or ", "")
+            return f"kernels={limit.kind.value}: {_reason(limit, config, family)}: use {instead}"
     return None
 
 

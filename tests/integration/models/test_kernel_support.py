@@ -32,6 +32,7 @@ def refusal_and_notes(*overrides: str) -> tuple[str | None, list[str]]:
     [
         ("kernels=unsloth zero=stage3", ["ZeRO-3", "use zero=stage2, or kernels=liger"]),
         ("kernels=unsloth model=chatglm2", ["glm", "use kernels=liger or kernels=torch"]),
+        ("kernels=unsloth model=baichuan2 model.size=13b-chat", ["baichuan_alibi: use kernels=torch"]),
         ("kernels=unsloth lora=none quant=none", ["full fine-tuning", "kernels=liger"]),
         ("kernels=unsloth quant=int8", ["quant=nf4"]),
         ("kernels=unsloth lora=pissa quant=none", ["lora=rslora"]),

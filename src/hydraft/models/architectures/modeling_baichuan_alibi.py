@@ -65,7 +65,7 @@ class BaichuanAlibiConfig(LlamaConfig):
     model_type = "baichuan_alibi"
 
 
-class AlibiPositions(nn.Module):
+class AlibiEmbedding(nn.Module):
     """Positions as features of queries and keys, where Llama has rotary positions."""
 
     def __init__(self, config: BaichuanAlibiConfig) -> None:
@@ -152,11 +152,11 @@ class BaichuanAlibiAttention(LlamaAttention):
             key, value = past_key_values.update(key, value, self.layer_idx)
         if position_embeddings is not None:
             value = nn.functional.pad(value, (0, FEATURES))  # flash attention takes heads of one size only
-        attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(
+        attention_interface: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
         dropout = self.attention_dropout if self.training else 0.0
-        mixed, weights = attend(
+        mixed, weights = attention_interface(
             self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
         )
         mixed = mixed[..., : self.head_dim].reshape(*shape[:-2], -1)
@@ -196,7 +196,7 @@ class BaichuanAlibiModel(BaichuanAlibiPreTrainedModel, LlamaModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
         self.layers = nn.ModuleList(BaichuanAlibiDecoderLayer(config, at) for at in range(config.num_hidden_layers))
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.rotary_emb = AlibiPositions(config)  # under this name Llama's forward calls it
+        self.rotary_emb = AlibiEmbedding(config)  # under this name Llama's forward calls it
         self.gradient_checkpointing = False
         self.post_init()  # type: ignore[no-untyped-call]
 
