@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -20,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hydraft.config import help, mistakes, shipped, text
+from hydraft.config import help, mistakes, shipped, text, yaml_text
 from hydraft.config.explain import explain as explain
 from hydraft.config.infer import InferConfig
 from hydraft.config.schema import Config
@@ -56,8 +57,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> int:
 
     def guarded(config: DictConfig) -> Any:
         try:
-            if HydraConfig.get().mode is RunMode.RUN:
-                mistakes.refuse_sweep(overrides(), bool(OmegaConf.select(HydraConfig.get(), "sweeper.params")))
+            refuse(HydraConfig.get())
             return task(config)
         except (ConfigError, OmegaConfBaseException, RunFailed, KeyboardInterrupt) as error:
             if HydraConfig.get().mode is RunMode.MULTIRUN:
@@ -92,6 +92,21 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> int:
     except BrokenPipeError:  # the reader of our output has ended (… | head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 0
+
+
+def refuse(hydra_config: HydraConf) -> None:
+    """Refuse overrides that would do nothing, and texts in YAML that would change.
+
+    Args:
+        hydra_config: Hydra's section of the composed config.
+
+    Raises:
+        ConfigError: names the override, or the file.
+    """
+    if hydra_config.mode is RunMode.RUN:
+        mistakes.refuse_sweep(overrides(), bool(OmegaConf.select(hydra_config, "sweeper.params")))
+    folders = [Path(source.path) for source in hydra_config.runtime.config_sources if source.schema == "file"]
+    yaml_text.refuse_numbers(folders, hydra_config.runtime.choices)
 
 
 def typed(config: DictConfig, schema: type[T]) -> T:

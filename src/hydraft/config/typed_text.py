@@ -38,6 +38,9 @@ HYDRA_PATHS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.
 HYDRA_PARAMS = "hydra.sweeper.params"
 """A dict of overrides, whose values are text until they are read as overrides."""
 
+ESCAPED = re.compile(r"[\\()\[\]{}:=, \t]")
+"""Characters before which Hydra puts a backslash in the overrides of a sweep's jobs (hydra/_internal/grammar/utils.py, _ESC)."""
+
 _UNREADABLE = object()
 
 
@@ -95,12 +98,12 @@ def _in_quotes(text: str) -> str:
 
 
 def _element(text: str, escape: Callable[[str], str] = escaped) -> str:
-    """One text, or null. What Hydra and OmegaConf read as just that text stays as it is."""
+    """One text, or null. What Hydra and OmegaConf read as just that text, and write so for the jobs of a sweep, stays as it is."""
     found = _parsed(text)
     if isinstance(found, QuotedString):
         inner = found.text if escape is str else _literal(found.text)
         return text if inner == found.text else _in_quotes(inner)
-    if found is None or (found == text and escape(text) == text):
+    if found is None or (found == text and escape(text) == text and not ESCAPED.search(text)):
         return text
     return _in_quotes(escape(text))
 

@@ -49,6 +49,7 @@ class Session:
         Raises:
             ConfigError: the folder cannot be used for this sweep.
         """
+        cli.refuse(config.hydra)
         self.context = context
         self.config = config
         self.folder = sweep_folder.folder_of(config)

@@ -6,17 +6,20 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from hydraft.config import cli, groups, reference
+from hydraft.config import cli, groups, reference, yaml_text
 from hydraft.config.infer import InferConfig
 from hydraft.config.schema import Config, load_config, save_config
 from hydraft.config.setting_kind import Kind, kind_of
 from hydraft.config.typed_text import quote
 from hydraft.errors import ConfigError
+from hydraft.sweep import folder_names
+from hydraft.sweep.results import axes
 
 TRICKY = [
     "价格是${price}元", "${oc.env:HOME}", "???", "2024_10_05", "7e54321", "1e3", "007", "0123", "true", "inf", "0x1f", "1_000",
@@ -126,7 +129,7 @@ def test_what_has_a_meaning_keeps_it(override: str) -> None:
 
 
 def test_hydras_own_settings_still_interpolate() -> None:
-    assert quote("hydra.run.dir=runs/${now:%Y}") == "hydra.run.dir=runs/${now:%Y}"
+    assert quote("hydra.run.dir=runs/${now:%Y}") == "hydra.run.dir='runs/${now:%Y}'"
 
 
 SWEEPS = {
@@ -144,6 +147,40 @@ SWEEPS = {
 def test_a_sweep_over_text(override: str) -> None:
     parsed = OverridesParser.create().parse_override(quote(override, sweep=True))
     assert [arrives(f"x={value}") for value in parsed.sweep_string_iterator()] == SWEEPS[override]
+
+
+def test_tables_and_folders_of_a_sweep_show_the_text() -> None:
+    typed = quote("data.name=1e3,007,${x}元,a b,C:\\d", sweep=True)
+    jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides([typed]), None)[0]
+    assert [axes.split(override) for (override,) in jobs] == [
+        ("data.name", text) for text in ("1e3", "007", "${x}元", "a b", "C:\\d")
+    ]
+    assert folder_names.names(jobs) == ["name=1e3", "name=007", "name=-{x}元", "name=a b", "name=C-d"]
+
+
+def test_a_text_that_yaml_reads_as_a_number_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    file = tmp_path / "experiment" / "mine.yaml"
+    choices = {"experiment": "mine", "zero": None, "data": "none_here"}
+    right = "data: {name: zh_qa}\nmodel: {revision: '7e54321', size: 3}\nlora: {r: 8}\ntracker: {tags: ['1e3', a]}\n"
+    file.write_text(f"# @package _global_\n{right}")
+    yaml_text.refuse_numbers([tmp_path], choices)
+    for line, message in {
+        "model: {revision: 7e54321}": r'model\.revision: 7e54321: YAML reads it as inf: put it in quotes: "7e54321"',
+        "tracker: {group: 2024_10_05}": r"tracker\.group: 2024_10_05: YAML reads it as 20241005",
+        "data: {labels: [a, 007]}": r"data\.labels\.1: 007: YAML reads it as 7",
+        "sweep: {name: true}": r"sweep\.name: true: YAML reads it as True",
+        "hydra: {sweeper: {params: {model.revision: 1.10}}}": r"model\.revision: 1\.10: YAML reads it as 1\.1",
+    }.items():
+        file.write_text(f"# @package _global_\n{line}\n")
+        with pytest.raises(ConfigError, match=message):
+            yaml_text.refuse_numbers([tmp_path], choices)
+
+
+def test_no_file_of_conf_has_a_text_that_changes() -> None:
+    for group, options in groups.groups().items():
+        for option in options:
+            yaml_text.refuse_numbers([groups.CONF], {group: option})
 
 
 def test_what_is_typed_as_text_is_no_sweep() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from hydraft.config.setting_kind import Kind, kind_of
 from hydraft.config.split_text import unquoted
 
 GROUPS = ("model", "quant", "lora", "zero", "cluster", "data", "tracker")
@@ -104,6 +105,8 @@ def split(override: str) -> tuple[str, Any]:
     key, _, text = override.lstrip("+~").partition("=")
     if (quoted := unquoted(text)) is not None:
         return key, quoted
+    if text != "null" and kind_of(key) is Kind.text:
+        return key, text
     try:
         value = OmegaConf.create({"value": None}) if not text else OmegaConf.from_dotlist([f"value={text}"])
         found = OmegaConf.to_container(value)["value"]  # type: ignore[call-overload, index]
