@@ -43,7 +43,8 @@ class ExportConfig:
     kind: ExportKind = ExportKind.merged
     """``merged``: a complete model. ``adapter``: only the adapter, for servers that load it on top of its base model."""
     layout: Layout = Layout.native
-    """``native``: the layout of transformers. ``published``: that in which the model family was published (ChatGLM2 and Baichuan)."""
+    """``native``: the layout of transformers. ``published``: that in which the model family was published (ChatGLM2, ChatGLM3, InternLM2
+    and Baichuan)."""
     dtype: Precision = Precision.auto
     """Data type of merged weights. ``auto``: that of the base checkpoint."""
 

@@ -35,14 +35,17 @@ VIOLATIONS = [  # overrides that are refused
     "model.dtype=bf16 train.precision=fp32 zero=stage3",
     "model.path=owner/name", "lora=pissa", "lora=pissa quant=none zero=stage3", "quant=int8 zero=stage3", "zero.stage=0 zero.offload_optimizer=cpu",
     "lora=dora zero=stage3", "tracker.upload=true", "tracker.tags=[a]", "tracker=swanlab", "zero.offload_param=cpu", "train.precision=fp16", "train.precision=fp16 zero=stage0", "train.precision=bf16", "cluster=1x2",
-    "kernels=liger data.max_length=64", "train.epochs=1",
+    "kernels=liger data.max_length=64", "train.epochs=1", "model=qwen model.hub=modelscope",
 ]  # fmt: skip
 
 
+MISSING = ("swanlab", "liger_kernel", "modelscope")
+
+
 @pytest.fixture(autouse=True)
-def without_swanlab(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An environment in which swanlab is not installed."""
-    monkeypatch.setattr(rules, "find_spec", lambda name: None if name in ("swanlab", "liger_kernel") else True)
+def without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment in which some packages are not installed."""
+    monkeypatch.setattr(rules, "find_spec", lambda name: None if name in MISSING else True)
     monkeypatch.setattr(machine_rules, "which", lambda name: None)  # no compiler either
     monkeypatch.setattr(machine_rules, "has_headers", lambda: False)  # nor the headers that it needs
 

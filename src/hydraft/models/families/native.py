@@ -52,7 +52,7 @@ def _qwen35(value_heads: int) -> Native:
 
 FAMILIES = {
     "llama": Family(
-        "Llama 3, Baichuan2",
+        "Llama 3, Baichuan2, InternLM2",
         architectures={"llama3.1": _llama(8.0), "llama3.2": _llama(32.0)},
         kernels={Kernels.liger: "llama", Kernels.unsloth: "llama"},
         plain_head=True,
@@ -83,7 +83,7 @@ FAMILIES = {
         hybrid=True,
     ),
     "glm": Family(
-        "ChatGLM2",
+        "ChatGLM2, ChatGLM3",
         kernels={Kernels.liger: "glm4"},
         plain_head=True,
         output_bias=False,
