@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hydraft.config.choices import Thinking
 from hydraft.config.data import DataConfig
-from hydraft.data import mixture, notes, thinking
+from hydraft.data import mixture, rendering_notes, thinking
 from hydraft.data.encoding import SFT, Encoding
 from hydraft.data.records import Record
 from hydraft.data.sources import is_file
@@ -103,7 +103,7 @@ def training(
             resolved = thinking.resolve(data, records)
             examples = _encoded(records, lambda record: encoding.encode(record, tokenizer, resolved), progress)
             with files.staged_folder(target) as staging:
-                _write(examples, resolved, lambda: notes.of(records, tokenizer, resolved), staging)
+                _write(examples, resolved, lambda: rendering_notes.of(records, tokenizer, resolved), staging)
     return Encoded(target)
 
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase, logging
 
 from hydraft.config.data import DataConfig
 from hydraft.config.schema import Config
-from hydraft.data import mixture, notes, thinking
+from hydraft.data import mixture, rendering_notes, thinking
 from hydraft.data.batch import fill, group
 from hydraft.data.labels import IGNORE
 from hydraft.data.records import Record
@@ -50,7 +50,7 @@ def show(config: Config, console: Console | None = None) -> None:
     console.print(
         f"data.max_length={data.max_length}: {cut if cut.records else 'no record is longer'}", highlight=False
     )
-    for note in notes.of(records, tokenizer, data):
+    for note in rendering_notes.of(records, tokenizer, data):
         console.print(note, highlight=False, soft_wrap=True)
 
 

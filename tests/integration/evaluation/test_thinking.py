@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from templates import templated
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from conftest import config_of
@@ -18,7 +19,6 @@ from hydraft.data.records import Conversation, Turn
 from hydraft.data.tokenize import encode_one
 from hydraft.evaluation.evaluator import BatchSizes, Evaluator
 from hydraft.training.objectives.registry import make_objective
-from templates import templated
 
 RECORDS = [
     Conversation((Turn("user", question), Turn("assistant", answer, reasoning=thoughts)))
@@ -64,7 +64,11 @@ def scores(records: list[Conversation], tokenizer: Any, data: Any, model: Any) -
 @pytest.mark.parametrize("mode", [Thinking.on, Thinking.off])
 def test_a_trained_model_is_scored_by_its_answers(name: str, mode: Thinking) -> None:
     tokenizer = templated(name, "<|endoftext|>" if name == "qwen3" else None)  # as Qwen3's base models end texts
-    records = RECORDS if mode is Thinking.on else [replace(r, turns=(r.turns[0], replace(r.turns[1], reasoning=""))) for r in RECORDS]
+    records = (
+        RECORDS
+        if mode is Thinking.on
+        else [replace(r, turns=(r.turns[0], replace(r.turns[1], reasoning=""))) for r in RECORDS]
+    )
     data = thinking.resolve(replace(config_of().data, eval_max_new_tokens=48), records)
     assert data.thinking is mode
     model = trained(records, tokenizer, data)
