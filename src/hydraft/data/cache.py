@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hydraft.config.choices import Thinking
 from hydraft.config.data import DataConfig
-from hydraft.data import held_out, mixture, notes, thinking
+from hydraft.data import held_out, mixture, rendering_notes, thinking
 from hydraft.data.encoding import SFT, Encoding
 from hydraft.data.records import Record
 from hydraft.data.sources import Source
@@ -125,7 +125,7 @@ def training(
                 cut = _write(examples, staging / "data.arrow")
                 about = {
                     "truncation": vars(cut),
-                    "notes": [*records.mixture.notes, *notes.of(records, tokenizer, resolved)],
+                    "notes": [*records.mixture.notes, *rendering_notes.of(records, tokenizer, resolved)],
                     "sources": [part.name for part in records.mixture.parts],
                     "thinking": resolved.thinking.value,
                 }

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, logging
 
 from hydraft.config.data import DataConfig
 from hydraft.config.schema import Config
-from hydraft.data import mixture, notes, thinking
+from hydraft.data import mixture, rendering_notes, thinking
 from hydraft.data.batch import fill, group
 from hydraft.data.labels import IGNORE
 from hydraft.data.records import Record
@@ -47,7 +47,7 @@ def show(config: Config, console: Console | None = None) -> None:
         *summary(data, records, found, encoding.sequences),
         *records.mixture.notes,
         *records.mixture.held_out_notes,
-        *notes.of(records, tokenizer, data),
+        *rendering_notes.of(records, tokenizer, data),
     ]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)

@@ -7,7 +7,7 @@ import pytest
 import sentencepiece
 
 from conftest import config_of
-from hydraft.data import notes
+from hydraft.data import rendering_notes
 from hydraft.data.labels import IGNORE
 from hydraft.data.records import Conversation, Turn
 from hydraft.data.tokenize import encode_one, prompt_ids
@@ -115,13 +115,15 @@ NOT_SUPPORTED = "a system turn, which this model's chat template does not suppor
 
 def test_a_system_turn_that_is_not_supported_is_reported(chatglm2: Any, baichuan: Any) -> None:
     plain = Conversation(WITH_SYSTEM_TURN.turns[1:])
-    assert notes.of([WITH_SYSTEM_TURN, plain], chatglm2, EVERY) == [
+    assert rendering_notes.of([WITH_SYSTEM_TURN, plain], chatglm2, EVERY) == [
         f"1 record has {NOT_SUPPORTED}: it is put before the first question"
     ]
-    assert notes.of([WITH_SYSTEM_TURN] * 1200, chatglm2, EVERY)[0].startswith(f"1,200 records have {NOT_SUPPORTED}")
-    assert notes.of([plain], chatglm2, EVERY) == []
-    assert notes.of([WITH_SYSTEM_TURN], baichuan, EVERY) == []
-    assert notes.of([WITH_SYSTEM_TURN], chatglm2, config_of("data.template='{instruction}'").data) == []
+    assert rendering_notes.of([WITH_SYSTEM_TURN] * 1200, chatglm2, EVERY)[0].startswith(
+        f"1,200 records have {NOT_SUPPORTED}"
+    )
+    assert rendering_notes.of([plain], chatglm2, EVERY) == []
+    assert rendering_notes.of([WITH_SYSTEM_TURN], baichuan, EVERY) == []
+    assert rendering_notes.of([WITH_SYSTEM_TURN], chatglm2, config_of("data.template='{instruction}'").data) == []
 
 
 LEFT_OUT = "{% if m.role == 'user' %}U{{ m.content }}{% endif %}"
@@ -137,7 +139,7 @@ def test_no_system_text_is_lost(baichuan: Any, turn: str, noted: bool) -> None:
     template = baichuan.chat_template
     baichuan.chat_template = "{% for m in messages %}" + turn + "{% endfor %}"
     try:
-        found = notes.of([WITH_SYSTEM_TURN], baichuan, EVERY)
+        found = rendering_notes.of([WITH_SYSTEM_TURN], baichuan, EVERY)
         text = baichuan.decode(prompt_ids(WITH_SYSTEM_TURN, baichuan, EVERY))
     finally:
         baichuan.chat_template = template

@@ -11,7 +11,7 @@ from templates import templated
 
 from conftest import config_of
 from hydraft.config.choices import Thinking
-from hydraft.data import notes, thinking
+from hydraft.data import rendering_notes, thinking
 from hydraft.data.labels import IGNORE
 from hydraft.data.records import Conversation, Turn
 from hydraft.data.tokenize import encode_one, prompt_ids
@@ -112,10 +112,10 @@ def test_auto_is_on_if_a_record_has_thoughts() -> None:
 
 
 def test_left_out_thoughts_are_counted() -> None:
-    assert notes.of([THOUGHT, TWO, PLAIN], templated("qwen3"), OFF) == [
+    assert rendering_notes.of([THOUGHT, TWO, PLAIN], templated("qwen3"), OFF) == [
         "2 records have thoughts, which are left out (data.thinking=off)"
     ]
-    assert notes.of([THOUGHT, PLAIN], templated("qwen3"), ON) == []
+    assert rendering_notes.of([THOUGHT, PLAIN], templated("qwen3"), ON) == []
 
 
 def test_a_record_or_request_may_turn_thinking_off() -> None:
