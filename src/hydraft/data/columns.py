@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hydraft.config.choices import Format
-from hydraft.data.chat_turns import ROLES, listed, looks_like_turns
+from hydraft.data.chat_turns import listed, looks_like_turns, role_of
 from hydraft.data.column_names import BESIDE_TEXT, KEYS, OPTIONAL
 from hydraft.data.key_search import KEYS_NEEDED, SEARCHES, Search
 from hydraft.data.keys import present
@@ -88,7 +88,7 @@ def _is_question(pair: Mapping[str, str], values: Mapping[Format, list[Any]]) ->
 def _check_text(search: Search, key: str) -> None:
     """Refuse a text that may be a question, or one turn of a chat."""
     record, place = search.record, search.place
-    if str(record.get("role", record.get("from"))).casefold() in ROLES:
+    if role_of(record.get("role", record.get("from"))) is not None:
         raise ConfigError(
             f"{place}: is one turn of a chat; a record must be a whole conversation (or choose data.format=text)"
         )
