@@ -27,6 +27,7 @@ ANSWERS = {
 WEAK_ANSWERS = {
     "input": ("output", "target", "response", "answer", "completion"),
     "inputs": ("targets", "outputs"),
+    "q": ("a",),
     "source": ("target",),
     "content": ("summary",),
     "article": ("highlights", "summary"),

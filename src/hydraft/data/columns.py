@@ -51,6 +51,8 @@ def recognise(
 def _only(search: Search, found: dict[Format, dict[str, str]]) -> Format:
     """The one format that was found; a part without a value, and a copy of another part, do not count."""
     record, place = search.record, search.place
+    if "input_ids" in record:
+        raise ConfigError(f"{place}: has token ids ('input_ids'); records are texts, which are tokenized here")
     if not found:
         known = "; ".join(f"{form.value}: {', '.join(needed)}" for form, needed in KEYS.items())
         raise ConfigError(

@@ -76,6 +76,10 @@ def test_an_answer_is_trained_as_its_keys_say(keys: dict[str, Any], trained: boo
         ({**CHAT, "kto_tag": False}, "'kto_tag' says whether the answer is good"),
         ({"prompt": "a", "completion": "b", "label": True}, "'label' says whether the answer is good"),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "to train the better answers: data.columns={output: chosen}"),
+        ({"input": {"messages": []}, "preferred_output": [], "non_preferred_output": [{}]}, "'non_preferred_output' is for preference training (DPO)"),
+        ({**PAIR, "response_rejected": "c"}, "to train the answers, leave out 'response_rejected'"),
+        ({**PAIR, "label": "False"}, "'label' says whether the answer is good"),
+        ({"input_ids": [1], "labels": [1]}, "has token ids ('input_ids')"),
         ({**CHAT, "videos": ["v.mp4"]}, "has 'videos'; only text is trained"),
     ],
 )  # fmt: skip
@@ -102,7 +106,8 @@ def test_variables_of_the_template_are_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["label", "target", "answer", "rationale", "response", "cot", "final_answer", "r1_solution_2"]
+    "key",
+    ["label", "target", "answer", "rationale", "response", "cot", "final_answer", "r1_solution_2", "A", "option_b"],
 )
 def test_a_key_that_looks_like_content_is_noted_once(key: str) -> None:
     reader = RecordReader("f")
