@@ -197,8 +197,11 @@ def _turn(values: Mapping[str, Any], place: str) -> tuple[str, Turn]:
 
 def _answer(values: Mapping[str, Any], text: str, thoughts: str, trained: bool, place: str) -> Turn:
     keys = [key for key in REASONING_KEYS if present(values.get(key))]
-    if keys:
-        thoughts = text_of(values[keys[0]], keys[0], place)[0]
+    for key in keys:
+        found = text_of(values[key], key, place)[0]
+        if thoughts.strip() not in ("", found.strip()):
+            raise ConfigError(f"{place}: has different thoughts in two places ({key!r} is one of them)")
+        thoughts = found
     turn = answer(text, thoughts, place)
     calls = requested(values, place)
     if not turn.content.strip() and not calls:

@@ -132,6 +132,7 @@ def _built(
     values = Named(record, names)
     if "label" in names and "output" not in names:
         values["output"] = answer_of(values.pop("label"), settings.labels, f"{place}: {names['label']!r}")
+        values.names["output"] = names["label"]
     role, content = settings.columns.get("role"), settings.columns.get("content")
     if form is Format.alpaca and any(isinstance(values.get(part), (list, dict)) for part in ("instruction", "output")):
         turns = _joined(values, place)

@@ -38,7 +38,14 @@ def parts(
 
 
 def _load(source: str, setting: str, data: DataConfig, read: Read | None, notes: list[str] | None) -> list[Record]:
-    return load(source, setting, data.format, read, RecordSettings(data.columns, data.labels, data.template), notes)
+    return load(
+        source,
+        setting,
+        data.format,
+        read,
+        RecordSettings(data.columns, data.labels, data.template, data.train_on),
+        notes,
+    )
 
 
 def mix(data: DataConfig) -> list[tuple[str, float]]:

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hydraft.config.choices import TrainOn
+
 
 class Named(dict[str, Any]):
     """A record under the names of its format, which remembers the keys that its values have in the file."""
@@ -36,6 +38,8 @@ class RecordSettings:
     """``data.labels``"""
     template: str = "chat"
     """``data.template``, which must have a place for what the records have."""
+    train_on: TrainOn = TrainOn.all
+    """``data.train_on``: something of every record must be trained."""
 
     def of_record(self, record: Mapping[str, Any]) -> dict[str, str]:
         """The keys of this record that ``data.columns`` names; those of a turn are left out."""
