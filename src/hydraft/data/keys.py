@@ -12,14 +12,14 @@ from typing import Any
 from hydraft.errors import ConfigError
 
 WEIGHTS = (
-    "weight", "loss", "loss_weight", "loss_mask", "loss_scale", "train", "train_on_turn", "training", "trainable",
+    "weight", "loss", "loss_weight", "loss_mask", "loss_scale", "train", "train_on_turn", "trained", "training", "trainable",
     "output_with_loss",
 )  # fmt: skip
 """Whether an answer is trained: 0 or 1, false or true."""
 
 RECORD_WEIGHTS = (*WEIGHTS, "sample_weight", "example_weight", "instance_weight")
 
-PARTIAL = ("train_detail", "training_detail", "token_weights", "token_weight", "mask")
+PARTIAL = ("train_detail", "training_detail", "token_weights", "token_weight", "mask", "masked")
 """Parts of an answer that are trained, in forms that are not read."""
 
 _BETTER, _ANSWER = (

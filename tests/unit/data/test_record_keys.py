@@ -48,6 +48,7 @@ def answered(**keys: Any) -> dict[str, Any]:
         ({"train": False}, False),
         ({"train_on_turn": False}, False),
         ({"trainable": 0}, False),
+        ({"trained": False}, False),
         ({"weight": 1, "loss": True}, True),
     ],
 )
