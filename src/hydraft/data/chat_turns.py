@@ -5,6 +5,7 @@ A turn is ``{role, content}`` (OpenAI) or ``{from, value}`` (ShareGPT). A round 
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -36,12 +37,24 @@ ROLES = {
         ),
         "assistant",
     ),
-    **dict.fromkeys(("tool", "function", "observation", "tool_response", "function_response", "ipython"), "tool"),
+    **dict.fromkeys(
+        (
+            "tool",
+            "function",
+            "observation",
+            "tool_response",
+            "function_response",
+            "tool_result",
+            "tool_output",
+            "ipython",
+        ),
+        "tool",
+    ),
     **dict.fromkeys(("function_call", "tool_call", "tool_calls"), "call"),
 }
 """The role that each name in a record stands for, in any case; ``call`` is an answer that is only calls of tools."""
 
-ROLE_KEYS, CONTENT_KEYS = ("role", "from"), ("content", "value")
+ROLE_KEYS, CONTENT_KEYS = ("role", "from"), ("content", "value", "text", "parts")
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 
 ASKED = ("human", "user", "question", "query", "prompt", "instruction", "input")
@@ -66,16 +79,23 @@ def listed(value: Any) -> list[Any] | None:
 
 
 def looks_like_turns(value: Any, texts: bool = False) -> bool:
-    """Whether a value is a list of turns or of rounds; with ``texts``, texts that alternate count too."""
+    """Whether a value is a list of turns or of rounds; with ``texts``, texts that alternate and pairs of texts count too."""
     turns = value if isinstance(value, list) else None
     if not turns:
         return False
     if all(isinstance(turn, str) for turn in turns):
         return texts and len(turns) > 1
+    if all(isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) for text in turn) for turn in turns):
+        return texts
     first = turns[0]
     if not isinstance(first, dict):
         return False
     return bool(_first(first, ROLE_KEYS)) or _round(first) is not None
+
+
+def role_of(name: Any) -> str | None:
+    """The role of a turn by its name, in any case; None if the name is not known."""
+    return ROLES.get(re.sub(r"[-\s]+", "_", name.strip().casefold())) if isinstance(name, str) else None
 
 
 def turns_of(value: Any, key: str, place: str) -> list[tuple[int, Turn]]:
@@ -152,7 +172,7 @@ def _turn(values: Mapping[str, Any], place: str) -> tuple[str, Turn]:
             f"{place}: must be an object with {role_name!r} and {text_name!r} (its keys: {', '.join(values)})"
         )
     name = values[role_key]
-    role = ROLES.get(name.strip().casefold().replace("-", "_")) if isinstance(name, str) else None
+    role = role_of(name)
     if role is None:
         raise ConfigError(f"{place}: unknown {role_key} {name!r} (known: {', '.join(ROLES)})")
     check_media(values, place)
@@ -177,8 +197,11 @@ def _turn(values: Mapping[str, Any], place: str) -> tuple[str, Turn]:
 
 def _answer(values: Mapping[str, Any], text: str, thoughts: str, trained: bool, place: str) -> Turn:
     keys = [key for key in REASONING_KEYS if present(values.get(key))]
-    if keys:
-        thoughts = text_of(values[keys[0]], keys[0], place)[0]
+    for key in keys:
+        found = text_of(values[key], key, place)[0]
+        if thoughts.strip() not in ("", found.strip()):
+            raise ConfigError(f"{place}: has different thoughts in two places ({key!r} is one of them)")
+        thoughts = found
     turn = answer(text, thoughts, place)
     calls = requested(values, place)
     if not turn.content.strip() and not calls:

@@ -10,7 +10,7 @@ KEYS = {
 }
 """The keys that a record of each format must have."""
 
-OTHER_CHATS = ("conversation", "dialogue", "dialog", "chat", "items", "data")
+OTHER_CHATS = ("conversation", "dialogue", "dialog", "chat", "items", "contents", "data")
 """Other names of ``messages``; only if the value is a list of turns."""
 
 ANSWERS = {
@@ -27,6 +27,7 @@ ANSWERS = {
 WEAK_ANSWERS = {
     "input": ("output", "target", "response", "answer", "completion"),
     "inputs": ("targets", "outputs"),
+    "q": ("a",),
     "source": ("target",),
     "content": ("summary",),
     "article": ("highlights", "summary"),
@@ -43,7 +44,7 @@ BESIDE_TEXT = ("summary", "target", "label", "answer", "response", "output", "co
 
 OPTIONAL = {
     "input": ("input", "context"),
-    "system": ("system", "system_prompt", "meta_instruction"),
+    "system": ("system", "system_prompt", "meta_instruction", "systemInstruction", "system_instruction"),
     "history": ("history",),
     "reasoning": ("reasoning_content", "reasoning", "thinking"),
     "tools": ("tools", "functions"),

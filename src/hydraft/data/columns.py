@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hydraft.config.choices import Format
-from hydraft.data.chat_turns import ROLES, listed, looks_like_turns
+from hydraft.data.chat_turns import listed, looks_like_turns, role_of
 from hydraft.data.column_names import BESIDE_TEXT, KEYS, OPTIONAL
 from hydraft.data.key_search import KEYS_NEEDED, SEARCHES, Search
 from hydraft.data.keys import present
@@ -51,6 +51,8 @@ def recognise(
 def _only(search: Search, found: dict[Format, dict[str, str]]) -> Format:
     """The one format that was found; a part without a value, and a copy of another part, do not count."""
     record, place = search.record, search.place
+    if "input_ids" in record:
+        raise ConfigError(f"{place}: has token ids ('input_ids'); records are texts, which are tokenized here")
     if not found:
         known = "; ".join(f"{form.value}: {', '.join(needed)}" for form, needed in KEYS.items())
         raise ConfigError(
@@ -88,7 +90,7 @@ def _is_question(pair: Mapping[str, str], values: Mapping[Format, list[Any]]) ->
 def _check_text(search: Search, key: str) -> None:
     """Refuse a text that may be a question, or one turn of a chat."""
     record, place = search.record, search.place
-    if str(record.get("role", record.get("from"))).casefold() in ROLES:
+    if role_of(record.get("role", record.get("from"))) is not None:
         raise ConfigError(
             f"{place}: is one turn of a chat; a record must be a whole conversation (or choose data.format=text)"
         )
@@ -130,6 +132,7 @@ def _built(
     values = Named(record, names)
     if "label" in names and "output" not in names:
         values["output"] = answer_of(values.pop("label"), settings.labels, f"{place}: {names['label']!r}")
+        values.names["output"] = names["label"]
     role, content = settings.columns.get("role"), settings.columns.get("content")
     if form is Format.alpaca and any(isinstance(values.get(part), (list, dict)) for part in ("instruction", "output")):
         turns = _joined(values, place)

@@ -89,7 +89,8 @@ def _chat(values: Named, form: Format, place: str) -> list[tuple[int, Turn]]:
 
 def _with_system(numbered: list[tuple[int, Turn]], values: Named, place: str) -> list[tuple[int, Turn]]:
     """The turns, after the system text that a record has beside them."""
-    system = plain_text(values.get("system"), values.key("system"), place) if keys.present(values.get("system")) else ""
+    given = values.get("system")
+    system = text_of(given, values.key("system"), place)[0] if keys.present(given) else ""
     first = numbered[0][1] if numbered else None
     if not system.strip() or (first is not None and first.role == "system" and first.content == system):
         return numbered

@@ -8,7 +8,7 @@ from typing import Any
 from hydraft.config.choices import Format
 from hydraft.data.chat_turns import looks_like_turns
 from hydraft.data.column_names import ANSWERS, CLASSIFIED, OPTIONAL, OTHER_CHATS, WEAK_ANSWERS
-from hydraft.data.keys import PREFERENCE, present
+from hydraft.data.keys import is_preference, present
 from hydraft.data.named import RecordSettings
 from hydraft.errors import ConfigError
 
@@ -107,7 +107,7 @@ def _weak_pair(search: Search) -> dict[str, str] | None:
             return {"instruction": left[name]}
     if not search.answered and "input" in left:
         return {"instruction": left["input"]}
-    if any(key in left for key in PREFERENCE):
+    if any(map(is_preference, left)):
         return {}
     return None
 

@@ -12,25 +12,29 @@ from typing import Any
 from hydraft.errors import ConfigError
 
 WEIGHTS = (
-    "weight", "loss", "loss_weight", "loss_mask", "loss_scale", "train", "train_on_turn", "training", "trainable",
+    "weight", "loss", "loss_weight", "loss_mask", "loss_scale", "train", "train_on_turn", "trained", "training", "trainable",
     "output_with_loss",
 )  # fmt: skip
 """Whether an answer is trained: 0 or 1, false or true."""
 
 RECORD_WEIGHTS = (*WEIGHTS, "sample_weight", "example_weight", "instance_weight")
 
-PARTIAL = ("train_detail", "training_detail", "token_weights", "token_weight", "mask")
+PARTIAL = ("train_detail", "training_detail", "token_weights", "token_weight", "mask", "masked")
 """Parts of an answer that are trained, in forms that are not read."""
 
-PREFERENCE = ("chosen", "rejected", "chosen_response", "rejected_response", "rejected_messages", "rejected_answer")
+_BETTER, _ANSWER = (
+    "(chosen|rejected|preferred|non_preferred|dispreferred)",
+    "(response|answer|output|message|completion|text)s?",
+)
+PREFERENCE = re.compile(f"{_BETTER}(_{_ANSWER})?|{_ANSWER}_{_BETTER}")
 """Two answers of which one is better (DPO)."""
 
-TAGS = ("kto_tag", "label")
+TAGS = ("kto_tag", "label", "desirable")
 """Whether an answer is good, true or false (KTO)."""
 
 MEDIA = ("images", "image", "videos", "video", "audios", "audio", "image_url", "input_audio")
 
-SPECIAL = frozenset((*RECORD_WEIGHTS, *PARTIAL, *PREFERENCE, *TAGS, *MEDIA))
+SPECIAL = frozenset((*RECORD_WEIGHTS, *PARTIAL, *TAGS, *MEDIA))
 """All of them: most records have none."""
 
 TEXTS = re.compile(
@@ -52,8 +56,16 @@ def present(value: Any) -> bool:
 @lru_cache(maxsize=10_000)
 def looks_like_content(key: str) -> bool:
     """Whether a key is named as if it had text to train on: ``answer``, ``final_answer``, ``r1_solution_2``; not ``answer_id``."""
+    if re.fullmatch("[a-e]|(option|choice).*", key.casefold()):  # of a question with several choices
+        return True
     words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).casefold())
     return key == "reasoning_content" or (bool(words) and TEXTS.fullmatch(words[-1]) is not None)
+
+
+@lru_cache(maxsize=10_000)
+def is_preference(key: str) -> bool:
+    """Whether a key is named as one of two answers of which one is better."""
+    return PREFERENCE.fullmatch(key.casefold()) is not None
 
 
 def check_record(record: Mapping[str, Any], read: frozenset[str], place: str) -> None:
@@ -65,10 +77,13 @@ def check_record(record: Mapping[str, Any], read: frozenset[str], place: str) ->
     Raises:
         ConfigError: it is a record of another objective, has images or sound, or a weight other than 1.
     """
-    if SPECIAL.isdisjoint(record):
+    pair = [key for key in record if isinstance(key, str) and is_preference(key)]
+    if not pair and SPECIAL.isdisjoint(record):
         return
     left = {str(key): value for key, value in record.items() if key not in read and present(value)}
-    _check_preference(left, read, place)
+    if read.isdisjoint(pair):  # data.columns may choose one of the two answers
+        _check_preference(left, [key for key in pair if key in left], place)
+    _check_tags(left, place)
     check_media(left, place)
     for key in RECORD_WEIGHTS:
         if key in left and not (isinstance(left[key], (int, float)) and left[key] == 1):
@@ -83,21 +98,23 @@ def check_record(record: Mapping[str, Any], read: frozenset[str], place: str) ->
             )
 
 
-def _check_preference(left: Mapping[str, Any], read: frozenset[str], place: str) -> None:
-    pair = [key for key in PREFERENCE if key in left]
-    if pair and not read.intersection(PREFERENCE):  # data.columns may choose one of the two answers
-        better = left.get("chosen")
-        whole = isinstance(better, list) and any(isinstance(turn, dict) for turn in better[:-1])
-        use = "{messages: chosen}" if whole else "{output: chosen}"
-        way = f"to train the better answers: data.columns={use}"
-        if better is None:
-            way = f"to train the answers, leave out {' and '.join(map(repr, pair))}"
-        raise ConfigError(
-            f"{place}: {' and '.join(map(repr, pair))} {'is' if len(pair) == 1 else 'are'} for preference training (DPO), "
-            f"an objective that is not available; {way}"
-        )
+def _check_preference(left: Mapping[str, Any], pair: list[str], place: str) -> None:
+    if not pair:
+        return
+    better = left.get("chosen")
+    whole = isinstance(better, list) and any(isinstance(turn, dict) for turn in better[:-1])
+    way = f"to train the better answers: data.columns={'{messages: chosen}' if whole else '{output: chosen}'}"
+    if better is None:
+        way = f"to train the answers, leave out {' and '.join(map(repr, pair))}"
+    raise ConfigError(
+        f"{place}: {' and '.join(map(repr, pair))} {'is' if len(pair) == 1 else 'are'} for preference training (DPO), "
+        f"an objective that is not available; {way}"
+    )
+
+
+def _check_tags(left: Mapping[str, Any], place: str) -> None:
     for key in TAGS:
-        if isinstance(left.get(key), bool):
+        if isinstance(left.get(key), bool) or str(left.get(key)).casefold() in ("true", "false"):
             raise ConfigError(
                 f"{place}: {key!r} says whether the answer is good, for preference training (KTO), an objective that is not "
                 f"available; keep only the records with good answers, without {key!r}"

@@ -105,7 +105,7 @@ class Mixture:
 
     def _records(self, source: str, setting: str) -> Records:
         data = self.data
-        settings = RecordSettings(data.columns, data.labels, data.template, data.on_bad_record)
+        settings = RecordSettings(data.columns, data.labels, data.template, data.train_on, data.on_bad_record)
         return Records(source, setting, data.format, self.read, settings)
 
 

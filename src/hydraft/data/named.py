@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hydraft.config.choices import OnBadRecord
+from hydraft.config.choices import OnBadRecord, TrainOn
 
 
 class Named(dict[str, Any]):
@@ -38,6 +38,8 @@ class RecordSettings:
     """``data.labels``"""
     template: str = "chat"
     """``data.template``, which must have a place for what the records have."""
+    train_on: TrainOn = TrainOn.all
+    """``data.train_on``: something of every record must be trained."""
     on_bad: OnBadRecord = OnBadRecord.refuse
     """``data.on_bad_record``"""
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hydraft.config.choices import Format
+from hydraft.config.choices import Format, TrainOn
 from hydraft.config.template import lacks_input
 from hydraft.data import keys
 from hydraft.data.chat_turns import TURN_KEYS, looks_like_turns
@@ -68,7 +68,7 @@ class RecordReader:
                 f"{place}: record {at} is {first.value} and record {number} is {form.value}; a file must have one format"
             )
         found = self.read(named, form, place, number)
-        self._check_template(found, place, named)
+        self._check_settings(found, place, named)
         self._forms.setdefault(file, (form, number))
         self._records += 1
         self._note(form, named, found)
@@ -89,7 +89,10 @@ class RecordReader:
             lines.append(f"{self.name}: {listed} {'is' if len(self._unread) == 1 else 'are'} not read (data.columns)")
         return lines
 
-    def _check_template(self, record: Record, place: str, named: Named) -> None:
+    def _check_settings(self, record: Record, place: str, named: Named) -> None:
+        last = [each.turns[-1] for each in record.conversations if each.turns]
+        if self.settings.train_on is TrainOn.last and last and not any(turn.trained for turn in last):
+            raise ConfigError(f"{place}: its last answer is not to be trained, and data.train_on=last trains no other")
         if lacks_input(self.settings.template) and any(
             turn.input for each in record.conversations for turn in each.turns
         ):
@@ -103,7 +106,7 @@ class RecordReader:
         guesses = [
             f"{name} from {key!r}"
             for name, key in named.names.items()
-            if name != key and given.get(name) != key and (name, key) not in EXACT
+            if name != key and key not in given.values() and (name, key) not in EXACT
         ]
         if guesses:
             self._guessed.setdefault(", ".join(guesses))

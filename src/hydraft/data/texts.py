@@ -54,12 +54,12 @@ def text_of(value: Any, key: str, place: str) -> tuple[str, str]:
     Raises:
         ConfigError: a part is not text (an image, say), or a value is not text.
     """
-    if not isinstance(value, list) or any(isinstance(part, str) for part in value):
+    if not isinstance(value, list) or not all(isinstance(part, Mapping) for part in value):
         return plain_text(value, key, place), ""
     texts, thoughts = "", ""
     for number, part in enumerate(value, 1):
         where = f"{place}, part {number}"
-        kind = part.get("type", "text") if isinstance(part, Mapping) else None
+        kind = part.get("type", "text")
         if kind in TEXT_PARTS and "text" in part:
             texts += plain_text(part["text"], "text", where)
         elif kind in THOUGHT_PARTS:

@@ -152,3 +152,42 @@ def test_a_turn_that_cannot_be_read_is_named(turns: Any, reason: str) -> None:
 )
 def test_a_key_of_a_record_that_cannot_be_read_is_named(record: dict[str, Any], reason: str) -> None:
     assert bad([USER, ANSWER], **record).startswith(reason)
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [{"role": "User", "content": "a"}, {"role": "ASSISTANT", "content": "b"}],
+        [{"from": "human", "value": "a"}, {"from": "chatgpt", "value": "b"}],
+        [{"role": "user", "text": "a"}, {"role": "model", "text": "b"}],
+        [{"role": "user", "value": "a"}, {"from": "bing", "content": "b"}],
+        [{"User": "a", "Assistant": "b"}],
+        [["a", "b"]],
+        ["a", "b"],
+        [{"role": "system", "content": ""}, *[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]],
+    ],
+)
+def test_turns_have_many_spellings(turns: Any) -> None:
+    for key in ("messages", "conversations", "conversation"):
+        record = RecordReader("f").record({key: turns}, "f, record 1", 1)
+        assert isinstance(record, Conversation)
+        assert [(turn.role, turn.content) for turn in record.turns] == [("user", "a"), ("assistant", "b")]
+
+
+def test_calls_in_turns_of_their_own_belong_to_one_answer() -> None:
+    calls = [{"from": "function-call", "value": f'{{"name": "f", "arguments": {{"x": {n}}}}}'} for n in (1, 2)]
+    results = [{"from": "observation", "value": "r"}, {"from": "tool response", "value": "s"}]
+    turns = [
+        {"from": "human", "value": "a"},
+        {"from": "gpt", "value": "wait"},
+        *calls,
+        *results,
+        {"from": "gpt", "value": "b"},
+    ]
+    record = RecordReader("f").record({"conversations": turns}, "f, record 1", 1)
+    assert isinstance(record, Conversation)
+    assert [turn.role for turn in record.turns] == ["user", "assistant", "tool", "tool", "assistant"]
+    assert record.turns[1].content == "wait"
+    assert [call["arguments"] for call in record.turns[1].tool_calls] == [{"x": 1}, {"x": 2}]
+    turns[2] = {**calls[0], "weight": 0}
+    assert "turn 3: one turn of the assistant is in part trained and in part not" in bad(None, conversations=turns)

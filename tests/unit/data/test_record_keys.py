@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hydraft.config.choices import Format
+from hydraft.config.choices import Format, TrainOn
 from hydraft.data.named import RecordSettings
 from hydraft.data.record_reader import RecordReader
 from hydraft.data.records import Conversation, Turn
@@ -48,6 +48,7 @@ def answered(**keys: Any) -> dict[str, Any]:
         ({"train": False}, False),
         ({"train_on_turn": False}, False),
         ({"trainable": 0}, False),
+        ({"trained": False}, False),
         ({"weight": 1, "loss": True}, True),
     ],
 )
@@ -76,11 +77,23 @@ def test_an_answer_is_trained_as_its_keys_say(keys: dict[str, Any], trained: boo
         ({**CHAT, "kto_tag": False}, "'kto_tag' says whether the answer is good"),
         ({"prompt": "a", "completion": "b", "label": True}, "'label' says whether the answer is good"),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "to train the better answers: data.columns={output: chosen}"),
+        ({"input": {"messages": []}, "preferred_output": [], "non_preferred_output": [{}]}, "'non_preferred_output' is for preference training (DPO)"),
+        ({**PAIR, "response_rejected": "c"}, "to train the answers, leave out 'response_rejected'"),
+        ({**PAIR, "label": "False"}, "'label' says whether the answer is good"),
+        (answered(reasoning_content="t", thinking="u"), "turn 2: has different thoughts in two places"),
+        ({"text": "a", "label": [1, 2]}, "'label' must be text, and is a list"),
+        ({"input_ids": [1], "labels": [1]}, "has token ids ('input_ids')"),
         ({**CHAT, "videos": ["v.mp4"]}, "has 'videos'; only text is trained"),
     ],
 )  # fmt: skip
 def test_a_key_that_cannot_be_followed_is_refused(record: dict[str, Any], reason: str) -> None:
     assert reason in refused(record)
+
+
+def test_the_last_answer_must_be_trained_if_no_other_is() -> None:
+    record = {"messages": [*CHAT["messages"], *answered(weight=0)["messages"][:2]]}
+    assert [turn.trained for turn in read(record)[0].turns] == [True, True, True, False]
+    assert "data.train_on=last trains no other" in refused(record, train_on=TrainOn.last)
 
 
 def test_keys_without_a_value_mean_nothing() -> None:
@@ -102,7 +115,8 @@ def test_variables_of_the_template_are_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["label", "target", "answer", "rationale", "response", "cot", "final_answer", "r1_solution_2"]
+    "key",
+    ["label", "target", "answer", "rationale", "response", "cot", "final_answer", "r1_solution_2", "A", "option_b"],
 )
 def test_a_key_that_looks_like_content_is_noted_once(key: str) -> None:
     reader = RecordReader("f")

@@ -11,7 +11,7 @@ from typing import Any
 
 from hydraft.config.choices import Format
 from hydraft.data import formats
-from hydraft.data.chat_turns import ROLES, listed
+from hydraft.data.chat_turns import listed, role_of
 from hydraft.data.column_names import KEYS
 from hydraft.data.named import DEFAULTS, Named, RecordSettings
 from hydraft.data.record_reader import RecordReader
@@ -81,7 +81,7 @@ def _conversation(values: dict[str, Any], form: Format, place: str, number: int)
     if not answered:
         _add_placeholder(values, form)
     whole = formats.read(values, form, place, number)
-    return whole if answered else formats.without_answer(whole)
+    return whole if answered and whole.reference else formats.without_answer(whole)  # calls of tools are not scored
 
 
 def _has_answer(values: Named, form: Format) -> bool:
@@ -95,7 +95,7 @@ def _has_answer(values: Named, form: Format) -> bool:
     if isinstance(turns[-1], str):
         return len(turns) % 2 == 0
     role = turns[-1].get("role", turns[-1].get("from")) if isinstance(turns[-1], dict) else None
-    return not isinstance(role, str) or ROLES.get(role.strip().casefold()) not in ("user", "tool")
+    return role_of(role) not in ("user", "tool")
 
 
 def _add_placeholder(values: Named, form: Format) -> None:
