@@ -67,7 +67,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, markup=False)  # a path may have brackets
 
     def phase(self, name: str, total: int | None = None) -> None:
         """Replace the bar by a new one with ``total`` units."""

@@ -50,7 +50,7 @@ def show(config: Config, console: Console | None = None) -> None:
         *rendering_notes.of(records, tokenizer, data),
     ]
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(Text(line), soft_wrap=True)  # a path may have brackets, which are no markup
 
 
 @dataclass

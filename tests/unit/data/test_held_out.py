@@ -47,7 +47,8 @@ def test_a_share_is_held_out_and_the_rest_is_trained(tmp_path: Path, value: str,
     assert texts(mixture.training(config, 0)) == trained
     assert texts(mixture.held_out(config, 1)) != kept
     notes = mixture.training(config, 0).mixture.notes
-    assert notes == [f"data.eval={value}: {count} records are held out of the training records"]
+    held = "1 record is" if count == 1 else f"{count} records are"
+    assert notes == [f"data.eval={value}: {held} held out of the training records"]
 
 
 def test_neither_the_order_of_the_records_nor_the_process_matters(tmp_path: Path) -> None:
