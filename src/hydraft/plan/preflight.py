@@ -81,5 +81,5 @@ def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
         config,
         resolved.machine,
         plan.make_plan(priced, len(records), planned_for, text),
-        [*kernel_support.slower(priced, family), *notes],
+        [*kernel_support.slower(priced, family), *notes, *batching.shared_positions(config, native)],
     )
