@@ -93,6 +93,7 @@ def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
         config,
         resolved.machine,
         plan.make_plan(priced, len(records), planned_for, text),
+<<<<<<< HEAD
         [
             *([resolved.stored] if resolved.stored else []),
             *kernel_support.slower(priced, family),
@@ -100,6 +101,9 @@ def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
             *notes,
             *_notes(records.mixture, config.mode),
         ],
+=======
+        [*kernel_support.slower(priced, family), *notes, *batching.shared_positions(config, native)],
+>>>>>>> fam
     )
 
 

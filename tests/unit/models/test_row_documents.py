@@ -15,6 +15,7 @@ from hydraft.config.choices import Batching
 from hydraft.data.batch import Padded, PaddingFree
 from hydraft.errors import ConfigError
 from hydraft.models import attention, row_documents
+from hydraft.models.batching import shared_positions
 from hydraft.models.load import settle_batching
 from hydraft.plan import preflight
 from hydraft.system.source_tree import TINY
@@ -125,6 +126,28 @@ def test_the_routers_of_experts_are_balanced_alike_in_one_row_and_padded() -> No
 def test_what_a_config_json_tells(native: dict[str, Any], reason: str | None) -> None:
     found = row_documents.config_reason(native)
     assert found is None if reason is None else found is not None and reason in found
+
+
+@pytest.mark.parametrize(
+    ("rope", "overrides", "noted"),
+    [
+        ({"type": "longrope", "short_factor": [1.0]}, ["data.max_length=8192"], "4,096 tokens"),
+        ({"rope_type": "longrope"}, ["data.max_length=8192", "train.micro_batch_size=1"], None),
+        ({"rope_type": "longrope"}, ["data.max_length=8192", "train.micro_batch_size=1", "data.packing=true"], "4,096 tokens"),
+        ({"rope_type": "longrope"}, ["data.max_length=4096"], None),
+        ({"rope_type": "llama3"}, ["data.max_length=8192"], None),
+    ],
+)  # fmt: skip
+def test_rotary_frequencies_that_a_batch_shares_are_said(
+    rope: dict[str, Any], overrides: list[str], noted: str | None
+) -> None:
+    native = {"model_type": "phi3", "original_max_position_embeddings": 4096, "rope_scaling": rope}
+    notes = shared_positions(config_of("train.micro_batch_size=2", *overrides), native)
+    assert (
+        notes == []
+        if noted is None
+        else len(notes) == 1 and noted in notes[0] and "train.micro_batch_size=1" in notes[0]
+    )
 
 
 def folder_of(model_type: str, folder: Path) -> Path:

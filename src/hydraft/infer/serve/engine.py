@@ -94,7 +94,7 @@ class Engine:
         multi_lora.install(model, self.batch)
         if (reason := row_documents.reason(base)) is not None:
             raise ConfigError(
-                f"mode=serve: a batch has several answers in one row, which would see each other: {reason}: use mode=batch"
+                f"mode=serve: a batch has several answers in one row, which may see each other: {reason}: use mode=batch"
             )
         implementation = attention.choose(base)
         base.set_attn_implementation(implementation)
