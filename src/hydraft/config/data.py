@@ -37,7 +37,8 @@ class DataConfig:
     max_length: int = setting(512, at_least=16, unit="tokens")
     """Most tokens of a record. Longer prompts are cut in the middle, longer answers at the end, and longer plain texts are split."""
     batching: Batching = Batching.padding_free
-    """``padding_free``: the records of a micro-batch are concatenated. ``padded``: each is padded to the longest."""
+    """``padding_free``: the records of a micro-batch are concatenated. ``padded``: each is padded to the longest.
+    Models that do not keep the records of a row apart get padded batches."""
     packing: bool = False
     """Fill bins of ``max_length`` tokens with whole records. ``train.micro_batch_size`` then counts bins."""
     group_by_length: bool = False

@@ -119,50 +119,6 @@ class ZeroConfig:
 
 
 @dataclass
-<<<<<<< HEAD
-=======
-class DataConfig:
-    """Training and held-out records, and how they become batches."""
-
-    name: str = MISSING
-    """Short name, used in tables and on dashboards."""
-    train: str = MISSING
-    """Training records: a .json (list), .jsonl or .parquet file, or a dataset on the hub (``owner/name`` or ``owner/name:split``)."""
-    mix: list[str] = field(default_factory=list)
-    """Further sources, each as ``source*weight``: 0.5 uses half of its records in each epoch, 2 uses each record twice."""
-    only: list[str] = field(default_factory=list)
-    """Train and evaluate only records whose ``task`` key is in this list. ``[]``: all records."""
-    format: Format = Format.auto
-    """Format of the records. ``auto``: recognised by their keys."""
-    train_on: TrainOn = TrainOn.all
-    """Which of the assistant's turns are trained: all, or only the last."""
-    eval: str | None = None
-    """Held-out records of the same format, evaluated before and after training. null: none."""
-    template: str = setting("chat", valid=is_template, allowed=TEMPLATE)
-    """``chat`` for the model's chat template, or a prompt with {instruction} and {input} in it."""
-    max_length: int = setting(512, at_least=16, unit="tokens")
-    """Most tokens of a record. Longer prompts are cut in the middle, longer answers at the end."""
-    batching: Batching = Batching.padding_free
-    """``padding_free``: the records of a micro-batch are concatenated. ``padded``: each is padded to the longest.
-    Models that do not keep the records of a row apart get padded batches."""
-    packing: bool = False
-    """Fill bins of ``max_length`` tokens with whole records. ``train.micro_batch_size`` then counts bins."""
-    group_by_length: bool = False
-    """Put records of similar length into the same batch: less padding, and ranks wait less for each other."""
-    shuffle: bool = True
-    """Shuffle the records anew in each epoch, from ``seed``. false: keep the order of the file."""
-    eval_limit: int | None = setting(
-        None, at_least=1, unit="records", hint="; to evaluate no records use data.eval=null"
-    )
-    """Evaluate only this many held-out records, spread evenly over the file. null: all."""
-    task: Task = Task.auto
-    """Which scores are computed for the answers. ``auto``: chosen by the ``task`` key of each record."""
-    eval_max_new_tokens: int = setting(64, at_least=1, unit="tokens")
-    """Most tokens of an answer that is generated for a held-out record."""
-
-
-@dataclass
->>>>>>> fam
 class TrackerConfig:
     """The dashboard that metrics are sent to."""
 

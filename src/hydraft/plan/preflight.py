@@ -93,17 +93,14 @@ def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
         config,
         resolved.machine,
         plan.make_plan(priced, len(records), planned_for, text),
-<<<<<<< HEAD
         [
             *([resolved.stored] if resolved.stored else []),
             *kernel_support.slower(priced, family),
             *template.notes(config.data.template),
             *notes,
+            *batching.shared_positions(config, native),
             *_notes(records.mixture, config.mode),
         ],
-=======
-        [*kernel_support.slower(priced, family), *notes, *batching.shared_positions(config, native)],
->>>>>>> fam
     )
 
 
