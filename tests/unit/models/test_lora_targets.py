@@ -67,7 +67,7 @@ def some(*parts: str, layers: tuple[int, ...] = (0, 1, 2)) -> set[str]:
         (["query_key_value"], some("q_proj", "k_proj", "v_proj")),  # the published name in ChatGLM2
         (r".*layers\.0\..*query_key_value", some("q_proj", "k_proj", "v_proj", layers=(0,))),
     ],
-    ids=str,
+    ids=lambda value: ",".join(sorted(value)) if isinstance(value, set) else str(value),
 )
 def test_the_plan_counts_the_layers_that_peft_adapts(given: list[str] | str, expected: set[str]) -> None:
     section = LoraConfig(target_modules=given)
