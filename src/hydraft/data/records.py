@@ -81,7 +81,8 @@ class Record(Protocol):
 
 
 Read = Callable[[dict[str, Any], Format, str, int], Record]
-"""Makes a record from the object in the file, its format, its place (for messages) and its number; ``conversation_of`` is one."""
+"""Makes a record from the object in the file, under the names of its format; its format, its place (for messages) and its number.
+``conversation_of`` is one."""
 
 
 def ask(question: str, system: str | None = None) -> Conversation:
