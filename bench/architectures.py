@@ -92,7 +92,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "minimax_m2": ("MiniMax-M2", {}),
     "mimo_v2_flash": ("MiMo-V2-Flash", {}),
     "dots1": ("dots.llm1", {"n_shared_experts": 1, "first_k_dense_replace": 1}),
-    "kimi_linear": ("Kimi Linear", {}),
+    "kimi_linear": ("Kimi Linear", {"linear_head_dim": 8, "linear_num_heads": 4}),
     "solar_open": ("Solar Open", {}),
     "afmoe": ("Trinity", {}),
     "nemotron": ("Nemotron 3 and 4", {}),
