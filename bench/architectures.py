@@ -17,6 +17,7 @@ SMALL: dict[str, Any] = {
     "sliding_window": WINDOW, "attention_chunk_size": WINDOW, "use_sliding_window": True, "max_window_layers": 1,
     "q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8,
     "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+    "chunk_size": 8, "mamba_chunk_size": 8, "ssm_state_size": 8, "mamba_num_heads": 4, "mamba_head_dim": 16, "n_groups": 1,
     "n_group": 1, "topk_group": 1, "n_positions": 128, "n_embd": 32, "n_layer": 4, "n_head": 4,
 }  # fmt: skip
 """What is set of these if the config of a model has it."""
@@ -91,7 +92,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "minimax_m2": ("MiniMax-M2", {}),
     "mimo_v2_flash": ("MiMo-V2-Flash", {}),
     "dots1": ("dots.llm1", {"n_shared_experts": 1, "first_k_dense_replace": 1}),
-    "kimi_linear": ("Kimi Linear", {}),
+    "kimi_linear": ("Kimi Linear", {"linear_head_dim": 8, "linear_num_heads": 4}),
     "solar_open": ("Solar Open", {}),
     "afmoe": ("Trinity", {}),
     "nemotron": ("Nemotron 3 and 4", {}),

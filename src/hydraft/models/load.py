@@ -145,6 +145,8 @@ def _row_reason(model: ModelConfig) -> str | None:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return f"the code of {type(config).__name__} is not that of transformers"
     kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if kind.config_class is config.sub_configs.get("text_config"):  # the language model of one that also sees
+        config = config.get_text_config()
     with torch.device("meta"):
         return row_documents.reason(kind(config))  # not from_config, which would shard it under ZeRO-3
 
