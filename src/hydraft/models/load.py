@@ -20,7 +20,8 @@ from transformers import (
 from hydraft.config.choices import Kernels, Precision
 from hydraft.config.schema import Config, ModelConfig, QuantConfig
 from hydraft.errors import ConfigError
-from hydraft.models import architectures, attention, liger, unsloth
+from hydraft.models import attention, liger, unsloth
+from hydraft.models.architectures.register import register
 from hydraft.models.families.registry import native_targets
 from hydraft.models.linear_4bit import make_weights_releasable
 from hydraft.models.lora import adapter
@@ -28,7 +29,7 @@ from hydraft.models.loss import chunked
 from hydraft.models.loss_chunked import use_chunked_loss
 from hydraft.models.quant import DTYPES, bits_and_bytes
 
-architectures.register()
+register()
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:

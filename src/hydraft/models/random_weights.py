@@ -10,7 +10,8 @@ from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, set_seed
 
 from hydraft.errors import ConfigError
-from hydraft.models import architectures, shapes
+from hydraft.models import shapes
+from hydraft.models.architectures.register import register
 from hydraft.models.convert import shards
 from hydraft.models.families.base import Native
 from hydraft.system.console import Bytes
@@ -27,7 +28,7 @@ def write(shape: Native, tokenizer_folder: Path, tiny: bool, seed: int, target: 
     Raises:
         ConfigError: the disk has not enough space.
     """
-    architectures.register()
+    register()
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     if tiny:
         shape = shapes.tiny(shape, len(tokenizer))
