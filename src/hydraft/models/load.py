@@ -28,7 +28,7 @@ from hydraft.config.model import ModelConfig
 from hydraft.config.schema import Config, QuantConfig
 from hydraft.errors import ConfigError
 from hydraft.models import attention, batching, liger, row_documents, stored_quant, unsloth, vocabulary
-from hydraft.models.architectures import registration
+from hydraft.models.architectures.register import register
 from hydraft.models.linear_4bit import make_weights_releasable
 from hydraft.models.lora import adapter, targets
 from hydraft.models.loss import chunked
@@ -38,7 +38,7 @@ from hydraft.models.quant import DTYPES, adopt, bits_and_bytes
 BNB = (Bnb4bitDeserialize, Bnb8bitDeserialize)
 """What transformers does to weights that bitsandbytes stored, as it loads them."""
 
-registration.register()
+register()
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, folder: Path | None = None) -> None:

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from hydraft.errors import ConfigError
 from hydraft.models import shapes
-from hydraft.models.architectures import registration
+from hydraft.models.architectures.register import register
 from hydraft.models.convert import shards
 from hydraft.models.families.base import Native
 from hydraft.system.console import Bytes
@@ -28,7 +28,7 @@ def write(shape: Native, tokenizer_folder: Path, tiny: bool, seed: int, target: 
     Raises:
         ConfigError: the disk has not enough space.
     """
-    registration.register()
+    register()
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     if tiny:
         shape = shapes.tiny(shape, len(tokenizer))

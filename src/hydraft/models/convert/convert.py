@@ -147,9 +147,9 @@ def _write_small_files(plan: Plan, staging: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-    from hydraft.models.architectures import registration
+    from hydraft.models.architectures.register import register
 
-    registration.register()
+    register()
     tensors = {name: tensor for output in plan.outputs for name, tensor in output.layout.items()}
     dtypes = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
     config = AutoConfig.for_model(**plan.native, dtype=dtypes[tensors["model.embed_tokens.weight"].dtype])

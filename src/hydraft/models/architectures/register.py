@@ -1,4 +1,4 @@
-"""Registers the model classes of this package with transformers. No torch at module level."""
+"""Makes our model classes known to transformers. No torch at module level."""
 
 
 def register() -> None:
