@@ -175,8 +175,9 @@ def _dequantised(model: ModelConfig, console: Console) -> ModelConfig:
         return model
     folder = Path(model.path).expanduser()
     if not folder.is_dir():
-        folder = _downloaded(model, console)
-    target = _folder(f"{model.name}-{found.method}", [str(folder.resolve()), _stats(folder)])
+        cached = shapes.hub_snapshot(model)
+        folder = cached if cached is not None and _has_weights(cached) else _downloaded(model, console)
+    target = _folder(f"{folder.resolve().name}-{found.method}", [str(folder.resolve()), _stats(folder)])
     with _locked(target, console) as missing:
         if missing:
             from hydraft.models.dequantized import dequantise
@@ -202,13 +203,17 @@ def _hub_config(model: ModelConfig) -> Path | None:
 
 
 def _is_complete(snapshot: Path) -> bool:
+    return _has_weights(snapshot) and (snapshot / "tokenizer.model").is_file()
+
+
+def _has_weights(snapshot: Path) -> bool:
     from hydraft.models.convert import shards
 
     try:
         shards.files(snapshot)
     except ConfigError:
         return False
-    return (snapshot / "tokenizer.model").is_file()
+    return True
 
 
 def _converted(source: Path, console: Console) -> Path:

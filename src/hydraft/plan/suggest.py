@@ -13,7 +13,7 @@ from typing import Any
 from hydraft.config import rules
 from hydraft.config.choices import Offload, QuantKind
 from hydraft.config.schema import Config
-from hydraft.models import kernel_support
+from hydraft.models import kernel_support, stored_quant
 from hydraft.plan.memory import Memory
 from hydraft.system.hardware import Hardware
 
@@ -91,10 +91,12 @@ def _candidates(config: Config, start: list[Setting]) -> Iterator[tuple[float, l
     """Every combination of values with its slowdown; the global batch size stays the same."""
     zero = config.zero
     stages = [stage for stage in range(4) if stage >= zero.stage]
+    stored = stored_quant.stored(config.model)
+    decided = stored is not None and stored.quant is not None  # by the checkpoint
     choices: dict[str, list[Any]] = {
         "train.micro_batch_size": _halvings(config.train.micro_batch_size, 1),
         "train.gradient_checkpointing": [config.train.gradient_checkpointing, True],
-        "quant.kind": [config.quant.kind, QuantKind.nf4, QuantKind.none],
+        "quant.kind": [config.quant.kind, *([] if decided else [QuantKind.nf4, QuantKind.none])],
         "zero.stage": stages,
         "zero.offload_optimizer": [zero.offload_optimizer, Offload.cpu],
         "zero.offload_param": [zero.offload_param, Offload.cpu],

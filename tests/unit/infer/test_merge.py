@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+import published
 import stored
-from hydraft.config.choices import ExportKind, InferMode, Layout, Precision, QuantKind
+from hydraft.config.choices import InferMode, Precision, QuantKind
 from hydraft.config.infer import InferConfig
 from hydraft.errors import ConfigError, RunFailed
-from hydraft.infer.export import merge
+from hydraft.infer.export import merge, published_layout
 from hydraft.infer.export.run import run
 from hydraft.infer.load import load
 from hydraft.infer.resolve import find
@@ -114,13 +115,12 @@ def test_a_merged_model_that_is_not_the_trained_one_is_not_kept(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["adapter"]
 
 
-def test_the_published_layout_has_no_place_for_other_weights(base: Path, tmp_path: Path) -> None:
-    given = InferConfig(
-        mode=InferMode.export, run=str(trained(tmp_path / "adapter", base)), output=str(tmp_path / "out")
+def test_weights_without_a_place_in_the_published_layout_are_refused(tmp_path: Path) -> None:
+    source = published.save(
+        tmp_path / "source", published.CHATGLM2, published.chatglm2_tensors(), published.sentencepiece_model(), "bin", 1
     )
-    given.export.kind, given.export.layout = ExportKind.merged, Layout.published
-    with pytest.raises(ConfigError, match=r"export\.layout=published"):
-        run(find(given), given)
+    with pytest.raises(ConfigError, match=r"export\.layout=published: that layout has no place for head\.weight"):
+        published_layout.publish({"head.weight": torch.zeros(2, 2)}, source, tmp_path)
 
 
 def test_a_tokenizer_beside_an_adapter_may_not_have_more_tokens_than_its_base(base: Path, tmp_path: Path) -> None:
