@@ -98,7 +98,7 @@ def chats(count: int) -> list[list[tuple[str, str]]]:
 
 def test_chats_are_encoded_and_trained_as_published(tokenizer: Any, pieces: Any) -> None:
     data = config_of("data.template=chat").data
-    for turns in chats(150):
+    for turns in chats(60):
         chat = Conversation(tuple(Turn(role, text) for role, text in turns))
         (example,) = encode_one(chat, tokenizer, data)
         ids, labels = published_chat(pieces, turns)
@@ -107,7 +107,7 @@ def test_chats_are_encoded_and_trained_as_published(tokenizer: Any, pieces: Any)
 
 
 def test_the_prompt_of_an_answer_is_the_published_one(tokenizer: Any, pieces: Any) -> None:
-    for turns in chats(50):
+    for turns in chats(20):
         messages = [{"role": role, "content": text} for role, text in turns[:-1]]
         size = pieces.get_piece_size()
         expected = [size + 1, size + 3]

@@ -38,6 +38,12 @@ class Family:
     """Whether q_proj also computes a gate of the attention's output, with as many rows again."""
     hybrid: bool = False
     """Whether layers that ``layer_types`` (or ``full_attention_interval``) names are gated delta nets instead of attention."""
+    joined_query: bool = False
+    """Whether query, key and value are one matrix, ``qkv_proj``."""
+    more_norms: tuple[str, ...] = ()
+    """Norms of a decoder layer besides ``input_layernorm`` and ``post_attention_layernorm``."""
+    tied: bool = False
+    """Whether the head is tied to the embedding where config.json does not say."""
     joined_gate: bool = False
     """Whether gate_proj and up_proj are one matrix, ``gate_up_proj``."""
     lora_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
