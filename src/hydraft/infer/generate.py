@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from hydraft.config.infer import InferConfig
+from hydraft.data import special_tokens
 from hydraft.data.records import ask
 from hydraft.data.tokenize import prompt_ids
 from hydraft.infer import sampling
@@ -96,7 +97,7 @@ def generation_config(loaded: LoadedModel, selected: LoadedSource, options: Infe
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     """The text of an answer's tokens."""
-    return str(tokenizer.decode(ids, skip_special_tokens=True))
+    return str(tokenizer.decode(special_tokens.of(tokenizer).answer(ids), skip_special_tokens=True))
 
 
 class _Stop(StoppingCriteria):

@@ -84,5 +84,6 @@ class PublishedFamily(Protocol):
     def tokenizer(self, folder: Path, config: Mapping[str, Any], /) -> "PreTrainedTokenizerFast":
         """The fast tokenizer, with the chat template of the published model.
 
-        Tokens that end an answer besides its end-of-sequence token are its ``answer_ends``, which is saved with it.
+        Tokens that end an answer besides its end-of-sequence token are its ``answer_ends``, and what a model writes between the
+        role's token and the text of an answer is its ``answer_begins``; both are saved with it.
         """
