@@ -49,11 +49,18 @@ class SpecialTokens:
         self.ids_of = {token.content: i for i, token in self.tokens.items()}
         self.answer_ends = frozenset(getattr(tokenizer, "init_kwargs", {}).get("answer_ends", ()))
         """Names of those that end an answer besides end-of-sequence (``PublishedFamily.tokenizer``)."""
+        begins = getattr(tokenizer, "init_kwargs", {}).get("answer_begins")
+        self.header: list[int] = list(tokenizer(begins, add_special_tokens=False)["input_ids"]) if begins else []
+        """What a model writes between the role's token and the text of an answer (ChatGLM3's line break)."""
         longest_first = sorted(self.ids_of, key=len, reverse=True)
         self.names = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         """Matches the name of any special token, the longest first, as the tokenizer does."""
         self.parts: dict[str, list[int]] = {}
         self.splitting: dict[str, bool] = {}
+
+    def answer(self, ids: list[int]) -> list[int]:
+        """The tokens of an answer without its ``header``."""
+        return ids[len(self.header) :] if self.header and ids[: len(self.header)] == self.header else ids
 
     def label(self, token: int, end: int) -> int:
         """The label of the ``token`` that follows an answer without an end: itself if it ends answers, else ``end``.

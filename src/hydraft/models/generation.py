@@ -69,7 +69,7 @@ def _read_channels(text: str) -> Answer | None:
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    return str(tokenizer.decode(ids, skip_special_tokens=True))
+    return str(tokenizer.decode(special_tokens.of(tokenizer).answer(ids), skip_special_tokens=True))
 
 
 @contextmanager

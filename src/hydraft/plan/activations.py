@@ -86,9 +86,13 @@ def _layer(config: Config, layout: Layout, on: frozenset[str], net: bool, width:
         saved = 2 * 4 * layout.hidden + _delta_net(layout, width) + 3 * width * layout.inner
         return saved + _inputs(config, layout, on, net, width)
     hidden, query, key, inner = layout.hidden, layout.query, layout.key, layout.inner
-    norms = 2 * 4 * hidden + (4 * (query + key) if layout.head_norms else 0)  # RMSNorm saves its input in fp32
+    norms = layout.norms * 4 * hidden + (
+        4 * (query + key) if layout.head_norms else 0
+    )  # RMSNorm saves its input in fp32
     attention = width * (2 * query + 2 * key) + 4 * layout.heads  # q, k, v, the output, and a log-sum per head
     attention += 4 * width * layout.features(width)
+    if "qkv_proj" in layout.linears():
+        attention += width * (query + 2 * key)  # q, k and v are copied out of their matrix
     if config.data.batching is Batching.padded:
         # With a mask, keys and values are repeated for every query head, and the mask (T, T) is saved.
         attention += 2 * width * (query - key)
@@ -118,7 +122,7 @@ def _inputs(config: Config, layout: Layout, on: frozenset[str], net: bool, width
     full = lora.method is LoraMethod.none
     # The linear function of ZeRO-3 and that of int8 save every input (deepspeed/runtime/zero/linear.py; MatMul8bitLt).
     all_inputs = full or config.quant.kind is QuantKind.int8 or (zero3 and config.quant.kind is QuantKind.none)
-    scaled = 2 * layout.hidden + (layout.query + layout.key if layout.head_norms else 0)
+    scaled = layout.norms * layout.hidden + (layout.query + layout.key if layout.head_norms else 0)
     kept = width * scaled if full else 0  # a norm with a trained weight saves the values that it scales
     seen: set[str] = set()
     for name, (rows, columns) in layout.linears(net).items():

@@ -91,6 +91,8 @@ def decoder_layer(
     for name, rows in gates.items():
         yield from _linear(f"{prefix}.mlp.{name}", rows, hidden, inner_bias)
     yield from _linear(f"{prefix}.mlp.down_proj", hidden, inner, inner_bias)
+    for name in family.more_norms:
+        yield Tensor(f"{prefix}.{name}.weight", (hidden,))
 
 
 def _attention(prefix: str, native: Native, family: Family, sizes: Attention) -> Iterator[Tensor]:
@@ -98,7 +100,8 @@ def _attention(prefix: str, native: Native, family: Family, sizes: Attention) ->
     query_bias = attention_bias if family.query_bias is None else family.query_bias
     output_bias = attention_bias if family.output_bias is None else family.output_bias
     query = sizes.query * (1 + family.output_gate)
-    for name, rows in (("q", query), ("k", sizes.key), ("v", sizes.key)):
+    mixed = {"q": query, "k": sizes.key, "v": sizes.key}
+    for name, rows in {"qkv": sum(mixed.values())}.items() if family.joined_query else mixed.items():
         yield from _linear(f"{prefix}.{name}_proj", rows, hidden, query_bias)
     if family.head_norms:
         yield Tensor(f"{prefix}.q_norm.weight", (sizes.head,))

@@ -49,6 +49,8 @@ class Layout:
     """Whether it has ALiBi: as a bias in fp32, as features of queries and keys in 16 bits (``models/architectures``)."""
     architecture: str
     """``model_type`` of its config."""
+    norms: int = 2
+    """RMSNorms of a decoder layer over the hidden states."""
     nets: DeltaNets | None = None
     """The gated delta nets of a hybrid model."""
 
@@ -99,12 +101,12 @@ def layout(native: Native) -> Layout | None:
     for index in range(native["num_hidden_layers"]):
         tensors += decoder_layer(index, native, family, Attention(heads * size, keys * size, size), nets)
     tensors.append(Tensor("model.norm.weight", (hidden,)))
-    if not native.get("tie_word_embeddings"):
+    if not native.get("tie_word_embeddings", family.tied):
         tensors.append(Tensor("lm_head.weight", (vocabulary, hidden)))
     return Layout(
         tuple(tensors), native["num_hidden_layers"], hidden, native["intermediate_size"], heads, heads * size,
         keys * size,
-        vocabulary, family.head_norms, family.alibi, native["model_type"], nets,
+        vocabulary, family.head_norms, family.alibi, native["model_type"], 2 + len(family.more_norms), nets,
     )  # fmt: skip
 
 

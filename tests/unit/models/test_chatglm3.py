@@ -16,6 +16,8 @@ from conftest import config_of
 from hydraft.data.records import Conversation, Turn
 from hydraft.data.tokenize import encode_one
 from hydraft.errors import ConfigError
+from hydraft.infer.generate import decode
+from hydraft.infer.serve.detokenize import StreamDecoder
 from hydraft.models import prepare
 from hydraft.models.convert.convert import convert
 from hydraft.models.families.registry import published_family
@@ -98,7 +100,7 @@ def chats(count: int) -> list[list[tuple[str, str]]]:
 
 def test_chats_are_encoded_and_trained_as_published(tokenizer: Any, pieces: Any) -> None:
     data = config_of("data.template=chat").data
-    for turns in chats(150):
+    for turns in chats(60):
         chat = Conversation(tuple(Turn(role, text) for role, text in turns))
         (example,) = encode_one(chat, tokenizer, data)
         ids, labels = published_chat(pieces, turns)
@@ -107,7 +109,7 @@ def test_chats_are_encoded_and_trained_as_published(tokenizer: Any, pieces: Any)
 
 
 def test_the_prompt_of_an_answer_is_the_published_one(tokenizer: Any, pieces: Any) -> None:
-    for turns in chats(50):
+    for turns in chats(20):
         messages = [{"role": role, "content": text} for role, text in turns[:-1]]
         size = pieces.get_piece_size()
         expected = [size + 1, size + 3]
@@ -116,6 +118,17 @@ def test_the_prompt_of_an_answer_is_the_published_one(tokenizer: Any, pieces: An
         rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         if not any(name in text for _, text in turns for name in tokenizer.all_special_tokens):
             assert tokenizer(rendered, add_special_tokens=False)["input_ids"] == [*expected, size + 7]
+
+
+def test_the_line_break_before_an_answer_is_no_part_of_it(tokenizer: Any, pieces: Any) -> None:
+    """``process_response`` of modeling_chatglm.py: what comes before it is the tool that is called."""
+    for written, text in ((["\n", "你好 a"], "你好 a"), (["weather\n", "b"], "weather\n b"), (["a"], "a"), ([], "")):
+        ids = [token for part in written for token in pieces.encode(part)]
+        decoder = StreamDecoder(tokenizer)
+        assert "".join(map(decoder.add, ids)) + decoder.end() == text
+        assert decode(tokenizer, ids) == text
+    decoder = StreamDecoder(tokenizer)
+    assert decoder.add(pieces.encode("\n")[0]) == "" and decoder.end() == decode(tokenizer, pieces.encode("\n")[:1])
 
 
 @pytest.mark.parametrize("system", [None, "你是助手。"])

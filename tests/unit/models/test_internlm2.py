@@ -133,7 +133,7 @@ def pieces(prefix: bool) -> sentencepiece.SentencePieceProcessor:
 
 
 def test_text_is_encoded_and_decoded_as_by_sentencepiece(tokenizer: Any, pieces: Any) -> None:
-    texts = [*fuzz(1500), "[UNUSED_TOKEN_3]", "a[UNUSED_TOKEN_15]b", "你好[UNUSED_TOKEN_7]"]
+    texts = [*fuzz(600), "[UNUSED_TOKEN_3]", "a[UNUSED_TOKEN_15]b", "你好[UNUSED_TOKEN_7]"]
     found = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     # A text that is one user-defined piece has no space in front here (sentencepiece.build).
     different = [text for text, ids in zip(texts, found, strict=True) if ids != pieces.encode(text)]
@@ -159,7 +159,7 @@ def test_chats_are_encoded_as_published(tokenizer: Any, pieces: Any) -> None:
     def turn(role: str, text: str) -> list[int]:
         return [start, *pieces.encode(f"{role}\n{text}"), end, *pieces.encode("\n")]
 
-    for _ in range(100):
+    for _ in range(40):
         messages, expected = [], [1]
         for role in (
             ["system"] * (generator.random() < 0.3) + ["user", "assistant"] * generator.randint(0, 2) + ["user"]

@@ -6,13 +6,16 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conftest import ROOT, config_of
+from hydraft.config.choices import Hub
 from hydraft.config.model import ModelConfig
+from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
-from hydraft.models import base_identity, modelscope_hub, prepare, shapes
+from hydraft.models import base_identity, prepare, shapes
 from hydraft.models.load import load_tokenizer
 from hydraft.plan import plan
 from published import CHATGLM2, chatglm2_tensors, save, sentencepiece_model
@@ -22,6 +25,7 @@ STAND_IN = '''
 """Copies the files of a model from the folder HUB/<model>/<revision>, as the package downloads them."""
 import fnmatch, json, os, shutil
 from pathlib import Path
+from typing import Any
 
 def snapshot_download(
     model_id=None, revision=None, cache_dir=None, user_agent=None, local_files_only=False, cookies=None,
@@ -62,8 +66,8 @@ def calls(hub: Path) -> list[list[object]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def model(*overrides: str, path: str = "owner/tiny-1.0") -> ModelConfig:
-    return config_of("model=auto", f"model.path={path}", "model.hub=modelscope", *overrides).model
+def model(path: str = "owner/tiny-1.0", **settings: Any) -> ModelConfig:
+    return ModelConfig(**{"name": "auto", "path": path, "hub": Hub.modelscope} | settings)
 
 
 def test_a_model_is_downloaded_once_from_the_default_branch(hub: Path) -> None:
@@ -79,14 +83,14 @@ def test_a_model_is_downloaded_once_from_the_default_branch(hub: Path) -> None:
     prepare.tokenizer(section)
     assert len(calls(hub)) == before
     assert shapes.planned_config(section) == json.loads((TINY / "config.json").read_text())
-    layout, _ = plan.known_layout(config_of("model=auto", "model.path=owner/tiny-1.0", "model.hub=modelscope"))
+    layout, _ = plan.known_layout(dataclasses.replace(Config(), model=section))
     assert layout is not None and layout.count == 1_921_728
     assert base_identity.fingerprint(section, 0) == base_identity.fingerprint(dataclasses.replace(found), 0)
 
 
 def test_the_same_name_on_hugging_face_is_another_model(hub: Path) -> None:
     prepare.native(model(), 0)
-    assert shapes.planned_config(config_of("model=auto", "model.path=owner/tiny-1.0").model) is None
+    assert shapes.planned_config(model(hub=Hub.huggingface)) is None
 
 
 def test_a_preview_downloads_no_weights(hub: Path) -> None:
@@ -98,12 +102,12 @@ def test_a_preview_downloads_no_weights(hub: Path) -> None:
 
 def test_a_revision_is_a_download_of_its_own(hub: Path) -> None:
     shutil.copytree(TINY, hub / "hub/owner/tiny-1.0/v2")
-    first, second = (prepare.native(model(*more), 0).path for more in ([], ["model.revision=v2"]))
+    first, second = (prepare.native(model(**more), 0).path for more in ({}, {"revision": "v2"}))
     assert first != second and [call[1] for call in calls(hub)][-1] == "v2"
     with pytest.raises(
         ConfigError, match=r"model\.path=owner/tiny-1\.0: could not be .*branch or tag : v3 not exist!\)$"
     ):
-        prepare.native(model("model.revision=v3"), 0)
+        prepare.native(model(revision="v3"), 0)
 
 
 def test_a_published_checkpoint_is_converted_from_its_pickles(hub: Path) -> None:
@@ -125,7 +129,7 @@ def test_a_model_of_pickles_is_refused_by_its_name(hub: Path) -> None:
 
 def test_remote_code_is_refused(hub: Path) -> None:
     with pytest.raises(ConfigError, match="a revision on ModelScope is a branch or a tag"):
-        prepare.check(model("model.trust_remote_code=true", f"model.revision={'a' * 40}"))
+        prepare.check(model(trust_remote_code=True, revision="a" * 40))
 
 
 def test_without_the_package_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,9 +137,8 @@ def test_without_the_package_a_run_is_refused(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(
         ConfigError, match=r"model\.hub=modelscope needs a package .*pip install 'hydraft\[modelscope\]'"
     ):
-        model()
+        config_of("model=auto", "model.path=owner/tiny-1.0", "model.hub=modelscope")
     assert config_of("mode=plan", "model=qwen", "model.hub=modelscope").model.hub.value == "modelscope"
     assert config_of("model.hub=modelscope").model.name == "tiny"  # its folder is here
-    section = dataclasses.replace(config_of("mode=plan", "model=qwen").model, hub=modelscope_hub.Hub.modelscope)
     with pytest.raises(ConfigError, match="pip install"):
-        prepare.native(section, 0)
+        prepare.native(model(), 0)

@@ -5,14 +5,16 @@ import weakref
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoConfig, AutoTokenizer
 
-from conftest import config_of
+from conftest import ROOT, config_of
 from families import FAMILIES, WITH_ALIBI
 from hydraft.config.schema import Config
 from hydraft.data.batch import Padded, PaddingFree
@@ -166,6 +168,23 @@ def test_the_peak_of_a_chunked_loss_is_that_of_the_formula(precision: str, monke
     assert made.logits == pytest.approx(live.most, rel=0.05)
     config.kernels.loss = type(config.kernels.loss).whole
     assert activations(config, known, trained(known, config.lora), weight.itemsize, 512, 320).logits > 4 * live.most
+
+
+@pytest.mark.parametrize("model_type", ["phi3", "glm4"])
+def test_a_layer_of_a_brought_model_saves_what_the_formula_gives(model_type: str, tmp_path: Path) -> None:
+    """One matrix for query, key and value; four norms."""
+    shape = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0}
+    AutoConfig.for_model(model_type, **shape).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(ROOT / "src/hydraft/models/tiny").save_pretrained(tmp_path)
+    size = ["model=auto", f"model.path={tmp_path}", "model.init=random", "model.scale=tiny", "quant=none"]
+    config = config_of(*size, "train.gradient_checkpointing=true")
+    native = planned_config(config.model)
+    assert native is not None
+    known = layout(native)
+    assert known is not None
+    made = activations(config, known, trained(known, config.lora), 4, sum(LENGTHS), 0)
+    config.train.gradient_checkpointing = False
+    assert made.at_layer - made.at_loss == pytest.approx(saved_by_a_layer(config), rel=0.05)
 
 
 @pytest.mark.parametrize("case", ["fp32", "bf16", "full"])

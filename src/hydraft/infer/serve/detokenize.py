@@ -4,6 +4,8 @@ from collections.abc import Collection
 
 from transformers import PreTrainedTokenizerBase
 
+from hydraft.data import special_tokens
+
 LONGEST = 8
 """Tokens after which a replacement character is final: a UTF-8 character has at most 4 bytes, and a token at least one."""
 
@@ -17,6 +19,9 @@ class StreamDecoder:
         self.special = set(tokenizer.all_special_ids)
         if shown:
             self.special -= {i for i, token in tokenizer.added_tokens_decoder.items() if token.content in shown}
+        self.header = special_tokens.of(tokenizer).header
+        self.begun: list[int] | None = [] if self.header else None
+        """The first tokens, as long as they may be the header, which is no part of the text."""
         self.ids: list[int] = []
         self.start, self.sent = 0, 0
         """Where decoding starts, since spaces and characters depend on the tokens before, and the number of tokens already returned."""
@@ -25,6 +30,12 @@ class StreamDecoder:
         """The text that this token completes; empty in the middle of a character."""
         if token in self.special:
             return ""
+        if self.begun is not None:
+            self.begun.append(token)
+            if self.begun == self.header[: len(self.begun)] and len(self.begun) < len(self.header):
+                return ""
+            begun, self.begun = self.begun, None
+            return "" if begun == self.header else "".join(map(self.add, begun))
         self.ids.append(token)
         piece = self._open()
         if piece.endswith("�") and len(self.ids) - self.sent < LONGEST:
@@ -34,7 +45,8 @@ class StreamDecoder:
 
     def end(self) -> str:
         """The rest of the text."""
-        piece = self._open()
+        begun, self.begun = self.begun or [], None
+        piece = "".join(map(self.add, begun)) + self._open()
         self.start = self.sent = len(self.ids)
         return piece
 

@@ -41,6 +41,12 @@ class Family:
     """Whether q_proj also computes a gate of the attention's output, with as many rows again."""
     hybrid: bool = False
     """Whether layers that ``layer_types`` (or ``full_attention_interval``) names are gated delta nets instead of attention."""
+    joined_query: bool = False
+    """Whether query, key and value are one matrix, ``qkv_proj``."""
+    more_norms: tuple[str, ...] = ()
+    """Norms of a decoder layer besides ``input_layernorm`` and ``post_attention_layernorm``."""
+    tied: bool = False
+    """Whether the head is tied to the embedding where config.json does not say."""
     joined_gate: bool = False
     """Whether gate_proj and up_proj are one matrix, ``gate_up_proj``."""
     alibi: bool = False
@@ -83,5 +89,6 @@ class PublishedFamily(Protocol):
     def tokenizer(self, folder: Path, config: Mapping[str, Any], /) -> "PreTrainedTokenizerFast":
         """The fast tokenizer, with the chat template of the published model.
 
-        Tokens that end an answer besides its end-of-sequence token are its ``answer_ends``, which is saved with it.
+        Tokens that end an answer besides its end-of-sequence token are its ``answer_ends``, and what a model writes between the
+        role's token and the text of an answer is its ``answer_begins``; both are saved with it.
         """

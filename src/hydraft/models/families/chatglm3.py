@@ -152,4 +152,6 @@ def tokenizer(folder: Path, config: Mapping[str, Any]) -> "PreTrainedTokenizerFa
     Raises:
         ConfigError: ``tokenizer.model`` is missing or of another kind, or has more tokens than the model.
     """
-    return chatglm2.make_tokenizer(folder, config, SPECIALS, CHAT_TEMPLATE, answer_ends=list(ANSWER_ENDS))
+    return chatglm2.make_tokenizer(
+        folder, config, SPECIALS, CHAT_TEMPLATE, answer_ends=list(ANSWER_ENDS), answer_begins="\n"
+    )

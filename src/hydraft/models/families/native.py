@@ -50,6 +50,9 @@ def _qwen35(value_heads: int) -> Native:
     }
 
 
+AROUND_FEEDFORWARD = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
+"""Gemma 2 and 3 normalise what goes into the feed-forward block and what comes out of it (arXiv:2408.00118)."""
+
 FAMILIES = {
     "llama": Family(
         "Llama 3, Baichuan2, InternLM2",
@@ -90,6 +93,20 @@ FAMILIES = {
         joined_gate=True,
         lora_names={"gate_proj": ("gate_up_proj",), "up_proj": ("gate_up_proj",)},
     ),
+    # Brought as model=auto model.path=…: counted, with the loss that their own classes compute.
+    "glm4": Family(
+        "GLM-4-0414",
+        output_bias=False,
+        joined_gate=True,
+        more_norms=("post_self_attn_layernorm", "post_mlp_layernorm"),
+    ),
+    "phi3": Family("Phi-3, Phi-4", query_bias=False, output_bias=False, joined_query=True, joined_gate=True),
+    "gemma": Family("Gemma", tied=True),
+    "gemma2": Family("Gemma 2", tied=True, more_norms=AROUND_FEEDFORWARD),
+    "gemma3_text": Family("Gemma 3", tied=True, head_norms=True, more_norms=AROUND_FEEDFORWARD),
+    "granite": Family("Granite"),
+    "ministral3": Family("Ministral 3", query_bias=False, output_bias=False),
+    "smollm3": Family("SmolLM3", tied=True),
 }
 
 TEXT_MODELS = ("qwen3_5", "qwen3_5_moe", "llama4")
