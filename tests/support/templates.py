@@ -36,6 +36,11 @@ PUBLISHED: dict[str, tuple[str | None, str, tuple[str, ...], tuple[str, ...]]] =
         None, "<|endoftext|>",
         ("<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"), THINK,
     ),
+    "kimi_k2_thinking": (
+        None, "<|im_end|>",
+        (*CHATML, "<|im_system|>", "<|im_user|>", "<|im_assistant|>", "<|im_middle|>", "<|tool_calls_section_begin|>",
+         "<|tool_calls_section_end|>", "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"), THINK,
+    ),
     "granite_3_2": (None, "<|end_of_text|>", ("<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>"), ()),
     "gpt_oss": ("<|startoftext|>", "<|return|>", ("<|startoftext|>", "<|endoftext|>", *HARMONY), ()),
     "llama_3_1": ("<|begin_of_text|>", "<|eot_id|>", HEADERS, ()),

@@ -44,7 +44,8 @@ OFFERED = (
         },
     },
 )
-"""What is rendered to see what a template does. Letters only, so that no template changes them."""
+WITH_AND_WITHOUT = (Conversation(), Conversation(tools=OFFERED))
+"""What is rendered to see what a template does. Letters only, so that no template changes them. Some render calls only with tools."""
 
 
 class ChatTemplate:
@@ -103,12 +104,12 @@ class ChatTemplate:
             raise ConfigError(f"data.template=chat: this model's chat template rejects {which}: {error}") from error
 
     def renders(self, turns: Sequence[Turn], *wanted: str, **options: Any) -> bool:
-        """Whether the text of ``turns`` has all of the texts ``wanted``."""
+        """Whether the text of ``turns`` has all of the texts ``wanted``, after the question if ``turns`` go on after it with calls."""
         try:
             text = self.render(turns, **options)
         except ConfigError:
             return False
-        return all(each in text for each in wanted)
+        return all(each in (text if turns is ASKED else text.rpartition(QUESTION)[2]) for each in wanted)
 
     def switched(self, thinking: Thinking) -> dict[str, Any]:
         """The variables that turn thinking on or off in this template; none for ``auto`` or if it has no such variable."""
@@ -145,16 +146,16 @@ class ChatTemplate:
     @cached_property
     def call_style(self) -> CallStyle | None:
         """How this template wants calls; None if it renders none."""
-        for short_ids, no_content, as_text in product((False, True), repeat=3):
-            style = CallStyle(as_text, no_content, short_ids)
-            if self.renders(CALLED[:2], TOOL, ARGUMENT, style=style):
+        for named_ids, short_ids, no_content, as_text in product((False, True), repeat=4):
+            style = CallStyle(as_text, no_content, short_ids, named_ids)
+            if any(self.renders(CALLED[:2], TOOL, ARGUMENT, style=style, chat=chat) for chat in WITH_AND_WITHOUT):
                 return style
         return None
 
     @cached_property
     def takes_results(self) -> bool:
         """Whether it renders the results of tools."""
-        return self.renders(CALLED, RESULT, style=self.call_style)
+        return any(self.renders(CALLED, RESULT, style=self.call_style, chat=chat) for chat in WITH_AND_WITHOUT)
 
     @cached_property
     def takes_tools(self) -> bool:

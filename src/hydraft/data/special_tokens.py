@@ -28,8 +28,8 @@ from hydraft.data.thinking import MARKS
 from hydraft.errors import ConfigError
 
 ALL_MARKS = tuple(mark for pair in MARKS for mark in pair)
-PARTS = 4096
-"""Parts of texts whose ids are remembered."""
+REMEMBERED = 1 << 21
+"""Characters of texts whose ids are remembered."""
 SECRET = uuid.uuid4().hex
 """Part of every placeholder and alias. It is random in each process, so that no text contains it; no id depends on it."""
 MARK = re.compile("|".join(map(re.escape, ALL_MARKS)))
@@ -56,6 +56,7 @@ class SpecialTokens:
         self.names = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         """Matches the name of any special token, the longest first, as the tokenizer does."""
         self.parts: dict[str, list[int]] = {}
+        self.remembered = 0
         self.splitting: dict[str, bool] = {}
 
     def answer(self, ids: list[int]) -> list[int]:
@@ -135,9 +136,11 @@ class SpecialTokens:
         """``encode``, remembered for the parts that several examples of a conversation share."""
         found = self.parts.get(text)
         if found is None:
-            if len(self.parts) >= PARTS:
-                self.parts.clear()
-            found = self.parts[text] = self.encode(text)
+            found = self.encode(text)
+            self.remembered += len(text)
+            if self.remembered > REMEMBERED:
+                self.parts, self.remembered = {}, len(text)
+            self.parts[text] = found
         return found
 
     def _splits(self, name: str) -> bool:

@@ -58,12 +58,19 @@ def _literal(value: Any) -> str:
 
 
 def _wrapped(tokenizer: PreTrainedTokenizerBase, source: str) -> str:
-    """A template that always opens thoughts, with a variable that closes them again unless it is true."""
-    block = chat_template.of(tokenizer).block
-    begun, empty = repr(block.opening + block.inside), repr(block.inside + block.closing + block.after)
+    """A template that always opens thoughts, or leaves them to the model, with a variable that makes them empty unless it is true."""
+    template = chat_template.of(tokenizer)
+    block = template.block
+    begun, closing = repr(block.opening + block.inside), repr(block.closing)
+    more = (
+        f"{{%- elif not rendered.rstrip().endswith({closing}) %}}{{{{- {template.empty!r} }}}}"
+        if template.empty
+        else ""
+    )
     body = source.removesuffix("\n")  # Jinja does not render the last line break of a template
     return (
         f"{{% set rendered +%}}{body}{{%+ endset %}}{{{{- rendered }}}}"
-        f"{{%- if add_generation_prompt and not (enable_thinking | default(false)) and rendered.endswith({begun}) %}}"
-        f"{{{{- {empty} }}}}{{%- endif %}}"
+        "{%- if add_generation_prompt and not (enable_thinking | default(false)) %}"
+        f"{{%- if rendered.endswith({begun}) %}}{{{{- {block.inside + block.closing + block.after!r} }}}}{more}{{%- endif %}}"
+        "{%- endif %}"
     )

@@ -19,6 +19,8 @@ class CallStyle:
     """The content of an answer that has only calls is None, not empty."""
     short_ids: bool = False
     """Ids of nine letters and digits (Mistral)."""
+    named_ids: bool = False
+    """Ids that have the name, which is rendered nowhere else: ``functions.name:0`` (Kimi)."""
 
 
 def called(call: Mapping[str, Any], style: CallStyle, short: dict[str, str]) -> dict[str, Any]:
@@ -28,7 +30,11 @@ def called(call: Mapping[str, Any], style: CallStyle, short: dict[str, str]) -> 
         arguments = json.dumps(arguments, ensure_ascii=False)
     made: dict[str, Any] = {"type": "function", "function": {"name": call["name"], "arguments": arguments}}
     identity = str(call.get("id") or "")
-    if style.short_ids:
+    if style.named_ids:
+        begin = f"functions.{call['name']}:"
+        identity = identity or f"call-{len(short)}"
+        short[identity] = identity if identity.startswith(begin) else f"{begin}{len(short)}"
+    elif style.short_ids:
         identity = identity or f"call-{len(short)}"
         short[identity] = identity if len(identity) == 9 and identity.isalnum() else f"call{len(short):05d}"
     return made | ({"id": short.get(identity, identity)} if identity else {})

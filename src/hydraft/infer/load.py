@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import peft
@@ -12,10 +12,12 @@ from rich.console import Console
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, logging
 
-from hydraft.config.choices import Precision
+from hydraft.config.choices import Precision, Thinking
 from hydraft.config.data import DataConfig
 from hydraft.config.infer import InferConfig
 from hydraft.config.model import ModelConfig
+from hydraft.data.records import ask
+from hydraft.data.tokenize import prompt_ids
 from hydraft.errors import ConfigError
 from hydraft.infer.resolve import check_base
 from hydraft.infer.source import ADAPTER, Kind, Source
@@ -86,6 +88,8 @@ def load(sources: list[Source], options: InferConfig, console: Console | None = 
             check_base(source, options.other_base)  # a model of the hub may have been downloaded only now
             check_fit(source, section)
     tokenizers = {source.name: _tokenizer(source, section) for source in sources}
+    for source in sources:
+        check_thinking(tokenizers[source.name], source, options)
     base = load_base(section, first.quant, _precision(first, section, device, console), device)
     generation.drop_checkpoint_defaults(base)
     loaded = {
@@ -114,6 +118,21 @@ def _tokenizer(source: Source, section: ModelConfig) -> PreTrainedTokenizerBase:
     tokenizer = load_tokenizer(used)
     check_vocabulary(tokenizer, section, None if used is section else source.folder)
     return tokenizer
+
+
+def check_thinking(tokenizer: PreTrainedTokenizerBase, source: Source, options: InferConfig) -> None:
+    """Refuse ``thinking=on`` and ``thinking=off`` for a model that is prompted in the same way with both.
+
+    Raises:
+        ConfigError: there is nothing to turn on or off.
+    """
+    if options.thinking is Thinking.auto:
+        return
+    modes = [replace(_data(source), thinking=mode) for mode in (Thinking.on, Thinking.off)]
+    if len({tuple(prompt_ids(ask("?"), tokenizer, data)) for data in modes}) == 1:
+        raise ConfigError(
+            f"thinking={options.thinking.value}: the chat template of {source.name} has no way to turn thinking on or off: leave it out"
+        )
 
 
 def _data(source: Source) -> DataConfig:

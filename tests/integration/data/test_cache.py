@@ -6,13 +6,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from conftest import ROOT, SCALE, config_of
+from hydraft.config.choices import Format, Thinking
 from hydraft.config.schema import Config
 from hydraft.data import cache, mixture
+from hydraft.data.encoding import Encoding
+from hydraft.data.records import Conversation, Turn
 from hydraft.data.tokenize import encode
 from hydraft.errors import ConfigError
 
@@ -64,19 +68,41 @@ def test_notes_are_read_from_the_cache_too(tmp_path: Path, tokenizer: PreTrained
     assert len(list((tmp_path / "cache/encoded").glob("*/about.json"))) == 1
 
 
+def test_every_process_reads_whether_answers_have_thoughts(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    def thoughtful(record: dict[str, Any], form: Format, place: str, number: int) -> Conversation:
+        return Conversation(
+            (Turn("user", "问"), Turn("assistant", "答", reasoning="想" * (number > 15))), number=number
+        )
+
+    config = written(tmp_path)
+    some = Encoding(read=thoughtful, name="some")
+    for encodes in (True, False):
+        assert cache.training(config.data, 0, tokenizer, encodes, lambda *_: None, some).thinking is Thinking.on
+        assert cache.training(config.data, 0, tokenizer, True, lambda *_: None).thinking is Thinking.off
+    config = written(tmp_path, "data.thinking=off")
+    left_out = cache.training(config.data, 0, tokenizer, True, lambda *_: None, some)
+    assert left_out.notes == ["5 records have thoughts, which are left out (data.thinking=off)"]
+
+
 def test_another_template_data_or_tokenizer_is_another_entry(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     config = written(tmp_path)
     keys = {cache.key(config.data, 0, tokenizer)}
-    for override in ("data.template='{instruction}'", "data.max_length=32", "data.train_on=last", "data.only=[qa]"):
+    for override in (
+        "data.template='{instruction}'",
+        "data.max_length=32",
+        "data.train_on=last",
+        "data.only=[qa]",
+        "data.thinking=off",
+    ):
         keys.add(cache.key(written(tmp_path, override).data, 0, tokenizer))
     other = AutoTokenizer.from_pretrained(ROOT / "src/hydraft/models/tiny")
     other.chat_template += " "
     keys.add(cache.key(config.data, 0, other))
     (tmp_path / "records.json").write_text(json.dumps(RECORDS[:10]), encoding="utf-8")
     keys.add(cache.key(config.data, 0, tokenizer))
-    assert len(keys) == 7
+    assert len(keys) == 8
 
 
 def test_a_rank_that_does_not_encode_waits_for_the_one_that_does(

@@ -30,6 +30,7 @@ EXPECTED: dict[str, tuple[str, str, str, str]] = {
     "deepseek_r1_distill": ("<｜Assistant｜><think>\n", f"R\n</think>\n\nA{DS}", "<think>\n\n</think>\n\n", f"A{DS}"),
     "deepseek_v3_1": ("<｜Assistant｜><think>", f"R</think>A{DS}", "<｜Assistant｜></think>", f"A{DS}"),
     "glm_4_5": ("Q<|assistant|>", "\n<think>R</think>\nA<|endoftext|>", "Q/nothink<|assistant|>\n<think></think>", "\nA<|endoftext|>"),
+    "kimi_k2_thinking": ("assistant<|im_middle|>", f"<think>R</think>A{IM}", "<|im_middle|><think></think>", f"A{IM}"),
     "smollm3": ("assistant\n", f"<think>\nR\n</think>\nA{IM}", "assistant\n<think>\n\n</think>\n", f"A{IM}"),
     "granite_3_2": ("assistant<|end_of_role|>", "<think>\nR\n</think>\n\nA<|end_of_text|>", "assistant<|end_of_role|>", "A<|end_of_text|>"),
     "gpt_oss": (

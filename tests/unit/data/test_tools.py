@@ -39,6 +39,10 @@ EXPECTED = {
     "qwen3_instruct_2507": f"{HERMES}A<|im_end|>",
     "llama_3_1": '{"name": "weather", "parameters": {"city": "X"}}<|eot_id|>A<|eot_id|>',
     "mistral_v0_3": '[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "X"}, "id": "call00000"}]</s> A</s>',
+    "kimi_k2_thinking": (
+        "<|tool_calls_section_begin|><|tool_call_begin|>functions.weather:0<|tool_call_argument_begin|>"
+        '{"city": "X"}<|tool_call_end|><|tool_calls_section_end|><|im_end|>A<|im_end|>'
+    ),
     "glm_4_5": "\n<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>X</arg_value>\n</tool_call><|endoftext|>\nA<|endoftext|>",
     "gpt_oss": ' to=functions.weather<|channel|>commentary json<|message|>{"city": "X"}<|call|><|channel|>final<|message|>A<|return|>',
 }
