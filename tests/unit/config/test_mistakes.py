@@ -61,6 +61,11 @@ WRONG = {
         "cluster=4": "cluster=1x4?",
         "cluster=3x5": "cluster.nodes=3 cluster.ranks_per_node=5?",
         "-m zero=0,stage2": "zero=stage0,stage2?",
+        "-m model=Qwen/a,Qwen/b": "model=auto model.path=Qwen/a,Qwen/b?",
+        "--model Qwen/a": "model=auto model.path=Qwen/a",
+        "--config my.yaml": "put it there and give experiment=my",
+        "warmup_steps=100": "train.warmup_ratio=0.03",
+        "--optim adamw_torch": "--optim adamw_torch: no such option: the optimizer is AdamW",
     },
     "infer": {
         "prompt=hello world": "text with spaces is quoted: prompt='hello world'",
