@@ -10,6 +10,7 @@ from hydraft.config.help import did_you_mean
 from hydraft.config.other_names import ABSENT, meant, option
 from hydraft.config.setting_kind import Kind, kind_of
 from hydraft.config.split_text import split
+from hydraft.config.typed_text import VERBATIM
 from hydraft.errors import ConfigError
 from hydraft.system import files
 
@@ -107,6 +108,8 @@ def _experiment(file: str) -> str:
 
 def _word(word: str, before: Sequence[str], rest: Sequence[str], command: str) -> str:
     """For an argument that is neither a flag nor an override."""
+    if not word.strip():
+        return "an argument is empty: leave it out"
     if "＝" in word:
         return f"{word}: has a full-width equals sign: {word.replace('＝', '=', 1)}"
     follows = rest[0] if rest and not rest[0].startswith("-") else ""
@@ -120,7 +123,12 @@ def _word(word: str, before: Sequence[str], rest: Sequence[str], command: str) -
     if override := _named(word, value, command):
         return f"{word} {value}".strip() + f": a setting is typed with an equals sign: {override}"
     key, equals, text = last.partition("=")
-    if equals and kind_of(key.lstrip("+")) is not Kind.other:
+    kind = kind_of(key.lstrip("+")) if equals else Kind.other
+    if kind is Kind.texts:
+        return f"{last} {word}: a list is in brackets: {key}={shlex.quote(f'[{text},{word}]')}"
+    if command == "infer" and key not in VERBATIM and "prompt=" not in " ".join(before):
+        return f"{word}: a setting is typed as name=value; did you mean prompt={shlex.quote(word)}?"
+    if kind is not Kind.other:
         return f"{last} {word}: text with spaces is quoted: {key}={shlex.quote(f'{text} {word}')}"
     if word.endswith(YAML):
         return f"{word}: {_experiment(word)}"

@@ -32,6 +32,8 @@ WRONG = {
         "lr 1e-3": "train.learning_rate=1e-3",
         "lora.r＝8": "full-width equals sign: lora.r=8",
         "tracker.group=my run": "text with spaces is quoted: tracker.group='my run'",
+        "data.only=qa summary": "a list is in brackets: data.only='[qa,summary]'",
+        "lora.r=8 ": "an argument is empty: leave it out",
         "my.yaml": "put it there and give experiment=my",
         "my.jsonl": "data.train=my.jsonl",
         "sft": "sft: a setting is typed as name=value",
@@ -70,6 +72,8 @@ WRONG = {
     "infer": {
         "prompt=hello world": "text with spaces is quoted: prompt='hello world'",
         "--prompt hello": "prompt=hello",
+        "run=x 你好": "did you mean prompt='你好'?",
+        "run=x prompt=a system=be brief": "text with spaces is quoted: system='be brief'",
         "--model_name_or_path outputs/x": "run=outputs/x",
         "max_tokens=3": "max_new_tokens=3?",
         "query=hi": "prompt=hi?",
