@@ -62,7 +62,7 @@ def refuse(arguments: Sequence[str], command: str) -> None:
 
 
 def refuse_sweep(overrides: Sequence[str], has_params: bool) -> None:
-    """Refuse overrides of a single run that are about a sweep, and would do nothing without ``-m``.
+    """Refuse a ready-made sweep (``sweep=rank_lr``) in a single run, where its values would not be tried.
 
     Args:
         overrides: of the run.
@@ -72,9 +72,8 @@ def refuse_sweep(overrides: Sequence[str], has_params: bool) -> None:
         ConfigError: names the override.
     """
     for override in overrides:
-        name, _, value = override.lstrip("+").partition("=")
-        if (name == "sweep" and has_params) or (name.startswith("sweep.") and value not in ("null", "false")):
-            raise ConfigError(f"{override}: is for a sweep: add -m")
+        if has_params and override.startswith("sweep="):
+            raise ConfigError(f"{override}: is for a sweep: add -m, or leave it out")
 
 
 def _dashed(argument: str, rest: Sequence[str], command: str) -> str:
