@@ -7,9 +7,10 @@ from pathlib import Path
 
 from hydraft.config import groups, reference
 from hydraft.config.help import did_you_mean
-from hydraft.config.other_names import meant, option
+from hydraft.config.other_names import ABSENT, meant, option
 from hydraft.config.setting_kind import Kind, kind_of
 from hydraft.config.split_text import split
+from hydraft.config.typed_text import VERBATIM
 from hydraft.errors import ConfigError
 from hydraft.system import files
 
@@ -29,6 +30,9 @@ RECORDS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet", ".a
 """Suffixes of files with records."""
 
 
+YAML = (".yaml", ".yml")
+
+
 def refuse(arguments: Sequence[str], command: str) -> None:
     """Refuse a command line that is not one of overrides, or that has names of another program.
 
@@ -46,7 +50,7 @@ def refuse(arguments: Sequence[str], command: str) -> None:
             continue
         if argument.startswith("-"):
             name = argument.partition("=")[0]
-            if not any(name == flag or (len(name) > 4 and flag.startswith(name)) for flag in FLAGS):
+            if name not in FLAGS and sum(len(name) > 4 and flag.startswith(name) for flag in FLAGS) != 1:
                 raise ConfigError(_dashed(argument, rest, command))
             after = number + 2 if name in WITH_VALUE and "=" not in argument else after
         elif "=" not in argument or argument.startswith("="):
@@ -58,7 +62,7 @@ def refuse(arguments: Sequence[str], command: str) -> None:
 
 
 def refuse_sweep(overrides: Sequence[str], has_params: bool) -> None:
-    """Refuse overrides of a single run that are about a sweep, and would do nothing without ``-m``.
+    """Refuse a ready-made sweep (``sweep=rank_lr``) in a single run, where its values would not be tried.
 
     Args:
         overrides: of the run.
@@ -68,9 +72,8 @@ def refuse_sweep(overrides: Sequence[str], has_params: bool) -> None:
         ConfigError: names the override.
     """
     for override in overrides:
-        name, _, value = override.lstrip("+").partition("=")
-        if (name == "sweep" and has_params) or (name.startswith("sweep.") and value not in ("null", "false")):
-            raise ConfigError(f"{override}: is for a sweep: add -m")
+        if has_params and override.startswith("sweep="):
+            raise ConfigError(f"{override}: is for a sweep: add -m, or leave it out")
 
 
 def _dashed(argument: str, rest: Sequence[str], command: str) -> str:
@@ -79,6 +82,10 @@ def _dashed(argument: str, rest: Sequence[str], command: str) -> str:
     typed = argument
     if not equals and rest and not rest[0].startswith("-") and "=" not in rest[0]:
         typed, value = f"{argument} {rest[0]}", rest[0]
+    if value.endswith(YAML):
+        return f"{typed}: {_experiment(value)}"
+    if reason := ABSENT.get(name.replace("-", "_")):
+        return f"{typed}: no such option: {reason}"
     override = _named(name, value, command)
     if override is None:
         hint = did_you_mean(name, command) or f"; python {command}.py --help lists the settings"
@@ -90,12 +97,18 @@ def _named(name: str, value: str, command: str) -> str | None:
     """The override for a name, ours or another program's."""
     ours = name.replace("-", "_")
     if ours in reference.names(command) or ours in groups.defaults(command):
-        return option(ours, value) or f"{ours}={value or '…'}"
+        return _option(ours, value, command) or f"{ours}={value or '…'}"
     return meant(command, name.rpartition(".")[2], value)
+
+
+def _experiment(file: str) -> str:
+    return f"a file of settings is an option of conf/experiment/: put it there and give experiment={Path(file).stem}"
 
 
 def _word(word: str, before: Sequence[str], rest: Sequence[str], command: str) -> str:
     """For an argument that is neither a flag nor an override."""
+    if not word.strip():
+        return "an argument is empty: leave it out"
     if "＝" in word:
         return f"{word}: has a full-width equals sign: {word.replace('＝', '=', 1)}"
     follows = rest[0] if rest and not rest[0].startswith("-") else ""
@@ -109,10 +122,15 @@ def _word(word: str, before: Sequence[str], rest: Sequence[str], command: str) -
     if override := _named(word, value, command):
         return f"{word} {value}".strip() + f": a setting is typed with an equals sign: {override}"
     key, equals, text = last.partition("=")
-    if equals and kind_of(key.lstrip("+")) is not Kind.other:
+    kind = kind_of(key.lstrip("+")) if equals else Kind.other
+    if kind is Kind.texts:
+        return f"{last} {word}: a list is in brackets: {key}={shlex.quote(f'[{text},{word}]')}"
+    if command == "infer" and key not in VERBATIM and "prompt=" not in " ".join(before):
+        return f"{word}: a setting is typed as name=value; did you mean prompt={shlex.quote(word)}?"
+    if kind is not Kind.other:
         return f"{last} {word}: text with spaces is quoted: {key}={shlex.quote(f'{text} {word}')}"
-    if word.endswith((".yaml", ".yml")):
-        return f"{word}: a file of settings is an option of conf/experiment/: put it there and give experiment={Path(word).stem}"
+    if word.endswith(YAML):
+        return f"{word}: {_experiment(word)}"
     if command == "train" and word.endswith(RECORDS):
         return f"{word}: a file of records is data.train={word}"
     return f"{word}: a setting is typed as name=value{did_you_mean(word, command)}"
@@ -123,12 +141,15 @@ def _refuse_override(argument: str, command: str) -> None:
     name = name.strip()
     if override := meant(command, name, value):
         raise ConfigError(f"{argument}: no such setting; did you mean {override}?")
+    if reason := ABSENT.get(name):
+        raise ConfigError(f"{argument}: no such setting: {reason}")
     several = [part.strip() for part in split(value)]
     found = [_option(name, part, command) for part in several]
     if any(found):
         every = [one or f"{name}={part}" for one, part in zip(found, several, strict=True)]
-        alike = len(every) == 1 or not all(re.fullmatch(rf"{name}=\S+", one) for one in every)
-        override = every[0] if alike else f"{name}={','.join(one.partition('=')[2] for one in every)}"
+        keys = {one.rpartition("=")[0] for one in every}
+        values = ",".join(one.rpartition("=")[2] for one in every)
+        override = f"{keys.pop()}={values}" if len(keys) == 1 else next(filter(None, found))
         raise ConfigError(f"{argument}: no such option; did you mean {override}?")
 
 

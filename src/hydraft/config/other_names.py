@@ -123,6 +123,33 @@ def _by_name(table: dict[str, str]) -> dict[str, str]:
 TRAIN = _by_name(BOTH | TRAIN_NAMES)
 INFER = _by_name(BOTH | INFER_NAMES)
 
+ABSENT = {
+    **dict.fromkeys(
+        ("optim", "optimizer"), "the optimizer is AdamW, with train.betas, train.eps and train.weight_decay"
+    ),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), "both are train.betas=[0.9,0.999]"),
+    **dict.fromkeys(
+        ("warmup_steps", "num_warmup_steps"), "the warm-up is a share of all steps: train.warmup_ratio=0.03"
+    ),
+    **dict.fromkeys(
+        ("flash_attn", "attn_implementation", "attn_impl", "flash_attention", "use_flash_attn"),
+        "it is chosen automatically",
+    ),
+    **dict.fromkeys(
+        (
+            "do_train",
+            "do_eval",
+            "overwrite_output_dir",
+            "remove_unused_columns",
+            "num_workers",
+            "dataloader_num_workers",
+            "preprocessing_num_workers",
+        ),
+        "leave it out",
+    ),
+}
+"""Names without a setting of ours: why."""
+
 VALUES: dict[str, dict[str, str]] = {
     "quant": {
         **dict.fromkeys(

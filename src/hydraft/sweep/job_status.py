@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from hydraft.config import text
 from hydraft.config.choices import Mode
 from hydraft.config.cli import output_folder
 from hydraft.config.sweep import SweepConfig
@@ -74,7 +75,10 @@ def _refuse_outside(composed: DictConfig) -> None:
     """Refuse settings of a sweep in a single run."""
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         return
-    requested, default = OmegaConf.to_object(composed.sweep), SweepConfig()
+    requested, default = (
+        text.to_object(SweepConfig, OmegaConf.to_container(composed.sweep, resolve=True)),
+        SweepConfig(),
+    )
     for name in (field.name for field in fields(SweepConfig)):
         if getattr(requested, name) != getattr(default, name):
             raise ConfigError(f"sweep.{name}={getattr(requested, name)}: is for a sweep: add -m, or leave it out")

@@ -32,6 +32,8 @@ WRONG = {
         "lr 1e-3": "train.learning_rate=1e-3",
         "lora.r＝8": "full-width equals sign: lora.r=8",
         "tracker.group=my run": "text with spaces is quoted: tracker.group='my run'",
+        "data.only=qa summary": "a list is in brackets: data.only='[qa,summary]'",
+        "lora.r=8 ": "an argument is empty: leave it out",
         "my.yaml": "put it there and give experiment=my",
         "my.jsonl": "data.train=my.jsonl",
         "sft": "sft: a setting is typed as name=value",
@@ -61,10 +63,17 @@ WRONG = {
         "cluster=4": "cluster=1x4?",
         "cluster=3x5": "cluster.nodes=3 cluster.ranks_per_node=5?",
         "-m zero=0,stage2": "zero=stage0,stage2?",
+        "-m model=Qwen/a,Qwen/b": "model=auto model.path=Qwen/a,Qwen/b?",
+        "--model Qwen/a": "model=auto model.path=Qwen/a",
+        "--config my.yaml": "put it there and give experiment=my",
+        "warmup_steps=100": "train.warmup_ratio=0.03",
+        "--optim adamw_torch": "--optim adamw_torch: no such option: the optimizer is AdamW",
     },
     "infer": {
         "prompt=hello world": "text with spaces is quoted: prompt='hello world'",
         "--prompt hello": "prompt=hello",
+        "run=x 你好": "did you mean prompt='你好'?",
+        "run=x prompt=a system=be brief": "text with spaces is quoted: system='be brief'",
         "--model_name_or_path outputs/x": "run=outputs/x",
         "max_tokens=3": "max_new_tokens=3?",
         "query=hi": "prompt=hi?",
@@ -113,11 +122,10 @@ def test_every_option_is_right(group: str) -> None:
         mistakes.refuse([f"{group}={option}"], "train")
 
 
-def test_what_is_about_a_sweep_needs_m() -> None:
-    for override, has_params in (("sweep=rank_lr", True), ("sweep.name=x", False), ("sweep.retry_failed=true", False)):
-        with pytest.raises(ConfigError, match=r"is for a sweep: add -m"):
-            mistakes.refuse_sweep(["lora.r=8", override], has_params)
-    mistakes.refuse_sweep(["sweep=grid", "sweep.name=null"], has_params=False)
+def test_a_ready_made_sweep_needs_m() -> None:
+    with pytest.raises(ConfigError, match=r"sweep=rank_lr: is for a sweep: add -m"):
+        mistakes.refuse_sweep(["lora.r=8", "sweep=rank_lr"], has_params=True)
+    mistakes.refuse_sweep(["sweep=grid"], has_params=False)
 
 
 def test_a_suggested_quotation_is_the_text_that_was_meant() -> None:
