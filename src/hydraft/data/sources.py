@@ -10,7 +10,7 @@ from typing import Any
 
 from hydraft.data.reading import folder, hub, kind
 from hydraft.data.reading.json_text import Say
-from hydraft.data.reading.row import Row
+from hydraft.data.reading.row import Row, broken_text
 from hydraft.errors import ConfigError
 
 
@@ -151,8 +151,9 @@ def read_objects(source: str, name: str) -> list[Any]:
     """
     found = []
     for number, (part, row) in enumerate(Source(source, name.partition("=")[0]).rows(), 1):
-        if row.fault:
-            raise ConfigError(f"{place(part, row, number)}: {row.fault}")
+        fault = row.fault or (broken_text(row.value) if row.broken else None)
+        if fault:
+            raise ConfigError(f"{place(part, row, number)}: {fault}")
         found.append(row.value)
     return found
 
