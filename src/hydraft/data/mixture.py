@@ -81,9 +81,9 @@ class Mixture:
         """What a user should know about how the training records were read."""
         lines = [note for part in self.parts for note in part.records.notes]
         if self.share is not None:
-            lines.append(
-                f"data.eval={self.data.eval}: {len(self.held_out):,} records are held out of the training records"
-            )
+            count = len(self.held_out)
+            held = "1 record is" if count == 1 else f"{count:,} records are"
+            lines.append(f"data.eval={self.data.eval}: {held} held out of the training records")
         return list(dict.fromkeys(lines))
 
     @property

@@ -10,7 +10,7 @@ from typing import Any
 
 from hydraft.data.reading import folder, hub, kind
 from hydraft.data.reading.json_text import Say
-from hydraft.data.reading.row import Row
+from hydraft.data.reading.row import Row, broken_text
 from hydraft.errors import ConfigError
 
 
@@ -24,7 +24,19 @@ class Part:
     files: tuple[Path, ...]
     """What its content depends on, and ``key``."""
     key: str
-    """The suffix of a file, the split of a folder, or the name of a data set on the hub."""
+    """The suffix of a table or of plain text, the split of a folder, or the name of a data set on the hub."""
+
+    def fingerprint(self) -> str:
+        """A hash of ``files`` and ``key``."""
+        if not self.files:
+            return self.key
+        hashes = []
+        for file in self.files:
+            with file.open("rb") as opened:
+                hashes.append(hashlib.file_digest(opened, "sha256").hexdigest())
+        if len(hashes) == 1 and not self.key:
+            return hashes[0]
+        return hashlib.sha256("\n".join([self.key, *hashes]).encode()).hexdigest()
 
 
 class Source:
@@ -57,14 +69,9 @@ class Source:
                 yield part, row
 
     def fingerprint(self) -> str:
-        """A hash of what the records depend on; of a data set on the hub, of its name."""
-        digest = hashlib.sha256()
-        for part in self.parts:
-            digest.update(f"{len(part.files)} {part.key}\n".encode())
-            for file in part.files:
-                with file.open("rb") as opened:
-                    digest.update(hashlib.file_digest(opened, "sha256").digest())
-        return digest.hexdigest()
+        """A hash of what the records depend on: the content of files; of a data set on the hub, its name."""
+        prints = [part.fingerprint() for part in self.parts]
+        return prints[0] if len(prints) == 1 else hashlib.sha256("\n".join(prints).encode()).hexdigest()
 
     def _say(self, note: str) -> None:
         self._notes.setdefault(note)
@@ -116,7 +123,9 @@ class Source:
         for file in files:
             shown = file.relative_to(base) if base is not None and file.is_relative_to(base) else file
             own = label if len(files) == 1 and base is None else f"{label}, {shown}"
-            parts.append(Part(own, partial(kind.rows, file, own), (file,), kind.suffix_of(file)))
+            suffix = kind.suffix_of(file)
+            key = suffix if suffix in (*kind.TABLE, *kind.TEXT) else ""  # of others, the content shows the kind
+            parts.append(Part(own, partial(kind.rows, file, own), (file,), key))
         return parts
 
 
@@ -151,8 +160,9 @@ def read_objects(source: str, name: str) -> list[Any]:
     """
     found = []
     for number, (part, row) in enumerate(Source(source, name.partition("=")[0]).rows(), 1):
-        if row.fault:
-            raise ConfigError(f"{place(part, row, number)}: {row.fault}")
+        fault = row.fault or (broken_text(row.value) if row.broken else None)
+        if fault:
+            raise ConfigError(f"{place(part, row, number)}: {fault}")
         found.append(row.value)
     return found
 

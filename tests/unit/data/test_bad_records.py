@@ -17,11 +17,11 @@ from hydraft.system.hardware import detect
 GOOD = '{"instruction": "问", "output": "答"}'
 
 BAD = {
-    "surrogate": ('{"instruction": "问\\ud83d", "output": "答"}', r"record 2: has half of a character \(\\ud83d"),
+    "surrogate": ('{"instruction": "问\\ud83d", "output": "答"}', r"record 2: .*has half of a character \(\\ud83d"),
     "surrogate in a list": ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "\\udc00"}]}', "half of a"),
-    "bytes": (b'{"instruction": "\xe9\x97", "output": "x"}', r"record 2: is not UTF-8 text \(has the byte 0xe9\)"),
-    "number": ('{"instruction": "问", "output": ' + "9" * 5000 + "}", "record 2: 'output' must be text, and is a float"),
-    "infinity": ('{"instruction": "问", "output": Infinity}', "'output' must be text, and is a float"),
+    "bytes": (b'{"instruction": "\xe9\x97", "output": "x"}', r"record 2: .*is not UTF-8 text \(has the byte 0xe9\)"),
+    "number": ('{"instruction": "问", "output": ' + "9" * 5000 + "}", "record 2: 'output' must be text, and is a (float|number)"),
+    "infinity": ('{"instruction": "问", "output": Infinity}', "'output' must be text, and is a (float|number)"),
     "NaN": ('{"instruction": "问", "output": NaN}', "'output' is empty"),
     "broken": ('{"instruction": "问", "output', r"line 2: not JSON \(Unterminated string"),
     "control": ('{"instruction": "问\t", "output": "x"}', r"line 2: not JSON \(Invalid control character"),

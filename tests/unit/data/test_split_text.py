@@ -4,7 +4,9 @@ import itertools
 import json
 from pathlib import Path
 
+import datasets
 import pytest
+from datasets.arrow_writer import ArrowWriter
 from transformers import AutoTokenizer
 
 from conftest import ROOT
@@ -62,3 +64,32 @@ def test_the_cache_has_all_tokens_and_knows_where_they_are_from(
     first, last = provenance.of_examples([0], encoded), provenance.of_examples(range(1, len(encoded)), encoded)
     assert first == {str(tmp_path / "a.jsonl"): [1]}
     assert last == {str(tmp_path / "a.jsonl"): [2, 3], f"{tmp_path}/b.jsonl*2": [1]}
+
+
+def test_what_an_earlier_version_cut_is_not_used_and_other_files_of_it_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier version stored the tokens, and their numbers in about.json."""
+    monkeypatch.setenv("HYDRAFT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "甲" * 100}))
+    data = DataConfig(name="x", train=str(tmp_path / "a.jsonl"), max_length=64)
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "src/hydraft/models/tiny")
+    key = cache.key(data, 0, tokenizer)
+    folder = tmp_path / "cache/encoded" / key
+    for cut in (0, 1):
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = datasets.Dataset.from_list(
+            [{"input_ids": [7] * 64, "labels": [7] * 64}],
+            features=datasets.Features({name: cache.FEATURES[name] for name in ("input_ids", "labels")}),
+        )
+        with ArrowWriter(path=str(folder / "data.arrow"), features=rows.features) as writer:
+            writer.write(rows[0])
+            writer.finalize()
+        about = {"lengths": [64], "truncation": vars(Truncation(cut)), "notes": []}
+        (folder / "about.json").write_text(json.dumps(about))
+        encoded = cache.training(data, 0, tokenizer, True, lambda *_: None)
+        if cut:
+            assert len(encoded) == 2 and encoded.key == f"{key}-split"  # a run with the cut text is not resumed with it
+        else:
+            assert encoded[0]["input_ids"] == [7] * 64 and encoded.lengths == [64] and encoded.key == key
+            assert provenance.of_examples([0], encoded) == {"the encoded records": [1]}
