@@ -224,7 +224,10 @@ def _converted(source: Path, console: Console) -> Path:
     assert family is not None
     # A ChatGLM3 without its tokenizer's code is taken for a ChatGLM2, and converted again when it has it.
     another = [family.NAME] if family.NAME not in ("chatglm2", "baichuan") else []
-    target = _folder(source.resolve().name, [FORMAT, str(source.resolve()), _stats(source), *another])
+    rules = family.rules(published_config(source)).values()
+    if any(part.unit_rows for rule in rules for part in rule.parts):
+        another.append(str(FORMAT))
+    target = _folder(source.resolve().name, [str(source.resolve()), _stats(source), *another])
     with _locked(target, console) as missing:
         if missing:
             from hydraft.models.convert.convert import convert

@@ -89,7 +89,7 @@ def _complete(plan: Plan, target: Path) -> dict[str, Any] | None:
         written = {entry["name"]: entry["bytes"] for entry in manifest["shards"]}
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(f"{target}: contains something else; name a folder that does not exist yet") from None
-    if manifest.get("format") != FORMAT:
+    if plan.scales_rows and manifest.get("format") != FORMAT:
         raise ConfigError(f"{target}: was converted by an earlier version; remove it and convert again")
     damaged = [name for name, size in written.items() if _size(target / name) != size]
     if damaged:

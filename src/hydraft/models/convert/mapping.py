@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 FORMAT = 2
-"""Raised whenever the same checkpoint is converted to other tensors: 2 keeps a normalised head in fp32."""
+"""Raised whenever the same checkpoint is converted to other tensors: 2 keeps a normalised head in fp32. Other conversions are as in 1."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ class Plan:
     dropped: list[str]
     inputs: list[str]
     """The source files that are read."""
+
+    @property
+    def scales_rows(self) -> bool:
+        """Whether the rows of a head are scaled to length 1."""
+        return any(part.unit_rows for output in self.outputs for _, part in output.parts)
 
     @property
     def fingerprint(self) -> str:
