@@ -229,8 +229,9 @@ def test_boundaries_are_copied_from_the_device_once_per_batch(monkeypatch: pytes
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("window", [None, WINDOW])
 @pytest.mark.parametrize("size", [64, 128])
-def test_on_a_gpu_both_implementations_agree_and_no_document_attends_to_another(size: int) -> None:
+def test_on_a_gpu_both_implementations_agree_and_no_document_attends_to_another(size: int, window: int | None) -> None:
     """In bf16: to 2e-2 of the largest element, forward and backward (its epsilon is 8e-3)."""
     torch.manual_seed(0)
     ends = torch.tensor([0, *LENGTHS], dtype=torch.int32).cumsum(0, dtype=torch.int32).cuda()
@@ -242,7 +243,15 @@ def test_on_a_gpu_both_implementations_agree_and_no_document_attends_to_another(
 
     def run(max_length: int | None) -> list[torch.Tensor]:
         out, _ = attention.documents_attention(
-            module, q, k, v, None, scaling=size**-0.5, cu_seq_lens_q=ends, max_length_q=max_length
+            module,
+            q,
+            k,
+            v,
+            None,
+            scaling=size**-0.5,
+            sliding_window=window,
+            cu_seq_lens_q=ends,
+            max_length_q=max_length,
         )
         return [out.detach(), *torch.autograd.grad((out * weight).sum(), (q, k, v))]
 
