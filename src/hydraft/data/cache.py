@@ -39,10 +39,10 @@ class Encoded(Sequence[Example]):
     """Encoded records on disk, read on access."""
 
     def __init__(self, folder: Path) -> None:
-        self.key = folder.name
-        """The cache's key."""
         self.rows = datasets.Dataset.from_file(str(folder / "data.arrow"))
         about = json.loads((folder / "about.json").read_text())
+        self.key = folder.name
+        """The cache's key: that of version 2 if its records are encoded as they were then, so that earlier runs can be resumed."""
         self.lengths: list[int] = about["lengths"]
         """Tokens of each record."""
         self.truncation = Truncation(**about["truncation"])
@@ -59,16 +59,20 @@ class Encoded(Sequence[Example]):
         return self.rows[index]
 
 
-def key(data: DataConfig, seed: int, tokenizer: PreTrainedTokenizerBase, encoding: Encoding = SFT) -> str:
+def key(
+    data: DataConfig, seed: int, tokenizer: PreTrainedTokenizerBase, encoding: Encoding = SFT, version: int = FORMAT
+) -> str:
     """Hash of all that the encoded training records depend on."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     parts: list[Any] = [
-        FORMAT, __version__, data.template, data.train_on.value, data.max_length, data.format.value, data.only,
-        data.mix, data.thinking.value,
+        version, __version__, data.template, data.train_on.value, data.max_length, data.format.value, data.only,
+        data.mix,
         seed if data.mix else None,
         backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items()),
         tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token,
     ]  # fmt: skip
+    if data.thinking is not Thinking.auto:
+        parts.append({"thinking": data.thinking.value})
     if encoding.name:
         parts.append(encoding.name)
     for source in (data.train, *(source for source, _ in mixture.mix(data))):
@@ -91,20 +95,35 @@ def training(
         encodes: whether this process encodes the records if they are not cached (one process of a machine); the others wait.
         progress: called with the numbers of encoded and of all records.
     """
-    target = files.cache_folder("encoded") / key(data, seed, tokenizer, encoding)
+    place = files.cache_folder("encoded")
+    old, new = (place / key(data, seed, tokenizer, encoding, version) for version in (2, FORMAT))
     if not encodes:
-        while not target.is_dir():  # if the encoding process fails, the launcher ends this one
+        while (found := _stored(old, new)) is None:  # if the encoding process fails, the launcher ends this one
             time.sleep(0.05)
-        return Encoded(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):  # another run may encode the same records
-        if not target.is_dir():
-            records = mixture.training(data, seed, encoding.read)
-            resolved = thinking.resolve(data, records)
-            examples = _encoded(records, lambda record: encoding.encode(record, tokenizer, resolved), progress)
-            with files.staged_folder(target) as staging:
-                _write(examples, resolved, lambda: rendering_notes.of(records, tokenizer, resolved), staging)
+        return found
+    place.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{new}.lock"):  # another run may encode the same records
+        if (found := _stored(old, new)) is not None:
+            return found
+        records = mixture.training(data, seed, encoding.read)
+        resolved = thinking.resolve(data, records)
+        known = {"thinking": resolved.thinking.value, "notes": rendering_notes.of(records, tokenizer, resolved)}
+        target = new if rendering_notes.changed_since_2(records, tokenizer, resolved) else old
+        if target.is_dir():  # version 2 stored what this one would
+            files.write_json(target / "about.json", json.loads((target / "about.json").read_text()) | known)
+            return Encoded(target)
+        examples = _encoded(records, lambda record: encoding.encode(record, tokenizer, resolved), progress)
+        with files.staged_folder(target) as staging:
+            files.write_json(staging / "about.json", _write(examples, data.max_length, staging) | known)
     return Encoded(target)
+
+
+def _stored(*folders: Path) -> Encoded | None:
+    """What one of the folders has; one that version 2 wrote is only of use when its records are known to be encoded as they are now."""
+    for folder in folders:
+        if folder.is_dir() and "thinking" in json.loads((folder / "about.json").read_text()):
+            return Encoded(folder)
+    return None
 
 
 def _encoded(
@@ -116,14 +135,13 @@ def _encoded(
             progress(number, len(records))
 
 
-def _write(examples: Iterable[Example], data: DataConfig, notes_of: Callable[[], list[str]], staging: Path) -> None:
+def _write(examples: Iterable[Example], max_length: int, staging: Path) -> dict[str, Any]:
     lengths, cut = [], Truncation()
     with ArrowWriter(path=str(staging / "data.arrow"), features=FEATURES) as writer:
         for whole in examples:
-            example, lost = truncate(whole, data.max_length)
+            example, lost = truncate(whole, max_length)
             writer.write(example)
             lengths.append(len(example["input_ids"]))
             cut += lost
         writer.finalize()
-    about = {"lengths": lengths, "truncation": vars(cut), "notes": notes_of(), "thinking": data.thinking.value}
-    files.write_json(staging / "about.json", about)
+    return {"lengths": lengths, "truncation": vars(cut)}

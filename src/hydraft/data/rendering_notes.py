@@ -30,5 +30,20 @@ def of(records: Iterable[Record], tokenizer: PreTrainedTokenizerBase, data: Data
     return notes
 
 
+def changed_since_2(records: Iterable[Record], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> bool:
+    """Whether records may be encoded otherwise than in version 2 of the cache, with which an earlier run may have been started."""
+    turns = [turn for record in records for chat in record.conversations for turn in chat.turns]
+    if any(turn.reasoning or turn.tool_calls or turn.role == "tool" or not turn.trained for turn in turns):
+        return True
+    if any(chat.tools or chat.template_variables for record in records for chat in record.conversations):
+        return True
+    if data.template != "chat" or not turns:
+        return False
+    template = chat_template.of(tokenizer)
+    thinks = template.block.closing in template.source or bool(template.switched(Thinking.off))
+    systems = any(turn.role == "system" for turn in turns) and not template.takes_system
+    return thinks or systems or template.closing not in ("", str(tokenizer.eos_token))
+
+
 def _have(count: int) -> str:
     return "1 record has" if count == 1 else f"{count:,} records have"
