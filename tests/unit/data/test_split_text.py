@@ -89,7 +89,7 @@ def test_what_an_earlier_version_cut_is_not_used_and_other_files_of_it_are(
         (folder / "about.json").write_text(json.dumps(about))
         encoded = cache.training(data, 0, tokenizer, True, lambda *_: None)
         if cut:
-            assert len(encoded) == 2 and encoded.key == f"{key}-split"  # a run with the cut text is not resumed with it
+            assert len(encoded) == 2 and encoded.key == f"{key}-3"  # a run with the cut text is not resumed with it
         else:
             assert encoded[0]["input_ids"] == [7] * 64 and encoded.lengths == [64] and encoded.key == key
             assert provenance.of_examples([0], encoded) == {"the encoded records": [1]}

@@ -16,11 +16,11 @@ from conftest import config_of
 from hydraft.data.records import Conversation, Turn
 from hydraft.data.tokenize import encode_one
 from hydraft.errors import ConfigError
-from hydraft.infer.generate import decode
 from hydraft.infer.serve.detokenize import StreamDecoder
 from hydraft.models import prepare
 from hydraft.models.convert.convert import convert
 from hydraft.models.families.registry import published_family
+from hydraft.models.generation import read_answer
 from published import CHATGLM2, CHATGLM3, chatglm2_tensors, fuzz, save, sentencepiece_model
 
 ROLES = ["<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"]
@@ -126,9 +126,12 @@ def test_the_line_break_before_an_answer_is_no_part_of_it(tokenizer: Any, pieces
         ids = [token for part in written for token in pieces.encode(part)]
         decoder = StreamDecoder(tokenizer)
         assert "".join(map(decoder.add, ids)) + decoder.end() == text
-        assert decode(tokenizer, ids) == text
+        assert read_answer(tokenizer, [], ids).text == text
     decoder = StreamDecoder(tokenizer)
-    assert decoder.add(pieces.encode("\n")[0]) == "" and decoder.end() == decode(tokenizer, pieces.encode("\n")[:1])
+    assert (
+        decoder.add(pieces.encode("\n")[0]) == ""
+        and decoder.end() == read_answer(tokenizer, [], pieces.encode("\n")[:1]).text
+    )
 
 
 @pytest.mark.parametrize("system", [None, "你是助手。"])
