@@ -127,11 +127,8 @@ def test_the_line_break_before_an_answer_is_no_part_of_it(tokenizer: Any, pieces
         decoder = StreamDecoder(tokenizer)
         assert "".join(map(decoder.add, ids)) + decoder.end() == text
         assert read_answer(tokenizer, [], ids).text == text
-    decoder = StreamDecoder(tokenizer)
-    assert (
-        decoder.add(pieces.encode("\n")[0]) == ""
-        and decoder.end() == read_answer(tokenizer, [], pieces.encode("\n")[:1]).text
-    )
+    decoder, broken = StreamDecoder(tokenizer), pieces.encode("\n")[:1]
+    assert decoder.add(broken[0]) == "" and decoder.end() == read_answer(tokenizer, [], broken).text
 
 
 @pytest.mark.parametrize("system", [None, "你是助手。"])

@@ -152,7 +152,7 @@ def test_rotary_frequencies_that_a_batch_shares_are_said(
 
 def folder_of(model_type: str, folder: Path) -> Path:
     """A folder with the config.json of a small model, and no weights."""
-    (folder / "config.json").write_text(json.dumps(small_config(model_type).to_dict()))
+    (folder / "config.json").write_text(json.dumps(small_config(model_type).to_dict() | {"vocab_size": 3072}))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).symlink_to(TINY / name)
     return folder
