@@ -141,14 +141,23 @@ def settle_batching(config: Config) -> tuple[Config, list[str]]:
 
 def _row_reason(model: ModelConfig) -> str | None:
     """Why a model does not keep the documents of a row apart; None if it does."""
-    config = _read(AutoConfig.from_pretrained, model)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    config = _config(model)
+    empty = _without_weights(config)
+    if empty is None:
         return f"the code of {type(config).__name__} is not that of transformers"
+    return row_documents.reason(empty)
+
+
+def _without_weights(config: PreTrainedConfig) -> PreTrainedModel | None:
+    """The model of a config on the meta device; None for code that is not that of transformers."""
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return None
     kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     if kind.config_class is config.sub_configs.get("text_config"):  # the language model of one that also sees
         config = config.get_text_config()
     with torch.device("meta"):
-        return row_documents.reason(kind(config))  # not from_config, which would shard it under ZeRO-3
+        made: PreTrainedModel = kind(config)  # not from_config, which would shard it under ZeRO-3
+    return made
 
 
 def adapter_in_fp32(config: Config) -> bool:
@@ -202,13 +211,9 @@ def _check_targets(config: Config) -> None:
     model = config.model
     if config.lora.method is LoraMethod.none or model.trust_remote_code:
         return
-    own = _config(model)
-    if type(own) in MODEL_FOR_CAUSAL_LM_MAPPING:
-        kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(own)]
-        with torch.device("meta"):
-            targets(
-                config.lora, kind(own)
-            )  # its own constructor, since from_config would shard the layers under ZeRO-3
+    empty = _without_weights(_config(model))
+    if empty is not None:
+        targets(config.lora, empty)
 
 
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
