@@ -77,7 +77,7 @@ def test_the_form_of_calls_is_found_in_the_chat_template(written: str, expected:
 
 FIXTURES = ROOT / "tests" / "fixtures" / "templates"
 PUBLISHED = {
-    "qwen2_5": HERMES, "qwen3": HERMES, "qwen3_instruct_2507": HERMES, "glm_4_5": GLM, "llama_3_1": LLAMA,
+    "qwen2_5": HERMES, "qwen3": HERMES, "qwen3_instruct_2507": HERMES, "qwen3_5": XML, "glm_4_5": GLM, "llama_3_1": LLAMA,
     "gemma_2": None, "phi_3": None, "deepseek_r1_distill": None,
 }  # fmt: skip
 

@@ -91,6 +91,8 @@ def served_models(loaded: LoadedModel) -> dict[str, ServedModel]:
         name = re.sub(r"\W+$", "", name) or "base"
         name = name if name not in found else f"{name}-base"
         template = "chat" if first.tokenizer.chat_template else first.data.template
-        selected = replace(first, data=replace(first.data, template=template), adapter_name=None)
+        selected = replace(
+            first, data=replace(first.data, template=template, thinking=Thinking.auto), adapter_name=None
+        )
         found[name] = ServedModel(name, selected, BASE, generation.end_ids(first.tokenizer, base))
     return found
