@@ -3,7 +3,6 @@
 import logging
 
 import torch
-from bitsandbytes.nn import Linear4bit
 from transformers import BitsAndBytesConfig
 
 from hydraft.config.choices import Precision, QuantKind
@@ -42,6 +41,8 @@ def adopt(model: torch.nn.Module, precision: Precision) -> None:
     Published checkpoints keep them in bytes, which ZeRO-3 cannot shard with the rest, and compute in a type of their own. The forward
     pass dequantises to that of its input; so must the backward pass and an export, which read it from ``quant_state``.
     """
+    from bitsandbytes.nn import Linear4bit  # touches CUDA's driver on import; this module is imported ahead of the ranks
+
     dtype = DTYPES[precision]
     for module in model.modules():
         if not isinstance(module, Linear4bit):

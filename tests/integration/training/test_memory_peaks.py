@@ -63,6 +63,7 @@ class Records:
 
     def __init__(self, card: Counter, takes: list[int]) -> None:
         self.card, self.takes, self.records = card, takes, [None]
+        self.unfinished = 0
 
     def parts(self, loss_only: bool = False) -> int:
         return 1

@@ -144,4 +144,4 @@ def test_a_tokenizer_without_an_end_is_refused(without_template: Path) -> None:
     config = json.loads((without_template / "tokenizer_config.json").read_text())
     (without_template / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": None}))
     with pytest.raises(ConfigError, match=r"model\.path: its tokenizer has no end-of-sequence token"):
-        shown("model=auto", f"model.path={without_template}", "data.template='{instruction}'")
+        shown("model=auto", f"model.path={without_template}", "data.template='{instruction}{input}'")
