@@ -41,7 +41,8 @@ def adopt(model: torch.nn.Module, precision: Precision) -> None:
     Published checkpoints keep them in bytes, which ZeRO-3 cannot shard with the rest, and compute in a type of their own. The forward
     pass dequantises to that of its input; so must the backward pass and an export, which read it from ``quant_state``.
     """
-    from bitsandbytes.nn import Linear4bit  # here: it touches CUDA's driver, and this module is imported before ranks fork
+    # Not at module level: it touches CUDA's driver on import, and this module is imported before ranks are forked.
+    from bitsandbytes.nn import Linear4bit
 
     dtype = DTYPES[precision]
     for module in model.modules():

@@ -73,7 +73,10 @@ def ranks(tmp_path: Path, settings: list[str], survivors: list[psutil.Process]) 
     [
         (["lora.r=0"], "lora.r=0: the rank"),
         (["-m", "lora.r=4,8"], "type python train.py -m lora.r=4,8 cluster=1x2"),
-        (["cluster=1x4"], "cluster=1x4: a launcher started 1x2: use cluster=1x2, or start it with torchrun --nnodes 1 "),
+        (
+            ["cluster=1x4"],
+            "cluster=1x4: a launcher started 1x2: use cluster=1x2, or start it with torchrun --nnodes 1 ",
+        ),
     ],
 )
 def test_a_refusal_ends_both_ranks_and_rank_0_prints_it(arguments: list[str], message: str, tmp_path: Path) -> None:
