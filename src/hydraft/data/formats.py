@@ -39,11 +39,6 @@ RESERVED = (
 """Arguments of ``apply_chat_template`` that a record cannot set."""
 
 
-def form_of(record: Mapping[str, Any], place: str) -> Format:
-    """The format whose keys the record has."""
-    return recognise(record, place)[0]
-
-
 def conversation_of(record: dict[str, Any], form: Format, place: str, number: int = 0) -> Conversation:
     """A record of supervised fine-tuning.
 

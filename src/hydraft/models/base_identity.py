@@ -54,12 +54,9 @@ def fingerprint(model: ModelConfig, seed: int) -> str | None:
     if model.init is Init.random:
         shape = shapes.local_config(model) or (shapes.native_config(model.shape) if model.shape else None)
         return _hash([shape, model.scale.value, seed])
-    folder = Path(model.path).expanduser()
-    if not folder.is_dir():
-        cached = shapes.hub_snapshot(model)
-        if cached is None:
-            return None
-        folder = cached
+    folder = shapes.folder_of(model)
+    if folder is None:
+        return None
     kind = "*.safetensors" if any(folder.glob("*.safetensors")) else "*.bin"
     weights = sorted(folder.glob(kind))
     try:

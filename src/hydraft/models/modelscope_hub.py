@@ -57,19 +57,11 @@ def local(model: ModelConfig, console: Console, weights: bool = True) -> ModelCo
         if folder is None:
             folder = _download(model, SMALL, console)
             record.write_text(json.dumps({"folder": str(folder)}), encoding="utf-8")
-        if weights and not _has_weights(folder):
+        if weights and not shards.complete(folder):
             _download(model, [*SMALL, "*.safetensors"], console)
-            if not _has_weights(folder) and published_family(folder) is not None:  # conversions read pickles safely
+            if not shards.complete(folder) and published_family(folder) is not None:  # conversions read pickles safely
                 _download(model, [*SMALL, "*.bin"], console)
     return dataclasses.replace(model, path=str(folder), revision=None)
-
-
-def _has_weights(folder: Path) -> bool:
-    try:
-        shards.files(folder)
-    except ConfigError:
-        return False
-    return True
 
 
 def _download(model: ModelConfig, patterns: list[str], console: Console) -> Path:

@@ -19,6 +19,7 @@ from hydraft.config.choices import Hub, Init, Scale
 from hydraft.config.model import ModelConfig
 from hydraft.errors import ConfigError
 from hydraft.models import modelscope_hub, shapes, stored_quant, vocabulary
+from hydraft.models.convert import shards
 from hydraft.models.families.registry import published_config, published_family
 from hydraft.system import files
 from hydraft.system.source_tree import TINY
@@ -176,7 +177,7 @@ def _dequantised(model: ModelConfig, console: Console) -> ModelConfig:
     folder = Path(model.path).expanduser()
     if not folder.is_dir():
         cached = shapes.hub_snapshot(model)
-        folder = cached if cached is not None and _has_weights(cached) else _downloaded(model, console)
+        folder = cached if cached is not None and shards.complete(cached) else _downloaded(model, console)
     target = _folder(f"{folder.resolve().name}-{found.method}", [str(folder.resolve()), _stats(folder)])
     with _locked(target, console) as missing:
         if missing:
@@ -203,17 +204,7 @@ def _hub_config(model: ModelConfig) -> Path | None:
 
 
 def _is_complete(snapshot: Path) -> bool:
-    return _has_weights(snapshot) and (snapshot / "tokenizer.model").is_file()
-
-
-def _has_weights(snapshot: Path) -> bool:
-    from hydraft.models.convert import shards
-
-    try:
-        shards.files(snapshot)
-    except ConfigError:
-        return False
-    return True
+    return shards.complete(snapshot) and (snapshot / "tokenizer.model").is_file()
 
 
 def _converted(source: Path, console: Console) -> Path:
@@ -239,8 +230,6 @@ def _converted(source: Path, console: Console) -> Path:
 
 def _stats(source: Path) -> list[tuple[str, int, int]]:
     """Name, size and time of a checkpoint's files: whether a copy made from them is still valid."""
-    from hydraft.models.convert import shards
-
     names = [*shards.files(source)[0], "config.json", "tokenizer.model"]
     return [(name, file.stat().st_size, file.stat().st_mtime_ns) for name in names if (file := source / name).is_file()]
 

@@ -83,6 +83,12 @@ def planned_config(model: ModelConfig) -> Native | None:
     return known
 
 
+def folder_of(model: ModelConfig) -> Path | None:
+    """The folder of a model on this machine: that of its path, or of its files in the hub's cache."""
+    folder = Path(model.path).expanduser()
+    return folder if folder.is_dir() else hub_snapshot(model)
+
+
 def hub_snapshot(model: ModelConfig) -> Path | None:
     """The folder of a hub model on this machine; None without a config.json in it.
 

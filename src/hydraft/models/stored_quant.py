@@ -64,13 +64,8 @@ def stored(model: ModelConfig) -> Stored | None:
     """
     if model.init is Init.random:
         return None
-    folder = Path(model.path).expanduser()
-    if not folder.is_dir():
-        cached = shapes.hub_snapshot(model)
-        if cached is None:
-            return None
-        folder = cached
-    if not (folder / "config.json").is_file():
+    folder = shapes.folder_of(model)
+    if folder is None or not (folder / "config.json").is_file():
         return None
     config = published_config(folder)
     if published_family(folder) is not None:

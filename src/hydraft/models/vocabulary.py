@@ -75,9 +75,10 @@ def check(model: ModelConfig, tokenizer: Path | None = None) -> None:
     Raises:
         ConfigError: the message has both numbers.
     """
-    folder = Path(model.path).expanduser()
-    folder = folder if folder.is_dir() else shapes.hub_snapshot(model) or folder
-    if not (folder / "config.json").is_file() or (model.init is Init.random and model.scale is Scale.tiny):
+    folder = shapes.folder_of(model)
+    if folder is None or not (folder / "config.json").is_file():
+        return
+    if model.init is Init.random and model.scale is Scale.tiny:
         return
     config = published_config(folder)
     if published_family(folder) is None:

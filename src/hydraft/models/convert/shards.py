@@ -64,6 +64,15 @@ def files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
     raise ConfigError(f"{folder}: no weights ({', '.join((*INDEXES, *SINGLES))})")
 
 
+def complete(folder: Path) -> bool:
+    """Whether a folder has the weight files that ``files`` looks for."""
+    try:
+        files(folder)
+    except ConfigError:
+        return False
+    return True
+
+
 def _weight_map(path: Path) -> dict[str, str]:
     try:
         placed = json.loads(path.read_text(encoding="utf-8"))["weight_map"]

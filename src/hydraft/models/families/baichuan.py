@@ -230,10 +230,8 @@ def tokenizer(folder: Path, config: Mapping[str, Any]) -> "PreTrainedTokenizerFa
 
     from hydraft.models.families import sentencepiece
 
-    model = sentencepiece.read(folder / "tokenizer.model")
+    model = sentencepiece.read_llama(folder, integer(config, "vocab_size"))
     pieces = [piece.piece for piece in model.pieces]
-    if pieces[:3] != ["<unk>", "<s>", "</s>"] or len(pieces) > integer(config, "vocab_size"):
-        raise ConfigError(f"{folder}: tokenizer.model ({len(pieces)} tokens, first {pieces[:3]}) is not this model's")
     fast = sentencepiece.build(model)
     template, turns = None, []
     if _is_baichuan2(config) or _is_13b(config):

@@ -42,6 +42,19 @@ def read(path: Path) -> Any:
     return model
 
 
+def read_llama(folder: Path, vocabulary: int) -> Any:
+    """The ``ModelProto`` of a checkpoint whose first pieces are those of Llama, for an embedding of ``vocabulary`` rows.
+
+    Raises:
+        ConfigError: as ``read``, or it begins with other pieces or has more of them.
+    """
+    model = read(folder / "tokenizer.model")
+    first = [piece.piece for piece in model.pieces[:3]]
+    if first != ["<unk>", "<s>", "</s>"] or len(model.pieces) > vocabulary:
+        raise ConfigError(f"{folder}: tokenizer.model ({len(model.pieces)} tokens, first {first}) is not this model's")
+    return model
+
+
 def _unsupported(model: Any) -> str | None:
     """Why ``build`` cannot reproduce this model; None if it can."""
     normalizer, trainer = model.normalizer_spec, model.trainer_spec
