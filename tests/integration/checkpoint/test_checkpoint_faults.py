@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,11 +24,12 @@ from hydraft.runs import run_folder
 from hydraft.system import hardware
 
 # Runs of one rank, each in a process forked from this one, which has imported the stack: a line of stdin asks for one, a line of
-# stdout is its exit code. Python tells an audit hook of every file it is about to open, rename, make or remove; at the one whose
-# number is given, the process is killed, as by the kernel or a power cut. `fp16`: DeepSpeed has it on a CPU too, once it is told
-# so; its loss scale begins too high and grows every other step, so some steps overflow.
+# stdout is its exit code. Python tells an audit hook of every file it is about to open, rename, make or remove. At each of them the
+# run's folder is copied: what a process that is killed there leaves, without the copy's own buffers. At the one whose number is
+# given, the process is killed. `fp16`: DeepSpeed has it on a CPU too, once it is told so; its loss scale begins too high and grows
+# every other step, so some steps overflow.
 FORKS = """
-import json, os, signal, sys
+import json, os, shutil, signal, sys
 os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
 sys.path.insert(0, sys.argv[1])
 answers = os.fdopen(os.dup(1), "w")
@@ -60,6 +62,10 @@ def hook(event, arguments):
     seen[0] += 1
     if seen[0] == asked["stop_at"]:
         os.kill(os.getpid(), signal.SIGKILL)
+    if asked["copies"]:
+        armed[0] = False
+        shutil.copytree(asked["folder"], Path(asked["copies"], str(seen[0])))
+        armed[0] = True
 
 sys.addaudithook(hook)
 save = checkpoint.CheckpointCallback.save
@@ -76,7 +82,6 @@ if asked["fp16"]:
     scale = {"enabled": True, "initial_scale_power": 24, "loss_scale_window": 2}
     trainer.deepspeed_config = lambda config: {**made(config), "fp16": scale}
 worker.main(Path(asked["folder"]), os.open(os.devnull, os.O_WRONLY))
-Path(asked["folder"], "count").write_text(str(seen[0]))
 os._exit(0)
 """
 
@@ -91,10 +96,19 @@ class Forks:
             env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    def run(self, folder: Path, stop_at: int = 0, fp16: bool = False) -> int:
-        """Its exit code; killed at the write of the checkpoint of step 6 whose number is ``stop_at``."""
+    def run(self, folder: Path, stop_at: int = 0, copies: Path | None = None, fp16: bool = False) -> int:
+        """Its exit code.
+
+        Args:
+            folder: of the run.
+            stop_at: number of the write of the checkpoint of step 6 at which it is killed; 0 for none.
+            copies: where the folder is copied to at each of these writes, under the write's number.
+            fp16: train in fp16.
+        """
         assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(json.dumps({"folder": str(folder), "stop_at": stop_at, "fp16": fp16}) + "\n")
+        kept = None if copies is None else str(copies)
+        asked = {"folder": str(folder), "stop_at": stop_at, "copies": kept, "fp16": fp16}
+        self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
 
@@ -104,7 +118,7 @@ def forks() -> Iterator[Forks]:
     """A warm process."""
     forks = Forks()
     yield forks
-    forks.process.communicate(timeout=10 * SCALE)
+    forks.process.communicate(timeout=60 * SCALE)
 
 
 @pytest.fixture(scope="module")
@@ -122,21 +136,29 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+def names(run: Path) -> list[str]:
+    """The files of a run; the names of temporary ones have a random part."""
+    return sorted(re.sub(r"(/\.[^/]+\.)\w{8}\b", r"\1*", str(file.relative_to(run))) for file in run.rglob("*"))
+
+
 def test_a_kill_at_any_write_leaves_a_whole_checkpoint(begun: Path, forks: Forks, tmp_path: Path) -> None:
-    shutil.copytree(begun, tmp_path / "probe")
-    assert forks.run(tmp_path / "probe") == 0
-    writes = int((tmp_path / "probe/count").read_text())
-    assert writes >= 10
-    found = set()
-    for number in range(1, writes + 1):
-        run = tmp_path / f"killed-{number}"
-        shutil.copytree(begun, run)
-        assert forks.run(run, stop_at=number) == -signal.SIGKILL
+    shutil.copytree(begun, tmp_path / "run")
+    assert forks.run(tmp_path / "run", copies=tmp_path / "copies") == 0
+    copies = sorted((tmp_path / "copies").iterdir(), key=lambda copy: int(copy.name))
+    assert len(copies) >= 10
+    found = []
+    for run in copies:
         newest, skipped = manifest.newest(run)
-        assert newest is not None and skipped == [], number
-        found.add(newest.name)
-        assert manifest.fault(run / "checkpoints" / "step-000004") is None, number
-    assert found == {"step-000004", "step-000006"}  # before the name is given, and after
+        assert newest is not None and skipped == [], run.name
+        found.append(newest.name)
+        assert manifest.fault(run / "checkpoints" / "step-000004") is None, run.name
+    last = found.index("step-000006")  # the write that gives it its name
+    for number in (last // 2, last):
+        killed = tmp_path / f"killed-{number}"
+        shutil.copytree(begun, killed)
+        assert forks.run(killed, stop_at=number) == -signal.SIGKILL
+        assert names(killed) == names(tmp_path / "copies" / str(number)), "a copy is what a kill leaves"
+    assert set(found) == {"step-000004", "step-000006"}  # before the name is given, and after
 
 
 @pytest.mark.parametrize("zero", ["stage1", "stage3"])
