@@ -4,6 +4,7 @@ import json
 import os
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,13 @@ def _start(rank: int, action: Callable[[int], Any], folder: Path, ranks: int) ->
     if child != 0:
         return child
     try:
-        dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), ranks), rank=rank, world_size=ranks)
+        dist.init_process_group(
+            "gloo",
+            store=dist.FileStore(str(folder / "store"), ranks),
+            rank=rank,
+            world_size=ranks,
+            timeout=timedelta(seconds=60),
+        )
         try:
             found = action(rank)
         except Exception as error:

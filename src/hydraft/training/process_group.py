@@ -17,6 +17,7 @@ from torch.distributed import FileStore, HashStore, PrefixStore, Store, TCPStore
 from torch.distributed import distributed_c10d as c10d
 from torch.distributed.rendezvous import register_rendezvous_handler
 
+from hydraft.training.peers import guard_gloo
 from hydraft.training.rendezvous import Rendezvous
 
 SCHEME = "hydraft"
@@ -50,6 +51,7 @@ def joining(rendezvous: Rendezvous | None) -> dict[str, Any]:
     os.environ.pop(
         "LOCAL_SIZE", None
     )  # with it, DeepSpeed shares memory under a name that anyone can guess, and never uses it here
+    guard_gloo(only_here=rendezvous.file is not None)
     if rendezvous.file is not None:
         for name in ("MASTER_ADDR", "MASTER_PORT"):  # there is no store that a library could ask
             os.environ.pop(name, None)
@@ -73,7 +75,15 @@ def _join(url: str, timeout: timedelta = c10d.default_pg_timeout, **_: Any) -> I
     else:
         server = TCPStore(known.address, known.port, timeout=timeout, wait_for_workers=False)
         store = PrefixStore(known.prefix, server)
+    _meet(store, world, timeout)
     yield store, rank, world
+
+
+def _meet(store: Any, world: int, timeout: timedelta) -> None:
+    """Wait until all ranks have come this far, so that the ports of gloo are open for milliseconds (``peers.py``)."""
+    if store.add("arrived", 1) == world:
+        store.set("all", "")
+    store.wait(["all"], timeout)
 
 
 register_rendezvous_handler(SCHEME, _join)
