@@ -22,7 +22,9 @@ from hydraft.config.choices import Offload, Precision
 from hydraft.config.schema import Config
 from hydraft.data.batch import EpochOrder
 from hydraft.models.load import trainable
+from hydraft.training import process_group
 from hydraft.training.objectives.base import Objective
+from hydraft.training.rendezvous import Rendezvous
 from hydraft.training.zero import deepspeed_config
 
 SCALE_AT_FLOOR = "loss scale already at minimum"
@@ -33,12 +35,20 @@ GPU_BACKENDS = "cpu:gloo,cuda:nccl"
 DeepSpeed moves the model), and for objects and barriers, which then do not wait for a GPU."""
 
 
-def training_arguments(config: Config, folder: Path) -> TrainingArguments:
-    """The Trainer's settings. Creating them starts the process group, and must happen before the model is loaded."""
+def training_arguments(config: Config, folder: Path, rendezvous: Rendezvous | None = None) -> TrainingArguments:
+    """The Trainer's settings. Creating them starts the process group, and must happen before the model is loaded.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        rendezvous: where the ranks find each other; None if this process is in a process group already.
+    """
     train = config.train
     on_cpu = not torch.cuda.is_available()
     # DeepSpeed must know the process group while the model is loaded: zero.Init gets the number of ranks from it.
-    deepspeed.init_distributed(dist_backend="gloo" if on_cpu else GPU_BACKENDS, auto_mpi_discovery=False)
+    deepspeed.init_distributed(
+        dist_backend="gloo" if on_cpu else GPU_BACKENDS, auto_mpi_discovery=False, **process_group.joining(rendezvous)
+    )
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         deepspeed=deepspeed_config(config),

@@ -16,10 +16,9 @@ from hydraft.config.schema import load_config
 from hydraft.errors import EXIT_REFUSED, ConfigError, Failure
 from hydraft.launch.external.environment import World
 from hydraft.launch.external.store import DONE, FAILED, STOPPED, RendezvousStore
-from hydraft.launch.local import hang
+from hydraft.launch.local import hang, interface
 from hydraft.launch.local.rank import exit_failure, read_failures
 from hydraft.launch.local.shutdown import REPEAT_SECONDS
-from hydraft.launch.remote import rendezvous
 from hydraft.runs import consistency
 from hydraft.system import hardware, signals
 from hydraft.system.source_tree import ROOT
@@ -71,6 +70,7 @@ def run_rank(
         StoreLost: the store is lost; the rank has been ended.
     """
     notes = Path(tempfile.mkdtemp(prefix="hydraft-"))
+    store.rendezvous().write(notes)
     log = folder / f"rank-{store.world.rank}.log"
     try:
         end = _run(store, folder, notes, received, HangDetector(store, notes, folder, hang_timeout), grace)
@@ -160,12 +160,12 @@ def _environment(world: World, folder: Path) -> dict[str, str]:
 
 
 def _interface(world: World) -> dict[str, str]:
-    """The network interface to the other machines; gloo, which sends objects and CPU tensors with GPUs too, needs it."""
+    """The network interface to the other ranks; gloo, which sends CPU tensors with GPUs too, needs it."""
     if world.nodes == 1:
-        return {}
-    found = rendezvous.environment(f"{world.address}:{world.port}")
+        return interface.environment()
+    found = interface.environment(f"{world.address}:{world.port}")
     if found.get("GLOO_SOCKET_IFNAME") == "lo":  # on the machine of rank 0, whose name may resolve to loopback
-        found = rendezvous.environment(ELSEWHERE)
+        found = interface.environment(ELSEWHERE)
     return found
 
 

@@ -13,16 +13,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydraft.errors import Failure, RankFailed
-from hydraft.launch.local import fork_server, hang
+from hydraft.launch.local import fork_server, hang, interface
 from hydraft.launch.local.rank import enter, exit_failure, read_failures
 from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
 from hydraft.system import files, signals, source_tree
 from hydraft.system.hardware import Hardware
+from hydraft.training.rendezvous import Rendezvous
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -47,22 +48,36 @@ class NodeConfig:
     nodes: int = 1
     node_rank: int = 0
     endpoint: str = "localhost:0"
-    """Host and port of the rendezvous, on the first node; a single node takes any free port."""
+    """Address and port of the rendezvous store, on the first node; a single node has none."""
+    listen: str = ""
+    """The only address of the first node at which the store listens; empty for all of them."""
     run_id: str = "hydraft"
-    """The same on every node."""
-    environment: dict[str, str] = field(default_factory=dict)
-    """Variables that are set in every rank."""
+    """The same on every node; before every key of the run in the store."""
 
-    def rendezvous(self) -> dict[str, Any]:
-        """Arguments of torch's LaunchConfig. With several nodes it is torch's static one: the first node's ranks come first."""
-        common: dict[str, Any] = {"min_nodes": self.nodes, "max_nodes": self.nodes, "run_id": self.run_id}
-        common["rdzv_endpoint"] = self.endpoint
+    def agents(self) -> dict[str, Any]:
+        """Arguments of torch's LaunchConfig: how the agents of the nodes find each other."""
+        from hydraft.launch.local import rendezvous
+
+        return {
+            "min_nodes": self.nodes,
+            "max_nodes": self.nodes,
+            "run_id": self.run_id,
+            "rdzv_endpoint": self.endpoint,
+            "rdzv_backend": rendezvous.register(),
+            "rdzv_configs": {"rank": self.node_rank, "timeout": JOIN_SECONDS, "listen": self.listen},
+            **({"local_addr": "localhost"} if self.nodes == 1 else {}),
+        }
+
+    def ranks(self, notes: Path) -> Rendezvous:
+        """How the ranks find each other; ``notes`` is a folder that only this user can enter."""
         if self.nodes == 1:
-            from hydraft.launch.local import rendezvous
+            return Rendezvous(file=str(notes / "store"))
+        address, _, port = self.endpoint.rpartition(":")
+        return Rendezvous(address=address, port=int(port), prefix=f"{self.run_id}/ranks")
 
-            return {**common, "rdzv_backend": rendezvous.register(), "local_addr": "localhost"}
-        configs = {"rank": self.node_rank, "timeout": JOIN_SECONDS}
-        return {**common, "rdzv_backend": "static", "rdzv_configs": configs}
+    def environment(self) -> dict[str, str]:
+        """Variables that are set in every rank: the network interface to the others."""
+        return interface.environment() if self.nodes == 1 else interface.environment(self.endpoint)
 
 
 @dataclass(frozen=True)
@@ -152,9 +167,10 @@ def start(ranks: LocalRanks, hardware: Hardware, shutdown: ShutdownHandler) -> N
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=str(ranks.notes)),
         signals_to_handle="SIGQUIT",  # ``shutdown`` handles the others
-        **ranks.node.rendezvous(),
+        **ranks.node.agents(),
     )
-    arguments = str(ranks.folder.resolve()), str(ranks.notes), ranks.terminal, ranks.node.environment
+    ranks.node.ranks(ranks.notes).write(ranks.notes)
+    arguments = str(ranks.folder.resolve()), str(ranks.notes), ranks.terminal, ranks.node.environment()
     failure: BaseException | None = None
     try:
         with _ending_hangs(ranks), shutdown.forwarding(_forward_to(ranks), hang.RankMonitor(ranks.notes).kill):

@@ -17,6 +17,7 @@ from hydraft.system.imports import import_large
 from hydraft.system.library_logs import quiet_bitsandbytes
 from hydraft.system.parent_death import die_with_parent
 from hydraft.system.signals import SignalListener
+from hydraft.training.rendezvous import Rendezvous
 
 
 def enter(folder: str, notes: str, terminal: str | None, environment: dict[str, str]) -> None:
@@ -41,7 +42,8 @@ def enter(folder: str, notes: str, terminal: str | None, environment: dict[str, 
         heartbeat.start(Path(notes) / f"{rank}.beat")
         _check_gpu()
         quiet_bitsandbytes()
-        import_large("hydraft.training.worker").main(Path(folder), screen, listener, heartbeat)
+        worker = import_large("hydraft.training.worker")
+        worker.main(Path(folder), screen, listener, heartbeat, Rendezvous.read(Path(notes)))
     except BaseException as error:
         traceback.print_exc()  # to the log; the launcher prints the cause on the terminal
         _note_failure(Path(notes), rank, error)

@@ -28,7 +28,7 @@ import psutil
 from hydraft.errors import Failure, FailureReason
 from hydraft.launch.local.elastic import own_code_first
 from hydraft.launch.local.hang import RankMonitor
-from hydraft.launch.remote import node, rendezvous
+from hydraft.launch.remote import node, probe
 from hydraft.launch.remote.protocol import LaunchSpec, failed, line, pieces
 from hydraft.runs import consistency
 from hydraft.system.parent_death import die_with_parent
@@ -51,7 +51,7 @@ class Agent:
         self.shared = _read(Path(spec.folder) / ".launch") == spec.token
         self.folder = Path(spec.folder) if self.shared else Path(tempfile.mkdtemp(prefix="hydraft-run-"))
         self.monitor = RankMonitor(self.notes)
-        self.probe: rendezvous.ProbeServer | None = None
+        self.probe: probe.ProbeServer | None = None
         self.screen = self.slave = -1
         self.child = 0
         """Process id of the node."""
@@ -146,9 +146,11 @@ class Agent:
                 case "probe":
                     self.probe_addresses(command["port"], command["addresses"])
                 case "go":
+                    listen = ""
                     if self.probe is not None:
                         self.probe.close()
-                    os.write(self.commands, line(**command))
+                        listen = self.probe.listen_at(command["endpoint"].rpartition(":")[0])
+                    os.write(self.commands, line(**command, listen=listen))
                 case "dump":
                     self.send("stacks", ranks=self.monitor.stacks(self.folder))
                 case "finish" if not self.final:
@@ -160,7 +162,7 @@ class Agent:
     def probe_addresses(self, port: int, addresses: list[str]) -> None:
         """Report which of the first node's addresses can be reached from here."""
         if self.spec.here != 0:
-            self.send("reached", addresses=[a for a in addresses if rendezvous.reaches(a, port, self.spec.token)])
+            self.send("reached", addresses=[a for a in addresses if probe.reaches(a, port, self.spec.token)])
 
     def forward_events(self, source: int) -> bool:
         """Forward the node's events; False once it has ended."""
@@ -181,14 +183,15 @@ class Agent:
             self.send("ready")
             return
         try:
-            self.probe = rendezvous.ProbeServer(self.spec.port or 0, self.spec.token)
+            at = probe.first_at(self.spec.hosts, self.spec.address)
+            self.probe = probe.ProbeServer(at, self.spec.port or 0, self.spec.token)
         except OSError as error:
             message = (
                 f"cluster.port={self.spec.port}: {error.strerror}; use another, or cluster.port=null for any free one"
             )
             self.send(**failed(Failure(FailureReason.config, message, exception="ConfigError")))
             self.kill_all()
-        self.send("ready", port=self.probe.port, addresses=rendezvous.addresses())
+        self.send("ready", port=self.probe.port, addresses=probe.addresses())
 
     def forward_screen(self) -> None:
         """Forward what rank 0 has printed so far."""

@@ -20,7 +20,6 @@ from hydraft.config.schema import load_config
 from hydraft.errors import ConfigError, Failure, FailureReason, RankFailed
 from hydraft.launch.local import elastic
 from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
-from hydraft.launch.remote import rendezvous
 from hydraft.launch.remote.protocol import LaunchSpec, failed, line
 from hydraft.models import prepare
 from hydraft.runs.consistency import canonical
@@ -97,8 +96,8 @@ def _run(node: NodeRun, commands: int, events: int) -> dict[str, Any]:
         _prepare(node, events)
         _send(events, event="prepared")
         with os.fdopen(commands) as stream:
-            endpoint = json.loads(stream.readline())["endpoint"]
-        config = elastic.NodeConfig(len(spec.hosts), spec.here, endpoint, spec.token, rendezvous.environment(endpoint))
+            go = json.loads(stream.readline())
+        config = elastic.NodeConfig(len(spec.hosts), spec.here, go["endpoint"], go["listen"], spec.token)
         ranks = elastic.LocalRanks(node.folder, node.notes, spec.ranks, node.terminal, config)
         try:
             elastic.start(ranks, hardware.detect(), shutdown)
