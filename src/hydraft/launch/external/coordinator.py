@@ -121,7 +121,7 @@ def start(config: Config, folder: Path, shutdown: ShutdownHandler, store: Rendez
 def _find_cause(store: RendezvousStore, folder: Path) -> Failure | None:
     """The failure that caused the others, or None if no rank failed.
 
-    That is a rank that was killed, otherwise one without a report, otherwise the first that raised.
+    That is a rank that was killed or exited on its own, otherwise one without a report, otherwise the first that raised.
     """
     begun = time.monotonic()
     ranks = set(range(store.world.size))
@@ -130,7 +130,8 @@ def _find_cause(store: RendezvousStore, folder: Path) -> Failure | None:
             break
         time.sleep(POLL_SECONDS)
     failed = {rank: end for rank, end in store.ends().items() if end["status"] == FAILED}
-    killed = {rank: end for rank, end in failed.items() if end["code"] < 0 and end["code"] != -signal.SIGABRT}
+    silent = {rank: end for rank, end in failed.items() if end["failure"]["reason"] == FailureReason.killed.value}
+    killed = {rank: end for rank, end in silent.items() if end["code"] != -signal.SIGABRT}
     if missing and not killed:
         rank = min(missing)
         return Failure(FailureReason.killed, NO_REPORT, rank, log=folder / f"rank-{rank}.log")

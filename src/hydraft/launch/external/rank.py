@@ -174,7 +174,7 @@ def _report(store: RendezvousStore, end: RankEnd, notes: Path, log: Path, receiv
     interrupted = signals.interrupted_by(notes)
     if (saved := signals.early_exit(notes)) is not None:  # how it ends after that does not matter
         store.report_end(DONE, **saved._asdict())
-    elif end.by_itself and end.code == 0:
+    elif end.by_itself and end.code == 0 and (notes / f"{store.world.rank}.done").exists():
         store.report_end(DONE)
     elif not end.by_itself or interrupted is not None or -end.code in (*signals.SHUTDOWN_SIGNALS, signal.SIGHUP):
         store.report_end(STOPPED, signal=interrupted or received or signal.SIGTERM)

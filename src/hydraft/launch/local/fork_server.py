@@ -10,14 +10,17 @@ import importlib
 import json
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 
+from hydraft.errors import Failure, FailureReason
 from hydraft.system.hardware import Hardware
+from hydraft.system.processes import ProcessId
 from hydraft.training import deepspeed_ops
 
 PRELOAD = "HYDRAFT_PRELOAD"
@@ -67,6 +70,9 @@ class Preloaded:
             self.touching = name
 
 
+LOST = 255
+"""The exit code that multiprocessing gives to a fork whose server has ended before it reported the fork's own."""
+
 PRELOADED = Preloaded()
 """One a process. multiprocessing's fork server runs no code but imports, and passes no arguments to its forks: what it has imported
 can only be handed to them as state of a module. ``server_preload.py`` sets it, ``unusable`` reads it in a fork."""
@@ -100,6 +106,40 @@ def unusable(modules: Sequence[str], hardware: Hardware) -> str | None:
     finally:
         ours.close()
     return found
+
+
+def process() -> ProcessId | None:
+    """The server that this process has started last; None if there is none."""
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)  # multiprocessing does not publish it
+    return None if pid is None else ProcessId.of(pid)
+
+
+def ended(forks: str, server: ProcessId | None = None) -> Failure | None:
+    """The failure of everything that was forked, if the server has ended; None if it runs.
+
+    Args:
+        forks: what is forked from it, for the message.
+        server: the one that they were forked from, if another may have been started since.
+    """
+    server = server or process()
+    if server is None or server.runs:
+        return None
+    how = "ended (killed, or it exited)"
+    with suppress(ChildProcessError):
+        found = os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if found is not None and found.si_code in (os.CLD_KILLED, os.CLD_DUMPED):
+            how = f"was killed by {signal.Signals(found.si_status).name}"
+            how += " (out of memory, unless someone sent the signal)" if found.si_status == signal.SIGKILL else ""
+        elif found is not None:
+            how = f"exited with code {found.si_status}"
+    return Failure(FailureReason.killed, f"the server that {forks} are forked from {how}, and they ended with it")
+
+
+def kill() -> None:
+    """End the server, and with it every process that was forked from it."""
+    server = process()
+    if server is not None:
+        server.signal(signal.SIGKILL)
 
 
 def forks_without_gpu() -> str | None:
