@@ -8,7 +8,6 @@ before the launcher kills anything. No torch at module level.
 import re
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,7 +21,7 @@ from hydraft.launch.external.environment import World
 from hydraft.launch.external.rank import POLL_SECONDS, ReceivedSignals, run_rank
 from hydraft.launch.external.store import FAILED, STOPPED, RendezvousStore, StoreLost
 from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
-from hydraft.system import files
+from hydraft.system import files, temporary
 from hydraft.system.parent_death import die_with_parent
 from hydraft.system.signals import SHUTDOWN_SIGNALS
 
@@ -196,6 +195,6 @@ def _reachable(folder: Path, config: str, world: World) -> Path:
     with suppress(OSError):
         if (folder / "config.yaml").read_text() == config:
             return folder
-    own = Path(tempfile.mkdtemp(prefix=f"hydraft-{folder.name}-rank-{world.rank}-"))
+    own = temporary.make(f"{folder.name}-rank-{world.rank}", kept=True)
     files.write_text(own / "config.yaml", config)
     return own

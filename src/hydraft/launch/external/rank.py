@@ -1,11 +1,9 @@
 """Runs and monitors one rank under another launcher, as a child of the process that the launcher started. No torch."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,7 +19,7 @@ from hydraft.launch.local.rank import exit_failure, read_failures
 from hydraft.launch.local.shutdown import REPEAT_SECONDS
 from hydraft.launch.remote import rendezvous
 from hydraft.runs import consistency
-from hydraft.system import hardware, signals
+from hydraft.system import hardware, signals, temporary
 from hydraft.system.source_tree import ROOT
 from hydraft.training import deepspeed_ops
 
@@ -70,7 +68,7 @@ def run_rank(
     Raises:
         StoreLost: the store is lost; the rank has been ended.
     """
-    notes = Path(tempfile.mkdtemp(prefix="hydraft-"))
+    notes = temporary.make("notes")
     log = folder / f"rank-{store.world.rank}.log"
     try:
         end = _run(store, folder, notes, received, HangDetector(store, notes, folder, hang_timeout), grace)
@@ -80,7 +78,7 @@ def run_rank(
         _report_failure(store, EXIT_REFUSED, Failure.from_exception(error), log)
         return None
     finally:
-        shutil.rmtree(notes, ignore_errors=True)
+        temporary.remove(notes)
 
 
 @dataclass(frozen=True)

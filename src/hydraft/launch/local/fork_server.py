@@ -12,13 +12,15 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
+from multiprocessing import forkserver, util
 from multiprocessing.connection import Connection
 
 from hydraft.errors import Failure, FailureReason
+from hydraft.system import temporary
 from hydraft.system.hardware import Hardware
 from hydraft.system.processes import ProcessId
 from hydraft.training import deepspeed_ops
@@ -73,6 +75,9 @@ class Preloaded:
 LOST = 255
 """The exit code that multiprocessing gives to a fork whose server has ended before it reported the fork's own."""
 
+SOCKET_PATH = 108
+"""Longest path of a socket, with a NUL (unix(7))."""
+
 PRELOADED = Preloaded()
 """One a process. multiprocessing's fork server runs no code but imports, and passes no arguments to its forks: what it has imported
 can only be handed to them as state of a module. ``server_preload.py`` sets it, ``unusable`` reads it in a fork."""
@@ -83,8 +88,26 @@ def start(modules: Sequence[str], hardware: Hardware) -> None:
     os.environ.setdefault(BY_NVML, "1")  # for the caller too: its forks must be able to use a GPU
     given = {**deepspeed_ops.environment(hardware), PRELOAD: json.dumps(list(modules))}
     forkserver.set_forkserver_preload(["hydraft.launch.local.server_preload"])
+    _own_socket_folder()
     with _environment(given):
         forkserver.ensure_running()
+
+
+def _own_socket_folder() -> None:
+    """Have multiprocessing make its folder of sockets in one of ours, which does not stay when this process is killed."""
+    known = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    if "tempdir" in known:
+        return
+    folder, before = temporary.make("fork"), tempfile.tempdir
+    util.Finalize(
+        None, temporary.remove, args=(folder,), exitpriority=-101
+    )  # after multiprocessing's own, which has -100
+    if len(str(folder)) + len("/pymp-12345678/listener-12345678") < SOCKET_PATH:
+        tempfile.tempdir = str(folder)
+    try:
+        util.get_temp_dir()
+    finally:
+        tempfile.tempdir = before
 
 
 def unusable(modules: Sequence[str], hardware: Hardware) -> str | None:
