@@ -28,7 +28,7 @@ from hydraft.system.console import Screen
 from hydraft.system.heartbeat import Heartbeat
 from hydraft.system.signals import SignalListener
 from hydraft.tracking.factory import make_tracker
-from hydraft.training import deepspeed_ops, report
+from hydraft.training import deepspeed_ops, op_locks, report
 from hydraft.training.callbacks.checkpoint import CheckpointCallback, find_start
 from hydraft.training.callbacks.divergence import DivergenceCallback
 from hydraft.training.callbacks.early_stop import EarlyStopCallback
@@ -72,6 +72,7 @@ def main(
 
 def _train(config: Config, folder: Path, screen: Screen, memory: OutOfMemoryHandler, listener: SignalListener) -> None:
     screen.phase("starting")
+    op_locks.install(screen.phase)  # DeepSpeed loads its ops with the arguments
     arguments = training_arguments(config, folder)  # before the model: ZeRO-3 shards it while it is loaded
     _compare_hosts(config)
     parts = _load(config, screen, memory)
