@@ -6,6 +6,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing import util
@@ -29,6 +30,8 @@ def run(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # TMPDIR is read again
+    multiprocessing.current_process()._config.pop("tempdir", None)  # type: ignore[attr-defined]
     for descriptor, name in ((0, os.devnull), (1, f"{streams}/out"), (2, f"{streams}/err")):
         handle = os.open(name, os.O_RDWR | os.O_CREAT, 0o644)
         os.dup2(handle, descriptor)

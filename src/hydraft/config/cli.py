@@ -27,6 +27,7 @@ from hydraft.config.infer import InferConfig
 from hydraft.config.schema import Config
 from hydraft.config.typed_text import quote as quote
 from hydraft.errors import EXIT_INTERRUPTED, EXIT_REFUSED, ConfigError, RunFailed, RunStopped
+from hydraft.system import limits
 from hydraft.system.source_tree import ROOT
 
 T = TypeVar("T")
@@ -70,6 +71,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> int:
                 output_folder().parent.rmdir()
 
     try:
+        limits.raise_open_files()
         mistakes.refuse(sys.argv[1:], config_name)
         sweep = bool({"-m", "--multirun"} & set(sys.argv[1:])) or "hydra.mode=MULTIRUN" in sys.argv[1:]
         sys.argv[1:] = [quote(argument, sweep, commas=config_name == "infer") for argument in sys.argv[1:]]

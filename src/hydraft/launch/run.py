@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -27,7 +26,7 @@ from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
 from hydraft.launch.remote import hosts, ssh
 from hydraft.launch.slurm import job_script, monitor
 from hydraft.runs import run_folder
-from hydraft.system import files, hardware
+from hydraft.system import files, hardware, limits, temporary
 from hydraft.system.hardware import Hardware
 from hydraft.system.source_tree import ROOT
 from hydraft.training import deepspeed_ops
@@ -240,6 +239,7 @@ def placed(config: Config) -> Config:
 
 def _start_here(config: Config, folder: Path, quiet: bool, shutdown: ShutdownHandler) -> None:
     """All ranks on this machine."""
+    limits.raise_open_files(config.world_size)
     machine = hardware.detect()
     for line in deepspeed_ops.prepare(deepspeed_ops.needed(config, machine), machine):
         print(line, file=sys.stderr)
@@ -247,10 +247,10 @@ def _start_here(config: Config, folder: Path, quiet: bool, shutdown: ShutdownHan
     os.environ.update(deepspeed_ops.environment(machine))
     # Beside another busy process, threads that spin while they wait slow a run on a CPU a hundredfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with tempfile.TemporaryDirectory(prefix="hydraft-") as notes:
+    with temporary.folder("notes") as notes:
         ranks = elastic.LocalRanks(
             folder,
-            Path(notes),
+            notes,
             config.world_size,
             terminal=os.devnull if quiet else None,
             hang_timeout=config.cluster.hang_timeout,

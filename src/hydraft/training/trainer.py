@@ -1,7 +1,6 @@
 """transformers' TrainingArguments and Trainer for a run, with a DeepSpeed engine."""
 
 import math
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from hydraft.config.choices import Offload, Precision
 from hydraft.config.schema import Config
 from hydraft.data.batch import EpochOrder
 from hydraft.models.load import trainable
+from hydraft.system import temporary
 from hydraft.training import process_group
 from hydraft.training.objectives.base import Objective
 from hydraft.training.rendezvous import Rendezvous
@@ -186,9 +186,9 @@ class RunTrainer(Trainer):
         if self.start is None:
             output = self.train()
         else:
-            with tempfile.TemporaryDirectory() as folder:  # the Trainer needs a state file; the rest is restored below
-                TrainerState().save_to_json(str(Path(folder) / "trainer_state.json"))
-                output = self.train(resume_from_checkpoint=folder)
+            with temporary.folder("resume") as folder:  # the Trainer needs a state file; the rest is restored below
+                TrainerState().save_to_json(str(folder / "trainer_state.json"))
+                output = self.train(resume_from_checkpoint=str(folder))
         return output._replace(training_loss=output.training_loss * self._share(0, self.state.global_step))
 
     def _init_training_state(

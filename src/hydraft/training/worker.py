@@ -28,7 +28,7 @@ from hydraft.system.console import Screen
 from hydraft.system.heartbeat import Heartbeat
 from hydraft.system.signals import SignalListener
 from hydraft.tracking.factory import make_tracker
-from hydraft.training import deepspeed_ops, process_group, report
+from hydraft.training import deepspeed_ops, op_locks, process_group, report
 from hydraft.training.callbacks.checkpoint import CheckpointCallback, find_start
 from hydraft.training.callbacks.divergence import DivergenceCallback
 from hydraft.training.callbacks.early_stop import EarlyStopCallback
@@ -74,6 +74,7 @@ def main(
     transformers.logging.disable_progress_bar()
     with OutOfMemoryHandler(config, folder) as memory, Screen(terminal, rank == 0, heartbeat) as screen:
         screen.phase("starting")
+        op_locks.install(screen.phase)  # DeepSpeed loads its ops with the arguments
         arguments = training_arguments(
             config, folder, rendezvous
         )  # before the model: ZeRO-3 shards it while it is loaded

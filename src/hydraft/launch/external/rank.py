@@ -1,11 +1,9 @@
 """Runs and monitors one rank under another launcher, as a child of the process that the launcher started. No torch."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,7 +18,7 @@ from hydraft.launch.local import hang, interface
 from hydraft.launch.local.rank import exit_failure, read_failures
 from hydraft.launch.local.shutdown import REPEAT_SECONDS
 from hydraft.runs import consistency
-from hydraft.system import hardware, signals
+from hydraft.system import hardware, signals, temporary
 from hydraft.system.source_tree import ROOT
 from hydraft.training import deepspeed_ops
 
@@ -69,7 +67,7 @@ def run_rank(
     Raises:
         StoreLost: the store is lost; the rank has been ended.
     """
-    notes = Path(tempfile.mkdtemp(prefix="hydraft-"))
+    notes = temporary.make("notes")
     store.rendezvous().write(notes)
     log = folder / f"rank-{store.world.rank}.log"
     try:
@@ -80,7 +78,7 @@ def run_rank(
         _report_failure(store, EXIT_REFUSED, Failure.from_exception(error), log)
         return None
     finally:
-        shutil.rmtree(notes, ignore_errors=True)
+        temporary.remove(notes)
 
 
 @dataclass(frozen=True)
@@ -174,7 +172,7 @@ def _report(store: RendezvousStore, end: RankEnd, notes: Path, log: Path, receiv
     interrupted = signals.interrupted_by(notes)
     if (saved := signals.early_exit(notes)) is not None:  # how it ends after that does not matter
         store.report_end(DONE, **saved._asdict())
-    elif end.by_itself and end.code == 0:
+    elif end.by_itself and end.code == 0 and (notes / f"{store.world.rank}.done").exists():
         store.report_end(DONE)
     elif not end.by_itself or interrupted is not None or -end.code in (*signals.SHUTDOWN_SIGNALS, signal.SIGHUP):
         store.report_end(STOPPED, signal=interrupted or received or signal.SIGTERM)

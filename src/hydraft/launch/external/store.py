@@ -10,10 +10,8 @@ have made, and what the ranks do is in there.
 import errno
 import json
 import os
-import shutil
 import socket
 import stat
-import tempfile
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +19,7 @@ from typing import Any
 
 from hydraft.errors import ConfigError
 from hydraft.launch.external.environment import World
-from hydraft.system import files
+from hydraft.system import files, temporary
 from hydraft.training.rendezvous import Rendezvous
 
 CONNECT_TIMEOUT = timedelta(minutes=10)
@@ -76,7 +74,7 @@ class RendezvousStore:
         if self.world.nodes > 1:
             self._set("instructions", instructions)
             return
-        self.private = Path(tempfile.mkdtemp(prefix="hydraft-"))
+        self.private = temporary.make("ranks")
         files.write_json(self.private / INSTRUCTIONS, {"store": self._name, **instructions})
         self._set("instructions", {"folder": str(self.private)})
 
@@ -156,7 +154,7 @@ class RendezvousStore:
                 time.sleep(0.02)
         finally:
             if self.private is not None:
-                shutil.rmtree(self.private, ignore_errors=True)
+                temporary.remove(self.private)
 
     def exit_code(self) -> int | None:
         """The code to exit with; None until rank 0 has published it."""

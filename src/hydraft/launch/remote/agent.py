@@ -10,11 +10,9 @@ import json
 import os
 import pty
 import selectors
-import shutil
 import signal
 import struct
 import sys
-import tempfile
 import termios
 import time
 import tty
@@ -31,6 +29,7 @@ from hydraft.launch.local.hang import RankMonitor
 from hydraft.launch.remote import node, probe
 from hydraft.launch.remote.protocol import LaunchSpec, failed, line, pieces
 from hydraft.runs import consistency
+from hydraft.system import temporary
 from hydraft.system.parent_death import die_with_parent
 from hydraft.system.signals import SHUTDOWN_SIGNALS
 
@@ -47,9 +46,9 @@ class Agent:
         """``events``: the file descriptor that the launcher reads."""
         self.spec = spec
         self.events = events
-        self.notes = Path(tempfile.mkdtemp(prefix="hydraft-notes-"))
+        self.notes = temporary.make("notes")
         self.shared = _read(Path(spec.folder) / ".launch") == spec.token
-        self.folder = Path(spec.folder) if self.shared else Path(tempfile.mkdtemp(prefix="hydraft-run-"))
+        self.folder = Path(spec.folder) if self.shared else temporary.make("run", kept=True)
         self.monitor = RankMonitor(self.notes)
         self.probe: probe.ProbeServer | None = None
         self.screen = self.slave = -1
@@ -220,9 +219,9 @@ class Agent:
         if code < 0:
             message = f"the process that runs its ranks was killed by {signal.Signals(-code).name}"
             self.send(**failed(Failure(FailureReason.killed, message, signal=-code)))
-        shutil.rmtree(self.notes, ignore_errors=True)
+        temporary.remove(self.notes)
         if not self.shared:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            temporary.remove(self.folder)
         return 0 if code == 0 else 1
 
     def kill_all(self) -> NoReturn:
@@ -230,7 +229,7 @@ class Agent:
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        shutil.rmtree(self.notes, ignore_errors=True)
+        temporary.remove(self.notes)
         os.killpg(0, signal.SIGKILL)
         raise AssertionError("a process survived SIGKILL")
 

@@ -23,7 +23,7 @@ from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
 from hydraft.launch.remote.protocol import LaunchSpec, failed, line
 from hydraft.models import prepare
 from hydraft.runs.consistency import canonical
-from hydraft.system import files, hardware
+from hydraft.system import files, hardware, limits, temporary
 from hydraft.system.source_tree import ROOT
 from hydraft.training import deepspeed_ops
 
@@ -113,6 +113,7 @@ def _prepare(node: NodeRun, events: int) -> None:
         ConfigError: this host cannot run them.
     """
     spec, folder = node.spec, node.folder
+    limits.raise_open_files(spec.ranks)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     os.chdir(spec.cwd if Path(spec.cwd).is_dir() else ROOT)
     if not node.shared:
@@ -139,7 +140,7 @@ def _prepare(node: NodeRun, events: int) -> None:
 def _send_files(folder: Path, events: int, everything: bool) -> None:
     """Send the files of ``folder`` to the launcher; from a node without rank 0, only its ranks' logs."""
     for file in sorted(folder.rglob("*" if everything else "rank-*.log")):
-        if not file.is_file() or file.name in ("config.yaml", ".launch"):
+        if not file.is_file() or file.name in ("config.yaml", ".launch") or file.name.startswith(temporary.OWNER):
             continue
         with file.open("rb") as source:
             while True:
