@@ -179,6 +179,8 @@ BODIES: list[tuple[str, dict[str, Any], int]] = [
     (CHAT, {"messages": [{"role": "assistant", "function_call": {"name": "a", "arguments": DEEP}}]}, 400), (TEXT, {"prompt": deep(900)}, 400),
     (TEXT, {"prompt": ["a"] * 150_000}, 400), (TEXT, {"prompt": [1.5] * 150_000}, 400), (CHAT, {"messages": [1] * 300_000}, 400),
     (CHAT, {str(number): 1 for number in range(80_000)}, 400), (CHAT, {"stop": ["a"] * 150_000}, 400), (TEXT, {"prompt": [[1]] * 150_000}, 400),
+    (CHAT, {"top_k": 10**400}, 400), (CHAT, {"top_k": 2**62, "temperature": 1e-3, "repetition_penalty": 5e-324, "min_p": 5e-324}, 200),
+    (CHAT, {"chat_template_kwargs": {"chat_template": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"}}, 400),
     (CHAT, {"logit_bias": {f"{number:09}": 1 for number in range(60_000)}}, 400),
 ]  # fmt: skip
 """Route, what differs from a short request, and the status."""

@@ -41,6 +41,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "messages.0.tool_call_id": ({"messages": [{"role": "tool", "content": "20", "tool_call_id": "c1"}]}, "no call before this message"),
     "messages.1.tool_calls.0.function.arguments": ({"messages": [USER, {"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "a", "arguments": "[1]"}}]}]}, "JSON object"),
     "messages": ({"messages": []}, "at least 1 item"),
+    "chat_template_kwargs.chat_template": ({"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}, "not a variable"),
+    "top_k": ({"top_k": 10**400}, "less than 9223372036854775808"),
     "model": ({"model": None}, "Missing required parameter: 'model'"),
     "temperature": ({"temperature": 2.5}, "less than or equal to 2"),
     "n": ({"n": 0}, "greater than or equal to 1"),

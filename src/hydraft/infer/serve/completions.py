@@ -153,7 +153,7 @@ class CompletionHandler:
                 sampling = Sampling(
                     temperature=1.0 if body.temperature is None else body.temperature,
                     top_p=1.0 if body.top_p is None else body.top_p,
-                    top_k=max(0, body.top_k or 0),
+                    top_k=min(max(0, body.top_k or 0), self.engine.vocabulary),
                     min_p=body.min_p or 0.0,
                     repetition_penalty=body.repetition_penalty or 1.0,
                     seed=seed,

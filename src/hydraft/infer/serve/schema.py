@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from hydraft.data.formats import RESERVED
 from hydraft.data.records import Turn
 from hydraft.infer.serve.fields import Strict, check_unicode, in_slices, invalid, only, unsupported
 from hydraft.infer.serve.messages import Message, Tool, turns_of
 
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
-Id = Annotated[int, Field(ge=0)]
 INT64 = 2**63
+Id = Annotated[int, Field(ge=0, lt=INT64)]
 MOST = 10_000
 """Messages of a request, or its prompts: to read so many takes a tenth of a second, in which nothing else is read."""
 MOST_TOOLS = 1000
@@ -35,10 +36,10 @@ class Request(Strict):
     """The fields of both kinds of completion."""
 
     model: str
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1, lt=INT64)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
-    top_k: int | None = Field(None, ge=-1)
+    top_k: int | None = Field(None, ge=-1, lt=INT64)
     """Only so many of the likeliest tokens are sampled from. 0 and -1: all."""
     min_p: float | None = Field(None, ge=0, le=1)
     """Only tokens with at least this share of the likeliest token's probability are sampled from."""
@@ -92,7 +93,7 @@ class TextFormat(Strict):
 
 class ChatRequest(Request):
     messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1, max_length=MOST)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1, lt=INT64)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: TextFormat | None = None
@@ -145,6 +146,9 @@ class ChatRequest(Request):
     def _with_others(self) -> "ChatRequest":
         if self.top_logprobs is not None and not self.logprobs:
             raise invalid("top_logprobs", "only allowed with logprobs=true")
+        for name in RESERVED:  # a template of the client's own could compute for ever
+            if name in (self.chat_template_kwargs or {}):
+                raise invalid(f"chat_template_kwargs.{name}", "is not a variable of a chat template")
         turns_of(self.messages)  # raises what is wrong between messages
         return self
 
