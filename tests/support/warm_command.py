@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import runpy
 import signal
 import subprocess
@@ -27,6 +28,8 @@ def run(
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the server has inherited
     for number in (signal.SIGTERM, signal.SIGUSR1):  # the server ignores them
         signal.signal(number, signal.SIG_DFL)
+    if files := int(environment.get("TEST_OPEN_FILES", "0")):  # as after `ulimit -n`
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

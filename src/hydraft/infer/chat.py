@@ -14,6 +14,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from transformers import set_seed
 
 from hydraft.config.infer import InferConfig
+from hydraft.data.reading.row import is_broken
 from hydraft.data.records import Conversation, Turn
 from hydraft.data.tokenize import prompt_ids
 from hydraft.errors import ConfigError
@@ -57,6 +58,9 @@ class Chat:
         """
         text = line.strip()
         if not text:
+            return True
+        if is_broken(text):  # prompt_toolkit reads bytes that are not UTF-8 as Python does
+            self.write("this is not UTF-8 text: it is left out")
             return True
         if not text.startswith("/"):
             self._answer(text)
