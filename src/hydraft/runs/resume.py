@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from hydraft.config import text
+from hydraft.config import foreign, text
 from hydraft.config.choices import Launcher
 from hydraft.config.schema import Config, load_config
 from hydraft.config.train import AUTO
@@ -39,7 +39,7 @@ def merged(composed: DictConfig, overrides: list[str]) -> tuple[Config, Config, 
         That config, the saved one, and the run's folder.
 
     Raises:
-        ConfigError: there is no such run.
+        ConfigError: there is no such run, or it is another user's and has settings that this command line must give.
     """
     folder = run_folder.find(str(composed.resume), "resume")
     saved = load_config(folder / "config.yaml")
@@ -47,12 +47,15 @@ def merged(composed: DictConfig, overrides: list[str]) -> tuple[Config, Config, 
     if saved.cluster.launcher is Launcher.joined:  # this command may use another launcher
         base.cluster.launcher = Launcher.auto
     given = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(given, dict)
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0].partition("@")[0]
         with suppress(KeyError):  # a group without a section (experiment), or Hydra's own
             if key != "resume":
                 OmegaConf.update(base, key, text.escaped(_under(given, key)))
-    return text.to_object(Config, OmegaConf.to_container(base, resolve=True)), saved, folder
+    config = text.to_object(Config, OmegaConf.to_container(base, resolve=True))
+    foreign.refuse(config, given, folder)
+    return config, saved, folder
 
 
 def _under(values: Any, key: str) -> Any:

@@ -93,7 +93,7 @@ def bounded(schema: type, prefix: str = "") -> set[str]:
         name = f"{prefix}{declared.name}"
         if dataclasses.is_dataclass(declared.type):
             found |= bounded(declared.type, f"{name}.")
-        elif bounds_of(declared) != Bounds(unit=bounds_of(declared).unit):
+        elif bounds_of(declared) != Bounds(unit=bounds_of(declared).unit, effect=bounds_of(declared).effect):
             found.add(name)
     return found
 
