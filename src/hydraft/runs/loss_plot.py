@@ -1,14 +1,14 @@
 """Plots the losses of a run. No torch."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from hydraft.system import line_file
+
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's ``metrics.jsonl``."""
-    file = folder / "metrics.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    """The whole lines of a run's ``metrics.jsonl``."""
+    return line_file.read(folder / "metrics.jsonl").values
 
 
 def draw_loss(folder: Path, title: str) -> Path:
