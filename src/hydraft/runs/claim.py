@@ -83,10 +83,17 @@ def refuse_place(folder: Path, typed: str, setting: str) -> None:
     place = f"{setting}={typed}"
     if not typed.strip():
         raise ConfigError(f"{place}: is empty: give a folder")
+    try:
+        _refuse_known(folder, typed, place)
+    except OSError as error:  # too long a name, or a folder above it that cannot be entered
+        raise ConfigError(f"{place}: {error.strerror}: give another folder") from None
+
+
+def _refuse_known(folder: Path, typed: str, place: str) -> None:
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{place}: is a file: give a folder")
     if typed.startswith("~") and not folder.exists():
-        raise ConfigError(f"{place}: the shell did not put your home there: give {Path(typed).expanduser()}")
+        raise ConfigError(f"{place}: the shell did not put a home there: give the whole path")
     if (folder / CONFIG).is_file():  # what is in it decides
         return
     for path, what in _taken():

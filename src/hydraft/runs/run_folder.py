@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hydraft.config.schema import Config, saved
 from hydraft.errors import ConfigError
 from hydraft.runs import claim
-from hydraft.system.files import version_of, write_json, write_text
+from hydraft.system.files import clear_staging, version_of, write_json, write_text
 from hydraft.system.hardware import Hardware
 from hydraft.system.line_file import NO_LOCKS
 from hydraft.system.source_tree import ROOT
@@ -61,6 +61,8 @@ def describe(folder: Path, config: Config, plan: "Plan", hardware: Hardware | No
         ConfigError: the folder cannot be written to.
     """
     with claim.writable(folder):
+        for name in ("adapter", "model"):
+            clear_staging(folder / name)
         write_text(folder / claim.CONFIG, saved(config))
         _write_plan(folder, plan, hardware)
 

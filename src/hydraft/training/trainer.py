@@ -190,7 +190,10 @@ class RunTrainer(Trainer):
             return 0, 0
         step = self.start.state.step
         self.state.global_step, self.state.epoch = step, step / steps_an_epoch
-        if step >= max_steps:  # only evaluation and saving are left
+        if (
+            step >= max_steps
+        ):  # only evaluation and saving are left, and the loop that restores random states is not entered
+            random_state.load(self.start.folder)
             return epochs, 0
         whole, rest = divmod(step, steps_an_epoch)
         return whole, rest * self.args.gradient_accumulation_steps
