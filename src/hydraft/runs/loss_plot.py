@@ -1,9 +1,10 @@
 """Plots the losses of a run. No torch."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from hydraft.system import line_file
+from hydraft.system import files, line_file
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -35,6 +36,8 @@ def draw_loss(folder: Path, title: str) -> Path:
     rate.plot([x["step"] for x in trained], [x["learning_rate"] for x in trained], color="grey", alpha=0.5, lw=1)
     rate.set_ylabel("learning rate", color="grey")
     target = folder / "loss.png"
-    figure.savefig(target, dpi=120)
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png", dpi=120)
     pyplot.close(figure)
+    files.write_bytes(target, drawn.getvalue())
     return target

@@ -19,17 +19,24 @@ STAGING = "staging-"
 
 
 def write_text(path: Path, text: str, errors: str = "strict") -> None:
-    """Write ``text`` to ``path`` atomically: to a temporary file beside it, flushed to disk, then renamed.
-
-    Its permissions are those that the umask allows.
+    """Write ``text`` to ``path`` as ``write_bytes`` does.
 
     Args:
+        path: of the file.
+        text: its content.
         errors: what becomes of characters that UTF-8 does not have, as in ``str.encode``.
+    """
+    write_bytes(path, text.encode("utf-8", errors))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically: to a temporary file beside it, flushed to disk, then renamed.
+
+    Its permissions are those that the umask allows.
 
     Raises:
         OSError: it could not be written, and names ``path``; what was there is unchanged.
     """
-    data = text.encode("utf-8", errors)
     name = _beside(path)
     with named(path):
         handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
