@@ -14,6 +14,8 @@ from typing import Any
 from hydraft.system.files import write_json
 
 NAME = "manifest.json"
+UNSEALED = ("probe.json",)
+"""Files that are added to a folder after it has been sealed."""
 CHUNK = 1 << 24
 
 
@@ -21,6 +23,15 @@ def seal(folder: Path, known: dict[str, str] | None = None) -> None:
     """Write the manifest of ``folder``. ``known``: the sha256 of files that need not be read for it."""
     files = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
     write_json(folder / NAME, {name: _entry(file, (known or {}).get(name)) for name, file in files.items()})
+
+
+def listed(folder: Path) -> set[str]:
+    """The names of what was written to ``folder``: what its manifest lists, the manifest, and what is added behind it."""
+    try:
+        known = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        return {name.partition("/")[0] for name in known} | {NAME, *UNSEALED}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {NAME, *UNSEALED}
 
 
 def fault(folder: Path, read: bool = True) -> str | None:

@@ -22,6 +22,7 @@ from hydraft.infer.generate import Stream, answer
 from hydraft.infer.load import LoadedModel, load
 from hydraft.infer.source import Source
 from hydraft.models import generation
+from hydraft.system import line_file
 
 HELP = """\
 /reset           start a new conversation; the system turn stays
@@ -162,8 +163,7 @@ class Chat:
             ahead = [Turn("system", self.system)] if self.system else []
             record = {"messages": [_message(turn) for turn in [*ahead, *self.turns]]}
             try:
-                with file.open("a", encoding="utf-8") as stream:
-                    stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+                line_file.append_text(file, json.dumps(record, ensure_ascii=False))
             except OSError as error:
                 self.write(f"{file}: {error.strerror}")
             else:

@@ -4,11 +4,12 @@ import dataclasses
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,7 +27,7 @@ from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
 from hydraft.launch.remote import hosts, ssh
 from hydraft.launch.slurm import job_script, monitor
 from hydraft.runs import run_folder
-from hydraft.system import files, hardware, limits, temporary
+from hydraft.system import files, hardware, limits, line_file, temporary
 from hydraft.system.hardware import Hardware
 from hydraft.system.source_tree import ROOT
 from hydraft.training import deepspeed_ops
@@ -82,10 +83,23 @@ def run(config: Config, folder: Path, quiet: bool = False, store: RendezvousStor
     return run_folder.objective(folder)
 
 
+class _LogFile(logging.Handler):
+    """Appends messages to a file. On a full disk they are lost, which ends no run and prints nothing."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.file = file
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message."""
+        with suppress(OSError):
+            line_file.append_text(self.file, self.format(record))
+
+
 @contextmanager
 def _logging_to(file: Path) -> Iterator[None]:
     """While the block runs, write the messages of this package to ``file``."""
-    handler = logging.FileHandler(file, encoding="utf-8")
+    handler = _LogFile(file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     logging.getLogger("hydraft").addHandler(handler)
     try:
@@ -99,13 +113,17 @@ def _write_result(folder: Path, started: float, status: str, **values: Any) -> N
     """Write how the run ended to result.json, beside what rank 0 has written there."""
     logger.info("%s %s", status, values)
     file = folder / "result.json"
-    known = json.loads(file.read_text()) if file.exists() else {}
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+        assert isinstance(known, dict)
+    except (OSError, ValueError, AssertionError):  # none, or damaged
+        known = {}
     removed = END_KEYS if status == "diverged" else (*END_KEYS, "divergence")
     known = {name: value for name, value in known.items() if name not in removed}
     try:
         files.write_json(file, {**known, "status": status, "started": started, "ended": time.time(), **values})
     except OSError as error:  # a full disk must not hide why the run ended
-        print(f"result.json could not be written: {error.strerror}", file=sys.stderr)
+        print(f"{file} could not be written: {error.strerror}", file=sys.stderr)
 
 
 def _error(failure: Failure) -> dict[str, Any]:
@@ -124,6 +142,8 @@ def _raise_failed(train: TrainConfig, folder: Path, failure: Failure) -> NoRetur
         details = f"what was saved is in {folder}"
         raise RunFailed(f"the run diverged: {failure.message}{advice}", failure=failure, details=details) from None
     cause = f"{failure.cause}{recovery.advice_on_kill(train, failure)}"
+    if any(text in failure.message for text in files.FULL.values()):
+        cause += f"; free space there, then: python train.py resume={shlex.quote(str(folder))}"
     raise RunFailed(f"{failure.subject} failed: {cause}", failure=failure, details=f"its log: {failure.log}") from None
 
 

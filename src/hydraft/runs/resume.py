@@ -13,7 +13,7 @@ from hydraft.config.choices import Launcher
 from hydraft.config.schema import Config, load_config
 from hydraft.config.train import AUTO
 from hydraft.errors import ConfigError
-from hydraft.runs import run_folder
+from hydraft.runs import claim, run_folder
 
 CHANGEABLE = (
     "mode", "resume", "cluster", "zero", "tracker", "train.epochs", "train.max_steps", "train.log_every", "train.save",
@@ -84,9 +84,9 @@ def changes(saved: Config, config: Config, folder: Path) -> list[str]:
 
 def adopted(config: Config, folder: Path) -> Config:
     """``config`` with what the run in ``folder`` has decided or changed: recomputation, skipped steps, a smaller micro-batch."""
-    if not (folder / "config.yaml").exists():
+    if not claim.holds_run(folder, config):
         return config
-    before = load_config(folder / "config.yaml").train
+    before = claim.read(folder).train
     train = config.train
     taken: dict[str, Any] = {}
     if not train.pass_over:
@@ -104,11 +104,11 @@ def same(config: Config, folder: Path) -> bool:
     """Whether ``folder`` holds a run with this config; false if it holds none.
 
     Raises:
-        ConfigError: it holds another run.
+        ConfigError: it holds another run, or something else.
     """
-    if not (folder / "config.yaml").exists():
+    if not claim.holds_run(folder, config):
         return False
-    different = differences(load_config(folder / "config.yaml"), config)
+    different = differences(claim.read(folder), config)
     if different:
         name, (before, after) = next(iter(different.items()))
         raise ConfigError(

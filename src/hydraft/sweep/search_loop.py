@@ -24,7 +24,7 @@ from hydraft.sweep.search_space import Space, Value, make_space
 from hydraft.sweep.session import Session
 from hydraft.sweep.slots import Demand
 from hydraft.sweep.study import Method, Search
-from hydraft.system import files
+from hydraft.system import files, line_file
 
 POLL_SECONDS = 0.2
 """Between two checks for new evaluations of running jobs."""
@@ -186,4 +186,4 @@ class Jobs:
             return []
         whole = new[: new.rfind(b"\n") + 1]
         self.read[number] = self.read.get(number, 0) + len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        return line_file.parse(whole).values

@@ -26,12 +26,14 @@ from hydraft.errors import EXIT_REFUSED, ConfigError, RunFailed
 from hydraft.launch import run as launch
 from hydraft.plan import preflight
 from hydraft.plan.render import verdict
+from hydraft.runs import claim
 from hydraft.sweep import folder_names, job_status, sweep_folder
 from hydraft.sweep.candidate import Candidate, failure, refusal
 from hydraft.sweep.results import ledger, objective, write
 from hydraft.sweep.results.ledger import Job, Ledger, State
 from hydraft.sweep.results.live_table import Live
 from hydraft.sweep.slots import Demand
+from hydraft.system import files
 from hydraft.system.hardware import Hardware
 from hydraft.system.version import __version__
 from hydraft.training.objectives.registry import make_objective
@@ -102,9 +104,21 @@ class Session:
     def add(self, candidates: Sequence[Candidate]) -> list[Job]:
         """Add the jobs to the ledger, each with its own folder."""
         axes = self._axes([one.overrides for one in candidates])
+        made = files.missing(self.folder.absolute())
+        try:
+            with claim.writable(self.folder, "hydra.sweep.dir"):
+                return self._add(candidates, axes)
+        except ConfigError:
+            if made and not self.ledger.file.exists():  # all that is in it is of this command
+                for name in (".ledger.lock", ledger.ABOUT, "multirun.yaml"):
+                    (self.folder / name).unlink(missing_ok=True)
+                files.remove_empty(made)
+            raise
+
+    def _add(self, candidates: Sequence[Candidate], axes: list[str]) -> list[Job]:
         ledger.begin(self.folder, self._about(axes))
         if not (self.folder / "multirun.yaml").exists():
-            OmegaConf.save(self.config, self.folder / "multirun.yaml")
+            files.write_text(self.folder / "multirun.yaml", OmegaConf.to_yaml(self.config))
         names = folder_names.names([one.overrides for one in candidates], axes)
         jobs = [
             Job(one.key, name, one.overrides, State.refused if one.refused else State.pending, error=one.refused)

@@ -200,7 +200,10 @@ class RunTrainer(Trainer):
             return 0, 0
         step = self.start.state.step
         self.state.global_step, self.state.epoch = step, step / steps_an_epoch
-        if step >= max_steps:  # only evaluation and saving are left
+        if (
+            step >= max_steps
+        ):  # only evaluation and saving are left: the loop, which restores random states, does not run
+            random_state.load(self.start.folder)
             return epochs, 0
         whole, rest = divmod(step, steps_an_epoch)
         return whole, rest * self.args.gradient_accumulation_steps

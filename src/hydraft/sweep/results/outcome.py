@@ -21,6 +21,7 @@ from hydraft.sweep.results import ledger
 from hydraft.sweep.results.axes import Axis
 from hydraft.sweep.results.command import of_job
 from hydraft.sweep.results.ledger import Job, Ledger, State
+from hydraft.system import line_file
 
 ENDS = {"completed": State.done, "failed": State.failed}
 """States by the ``status`` in a run's result.json."""
@@ -62,7 +63,10 @@ class Outcome:
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """The complete lines of ``metrics.jsonl``."""
-        return read_lines(self.folder / "metrics.jsonl")
+        try:
+            return line_file.read(self.folder / "metrics.jsonl").values
+        except OSError:
+            return []
 
     @cached_property
     def objectives(self) -> list[float]:
@@ -206,28 +210,12 @@ def rank(outcomes: Sequence[Outcome], minimize: Sequence[bool]) -> list[Outcome]
     return scored + sorted(rest, key=lambda outcome: order[outcome.job.state])
 
 
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The complete lines of a .jsonl file."""
-    try:
-        text = file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    return [line for line in map(_line, text.splitlines()) if line]
-
-
-def _line(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _json(file: Path) -> dict[str, Any]:
     try:
-        return _line(file.read_text(encoding="utf-8"))
-    except OSError:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _with_true_state(book: Ledger, job: Job) -> Job:
