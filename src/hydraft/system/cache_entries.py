@@ -9,8 +9,9 @@ and one byte that a disk has changed is noticed at once in a small entry, and so
 import contextlib
 import os
 import random
+import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +41,9 @@ def fault(entry: Path, incomplete: Incomplete) -> str | None:
     """What is wrong with an entry that exists; None if it may be used. One without a seal is sealed then."""
     try:
         if not entry.is_dir():
-            return "a link to nothing" if entry.is_symlink() and not entry.exists() else "a file, where a folder belongs"
+            return (
+                "a link to nothing" if entry.is_symlink() and not entry.exists() else "a file, where a folder belongs"
+            )
         listed = seals.read(_seal_of(entry))
         if listed is None:
             wrong = incomplete(entry)
@@ -96,8 +99,8 @@ def set_aside(entry: Path, why: str, say: Say) -> None:
         ConfigError: that is not permitted.
     """
     try:
-        gone = Path(tempfile.mkdtemp(dir=entry.parent, prefix=f".{entry.name}.damaged-"))
-        entry.rename(gone / "entry")
+        gone = entry.with_name(f".{entry.name}.damaged-{secrets.token_hex(4)}")
+        entry.rename(gone)
         _seal_of(entry).unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(
@@ -111,24 +114,24 @@ def clear(entry: Path) -> None:
     """Remove what processes that were killed left of this entry, and a seal without an entry. Hold its lock."""
     if not exists(entry):
         _seal_of(entry).unlink(missing_ok=True)
-    for kind in ("damaged-", "made-"):
-        for left in entry.parent.glob(f".{_escaped(entry.name)}.{kind}*"):
-            remove(left)
+    left = re.compile(re.escape(f".{entry.name}.") + r"(damaged-)?\w{8}(\.old)?")  # see staged_folder, and set_aside
+    for path in entry.parent.iterdir():
+        if left.fullmatch(path.name):
+            remove(path)
 
 
 def remove(path: Path) -> None:
-    """Remove a folder as far as possible, parts that their owner may not read included."""
-    for folder, names, _ in os.walk(path):
-        for name in names:
-            with contextlib.suppress(OSError):
-                inner = Path(folder, name)
+    """Remove a file or a folder as far as possible, parts that their owner may not read included."""
+    with contextlib.suppress(OSError):
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+            return
+        path.chmod(0o700)
+        for folder, names, _ in os.walk(path):
+            for inner in (Path(folder, name) for name in names):
                 if not inner.is_symlink():
                     inner.chmod(0o700)
     shutil.rmtree(path, ignore_errors=True)
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{character}]" if character in "*?[" else character for character in name)
 
 
 def _seal_of(entry: Path) -> Path:

@@ -1,24 +1,40 @@
-"""The training data set of a run: encoded records, in bins if they are packed or if a record has several sequences."""
+"""The records of a run, the same on every rank: encoded ones to train on, in bins if they are packed or if a record has several sequences.
 
+A file may be replaced while the ranks start. The first rank of each machine reads the sources for the key of the encoded records, the
+keys of all machines are compared, and the other ranks open what has this key.
+"""
+
+import hashlib
 import os
 from dataclasses import dataclass
 from typing import Any
 
+import torch.distributed as dist
+
 from hydraft.config.schema import Config
-from hydraft.data import cache
+from hydraft.data import cache, held_out, mixture
 from hydraft.data.batch import Examples, fill, group
+from hydraft.data.encoded import Encoded
 from hydraft.data.encoding import Encoding
+from hydraft.data.records import Read, Record
+from hydraft.errors import ConfigError
+from hydraft.runs import consistency
 from hydraft.system.console import Screen
+
+FREE = 16
+"""Micro-batches up to this size are allowed for any number of records: the examples that are missing are fillers."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
     """Items to train on."""
 
-    encoded: cache.Encoded
+    encoded: Encoded
     examples: Examples
     lengths: list[int]
     """Tokens of each item."""
+    entry: cache.Entry | None
+    """Of the cache, on the first rank of each machine."""
 
 
 def load_training_data(config: Config, tokenizer: Any, encoding: Encoding, screen: Screen) -> TrainingData:
@@ -30,8 +46,12 @@ def load_training_data(config: Config, tokenizer: Any, encoding: Encoding, scree
             screen.phase("encoding", total)
         screen.advance(done - screen.completed)
 
-    encodes = int(os.environ["LOCAL_RANK"]) == 0
-    encoded = cache.training(data, config.seed, tokenizer, encodes, progress, encoding)
+    entry = None
+    if int(os.environ["LOCAL_RANK"]) == 0:
+        entry = cache.Entry(data, config.seed, tokenizer, encoding)
+        entry.remove_if_damaged(screen.say)
+    key = _same_everywhere(f"data.train={data.train}", None if entry is None else entry.key)
+    encoded = cache.awaited(key) if entry is None else entry.ready(progress)
     for note in encoded.notes:
         screen.say(note)
     if encoded.truncation.records:
@@ -41,4 +61,60 @@ def load_training_data(config: Config, tokenizer: Any, encoding: Encoding, scree
     if data.packing and bins is not None:
         screen.say(fill(encoded.lengths, bins, data.max_length * sequences))
     examples = Examples(encoded, int(tokenizer.pad_token_id), bins, sequences)
-    return TrainingData(encoded, examples, examples.lengths(encoded.lengths))
+    check_micro_batch(config.train.micro_batch_size, len(examples))
+    return TrainingData(encoded, examples, examples.lengths(encoded.lengths), entry)
+
+
+def load_held_out(config: Config, read: Read, entry: cache.Entry | None) -> list[Record]:
+    """Read the held-out records.
+
+    Args:
+        read: makes a record from an object in the file.
+        entry: of the training records, on the first rank of each machine.
+
+    Raises:
+        ConfigError: ranks have read different ones, or a share of other records than those that are trained.
+    """
+    data = config.data
+    if data.eval is None:
+        return []
+    records = mixture.held_out(data, config.seed, read)
+    if entry is not None and held_out.share(data) is not None:
+        entry.check_unchanged()
+    content = hashlib.blake2b(digest_size=16)
+    for record in records:
+        content.update(held_out.digest(record, config.seed).to_bytes(8))
+    _same_everywhere(f"data.eval={data.eval}", content.hexdigest())
+    return records
+
+
+def check_micro_batch(size: int, items: int) -> None:
+    """Refuse micro-batches that would hold an epoch of ``items`` on all ranks more than once over.
+
+    Raises:
+        ConfigError: names the largest that is of use.
+    """
+    largest = max(FREE, 1 << (items - 1).bit_length())
+    if size > largest:
+        raise ConfigError(
+            f"train.micro_batch_size={size}: an epoch has {items:,} examples on all ranks together, and the rest of each "
+            f"micro-batch would be empty: use at most {largest}"
+        )
+
+
+def _same_everywhere(setting: str, found: str | None) -> str:
+    """What rank 0 has found, if every rank that has found anything has found the same.
+
+    Raises:
+        ConfigError: names the setting, and the ranks that differ.
+    """
+    ranks: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(ranks, [f"rank {dist.get_rank()} ({consistency.host()})", found])
+    first, expected = ranks[0]
+    for name, other in ranks[1:]:
+        if other not in (None, expected):
+            raise ConfigError(
+                f"{setting}: {name} has read other records than {first}: a file was changed while the run started, or is not the same "
+                "on all hosts; start the run again with the same files everywhere"
+            )
+    return str(expected)

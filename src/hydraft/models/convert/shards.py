@@ -86,7 +86,7 @@ def check_sizes(folder: Path) -> None:
         with (folder / name).open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))
             try:
-                entries = json.loads(file.read(length)) if length < size else None
+                entries = json.loads(file.read(length) if length < size else b"")
                 ends = [entry["data_offsets"][1] for key, entry in entries.items() if key != "__metadata__"]
                 expected = 8 + length + max(ends, default=0)
             except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
