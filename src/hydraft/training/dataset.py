@@ -18,11 +18,9 @@ from hydraft.data.encoded import Encoded
 from hydraft.data.encoding import Encoding
 from hydraft.data.records import Read, Record
 from hydraft.errors import ConfigError
+from hydraft.plan import micro_batch
 from hydraft.runs import consistency
 from hydraft.system.console import Screen
-
-FREE = 16
-"""Micro-batches up to this size are allowed for any number of records: the examples that are missing are fillers."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def load_training_data(config: Config, tokenizer: Any, encoding: Encoding, scree
     if data.packing and bins is not None:
         screen.say(fill(encoded.lengths, bins, data.max_length * sequences))
     examples = Examples(encoded, int(tokenizer.pad_token_id), bins, sequences)
-    check_micro_batch(config.train.micro_batch_size, len(examples))
+    micro_batch.check(config.train.micro_batch_size, len(examples))
     return TrainingData(encoded, examples, examples.lengths(encoded.lengths), entry)
 
 
@@ -86,20 +84,6 @@ def load_held_out(config: Config, read: Read, entry: cache.Entry | None) -> list
         content.update(held_out.digest(record, config.seed).to_bytes(8))
     _same_everywhere(f"data.eval={data.eval}", content.hexdigest())
     return records
-
-
-def check_micro_batch(size: int, items: int) -> None:
-    """Refuse micro-batches that would hold an epoch of ``items`` on all ranks more than once over.
-
-    Raises:
-        ConfigError: names the largest that is of use.
-    """
-    largest = max(FREE, 1 << (items - 1).bit_length())
-    if size > largest:
-        raise ConfigError(
-            f"train.micro_batch_size={size}: an epoch has {items:,} examples on all ranks together, and the rest of each "
-            f"micro-batch would be empty: use at most {largest}"
-        )
 
 
 def _same_everywhere(setting: str, found: str | None) -> str:
