@@ -110,6 +110,8 @@ def native(model: ModelConfig, seed: int, console: Console | None = None, verifi
     console = console or Console(stderr=True)
     model, entry = _entry(model, seed, console)
     if entry is None:
+        if not verified:
+            _check_weights(model)
         return model
     if not (verified and entry.folder.is_dir()):
         entry.ensure(console)
@@ -147,6 +149,19 @@ def tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
     family = published_family(source)
     assert family is not None
     return family.tokenizer(source, config)
+
+
+def _check_weights(model: ModelConfig) -> None:
+    """Refuse a checkpoint with a file that is cut off; a hub's is checked if it is in the hub's cache."""
+    folder: Path | None = Path(model.path).expanduser()
+    if folder is not None and not folder.is_dir():
+        folder = shapes.hub_snapshot(model)
+    if folder is None or not shards.complete(folder):
+        return  # transformers reports it
+    try:
+        shards.check_sizes(folder)
+    except ConfigError as error:
+        raise ConfigError(f"model.path={model.path}: {error}: download or copy the file again") from None
 
 
 def _from_modelscope(model: ModelConfig, console: Console, weights: bool) -> ModelConfig:

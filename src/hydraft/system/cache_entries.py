@@ -21,8 +21,8 @@ from filelock import FileLock, Timeout
 from hydraft.errors import ConfigError
 from hydraft.system import files, seals
 
-BOUND = 8 << 30
-"""Bytes that are read of files whose time and inode are those of the seal: a second, from memory."""
+BOUND = 4 << 30
+"""Bytes that are read of files whose time and inode are those of the seal."""
 
 Say = Callable[[str], None]
 """Is told a line for the user."""
