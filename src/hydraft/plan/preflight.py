@@ -10,7 +10,8 @@ from hydraft.data import mixture
 from hydraft.data.records import Read
 from hydraft.errors import ConfigError
 from hydraft.models import batching, kernel_support, prepare, row_documents, shapes, stored_quant
-from hydraft.plan import plan, token_count
+from hydraft.plan import micro_batch, plan, token_count
+from hydraft.system import files
 from hydraft.system.hardware import Hardware
 
 
@@ -82,8 +83,11 @@ def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
     config, notes = batching.settle(config, row_documents.config_reason(native))
     if not config.cluster.on_hosts:  # on other hosts, each agent checks its own
         prepare.check(config.model)
+        if config.mode is Mode.train:
+            files.check_cache()
     records = mixture.training(config.data, config.seed, read)
     text = token_count.measure(records, config.data)
+    micro_batch.check(config.train.micro_batch_size, text.examples, estimated=True)
     assert records.mixture.held_out is not None  # read here, so that a bad one is refused
     config = plan.settle(config, resolved.target, text.longest_answer)
     priced = config

@@ -8,11 +8,14 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from hydraft.errors import ConfigError
 
 STAGING = "staging-"
 """In the names of temporary folders: ``.adapter.staging-1a2b3c4d``."""
@@ -177,9 +180,48 @@ def remove_empty(folders: Sequence[Path]) -> None:
 
 
 def cache_folder(kind: str) -> Path:
-    """The folder for files of this ``kind`` that can be recreated, in ``$HYDRAFT_CACHE`` or the user's cache folder."""
-    base = os.environ.get("HYDRAFT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "hydraft"
-    return Path(base) / kind
+    """The folder for files of this ``kind`` that can be recreated, in ``$HYDRAFT_CACHE`` or the user's cache folder.
+
+    Raises:
+        ConfigError: no variable says where it is.
+    """
+    return _cache() / kind
+
+
+def _cache() -> Path:
+    if base := os.environ.get("HYDRAFT_CACHE"):
+        return Path(base)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "hydraft"
+    try:
+        return Path.home() / ".cache" / "hydraft"
+    except RuntimeError:
+        raise ConfigError("HOME is not set, and this user has no home folder: set HYDRAFT_CACHE to a folder") from None
+
+
+def check_cache() -> None:
+    """Make the cache's folder, and refuse one that cannot be written.
+
+    Raises:
+        ConfigError: names the variable that chooses it.
+    """
+    folder = _cache()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(unwritable_cache(error)) from None
+
+
+def unwritable_cache(error: OSError) -> str:
+    """A line about an error while writing to the cache, with the variable that chooses it."""
+    name = next((name for name in ("HYDRAFT_CACHE", "XDG_CACHE_HOME") if os.environ.get(name)), "HOME")
+    own = "" if name == "HYDRAFT_CACHE" else ", or set HYDRAFT_CACHE"
+    value = os.environ.get(name, "")
+    return (
+        f"{name}={value}: encoded records and prepared models cannot be kept there "
+        f"({error.filename or _cache()}: {error.strerror}): name a folder that can be written{own}"
+    )
 
 
 def version_of(name: str) -> str | None:

@@ -38,10 +38,7 @@ DeepSpeed moves the model), and for objects and barriers, which then do not wait
 def training_arguments(config: Config, folder: Path, rendezvous: Rendezvous | None = None) -> TrainingArguments:
     """The Trainer's settings. Creating them starts the process group, and must happen before the model is loaded.
 
-    Args:
-        config: of the run.
-        folder: of the run.
-        rendezvous: where the ranks find each other; None if this process is in a process group already.
+    ``rendezvous``: where the ranks find each other; None if this process is in a process group already.
     """
     train = config.train
     on_cpu = not torch.cuda.is_available()

@@ -14,10 +14,9 @@ import transformers
 from transformers import TrainerCallback, TrainingArguments
 
 from hydraft.checkpoint import optimizer_state, weights
-from hydraft.config.choices import Offload
+from hydraft.config.choices import Launcher, Offload
 from hydraft.config.lora import ALL_LINEAR, LoraMethod
 from hydraft.config.schema import Config, load_config
-from hydraft.data import mixture
 from hydraft.data.template_default import with_default
 from hydraft.evaluation.evaluator import BatchSizes, Evaluator
 from hydraft.models import base_identity, exchange, prepare
@@ -34,7 +33,7 @@ from hydraft.training.callbacks.divergence import DivergenceCallback
 from hydraft.training.callbacks.early_stop import EarlyStopCallback
 from hydraft.training.callbacks.evaluation import EvaluationCallback
 from hydraft.training.callbacks.logging import LoggingCallback
-from hydraft.training.dataset import TrainingData, load_training_data
+from hydraft.training.dataset import TrainingData, load_held_out, load_training_data
 from hydraft.training.memory_peaks import MemoryPeaks
 from hydraft.training.objectives.base import Objective
 from hydraft.training.objectives.registry import make_objective
@@ -90,6 +89,8 @@ def _train(
     memory: OutOfMemoryHandler,
     listener: SignalListener,
 ) -> None:
+    if config.cluster.launcher is Launcher.joined and int(os.environ["LOCAL_RANK"]) == 0:
+        prepare.verify(config.model, config.seed, screen.console)  # other launchers prepare it before the ranks start
     _compare_hosts(config)
     parts = _load(config, screen, memory)
     early_stop = EarlyStopCallback(config.train.grace, arguments.device, listener)
@@ -139,7 +140,7 @@ class _Run:
 
 def _load(requested: Config, screen: Screen, memory: OutOfMemoryHandler) -> _Parts:
     """The data set and the model. ``requested``: with the model section of the user, which may be a published checkpoint."""
-    native = prepare.native(requested.model, requested.seed, screen.console)
+    native = prepare.native(requested.model, requested.seed, screen.console, verified=True)
     config, notes = settle_batching(dataclasses.replace(requested, model=native))
     for note in notes:
         screen.say(note)
@@ -213,7 +214,7 @@ def _trainer(
 def _evaluator(parts: _Parts, device: torch.device) -> Evaluator:
     config, objective = parts.config, parts.objective
     sizes = BatchSizes.of(config.data, config.train.micro_batch_size, plan.generation_memory(config))
-    records = mixture.held_out(config.data, config.seed, objective.read)
+    records = load_held_out(config, objective.read, parts.data.entry)
     data = dataclasses.replace(config.data, thinking=parts.data.encoded.thinking)
     return Evaluator(records, parts.tokenizer, data, device, sizes, objective)
 

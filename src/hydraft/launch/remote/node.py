@@ -130,6 +130,7 @@ def _prepare(node: NodeRun, events: int) -> None:
     # Beside another busy process, threads that spin while they wait slow a run on a CPU a hundredfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     screen = EventStream(events)
+    files.check_cache()
     prepare.check(config.model)
     prepare.native(config.model, config.seed, Console(file=cast(IO[str], screen), width=200))
     for built in deepspeed_ops.prepare(deepspeed_ops.needed(config, machine), machine):
