@@ -21,11 +21,13 @@ from hydraft.launch import run as launch
 from hydraft.launch.slurm.job_script import FAILURE
 from hydraft.plan import plan
 from hydraft.runs import run_folder
-from hydraft.system import files, hardware
+from hydraft.system import files, hardware, streams
 
 
 def main(arguments: list[str]) -> int:
     """Run what is saved in a folder; the exit code is that of train.py."""
+    streams.guard()
+    streams.go_on()
     folder = Path(arguments[0])
     try:
         with run_folder.held(folder):

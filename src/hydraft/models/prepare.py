@@ -22,6 +22,7 @@ from hydraft.models import modelscope_hub, shapes, stored_quant, vocabulary
 from hydraft.models.convert import shards
 from hydraft.models.families.registry import published_config, published_family
 from hydraft.system import files
+from hydraft.system.plain_console import PlainConsole
 from hydraft.system.source_tree import TINY
 from hydraft.system.version import __version__
 
@@ -104,7 +105,7 @@ def native(model: ModelConfig, seed: int, console: Console | None = None) -> Mod
     Raises:
         ConfigError: the checkpoint is not available or cannot be converted, or the disk is full.
     """
-    console = console or Console(stderr=True)
+    console = console or PlainConsole(stderr=True)
     if model.init is Init.random:
         return dataclasses.replace(model, path=str(_random(model, seed, console)), init=Init.pretrained, revision=None)
     model = _from_modelscope(model, console, weights=True)
@@ -120,8 +121,8 @@ def tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
 
     if model.init is Init.random:
         return load_tokenizer(dataclasses.replace(model, path=str(_tokenizer_folder(model))))
-    model = _from_modelscope(model, Console(stderr=True), weights=False)
-    source = _published(model, Console(stderr=True))
+    model = _from_modelscope(model, PlainConsole(stderr=True), weights=False)
+    source = _published(model, PlainConsole(stderr=True))
     if source is None:
         return load_tokenizer(model)
     config = published_config(source)

@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from hydraft.config.schema import Config, save_config
 from hydraft.errors import ConfigError
 from hydraft.system.files import version_of, write_json
 from hydraft.system.hardware import Hardware
+from hydraft.system.redaction import redact, redact_command, redact_text
 from hydraft.system.source_tree import ROOT
 
 if TYPE_CHECKING:
@@ -55,8 +56,17 @@ def describe(folder: Path, config: Config, plan: "Plan", hardware: Hardware | No
     staging = folder / ".config.yaml"
     save_config(config, staging)
     staging.replace(folder / "config.yaml")
-    write_json(folder / "plan.json", plan.to_dict())
+    write_json(folder / "plan.json", redact(plan.to_dict()))
     write_json(folder / "environment.json", _environment(hardware))
+
+
+def keep_private(folder: Path) -> None:
+    """Let only its owner read config.yaml if a secret is in it; the run is restarted from that file, so it keeps the secret."""
+    file = folder / "config.yaml"
+    with suppress(OSError, ValueError):
+        text = file.read_text(encoding="utf-8")
+        if redact_text(text) != text:
+            file.chmod(0o600)
 
 
 @contextmanager
@@ -112,7 +122,7 @@ def objective(folder: Path) -> float | None:
 
 def _environment(hardware: Hardware | None) -> dict[str, Any]:
     return {
-        "command": sys.argv,
+        "command": redact_command(sys.argv),
         "python": sys.version.split()[0],
         "packages": {name: version_of(name) for name in PACKAGES},
         "commit": _commit(),

@@ -18,7 +18,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from hydraft.config import cli
+from hydraft.config import cli, printed
 from hydraft.config.choices import Launcher as Starter
 from hydraft.config.choices import Mode
 from hydraft.config.schema import Config
@@ -32,7 +32,9 @@ from hydraft.sweep.results import ledger, objective, write
 from hydraft.sweep.results.ledger import Job, Ledger, State
 from hydraft.sweep.results.live_table import Live
 from hydraft.sweep.slots import Demand
+from hydraft.system import streams
 from hydraft.system.hardware import Hardware
+from hydraft.system.redaction import redact_command
 from hydraft.system.version import __version__
 from hydraft.training.objectives.registry import make_objective
 
@@ -50,6 +52,7 @@ class Session:
             ConfigError: the folder cannot be used for this sweep.
         """
         cli.refuse(config.hydra)
+        streams.go_on()
         self.context = context
         self.config = config
         self.folder = sweep_folder.folder_of(config)
@@ -134,7 +137,7 @@ class Session:
         bad = [job for job in jobs if job.state not in (State.done, State.pruned, State.refused)]
         if not bad:
             return
-        options = [f"sweep.resume={self.name}"]
+        options = [printed.override("sweep.resume", self.name)]
         options += ["sweep.retry_failed=true"] if counts[State.failed] else []
         lines = [job_status.describe(job, self.folder) for job in bad]
         raise RunFailed("\n".join([summary, *lines, f"to run them again, add {' '.join(options)} to the same command"]))
@@ -190,7 +193,8 @@ class Session:
             for key in todo:
                 if self.ledger.jobs()[key].state is State.running and not self.ledger.is_claimed(key):
                     self.settle(key, KeyboardInterrupt("ended with its sweep"), State.interrupted)
-            print(f"to resume it, add sweep.resume={self.name} to the same command", file=sys.stderr)
+            again = printed.override("sweep.resume", self.name)
+            print(f"to resume it, add {again} to the same command", file=sys.stderr)
             raise
 
     def _batch(self, launcher: Launcher, keys: list[str], candidates: dict[str, Candidate]) -> list[str]:
@@ -263,7 +267,7 @@ class Session:
         return {
             "id": folder_names.mark([str(self.folder.resolve()), str(time.time_ns())]),
             "name": self.name,
-            "command": shlex.join(["python", *sys.argv]),
+            "command": shlex.join(["python", *redact_command(sys.argv)]),
             "created": time.time(),
             "axes": axes,
             "objective": list(self.config.sweep.objective),

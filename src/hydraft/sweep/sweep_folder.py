@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from hydraft.config import printed
 from hydraft.errors import ConfigError
 from hydraft.sweep.folder_names import UNSAFE
 from hydraft.sweep.results.ledger import ABOUT, FILE
@@ -34,7 +35,7 @@ def folder_of(config: DictConfig) -> Path:
     folder = Path(str(config.hydra.sweep.dir)) if name is None else ROOT / str(name)
     if (folder / ABOUT).exists():
         raise ConfigError(
-            f"{folder}: a sweep is in it already: resume it with sweep.resume={name or folder}, or give another name"
+            f"{folder}: a sweep is in it already: resume it with {printed.override('sweep.resume', name or folder)}, or give another name"
         )
     return folder
 
