@@ -60,9 +60,9 @@ def describe(folder: Path, config: Config, plan: "Plan", hardware: Hardware | No
     write_json(folder / "environment.json", _environment(hardware))
 
 
-def keep_private(folder: Path) -> None:
-    """Let only its owner read config.yaml if a secret is in it; the run is restarted from that file, so it keeps the secret."""
-    file = folder / "config.yaml"
+def keep_private(folder: Path, name: str = "config.yaml") -> None:
+    """Let only its owner read a config if a secret is in it; a run is restarted from that file, so it keeps the secret."""
+    file = folder / name
     with suppress(OSError, ValueError):
         text = file.read_text(encoding="utf-8")
         if redact_text(text) != text:

@@ -26,6 +26,7 @@ from hydraft.errors import EXIT_REFUSED, ConfigError, RunFailed
 from hydraft.launch import run as launch
 from hydraft.plan import preflight
 from hydraft.plan.render import verdict
+from hydraft.runs import run_folder
 from hydraft.sweep import folder_names, job_status, sweep_folder
 from hydraft.sweep.candidate import Candidate, failure, refusal
 from hydraft.sweep.results import ledger, objective, write
@@ -34,7 +35,7 @@ from hydraft.sweep.results.live_table import Live
 from hydraft.sweep.slots import Demand
 from hydraft.system import streams
 from hydraft.system.hardware import Hardware
-from hydraft.system.redaction import redact_command
+from hydraft.system.redaction import redact_command, redact_text
 from hydraft.system.version import __version__
 from hydraft.training.objectives.registry import make_objective
 
@@ -98,7 +99,7 @@ class Session:
             found.key = ledger.key_of(requested)
             found.demand = self._admit(requested)
         except (ConfigError, HydraException, OmegaConfBaseException) as error:
-            found.refused = cli.explain(error)
+            found.refused = redact_text(cli.explain(error))
             found.key = found.key or folder_names.mark(overrides)
         return found
 
@@ -108,9 +109,16 @@ class Session:
         ledger.begin(self.folder, self._about(axes))
         if not (self.folder / "multirun.yaml").exists():
             OmegaConf.save(self.config, self.folder / "multirun.yaml")
+            run_folder.keep_private(self.folder, "multirun.yaml")
         names = folder_names.names([one.overrides for one in candidates], axes)
         jobs = [
-            Job(one.key, name, one.overrides, State.refused if one.refused else State.pending, error=one.refused)
+            Job(
+                one.key,
+                name,
+                redact_command(one.overrides),
+                State.refused if one.refused else State.pending,
+                error=one.refused,
+            )
             for one, name in zip(candidates, names, strict=True)
         ]
         known = self.ledger.add(jobs)
