@@ -22,6 +22,7 @@ from hydraft.launch.slurm.job_script import FAILURE
 from hydraft.plan import plan
 from hydraft.runs import run_folder
 from hydraft.system import files, hardware, streams
+from hydraft.system.redaction import redact
 
 
 def main(arguments: list[str]) -> int:
@@ -51,14 +52,14 @@ def _run(folder: Path, quiet: bool) -> int:
         launch.run(config, folder, quiet)
     except ConfigError as error:
         failure = Failure.from_exception(error)
-        files.write_json(folder / FAILURE, failure.to_dict())
+        files.write_json(folder / FAILURE, redact(failure.to_dict()))
         if not (folder / "result.json").exists():
             known = {"rank": None, "cause": failure.cause, "log": "slurm.log"}
-            files.write_json(folder / "result.json", {"status": "failed", "error": known})
+            files.write_json(folder / "result.json", redact({"status": "failed", "error": known}))
         return EXIT_REFUSED
     except RunFailed as error:
         if error.failure is not None:
-            files.write_json(folder / FAILURE, error.failure.to_dict())
+            files.write_json(folder / FAILURE, redact(error.failure.to_dict()))
         return error.code
     except RunStopped as error:
         return error.code

@@ -107,7 +107,7 @@ class Outcome:
         found = self.job.error or (self.result.get("error") or {}).get("cause") or ""
         return redact_text(" ".join(str(found).split()))
 
-    @property
+    @cached_property
     def command(self) -> str:
         """The command that repeats it as a single run."""
         own = [
