@@ -7,6 +7,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "src"))
 
 try:
+    from hydraft.system import streams
+
+    streams.guard()
+
     from omegaconf import DictConfig
 
     from hydraft.config import cli, infer_rules
@@ -28,11 +32,16 @@ MODULES = {
 }
 """The module of each mode; its ``run`` gets the sources and the options."""
 
+GO_ON = (InferMode.batch, InferMode.serve, InferMode.export)
+"""Modes whose result is not what they print."""
+
 
 def infer(composed: DictConfig) -> None:
     """Check the options, find the models, and run the module of the mode."""
     options = cli.typed(composed, InferConfig)
     infer_rules.check(options)
+    if options.mode in GO_ON:
+        streams.go_on()
     machine = hardware.detect()
     infer_rules.usable(options, machine)
     sources = find(options)

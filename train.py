@@ -7,6 +7,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent / "src"))
 
 try:
+    from hydraft.system import streams
+
+    streams.guard()
+
     from omegaconf import DictConfig
 
     from hydraft.config import cli, rules
@@ -33,6 +37,8 @@ def train(composed: DictConfig, store: RendezvousStore | None = None) -> float |
         The objective that a sweep compares.
     """
     requested, saved, folder = cli.typed(composed, Config), None, cli.output_folder()
+    if requested.mode is Mode.train:
+        streams.go_on()
     if requested.resume is not None:
         requested, saved, folder = resume.merged(composed, cli.overrides())
     requested = environment.apply(requested, environment.detect(), cli.names("cluster"))
@@ -66,6 +72,7 @@ def train(composed: DictConfig, store: RendezvousStore | None = None) -> float |
         stored_quant.check(config.model, config.quant)  # a hub model's config.json may have come only now
     with launch.hold(config.cluster, folder):
         (run_folder.describe if exists else run_folder.create)(folder, config, admitted.plan, machine)
+        run_folder.keep_private(folder)
         render.announce(config, admitted.plan)
         for note in (*admitted.notes, *(f"changed: {change}" for change in changes)):
             print(note)

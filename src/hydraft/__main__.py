@@ -4,6 +4,7 @@ import sys
 from importlib import import_module
 
 from hydraft.errors import EXIT_REFUSED
+from hydraft.system import streams
 
 COMMANDS = {
     "convert": (
@@ -21,6 +22,9 @@ COMMANDS = {
     "ops": ("hydraft.training.deepspeed_ops", "build the DeepSpeed ops that this machine can use"),
 }
 """By name: the module whose ``main`` takes the arguments and returns the exit code, and a line of help."""
+
+WRITING = (["convert"], ["sweep"], ["ops"])
+"""Commands whose result is files, not what they print."""
 
 
 def main(arguments: list[str]) -> int:
@@ -44,7 +48,12 @@ def main(arguments: list[str]) -> int:
 
 def command() -> None:
     """The console script."""
-    sys.exit(main(sys.argv[1:]))
+    streams.guard()
+    if sys.argv[1:2] in WRITING:
+        streams.go_on()
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

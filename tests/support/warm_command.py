@@ -36,7 +36,7 @@ def run(
     tempfile.tempdir = None  # TMPDIR is read again
     multiprocessing.current_process()._config.pop("tempdir", None)  # type: ignore[attr-defined]
     for descriptor, name in ((0, os.devnull), (1, f"{streams}/out"), (2, f"{streams}/err")):
-        handle = os.open(name, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(name, _mode(name), 0o644)
         os.dup2(handle, descriptor)
         os.close(handle)
     sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode) for number, mode in enumerate("rww"))
@@ -44,6 +44,11 @@ def run(
     util.spawnv_passfds = _fork_server
     rank.subprocess = SimpleNamespace(Popen=ForkedRank, TimeoutExpired=subprocess.TimeoutExpired)  # type: ignore[assignment]
     runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def _mode(name: str) -> int:
+    """How a stream is opened: a test may have put a pipe in the place of a file."""
+    return os.O_WRONLY if Path(name).is_fifo() else os.O_RDWR | os.O_CREAT
 
 
 def _fork_server(path: bytes, arguments: Sequence[str], descriptors: Sequence[int]) -> int:

@@ -27,6 +27,7 @@ from hydraft.config.schema import Config
 from hydraft.config.typed_text import quote as quote
 from hydraft.errors import EXIT_INTERRUPTED, EXIT_REFUSED, ConfigError, RunFailed, RunStopped
 from hydraft.system import files, limits
+from hydraft.system.redaction import redact_text
 from hydraft.system.source_tree import ROOT
 
 T = TypeVar("T")
@@ -85,18 +86,13 @@ def run(task: Callable[[DictConfig], Any], config_name: str, check: job_folder.C
         if caught:
             raise caught[0]
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
-        print(f"{Path(sys.argv[0]).name}: {explain(error, config_name)}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: {redact_text(explain(error, config_name))}", file=sys.stderr)
         return EXIT_REFUSED
-    except RunFailed as error:
-        print(error, file=sys.stderr)
-        return error.code
-    except RunStopped as error:
-        print(error, file=sys.stderr)
+    except (RunFailed, RunStopped) as error:
+        print(redact_text(str(error)), file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has ended (… | head)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from hydraft.config import groups, reference
 from hydraft.config.help import did_you_mean
 from hydraft.config.other_names import ABSENT, meant, option
+from hydraft.config.printed import shell_word
 from hydraft.config.setting_kind import Kind, kind_of
 from hydraft.config.split_text import split
 from hydraft.config.typed_text import VERBATIM
@@ -97,7 +98,7 @@ def _named(name: str, value: str, command: str) -> str | None:
     """The override for a name, ours or another program's."""
     ours = name.replace("-", "_")
     if ours in reference.names(command) or ours in groups.defaults(command):
-        return _option(ours, value, command) or f"{ours}={value or '…'}"
+        return _option(ours, value, command) or f"{ours}={shell_word(value or '…')}"
     return meant(command, name.rpartition(".")[2], value)
 
 
@@ -132,7 +133,7 @@ def _word(word: str, before: Sequence[str], rest: Sequence[str], command: str) -
     if word.endswith(YAML):
         return f"{word}: {_experiment(word)}"
     if command == "train" and word.endswith(RECORDS):
-        return f"{word}: a file of records is data.train={word}"
+        return f"{word}: a file of records is data.train={shell_word(word)}"
     return f"{word}: a setting is typed as name=value{did_you_mean(word, command)}"
 
 
@@ -160,11 +161,11 @@ def _option(group: str, value: str, command: str) -> str | None:
         return None
     if command == "train" and group == "model":
         if "/" in value or value.startswith((".", "~")) or files.is_there(value):
-            return f"model=auto model.path={value}"
+            return f"model=auto model.path={shell_word(value)}"
         return _size(value)
     is_file = "/" in value or value.lower().endswith(RECORDS) or files.is_there(value)
     if command == "train" and group == "data" and is_file:
-        return f"data.train={value}"
+        return f"data.train={shell_word(value)}"
     return option(group, value)
 
 

@@ -7,6 +7,7 @@ A name is compared in lower case, with ``_`` for ``-``. ``{}`` is the value that
 import re
 
 from hydraft.config import groups
+from hydraft.config.printed import shell_word
 
 BOTH = {
     "quant={}": "quantization quantization_bit quant_bits quant_method bits",
@@ -192,7 +193,7 @@ def meant(command: str, name: str, value: str) -> str | None:
     inner = value.strip("[]") if "[{}]" in found else value
     if group in options and found == f"{group}={{}}" and value not in options[group]:
         return option(group, value) or f"{group}=…"
-    return found.replace("{}", inner or "…")
+    return found.replace("{}", shell_word(inner) if inner else "…")
 
 
 def option(group: str, value: str) -> str | None:

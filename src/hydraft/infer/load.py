@@ -24,6 +24,7 @@ from hydraft.infer.source import ADAPTER, Kind, Source
 from hydraft.models import generation, prepare
 from hydraft.models.families.registry import published_config
 from hydraft.models.load import check_vocabulary, load_base, load_tokenizer
+from hydraft.system.plain_console import PlainConsole
 
 
 @dataclass
@@ -68,7 +69,7 @@ def load(sources: list[Source], options: InferConfig, console: Console | None = 
     Raises:
         ConfigError: a base is not available, or an adapter does not fit it.
     """
-    console = console or Console(stderr=True)
+    console = console or PlainConsole(stderr=True)
     for source in sources:
         for notice in source.notices:
             console.print(f"notice: {notice}", highlight=False, soft_wrap=True)

@@ -8,18 +8,18 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 from hydraft.checkpoint import manifest
+from hydraft.config import printed
 from hydraft.config.choices import Launcher, Mode
 from hydraft.config.cluster import ClusterConfig
 from hydraft.config.schema import Config
 from hydraft.config.train import TrainConfig
 from hydraft.errors import ConfigError, Failure, FailureReason, RankFailed, RunFailed, RunStopped
-from hydraft.launch import recovery
+from hydraft.launch import recovery, run_log
 from hydraft.launch.external import coordinator
 from hydraft.launch.external.store import RendezvousStore
 from hydraft.launch.local import elastic
@@ -27,8 +27,9 @@ from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
 from hydraft.launch.remote import hosts, ssh
 from hydraft.launch.slurm import job_script, monitor
 from hydraft.runs import run_folder
-from hydraft.system import files, hardware, limits, line_file, temporary
+from hydraft.system import files, hardware, limits, streams, temporary
 from hydraft.system.hardware import Hardware
+from hydraft.system.redaction import redact, redact_command, redact_text
 from hydraft.system.source_tree import ROOT
 from hydraft.training import deepspeed_ops
 
@@ -57,8 +58,8 @@ def run(config: Config, folder: Path, quiet: bool = False, store: RendezvousStor
         ConfigError: a rank found a setting that the user has to change.
     """
     started = time.time()
-    with _logging_to(folder / "train.log"):
-        logger.info("command: %s", sys.argv)
+    with run_log.writing(folder):
+        logger.info("command: %s", redact_command(sys.argv))
         try:
             with ShutdownHandler(config.train.grace) as shutdown:
                 _run_with_restarts(config, folder, quiet, shutdown, store)
@@ -70,7 +71,7 @@ def run(config: Config, folder: Path, quiet: bool = False, store: RendezvousStor
         except Preempted as error:
             name = signal.Signals(error.number).name
             _write_result(folder, started, "preempted", signal=name, step=error.step)
-            advice = f"to resume: python train.py resume={folder}"
+            advice = f"to resume: {printed.command('train.py', printed.override('resume', folder))}"
             raise RunStopped(str(error), error.number, error.step, advice) from None
         except Stopped as error:
             _write_result(folder, started, "interrupted", signal=signal.Signals(error.number).name)
@@ -81,32 +82,6 @@ def run(config: Config, folder: Path, quiet: bool = False, store: RendezvousStor
             raise
         _write_result(folder, started, "completed")
     return run_folder.objective(folder)
-
-
-class _LogFile(logging.Handler):
-    """Appends messages to a file. On a full disk they are lost, which ends no run and prints nothing."""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__()
-        self.file = file
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one message."""
-        with suppress(OSError):
-            line_file.append_text(self.file, self.format(record))
-
-
-@contextmanager
-def _logging_to(file: Path) -> Iterator[None]:
-    """While the block runs, write the messages of this package to ``file``."""
-    handler = _LogFile(file)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    logging.getLogger("hydraft").addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger("hydraft").removeHandler(handler)
-        handler.close()
 
 
 def _write_result(folder: Path, started: float, status: str, **values: Any) -> None:
@@ -121,7 +96,7 @@ def _write_result(folder: Path, started: float, status: str, **values: Any) -> N
     removed = END_KEYS if status == "diverged" else (*END_KEYS, "divergence")
     known = {name: value for name, value in known.items() if name not in removed}
     try:
-        files.write_json(file, {**known, "status": status, "started": started, "ended": time.time(), **values})
+        files.write_json(file, {**known, "status": status, "started": started, "ended": time.time(), **redact(values)})
     except OSError as error:  # a full disk must not hide why the run ended
         print(f"{file} could not be written: {error.strerror}", file=sys.stderr)
 
@@ -151,10 +126,11 @@ def hold(cluster: ClusterConfig, folder: Path) -> AbstractContextManager[None]:
     """Lock the run in ``folder`` against other processes; a Slurm job takes the lock itself when it starts.
 
     Raises:
-        ConfigError: another process is running it.
+        ConfigError: another process is running it, or Slurm cannot use the folder.
     """
     if cluster.launcher is not Launcher.slurm or job_script.is_allocated():
         return run_folder.held(folder)
+    job_script.check_folder(folder)
     with run_folder.held(folder):
         return nullcontext()
 
@@ -189,7 +165,7 @@ def _run_with_restarts(
             checkpoint, _ = manifest.newest(folder)
             source = "the beginning" if checkpoint is None else checkpoint.name
             count = f"restart {restart} of {config.cluster.max_restarts}"
-            line = f"{failure.subject} failed: {failure.cause}; restarting from {source} ({count})"
+            line = redact_text(f"{failure.subject} failed: {failure.cause}; restarting from {source} ({count})")
             logger.info(line)
             print(line, file=sys.stderr, flush=True)
 
@@ -272,7 +248,7 @@ def _start_here(config: Config, folder: Path, quiet: bool, shutdown: ShutdownHan
             folder,
             notes,
             config.world_size,
-            terminal=os.devnull if quiet else None,
+            terminal=os.devnull if quiet or streams.is_lost() else None,
             hang_timeout=config.cluster.hang_timeout,
         )
         elastic.start(ranks, machine, shutdown)

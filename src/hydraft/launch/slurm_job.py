@@ -21,11 +21,14 @@ from hydraft.launch import run as launch
 from hydraft.launch.slurm.job_script import FAILURE
 from hydraft.plan import plan
 from hydraft.runs import run_folder
-from hydraft.system import files, hardware
+from hydraft.system import files, hardware, streams
+from hydraft.system.redaction import redact
 
 
 def main(arguments: list[str]) -> int:
     """Run what is saved in a folder; the exit code is that of train.py."""
+    streams.guard()
+    streams.go_on()
     folder = Path(arguments[0])
     try:
         with run_folder.held(folder):
@@ -49,14 +52,14 @@ def _run(folder: Path, quiet: bool) -> int:
         launch.run(config, folder, quiet)
     except ConfigError as error:
         failure = Failure.from_exception(error)
-        files.write_json(folder / FAILURE, failure.to_dict())
+        files.write_json(folder / FAILURE, redact(failure.to_dict()))
         if not (folder / "result.json").exists():
             known = {"rank": None, "cause": failure.cause, "log": "slurm.log"}
-            files.write_json(folder / "result.json", {"status": "failed", "error": known})
+            files.write_json(folder / "result.json", redact({"status": "failed", "error": known}))
         return EXIT_REFUSED
     except RunFailed as error:
         if error.failure is not None:
-            files.write_json(folder / FAILURE, error.failure.to_dict())
+            files.write_json(folder / FAILURE, redact(error.failure.to_dict()))
         return error.code
     except RunStopped as error:
         return error.code

@@ -21,6 +21,7 @@ from hydraft.models.convert import shards
 from hydraft.models.families.registry import published_config, published_family
 from hydraft.models.prepared import Prepared
 from hydraft.system import files
+from hydraft.system.plain_console import PlainConsole
 from hydraft.system.source_tree import TINY
 from hydraft.system.version import __version__
 
@@ -107,7 +108,7 @@ def native(model: ModelConfig, seed: int, console: Console | None = None, verifi
     Raises:
         ConfigError: the checkpoint is not available or cannot be converted, or the disk is full.
     """
-    console = console or Console(stderr=True)
+    console = console or PlainConsole(stderr=True)
     model, entry = _entry(model, seed, console)
     if entry is None:
         if not verified:
@@ -120,7 +121,7 @@ def native(model: ModelConfig, seed: int, console: Console | None = None, verifi
 
 def verify(model: ModelConfig, seed: int, console: Console | None = None) -> None:
     """Remove the folder that was made earlier if it is damaged; it is not made again yet. The arguments of ``native``."""
-    console = console or Console(stderr=True)
+    console = console or PlainConsole(stderr=True)
     _, entry = _entry(model, seed, console)
     if entry is not None:
         entry.remove_if_damaged(console)
@@ -141,8 +142,8 @@ def tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
 
     if model.init is Init.random:
         return load_tokenizer(dataclasses.replace(model, path=str(_tokenizer_folder(model))))
-    model = _from_modelscope(model, Console(stderr=True), weights=False)
-    source = _published(model, Console(stderr=True))
+    model = _from_modelscope(model, PlainConsole(stderr=True), weights=False)
+    source = _published(model, PlainConsole(stderr=True))
     if source is None:
         return load_tokenizer(model)
     config = published_config(source)

@@ -10,6 +10,7 @@ from hydraft.config.choices import QuantKind
 from hydraft.config.schema import Config
 from hydraft.plan.memory_parts import Parts, size
 from hydraft.plan.plan import Cost, Plan, headline
+from hydraft.system.plain_console import PlainConsole
 
 STYLES = {  # a glyph, for terminals without colour
     "weights": ("█", "blue", "frozen weights"),
@@ -209,7 +210,7 @@ def _rounded(count: int) -> str:
 
 
 def _console() -> Console:
-    return Console(file=sys.stdout, highlight=False)
+    return PlainConsole(file=sys.stdout, highlight=False)
 
 
 def _say(console: Console, line: str, style: str | None = None) -> None:

@@ -29,7 +29,8 @@ def draw_loss(folder: Path, title: str) -> Path:
         axes.plot(steps, losses, "o-" if len(losses) > 2 else "o--", markersize=4, label="held-out loss")
         step, loss = min(zip(steps, losses, strict=True), key=lambda point: point[1])
         axes.plot(step, loss, "o", markersize=9, mfc="none", color="C1", label=f"lowest: {loss:.3f} at step {step:,}")
-    axes.set(xlabel="optimizer step", ylabel="loss (nats a token)", title=title)
+    axes.set(xlabel="optimizer step", ylabel="loss (nats a token)")
+    axes.set_title(title, parse_math=False)  # a model's name may have a $ in it
     axes.grid(alpha=0.3)
     axes.legend(loc="upper right")
     rate = axes.twinx()

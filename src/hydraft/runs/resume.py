@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from hydraft.config import foreign, text
+from hydraft.config import foreign, printed, text
 from hydraft.config.choices import Launcher
 from hydraft.config.schema import Config, load_config
 from hydraft.config.train import AUTO
@@ -113,7 +113,7 @@ def same(config: Config, folder: Path) -> bool:
         name, (before, after) = next(iter(different.items()))
         raise ConfigError(
             f"hydra.run.dir={folder}: a run is in it already, with {name}={before}, not {after}: give another folder, "
-            f"or resume it: resume={folder}"
+            f"or resume it: {printed.override('resume', folder)}"
         )
     return True
 

@@ -19,6 +19,7 @@ from hydraft.runs import claim
 from hydraft.system.files import clear_staging, version_of, write_json, write_text
 from hydraft.system.hardware import Hardware
 from hydraft.system.line_file import NO_LOCKS
+from hydraft.system.redaction import redact, redact_command, redact_text
 from hydraft.system.source_tree import ROOT
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def create(folder: Path, config: Config, plan: "Plan", hardware: Hardware | None
     with claim.writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         claim.claim(folder, config)
+        keep_private(folder)
         try:
             _write_plan(folder, plan, hardware)
         except BaseException:
@@ -64,12 +66,22 @@ def describe(folder: Path, config: Config, plan: "Plan", hardware: Hardware | No
         for name in ("adapter", "model"):
             clear_staging(folder / name)
         write_text(folder / claim.CONFIG, saved(config))
+        keep_private(folder)
         _write_plan(folder, plan, hardware)
 
 
 def _write_plan(folder: Path, plan: "Plan", hardware: Hardware | None) -> None:
-    write_json(folder / "plan.json", plan.to_dict())
+    write_json(folder / "plan.json", redact(plan.to_dict()))
     write_json(folder / "environment.json", _environment(hardware))
+
+
+def keep_private(folder: Path, name: str = "config.yaml") -> None:
+    """Let only its owner read a config if a secret is in it; a run is restarted from that file, so it keeps the secret."""
+    file = folder / name
+    with suppress(OSError, ValueError):
+        text = file.read_text(encoding="utf-8")
+        if redact_text(text) != text:
+            file.chmod(0o600)
 
 
 @contextmanager
@@ -130,7 +142,7 @@ def objective(folder: Path) -> float | None:
 
 def _environment(hardware: Hardware | None) -> dict[str, Any]:
     return {
-        "command": sys.argv,
+        "command": redact_command(sys.argv),
         "python": sys.version.split()[0],
         "packages": {name: version_of(name) for name in PACKAGES},
         "commit": _commit(),

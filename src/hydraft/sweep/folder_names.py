@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from hydraft.config.split_text import unquoted
+from hydraft.system.redaction import redact_command
 
 LONGEST = 120
 """Bytes of a name; file systems allow 143 (eCryptfs) to 255."""
@@ -69,9 +70,18 @@ def _candidates(key: str) -> tuple[str, str, str, str]:
 
 
 def _name(values: dict[str, str | None], shown: dict[str, str]) -> str:
-    parts = [f"no-{shown[key]}" if value is None else f"{shown[key]}={_safe(value)}" for key, value in values.items()]
+    parts = [
+        f"no-{shown[key]}" if value is None else f"{shown[key]}={_safe(_public(key, value))}"
+        for key, value in values.items()
+    ]
     name = ",".join(parts) or "run"
     return name if len(name.encode()) <= LONGEST else _marked(name, [f"{k}={v}" for k, v in values.items()])
+
+
+def _public(key: str, value: str) -> str:
+    """A value without secrets; jobs that differ in one are told apart by a hash of it."""
+    text = f"{key}={value}"
+    return value if redact_command([text]) == [text] else mark([text])[:8]
 
 
 def _safe(value: str) -> str:

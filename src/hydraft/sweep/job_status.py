@@ -17,6 +17,7 @@ from hydraft.config.sweep import SweepConfig
 from hydraft.errors import ConfigError, RunFailed, RunStopped
 from hydraft.sweep.results import objective
 from hydraft.sweep.results.ledger import ABOUT, Job, Ledger, State
+from hydraft.system.redaction import redact_text
 
 
 class JobDied(Exception):
@@ -97,7 +98,7 @@ def _job() -> tuple[Ledger, str] | None:
 def one_line(error: BaseException) -> str:
     """An error as one line, without the log's path and without how to resume, which are for the terminal."""
     text = error.summary if isinstance(error, (RunFailed, RunStopped)) else str(error)
-    return " ".join((text if isinstance(error, EXPECTED) else f"{type(error).__name__}: {text}").split())
+    return redact_text(" ".join((text if isinstance(error, EXPECTED) else f"{type(error).__name__}: {text}").split()))
 
 
 def describe(job: Job, folder: Path) -> str:

@@ -19,6 +19,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.basecontainer import BaseContainer
 
+from hydraft.system import streams
 from hydraft.system.parent_death import die_with_parent
 
 LOG = "job.log"
@@ -127,5 +128,7 @@ def _redirect(log: Path) -> None:
         os.dup2(source, target)
     os.close(nowhere)
     os.close(handle)
+    streams.guard(log.name)
+    streams.go_on()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding="utf-8", errors="replace", line_buffering=True)  # type: ignore[union-attr]

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import Trial
 
-from hydraft.config import cli
+from hydraft.config import cli, printed
 from hydraft.errors import EXIT_REFUSED, ConfigError, RunFailed
 from hydraft.sweep.candidate import Candidate, failure, refusal
 from hydraft.sweep.results import objective
@@ -63,7 +63,8 @@ def run(session: Session, launcher: Launcher, settings: dict[str, Any], argument
             else:
                 jobs.one_by_one(launcher)
     except BaseException:
-        print(f"to resume it, add sweep.resume={session.name} to the same command", file=sys.stderr)
+        again = printed.override("sweep.resume", session.name)
+        print(f"to resume it, add {again} to the same command", file=sys.stderr)
         raise
     session.here = session.ledger.jobs()
     return search.best()

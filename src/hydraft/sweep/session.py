@@ -18,7 +18,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from hydraft.config import cli
+from hydraft.config import cli, printed
 from hydraft.config.choices import Launcher as Starter
 from hydraft.config.choices import Mode
 from hydraft.config.schema import Config
@@ -26,15 +26,16 @@ from hydraft.errors import EXIT_REFUSED, ConfigError, RunFailed
 from hydraft.launch import run as launch
 from hydraft.plan import preflight
 from hydraft.plan.render import verdict
-from hydraft.runs import claim
+from hydraft.runs import claim, run_folder
 from hydraft.sweep import folder_names, job_status, sweep_folder
 from hydraft.sweep.candidate import Candidate, failure, refusal
 from hydraft.sweep.results import ledger, objective, write
 from hydraft.sweep.results.ledger import Job, Ledger, State
 from hydraft.sweep.results.live_table import Live
 from hydraft.sweep.slots import Demand
-from hydraft.system import files
+from hydraft.system import files, streams
 from hydraft.system.hardware import Hardware
+from hydraft.system.redaction import redact_command, redact_text
 from hydraft.system.version import __version__
 from hydraft.training.objectives.registry import make_objective
 
@@ -52,6 +53,7 @@ class Session:
             ConfigError: the folder cannot be used for this sweep.
         """
         cli.refuse(config.hydra)
+        streams.go_on()
         self.context = context
         self.config = config
         self.folder = sweep_folder.folder_of(config)
@@ -97,7 +99,7 @@ class Session:
             found.key = ledger.key_of(requested)
             found.demand = self._admit(requested)
         except (ConfigError, HydraException, OmegaConfBaseException) as error:
-            found.refused = cli.explain(error)
+            found.refused = redact_text(cli.explain(error))
             found.key = found.key or folder_names.mark(overrides)
         return found
 
@@ -119,9 +121,16 @@ class Session:
         ledger.begin(self.folder, self._about(axes))
         if not (self.folder / "multirun.yaml").exists():
             files.write_text(self.folder / "multirun.yaml", OmegaConf.to_yaml(self.config))
+            run_folder.keep_private(self.folder, "multirun.yaml")
         names = folder_names.names([one.overrides for one in candidates], axes)
         jobs = [
-            Job(one.key, name, one.overrides, State.refused if one.refused else State.pending, error=one.refused)
+            Job(
+                one.key,
+                name,
+                redact_command(one.overrides),
+                State.refused if one.refused else State.pending,
+                error=one.refused,
+            )
             for one, name in zip(candidates, names, strict=True)
         ]
         known = self.ledger.add(jobs)
@@ -148,7 +157,7 @@ class Session:
         bad = [job for job in jobs if job.state not in (State.done, State.pruned, State.refused)]
         if not bad:
             return
-        options = [f"sweep.resume={self.name}"]
+        options = [printed.override("sweep.resume", self.name)]
         options += ["sweep.retry_failed=true"] if counts[State.failed] else []
         lines = [job_status.describe(job, self.folder) for job in bad]
         raise RunFailed("\n".join([summary, *lines, f"to run them again, add {' '.join(options)} to the same command"]))
@@ -204,7 +213,8 @@ class Session:
             for key in todo:
                 if self.ledger.jobs()[key].state is State.running and not self.ledger.is_claimed(key):
                     self.settle(key, KeyboardInterrupt("ended with its sweep"), State.interrupted)
-            print(f"to resume it, add sweep.resume={self.name} to the same command", file=sys.stderr)
+            again = printed.override("sweep.resume", self.name)
+            print(f"to resume it, add {again} to the same command", file=sys.stderr)
             raise
 
     def _batch(self, launcher: Launcher, keys: list[str], candidates: dict[str, Candidate]) -> list[str]:
@@ -277,7 +287,7 @@ class Session:
         return {
             "id": folder_names.mark([str(self.folder.resolve()), str(time.time_ns())]),
             "name": self.name,
-            "command": shlex.join(["python", *sys.argv]),
+            "command": shlex.join(["python", *redact_command(sys.argv)]),
             "created": time.time(),
             "axes": axes,
             "objective": list(self.config.sweep.objective),

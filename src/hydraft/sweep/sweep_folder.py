@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from hydraft.config import printed
 from hydraft.config.choices import Mode
 from hydraft.errors import ConfigError
 from hydraft.runs import claim
@@ -36,7 +37,7 @@ def folder_of(config: DictConfig) -> Path:
     folder = Path(str(config.hydra.sweep.dir)) if name is None else ROOT / str(name)
     if (folder / ABOUT).exists():
         raise ConfigError(
-            f"{folder}: a sweep is in it already: resume it with sweep.resume={name or folder}, or give another name"
+            f"{folder}: a sweep is in it already: resume it with {printed.override('sweep.resume', name or folder)}, or give another name"
         )
     if config.mode is Mode.train:
         setting, typed = ("hydra.sweep.dir", str(config.hydra.sweep.dir)) if name is None else ("sweep.name", str(name))

@@ -1,6 +1,5 @@
 """Terminal output of a run: progress bars, lines and tables, printed by rank 0 only. No torch."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from hydraft.system import streams
 from hydraft.system.heartbeat import Heartbeat
+from hydraft.system.plain_console import PlainConsole
 
 
 class Screen:
@@ -37,15 +38,15 @@ class Screen:
             heartbeat: of this rank; each phase and each advance of the bar counts as progress.
         """
         self.heartbeat = heartbeat or Heartbeat()
-        stream = os.fdopen(terminal, "w", encoding="utf-8")
-        self.console = Console(file=stream, quiet=not visible, soft_wrap=not stream.isatty())
+        stream = streams.writer(terminal, "stdout", closefd=True)
+        self.console = PlainConsole(file=stream, quiet=not visible, soft_wrap=not stream.isatty())
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[count]}"),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[count]}", markup=False),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[left]}", markup=False),
             TimeRemainingColumn(),
             console=self.console,
             get_time=lambda: time.monotonic() - self.skipped,
@@ -128,11 +129,11 @@ class Bytes:
     def __init__(self, console: Console, name: str, total: int) -> None:
         self.console = console
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(binary_units=True),
             TransferSpeedColumn(),
-            TextColumn("left"),
+            TextColumn("left", markup=False),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,

@@ -2,27 +2,15 @@
 
 import dataclasses
 import json
-import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from hydraft.config.schema import Config
-
-HIDDEN = "…"
-
-SECRETS = [
-    (re.compile(r"(://[^/\s:@]*):[^/\s@]+@"), rf"\1:{HIDDEN}@"),  # a password in an address
-    (
-        re.compile(
-            r"(?i)(\b[\w-]*(?:token(?!s)|secret|passw(?:or)?d|api[_-]?key|access[_-]?key)[\w-]*\s*[=:]\s*)[^\s,;'\"]+"
-        ),
-        rf"\1{HIDDEN}",
-    ),
-    (re.compile(r"(?i)(bearer\s+)\S+"), rf"\1{HIDDEN}"),
-    (re.compile(r"\b(?:hf_|sk-|ghp_|github_pat_|glpat-|AKIA)[\w-]{12,}"), HIDDEN),
-]
-"""Patterns of secrets and their replacements: a path, an address or ``cluster.slurm.setup`` may contain one."""
+from hydraft.system.redaction import redact, redact_command, redact_text
 
 
 def settings(config: Config, folder: Path) -> dict[str, Any]:
@@ -66,19 +54,24 @@ def directions(folder: Path) -> list[str]:
 def tags(config: Config, grouped: bool) -> list[str]:
     """The run's tags: model, quantisation, LoRA variant, ZeRO stage and ``tracker.tags``."""
     own = [config.model.name, config.quant.kind.value, config.lora.method.value, f"zero{config.zero.stage}"]
-    return list(dict.fromkeys([*own, *(["sweep"] if grouped else []), *config.tracker.tags]))
+    given = [redact_text(tag) for tag in config.tracker.tags]
+    return list(dict.fromkeys([*own, *(["sweep"] if grouped else []), *given]))
 
 
-def redact(value: Any) -> Any:
-    """``value`` with everything that looks like a secret replaced."""
-    if isinstance(value, dict):
-        return {key: redact(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [redact(item) for item in value]
-    if isinstance(value, str):
-        for pattern, hidden in SECRETS:
-            value = pattern.sub(hidden, value)
-    return value
+def title(folder: Path) -> str:
+    """The run's name on the dashboard; a folder of a sweep is named by overrides."""
+    return redact_text(folder.name)
+
+
+@contextmanager
+def published_arguments() -> Iterator[None]:
+    """While the block runs, ``sys.argv`` has no secrets: a dashboard reads the command line itself."""
+    before = sys.argv
+    sys.argv = redact_command(before)
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def plain(value: Any) -> Any:

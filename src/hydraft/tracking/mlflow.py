@@ -29,7 +29,9 @@ class MlflowTracker(Tracker):
         group = metadata.group(config, folder)
         tags = {"group": group} if group else {}
         tags |= {f"tag.{tag}": "true" for tag in metadata.tags(config, group is not None)}
-        self.run = mlflow.start_run(run_id=identity, run_name=None if identity else folder.name, tags=tags)
+        name = None if identity else metadata.title(folder)
+        with metadata.published_arguments():
+            self.run = mlflow.start_run(run_id=identity, run_name=name, tags=tags)
         self.identity = str(self.run.info.run_id)
         if identity is None:  # a parameter cannot be logged twice
             known = metadata.flat(metadata.settings(config, folder))

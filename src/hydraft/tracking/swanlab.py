@@ -22,18 +22,19 @@ class SwanlabTracker(Tracker):
         group = metadata.group(config, folder)
         logs = folder / "swanlog"
         logs.mkdir(exist_ok=True)
-        self.run = swanlab.init(
-            project=config.tracker.project,
-            name=folder.name,
-            config=metadata.settings(config, folder),
-            mode=mode,
-            log_dir=str(logs),
-            id=identity,
-            resume="allow" if identity else None,
-            group=group,
-            job_type="train",
-            tags=metadata.tags(config, group is not None),
-        )
+        with metadata.published_arguments():
+            self.run = swanlab.init(
+                project=config.tracker.project,
+                name=metadata.title(folder),
+                config=metadata.settings(config, folder),
+                mode=mode,
+                log_dir=str(logs),
+                id=identity,
+                resume="allow" if identity else None,
+                group=group,
+                job_type="train",
+                tags=metadata.tags(config, group is not None),
+            )
         self.identity = getattr(self.run, "id", None)
 
     def log(self, values: dict[str, float], step: int) -> None:

@@ -1,10 +1,13 @@
 """``tracker=wandb``: online with an API key, otherwise offline; ``wandb sync`` uploads an offline run later."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from hydraft.config.schema import Config
+from hydraft.system.redaction import redact_text
 from hydraft.tracking import metadata
 from hydraft.tracking.base import Tracker, numbers
 
@@ -21,18 +24,22 @@ class WandbTracker(Tracker):
         # Without a key wandb would prompt for one, and an unattended run would hang; offline, its files wait for `wandb sync`.
         mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
         group = metadata.group(config, folder)
-        self.run = wandb.init(
-            project=config.tracker.project,
-            name=folder.name,
-            dir=str(folder),
-            config=metadata.settings(config, folder),
-            mode=mode,  # type: ignore[arg-type]
-            id=identity,
-            resume="allow",
-            group=group,
-            job_type="train",
-            tags=metadata.tags(config, group is not None),
-        )
+        with metadata.published_arguments():
+            self.run = wandb.init(
+                project=config.tracker.project,
+                name=metadata.title(folder),
+                dir=str(folder),
+                config=metadata.settings(config, folder),
+                mode=mode,  # type: ignore[arg-type]
+                id=identity,
+                resume="allow",
+                group=group,
+                job_type="train",
+                tags=metadata.tags(config, group is not None),
+                settings=wandb.Settings(git_remote_url=_git_remote()),
+            )
+        for stream in (sys.stdout, sys.stderr):  # wandb shows on its page what is printed
+            _redact_prints(stream)
         self.identity = self.run.id
         self.offline = mode == "offline"
         self.run.define_metric("eval_*", summary="max")
@@ -61,3 +68,22 @@ class WandbTracker(Tracker):
         """Close the run; every file is on the disk afterwards."""
         self.run.summary.update(summary)
         self.run.finish()
+
+
+def _git_remote() -> str | None:
+    """The address of the git remote if it has a secret in it, without that; None if wandb may read the address itself."""
+    command = ["git", "config", "--get", "remote.origin.url"]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):  # no git here
+        return None
+    shown = redact_text(done.stdout.strip())
+    return None if shown == done.stdout.strip() else shown
+
+
+def _redact_prints(stream: TextIO) -> None:
+    """Hide secrets in what is printed to ``stream`` from now on."""
+    write = stream.write
+    stream.write = lambda text: write(redact_text(text))  # type: ignore[method-assign]

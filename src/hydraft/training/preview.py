@@ -20,6 +20,7 @@ from hydraft.data.split_text import fit
 from hydraft.data.tokenize import Example, Truncation
 from hydraft.models import prepare
 from hydraft.system.library_logs import quiet_bitsandbytes
+from hydraft.system.plain_console import PlainConsole
 from hydraft.training.objectives.registry import make_objective
 
 EXAMPLES = 3
@@ -29,7 +30,7 @@ WIDTH = 40
 
 def show(config: Config, console: Console | None = None) -> None:
     """Print the preview of a run's training data."""
-    console = console or Console(file=sys.stdout)
+    console = console or PlainConsole(file=sys.stdout)
     logging.set_verbosity_error()
     quiet_bitsandbytes()
     tokenizer = prepare.tokenizer(config.model)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from hydraft.config import printed
 from hydraft.config.schema import Config
 from hydraft.plan import plan
 from hydraft.runs import loss_plot
@@ -44,7 +45,7 @@ def show_result(screen: Screen, folder: Path, result: dict[str, Any], seconds: f
     ]
     screen.progress.stop()
     screen.table(str(folder), ["", "before", "after"], rows)
-    screen.say(f'try it: python infer.py run={_short(folder)} prompt="…"')
+    screen.say(f'try it: {printed.command("infer.py", printed.override("run", _short(folder)))} prompt="…"')
 
 
 def _peaks(result: dict[str, Any]) -> list[list[str]]:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from rich.console import Console
 from transformers import set_seed
 
 from hydraft.config.infer import InferConfig
@@ -22,6 +21,7 @@ from hydraft.launch.local import elastic
 from hydraft.models import generation
 from hydraft.system.hardware import detect
 from hydraft.system.parent_death import die_with_parent
+from hydraft.system.plain_console import PlainConsole
 
 
 def answer_bucket(loaded: LoadedModel, bucket: Bucket, options: InferConfig) -> Answers:
@@ -119,7 +119,7 @@ def _process(rank: int, count: int, source: Source, options: InferConfig, todo: 
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // count))
         if options.device != "cpu" and torch.cuda.is_available():
             options = dataclasses.replace(options, device=f"cuda:{rank}")
-        loaded = load([source], options, Console(quiet=True))
+        loaded = load([source], options, PlainConsole(quiet=True))
         while (bucket := todo.get()) is not None:
             done.put((bucket[0], answer_bucket(loaded, bucket, options)))
         done.put(rank)

@@ -1,27 +1,32 @@
 """The README.md of an exported folder: training data, config, scores and commands. No torch."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 from hydraft.config.choices import ExportKind
 from hydraft.config.lora import LoraMethod
+from hydraft.config.printed import override, shell_word
 from hydraft.config.schema import Config, load_config
 from hydraft.infer.source import Kind, Source
 from hydraft.models.families.registry import native_family
+from hydraft.system.redaction import redact_command, redact_text
 from hydraft.system.version import __version__
 
 
 def commands(source: Source, kind: ExportKind, target: Path, base: str) -> list[tuple[str, str]]:
     """Commands that use the folder: (description, command)."""
+    folder, name, weights = shell_word(str(target)), shell_word(target.name), shell_word(base)
     if _own_class(base):
         return _own_commands(kind, target, base)
     if kind is ExportKind.merged:
         return [
-            ("serve it", f"vllm serve {target} --served-model-name {target.name}"),
+            ("serve it", f"vllm serve {folder} --served-model-name {name}"),
             (
                 "as GGUF, by llama.cpp's converter",
-                f"python convert_hf_to_gguf.py {target} --outfile {target.name}.gguf",
+                f"python convert_hf_to_gguf.py {folder} --outfile {shell_word(f'{target.name}.gguf')}",
             ),
         ]
     settings = json.loads((source.folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -30,13 +35,13 @@ def commands(source: Source, kind: ExportKind, target: Path, base: str) -> list[
         return [
             (
                 "vLLM does not support DoRA adapters; export a merged model",
-                f"python infer.py mode=export run={source.folder} output=…",
+                f"python infer.py mode=export {override('run', source.folder)} output=…",
             )
         ]
     return [
         (
             "serve it over its base",
-            f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules {target.name}={target}",
+            f"vllm serve {weights} --enable-lora --max-lora-rank {rank} --lora-modules {shell_word(f'{target.name}={target}')}",
         )
     ]
 
@@ -49,11 +54,13 @@ def _own_class(base: str) -> bool:
 
 def _own_commands(kind: ExportKind, target: Path, base: str) -> list[tuple[str, str]]:
     if kind is ExportKind.adapter:
-        return [("answer a file of prompts", f"python infer.py mode=batch run={target} base={base} input=… output=…")]
-    load = f"AutoModelForCausalLM.from_pretrained('{target}', trust_remote_code=True)"
+        used = f"{override('run', target)} {override('base', base)}"
+        return [("answer a file of prompts", f"python infer.py mode=batch {used} input=… output=…")]
+    load = f"AutoModelForCausalLM.from_pretrained({str(target)!r}, trust_remote_code=True)"
+    program = shell_word(f"from transformers import AutoModelForCausalLM; {load}")
     return [
-        ("load it: its class is in the folder", f'python -c "from transformers import AutoModelForCausalLM; {load}"'),
-        ("answer a file of prompts", f"python infer.py mode=batch run={target} input=… output=…"),
+        ("load it: its class is in the folder", f"python -c {program}"),
+        ("answer a file of prompts", f"python infer.py mode=batch {override('run', target)} input=… output=…"),
         (
             "for vLLM, which has this architecture in its published layout",
             "python infer.py mode=export export.layout=published run=… output=…",
@@ -63,7 +70,7 @@ def _own_commands(kind: ExportKind, target: Path, base: str) -> list[tuple[str, 
 
 def card(source: Source, kind: ExportKind, target: Path, base: str, differences: dict[str, float] | None) -> str:
     """The text of README.md; ``differences`` is that of ``merge.difference``."""
-    parts = [_head(kind, base), f"# {target.name}", _what(source, kind, base)]
+    parts = [_head(kind, base), f"# {' '.join(target.name.split())}", _what(source, kind, base)]
     if source.run is not None:
         config = load_config(source.run / "config.yaml")
         parts += [_data(config), _config(config), _scores(source.run), _plan(source.run), _command(source.run)]
@@ -71,7 +78,7 @@ def card(source: Source, kind: ExportKind, target: Path, base: str, differences:
         parts.append("## Difference between merged and trained model\n\n" + describe_differences(differences))
     used = "\n".join(f"# {what}\n{command}" for what, command in commands(source, kind, Path(target.name), base))
     parts.append(f"## Use\n\n```bash\n{used}\n```")
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return redact_text("\n\n".join(part for part in parts if part) + "\n")
 
 
 def describe_differences(differences: dict[str, float]) -> str:
@@ -104,16 +111,24 @@ def _what(source: Source, kind: ExportKind, base: str) -> str:
 
 def _data(config: Config) -> str:
     data = config.data
-    rows = [f"trained on `{_short(data.train)}`", *(f"mixed with `{_short(entry)}`" for entry in data.mix)]
+    rows = [f"trained on {_code(_short(data.train))}", *(f"mixed with {_code(_short(entry))}" for entry in data.mix)]
     if data.only:
         rows.append(f"only the tasks {', '.join(data.only)}")
     if data.eval:
-        rows.append(f"evaluated on `{_short(data.eval)}`")
+        rows.append(f"evaluated on {_code(_short(data.eval))}")
     rows.append(
         f"at most {data.max_length} tokens per record, formatted with "
-        + ("the model's chat template" if data.template == "chat" else f"`{data.template!r}`")
+        + ("the model's chat template" if data.template == "chat" else _code(repr(data.template)))
     )
     return "## Data\n\n" + "\n".join(f"- {row}" for row in rows)
+
+
+def _code(text: str) -> str:
+    """Inline code in Markdown, for any text."""
+    line = " ".join(text.splitlines())
+    ticks = "`" * (max(map(len, re.findall("`+", line)), default=0) + 1)
+    space = " " if "`" in line else ""
+    return f"{ticks}{space}{line}{space}{ticks}"
 
 
 def _short(path: str) -> str:
@@ -172,7 +187,7 @@ def _command(run: Path) -> str:
     words = [str(word) for word in environment.get("command") or []]
     if not words:
         return ""
-    typed = " ".join([Path(words[0]).name, *(word for word in words[1:] if not word.startswith("hydra."))])
+    typed = shlex.join([Path(words[0]).name, *(w for w in redact_command(words[1:]) if not w.startswith("hydra."))])
     versions = ", ".join(
         f"{name} {version}" for name, version in (environment.get("packages") or {}).items() if version
     )

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hydraft.config.choices import ExportKind, Layout, Precision
@@ -31,6 +30,7 @@ from hydraft.models.generation import end_ids
 from hydraft.models.load import load_base
 from hydraft.models.quant import DTYPES
 from hydraft.system import files
+from hydraft.system.plain_console import PlainConsole
 
 SMALL_FILES = 64 << 20
 """Bytes that are reserved for tokenizer, config and model card."""
@@ -44,8 +44,8 @@ PROMPTS = (
 
 def write(source: Source, options: InferConfig, target: Path) -> None:
     """Create ``target``, which must not exist and does not exist after a failure."""
-    console = Console(highlight=False, soft_wrap=True)
-    section = prepare.native(source.model, source.seed, Console(stderr=True))
+    console = PlainConsole(highlight=False, soft_wrap=True)
+    section = prepare.native(source.model, source.seed, PlainConsole(stderr=True))
     base = section.path
     differences = None
     if options.export.kind is ExportKind.adapter:
@@ -165,7 +165,7 @@ def _write_adapter(source: Source, base: str, folder: Path) -> None:
     for name in (base_identity.NAME, "probe.json"):
         if (source.folder / name).is_file():
             shutil.copyfile(source.folder / name, folder / name)
-    tokenizer, _ = tokenizer_and_data(source, Console(stderr=True))
+    tokenizer, _ = tokenizer_and_data(source, PlainConsole(stderr=True))
     _write_tokenizer(tokenizer, source, folder)
 
 

@@ -6,6 +6,7 @@ The run then uses the ranks of that launcher instead of the default ``cluster=1x
 import dataclasses
 import os
 import re
+import shlex
 import socket
 import subprocess
 from collections.abc import Mapping, MutableMapping
@@ -263,4 +264,4 @@ def sweep_command(arguments: list[str], world: World) -> str:
     """The command to type instead of a sweep under another launcher."""
     kept = [argument for argument in arguments if not argument.startswith("cluster")]
     cluster = [] if world.size == 1 else [f"cluster={world.nodes}x{world.local_size}"]
-    return " ".join(["python train.py", *kept, *cluster])
+    return shlex.join(["python", "train.py", *kept, *cluster])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hydraft.errors import Failure, FailureReason
 from hydraft.launch.local import fork_server, hang
-from hydraft.system import files
+from hydraft.system import files, streams
 from hydraft.system.heartbeat import Heartbeat
 from hydraft.system.imports import import_large
 from hydraft.system.library_logs import quiet_bitsandbytes
@@ -39,6 +39,8 @@ def enter(folder: str, notes: str, terminal: str | None, environment: dict[str, 
     (Path(notes) / f".{rank}.done").touch()  # renamed at the end, which works on a full disk too
     output = terminal if rank == 0 else os.devnull
     screen = os.dup(1) if output is None else os.open(output, os.O_WRONLY | os.O_NOCTTY)
+    streams.go_on()
+    streams.messages_to(os.dup(2))
     try:
         _redirect(Path(folder) / f"rank-{rank}.log")
         heartbeat.start(Path(notes) / f"{rank}.beat")
@@ -124,4 +126,5 @@ def _redirect(log: Path) -> None:
     os.dup2(handle, 2)
     os.close(handle)
     os.close(nowhere)
+    streams.guard(log.name)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]

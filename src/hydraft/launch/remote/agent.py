@@ -29,7 +29,7 @@ from hydraft.launch.local.hang import RankMonitor
 from hydraft.launch.remote import node, probe
 from hydraft.launch.remote.protocol import LaunchSpec, failed, line, pieces
 from hydraft.runs import consistency
-from hydraft.system import temporary
+from hydraft.system import streams, temporary
 from hydraft.system.parent_death import die_with_parent
 from hydraft.system.signals import SHUTDOWN_SIGNALS
 
@@ -243,6 +243,8 @@ def _read(file: Path) -> str | None:
 
 def main() -> int:
     """Read the launch specification and serve."""
+    streams.guard()
+    streams.go_on()
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
     events = os.dup(1)

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
-from rich.console import Console
-
 from hydraft.config.schema import load_config
 from hydraft.errors import ConfigError, Failure, FailureReason, RankFailed
 from hydraft.launch.local import elastic
@@ -24,6 +22,7 @@ from hydraft.launch.remote.protocol import LaunchSpec, failed, line
 from hydraft.models import prepare
 from hydraft.runs.consistency import canonical
 from hydraft.system import files, hardware, limits, temporary
+from hydraft.system.plain_console import PlainConsole
 from hydraft.system.source_tree import ROOT
 from hydraft.training import deepspeed_ops
 
@@ -132,7 +131,7 @@ def _prepare(node: NodeRun, events: int) -> None:
     screen = EventStream(events)
     files.check_cache()
     prepare.check(config.model)
-    prepare.native(config.model, config.seed, Console(file=cast(IO[str], screen), width=200))
+    prepare.native(config.model, config.seed, PlainConsole(file=cast(IO[str], screen), width=200))
     for built in deepspeed_ops.prepare(deepspeed_ops.needed(config, machine), machine):
         screen.write(f"{built}\n")
     elastic.start_fork_server(machine)

@@ -19,7 +19,7 @@ from hydraft.launch.remote.hosts import Host
 from hydraft.launch.remote.protocol import LaunchSpec, forwarded
 from hydraft.launch.remote.supervisor import HELLO_SECONDS, Supervisor
 from hydraft.runs.consistency import canonical
-from hydraft.system import hardware
+from hydraft.system import hardware, private_file
 from hydraft.system.hardware import Hardware
 from hydraft.system.source_tree import ROOT
 
@@ -53,7 +53,7 @@ def start(config: Config, folder: Path, hosts: list[Host], quiet: bool, shutdown
     """
     spec = make_spec(config, folder, [host.name for host in hosts], quiet)
     mark = folder / ".launch"
-    mark.write_text(spec.token)
+    private_file.write(mark, spec.token)
     channels: list[Channel] = []
     try:
         for number, host in enumerate(hosts):

@@ -5,7 +5,6 @@ It does not depend on how the agents were started. See ``protocol.py`` for the m
 
 import base64
 import logging
-import os
 import selectors
 import sys
 import time
@@ -20,6 +19,7 @@ from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
 from hydraft.launch.remote.channel import Channel, Node, severity
 from hydraft.launch.remote.protocol import LaunchSpec
 from hydraft.runs import consistency
+from hydraft.system import streams
 
 logger = logging.getLogger(__name__)
 
@@ -139,8 +139,7 @@ class Supervisor:
             case "stacks":
                 node.stacks = {int(rank): known for rank, known in event["ranks"].items()}
             case "screen":
-                sys.stdout.flush()
-                os.write(1, base64.b64decode(event["data"]))
+                streams.show(base64.b64decode(event["data"]))
             case "file":
                 self.write_file(event["name"], base64.b64decode(event["data"]))
             case "failed":

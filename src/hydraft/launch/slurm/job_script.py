@@ -24,6 +24,7 @@ from hydraft.launch.remote.channel import Channel, describe_exit
 from hydraft.launch.remote.protocol import LaunchSpec
 from hydraft.launch.remote.ssh import NO_PROJECT, NO_PYTHON, REMOTE_SCRIPT, make_spec
 from hydraft.launch.remote.supervisor import Supervisor
+from hydraft.system import private_file
 from hydraft.system.hardware import Hardware
 from hydraft.system.source_tree import ROOT
 
@@ -97,7 +98,7 @@ def run_allocated(config: Config, folder: Path, quiet: bool, shutdown: ShutdownH
     spec = make_spec(config, folder, names, quiet)
     spec = replace(spec, terminal=_terminal() or spec.terminal)
     mark = folder / ".launch"
-    mark.write_text(spec.token)
+    private_file.write(mark, spec.token)
     channel = _srun(spec, config.cluster)
     try:
         Supervisor(spec, [channel], config.cluster.hang_timeout, shutdown).run()
@@ -192,7 +193,7 @@ def script(config: Config, folder: Path, quiet: bool, terminal: os.terminal_size
 
 def _options(config: Config, folder: Path, slurm: SlurmConfig) -> list[str]:
     ranks = config.cluster.ranks_per_node
-    log = str(folder.resolve() / "slurm.log").replace("\\", "\\\\").replace("%", "%%")
+    log = str(folder.resolve() / "slurm.log").replace("%", "%%")
     gres = slurm.gres or (f"gpu:{ranks}" if _has_gpus(slurm.partition) else None)
     named = {"partition": slurm.partition, "account": slurm.account, "time": slurm.time, "gres": gres}
     options = {name: value for name, value in named.items() if value is not None} | slurm.options
@@ -201,11 +202,46 @@ def _options(config: Config, folder: Path, slurm: SlurmConfig) -> list[str]:
         f"--nodes={config.cluster.nodes}",
         "--ntasks-per-node=1",
         "--exclusive" if slurm.cpus_per_rank is None else f"--cpus-per-task={slurm.cpus_per_rank * ranks}",
-        f'--output="{log}"',
+        f"--output={_in_quotes(log)}",
         f"--signal=B:USR1@{SPARE_SECONDS + math.ceil(config.train.grace)}",
         "--no-requeue",
-        *(f"--{name}" if value is None else f"--{name}={value}" for name, value in options.items()),
+        *(
+            f"--{name}" if value is None else f"--{name}={_option_value(name, str(value))}"
+            for name, value in options.items()
+        ),
     ]
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that Slurm cannot write the job's output to: it drops backslashes, and a batch script has one line per option.
+
+    Raises:
+        ConfigError: names ``hydra.run.dir``.
+    """
+    path = str(folder.resolve())
+    for character, called in (("\\", "a backslash"), ("\n", "a line break"), ("\r", "a carriage return")):
+        if character in path:
+            raise ConfigError(
+                f"hydra.run.dir={folder}: has {called} in its path ({path!r}), which Slurm cannot write the job's output to: "
+                "give another folder"
+            )
+
+
+def _option_value(name: str, value: str) -> str:
+    """A value as sbatch reads it from a batch script.
+
+    Raises:
+        ConfigError: it has a line break.
+    """
+    if "\n" in value or "\r" in value:
+        raise ConfigError(f"cluster.slurm.options: {name} has a line break, which ends an option of a batch script")
+    return value if re.fullmatch(r"[^\s\"'#\\]+", value) else _in_quotes(value)
+
+
+def _in_quotes(text: str) -> str:
+    """Text in sbatch's quotes, in which a backslash escapes."""
+    escaped = re.sub(r'(["\\])', r"\\\1", text)
+    return f'"{escaped}"'
 
 
 def _has_gpus(partition: str | None) -> bool:

@@ -1,7 +1,6 @@
 """Submits a Slurm job and follows it: its state in the queue, its output, and its result. No torch."""
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -17,6 +16,7 @@ from hydraft.errors import ConfigError, Failure, FailureReason, RankFailed
 from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
 from hydraft.launch.slurm import job_script
 from hydraft.launch.slurm.job_script import FAILURE
+from hydraft.system import private_file, streams
 
 POLL_SECONDS = 2.0
 """Between two queries of Slurm's controller."""
@@ -38,8 +38,8 @@ class SlurmJob:
     def __init__(self, number: str, folder: Path, quiet: bool) -> None:
         self.number = number
         self.folder = folder
-        self.screen = -1 if quiet else 1
-        """File descriptor that its output is printed to; -1 for none."""
+        self.quiet = quiet
+        """Whether its output is not printed."""
         self.shown = 0
         """Bytes of its output that have been printed."""
         self.state = self.printed_state = ""
@@ -98,7 +98,7 @@ class SlurmJob:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        if self.screen >= 0:
+        if not self.quiet:
             print(text, flush=True)
 
     def show(self) -> None:
@@ -110,9 +110,8 @@ class SlurmJob:
         except FileNotFoundError:
             return
         self.shown += len(new)
-        if new and self.screen >= 0:
-            sys.stdout.flush()
-            os.write(self.screen, new)
+        if new and not self.quiet:
+            streams.show(new)
 
     def cancel(self) -> None:
         """Cancel it, and wait for its end."""
@@ -193,7 +192,9 @@ def _submit(config: Config, folder: Path, quiet: bool) -> str:
     """Write the batch script to the run's folder and submit it; returns the job's number."""
     file = folder / "job.sbatch"
     terminal = shutil.get_terminal_size() if sys.stdout.isatty() else None
-    file.write_text(job_script.script(config, folder, quiet, terminal))
+    private_file.write(
+        file, job_script.script(config, folder, quiet, terminal)
+    )  # cluster.slurm.setup may have a secret in it
     done = subprocess.run(["sbatch", "--parsable", str(file)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         why = "; ".join(done.stderr.replace("sbatch: error: ", "").split("\n")).strip("; ")

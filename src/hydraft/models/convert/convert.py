@@ -24,6 +24,7 @@ from hydraft.models.convert.mapping import FORMAT, Output, Plan, make_plan, take
 from hydraft.models.families.registry import PUBLISHED
 from hydraft.system.console import Bytes
 from hydraft.system.files import sync_folder, write_json
+from hydraft.system.plain_console import PlainConsole
 from hydraft.system.version import __version__
 
 MANIFEST = "conversion.json"
@@ -43,7 +44,7 @@ def convert(source: Path, target: Path, console: Console | None = None) -> dict[
             then unchanged.
     """
     source, target = source.expanduser(), target.expanduser()
-    console = console or Console(stderr=True)
+    console = console or PlainConsole(stderr=True)
     plan = make_plan(source)
     staging = target.with_name(f".{target.name}.converting")
     try:

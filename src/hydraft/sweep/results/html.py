@@ -24,6 +24,7 @@ from hydraft.sweep.results.outcome import Outcome, Sweep
 from hydraft.sweep.results.plot_style import Chart
 from hydraft.sweep.results.table import columns, duration
 from hydraft.system import files
+from hydraft.system.redaction import redact
 
 FILE = "report.html"
 
@@ -35,7 +36,7 @@ def write(sweep: Sweep) -> Path:
         OSError: it could not be written.
     """
     target = sweep.folder / FILE
-    files.write_text(target, page(content(sweep)))
+    files.write_text(target, page(redact(content(sweep))))
     return target
 
 

@@ -18,6 +18,8 @@ from hydraft.sweep.results.axes import number
 from hydraft.sweep.results.ledger import OVER, Job, State
 from hydraft.sweep.results.progress import Follower
 from hydraft.sweep.results.table import LOOKS, duration
+from hydraft.system.plain_console import PlainConsole
+from hydraft.system.redaction import redact_text
 
 EVERY_SECONDS = 0.5
 """Between two reads of the files."""
@@ -35,7 +37,7 @@ class Live:
         """``side_by_side``: how many jobs run at the same time, if that is known; ``lines``: print no table in any case."""
         self.follower = Follower(folder)
         self.side_by_side = side_by_side
-        self.console = console or Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty())
+        self.console = console or PlainConsole(file=sys.stdout, soft_wrap=not sys.stdout.isatty())
         self.lines = lines or not self.console.is_terminal
         self.live: RichLive | None = None
         self.printed: dict[str, tuple[State, int]] = {}
@@ -113,7 +115,7 @@ class Live:
             ahead = self.follower.left(job, now)
             left = duration(ahead) if ahead is not None else ""
         if job.error and job.state in (State.failed, State.refused):
-            return [Text(f"{job.name}: {job.error}"), job.state.value, "", "", "", "", _time(seconds), ""]
+            return [Text(f"{job.name}: {redact_text(job.error)}"), job.state.value, "", "", "", "", _time(seconds), ""]
         return [Text(job.name), job.state.value, step, loss, _objective(job), speed, _time(seconds), left]
 
     def _counts(self) -> str:
@@ -153,7 +155,7 @@ def _description(job: Job) -> str:
         return "running" if job.attempt == 1 else f"running, attempt {job.attempt}"
     seconds = f" in {duration(job.time - job.started)}" if job.started and job.state is State.done else ""
     objective = f", objective {_objective(job)}" if job.objective is not None else ""
-    return f"{job.state.value}{seconds}{objective}{f': {job.error}' if job.error else ''}"
+    return f"{job.state.value}{seconds}{objective}{f': {redact_text(job.error)}' if job.error else ''}"
 
 
 def _objective(job: Job) -> str:

@@ -22,6 +22,7 @@ from hydraft.sweep.results.axes import Axis
 from hydraft.sweep.results.command import of_job
 from hydraft.sweep.results.ledger import Job, Ledger, State
 from hydraft.system import line_file
+from hydraft.system.redaction import redact, redact_command, redact_line, redact_text
 
 ENDS = {"completed": State.done, "failed": State.failed}
 """States by the ``status`` in a run's result.json."""
@@ -53,7 +54,7 @@ class Outcome:
             )  # OmegaConf takes 30 ms a file
         except (OSError, ValueError, yaml.YAMLError):  # missing, or cut off
             return {}
-        return axes_of.flat(found) if isinstance(found, dict) else {}
+        return dict(redact(axes_of.flat(found))) if isinstance(found, dict) else {}
 
     @cached_property
     def result(self) -> dict[str, Any]:
@@ -108,15 +109,15 @@ class Outcome:
     def error(self) -> str:
         """Why it failed, in one line."""
         found = self.job.error or (self.result.get("error") or {}).get("cause") or ""
-        return " ".join(str(found).split())
+        return redact_text(" ".join(str(found).split()))
 
-    @property
+    @cached_property
     def command(self) -> str:
         """The command that repeats it as a single run."""
         own = [
             override for override in self.job.overrides if not override.lstrip("+~").startswith(("sweep.", "hydra."))
         ]
-        return shlex.join(["python", "train.py", *own])
+        return shlex.join(["python", "train.py", *redact_command(own)])
 
 
 @dataclass
@@ -167,7 +168,7 @@ def read(folder: Path) -> Sweep:
         outcomes = [Outcome(_job_of(run), run) for run in _runs(folder)]
         if not outcomes:
             raise ConfigError(f"{folder}: no sweep and no run is in it")
-    chosen = [dict(map(axes_of.split, outcome.job.overrides)) for outcome in outcomes]
+    chosen = [redact(dict(map(axes_of.split, outcome.job.overrides))) for outcome in outcomes]
     keys = about.get("axes") or list(dict.fromkeys(key for job in chosen for key in job))
     axes = axes_of.of_overrides([key for key in keys if not key.startswith(("hydra.", "sweep."))], chosen)
     if not axes and any(outcome.config for outcome in outcomes):
@@ -263,5 +264,5 @@ def _recorded_command(outcomes: Sequence[Outcome]) -> list[str]:
 
 def _as_text(command: Any) -> str:
     if isinstance(command, str):
-        return command
-    return shlex.join(["python", *map(str, command)]) if command else ""
+        return redact_line(command)
+    return shlex.join(["python", *redact_command(command)]) if command else ""

@@ -17,6 +17,7 @@ from hydraft.sweep.results.ledger import State
 from hydraft.sweep.results.objective import shown
 from hydraft.sweep.results.outcome import Outcome, Sweep
 from hydraft.system import files
+from hydraft.system.redaction import redact
 
 FILE = "summary.csv"
 
@@ -121,7 +122,7 @@ def write(sweep: Sweep) -> Path:
         row = [o.rank, o.job.name, o.job.state.value, *(o.values.get(axis.key) for axis in sweep.axes), *goals]
         row += [o.result.get(when, {}).get(name) for when, name in scores]
         row += [o.result.get(name) for name in ("train_loss", "steps", "tokens")]
-        writer.writerow([*row, o.speed, o.peak, o.seconds, o.error, o.command])
+        writer.writerow(map(redact, [*row, o.speed, o.peak, o.seconds, o.error, o.command]))
     target = sweep.folder / FILE
     files.write_text(target, text.getvalue())
     return target

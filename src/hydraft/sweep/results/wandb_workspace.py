@@ -68,7 +68,7 @@ def build(folder: Path, entity: str = "") -> Any:
             pages.Section(name="Settings and objective", panels=results, is_open=True),
             pages.Section(name="Training", panels=training, is_open=True),
         ],
-        runset_settings=pages.RunsetSettings(order=[order], filters=f"Group == '{metadata.group(config, run)}'"),
+        runset_settings=pages.RunsetSettings(order=[order], filters=f"Group == {metadata.group(config, run)!r}"),
     )
 
 

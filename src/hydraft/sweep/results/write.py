@@ -7,6 +7,7 @@ from rich.console import Console
 
 from hydraft.errors import ConfigError
 from hydraft.sweep.results import html, ledger, outcome, table
+from hydraft.system.plain_console import PlainConsole
 
 
 def report(folder: Path, console: Console | None = None) -> None:
@@ -15,7 +16,7 @@ def report(folder: Path, console: Console | None = None) -> None:
     Raises:
         ConfigError: there is no sweep in it.
     """
-    console = console or Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty())
+    console = console or PlainConsole(file=sys.stdout, soft_wrap=not sys.stdout.isatty())
     found = outcome.read(folder)
     table.show(found, console)
     for write in (table.write, html.write):

@@ -1,0 +1,13 @@
+"""A rich console for text of which parts come from outside: paths, names, overrides, errors. No torch."""
+
+from typing import Any
+
+from rich.console import Console
+
+
+class PlainConsole(Console):
+    """Prints text as it is: ``[bold]`` and ``:x:`` in a path are neither markup nor emoji. Styles are given as ``Text``."""
+
+    def __init__(self, **options: Any) -> None:
+        """``options``: those of ``Console``."""
+        super().__init__(**{"markup": False, "emoji": False, "highlight": False, **options})
