@@ -7,12 +7,16 @@ example). So the first host runs a small server that sends the run's token, and 
 import os
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 PROBE_SECONDS = 5.0
+
+BACKLOG = 1024
+"""Connections that wait for the probe server: every host tries every address at once."""
 
 NCCL = "NCCL_SOCKET_IFNAME"
 
@@ -27,7 +31,7 @@ class ProbeServer:
             OSError: the port is in use, or not allowed for this user.
         """
         self.token = token
-        self.socket = socket.create_server(("", port), backlog=64)
+        self.socket = socket.create_server(("", port), backlog=BACKLOG)
         self.port: int = self.socket.getsockname()[1]
         self.open = True
         threading.Thread(target=self._answer, daemon=True).start()
@@ -59,6 +63,14 @@ def reaches(address: str, port: int, token: str) -> bool:
             return received == token.encode()
     except OSError:
         return False
+
+
+def reached(candidates: list[str], port: int, token: str) -> list[str]:
+    """Those of the ``candidates`` at which ``reaches`` finds the probe server. All are tried at once: an address without a route
+    takes all of ``PROBE_SECONDS``, and a host may have many."""
+    with ThreadPoolExecutor(max(1, len(candidates))) as pool:
+        found = list(pool.map(lambda address: reaches(address, port, token), candidates))
+    return [address for address, reachable in zip(candidates, found, strict=True) if reachable]
 
 
 def addresses() -> list[str]:
