@@ -14,6 +14,7 @@ import signal
 import struct
 import sys
 import termios
+import threading
 import time
 import tty
 from collections.abc import Callable
@@ -51,6 +52,8 @@ class Agent:
         self.folder = Path(spec.folder) if self.shared else temporary.make("run", kept=True)
         self.monitor = RankMonitor(self.notes)
         self.probe: probe.ProbeServer | None = None
+        self.probed, self.probes = os.pipe()
+        """Carries the event ``reached`` from the thread that tries the addresses."""
         self.screen = self.slave = -1
         self.child = 0
         """Process id of the node."""
@@ -82,12 +85,14 @@ class Agent:
         for number in SHUTDOWN_SIGNALS:  # a whole Slurm job may receive it; it is for the ranks
             signal.signal(number, lambda received, _: os.kill(self.child, received))
         with selectors.DefaultSelector() as selector:
-            for source in (0, node_events, *([self.screen] if self.screen >= 0 else [])):
+            for source in (0, node_events, self.probed, *([self.screen] if self.screen >= 0 else [])):
                 selector.register(source, selectors.EVENT_READ)
             while True:
                 for key, _ in selector.select(STATUS_SECONDS):
                     if key.fd == 0:
                         self.handle_commands()
+                    elif key.fd == self.probed:
+                        self.send_line(os.read(self.probed, CHUNK))
                     elif key.fd == self.screen:
                         self.forward_screen()
                     elif not self.forward_events(node_events):
@@ -159,9 +164,15 @@ class Agent:
                     os.kill(self.child, signal.SIGHUP)
 
     def probe_addresses(self, port: int, addresses: list[str]) -> None:
-        """Report which of the first node's addresses can be reached from here."""
+        """Report which of the first node's addresses can be reached from here, without waiting for it: that takes seconds, in which
+        the launcher needs the events of this process, and this process the launcher's heartbeat."""
+
+        def try_all() -> None:
+            found = probe.reached(addresses, port, self.spec.token)
+            os.write(self.probes, line(event="reached", node=self.spec.here, addresses=found))
+
         if self.spec.here != 0:
-            self.send("reached", addresses=[a for a in addresses if probe.reaches(a, port, self.spec.token)])
+            threading.Thread(target=try_all, daemon=True).start()
 
     def forward_events(self, source: int) -> bool:
         """Forward the node's events; False once it has ended."""

@@ -11,6 +11,7 @@ import os
 import secrets
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import psutil
@@ -90,6 +91,14 @@ def reaches(address: str, port: int, token: str) -> bool:
             return hmac.compare_digest(_receive(connection, NONCE), _mac(token, b"server", theirs, ours, name))
     except OSError:
         return False
+
+
+def reached(candidates: list[str], port: int, token: str) -> list[str]:
+    """Those of the ``candidates`` at which ``reaches`` finds the probe server. All are tried at once: an address without a route
+    takes all of ``PROBE_SECONDS``, and a host may have many."""
+    with ThreadPoolExecutor(max(1, len(candidates))) as pool:
+        found = list(pool.map(lambda address: reaches(address, port, token), candidates))
+    return [address for address, reachable in zip(candidates, found, strict=True) if reachable]
 
 
 def _mac(token: str, side: bytes, server: bytes, caller: bytes, address: bytes) -> bytes:

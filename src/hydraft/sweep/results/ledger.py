@@ -92,30 +92,56 @@ def key_of(config: Config) -> str:
 
 
 class Ledger:
-    """The ledger of the sweep in ``folder``."""
+    """The ledger of the sweep in ``folder``. Each event is read once: a ledger of 10,000 jobs has 30,000."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.file = folder / FILE
-        self._names: dict[str, str] = {}
+        self._known: dict[str, Job] = {}
+        self._offset = 0
+        """Bytes whose events are in ``_known``."""
 
     def jobs(self) -> dict[str, Job]:
         """Every job by its key, in the order in which they were added."""
-        found: dict[str, Job] = {}
-        for event in self.events():
-            job = found.setdefault(event["job"], Job(event["job"], event["name"]))
+        self._catch_up()
+        return {key: Job(**vars(job)) for key, job in self._known.items()}
+
+    def job(self, key: str) -> Job:
+        """One job."""
+        self._catch_up()
+        return Job(**vars(self._known[key]))
+
+    def _catch_up(self) -> None:
+        """Apply the events that were written since the last call."""
+        for event in self._new_events():
+            job = self._known.setdefault(event["job"], Job(event["job"], event["name"]))
             job.state = State(event["state"])
             job.overrides = event.get("overrides", job.overrides)
             job.objective, job.error = event.get("objective"), event.get("error")
             job.host, job.pid, job.time = event["host"], event["pid"], event["time"]
             if job.state is State.running:
                 job.attempt, job.started = job.attempt + 1, job.time
-        return found
 
-    def events(self) -> Iterator[dict[str, Any]]:
-        """Every complete event, oldest first."""
-        for event in line_file.read(self.file).values:
-            if "job" in event:
+    def _new_events(self) -> Iterator[dict[str, Any]]:
+        """Every complete event after ``_offset``, oldest first."""
+        try:
+            with self.file.open("rb") as file:
+                if os.fstat(file.fileno()).st_size < self._offset:  # written anew, or a line was taken back
+                    self._known, self._offset = {}, 0
+                file.seek(self._offset)
+                found = file.read()
+        except FileNotFoundError:
+            self._known, self._offset = {}, 0
+            return
+        for line in found.splitlines(keepends=True):
+            try:
+                event = json.loads(line)
+            except ValueError:  # cut off, or not complete yet
+                event = None
+            if event is None and not line.endswith(b"\n"):
+                return
+            self._offset += len(line)
+            if isinstance(event, dict) and "job" in event:
                 yield event
 
     def add(self, jobs: Sequence[Job]) -> list[Job]:
@@ -144,9 +170,9 @@ class Ledger:
             OSError: it could not be written (a full disk); the ledger is unchanged.
         """
         with self._lock():
-            if key not in self._names:
-                self._names = {job.key: job.name for job in self.jobs().values()}
-            self._append(key, self._names[key], state, **more)
+            if key not in self._known:
+                self._catch_up()
+            self._append(key, self._known[key].name, state, **more)
 
     @contextmanager
     def claim(self, key: str) -> Iterator[bool]:
