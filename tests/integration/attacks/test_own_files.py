@@ -266,21 +266,3 @@ def test_a_folder_that_cannot_be_written_to_is_refused_in_one_line(tmp_path: Pat
                 asked = Asked(*arguments)
                 assert asked.code == 2 and asked.error.count("\n") == 1, asked.error
                 assert "Read-only file system" in asked.error and arguments[-1].partition("=")[0] in asked.error
-
-
-def test_what_is_written_has_the_permissions_that_the_umask_allows(tmp_path: Path) -> None:
-    config = config_of("lora.r=4")
-    for umask in (0o077, 0o027, 0o022, 0o002):
-        before = os.umask(umask)
-        try:
-            folder = tmp_path / f"{umask:o}"
-            run_folder.create(folder, config, make_plan(config, 8), Hardware())
-            with files.staged_folder(folder / "adapter") as staging:
-                (staging / "inner").mkdir()
-                os.close(os.open(staging / "inner/weights", os.O_CREAT | os.O_WRONLY, 0o600))  # as safetensors does
-            run_folder.describe(folder, config, make_plan(config, 8), Hardware())
-            Journal(folder / "answers.jsonl", "key").close([], {})
-        finally:
-            os.umask(before)
-        for entry in (folder, *folder.rglob("*")):
-            assert entry.stat().st_mode & 0o777 == (0o777 if entry.is_dir() else 0o666) & ~umask, entry
