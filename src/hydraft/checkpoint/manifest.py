@@ -15,6 +15,8 @@ from hydraft.system.files import write_json
 NAME = "manifest.json"
 UNSEALED = ("probe.json",)
 """Files that are added to a folder after it has been sealed."""
+INTERRUPTED = re.compile(r"\.step-\d+\.(gone|(staging-[0-9a-f]{8}|[a-z0-9_]{8})(\.old|\.gone)?)")
+"""Names of what a save or a removal that was interrupted leaves, in this version and earlier ones."""
 
 
 def seal(folder: Path, known: dict[str, str] | None = None) -> None:
@@ -67,13 +69,14 @@ def newest(run: Path) -> tuple[Path | None, list[str]]:
 def retain(run: Path, keep_last: int, best: int | None) -> None:
     """Remove all valid checkpoints except the newest ``keep_last`` and that of step ``best``.
 
-    Invalid ones are not counted and not removed.
+    Invalid ones are not counted and not removed, and one in which a person has put files is not removed either.
     """
     valid = [path for path in checkpoints(run) if fault(path, read=False) is None]
     for path in valid[:-keep_last]:
-        if step_of(path) != best:
+        if step_of(path) != best and {entry.name for entry in path.iterdir()} <= listed(path):
             gone = path.with_name(f".{path.name}.gone")
             path.rename(gone)  # not a checkpoint any more, even if removing its files is interrupted
             shutil.rmtree(gone)
-    for rest in (run / "checkpoints").glob(".step-*"):  # of a save or a removal that was interrupted
-        shutil.rmtree(rest, ignore_errors=True)
+    for rest in (run / "checkpoints").glob(".step-*"):
+        if INTERRUPTED.fullmatch(rest.name):
+            shutil.rmtree(rest, ignore_errors=True)

@@ -15,7 +15,7 @@ from hydraft.system.source_tree import ROOT
 CONFIG = "config.yaml"
 
 BEFORE_A_RUN = re.compile(
-    r"\.lock|\.holder\.json.*|\.config\.yaml.*|job\.(log|sbatch)|slurm.*\.(log|out|err)|\.hydra|\.nfs.*|lost\+found"
+    r"\.lock|\.{1,2}holder\.json.*|\.{1,3}config\.yaml.*|job\.(log|sbatch)|slurm.*\.(log|out|err)|\.hydra|\.nfs.*|lost\+found"
 )
 """Names of what is in a folder before a run begins there: its lock, the files of a start that failed, a job's log, a batch script,
 and what file systems make."""

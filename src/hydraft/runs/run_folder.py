@@ -121,7 +121,7 @@ def _who(holder: Path) -> str:
     try:
         known = json.loads(holder.read_text(encoding="utf-8"))
         return f"process {known['pid']} on {known['host']}"
-    except (OSError, ValueError):
+    except (OSError, ValueError, LookupError, TypeError):
         return "another process"
 
 
@@ -129,7 +129,7 @@ def status(folder: Path) -> str | None:
     """The status of the run in ``folder`` at its end; None if it has not ended."""
     try:
         found = json.loads((folder / "result.json").read_text(encoding="utf-8")).get("status")
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):
         return None
     return None if found is None else str(found)
 

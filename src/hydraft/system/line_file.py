@@ -9,6 +9,7 @@ import errno
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from hydraft.system import files
 
 NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 """Errors of file systems that cannot lock."""
+LOCK_SECONDS = 5.0
+"""How long another program that has locked a file is waited for. Our own hold its lock for a single write."""
 BLOCK = 1 << 16
 
 
@@ -144,11 +147,22 @@ def _locked(path: Path) -> Iterator[int]:
     """A handle of a file, opened for reading and appending, which no other process has locked in the meantime."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
+        _lock(handle)
         yield handle
     finally:
         os.close(handle)  # and unlocked
+
+
+def _lock(handle: int) -> None:
+    until = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return None
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                return None
+            raise
+        time.sleep(0.01)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,7 +134,15 @@ def test_a_place_that_is_no_folder_of_its_own_is_refused(tmp_path: Path) -> None
 
 
 def test_a_folder_with_what_is_there_before_a_run_is_taken(tmp_path: Path) -> None:
-    for name in ("job.log", "job.sbatch", "slurm-12.out", ".lock", ".holder.json.1", ".config.yaml"):
+    for name in (
+        "job.log",
+        "job.sbatch",
+        "slurm-12.out",
+        ".lock",
+        "..holder.json.1a",
+        ".config.yaml",
+        "..config.yaml.7.1a",
+    ):
         (tmp_path / name).write_bytes(b"of a batch system")
     (tmp_path / ".hydra").mkdir()
     asked = Asked(f"hydra.run.dir={tmp_path}")
@@ -217,6 +226,17 @@ def test_files_that_are_added_to_an_adapter_are_kept_when_it_is_written_again(tm
         "notes.txt": b"mine", "plots/a.png": b"mine too",
     }  # fmt: skip
     assert sorted(entry.name for entry in target.iterdir()) == ["manifest.json", "notes.txt", "plots", "weights-1"]
+    checkpoints = tmp_path / "run/checkpoints"
+    for step in range(4):
+        shutil.copytree(target, checkpoints / f"step-{step:06d}")
+        for name in {"notes.txt", "plots"} if step != 1 else set():
+            path = checkpoints / f"step-{step:06d}" / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for name in (".step-notes", ".step-000000.gone", ".step-000002.staging-0123abcd"):
+        (checkpoints / name).mkdir()
+    manifest.retain(tmp_path / "run", 1, None)
+    assert sorted(entry.name for entry in checkpoints.iterdir()) == [".step-notes", "step-000001", "step-000003"]
+    shutil.rmtree(tmp_path / "run")
     target.rename(tmp_path / ".adapter.staging-00000000.old")  # killed between two names
     files.clear_staging(target)
     assert json.loads((target / "manifest.json").read_text()) and [entry.name for entry in tmp_path.iterdir()] == [
@@ -246,21 +266,3 @@ def test_a_folder_that_cannot_be_written_to_is_refused_in_one_line(tmp_path: Pat
                 asked = Asked(*arguments)
                 assert asked.code == 2 and asked.error.count("\n") == 1, asked.error
                 assert "Read-only file system" in asked.error and arguments[-1].partition("=")[0] in asked.error
-
-
-def test_what_is_written_has_the_permissions_that_the_umask_allows(tmp_path: Path) -> None:
-    config = config_of("lora.r=4")
-    for umask in (0o077, 0o027, 0o022, 0o002):
-        before = os.umask(umask)
-        try:
-            folder = tmp_path / f"{umask:o}"
-            run_folder.create(folder, config, make_plan(config, 8), Hardware())
-            with files.staged_folder(folder / "adapter") as staging:
-                (staging / "inner").mkdir()
-                os.close(os.open(staging / "inner/weights", os.O_CREAT | os.O_WRONLY, 0o600))  # as safetensors does
-            run_folder.describe(folder, config, make_plan(config, 8), Hardware())
-            Journal(folder / "answers.jsonl", "key").close([], {})
-        finally:
-            os.umask(before)
-        for entry in (folder, *folder.rglob("*")):
-            assert entry.stat().st_mode & 0o777 == (0o777 if entry.is_dir() else 0o666) & ~umask, entry
