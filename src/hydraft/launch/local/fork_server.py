@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
+from multiprocessing import forkserver, util
 from multiprocessing.connection import Connection
 
 from hydraft.system.hardware import Hardware
@@ -76,6 +76,8 @@ def start(modules: Sequence[str], hardware: Hardware) -> None:
     """Start the server if there is none yet; it imports ``modules`` in the background."""
     os.environ.setdefault(BY_NVML, "1")  # for the caller too: its forks must be able to use a GPU
     given = {**deepspeed_ops.environment(hardware), PRELOAD: json.dumps(list(modules))}
+    # Python 3.11.0 would listen on an abstract socket, which belongs to nobody.
+    util.abstract_sockets_supported = False  # type: ignore[misc]
     forkserver.set_forkserver_preload(["hydraft.launch.local.server_preload"])
     with _environment(given):
         forkserver.ensure_running()
