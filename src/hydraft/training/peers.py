@@ -61,18 +61,14 @@ def guard(sockets: Iterable[tuple[int, str]], only_here: bool) -> list[str]:
     Returns:
         A line about each connection that has been ended.
     """
-    rows = _rows()
-    listening = {row.inode: row.here for row in rows if row.state == LISTEN}
-    ports = set()
-    for handle, inode in sockets:
-        if inode in listening:
-            _drop_packets(handle)
-            ports.add(listening[inode])
+    closed = {inode for handle, inode in sockets if _close(handle)}
     deadline = time.monotonic() + DRAIN_SECONDS
-    while any(row.waiting for row in _rows() if row.here in ports) and time.monotonic() < deadline:
+    rows = _rows()
+    while any(row.waiting and row.inode in closed for row in rows) and time.monotonic() < deadline:
         time.sleep(0.005)
+        rows = _rows()
     found = []
-    for handle, row in _strangers(ports, only_here):
+    for handle, row in _strangers(rows, closed, only_here):
         with suppress(OSError), socket.socket(fileno=os.dup(handle)) as connection:
             connection.shutdown(socket.SHUT_RDWR)
         whose = "another machine's" if row is None else f"of user {row.user}"
@@ -106,9 +102,15 @@ def _rows() -> list[_Row]:
     return found
 
 
-def _strangers(ports: set[str], only_here: bool) -> Iterator[tuple[int, _Row | None]]:
-    """The connections to ``ports`` whose other end is no process of this user's: file descriptor, and the other end if it is here."""
-    rows = _rows()
+def _strangers(rows: list[_Row], closed: set[str], only_here: bool) -> Iterator[tuple[int, _Row | None]]:
+    """The connections to the ``closed`` ports whose other end is no process of this user's: file descriptor, and the other end.
+
+    Args:
+        rows: the TCP sockets of this machine, read after all connections had been accepted.
+        closed: inodes of the sockets that listened.
+        only_here: whether an end on another machine, which is None here, counts too.
+    """
+    ports = {row.here for row in rows if row.inode in closed}
     mine = {row.inode: row for row in rows if row.here in ports and row.state != LISTEN}
     ends = {(row.here, row.there): row for row in rows}
     for handle, inode in _sockets():
@@ -118,11 +120,19 @@ def _strangers(ports: set[str], only_here: bool) -> Iterator[tuple[int, _Row | N
                 yield handle, other
 
 
-def _drop_packets(handle: int) -> None:
-    """Have the kernel drop what arrives at a listening socket; connections that exist are not affected."""
+def _close(handle: int) -> bool:
+    """Have the kernel drop what arrives at a socket that listens for TCP, if it does; connections that exist are not affected."""
     program = ctypes.create_string_buffer(DROP, len(DROP))
-    with suppress(OSError), socket.socket(fileno=os.dup(handle)) as listener:  # not in every sandbox
-        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", 1, ctypes.addressof(program)))
+    with socket.socket(fileno=os.dup(handle)) as listener:
+        if listener.family not in (socket.AF_INET, socket.AF_INET6) or not _listens(listener):
+            return False
+        with suppress(OSError):  # not in every sandbox
+            listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", 1, ctypes.addressof(program)))
+    return True
+
+
+def _listens(connection: socket.socket) -> bool:
+    return bool(connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def _sockets() -> Iterator[tuple[int, str]]:

@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from conftest import SCALE, run_script, wait_for
+from ports import Listening, listening
 from serving import KEY, Server, bearer
 
 CHAT = "/v1/chat/completions"
@@ -34,6 +35,11 @@ def refused(server: Server, **options: Any) -> dict[str, Any]:
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"} and error["type"] == "invalid_request_error"
     return error
+
+
+def test_it_listens_on_one_port_of_loopback(server: Server) -> None:
+    pid, port = server.process.pid, int(server.url.rpartition(":")[2])
+    assert listening(pid) == [Listening(pid, "tcp", "127.0.0.1", port)]
 
 
 def test_the_base_and_its_adapters_answer_by_name(server: Server) -> None:

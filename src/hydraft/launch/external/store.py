@@ -87,8 +87,8 @@ class RendezvousStore:
         found = self._get("instructions")
         if found is None or self.world.nodes > 1:
             return found
-        self.private = _own_folder(found.get("folder"))
         try:
+            self.private = _own_folder(found.get("folder"))
             instructions: dict[str, Any] = json.loads((self.private / INSTRUCTIONS).read_text())
         except (OSError, ValueError) as error:
             if (code := self.exit_code()) is not None:  # rank 0 has not waited for this rank
@@ -237,11 +237,10 @@ def _own_folder(path: Any) -> Path:
 
     Raises:
         StoreLost: it is not.
+        OSError: it does not exist.
+        ValueError: it is no path.
     """
-    try:
-        about = os.lstat(str(path))
-    except (OSError, ValueError) as error:
-        raise StoreLost(f"rank 0's instructions cannot be read: {error}") from None
+    about = os.lstat(str(path))
     if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid() or about.st_mode & 0o077:
         raise StoreLost(f"{path} is no folder of this user's: someone else has changed the store of the ranks")
     return Path(str(path))

@@ -87,6 +87,8 @@ def start(modules: Sequence[str], hardware: Hardware) -> None:
     """Start the server if there is none yet; it imports ``modules`` in the background."""
     os.environ.setdefault(BY_NVML, "1")  # for the caller too: its forks must be able to use a GPU
     given = {**deepspeed_ops.environment(hardware), PRELOAD: json.dumps(list(modules))}
+    # Python 3.11.0 would listen on an abstract socket, which belongs to nobody.
+    util.abstract_sockets_supported = False  # type: ignore[misc]
     forkserver.set_forkserver_preload(["hydraft.launch.local.server_preload"])
     _own_socket_folder()
     with _environment(given):
