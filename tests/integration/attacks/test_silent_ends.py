@@ -24,7 +24,7 @@ from hydraft.launch.external import coordinator
 from hydraft.launch.external import rank as external_rank
 from hydraft.launch.external.environment import World
 from hydraft.launch.external.store import RendezvousStore
-from hydraft.launch.local import agent, elastic, hang, rank, watch
+from hydraft.launch.local import agent, elastic, fork_server, hang, rank, watch
 from hydraft.launch.local.shutdown import ShutdownHandler
 from hydraft.system import signals
 from hydraft.system.hardware import detect
@@ -149,3 +149,17 @@ def test_a_process_that_has_the_id_of_a_rank_that_is_gone_gets_no_signal(tmp_pat
         monitor.kill()
         assert other.wait(5 * SCALE) == -signal.SIGKILL
         assert ProcessId.parse(str(its)).state == "X"
+
+
+def test_a_killed_server_is_named_instead_of_its_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["sleep", "60"]) as server:
+        process = ProcessId.of(server.pid)
+        monkeypatch.setattr(fork_server, "process", lambda: process)
+        ranks = elastic.LocalRanks(tmp_path / "run", tmp_path, 2)
+        lost: Any = {number: SimpleNamespace(exitcode=fork_server.LOST) for number in range(2)}
+        assert elastic._first(lost, ranks).message == "exited with code 255"  # of the rank itself
+        server.kill()
+        failure = elastic._first(lost, ranks)
+    assert (failure.rank, failure.subject) == (None, "the run")
+    why = "was killed by SIGKILL (out of memory, unless someone sent the signal), and they ended with it"
+    assert failure.message == f"the server that ranks are forked from {why}"

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -138,15 +139,20 @@ def process() -> ProcessId | None:
 
 
 def ended(forks: str, server: ProcessId | None = None) -> Failure | None:
-    """The failure of everything that was forked, if the server has ended; None if it runs.
+    """The failure of a fork with exit code ``LOST``, if its server has ended; None if that was its own code.
 
     Args:
         forks: what is forked from it, for the message.
         server: the one that they were forked from, if another may have been started since.
     """
     server = server or process()
-    if server is None or server.runs:
+    if server is None:
         return None
+    began = time.monotonic()
+    while server.runs:  # its pipes are closed a moment before it counts as ended
+        if time.monotonic() - began > 1:
+            return None
+        time.sleep(0.01)
     how = "ended (killed, or it exited)"
     with suppress(ChildProcessError):
         found = os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
