@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -22,8 +24,8 @@ class Sweep:
     """A sweep of four jobs, one at a time, in a folder of its own, with a folder of its own for temporary files."""
 
     def __init__(self, folder: Path, records: Path) -> None:
-        self.folder, self.temporary = folder / "sweep", folder / "temporary"
-        self.temporary.mkdir(parents=True)
+        self.folder, self.temporary = folder / "sweep", Path(tempfile.mkdtemp())  # a short path: sockets lie there
+        folder.mkdir()
         self.command = [
             "-m", "quant=none", "data.eval=null", f"data.train={records}", "train.log_every=1", "train.micro_batch_size=2",
             f"train.max_steps={STEPS}", "train.save_every=10", "train.keep_last=99", "seed=0,1,2,3", "hydra.launcher.jobs=1",
@@ -75,6 +77,8 @@ def sweeps(tmp_path: Path, records: Path) -> Iterator[list[Sweep]]:
     for process in (process for sweep in made for process in sweep.started):
         process.kill()
         process.join()
+    for sweep in made:
+        shutil.rmtree(sweep.temporary)
 
 
 def ended(processes: list[psutil.Process]) -> Callable[[], bool]:

@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -95,20 +94,16 @@ def start(modules: Sequence[str], hardware: Hardware) -> None:
 
 
 def _own_socket_folder() -> None:
-    """Have multiprocessing make its folder of sockets in one of ours, which does not stay when this process is killed."""
+    """Have multiprocessing make its sockets in a folder of ours: its own stays when this process is killed."""
     known = multiprocessing.current_process()._config  # type: ignore[attr-defined]
     if "tempdir" in known:
         return
-    folder, before = temporary.make("fork"), tempfile.tempdir
-    util.Finalize(
-        None, temporary.remove, args=(folder,), exitpriority=-101
-    )  # after multiprocessing's own, which has -100
-    if len(str(folder)) + len("/pymp-12345678/listener-12345678") < SOCKET_PATH:
-        tempfile.tempdir = str(folder)
-    try:
-        util.get_temp_dir()
-    finally:
-        tempfile.tempdir = before
+    folder = temporary.make("mp")
+    if len(f"{folder}/listener-12345678") < SOCKET_PATH:
+        known["tempdir"] = str(folder)  # as multiprocessing.util.get_temp_dir does
+        util.Finalize(None, temporary.remove, args=(folder,), exitpriority=-100)
+    else:  # multiprocessing's own name is shorter by a few letters
+        temporary.remove(folder)
 
 
 def unusable(modules: Sequence[str], hardware: Hardware) -> str | None:
