@@ -17,7 +17,7 @@ from conftest import SCALE, family, start_script, wait_for
 from hydraft.checkpoint import manifest
 from hydraft.sweep.results.ledger import Job, Ledger, State
 
-STEPS = 60
+STEPS = 40
 
 
 class Sweep:
@@ -48,11 +48,15 @@ class Sweep:
 
     def job(self, seed: int) -> Job:
         """A job as the ledger has it."""
-        return {job.name: job for job in Ledger(self.folder).jobs().values()}[f"seed={seed}"]
+        return self.jobs()[f"seed={seed}"]
+
+    def jobs(self) -> dict[str, Job]:
+        """All jobs that the ledger has, by name."""
+        return {job.name: job for job in Ledger(self.folder).jobs().values()} if self.folder.exists() else {}
 
     def is_in(self, seed: int, state: State) -> Callable[[], bool]:
         """Whether a job is in a state."""
-        return lambda: self.folder.exists() and self.job(seed).state is state
+        return lambda: f"seed={seed}" in self.jobs() and self.job(seed).state is state
 
     def saves(self, seed: int) -> psutil.Process:
         """Wait until a job has saved one more checkpoint in this start; its process."""
