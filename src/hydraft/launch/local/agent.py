@@ -44,7 +44,6 @@ class RankAgent(LocalElasticAgent):
         }
 
 
-def register(noticed: threading.Event) -> None:
-    """Have torch's ``elastic_launch``, which has no setting for the class of its agent, use it; ``noticed`` is set upon a failure."""
-    RankAgent.noticed = noticed
+def register() -> None:
+    """Have torch's ``elastic_launch`` use it: it has no setting for the class of its agent."""
     vars(api)["LocalElasticAgent"] = RankAgent

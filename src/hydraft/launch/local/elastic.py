@@ -155,10 +155,11 @@ def start(ranks: LocalRanks, hardware: Hardware, shutdown: ShutdownHandler) -> N
         signals_to_handle="SIGQUIT",  # ``shutdown`` handles the others
         **ranks.node.rendezvous(),
     )
+    agent.register()
     arguments = str(ranks.folder.resolve()), str(ranks.notes), ranks.terminal, ranks.node.environment
     failure: BaseException | None = None
     watch = RankWatch(ranks.notes, ranks.folder, ranks.count, ranks.node.nodes == 1, ranks.hang_timeout)
-    agent.register(watch.noticed)
+    agent.RankAgent.noticed = watch.noticed
     try:
         with watch, shutdown.forwarding(_forward_to(ranks), hang.RankMonitor(ranks.notes).kill):
             elastic_launch(config, enter)(*arguments)
