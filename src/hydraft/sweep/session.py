@@ -36,6 +36,7 @@ from hydraft.system.hardware import Hardware
 from hydraft.system.version import __version__
 from hydraft.training.objectives.registry import make_objective
 
+ENDING_SECONDS = 10.0
 ELSEWHERE_SECONDS = 0.5
 """Between two checks of jobs that another process runs."""
 
@@ -215,9 +216,13 @@ class Session:
             if isinstance(why, job_status.RunningElsewhere):
                 continue
             tried.append(key)
-            if why is not None and not self.ledger.is_claimed(key):
+            if why is not None and not self.records_itself(key, why):
                 self.settle(key, why)
         return tried
+
+    def records_itself(self, key: str, why: BaseException) -> bool:
+        """Whether another process runs the job that failed here. The ranks of a job that was killed end a moment after it."""
+        return self.ledger.is_claimed(key, ENDING_SECONDS if isinstance(why, job_status.JobDied) else 0)
 
     def settle(self, key: str, error: BaseException, state: State = State.failed) -> None:
         """Record the failure of a job that did not record it itself."""
