@@ -37,6 +37,7 @@ from hydraft.system.version import __version__
 from hydraft.training.objectives.registry import make_objective
 
 ENDING_SECONDS = 10.0
+"""For the last processes of a job that was killed."""
 ELSEWHERE_SECONDS = 0.5
 """Between two checks of jobs that another process runs."""
 
