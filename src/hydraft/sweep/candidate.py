@@ -16,6 +16,9 @@ from hydraft.sweep import folder_names
 from hydraft.sweep.results.ledger import Job, State
 from hydraft.sweep.slots import Demand
 
+CONFIGS = 1000
+"""Jobs of a batch up to which each job's config is part of what Hydra's sweeper receives; ten thousand would take gigabytes."""
+
 
 @dataclass(frozen=True)
 class Packed:

@@ -148,7 +148,7 @@ class Jobs:
     def ended(self, number: int, returned: JobReturn, stopped: bool) -> None:
         """Record the result of a job in the ledger and report it to the search."""
         one, why = self.candidates.pop(number), failure(returned)
-        if why is not None and not self.session.ledger.is_claimed(one.key):
+        if why is not None and not self.session.records_itself(one.key, why):
             self.session.settle(one.key, why)
         if why is not None and stopped:
             self.session.ledger.record(one.key, State.pruned)

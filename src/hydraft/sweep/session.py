@@ -28,7 +28,7 @@ from hydraft.plan import preflight
 from hydraft.plan.render import verdict
 from hydraft.runs import claim, run_folder
 from hydraft.sweep import folder_names, job_status, sweep_folder
-from hydraft.sweep.candidate import Candidate, Packed, failure, refusal, returned
+from hydraft.sweep.candidate import CONFIGS, Candidate, Packed, failure, refusal, returned
 from hydraft.sweep.results import ledger, objective, write
 from hydraft.sweep.results.ledger import Job, Ledger, State
 from hydraft.sweep.results.live_table import Live
@@ -39,9 +39,8 @@ from hydraft.system.redaction import redact_command, redact_text
 from hydraft.system.version import __version__
 from hydraft.training.objectives.registry import make_objective
 
-CONFIGS = 1000
-"""Jobs of a batch up to which each job's config is part of what Hydra's sweeper receives; ten thousand would take gigabytes."""
-
+ENDING_SECONDS = 10.0
+"""For the last processes of a job that was killed."""
 ELSEWHERE_SECONDS = 0.5
 """Between two checks of jobs that another process runs."""
 
@@ -247,9 +246,13 @@ class Session:
             if isinstance(why, job_status.RunningElsewhere):
                 continue
             tried.append(key)
-            if why is not None and not self.ledger.is_claimed(key):
+            if why is not None and not self.records_itself(key, why):
                 self.settle(key, why)
         return tried
+
+    def records_itself(self, key: str, why: BaseException) -> bool:
+        """Whether another process runs the job that failed here. The ranks of a job that was killed end a moment after it."""
+        return self.ledger.is_claimed(key, ENDING_SECONDS if isinstance(why, job_status.JobDied) else 0)
 
     def settle(self, key: str, error: BaseException, state: State = State.failed) -> None:
         """Record the failure of a job that did not record it itself."""

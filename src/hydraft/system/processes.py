@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import psutil
+
+PROC = Path("/proc/self/stat")
+
 
 @dataclass(frozen=True)
 class ProcessId:
@@ -35,6 +39,8 @@ class ProcessId:
     def state(self) -> str:
         """Its state as in ps: Z if it has ended and its parent has not noticed, X if there is no such process."""
         found = _stat(self.pid)
+        if found is None and not PROC.exists():  # another system than Linux
+            return "R" if psutil.pid_exists(self.pid) else "X"
         if found is None or (self.started is not None and int(found[19]) != self.started):
             return "X"
         return found[0]

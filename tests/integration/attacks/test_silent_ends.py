@@ -24,9 +24,9 @@ from hydraft.launch.external import coordinator
 from hydraft.launch.external import rank as external_rank
 from hydraft.launch.external.environment import World
 from hydraft.launch.external.store import RendezvousStore
-from hydraft.launch.local import agent, elastic, hang, rank, watch
+from hydraft.launch.local import agent, elastic, fork_server, hang, rank, watch
 from hydraft.launch.local.shutdown import ShutdownHandler
-from hydraft.system import signals
+from hydraft.system import files, signals
 from hydraft.system.hardware import detect
 from hydraft.system.processes import ProcessId
 
@@ -149,3 +149,26 @@ def test_a_process_that_has_the_id_of_a_rank_that_is_gone_gets_no_signal(tmp_pat
         monitor.kill()
         assert other.wait(5 * SCALE) == -signal.SIGKILL
         assert ProcessId.parse(str(its)).state == "X"
+
+
+def test_a_killed_server_is_named_instead_of_its_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["sleep", "60"]) as server:
+        process = ProcessId.of(server.pid)
+        monkeypatch.setattr(fork_server, "process", lambda: process)
+        ranks = elastic.LocalRanks(tmp_path / "run", tmp_path, 2)
+        lost: Any = {number: SimpleNamespace(exitcode=fork_server.LOST) for number in range(2)}
+        assert elastic._first(lost, ranks).message == "exited with code 255"  # of the rank itself
+        server.kill()
+        failure = elastic._first(lost, ranks)
+    assert (failure.rank, failure.subject) == (None, "the run")
+    why = "was killed by SIGKILL (out of memory, unless someone sent the signal), and they ended with it"
+    assert failure.message == f"the server that ranks are forked from {why}"
+
+
+def test_a_rank_that_the_agent_has_ended_is_not_named(tmp_path: Path) -> None:
+    """Rank 2 raises after rank 1 was killed, and after rank 0 was ended because of that."""
+    its_own = Failure(FailureReason.raised, "Connection closed by peer").to_dict()
+    files.write_json(tmp_path / "2.json", {"failure": its_own, "time": 1.0, "ended_before": [0, 1]})
+    ended: Any = {1: SimpleNamespace(exitcode=-signal.SIGKILL)}
+    failure = elastic._first(ended, elastic.LocalRanks(tmp_path / "run", tmp_path, 3))
+    assert (failure.rank, failure.signal) == (1, signal.SIGKILL)

@@ -4,6 +4,7 @@ torch's own takes no notice of a process that ends with code 0 before its functi
 several that have failed it names one.
 """
 
+import threading
 from typing import Any
 
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerState
@@ -18,9 +19,13 @@ class RankAgent(LocalElasticAgent):
     Ranks wait until all of them have returned before they end, so one that ends before that has failed, whatever its exit code.
     """
 
+    noticed = threading.Event()
+    """Set when it has seen a failure, and ends the other ranks."""
+
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         failures = self._ended(worker_group)
         if failures:
+            self.noticed.set()
             return RunResult(WorkerState.FAILED, failures=failures)
         healthy: RunResult = super()._monitor_workers(worker_group)
         return healthy

@@ -175,6 +175,7 @@ def start(ranks: LocalRanks, hardware: Hardware, shutdown: ShutdownHandler) -> N
     arguments = str(ranks.folder.resolve()), str(ranks.notes), ranks.terminal, ranks.node.environment()
     failure: BaseException | None = None
     watch = RankWatch(ranks.notes, ranks.folder, ranks.count, ranks.node.nodes == 1, ranks.hang_timeout)
+    agent.RankAgent.noticed = watch.noticed
     try:
         with watch, shutdown.forwarding(_forward_to(ranks), hang.RankMonitor(ranks.notes).kill):
             elastic_launch(config, enter)(*arguments)
@@ -211,9 +212,6 @@ def _first(failures: "dict[int, ProcessFailure]", ranks: LocalRanks) -> Failure:
     for note in ("hung", "gone"):
         if (ranks.notes / note).exists():
             found = Failure.from_dict(json.loads((ranks.notes / note).read_text()))
-            known = None if found.rank is None else failures.get(found.rank)
-            if note == "gone" and known is not None:
-                break  # the agent knows more: its exit code
             return replace(found, log=ranks.log(found.rank or 0))
     if any(failure.exitcode == fork_server.LOST for failure in failures.values()):
         killed = fork_server.ended("ranks")
@@ -226,5 +224,6 @@ def _first(failures: "dict[int, ProcessFailure]", ranks: LocalRanks) -> Failure:
         rank = min(raised, key=lambda rank: raised[rank].time)
         return replace(raised[rank].failure, rank=rank, log=ranks.log(rank))
     codes = {rank: failures[rank].exitcode if rank in failures else None for rank in silent or {0}}
-    rank = min(codes, key=lambda rank: (rank not in before, codes[rank] == -signal.SIGABRT, rank))
+    # the agent has ended those that it does not name; an abort may be the effect of a lost connection
+    rank = min(codes, key=lambda rank: (rank not in failures, rank not in before, codes[rank] == -signal.SIGABRT, rank))
     return replace(exit_failure(codes[rank]), rank=rank, log=ranks.log(rank))

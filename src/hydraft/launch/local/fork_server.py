@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -96,20 +96,16 @@ def start(modules: Sequence[str], hardware: Hardware) -> None:
 
 
 def _own_socket_folder() -> None:
-    """Have multiprocessing make its folder of sockets in one of ours, which does not stay when this process is killed."""
+    """Have multiprocessing make its sockets in a folder of ours: its own stays when this process is killed."""
     known = multiprocessing.current_process()._config  # type: ignore[attr-defined]
     if "tempdir" in known:
         return
-    folder, before = temporary.make("fork"), tempfile.tempdir
-    util.Finalize(
-        None, temporary.remove, args=(folder,), exitpriority=-101
-    )  # after multiprocessing's own, which has -100
-    if len(str(folder)) + len("/pymp-12345678/listener-12345678") < SOCKET_PATH:
-        tempfile.tempdir = str(folder)
-    try:
-        util.get_temp_dir()
-    finally:
-        tempfile.tempdir = before
+    folder = temporary.make("mp")
+    if len(f"{folder}/listener-12345678") < SOCKET_PATH:
+        known["tempdir"] = str(folder)  # as multiprocessing.util.get_temp_dir does
+        util.Finalize(None, temporary.remove, args=(folder,), exitpriority=-100)
+    else:  # multiprocessing's own name is shorter by a few letters
+        temporary.remove(folder)
 
 
 def unusable(modules: Sequence[str], hardware: Hardware) -> str | None:
@@ -140,18 +136,26 @@ def process() -> ProcessId | None:
 
 
 def ended(forks: str, server: ProcessId | None = None) -> Failure | None:
-    """The failure of everything that was forked, if the server has ended; None if it runs.
+    """The failure of a fork with exit code ``LOST``, if its server has ended; None if that was its own code.
 
     Args:
         forks: what is forked from it, for the message.
         server: the one that they were forked from, if another may have been started since.
     """
     server = server or process()
-    if server is None or server.runs:
+    if server is None:
         return None
+    began = time.monotonic()
+    while server.runs:  # its pipes are closed a moment before it counts as ended
+        if time.monotonic() - began > 1:
+            return None
+        time.sleep(0.01)
     how = "ended (killed, or it exited)"
     with suppress(ChildProcessError):
-        found = os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        while (found := os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is None:
+            if time.monotonic() - began > 2:
+                break
+            time.sleep(0.01)  # its other threads end after its first one
         if found is not None and found.si_code in (os.CLD_KILLED, os.CLD_DUMPED):
             how = f"was killed by {signal.Signals(found.si_status).name}"
             how += " (out of memory, unless someone sent the signal)" if found.si_status == signal.SIGKILL else ""

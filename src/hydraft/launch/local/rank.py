@@ -35,7 +35,8 @@ def enter(folder: str, notes: str, terminal: str | None, environment: dict[str, 
     rank = int(os.environ["RANK"])
     listener, heartbeat = SignalListener(), Heartbeat()
     listener.start(Path(notes), rank)
-    files.write_text(Path(notes) / f"{rank}.pid", str(ProcessId.of(os.getpid())))
+    process = ProcessId.of(os.getpid())
+    files.write_text(Path(notes) / f"{rank}.pid", str(process))
     (Path(notes) / f".{rank}.done").touch()  # renamed at the end, which works on a full disk too
     output = terminal if rank == 0 else os.devnull
     screen = os.dup(1) if output is None else os.open(output, os.O_WRONLY | os.O_NOCTTY)
@@ -51,7 +52,8 @@ def enter(folder: str, notes: str, terminal: str | None, environment: dict[str, 
         (Path(notes) / f".{rank}.done").rename(Path(notes) / f"{rank}.done")
     except BaseException as error:
         traceback.print_exc()  # to the log; the launcher prints the cause on the terminal
-        _note_failure(Path(notes), rank, error)
+        if os.getpid() == process.pid:  # not a fork of this rank, which a library has made
+            _note_failure(Path(notes), rank, error)
         if isinstance(error, SystemExit) and not error.code:  # not the end of a rank that is done
             raise SystemExit(1) from error
         raise

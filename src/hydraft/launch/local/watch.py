@@ -36,6 +36,8 @@ class RankWatch(AbstractContextManager["RankWatch"]):
     """Whether no other machine has ranks of this run: otherwise an agent whose ranks are done waits for those."""
     hang_timeout: float | None
     """Seconds without progress after which the ranks are ended; None if another process monitors that."""
+    noticed: threading.Event = field(default_factory=threading.Event)
+    """Set when the agent itself has seen a failure, and ends the other ranks."""
     interrupted: bool = False
     """Whether the agent waited for ranks that had all ended, and was interrupted by SIGQUIT."""
     _done: threading.Event = field(default_factory=threading.Event)
@@ -63,7 +65,7 @@ class RankWatch(AbstractContextManager["RankWatch"]):
                 failure = hang.diagnose(monitor.stacks(self.folder))
                 files.write_json(self.notes / "hung", failure.to_dict())
                 monitor.kill()
-            gone_at = (gone_at or now) if gone else None
+            gone_at = (gone_at or now) if gone and not self.noticed.is_set() else None
             if gone_at is not None and now - gone_at > GONE_SECONDS and not (self.notes / "gone").exists():
                 failure = replace(exit_failure(None), rank=min(gone))
                 files.write_json(self.notes / "gone", failure.to_dict())

@@ -189,10 +189,14 @@ class Ledger:
         finally:
             lock.release()
 
-    def is_claimed(self, key: str) -> bool:
-        """Whether a process runs a job."""
-        with self.claim(key) as free:
-            return not free
+    def is_claimed(self, key: str, seconds: float = 0.0) -> bool:
+        """Whether a process runs a job; ``seconds``: how long to wait for its last processes, which end after it was killed."""
+        deadline = time.monotonic() + seconds
+        while True:
+            with self.claim(key) as free:
+                if free or time.monotonic() >= deadline:
+                    return not free
+            time.sleep(0.05)
 
     def _lock(self) -> FileLock:
         self.folder.mkdir(parents=True, exist_ok=True)
