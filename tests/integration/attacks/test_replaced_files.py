@@ -125,12 +125,15 @@ def test_ranks_that_have_read_different_held_out_records_are_refused(
                 forked.results()
 
 
+@pytest.mark.parametrize("gone", [False, True], ids=["replaced", "removed"])
 def test_records_are_refused_if_their_file_changes_while_it_is_encoded(
-    config: Config, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, place: Path
+    gone: bool, config: Config, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, place: Path
 ) -> None:
-    def replace(done: int, total: int) -> None:
-        (tmp_path / "records.json").write_text(json.dumps(RECORDS[:10]), encoding="utf-8")
+    file = tmp_path / "records.json"
 
-    with pytest.raises(ConfigError, match=r"data\.train=.*records\.json was changed while the run started"):
-        cache.training(config.data, 0, tokenizer, True, replace)
+    def change(done: int, total: int) -> None:
+        file.unlink() if gone else file.write_text(json.dumps(RECORDS[:10]), encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=r"data\.train=.*records\.json.*: (no such file|.*start it again)$"):
+        cache.training(config.data, 0, tokenizer, True, change)
     assert list((place / "encoded").glob("*/")) == []
