@@ -114,7 +114,8 @@ def clear(entry: Path) -> None:
     """Remove what processes that were killed left of this entry, and a seal without an entry. Hold its lock."""
     if not exists(entry):
         _seal_of(entry).unlink(missing_ok=True)
-    left = re.compile(re.escape(f".{entry.name}.") + r"(damaged-)?\w{8}(\.old)?")  # see staged_folder, and set_aside
+    # see staged_folder, and set_aside
+    left = re.compile(re.escape(f".{entry.name}.") + r"((damaged|staging)-)?\w{8}(\.old|\.gone)?")
     for path in entry.parent.iterdir():
         if left.fullmatch(path.name):
             remove(path)
