@@ -27,13 +27,20 @@ class Part:
     """The suffix of a table or of plain text, the split of a folder, or the name of a data set on the hub."""
 
     def fingerprint(self) -> str:
-        """A hash of ``files`` and ``key``."""
+        """A hash of ``files`` and ``key``.
+
+        Raises:
+            ConfigError: a file is gone, or cannot be read.
+        """
         if not self.files:
             return self.key
         hashes = []
         for file in self.files:
-            with file.open("rb") as opened:
-                hashes.append(hashlib.file_digest(opened, "sha256").hexdigest())
+            try:
+                with file.open("rb") as opened:
+                    hashes.append(hashlib.file_digest(opened, "sha256").hexdigest())
+            except OSError as error:
+                raise ConfigError(f"{self.label}: {file} cannot be read ({error.strerror})") from None
         if len(hashes) == 1 and not self.key:
             return hashes[0]
         return hashlib.sha256("\n".join([self.key, *hashes]).encode()).hexdigest()

@@ -2,7 +2,7 @@
 
 An entry is ``<cache>/<kind>/<name>``. Its seal is ``<cache>/seals/<kind>/<name>.json``: size, hash, modification time and inode of each
 file. An entry is verified before it is used: the sizes always, and the hashes of files whose time or inode differs from the seal's. Of
-the other files, ``BOUND`` bytes are read, chosen anew each time if there are more: so opening an entry takes about a second at most,
+the other files, ``BOUND`` bytes are read, chosen anew each time if there are more: so verifying an entry takes less than a second from memory,
 and one byte that a disk has changed is noticed at once in a small entry, and sooner or later in a large one.
 """
 
@@ -114,7 +114,8 @@ def clear(entry: Path) -> None:
     """Remove what processes that were killed left of this entry, and a seal without an entry. Hold its lock."""
     if not exists(entry):
         _seal_of(entry).unlink(missing_ok=True)
-    left = re.compile(re.escape(f".{entry.name}.") + r"(damaged-)?\w{8}(\.old)?")  # see staged_folder, and set_aside
+    # see staged_folder, and set_aside
+    left = re.compile(re.escape(f".{entry.name}.") + r"((damaged|staging)-)?\w{8}(\.old|\.gone)?")
     for path in entry.parent.iterdir():
         if left.fullmatch(path.name):
             remove(path)

@@ -4,12 +4,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch.distributed as dist
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from conftest import ROOT, config_of, run_script
@@ -17,11 +16,8 @@ from forked import NOBODY, Forked, as_nobody
 from hydraft.config.model import ModelConfig
 from hydraft.config.schema import Config
 from hydraft.data import cache
-from hydraft.data.encoding import SFT
 from hydraft.errors import ConfigError
 from hydraft.models import prepare
-from hydraft.system.console import Screen
-from hydraft.training.dataset import load_training_data
 from published import CHATGLM2, chatglm2_tensors, contents, save, sentencepiece_model
 
 RECORDS = [{"instruction": f"问{i}", "output": "答" * (i + 1)} for i in range(20)]
@@ -224,63 +220,6 @@ def test_a_damaged_model_is_named_and_made_again_once(
     assert len(lines) == 1 and lines[0].startswith(f"{entry}: ") and name in lines[0]
     assert contents(entry) == before
     assert prepare.native(model, 0).path == str(entry) and capsys.readouterr().err == ""
-
-
-@pytest.fixture
-def ranks(tmp_path: Path) -> Iterator[Callable[[int], None]]:
-    """What makes a forked process one of two ranks on one machine."""
-
-    def join(rank: int) -> None:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        store = dist.FileStore(str(tmp_path / "store"), 2)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-
-    yield join
-
-
-def test_the_first_rank_decides_which_records_are_trained_if_a_file_is_replaced(
-    config: Config, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, ranks: Callable[[int], None]
-) -> None:
-    """The second rank comes when another file has the name: it opens what the first has encoded."""
-    expected, _ = encoded(config, tokenizer)
-
-    hashed = os.pipe()
-
-    def train(rank: int) -> list[Any]:
-        ranks(rank)
-        if rank == 1:
-            os.read(hashed[0], 1)  # until the first rank has read the file for the key
-            (tmp_path / "records.json").write_text(json.dumps(RECORDS[:10]), encoding="utf-8")
-        with Screen(os.open(os.devnull, os.O_WRONLY), False) as screen:
-            data = load_training_data(config, tokenizer, SFT, screen)
-        return [data.encoded[index] for index in range(len(data.encoded))]
-
-    def first() -> list[Any]:
-        original = cache.key
-
-        def key(*arguments: Any) -> str:
-            found = original(*arguments)
-            os.write(hashed[1], b"1")
-            return found
-
-        cache.key = key
-        return train(0)
-
-    with Forked() as forked:
-        forked.start(first)
-        forked.start(lambda: train(1))
-        assert forked.results() == [expected, expected]
-
-
-def test_records_are_refused_if_their_file_changes_while_it_is_encoded(
-    config: Config, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, place: Path
-) -> None:
-    def replace(done: int, total: int) -> None:
-        (tmp_path / "records.json").write_text(json.dumps(RECORDS[:10]), encoding="utf-8")
-
-    with pytest.raises(ConfigError, match=r"data\.train=.*records\.json was changed while the run started"):
-        cache.training(config.data, 0, tokenizer, True, replace)
-    assert list((place / "encoded").glob("*/")) == []
 
 
 def test_a_cache_that_cannot_be_written_is_refused_before_the_ranks_start(tmp_path: Path) -> None:
