@@ -183,7 +183,7 @@ BODIES: list[tuple[str, dict[str, Any], int]] = [
     (TEXT, {"prompt": ["a", LONE]}, 400), (CHAT, {"chat_template_kwargs": {"a": deep(900)}}, 200), (CHAT, {"tools": [{**TOOL, "function": {"name": "a", "parameters": {"a": deep(900)}}}]}, 400), (CHAT, {"prediction": {"a": deep(900)}}, 200),
     (CHAT, {"messages": [{"role": "assistant", "function_call": {"name": "a", "arguments": DEEP}}]}, 400), (TEXT, {"prompt": deep(900)}, 400),
     (TEXT, {"prompt": ["a"] * 50_000}, 400),
-    (CHAT, {str(number): 1 for number in range(30_000)}, 400), 
+    (CHAT, {str(number): 1 for number in range(30_000)}, 400),
     (CHAT, {"top_k": 10**400}, 400), (CHAT, {"top_k": 2**62, "temperature": 1e-3, "repetition_penalty": 5e-324, "min_p": 5e-324}, 200),
     (CHAT, {"chat_template_kwargs": {"chat_template": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"}}, 400),
 ]  # fmt: skip
