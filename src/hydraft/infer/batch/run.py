@@ -46,8 +46,12 @@ def run(sources: list[Source], options: InferConfig) -> None:
         if journal.finished:
             print(f"{output}: is complete; nothing is left to do")
             return
-        with Screen(os.dup(1), visible=True) as screen:
-            _run(source, options, records, journal, screen, count)
+        try:
+            with Screen(os.dup(1), visible=True) as screen:
+                _run(source, options, records, journal, screen, count)
+        except ConfigError:
+            journal.discard()
+            raise
     except OSError as error:
         raise ConfigError(f"output={output}: {error.strerror or error} ({error.filename or output.parent})") from error
 
