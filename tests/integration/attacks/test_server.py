@@ -226,7 +226,8 @@ def test_long_prompts_do_not_delay_short_requests(victim: Server, unharmed: None
     took = answered(victim)
     for thread in threads:
         thread.join()
-    assert found == [400] * 20 and took < 4 * alone + 5 * tokenised, (took, alone, tokenised)
+    # 408: on a busy machine some bodies take longer than the server's patience
+    assert len(found) == 20 and set(found) <= {400, 408} and took < 4 * alone + 5 * tokenised, (took, alone, tokenised)
 
 
 def test_a_server_that_may_open_too_few_files_is_refused(adapters: list[Path]) -> None:

@@ -43,7 +43,7 @@ async def serving(most: int, patience: float) -> AsyncIterator[tuple[int, Connec
     access = Access(None, True, 1000, patience, lambda: connections.full)
     config = uvicorn.Config(
         AccessMiddleware(small, access, lambda route, status: None),
-        http=Connection, log_config=None, lifespan="off", timeout_graceful_shutdown=1,
+        http=Connection, log_config=None, lifespan="off", timeout_graceful_shutdown=1, timeout_keep_alive=600,
     )  # fmt: skip
     server = uvicorn.Server(config)
     server.server_state = connections
