@@ -72,13 +72,21 @@ class SpecialTokens:
         return token if known is not None and known.content in self.answer_ends else end
 
     def hide(self, conversation: Conversation) -> Conversation:
-        """The conversation with a placeholder for every name of a special token, and for marks of thoughts, in its texts."""
-        return replace(
-            conversation,
-            plain=None if conversation.plain is None else self._hidden(conversation.plain),
-            turns=tuple(map(self._with_placeholders, conversation.turns)),
-            tools=tuple(map(self._hidden, conversation.tools)),
-        )
+        """The conversation with a placeholder for every name of a special token, and for marks of thoughts, in its texts.
+
+        Raises:
+            ConfigError: a tool or a call is nested too deeply.
+        """
+        try:
+            return replace(
+                conversation,
+                plain=None if conversation.plain is None else self._hidden(conversation.plain),
+                turns=tuple(map(self._with_placeholders, conversation.turns)),
+                tools=tuple(map(self._hidden, conversation.tools)),
+            )
+        except RecursionError:
+            which = f"record {conversation.number}" if conversation.number else "a record"
+            raise ConfigError(f"{which}: its tools, or the arguments of a call, are nested too deeply") from None
 
     def _with_placeholders(self, turn: Turn) -> Turn:
         content, more = self._hidden(turn.content), self._hidden(turn.input)

@@ -9,17 +9,27 @@ import psutil
 import pytest
 
 from conftest import run_script, wait_for
-from hydraft.config.choices import Format
+from hydraft.config.choices import Format, InferMode
 from hydraft.config.infer import InferConfig
 from hydraft.data.tokenize import prompt_ids
 from hydraft.errors import ConfigError
 from hydraft.infer.batch import records
+from hydraft.infer.batch import run as batch
 from hydraft.infer.generate import answer, answers, generate
 from hydraft.infer.load import load
 from hydraft.infer.resolve import find
 from using import RECORDS, adapter, start
 
 LENGTH = 8
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+
+
+def nested(levels: int) -> dict[str, object]:
+    """A tool with a list in a list in a list, and so on."""
+    value: list[object] = []
+    for _ in range(levels):
+        value = [value]
+    return {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "a": value}}}
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +59,31 @@ def test_batched_answers_equal_single_ones(run: Path, prompts_file: Path, tmp_pa
         text = generate(loaded, InferConfig(run="", prompt="回答问题。\n0加一等于几？", max_new_tokens=24), out)
     assert text == selected.tokenizer.decode(alone[0], skip_special_tokens=True)
     assert (tmp_path / "output").read_text() == text + "\n"
+
+
+ASKED = {"messages": [{"role": "user", "content": "问"}]}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"messages": [{"role": "user", "content": "a\\ud800"}]}', "record 2: has half of a character"),
+        ('{"messages": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 2: nested too deeply"),
+        (json.dumps({**ASKED, "tools": [nested(900)]}), "record 2: its tools, .* nested too deeply"),
+        (json.dumps({**ASKED, "tools": [TOOL]}), "record 2"),
+    ],
+    ids=["half", "deep", "deep tool", "no place for tools"],
+)
+def test_a_record_that_cannot_be_prompted_leaves_nothing_behind(
+    run: Path, line: str, message: str, tmp_path: Path
+) -> None:
+    """The same name may then be used with an input that was mended."""
+    file, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    file.write_text(f"{json.dumps(ASKED)}\n{line}\n", encoding="utf-8")
+    options = InferConfig(mode=InferMode.batch, run=str(run), input=str(file), output=str(output), device="cpu")
+    with pytest.raises(ConfigError, match=message):
+        batch.run(find(options), options)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["in.jsonl"]
 
 
 def test_a_killed_batch_resumes_without_loss_or_repetition(run: Path, prompts_file: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from hydraft.infer.serve.parsing import CALLS, AnswerParser, Call, Part, call_field
+from hydraft.infer.serve.text import as_json
 from hydraft.system.source_tree import ROOT, TINY
 
 HERMES, XML, GLM, LLAMA = CALLS.values()
@@ -95,3 +96,39 @@ def test_a_tokenizers_own_response_template_comes_first() -> None:
     tokenizer.chat_template = (FIXTURES / "qwen3.jinja").read_text(encoding="utf-8")
     tokenizer.response_template = {"fields": {"tool_calls": own}}
     assert call_field(tokenizer) == own
+
+
+DEEP = '<tool_call>\n{"name": "f", "arguments": {"a": ' + "[" * 3000 + "}}\n</tool_call>"
+
+
+@pytest.mark.parametrize("size", [1, 3, 5000])
+@pytest.mark.parametrize(
+    ("schema", "calls", "answer"),
+    [
+        (
+            {"properties": {"a": {"anyOf": 5}}},
+            XML,
+            "<tool_call>\n<function=f>\n<parameter=a>\n7\n</parameter>\n</function>\n</tool_call>",
+        ),
+        ({}, HERMES, DEEP),
+        ({}, LLAMA, '{"name": "f", "parameters": ' + "[" * 3000 + "}"),
+    ],
+    ids=["no schema", "nested", "nested llama"],
+)
+def test_a_call_that_cannot_be_read_is_text(schema: Any, calls: Any, answer: str, size: int) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
+    parser, found = AnswerParser("", tools, calls), Part()
+    whole = f"{answer} 乙" if calls is not LLAMA else answer
+    for start in range(0, len(whole), size):
+        found += parser.add(whole[start : start + size])
+    found += parser.end()
+    assert (found.text, found.calls) == (whole, [])
+
+
+def test_half_of_a_character_in_a_call_is_escaped() -> None:
+    """JSON can hold it, and a model can write it; the response could not be encoded."""
+    found = AnswerParser("", TOOLS, HERMES).add(
+        '<tool_call>\n{"name": "f", "arguments": {"b": "\\ud800好"}}\n</tool_call> '
+    )
+    assert [call.arguments for call in found.calls] == ['{"b": "\\ud800\\u597d"}']
+    assert as_json({"name": "\ud800"}).encode() == b'{"name": "\\ud800"}'

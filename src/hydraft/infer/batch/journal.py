@@ -84,6 +84,12 @@ class Journal:
         self._write({"bucket": bucket, "answers": answers})
         self.done[bucket] = answers
 
+    def discard(self) -> None:
+        """Remove the journal if no bucket is finished: nothing is lost, and another input may follow under the same name."""
+        if self.file is not None and not self.done:
+            self.path.unlink(missing_ok=True)
+            self.file.close()
+
     def _write(self, value: dict[str, Any]) -> None:
         assert self.file is not None
         line_file.append_to(self.file.fileno(), self.path, value, sync=True)

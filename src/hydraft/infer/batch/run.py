@@ -47,8 +47,12 @@ def run(sources: list[Source], options: InferConfig) -> None:
         if journal.finished:
             print(f"{output}: is complete; nothing is left to do")
             return
-        with Screen(os.dup(1), visible=True) as screen:
-            _run(source, options, records, journal, screen, count)
+        try:
+            with Screen(os.dup(1), visible=True) as screen:
+                _run(source, options, records, journal, screen, count)
+        except ConfigError:
+            journal.discard()
+            raise
     except OSError as error:
         again = "; free space and give the same command again: what is done is kept" if files.is_full(error) else ""
         raise ConfigError(

@@ -5,7 +5,7 @@ for the others it is found from how the chat template renders a call.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,17 +120,29 @@ class AnswerParser:
         self._most = None if parallel else 1
         self.calls = 0
         """Calls so far."""
+        self._unreadable = False
         self._all, self._inside = "", ""
         """The answer so far, and of that the inside of an open call."""
 
     def add(self, text: str) -> Part:
         """The parts that ``text`` completes."""
         self._all += text
-        return self._part(self._parser.feed(text)) if text else Part()
+        return self._read(lambda: self._part(self._parser.feed(text)), text) if text else Part()
 
     def end(self) -> Part:
         """The rest of the answer. A call that was cut off is text."""
-        return self._part(self._parser.finalize()[1], ended=True)
+        return self._read(lambda: self._part(self._parser.finalize()[1], ended=True), "")
+
+    def _read(self, parse: Callable[[], Part], text: str) -> Part:
+        """What ``parse`` finds. From a call on that it cannot read, the answer is text as the model wrote it."""
+        if self._unreadable:
+            return Part(text)
+        try:
+            return parse()
+        except Exception:  # JSON nested too deeply, or values that do not fit a schema that is none
+            self._unreadable = True
+            start = min(self._all.rfind(OPENING) if self._marked else 0, len(self._all) - len(text))
+            return Part(self._all[max(start, 0) :])
 
     def _part(self, events: list[dict[str, Any]], ended: bool = False) -> Part:
         part = Part()
