@@ -22,7 +22,7 @@ try:
     from hydraft.launch.external.store import RendezvousStore
     from hydraft.models import prepare, stored_quant
     from hydraft.plan import preflight, render
-    from hydraft.runs import resume, run_folder
+    from hydraft.runs import claim, resume, run_folder
     from hydraft.sweep.job_status import Recorded
     from hydraft.system.imports import import_large
     from hydraft.training.objectives.registry import make_objective
@@ -79,5 +79,11 @@ def train(composed: DictConfig, store: RendezvousStore | None = None) -> float |
         return launch.run(config, folder, store=store)
 
 
+def check_folder(composed: DictConfig, folder: Path, typed: str) -> None:
+    """Refuse the folder of a new run if it is not for one, before anything is written there."""
+    if composed.mode is Mode.train and composed.resume is None:
+        claim.check(folder, typed, hydra_folder=composed.hydra.output_subdir)
+
+
 if __name__ == "__main__":
-    cli.exit_with(enter(lambda store: cli.run(Recorded(functools.partial(train, store=store)), "train")))
+    cli.exit_with(enter(lambda store: cli.run(Recorded(functools.partial(train, store=store)), "train", check_folder)))

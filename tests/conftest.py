@@ -55,6 +55,10 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     worker = hasattr(config, "workerinput")
     reaper.start(worker)
+    if worker:  # side by side, each has its share of the machine, as the jobs of a sweep have
+        cores = max(1, len(os.sched_getaffinity(0)) // config.workerinput["workercount"])
+        os.environ["HYDRAFT_CORES"] = str(cores)
+        torch.set_num_threads(cores)
     if getattr(config.option, "timeout", None) and not worker:  # a worker has its controller's options
         config.option.timeout *= SCALE
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.equivalence import compose_run
-from hydraft.config.schema import Config
-from hydraft.runs import run_folder
+from hydraft.config.schema import Config, save_config
 from hydraft.sweep import folder_names
 from hydraft.sweep.results import ledger
 from hydraft.sweep.results.ledger import Job, Ledger, State
@@ -76,7 +75,7 @@ def run(folder: Path, base: Config, values: dict[str, Any], state: State, goal: 
         train=replace(base.train, learning_rate=float(values.get("train.learning_rate", 1e-3)), max_steps=steps),
         data=replace(base.data, template=str(values.get("data.template", "chat"))),
     )
-    run_folder.save_config(config, folder / "config.yaml")
+    save_config(config, folder / "config.yaml")
     (folder / "plan.json").write_text(json.dumps({"steps": steps}))
     (folder / "environment.json").write_text(
         json.dumps({"command": ["train.py", *(f"{k}={v}" for k, v in values.items())]})

@@ -4,7 +4,7 @@ import json as jsonlib
 import os
 import re
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ class Server:
     adapters: list[Path]
     streams: Path
     settings: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
     process: Any = None
     url: str = ""
 
@@ -55,7 +56,7 @@ class Server:
         key.write_text(KEY + "\n", encoding="utf-8")
         run = f"run=[{','.join(map(str, self.adapters))}]"
         arguments = ("mode=serve", run, "dtype=fp32", "serve.port=0", f"serve.api_key_file={key}", *self.settings)
-        self.process = start_script("infer.py", *arguments, streams=self.streams)
+        self.process = start_script("infer.py", *arguments, streams=self.streams, **self.environment)
         wait_for(lambda: "http://" in self.said() or not self.process.is_alive(), 120, "the server")
         found = re.search(r"http://\S+", self.said())
         assert found, self.said()

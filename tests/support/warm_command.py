@@ -2,10 +2,12 @@
 
 import multiprocessing
 import os
+import resource
 import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing import util
@@ -26,9 +28,13 @@ def run(
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the server has inherited
     for number in (signal.SIGTERM, signal.SIGUSR1):  # the server ignores them
         signal.signal(number, signal.SIG_DFL)
+    if files := int(environment.get("TEST_OPEN_FILES", "0")):  # as after `ulimit -n`
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # TMPDIR is read again
+    multiprocessing.current_process()._config.pop("tempdir", None)  # type: ignore[attr-defined]
     for descriptor, name in ((0, os.devnull), (1, f"{streams}/out"), (2, f"{streams}/err")):
         handle = os.open(name, _mode(name), 0o644)
         os.dup2(handle, descriptor)

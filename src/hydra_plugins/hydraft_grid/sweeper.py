@@ -1,6 +1,5 @@
 """The sweeper ``hydra/sweeper=grid``: every combination of the values. Hydra imports this file at every start, so it imports little."""
 
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional  # noqa: UP035
@@ -53,6 +52,7 @@ class GridSweeper(Sweeper):  # type: ignore[misc]
         from hydraft.config import cli
         from hydraft.config.choices import Mode
         from hydraft.errors import ConfigError
+        from hydraft.system import files
 
         trains = self.config.mode is Mode.train
         if trains and hasattr(self.launcher, "warm"):
@@ -63,11 +63,11 @@ class GridSweeper(Sweeper):  # type: ignore[misc]
         if not jobs:
             raise ConfigError("nothing to sweep over: a list of values is empty")
         if not trains:  # many plans, of which nothing is saved
+            made = files.missing(Path(str(self.config.hydra.sweep.dir)).absolute())
             here = BasicLauncher()
             here.setup(hydra_context=self.hydra_context, task_function=self.task_function, config=self.config)
             looked = here.launch(jobs, initial_job_idx=0)
-            with suppress(OSError):
-                Path(str(self.config.hydra.sweep.dir)).parent.rmdir()
+            files.remove_empty(made)
             for one in looked:
                 if isinstance(one._return_value, Exception):
                     raise one._return_value

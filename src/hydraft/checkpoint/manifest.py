@@ -4,23 +4,31 @@ The manifest is the last file of a checkpoint, and the folder gets its name when
 unless it was changed later, which verification detects.
 """
 
-import hashlib
 import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
+from hydraft.system import seals
 from hydraft.system.files import write_json
 
 NAME = "manifest.json"
-CHUNK = 1 << 24
+UNSEALED = ("probe.json",)
+"""Files that are added to a folder after it has been sealed."""
 
 
 def seal(folder: Path, known: dict[str, str] | None = None) -> None:
     """Write the manifest of ``folder``. ``known``: the sha256 of files that need not be read for it."""
-    files = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
-    write_json(folder / NAME, {name: _entry(file, (known or {}).get(name)) for name, file in files.items()})
+    write_json(folder / NAME, seals.of(folder, seals.SHA256, known))
+
+
+def listed(folder: Path) -> set[str]:
+    """The names of what was written to ``folder``: what its manifest lists, the manifest, and what is added behind it."""
+    try:
+        known = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        return {name.partition("/")[0] for name in known} | {NAME, *UNSEALED}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {NAME, *UNSEALED}
 
 
 def fault(folder: Path, read: bool = True) -> str | None:
@@ -28,30 +36,10 @@ def fault(folder: Path, read: bool = True) -> str | None:
 
     With ``read=False`` only the sizes of files are verified, which is fast.
     """
-    try:
-        listed = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        assert isinstance(listed, dict)
-    except (OSError, ValueError, AssertionError):
+    listed = seals.read(folder / NAME)
+    if listed is None:
         return f"{NAME} is missing or damaged"
-    for name, entry in listed.items():
-        file = folder / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != entry["bytes"] or (read and _entry(file) != entry):
-            return f"{name} was changed after it was written"
-    return None
-
-
-def _entry(file: Path, known: str | None = None) -> dict[str, Any]:
-    return {"bytes": file.stat().st_size, "sha256": known or _sha256(file)}
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while data := stream.read(CHUNK):
-            digest.update(data)
-    return digest.hexdigest()
+    return seals.fault(folder, listed, () if read else listed)
 
 
 def checkpoints(run: Path) -> list[Path]:

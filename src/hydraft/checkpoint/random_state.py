@@ -2,12 +2,15 @@
 
 import random
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as read
+from safetensors.torch import save as to_bytes
+from safetensors.torch import save_file
+
+from hydraft.models import exchange
 
 FILE = "random.safetensors"
 
@@ -29,20 +32,18 @@ def current() -> dict[str, torch.Tensor]:
 
 def save(folder: Path | None) -> None:
     """Write the states of all ranks. Every rank must call it; the one with a ``folder`` writes."""
-    shares: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(shares, current())
+    shares = exchange.all_gather_bytes(to_bytes(current()))
     if folder is not None:
+        states = [read(share or b"") for share in shares]
         save_file(
-            {f"{rank}/{name}": tensor for rank, share in enumerate(shares) for name, tensor in share.items()},
+            {f"{rank}/{name}": tensor for rank, state in enumerate(states) for name, tensor in state.items()},
             folder / FILE,
         )
 
 
 def load(folder: Path) -> bool:
     """Restore the states of this rank; False, with no change, if the checkpoint is of another number of ranks."""
-    shared: list[Any] = [load_file(folder / FILE) if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(shared, 0)
-    saved = shared[0]
+    saved = read(exchange.broadcast_bytes((folder / FILE).read_bytes() if dist.get_rank() == 0 else b"") or b"")
     if len({name.partition("/")[0] for name in saved}) != dist.get_world_size():
         return False
     rank = dist.get_rank()

@@ -75,7 +75,7 @@ def save(
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise RuntimeError(f"{target.name} is not written: {name} is not finite")
-    with files.staged_folder(target) as staging:
+    with files.staged_folder(target, manifest.listed) as staging:  # a person's own files in it are kept
         if adapted:
             assert isinstance(model, peft.PeftModel)
             _write_adapter(model, tensors, staging, updated, origin.initial)

@@ -13,6 +13,19 @@ from typing import Any
 from hydraft.errors import ConfigError
 
 
+class Effect(Enum):
+    """What a setting does beyond describing the run. A config in another user's folder does not decide it (``foreign.py``)."""
+
+    none = "none"
+    """It is a number, a choice, or a name of something in the run."""
+    acts = "acts"
+    """It runs a program, or names what is contacted or gets data."""
+    names_code = "names_code"
+    """It names a model, whose code runs with ``model.trust_remote_code=true``."""
+    reads = "reads"
+    """It names files whose content gets into the run's folder."""
+
+
 @dataclass(frozen=True)
 class Bounds:
     """The values that a setting may have, beyond its type."""
@@ -31,6 +44,7 @@ class Bounds:
     hint: str = ""
     """Follows the generated text of a refusal."""
     unit: str | None = None
+    effect: Effect = Effect.none
 
     def holds(self, value: Any) -> bool:
         """Whether ``value`` is within the bounds; null always is, since the type says whether it may be null."""

@@ -8,7 +8,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -21,12 +20,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hydraft.config import help, mistakes, shipped, text, yaml_text
+from hydraft.config import help, job_folder, mistakes, shipped, text, yaml_text
 from hydraft.config.explain import explain as explain
 from hydraft.config.infer import InferConfig
 from hydraft.config.schema import Config
 from hydraft.config.typed_text import quote as quote
 from hydraft.errors import EXIT_INTERRUPTED, EXIT_REFUSED, ConfigError, RunFailed, RunStopped
+from hydraft.system import files, limits
 from hydraft.system.redaction import redact_text
 from hydraft.system.source_tree import ROOT
 
@@ -47,8 +47,13 @@ OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
 OmegaConf.register_new_resolver(shipped.RESOLVER, shipped.with_shipped, replace=True)
 
 
-def run(task: Callable[[DictConfig], Any], config_name: str) -> int:
+def run(task: Callable[[DictConfig], Any], config_name: str, check: job_folder.Check | None = None) -> int:
     """Compose ``conf/<config_name>.yaml`` with the command line's overrides and call ``task`` (once a job, under ``-m``).
+
+    Args:
+        task: gets the composed config.
+        config_name: ``train`` or ``infer``.
+        check: refuses the folder of a single run before Hydra writes there.
 
     Returns:
         The exit code: 0, 1 (failed), 2 (refused) or 128 + the signal that ended it (130 for Ctrl-C).
@@ -66,17 +71,18 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> int:
             caught.append(error)  # raised here, Hydra would print its own message
             return None
         finally:
-            with suppress(OSError):  # Hydra created these; a refused run and a plan leave no folder
-                output_folder().rmdir()
-                output_folder().parent.rmdir()
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                files.remove_empty([output_folder()])  # Hydra created it; a plan leaves no folder
 
     try:
+        limits.raise_open_files()
         mistakes.refuse(sys.argv[1:], config_name)
         sweep = bool({"-m", "--multirun"} & set(sys.argv[1:])) or "hydra.mode=MULTIRUN" in sys.argv[1:]
         sys.argv[1:] = [quote(argument, sweep, commas=config_name == "infer") for argument in sys.argv[1:]]
         if help.requested(sys.argv[1:]):
             return help.print_help(config_name, sys.argv[1:])
-        hydra.main(config_path=str(ROOT / "conf"), config_name=config_name, version_base="1.3")(guarded)()
+        with job_folder.checked(check):
+            hydra.main(config_path=str(ROOT / "conf"), config_name=config_name, version_base="1.3")(guarded)()
         if caught:
             raise caught[0]
     except (ConfigError, HydraException, OmegaConfBaseException) as error:

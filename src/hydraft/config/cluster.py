@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from hydraft.config.bounds import setting
+from hydraft.config.bounds import Effect, setting
 from hydraft.config.choices import Launcher
 
 
@@ -15,13 +15,13 @@ def _are_sbatch_options(options: dict[str, str | None]) -> bool:
 class SlurmConfig:
     """What is requested from Slurm. Inside an existing allocation only ``setup`` is read."""
 
-    partition: str | None = None
+    partition: str | None = setting(None, effect=Effect.acts)
     """Partition. null: the cluster's default."""
-    account: str | None = None
+    account: str | None = setting(None, effect=Effect.acts)
     """Account that is charged. null: the user's default."""
-    time: str | None = None
+    time: str | None = setting(None, effect=Effect.acts)
     """Time limit in Slurm's notation: ``30`` (minutes), ``04:00:00``, ``1-12:00:00``. null: the partition's."""
-    gres: str | None = None
+    gres: str | None = setting(None, effect=Effect.acts)
     """Resources of each machine, such as ``gpu:a100:4``. null: one GPU per rank if the partition has GPUs."""
     cpus_per_rank: int | None = setting(None, at_least=1, unit="cores", hint=", or null for whole machines")
     """Cores of each rank. null: whole machines (``--exclusive``)."""
@@ -30,9 +30,10 @@ class SlurmConfig:
         valid=_are_sbatch_options,
         allowed="long names of sbatch's options and values",
         hint=", such as +cluster.slurm.options.mem=200G",
+        effect=Effect.acts,
     )
     """Other options of sbatch by their long names: ``+cluster.slurm.options.mem=200G``; null for an option without a value."""
-    setup: list[str] = field(default_factory=list)
+    setup: list[str] = setting(factory=list, effect=Effect.acts)
     """Shell commands that each machine runs first, such as ``module load cuda``."""
 
 
@@ -46,24 +47,24 @@ class ClusterConfig:
     """Ranks (processes) on each machine, one per GPU."""
     gpu_memory: str | None = None
     """Memory of a GPU, such as ``24GiB``, for ``mode=plan`` on a machine without such GPUs. null: the GPUs of this machine."""
-    launcher: Launcher = Launcher.auto
+    launcher: Launcher = setting(Launcher.auto, effect=Effect.acts)
     """``auto``: on this machine, or over ssh if hosts are given. ``slurm``: as a Slurm job. ``joined``: set by the program itself when
     torchrun, deepspeed, accelerate or srun started it."""
-    hosts: list[str] = field(default_factory=list)
+    hosts: list[str] = setting(factory=list, effect=Effect.acts)
     """Host names for ssh, the machine of rank 0 first. ``localhost`` is this machine and may be given twice."""
-    hostfile: str | None = None
+    hostfile: str | None = setting(None, effect=Effect.acts)
     """A file of lines ``worker-1 slots=4``. null: ./hostfile, if there is more than one machine."""
-    address: str | None = None
+    address: str | None = setting(None, effect=Effect.acts)
     """Address of the first host. null: one that all other hosts can reach is found."""
     port: int | None = setting(None, at_least=1, at_most=65535, hint=", or null for any free port")
     """Port of the rendezvous on the first host. null: any free port."""
-    python: str | None = None
+    python: str | None = setting(None, effect=Effect.acts)
     """Path of the Python interpreter on every host. null: the same as on this machine."""
-    workdir: str | None = None
+    workdir: str | None = setting(None, effect=Effect.acts)
     """Path of the project on every host. null: the same as on this machine."""
-    ssh_config: str | None = None
+    ssh_config: str | None = setting(None, effect=Effect.acts)
     """Configuration file of ssh. null: ~/.ssh/config."""
-    env: list[str] = field(default_factory=list)
+    env: list[str] = setting(factory=list, effect=Effect.acts)
     """Names of other environment variables to pass to every host. Their values are not saved."""
     link_timeout: float = setting(10, at_least=3, unit="seconds", hint="; hosts send a message every second")
     """Time without a message after which the connection to a host counts as lost."""

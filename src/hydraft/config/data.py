@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from hydraft.config.bounds import setting
+from hydraft.config.bounds import Effect, setting
 from hydraft.config.choices import Batching, Format, OnBadRecord, Task, Thinking, TrainOn
 from hydraft.config.columns import ALLOWED as COLUMNS_ALLOWED
 from hydraft.config.columns import are_columns
@@ -17,11 +17,11 @@ class DataConfig:
 
     name: str = MISSING
     """Short name, used in tables and on dashboards."""
-    train: str = MISSING
+    train: str = setting(MISSING, effect=Effect.reads)
     """Training records: a file (JSON, JSON lines, CSV, TSV, plain text, Parquet or Arrow, also compressed), a folder of files, a pattern
     (``data/*.jsonl``), a list (``[a.json,b.csv]``), or a dataset on the hub (``owner/name``, ``owner/name:split`` or
     ``owner/name:config:split``)."""
-    mix: list[str] = field(default_factory=list)
+    mix: list[str] = setting(factory=list, effect=Effect.reads)
     """Further sources, each as ``source*weight``: 0.5 uses half of its records in each epoch, 2 uses each record twice."""
     only: list[str] = field(default_factory=list)
     """Train and evaluate only records whose ``task`` key is in this list. ``[]``: all records."""
@@ -29,7 +29,7 @@ class DataConfig:
     """Format of the records. ``auto``: recognised by their keys."""
     train_on: TrainOn = TrainOn.all
     """Which of the assistant's turns are trained: all, or only the last."""
-    eval: str | None = None
+    eval: str | None = setting(None, effect=Effect.reads)
     """Held-out records, evaluated before and after training: a source such as ``data.train``, or a share of the training records to hold
     out (``0.05`` or ``5%``). null: none."""
     template: str = setting("chat", valid=is_template, allowed=TEMPLATE)

@@ -46,7 +46,18 @@ def _is_per_request(options: InferConfig) -> bool:
     return any(getattr(options, name) != getattr(plain, name) for name in PER_REQUEST)
 
 
+def _is_broken(text: str | None) -> bool:
+    """Whether a text has bytes that are not UTF-8, which Python reads from a command line as halves of surrogate pairs."""
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 RULES: list[tuple[Broken, str]] = [
+    (lambda o: _is_broken(o.prompt), "prompt: is not UTF-8 text"),
+    (lambda o: _is_broken(o.system), "system: is not UTF-8 text"),
     (lambda o: o.temperature == 0 and o.top_p < 1, "top_p={o.top_p} is for sampling: give temperature=0.7 too"),
     (lambda o: o.temperature == 0 and o.top_k > 0, "top_k={o.top_k} is for sampling: give temperature=0.7 too"),
     (_generate(lambda o: o.prompt is None), "prompt: needs a value; give prompt=…"),

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from hydraft.config.bounds import Effect, setting
 from hydraft.config.choices import Hub, Init, Precision, Scale
 
 
@@ -39,7 +40,7 @@ class ModelConfig:
 
     name: str = MISSING
     """Short name, used in tables and on dashboards."""
-    path: str = MISSING
+    path: str = setting(MISSING, effect=Effect.names_code)
     """A local folder in the layout of Hugging Face, or a hub name such as ``Qwen/Qwen2.5-0.5B-Instruct``."""
     size: str | None = None
     """Which of ``sizes`` to use."""
@@ -52,11 +53,11 @@ class ModelConfig:
     dtype: Precision = Precision.auto
     """Data type of frozen weights. ``auto``: that of ``train.precision``. ``bf16`` with ``train.precision=fp32`` halves their memory and
     still computes the adapter in fp32."""
-    revision: str | None = None
+    revision: str | None = setting(None, effect=Effect.names_code)
     """Commit, tag or branch on the hub. null: the default branch."""
-    trust_remote_code: bool = False
+    trust_remote_code: bool = setting(False, effect=Effect.acts)
     """Run Python code that comes with the checkpoint."""
-    hub: Hub = Hub.huggingface
+    hub: Hub = setting(Hub.huggingface, effect=Effect.names_code)
     """Where a ``path`` that is no folder is downloaded from. ``modelscope`` needs the package of that name."""
 
     def kept_in(self, precision: Precision) -> Precision:

@@ -11,8 +11,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from hydraft.config import text
-from hydraft.config.bounds import setting
+from hydraft.config import saved_yaml, text
+from hydraft.config.bounds import Effect, setting
 from hydraft.config.choices import (
     Kernels,
     Loss,
@@ -81,7 +81,7 @@ class LoraConfig:
 class KernelsConfig:
     """Kernels of the model and of the loss."""
 
-    kind: Kernels = Kernels.torch
+    kind: Kernels = setting(Kernels.torch, effect=Effect.acts)
     """Library whose kernels run the model: PyTorch, Liger or Unsloth."""
     loss: Loss = Loss.auto
     """With ``kind=torch``: ``whole`` computes the loss of all trained tokens at once; ``chunked`` of 512 tokens at a time, so that not
@@ -122,16 +122,16 @@ class ZeroConfig:
 class TrackerConfig:
     """The dashboard that metrics are sent to."""
 
-    kind: TrackerKind = TrackerKind.none
+    kind: TrackerKind = setting(TrackerKind.none, effect=Effect.acts)
     """``wandb`` is online if a key is configured and offline otherwise; it never prompts. ``tensorboard``, ``mlflow`` and ``swanlab``
     need an extra package each."""
-    project: str = "hydraft"
+    project: str = setting("hydraft", effect=Effect.acts)
     """Project on the dashboard; with MLflow, the experiment."""
-    group: str | None = None
+    group: str | None = setting(None, effect=Effect.acts)
     """Group of the run on the dashboard. null: in a sweep, its name and id."""
     tags: list[str] = field(default_factory=list)
     """Tags of the run, in addition to model, quantisation, LoRA method and ZeRO stage."""
-    upload: bool = False
+    upload: bool = setting(False, effect=Effect.acts)
     """wandb and MLflow: upload the trained adapter (or model) as well."""
 
 
@@ -190,15 +190,16 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def load_config(path: Path) -> Config:
-    """Read what ``save_config`` wrote.
+    """Read what ``save_config`` wrote. It is data: no interpolation in it is resolved.
 
     Raises:
         ConfigError: the file is not a run's config.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+        merged = OmegaConf.merge(OmegaConf.structured(Config), text.escaped(saved_yaml.read(path)))
         for name in sorted(OmegaConf.missing_keys(merged)):
             raise ConfigError(f"it has no {name}")
         return text.to_object(Config, OmegaConf.to_container(merged, resolve=True))
     except Exception as error:
-        raise ConfigError(f"{path} is not a run's config: {str(error).splitlines()[0]}") from error
+        reason = getattr(error, "problem", None) or next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConfigError(f"{path} is not a run's config: {reason}") from error

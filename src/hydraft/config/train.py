@@ -22,7 +22,7 @@ class TrainConfig:
     max_steps: int | None = setting(None, at_least=1, unit="steps", hint=", or null for train.epochs")
     """Optimizer steps in all; replaces ``epochs``. null: ``epochs`` decides."""
     micro_batch_size: int = setting(4, at_least=1, unit="records")
-    """Records of one forward and backward pass on each rank."""
+    """Records of one forward and backward pass on each rank. More than 256 are refused if an epoch has fewer on all ranks together."""
     gradient_accumulation_steps: int = setting(1, at_least=1, unit="passes")
     """Forward and backward passes of one optimizer step."""
     learning_rate: float = setting(2e-4, above=0, below=100, hint=" (usual for LoRA: 1e-4 to 5e-4)")

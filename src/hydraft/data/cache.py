@@ -6,79 +6,30 @@ Ranks wait for files, not in a collective, so that no timeout limits how long en
 
 import hashlib
 import json
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import datasets
-from datasets.arrow_writer import ArrowWriter
-from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
 from hydraft.config.choices import OnBadRecord, Thinking
 from hydraft.config.data import DataConfig
 from hydraft.data import earlier, held_out, mixture, rendering_notes, thinking
+from hydraft.data.encoded import ABOUT, DATA, Encoded, incomplete, write
 from hydraft.data.encoding import SFT, Encoding
 from hydraft.data.records import Record
 from hydraft.data.sources import Source
 from hydraft.data.split_text import fit
 from hydraft.data.tokenize import Example, Truncation
-from hydraft.system import files
+from hydraft.errors import ConfigError
+from hydraft.system import cache_entries, files
 from hydraft.system.version import __version__
-
-FEATURES = datasets.Features(
-    {
-        "input_ids": datasets.List(datasets.Value("int32")),
-        "labels": datasets.List(datasets.Value("int32")),
-        "length": datasets.Value("int32"),
-        "source": datasets.Value("int32"),
-        "number": datasets.Value("int64"),
-    }
-)
-"""Of an example: its tokens and labels, their number, and the source (an index) and the record that it comes from."""
-
-ROWS = 256
-"""Examples that are written at a time."""
 
 FORMAT = 2
 """The version of the cached files, which is increased when all records are encoded differently. Files of earlier versions, which have no
 ``number``, ``source`` and ``thinking``, are read too, unless their records are among those that are encoded differently now."""
-
-
-class Encoded(Sequence[Example]):
-    """Encoded records on disk, read on access."""
-
-    def __init__(self, folder: Path) -> None:
-        about = json.loads((folder / "about.json").read_text())
-        self.key = f"{folder.name}-3" if about["changed"] else folder.name
-        """Of all that the examples depend on. Where earlier versions encoded them differently, no run of theirs is resumed with them."""
-        stored = datasets.Dataset.from_file(str(folder / "data.arrow"))
-        self.rows = stored.select_columns(["input_ids", "labels"])
-        self.origins = stored.select_columns(["source", "number"]) if "number" in stored.column_names else None
-        self.lengths: list[int] = about["lengths"] if self.origins is None else stored.data.column("length").to_pylist()
-        """Tokens of each example."""
-        self.truncation = Truncation(**about["truncation"])
-        """What ``data.max_length`` cut off."""
-        self.notes: list[str] = about["notes"]
-        """Lines to show to the user: how the records were read and encoded."""
-        self.sources: list[str] = about.get("sources", [])
-        """Names of the sources."""
-        self.thinking = Thinking(about["thinking"])
-        """``data.thinking``, on or off."""
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.rows[index]
-
-    def origin(self, index: int) -> tuple[str, int]:
-        """The source of an example, and the number of its record there, from 1."""
-        if self.origins is None:
-            return "the encoded records", index + 1
-        row = self.origins[index]
-        return self.sources[row["source"]], row["number"]
 
 
 def key(data: DataConfig, seed: int, tokenizer: PreTrainedTokenizerBase, encoding: Encoding = SFT) -> str:
@@ -107,6 +58,101 @@ def key(data: DataConfig, seed: int, tokenizer: PreTrainedTokenizerBase, encodin
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:32]
 
 
+class Entry:
+    """The entry of the cache for the training records of a run, under the key of what the records are now."""
+
+    def __init__(
+        self, data: DataConfig, seed: int, tokenizer: PreTrainedTokenizerBase, encoding: Encoding = SFT
+    ) -> None:
+        """Read the files of the sources, for the key.
+
+        Raises:
+            ConfigError: there is no such source, or it cannot be read.
+        """
+        self.data, self.seed, self.tokenizer, self.encoding = data, seed, tokenizer, encoding
+        self._files = _files(data)
+        self.key = key(data, seed, tokenizer, encoding)
+        self.folder = folder(self.key)
+
+    def remove_if_damaged(self, say: cache_entries.Say) -> None:
+        """Verify the entry, and remove it if it is damaged; ``say`` is told.
+
+        Raises:
+            ConfigError: it is damaged, and may not be removed.
+        """
+        if _fault(self.folder) is not None:
+            with cache_entries.locked(self.folder):
+                if (why := _fault(self.folder)) is not None:
+                    cache_entries.set_aside(self.folder, why, say)
+
+    def ready(self, progress: Callable[[int, int], None]) -> Encoded:
+        """The encoded records, which are encoded if they are not there.
+
+        Args:
+            progress: called with the numbers of encoded and of all records.
+
+        Raises:
+            ConfigError: a record cannot be read, or a file of the sources changes meanwhile.
+        """
+        if not _usable(self.folder):
+            with cache_entries.locked(self.folder):  # another run may encode the same records
+                cache_entries.clear(self.folder)
+                if not _usable(self.folder):
+                    self._encode(progress)
+                    cache_entries.seal(self.folder)
+        return Encoded(self.folder)
+
+    def check_unchanged(self) -> None:
+        """Refuse sources whose files are not what they were when the key was computed.
+
+        Raises:
+            ConfigError: names the first that has changed.
+        """
+        now = _files(self.data)
+        if now != self._files and key(self.data, self.seed, self.tokenizer, self.encoding) != self.key:
+            changed = next((file for file in {**self._files, **now} if self._files.get(file) != now.get(file)), None)
+            raise ConfigError(
+                f"data.train={self.data.train}: {changed} was changed while the run started: start it again"
+            )
+
+    def _encode(self, progress: Callable[[int, int], None]) -> None:
+        target, data = self.folder, self.data
+        records = mixture.training(data, self.seed, self.encoding.read)
+        resolved = thinking.resolve(data, records)
+        changed = earlier.differs(records, self.tokenizer, resolved)
+        if target.is_dir() and not changed and _cut_nothing(target):
+            about = json.loads((target / ABOUT).read_text())
+            files.write_json(target / ABOUT, {**about, "changed": False, "thinking": resolved.thinking.value})
+            return
+
+        def encode(record: Record) -> list[Example]:
+            return self.encoding.encode(record, self.tokenizer, resolved)
+
+        with files.staged_folder(target) as staging:
+            cut, split = write(_encoded(records, encode, data, progress), staging / DATA)
+            about = {
+                "truncation": vars(cut),
+                "changed": changed or split,
+                "notes": [*records.mixture.notes, *rendering_notes.of(records, self.tokenizer, resolved)],
+                "sources": [part.name for part in records.mixture.parts],
+                "thinking": resolved.thinking.value,
+            }
+            files.write_json(staging / ABOUT, about)
+            self.check_unchanged()
+
+
+def folder(key: str) -> Path:
+    """Where the records of this key are kept."""
+    return files.cache_folder("encoded") / key
+
+
+def awaited(key: str) -> Encoded:
+    """The records of this key, which another process of this machine encodes; if it fails, the launcher ends this one."""
+    while not _usable(folder(key)):
+        time.sleep(0.05)
+    return Encoded(folder(key))
+
+
 def training(
     data: DataConfig,
     seed: int,
@@ -121,35 +167,28 @@ def training(
         encodes: whether this process encodes the records if they are not cached (one process of a machine); the others wait.
         progress: called with the numbers of encoded and of all records.
     """
-    target = files.cache_folder("encoded") / key(data, seed, tokenizer, encoding)
+    entry = Entry(data, seed, tokenizer, encoding)
     if not encodes:
-        while not _usable(target):  # if the encoding process fails, the launcher ends this one
-            time.sleep(0.05)
-        return Encoded(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):  # another run may encode the same records
-        if not _usable(target):
-            records = mixture.training(data, seed, encoding.read)
-            resolved = thinking.resolve(data, records)
-            changed = earlier.differs(records, tokenizer, resolved)
-            if target.is_dir() and not changed and _cut_nothing(target):
-                about = json.loads((target / "about.json").read_text())
-                files.write_json(
-                    target / "about.json", {**about, "changed": False, "thinking": resolved.thinking.value}
-                )
-                return Encoded(target)
-            examples = _encoded(records, lambda record: encoding.encode(record, tokenizer, resolved), data, progress)
-            with files.staged_folder(target) as staging:
-                cut, split = _write(examples, staging / "data.arrow")
-                about = {
-                    "truncation": vars(cut),
-                    "changed": changed or split,
-                    "notes": [*records.mixture.notes, *rendering_notes.of(records, tokenizer, resolved)],
-                    "sources": [part.name for part in records.mixture.parts],
-                    "thinking": resolved.thinking.value,
-                }
-                files.write_json(staging / "about.json", about)
-    return Encoded(target)
+        return awaited(entry.key)
+    entry.remove_if_damaged(lambda line: print(line, file=sys.stderr))
+    return entry.ready(progress)
+
+
+def _files(data: DataConfig) -> dict[str, tuple[int, ...] | None]:
+    """The files of the sources, each with what changes when it is written or replaced; None for one that is gone."""
+    found: dict[str, tuple[int, ...] | None] = {}
+    for source in (data.train, *(name for name, _ in mixture.mix(data))):
+        for part in Source(source, "data.train").parts:
+            found |= {str(file): _identity(file) for file in part.files}
+    return found
+
+
+def _identity(file: Path) -> tuple[int, ...] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _encoded(
@@ -173,23 +212,18 @@ def _encoded(
                 progress(done, total)
 
 
-def _write(rows: Iterable[tuple[dict[str, Any], Truncation, bool]], file: Path) -> tuple[Truncation, bool]:
-    """Write the examples; returns what was cut off, and whether a record was split."""
-    cut, split = Truncation(), False
-    with ArrowWriter(path=str(file), features=FEATURES, writer_batch_size=ROWS) as writer:
-        for row, lost, of_split in rows:
-            writer.write(row)
-            cut += lost
-            split = split or of_split
-        writer.finalize()
-    return cut, split
+def _fault(folder: Path) -> str | None:
+    return cache_entries.fault(folder, incomplete) if cache_entries.exists(folder) else None
 
 
 def _usable(folder: Path) -> bool:
     """Whether the records are stored here, by this version or by an earlier one whose records were found to be the same."""
-    return folder.is_dir() and "changed" in json.loads((folder / "about.json").read_text())
+    try:
+        return "changed" in json.loads((folder / ABOUT).read_text())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _cut_nothing(folder: Path) -> bool:
     """Whether an earlier version cut none of the records: they may have been plain texts, which are split now."""
-    return bool(json.loads((folder / "about.json").read_text())["truncation"]["records"] == 0)
+    return bool(json.loads((folder / ABOUT).read_text())["truncation"]["records"] == 0)

@@ -4,12 +4,12 @@ A turn is ``{role, content}`` (OpenAI) or ``{from, value}`` (ShareGPT). A round 
 ``[question, answer]``. Texts that alternate are the user's and the assistant's.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from hydraft.data.keys import WEIGHTS, check_media, is_trained, present
+from hydraft.data.reading.json_values import parse
 from hydraft.data.records import Turn
 from hydraft.data.texts import kind_of, text_of
 from hydraft.data.thinking import split
@@ -72,8 +72,8 @@ def listed(value: Any) -> list[Any] | None:
     """A list, also one that a cell of a table has as JSON; None for anything else."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
+            value = parse(value)
+        except ValueError:
             return None
     return list(value) if isinstance(value, (list, tuple)) else None
 

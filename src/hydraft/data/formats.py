@@ -10,7 +10,6 @@ Three published formats and plain text are read:
 ``columns.py`` finds them under other names; ``chat_turns.py`` reads the turns of a chat. ``task`` groups the scores.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -21,6 +20,7 @@ from hydraft.data.chat_turns import answer, looks_like_turns, turns_of
 from hydraft.data.column_names import KEYS
 from hydraft.data.columns import recognise
 from hydraft.data.named import Named
+from hydraft.data.reading.json_values import parse
 from hydraft.data.records import Conversation, Turn
 from hydraft.data.texts import kind_of, plain_text, text_of
 from hydraft.data.tools import are_calls, calls_of, tools_of
@@ -167,8 +167,8 @@ def _template_variables(values: Named, place: str) -> Mapping[str, Any]:
         return {}
     if isinstance(found, str):
         try:
-            found = json.loads(found)
-        except (ValueError, RecursionError):
+            found = parse(found)
+        except ValueError:
             raise ConfigError(f"{place}: {key!r} is not JSON") from None
     if not isinstance(found, dict):
         raise ConfigError(f"{place}: {key!r} must be an object, and is {kind_of(found)}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from hydraft.data.cache import Encoded
+from hydraft.data.encoded import Encoded
 
 Origins = dict[str, list[int]]
 """By source: record numbers, from 1."""

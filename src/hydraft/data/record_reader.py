@@ -11,6 +11,7 @@ from hydraft.data.column_names import EXACT
 from hydraft.data.columns import recognise
 from hydraft.data.formats import conversation_of
 from hydraft.data.named import DEFAULTS, Named, RecordSettings
+from hydraft.data.reading.row import printable
 from hydraft.data.records import Read, Record
 from hydraft.data.texts import kind_of
 from hydraft.errors import ConfigError
@@ -57,6 +58,12 @@ class RecordReader:
         Raises:
             ConfigError: it cannot be read, which is the fault of this one record.
         """
+        try:
+            return self._record(values, place, number, file)
+        except ConfigError as error:
+            raise ConfigError(printable(str(error))) from None
+
+    def _record(self, values: Any, place: str, number: int, file: str) -> Record:
         if isinstance(values, list) and looks_like_turns(values):
             values = {"messages": values}
         if not isinstance(values, dict):

@@ -99,6 +99,11 @@ class SpecialTokens:
             return [self._hidden(item) for item in value]
         return value
 
+    def shown(self, text: str) -> str:
+        """A rendered text with what its placeholders stand for."""
+        text = MARK_PLACEHOLDER.sub(lambda number: ALL_MARKS[int(number[1])], text)
+        return PLACEHOLDER.sub(lambda number: number[1] and self.tokens[int(number[1])].content, text)
+
     def encode(self, text: str) -> list[int]:
         """The ids of a rendered text, with or without placeholders.
 

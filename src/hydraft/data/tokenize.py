@@ -90,14 +90,22 @@ def encode_one(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, d
 def prompt_ids(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> list[int]:
     """The ids of the prompt of the last answer, with its tools and template variables.
 
+    Raises:
+        ConfigError: the template rejects the conversation, or has no place for its tools.
+    """
+    return special_tokens.of(tokenizer).encode(prompt_text(conversation, tokenizer, data))
+
+
+def prompt_text(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> str:
+    """The text of that prompt, with the names of special tokens hidden (``special_tokens.hide``).
+
     With ``data.thinking=auto``, that is if it is not known how the model was trained, thinking is left to the template.
 
     Raises:
         ConfigError: the template rejects the conversation, or has no place for its tools.
     """
-    special = special_tokens.of(tokenizer)
-    rendering = Rendering(special.hide(conversation), tokenizer, data)
-    return special.encode(rendering.prompt(rendering.chat.prompt, rendering.wanted))
+    rendering = Rendering(special_tokens.of(tokenizer).hide(conversation), tokenizer, data)
+    return rendering.prompt(rendering.chat.prompt, rendering.wanted)
 
 
 def tokens(pieces: list[Piece], tokenizer: PreTrainedTokenizerBase) -> Example:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hydraft.data.keys import present
+from hydraft.data.reading.json_values import parse
 from hydraft.data.texts import kind_of, plain_text
 from hydraft.errors import ConfigError
 
@@ -64,8 +65,8 @@ def are_calls(value: Any) -> bool:
     """Whether a value is a list of calls, or its JSON (xLAM's ``answers``)."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
+            value = parse(value)
+        except ValueError:
             return False
     return (
         bool(value)
@@ -100,8 +101,8 @@ def _parsed(value: Any, key: str, place: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
+        return parse(value)
+    except ValueError:
         raise ConfigError(f"{place}: {key!r} is not JSON") from None
 
 

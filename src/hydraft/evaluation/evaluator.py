@@ -25,7 +25,7 @@ from hydraft.data.records import Record
 from hydraft.data.thinking import Answer
 from hydraft.data.tokenize import prompt_ids, truncate
 from hydraft.evaluation.metrics import Scores, score
-from hydraft.models import generation
+from hydraft.models import exchange, generation
 from hydraft.plan import scoring
 
 Done = Callable[[int], None]
@@ -168,11 +168,8 @@ class Evaluator:
             answers = self._generate(model, [prompts[index] for index in chunks[number]])
             found |= dict(zip(chunks[number], answers, strict=True))
             done(sum(len(chunks[other]) for other in current))
-        shares: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(shares, found)
-        merged: dict[int, Answer] = {}
-        for share in shares:
-            merged |= share
+        shares = exchange.all_gather([[index, *answer] for index, answer in found.items()])
+        merged = {index: Answer(*answer) for share in shares for index, *answer in share}
         self.unfinished = sum(not answer.ended for answer in merged.values())
         return [merged[index].text for index in range(len(prompts))]
 

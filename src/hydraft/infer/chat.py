@@ -14,6 +14,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from transformers import set_seed
 
 from hydraft.config.infer import InferConfig
+from hydraft.data.reading.row import is_broken
 from hydraft.data.records import Conversation, Turn
 from hydraft.data.tokenize import prompt_ids
 from hydraft.errors import ConfigError
@@ -21,6 +22,7 @@ from hydraft.infer.generate import Stream, answer
 from hydraft.infer.load import LoadedModel, load
 from hydraft.infer.source import Source
 from hydraft.models import generation
+from hydraft.system import line_file
 
 HELP = """\
 /reset           start a new conversation; the system turn stays
@@ -57,6 +59,9 @@ class Chat:
         """
         text = line.strip()
         if not text:
+            return True
+        if is_broken(text):  # prompt_toolkit reads bytes that are not UTF-8 as Python does
+            self.write("this is not UTF-8 text: it is left out")
             return True
         if not text.startswith("/"):
             self._answer(text)
@@ -158,8 +163,7 @@ class Chat:
             ahead = [Turn("system", self.system)] if self.system else []
             record = {"messages": [_message(turn) for turn in [*ahead, *self.turns]]}
             try:
-                with file.open("a", encoding="utf-8") as stream:
-                    stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+                line_file.append_text(file, json.dumps(record, ensure_ascii=False))
             except OSError as error:
                 self.write(f"{file}: {error.strerror}")
             else:

@@ -14,7 +14,7 @@ from typing import Any
 
 from hydraft.checkpoint import manifest
 from hydraft.config.choices import Launcher, OnDivergence
-from hydraft.config.schema import Config, save_config
+from hydraft.config.schema import Config, saved
 from hydraft.config.train import TrainConfig
 from hydraft.errors import Failure, FailureReason, Phase
 from hydraft.launch.slurm import job_script
@@ -93,9 +93,7 @@ def _halved(train: TrainConfig) -> TrainConfig | None:
 
 def _update_folder(folder: Path, config: Config) -> None:
     """Write the changed config and its plan to the run's folder."""
-    staging = folder / ".config.yaml"
-    save_config(config, staging)
-    staging.replace(folder / "config.yaml")
+    files.write_text(folder / "config.yaml", saved(config))
     known: dict[str, Any] = json.loads((folder / "plan.json").read_text())
     found = json.loads((folder / "environment.json").read_text())["hardware"]
     machine = hardware.detect() if found is None else Hardware.from_dict(found)

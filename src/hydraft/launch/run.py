@@ -4,12 +4,11 @@ import dataclasses
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +19,7 @@ from hydraft.config.cluster import ClusterConfig
 from hydraft.config.schema import Config
 from hydraft.config.train import TrainConfig
 from hydraft.errors import ConfigError, Failure, FailureReason, RankFailed, RunFailed, RunStopped
-from hydraft.launch import recovery
+from hydraft.launch import recovery, run_log
 from hydraft.launch.external import coordinator
 from hydraft.launch.external.store import RendezvousStore
 from hydraft.launch.local import elastic
@@ -28,7 +27,7 @@ from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
 from hydraft.launch.remote import hosts, ssh
 from hydraft.launch.slurm import job_script, monitor
 from hydraft.runs import run_folder
-from hydraft.system import files, hardware, streams
+from hydraft.system import files, hardware, limits, streams, temporary
 from hydraft.system.hardware import Hardware
 from hydraft.system.redaction import redact, redact_command, redact_text
 from hydraft.system.source_tree import ROOT
@@ -59,7 +58,7 @@ def run(config: Config, folder: Path, quiet: bool = False, store: RendezvousStor
         ConfigError: a rank found a setting that the user has to change.
     """
     started = time.time()
-    with _logging_to(folder / "train.log"):
+    with run_log.writing(folder):
         logger.info("command: %s", redact_command(sys.argv))
         try:
             with ShutdownHandler(config.train.grace) as shutdown:
@@ -85,36 +84,21 @@ def run(config: Config, folder: Path, quiet: bool = False, store: RendezvousStor
     return run_folder.objective(folder)
 
 
-class _Redacting(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return redact_text(super().format(record))
-
-
-@contextmanager
-def _logging_to(file: Path) -> Iterator[None]:
-    """While the block runs, write the messages of this package to ``file``."""
-    handler = logging.FileHandler(file, encoding="utf-8")
-    handler.setFormatter(_Redacting("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    logging.getLogger("hydraft").addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger("hydraft").removeHandler(handler)
-        handler.close()
-        run_folder.keep_private(file.parent)  # a recovery may have written the config again
-
-
 def _write_result(folder: Path, started: float, status: str, **values: Any) -> None:
     """Write how the run ended to result.json, beside what rank 0 has written there."""
     logger.info("%s %s", status, values)
     file = folder / "result.json"
-    known = json.loads(file.read_text()) if file.exists() else {}
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+        assert isinstance(known, dict)
+    except (OSError, ValueError, AssertionError):  # none, or damaged
+        known = {}
     removed = END_KEYS if status == "diverged" else (*END_KEYS, "divergence")
     known = {name: value for name, value in known.items() if name not in removed}
     try:
         files.write_json(file, {**known, "status": status, "started": started, "ended": time.time(), **redact(values)})
     except OSError as error:  # a full disk must not hide why the run ended
-        print(f"result.json could not be written: {error.strerror}", file=sys.stderr)
+        print(f"{file} could not be written: {error.strerror}", file=sys.stderr)
 
 
 def _error(failure: Failure) -> dict[str, Any]:
@@ -133,6 +117,8 @@ def _raise_failed(train: TrainConfig, folder: Path, failure: Failure) -> NoRetur
         details = f"what was saved is in {folder}"
         raise RunFailed(f"the run diverged: {failure.message}{advice}", failure=failure, details=details) from None
     cause = f"{failure.cause}{recovery.advice_on_kill(train, failure)}"
+    if any(text in failure.message for text in files.FULL.values()):
+        cause += f"; free space there, then: python train.py resume={shlex.quote(str(folder))}"
     raise RunFailed(f"{failure.subject} failed: {cause}", failure=failure, details=f"its log: {failure.log}") from None
 
 
@@ -249,6 +235,7 @@ def placed(config: Config) -> Config:
 
 def _start_here(config: Config, folder: Path, quiet: bool, shutdown: ShutdownHandler) -> None:
     """All ranks on this machine."""
+    limits.raise_open_files(config.world_size)
     machine = hardware.detect()
     for line in deepspeed_ops.prepare(deepspeed_ops.needed(config, machine), machine):
         print(line, file=sys.stderr)
@@ -256,10 +243,10 @@ def _start_here(config: Config, folder: Path, quiet: bool, shutdown: ShutdownHan
     os.environ.update(deepspeed_ops.environment(machine))
     # Beside another busy process, threads that spin while they wait slow a run on a CPU a hundredfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    with tempfile.TemporaryDirectory(prefix="hydraft-") as notes:
+    with temporary.folder("notes") as notes:
         ranks = elastic.LocalRanks(
             folder,
-            Path(notes),
+            notes,
             config.world_size,
             terminal=os.devnull if quiet or streams.is_lost() else None,
             hang_timeout=config.cluster.hang_timeout,

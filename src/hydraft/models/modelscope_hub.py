@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from rich.console import Console
 
 from hydraft.config.choices import Hub, Init
@@ -20,7 +19,7 @@ from hydraft.config.rules import NO_MODELSCOPE
 from hydraft.errors import ConfigError
 from hydraft.models.convert import shards
 from hydraft.models.families.registry import published_family
-from hydraft.system import files
+from hydraft.system import cache_entries, files
 
 DEFAULT_BRANCH = "master"
 """Where Hugging Face has ``main``."""
@@ -51,12 +50,13 @@ def local(model: ModelConfig, console: Console, weights: bool = True) -> ModelCo
     if not needed(model):
         return model
     record = _record(model)
-    record.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{record}.lock"):
+    with cache_entries.locked(record):
         folder = recorded(model)
         if folder is None:
             folder = _download(model, SMALL, console)
-            record.write_text(json.dumps({"folder": str(folder)}), encoding="utf-8")
+            if record.is_dir():
+                cache_entries.remove(record)
+            files.write_json(record, {"folder": str(folder)})
         if weights and not shards.complete(folder):
             _download(model, [*SMALL, "*.safetensors"], console)
             if not shards.complete(folder) and published_family(folder) is not None:  # conversions read pickles safely

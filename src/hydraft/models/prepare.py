@@ -1,15 +1,13 @@
 """The folder of a model that transformers can load: converted or filled with random weights on first use. No torch at module level.
 
-It is made in the cache, under a name that hashes everything it depends on, and appears there only when it is complete; so ranks
-and later runs can use it when it exists.
+It is made in the cache, under a name that hashes everything it depends on, and appears there only when it is complete
+(``prepared.py``).
 """
 
 import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +19,7 @@ from hydraft.errors import ConfigError
 from hydraft.models import modelscope_hub, shapes, stored_quant, vocabulary
 from hydraft.models.convert import shards
 from hydraft.models.families.registry import published_config, published_family
+from hydraft.models.prepared import Prepared
 from hydraft.system import files
 from hydraft.system.plain_console import PlainConsole
 from hydraft.system.source_tree import TINY
@@ -97,22 +96,44 @@ def check_code(model: ModelConfig, setting: str = "model.revision") -> None:
             )
 
 
-def native(model: ModelConfig, seed: int, console: Console | None = None) -> ModelConfig:
+def native(model: ModelConfig, seed: int, console: Console | None = None, verified: bool = False) -> ModelConfig:
     """The section with a ``path`` (folder or hub name) that transformers loads without a conversion.
 
-    Files in the hub's cache are used; only missing ones are downloaded. Progress is shown on ``console``.
+    Files in the hub's cache are used; only missing ones are downloaded. A folder that was made earlier is verified, and made again if it is
+    damaged. Progress is shown on ``console``.
+
+    Args:
+        verified: another process of this run has verified the folder, which is used as it is.
 
     Raises:
         ConfigError: the checkpoint is not available or cannot be converted, or the disk is full.
     """
     console = console or PlainConsole(stderr=True)
+    model, entry = _entry(model, seed, console)
+    if entry is None:
+        if not verified:
+            _check_weights(model)
+        return model
+    if not (verified and entry.folder.is_dir()):
+        entry.ensure(console)
+    return dataclasses.replace(model, path=str(entry.folder), init=Init.pretrained, revision=None)
+
+
+def verify(model: ModelConfig, seed: int, console: Console | None = None) -> None:
+    """Remove the folder that was made earlier if it is damaged; it is not made again yet. The arguments of ``native``."""
+    console = console or PlainConsole(stderr=True)
+    _, entry = _entry(model, seed, console)
+    if entry is not None:
+        entry.remove_if_damaged(console)
+
+
+def _entry(model: ModelConfig, seed: int, console: Console) -> tuple[ModelConfig, Prepared | None]:
+    """The section, with the folder of a download, and the entry of the cache that stands for its checkpoint, if there is one."""
     if model.init is Init.random:
-        return dataclasses.replace(model, path=str(_random(model, seed, console)), init=Init.pretrained, revision=None)
+        return model, _random(model, seed, console)
     model = _from_modelscope(model, console, weights=True)
     source = _published(model, console)
-    if source is None:
-        return _dequantised(model, console)
-    return dataclasses.replace(model, path=str(_converted(source, console)), revision=None)
+    return model, _dequantised(model, console) if source is None else _converted(source, console)
 
 
 def tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
@@ -129,6 +150,19 @@ def tokenizer(model: ModelConfig) -> "PreTrainedTokenizerBase":
     family = published_family(source)
     assert family is not None
     return family.tokenizer(source, config)
+
+
+def _check_weights(model: ModelConfig) -> None:
+    """Refuse a checkpoint with a file that is cut off; a hub's is checked if it is in the hub's cache."""
+    folder: Path | None = Path(model.path).expanduser()
+    if folder is not None and not folder.is_dir():
+        folder = shapes.hub_snapshot(model)
+    if folder is None or not shards.complete(folder):
+        return  # transformers reports it
+    try:
+        shards.check_sizes(folder)
+    except ConfigError as error:
+        raise ConfigError(f"model.path={model.path}: {error}: download or copy the file again") from None
 
 
 def _from_modelscope(model: ModelConfig, console: Console, weights: bool) -> ModelConfig:
@@ -169,25 +203,25 @@ def _downloaded(model: ModelConfig, console: Console) -> Path:
         raise ConfigError(f"model.path={model.path}: could not be downloaded from the hub ({reason})") from error
 
 
-def _dequantised(model: ModelConfig, console: Console) -> ModelConfig:
-    """The section of a checkpoint as it is, or of its dequantised copy, which is made if needed."""
+def _dequantised(model: ModelConfig, console: Console) -> Prepared | None:
+    """The dequantised copy of a checkpoint that is stored in 8 or 4 bits; None for one that is used as it is."""
     stored_quant.refuse(model)
     found = stored_quant.stored(model)
     if found is None or not found.dequantised:
-        return model
+        return None
     folder = Path(model.path).expanduser()
     if not folder.is_dir():
         cached = shapes.hub_snapshot(model)
         folder = cached if cached is not None and shards.complete(cached) else _downloaded(model, console)
-    target = _folder(f"{folder.resolve().name}-{found.method}", [str(folder.resolve()), _stats(folder)])
-    with _locked(target, console) as missing:
-        if missing:
-            from hydraft.models.dequantized import dequantise
 
-            console.print(f"{model.path}: dequantising it to {target}, once", highlight=False, soft_wrap=True)
-            with files.staged_folder(target) as staging:
-                dequantise(folder, staging, console)
-    return dataclasses.replace(model, path=str(target), revision=None)
+    def make(target: Path) -> None:
+        from hydraft.models.dequantized import dequantise
+
+        console.print(f"{model.path}: dequantising it to {target}, once", highlight=False, soft_wrap=True)
+        with files.staged_folder(target) as staging:
+            dequantise(folder, staging, console)
+
+    return Prepared(_folder(f"{folder.resolve().name}-{found.method}", [str(folder.resolve()), _stats(folder)]), make)
 
 
 def _hub_config(model: ModelConfig) -> Path | None:
@@ -208,8 +242,8 @@ def _is_complete(snapshot: Path) -> bool:
     return shards.complete(snapshot) and (snapshot / "tokenizer.model").is_file()
 
 
-def _converted(source: Path, console: Console) -> Path:
-    """The folder of the converted ``source``, which is converted if needed."""
+def _converted(source: Path, console: Console) -> Prepared:
+    """The folder of the converted ``source``."""
     from hydraft.models.convert.mapping import FORMAT
 
     family = published_family(source)
@@ -219,14 +253,14 @@ def _converted(source: Path, console: Console) -> Path:
     rules = family.rules(published_config(source)).values()
     if any(part.unit_rows for rule in rules for part in rule.parts):
         another.append(str(FORMAT))
-    target = _folder(source.resolve().name, [str(source.resolve()), _stats(source), *another])
-    with _locked(target, console) as missing:
-        if missing:
-            from hydraft.models.convert.convert import convert
 
-            console.print(f"{source}: converting it to {target}, once", highlight=False, soft_wrap=True)
-            convert(source, target, console)
-    return target
+    def make(target: Path) -> None:
+        from hydraft.models.convert.convert import convert
+
+        console.print(f"{source}: converting it to {target}, once", highlight=False, soft_wrap=True)
+        convert(source, target, console)
+
+    return Prepared(_folder(source.resolve().name, [str(source.resolve()), _stats(source), *another]), make)
 
 
 def _stats(source: Path) -> list[tuple[str, int, int]]:
@@ -241,45 +275,24 @@ def _tokenizer_folder(model: ModelConfig) -> Path:
     return folder if folder.is_dir() and published_family(folder) is None else TINY
 
 
-def _random(model: ModelConfig, seed: int, console: Console) -> Path:
-    """The folder of random weights of this model's shape, which are written if needed."""
+def _random(model: ModelConfig, seed: int, console: Console) -> Prepared:
+    """The folder of random weights of this model's shape."""
     shape = shapes.local_config(model)
     if shape is None:
         assert model.shape is not None  # see check
         shape = shapes.native_config(model.shape)
     tokenizer_folder = _tokenizer_folder(model)
     tiny = model.scale is Scale.tiny
-    target = _folder(f"random-{model.name}", [shape, tiny, seed, str(tokenizer_folder)])
-    with _locked(target, console) as missing:
-        if missing:
-            from hydraft.models.random_weights import write
 
-            with files.staged_folder(target) as staging:
-                write(shape, tokenizer_folder, tiny, seed, staging, console)
-    return target
+    def make(target: Path) -> None:
+        from hydraft.models.random_weights import write
+
+        with files.staged_folder(target) as staging:
+            write(shape, tokenizer_folder, tiny, seed, staging, console)
+
+    return Prepared(_folder(f"random-{model.name}", [shape, tiny, seed, str(tokenizer_folder)]), make)
 
 
 def _folder(name: str, depends_on: list[Any]) -> Path:
     key = hashlib.sha256(json.dumps([__version__, *depends_on], sort_keys=True).encode()).hexdigest()[:16]
     return files.cache_folder("models") / f"{name}-{key}"
-
-
-@contextmanager
-def _locked(target: Path, console: Console) -> Iterator[bool]:
-    """Whether ``target`` is missing, under a lock that keeps other processes from making it."""
-    if target.is_dir():
-        yield False
-        return
-    from filelock import FileLock, Timeout
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{target}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        console.print(f"waiting for another run to make {target}", highlight=False, soft_wrap=True)
-        lock.acquire()
-    try:
-        yield not target.is_dir()
-    finally:
-        lock.release()

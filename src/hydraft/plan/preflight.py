@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from hydraft.config import rules, template
 from hydraft.config.choices import Mode, QuantKind
 from hydraft.config.schema import Config
-from hydraft.data import mixture
+from hydraft.data import held_out, mixture
 from hydraft.data.records import Read
 from hydraft.errors import ConfigError
 from hydraft.models import batching, kernel_support, prepare, row_documents, shapes, stored_quant
-from hydraft.plan import plan, token_count
+from hydraft.plan import micro_batch, plan, token_count
+from hydraft.system import files
 from hydraft.system.hardware import Hardware
 
 
@@ -30,6 +31,13 @@ class Resolved:
     def target(self) -> Hardware | None:
         """The machine whose hardware decides what ``auto`` means; None if it is not known yet."""
         return self.planned_for if self.config.mode is Mode.plan else self.machine
+
+
+Measured = dict[str, tuple[mixture.TrainingRecords, token_count.Text]]
+"""The records that were read for checks, and their measures, by the settings that they depend on."""
+
+KEPT = 8
+"""Most entries of a ``Measured``."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +67,12 @@ def resolve(config: Config, machine: Hardware | None) -> Resolved:
     return Resolved(plan.resolve(config, found.target), machine, found.planned_for, stored)
 
 
-def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
+def admit(resolved: Resolved, read: Read | None = None, known: Measured | None = None) -> Admitted:
     """Check a run and make its plan; nothing is loaded and nothing is written.
 
     Args:
         read: how the objective makes a record; by default that of supervised fine-tuning.
+        known: of other jobs of a sweep, so that the same records are read once for all of them; new ones are added.
 
     Raises:
         ConfigError: names the setting to change.
@@ -82,9 +91,10 @@ def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
     config, notes = batching.settle(config, row_documents.config_reason(native))
     if not config.cluster.on_hosts:  # on other hosts, each agent checks its own
         prepare.check(config.model)
-    records = mixture.training(config.data, config.seed, read)
-    text = token_count.measure(records, config.data)
-    assert records.mixture.held_out is not None  # read here, so that a bad one is refused
+        if config.mode is Mode.train:
+            files.check_cache()
+    records, text = _measured(config, read, {} if known is None else known)
+    micro_batch.check(config.train.micro_batch_size, text.examples, estimated=True)
     config = plan.settle(config, resolved.target, text.longest_answer)
     priced = config
     if resolved.target is None:  # the plan needs values that the run's machine will decide
@@ -102,6 +112,21 @@ def admit(resolved: Resolved, read: Read | None = None) -> Admitted:
             *_notes(records.mixture, config.mode),
         ],
     )
+
+
+def _measured(config: Config, read: Read | None, known: Measured) -> tuple[mixture.TrainingRecords, token_count.Text]:
+    """The training records and their measures; every record is read, so that a bad one is refused."""
+    data = config.data
+    seed = config.seed if data.mix or held_out.share(data) is not None else None
+    key = repr((data, seed, config.objective, getattr(read, "__qualname__", read)))
+    if key not in known:
+        records = mixture.training(data, config.seed, read)
+        text = token_count.measure(records, data)
+        assert records.mixture.held_out is not None  # read here, so that a bad one is refused
+        if len(known) >= KEPT:
+            known.pop(next(iter(known)))
+        known[key] = records, text
+    return known[key]
 
 
 def _notes(read: mixture.Mixture, mode: Mode) -> list[str]:

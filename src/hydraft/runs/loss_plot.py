@@ -1,14 +1,15 @@
 """Plots the losses of a run. No torch."""
 
-import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from hydraft.system import files, line_file
+
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's ``metrics.jsonl``."""
-    file = folder / "metrics.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    """The whole lines of a run's ``metrics.jsonl``."""
+    return line_file.read(folder / "metrics.jsonl").values
 
 
 def draw_loss(folder: Path, title: str) -> Path:
@@ -36,6 +37,8 @@ def draw_loss(folder: Path, title: str) -> Path:
     rate.plot([x["step"] for x in trained], [x["learning_rate"] for x in trained], color="grey", alpha=0.5, lw=1)
     rate.set_ylabel("learning rate", color="grey")
     target = folder / "loss.png"
-    figure.savefig(target, dpi=120)
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png", dpi=120)
     pyplot.close(figure)
+    files.write_bytes(target, drawn.getvalue())
     return target

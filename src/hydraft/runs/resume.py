@@ -8,12 +8,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from hydraft.config import printed, text
+from hydraft.config import foreign, printed, text
 from hydraft.config.choices import Launcher
 from hydraft.config.schema import Config, load_config
 from hydraft.config.train import AUTO
 from hydraft.errors import ConfigError
-from hydraft.runs import run_folder
+from hydraft.runs import claim, run_folder
 
 CHANGEABLE = (
     "mode", "resume", "cluster", "zero", "tracker", "train.epochs", "train.max_steps", "train.log_every", "train.save",
@@ -39,7 +39,7 @@ def merged(composed: DictConfig, overrides: list[str]) -> tuple[Config, Config, 
         That config, the saved one, and the run's folder.
 
     Raises:
-        ConfigError: there is no such run.
+        ConfigError: there is no such run, or it is another user's and has settings that this command line must give.
     """
     folder = run_folder.find(str(composed.resume), "resume")
     saved = load_config(folder / "config.yaml")
@@ -47,12 +47,15 @@ def merged(composed: DictConfig, overrides: list[str]) -> tuple[Config, Config, 
     if saved.cluster.launcher is Launcher.joined:  # this command may use another launcher
         base.cluster.launcher = Launcher.auto
     given = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(given, dict)
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0].partition("@")[0]
         with suppress(KeyError):  # a group without a section (experiment), or Hydra's own
             if key != "resume":
                 OmegaConf.update(base, key, text.escaped(_under(given, key)))
-    return text.to_object(Config, OmegaConf.to_container(base, resolve=True)), saved, folder
+    config = text.to_object(Config, OmegaConf.to_container(base, resolve=True))
+    foreign.refuse(config, given, folder)
+    return config, saved, folder
 
 
 def _under(values: Any, key: str) -> Any:
@@ -81,9 +84,9 @@ def changes(saved: Config, config: Config, folder: Path) -> list[str]:
 
 def adopted(config: Config, folder: Path) -> Config:
     """``config`` with what the run in ``folder`` has decided or changed: recomputation, skipped steps, a smaller micro-batch."""
-    if not (folder / "config.yaml").exists():
+    if not claim.holds_run(folder, config):
         return config
-    before = load_config(folder / "config.yaml").train
+    before = claim.read(folder).train
     train = config.train
     taken: dict[str, Any] = {}
     if not train.pass_over:
@@ -101,11 +104,11 @@ def same(config: Config, folder: Path) -> bool:
     """Whether ``folder`` holds a run with this config; false if it holds none.
 
     Raises:
-        ConfigError: it holds another run.
+        ConfigError: it holds another run, or something else.
     """
-    if not (folder / "config.yaml").exists():
+    if not claim.holds_run(folder, config):
         return False
-    different = differences(load_config(folder / "config.yaml"), config)
+    different = differences(claim.read(folder), config)
     if different:
         name, (before, after) = next(iter(different.items()))
         raise ConfigError(

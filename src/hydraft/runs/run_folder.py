@@ -4,7 +4,6 @@
 ``checkpoints/`` · ``adapter/`` (or ``model/``) · ``loss.png`` · ``result.json``.
 """
 
-import errno
 import json
 import os
 import socket
@@ -14,10 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydraft.config.schema import Config, save_config
+from hydraft.config.schema import Config, saved
 from hydraft.errors import ConfigError
-from hydraft.system.files import version_of, write_json
+from hydraft.runs import claim
+from hydraft.system.files import clear_staging, version_of, write_json, write_text
 from hydraft.system.hardware import Hardware
+from hydraft.system.line_file import NO_LOCKS
 from hydraft.system.redaction import redact, redact_command, redact_text
 from hydraft.system.source_tree import ROOT
 
@@ -41,21 +42,35 @@ def create(folder: Path, config: Config, plan: "Plan", hardware: Hardware | None
     """Claim ``folder`` for a run and write its config, plan and environment; ``hardware`` is None if it is not known yet.
 
     Raises:
-        ConfigError: the folder already holds a run.
+        ConfigError: the folder already holds a run, or cannot be written to; it is as it was.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        (folder / "config.yaml").touch(exist_ok=False)  # of two runs, only one succeeds
-    except FileExistsError:
-        raise ConfigError(f"hydra.run.dir={folder}: a run is in it already; give another folder") from None
-    describe(folder, config, plan, hardware)
+    with claim.writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        claim.claim(folder, config)
+        keep_private(folder)
+        try:
+            _write_plan(folder, plan, hardware)
+        except BaseException:
+            for name in (claim.CONFIG, "plan.json", "environment.json"):
+                (folder / name).unlink(missing_ok=True)
+            raise
 
 
 def describe(folder: Path, config: Config, plan: "Plan", hardware: Hardware | None) -> None:
-    """Write config.yaml, plan.json and environment.json of the run in ``folder``."""
-    staging = folder / ".config.yaml"
-    save_config(config, staging)
-    staging.replace(folder / "config.yaml")
+    """Write config.yaml, plan.json and environment.json of the run in ``folder``, each as a whole.
+
+    Raises:
+        ConfigError: the folder cannot be written to.
+    """
+    with claim.writable(folder):
+        for name in ("adapter", "model"):
+            clear_staging(folder / name)
+        write_text(folder / claim.CONFIG, saved(config))
+        keep_private(folder)
+        _write_plan(folder, plan, hardware)
+
+
+def _write_plan(folder: Path, plan: "Plan", hardware: Hardware | None) -> None:
     write_json(folder / "plan.json", redact(plan.to_dict()))
     write_json(folder / "environment.json", _environment(hardware))
 
@@ -76,24 +91,29 @@ def held(folder: Path) -> Iterator[None]:
     The kernel releases ``.lock`` when its holder ends. On a file system without such locks, there is none.
 
     Raises:
-        ConfigError: another process holds the lock.
+        ConfigError: another process holds the lock, or the folder cannot be written to.
     """
     from filelock import FileLock, Timeout
 
-    folder.mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(folder / ".lock", fallback_to_soft=False), folder / ".holder.json"
+    with claim.writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise ConfigError(f"{folder}: {_who(holder)} is running it: wait until it ends, or stop it first") from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
     try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise ConfigError(f"{folder}: {_who(holder)} is running it: wait until it ends, or stop it first") from None
-    except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
-            raise
-    try:
-        write_json(holder, {"host": socket.gethostname(), "pid": os.getpid()})
+        with claim.writable(folder):
+            write_json(holder, {"host": socket.gethostname(), "pid": os.getpid()})
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that is gone, or a file system that has become read-only, must not hide why
+            holder.unlink(missing_ok=True)
+            if not (folder / claim.CONFIG).exists():  # no run has begun
+                (folder / ".lock").unlink(missing_ok=True)
         lock.release()
 
 
@@ -160,6 +180,11 @@ def find(run: str, setting: str = "run") -> Path:
             raise ConfigError(f"{setting}=last: no run below outputs/; train one with python train.py")
         return configs[-1].parent
     folder = Path(run)
-    if not (folder / "config.yaml").is_file():
+    if not (folder / claim.CONFIG).is_file():
         raise ConfigError(f"{setting}={run}: not a run's folder (no config.yaml in it)")
+    if setting == "resume" and (folder / claim.CONFIG).stat().st_size == 0:
+        raise ConfigError(
+            f"{setting}={run}: its config.yaml is empty, since the disk was full when it was to begin: give its own command again, "
+            f"with hydra.run.dir={run}"
+        )
     return folder

@@ -1,15 +1,46 @@
 """A job of a sweep before it is known whether it can run. No torch."""
 
+import pickle
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, Self
 
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict, read_write
 
+from hydraft.errors import RunFailed
 from hydraft.sweep import folder_names
+from hydraft.sweep.results.ledger import Job, State
 from hydraft.sweep.slots import Demand
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A composed config in a tenth of its memory: a sweep holds those of all its jobs. Pickled and read back it is the config itself."""
+
+    content: bytes
+    subdir: str | None = None
+    """The job's folder, as ``hydra.sweep.subdir`` of the config."""
+
+    @classmethod
+    def of(cls, config: DictConfig) -> Self:
+        """Pack a config."""
+        return cls(zlib.compress(pickle.dumps(config), 1))
+
+    def __reduce__(self) -> tuple[Callable[..., DictConfig], tuple[Any, ...]]:
+        return unpacked, (self.content, self.subdir)
+
+
+def unpacked(content: bytes, subdir: str | None) -> DictConfig:
+    """The config of a ``Packed``."""
+    config: DictConfig = pickle.loads(zlib.decompress(content))
+    if subdir is not None:
+        with read_write(config.hydra), open_dict(config.hydra):
+            config.hydra.sweep.subdir = subdir
+    return config
 
 
 @dataclass
@@ -17,18 +48,22 @@ class Candidate:
     """A job that has been composed and checked."""
 
     overrides: list[str]
-    composed: DictConfig | None = None
+    packed: Packed | None = None
+    """Its config, once it has been composed."""
     demand: Demand = field(default_factory=Demand)
     key: str = ""
     refused: str | None = None
     """Why it cannot run, in one line."""
 
-    def in_folder(self, name: str) -> DictConfig:
+    @property
+    def composed(self) -> DictConfig | None:
+        """Its config."""
+        return None if self.packed is None else unpacked(self.packed.content, self.packed.subdir)
+
+    def in_folder(self, name: str) -> Packed:
         """The config that was checked, with the job's folder, so that it need not be composed again."""
-        assert self.composed is not None
-        with read_write(self.composed.hydra), open_dict(self.composed.hydra):
-            self.composed.hydra.sweep.subdir = name
-        return self.composed
+        assert self.packed is not None
+        return replace(self.packed, subdir=name)
 
 
 def refusal(candidates: Sequence[Candidate]) -> str:
@@ -44,3 +79,14 @@ def refusal(candidates: Sequence[Candidate]) -> str:
 def failure(returned: JobReturn) -> BaseException | None:
     """Why a job failed. (Hydra's own property for it prints.)"""
     return returned._return_value if returned.status is not JobStatus.COMPLETED else None
+
+
+def returned(one: Candidate, job: Job, folder: Path, with_config: bool) -> JobReturn:
+    """What Hydra gets of a job of the sweep in ``folder``. ``with_config``: whether the composed config is in it."""
+    found = JobReturn()
+    found.overrides = one.overrides
+    found.cfg = one.composed if with_config else None
+    found.working_dir = str(folder / job.name)
+    found.status = JobStatus.COMPLETED if job.state is State.done else JobStatus.FAILED
+    found.return_value = job.objective if job.state is State.done else RunFailed(job.error or job.state.value)
+    return found

@@ -7,6 +7,7 @@ separators, no reserved characters, at most ``LONGEST`` bytes, and no two names 
 import hashlib
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 
 from hydraft.config.split_text import unquoted
@@ -46,10 +47,9 @@ def names(jobs: Sequence[Sequence[str]], keys: Sequence[str] | None = None) -> l
     keys = differing(jobs) if keys is None else keys
     shown = short(keys)
     found = [_name({key: value for key, value in map(_split, job) if key in shown}, shown) for job in jobs]
-    folded = [name.casefold() for name in {tuple(job): name for job, name in zip(jobs, found, strict=True)}.values()]
-    return [
-        name if folded.count(name.casefold()) == 1 else _marked(name, jobs[index]) for index, name in enumerate(found)
-    ]
+    unique = {tuple(job): name.casefold() for job, name in zip(jobs, found, strict=True)}
+    folded = Counter(unique.values())
+    return [name if folded[name.casefold()] == 1 else _marked(name, jobs[index]) for index, name in enumerate(found)]
 
 
 def _split(override: str) -> tuple[str, str | None]:

@@ -48,7 +48,7 @@ class Recorded:
         with ledger.claim(key) as mine:
             if not mine:
                 raise RunningElsewhere(key)
-            job = ledger.jobs()[key]
+            job = ledger.job(key)
             if job.state is State.done:  # in the meantime
                 return job.objective if not isinstance(job.objective, list) else job.objective[0]
             ledger.record(key, State.running)

@@ -89,6 +89,7 @@ class Running:
         )
         sys.stdout.flush()
         self.process.start()
+        self.server = fork_server.process() if method == "forkserver" else None
         theirs.close()
 
     def ready(self) -> bool:
@@ -111,6 +112,10 @@ class Running:
             returned: JobReturn = cloudpickle.loads(self.response)
             return returned
         code = self.process.exitcode or 0
+        if code == fork_server.LOST and self.server is not None:
+            lost = fork_server.ended("jobs", self.server)
+            if lost is not None:
+                return pool_job.failed(JobDied(lost.message))
         ended = "was " if code < 0 else ""
         return pool_job.failed(JobDied(f"its process {ended}{exit_failure(code).message}"))
 

@@ -100,6 +100,7 @@ def _run(sweep: Sweep, number: int, overrides: list[str], config: DictConfig | N
     Singleton._instances = {**sweep.state["instances"], Plugins: plugins}
     BaseContainer._resolvers = sweep.state["omegaconf_resolvers"]
     setup_globals()
+    composed = config is not None
     if config is None:
         config = sweep.context.config_loader.load_sweep_config(sweep.config, overrides)
     with open_dict(config):
@@ -115,6 +116,8 @@ def _run(sweep: Sweep, number: int, overrides: list[str], config: DictConfig | N
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
+    if composed:  # by a sweep of this package, which has the config; those of thousands of jobs would take gigabytes
+        returned.cfg = returned.hydra_cfg = None
     if returned.status is JobStatus.FAILED:
         traceback.print_exception(returned._return_value)  # into the log; the launcher reports the last line
     return returned

@@ -10,13 +10,13 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import Trial
 
 from hydraft.config import cli, printed
 from hydraft.errors import EXIT_REFUSED, ConfigError, RunFailed
-from hydraft.sweep.candidate import Candidate, failure, refusal
+from hydraft.sweep.candidate import Candidate, Packed, failure, refusal
 from hydraft.sweep.results import objective
 from hydraft.sweep.results.ledger import OVER, State
 from hydraft.sweep.results.live_table import Live
@@ -24,7 +24,7 @@ from hydraft.sweep.search_space import Space, Value, make_space
 from hydraft.sweep.session import Session
 from hydraft.sweep.slots import Demand
 from hydraft.sweep.study import Method, Search
-from hydraft.system import files
+from hydraft.system import files, line_file
 
 POLL_SECONDS = 0.2
 """Between two checks for new evaluations of running jobs."""
@@ -114,7 +114,7 @@ class Jobs:
     read: dict[int, int] = field(default_factory=dict)
     """Bytes of metrics.jsonl that have been read, by number."""
 
-    def next(self) -> tuple[int, list[str], DictConfig | None] | None:
+    def next(self) -> tuple[int, list[str], Packed | None] | None:
         """The next trial that has to run; the results of jobs that are done or cannot run are reported at once."""
         ledger = self.session.ledger
         while (trial := self.search.ask()) is not None:
@@ -153,7 +153,7 @@ class Jobs:
         if why is not None and stopped:
             self.session.ledger.record(one.key, State.pruned)
             self._mark(self.session.folder / self.session.here[one.key].name / "result.json")
-        job = self.session.here[one.key] = self.session.ledger.jobs()[one.key]
+        job = self.session.here[one.key] = self.session.ledger.job(one.key)
         for trial in [self.trials.pop(number), *self.twins.pop(one.key, [])]:
             if job.state in OVER:
                 self._report(trial, job.state, job.name)
@@ -187,4 +187,4 @@ class Jobs:
             return []
         whole = new[: new.rfind(b"\n") + 1]
         self.read[number] = self.read.get(number, 0) + len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        return line_file.parse(whole).values

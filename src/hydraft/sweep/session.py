@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
@@ -26,18 +26,21 @@ from hydraft.errors import EXIT_REFUSED, ConfigError, RunFailed
 from hydraft.launch import run as launch
 from hydraft.plan import preflight
 from hydraft.plan.render import verdict
-from hydraft.runs import run_folder
+from hydraft.runs import claim, run_folder
 from hydraft.sweep import folder_names, job_status, sweep_folder
-from hydraft.sweep.candidate import Candidate, failure, refusal
+from hydraft.sweep.candidate import Candidate, Packed, failure, refusal, returned
 from hydraft.sweep.results import ledger, objective, write
 from hydraft.sweep.results.ledger import Job, Ledger, State
 from hydraft.sweep.results.live_table import Live
 from hydraft.sweep.slots import Demand
-from hydraft.system import streams
+from hydraft.system import files, streams
 from hydraft.system.hardware import Hardware
 from hydraft.system.redaction import redact_command, redact_text
 from hydraft.system.version import __version__
 from hydraft.training.objectives.registry import make_objective
+
+CONFIGS = 1000
+"""Jobs of a batch up to which each job's config is part of what Hydra's sweeper receives; ten thousand would take gigabytes."""
 
 ELSEWHERE_SECONDS = 0.5
 """Between two checks of jobs that another process runs."""
@@ -64,6 +67,7 @@ class Session:
         self.is_here = "slurm" not in str(OmegaConf.select(config, "hydra.launcher._target_")).lower()
         """Whether jobs run on this machine."""
         self.machines: dict[str, Hardware | None] = {}
+        self.measured: preflight.Measured = {}
         self.here: dict[str, Job] = {}
         """The jobs of this command, by key."""
         self.number = 0
@@ -86,16 +90,20 @@ class Session:
             raise RunFailed(refusal(candidates), EXIT_REFUSED)
         added = self.add(candidates)
         self._launch(launcher, {job.key: one for job, one in zip(added, candidates, strict=True)})
-        self.here |= {job.key: self.ledger.jobs()[job.key] for job in added}
-        return [self._returned(one, self.here[job.key]) for job, one in zip(added, candidates, strict=True)]
+        known = self.ledger.jobs()
+        self.here |= {job.key: known[job.key] for job in added}
+        with_config = len(candidates) <= CONFIGS
+        pairs = zip(added, candidates, strict=True)
+        return [returned(one, self.here[job.key], self.folder, with_config) for job, one in pairs]
 
     def candidate(self, overrides: Sequence[str]) -> Candidate:
         """Compose a job, check it and plan it; nothing is started."""
         found = Candidate(list(overrides))
         try:
-            found.composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
-            own = [str(key) for key in found.composed if key != "hydra"]
-            requested = cli.typed(OmegaConf.masked_copy(found.composed, own), Config)
+            composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+            found.packed = Packed.of(composed)
+            own = [str(key) for key in composed if key != "hydra"]
+            requested = cli.typed(OmegaConf.masked_copy(composed, own), Config)
             found.key = ledger.key_of(requested)
             found.demand = self._admit(requested)
         except (ConfigError, HydraException, OmegaConfBaseException) as error:
@@ -106,9 +114,21 @@ class Session:
     def add(self, candidates: Sequence[Candidate]) -> list[Job]:
         """Add the jobs to the ledger, each with its own folder."""
         axes = self._axes([one.overrides for one in candidates])
+        made = files.missing(self.folder.absolute())
+        try:
+            with claim.writable(self.folder, "hydra.sweep.dir"):
+                return self._add(candidates, axes)
+        except ConfigError:
+            if made and not self.ledger.file.exists():  # all that is in it is of this command
+                for name in (".ledger.lock", ledger.ABOUT, "multirun.yaml"):
+                    (self.folder / name).unlink(missing_ok=True)
+                files.remove_empty(made)
+            raise
+
+    def _add(self, candidates: Sequence[Candidate], axes: list[str]) -> list[Job]:
         ledger.begin(self.folder, self._about(axes))
         if not (self.folder / "multirun.yaml").exists():
-            OmegaConf.save(self.config, self.folder / "multirun.yaml")
+            files.write_text(self.folder / "multirun.yaml", OmegaConf.to_yaml(self.config))
             run_folder.keep_private(self.folder, "multirun.yaml")
         names = folder_names.names([one.overrides for one in candidates], axes)
         jobs = [
@@ -173,7 +193,7 @@ class Session:
             raise ConfigError(f"mode={requested.mode.value}: all jobs of a sweep must have the same mode")
         chosen = make_objective(requested.objective)
         chosen.check(requested)
-        admitted = preflight.admit(preflight.resolve(requested, self.machines[cluster]), chosen.read)
+        admitted = preflight.admit(preflight.resolve(requested, self.machines[cluster]), chosen.read, self.measured)
         if admitted.plan.fits is False:
             raise ConfigError(verdict(admitted.plan))
         if requested.cluster.launcher is Starter.slurm:
@@ -199,7 +219,7 @@ class Session:
                     todo = [key for key in todo if known[key].state not in ledger.OVER]
         except BaseException:
             for key in todo:
-                if self.ledger.jobs()[key].state is State.running and not self.ledger.is_claimed(key):
+                if self.ledger.job(key).state is State.running and not self.ledger.is_claimed(key):
                     self.settle(key, KeyboardInterrupt("ended with its sweep"), State.interrupted)
             again = printed.override("sweep.resume", self.name)
             print(f"to resume it, add {again} to the same command", file=sys.stderr)
@@ -233,7 +253,7 @@ class Session:
 
     def settle(self, key: str, error: BaseException, state: State = State.failed) -> None:
         """Record the failure of a job that did not record it itself."""
-        if self.ledger.jobs()[key].state not in (State.pending, State.running):
+        if self.ledger.job(key).state not in (State.pending, State.running):
             return
         try:
             self.ledger.record(key, state, error=job_status.one_line(error))
@@ -252,15 +272,6 @@ class Session:
             if known[key].state not in ledger.OVER
             or (known[key].state is State.failed and self.config.sweep.retry_failed)
         ]
-
-    def _returned(self, one: Candidate, job: Job) -> JobReturn:
-        returned = JobReturn()
-        returned.overrides = one.overrides
-        returned.cfg = one.composed
-        returned.working_dir = str(self.folder / job.name)
-        returned.status = JobStatus.COMPLETED if job.state is State.done else JobStatus.FAILED
-        returned.return_value = job.objective if job.state is State.done else RunFailed(job.error or job.state.value)
-        return returned
 
     def _axes(self, jobs: Sequence[Sequence[str]]) -> list[str]:
         """The keys that are swept in the command or in ``hydra.sweeper.params``; for a single job, all keys."""

@@ -17,12 +17,14 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner,
 from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import get_lock_file
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hydraft.errors import ConfigError
 from hydraft.sweep.results import objective
 from hydraft.sweep.search_space import Space
+from hydraft.system import line_file
 
 T = TypeVar("T")
 
@@ -64,6 +66,15 @@ class Method:
     """Seed of the sampler."""
 
 
+class _Journal(JournalFileBackend):
+    """Optuna's journal, in which every line is whole; Optuna cannot read one with a line that a full disk cut off."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append entries, on the disk when this returns."""
+        with get_lock_file(self._lock):
+            line_file.append(Path(self._file_path), *logs, sync=True)
+
+
 class Search:
     """A study: which job to try next, and when to stop one."""
 
@@ -87,7 +98,7 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", module="optuna")
         (folder / "optuna").mkdir(parents=True, exist_ok=True)
-        storage = JournalStorage(JournalFileBackend(str(folder / "optuna" / "journal.log")))
+        storage = JournalStorage(_Journal(str(folder / "optuna" / "journal.log")))
         self.study = _study(storage, space, objectives, pruner)
         seen = self.study.get_trials(deepcopy=False)
         # With the same seed a resumed sampler would draw the first values again.

@@ -6,9 +6,11 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from hydraft.config import printed
+from hydraft.config.choices import Mode
 from hydraft.errors import ConfigError
+from hydraft.runs import claim
 from hydraft.sweep.folder_names import UNSAFE
-from hydraft.sweep.results.ledger import ABOUT, FILE
+from hydraft.sweep.results.ledger import ABOUT, FILE, refuse_others
 
 ROOT = Path("multirun")
 
@@ -37,6 +39,10 @@ def folder_of(config: DictConfig) -> Path:
         raise ConfigError(
             f"{folder}: a sweep is in it already: resume it with {printed.override('sweep.resume', name or folder)}, or give another name"
         )
+    if config.mode is Mode.train:
+        setting, typed = ("hydra.sweep.dir", str(config.hydra.sweep.dir)) if name is None else ("sweep.name", str(name))
+        claim.refuse_place(folder.absolute(), typed, setting)
+        refuse_others(folder, f"{setting}={typed}")
     return folder
 
 

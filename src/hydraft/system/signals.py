@@ -11,9 +11,11 @@ import json
 import os
 import signal
 import threading
-from contextlib import suppress
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
+
+from hydraft.system.processes import ProcessId
 
 SHUTDOWN_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
@@ -89,7 +91,7 @@ class SignalListener:
     def _peer_has_ended(self) -> bool:
         """Whether a rank of this machine has ended; its launcher then ends the others with one of these signals."""
         assert self._notes is not None
-        return any(not Path(f"/proc/{file.read_text()}").exists() for file in self._notes.glob("*.pid"))
+        return any(not ProcessId.parse(file.read_text()).runs for file in self._notes.glob("*.pid"))
 
 
 def forward(notes: Path, ranks: int, number: int) -> bool:
@@ -98,14 +100,14 @@ def forward(notes: Path, ranks: int, number: int) -> bool:
     if len(started) < ranks:
         return False
     for file in started:
-        with suppress(ProcessLookupError):
-            os.kill(int(file.read_text()), number)
+        ProcessId.parse(file.read_text()).signal(number)
     return True
 
 
-def interrupted_by(notes: Path) -> int | None:
-    """The signal that ended a rank at once; None if there was none."""
-    found = next(notes.glob("*.interrupted"), None)
+def interrupted_by(notes: Path, ranks: Collection[int] | None = None) -> int | None:
+    """The signal that ended a rank at once, one of ``ranks`` if they are given; None if there was none."""
+    notices = [file for file in notes.glob("*.interrupted") if ranks is None or int(file.stem) in ranks]
+    found = next(iter(notices), None)
     return None if found is None else int(json.loads(found.read_text())["signal"])
 
 

@@ -1,21 +1,26 @@
 """DeepSpeed's compiled ops: one process builds them once, before any rank starts. No torch at module level.
 
-They are stored in the folder of the Python environment, or in the user's cache if that folder is read-only. torch protects a build
-with a file named ``lock`` and waits for it without a timeout. A lock that a killed build left behind is recognised, since no process
-has it open, and removed.
+They are stored in the folder of the Python environment, or in the user's cache if that folder is read-only. ``op_marker.py`` knows
+what they were built from, and ``op_locks.py`` which of torch's locks are held.
 """
 
 import functools
 import hashlib
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
-import sysconfig
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from shutil import which
 
-from filelock import FileLock
+import psutil
+from filelock import FileLock, Timeout
 
 from hydraft.config.choices import Offload
 from hydraft.config.schema import Config
@@ -23,8 +28,10 @@ from hydraft.errors import ConfigError
 from hydraft.system import files
 from hydraft.system.hardware import Hardware
 from hydraft.system.hardware import environment as cards
+from hydraft.system.parent_death import die_with_parent
 from hydraft.system.source_tree import own_code_first
 from hydraft.system.toolchain import has_headers
+from hydraft.training import op_locks, op_marker
 
 SHARED_MEMORY = "deepspeed_shm_comm"
 CPU_ADAM = "cpu_adam"
@@ -34,19 +41,18 @@ def folder() -> Path:
     """The folder of this environment's ops: its own, or one in the user's cache if its own is read-only."""
     own = Path(sys.prefix) / "torch_extensions"
     if os.access(own if own.exists() else sys.prefix, os.W_OK):
-        return own
+        built_on = (op_marker.read(own / CPU_ADAM) or {}).get("cpu", op_marker.cpu())
+        return own if built_on == op_marker.cpu() else own / f"cpu-{op_marker.cpu()}"  # machines share the environment
     version = hashlib.sha256(f"{sys.prefix} {sys.version} {files.version_of('torch')}".encode()).hexdigest()[:12]
     return files.cache_folder("ops") / version  # an op is built for one version of torch and of Python
 
 
 def environment(hardware: Hardware) -> dict[str, str]:
     """Environment variables of every process that imports DeepSpeed: the ops' folder, the device, GPUs, and ninja on the path."""
-    path = os.environ.get("PATH", "")
-    scripts = sysconfig.get_path("scripts")
     return {
         "TORCH_EXTENSIONS_DIR": str(folder()),
         "DS_ACCELERATOR": "cuda" if hardware.gpus else "cpu",
-        "PATH": path if scripts in path.split(os.pathsep) else f"{scripts}{os.pathsep}{path}",
+        "PATH": op_marker.search_path(),
         **cards(hardware),
     }
 
@@ -62,8 +68,8 @@ def needed(config: Config, hardware: Hardware) -> list[str]:
 
 
 def is_built(name: str) -> bool:
-    """Whether ``name`` was built completely."""
-    return (folder() / name / f"{name}.so").is_file() and (folder() / name / ".built").is_file()
+    """Whether ``name`` was built completely, and from what it would be built from now."""
+    return op_marker.is_current(folder() / name)
 
 
 def prepare(names: list[str], hardware: Hardware) -> list[str]:
@@ -85,14 +91,65 @@ def prepare(names: list[str], hardware: Hardware) -> list[str]:
         ) from None
     if all(is_built(name) for name in names) and not any(folder().glob("*/lock")):
         return []
-    with FileLock(folder() / ".build"):  # the kernel releases this lock if its process dies
+    with _build_lock():
         lines = [f"cleared a lock left by a killed build: {lock}" for lock in clear_locks()]
         for name in names:
             if not is_built(name):
-                print(f"building DeepSpeed's {name} (once, takes 20 to 150 seconds) …", file=sys.stderr, flush=True)
-                _build(name, hardware)
+                _say(f"building DeepSpeed's {name} (once, takes 20 to 150 seconds) …")
+                with _telling(name):
+                    _build(name, hardware)
                 lines.append(f"built {name}")
     return lines
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _build_lock() -> Iterator[None]:
+    """The lock of everything that builds in this folder; a wait for it is told. The kernel releases it if its process ends."""
+    lock, who, began = FileLock(folder() / ".build"), folder() / ".building", time.monotonic()
+    while True:
+        try:
+            lock.acquire(timeout=0 if time.monotonic() - began < 1 else op_locks.SAY_SECONDS)
+            break
+        except Timeout:
+            seconds = time.monotonic() - began
+            _say(f"waiting {seconds:.0f} s for {op_locks.holder(who)}, which builds DeepSpeed's ops in {folder()}")
+            time.sleep(1)
+    try:
+        who.write_text(op_locks.describe_self())
+        yield
+    finally:
+        who.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def _telling(name: str) -> Iterator[None]:
+    """While the block builds an op, tell how long that has taken so far, and for whom it waits."""
+    done, began, lock = threading.Event(), time.monotonic(), folder() / name / "lock"
+
+    def tell() -> None:
+        while not done.wait(op_locks.SAY_SECONDS):
+            known, seconds = op_locks.read(lock), time.monotonic() - began
+            ours = known is None or (known["host"] == socket.gethostname() and os.getpid() in _parents(known["pid"]))
+            _say(f"building DeepSpeed's {name}: {seconds:.0f} s so far" if ours else op_locks.waiting(lock, seconds))
+
+    threading.Thread(target=tell, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _parents(pid: int) -> list[int]:
+    """The processes above a process of this machine; none if it has ended, or is another machine's."""
+    try:
+        return [process.pid for process in psutil.Process(pid).parents()]
+    except psutil.Error:
+        return []
 
 
 def _build(name: str, hardware: Hardware) -> None:
@@ -112,6 +169,9 @@ def _build(name: str, hardware: Hardware) -> None:
             f"DeepSpeed's {name} compiles against Python.h, which was not found: install it (Debian: apt-get install python3-dev)"
             f"{_instead(name)}"
         )
+    op = folder() / name
+    if op.exists() and not (op / "lock").exists():
+        shutil.rmtree(op)  # built from something else: ninja might take its objects for good
     log = folder() / f"{name}.log"
     own_code = {"PYTHONPATH": own_code_first()}  # hydraft may not be installed
     with log.open("w") as output:
@@ -124,7 +184,7 @@ def _build(name: str, hardware: Hardware) -> None:
         )
     if done.returncode != 0:
         raise ConfigError(f"DeepSpeed's {name} does not compile here: {_cause(log)}; the log is {log}{_instead(name)}")
-    (folder() / name / ".built").touch()
+    op_marker.write(op)
 
 
 def _instead(name: str) -> str:
@@ -188,27 +248,14 @@ def cache_cpu_info() -> None:
 
 
 def clear_locks() -> list[Path]:
-    """Remove and return every ``lock`` in the ops' folder that no process has open."""
-    stale = [lock for lock in folder().glob("*/lock") if not _is_open(lock)]
-    for lock in stale:
-        lock.unlink(missing_ok=True)
-    return stale
-
-
-def _is_open(file: Path) -> bool:
-    """Whether a process of this machine has ``file`` open (torch keeps the descriptor while it builds)."""
-    target = file.resolve()
-    for process in Path("/proc").glob("[0-9]*/fd"):
-        try:
-            if any(Path(entry.path).readlink() == target for entry in os.scandir(process)):
-                return True
-        except OSError:
-            continue  # the process has ended, or belongs to another user
-    return False
+    """Remove and return every ``lock`` in the ops' folder whose holder has ended."""
+    return [lock for lock in folder().glob("*/lock") if op_locks.clear(lock)]
 
 
 def load(name: str) -> None:
     """Compile and load ``name`` in this process, with DeepSpeed's builder."""
+    die_with_parent()
+    op_locks.install(functools.partial(print, flush=True))
     if name == CPU_ADAM:
         from deepspeed.ops.op_builder import CPUAdamBuilder
 

@@ -34,7 +34,7 @@ PHASES = {  # from a frame of the traceback (end of the file name, function) to 
     ("hydraft/checkpoint/weights.py", "save"): Phase.saving,
     ("hydraft/training/trainer.py", "_prepare_for_training"): Phase.optimizer_setup,
     ("hydraft/models/load.py", "load_trainable"): Phase.model_loading,
-    ("hydraft/data/cache.py", "training"): Phase.tokenization,
+    ("hydraft/data/cache.py", "ready"): Phase.tokenization,
 }
 GROUPS = {
     "weights": ("weights",),

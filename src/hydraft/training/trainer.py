@@ -1,7 +1,6 @@
 """transformers' TrainingArguments and Trainer for a run, with a DeepSpeed engine."""
 
 import math
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,10 @@ from hydraft.config.choices import Offload, Precision
 from hydraft.config.schema import Config
 from hydraft.data.batch import EpochOrder
 from hydraft.models.load import trainable
+from hydraft.system import temporary
+from hydraft.training import process_group
 from hydraft.training.objectives.base import Objective
+from hydraft.training.rendezvous import Rendezvous
 from hydraft.training.zero import deepspeed_config
 
 SCALE_AT_FLOOR = "loss scale already at minimum"
@@ -33,12 +35,17 @@ GPU_BACKENDS = "cpu:gloo,cuda:nccl"
 DeepSpeed moves the model), and for objects and barriers, which then do not wait for a GPU."""
 
 
-def training_arguments(config: Config, folder: Path) -> TrainingArguments:
-    """The Trainer's settings. Creating them starts the process group, and must happen before the model is loaded."""
+def training_arguments(config: Config, folder: Path, rendezvous: Rendezvous | None = None) -> TrainingArguments:
+    """The Trainer's settings. Creating them starts the process group, and must happen before the model is loaded.
+
+    ``rendezvous``: where the ranks find each other; None if this process is in a process group already.
+    """
     train = config.train
     on_cpu = not torch.cuda.is_available()
     # DeepSpeed must know the process group while the model is loaded: zero.Init gets the number of ranks from it.
-    deepspeed.init_distributed(dist_backend="gloo" if on_cpu else GPU_BACKENDS, auto_mpi_discovery=False)
+    deepspeed.init_distributed(
+        dist_backend="gloo" if on_cpu else GPU_BACKENDS, auto_mpi_discovery=False, **process_group.joining(rendezvous)
+    )
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         deepspeed=deepspeed_config(config),
@@ -176,9 +183,9 @@ class RunTrainer(Trainer):
         if self.start is None:
             output = self.train()
         else:
-            with tempfile.TemporaryDirectory() as folder:  # the Trainer needs a state file; the rest is restored below
-                TrainerState().save_to_json(str(Path(folder) / "trainer_state.json"))
-                output = self.train(resume_from_checkpoint=folder)
+            with temporary.folder("resume") as folder:  # the Trainer needs a state file; the rest is restored below
+                TrainerState().save_to_json(str(folder / "trainer_state.json"))
+                output = self.train(resume_from_checkpoint=str(folder))
         return output._replace(training_loss=output.training_loss * self._share(0, self.state.global_step))
 
     def _init_training_state(
@@ -190,7 +197,10 @@ class RunTrainer(Trainer):
             return 0, 0
         step = self.start.state.step
         self.state.global_step, self.state.epoch = step, step / steps_an_epoch
-        if step >= max_steps:  # only evaluation and saving are left
+        if (
+            step >= max_steps
+        ):  # only evaluation and saving are left: the loop, which restores random states, does not run
+            random_state.load(self.start.folder)
             return epochs, 0
         whole, rest = divmod(step, steps_an_epoch)
         return whole, rest * self.args.gradient_accumulation_steps

@@ -14,13 +14,12 @@ import transformers
 from transformers import TrainerCallback, TrainingArguments
 
 from hydraft.checkpoint import optimizer_state, weights
-from hydraft.config.choices import Offload
+from hydraft.config.choices import Launcher, Offload
 from hydraft.config.lora import ALL_LINEAR, LoraMethod
 from hydraft.config.schema import Config, load_config
-from hydraft.data import mixture
 from hydraft.data.template_default import with_default
 from hydraft.evaluation.evaluator import BatchSizes, Evaluator
-from hydraft.models import base_identity, prepare
+from hydraft.models import base_identity, exchange, prepare
 from hydraft.models.load import check_vocabulary, load_tokenizer, load_trainable, settle_batching, trainable
 from hydraft.plan import plan
 from hydraft.runs import consistency
@@ -28,17 +27,18 @@ from hydraft.system.console import Screen
 from hydraft.system.heartbeat import Heartbeat
 from hydraft.system.signals import SignalListener
 from hydraft.tracking.factory import make_tracker
-from hydraft.training import deepspeed_ops, report
+from hydraft.training import deepspeed_ops, op_locks, process_group, report
 from hydraft.training.callbacks.checkpoint import CheckpointCallback, find_start
 from hydraft.training.callbacks.divergence import DivergenceCallback
 from hydraft.training.callbacks.early_stop import EarlyStopCallback
 from hydraft.training.callbacks.evaluation import EvaluationCallback
 from hydraft.training.callbacks.logging import LoggingCallback
-from hydraft.training.dataset import TrainingData, load_training_data
+from hydraft.training.dataset import TrainingData, load_held_out, load_training_data
 from hydraft.training.memory_peaks import MemoryPeaks
 from hydraft.training.objectives.base import Objective
 from hydraft.training.objectives.registry import make_objective
 from hydraft.training.oom import OutOfMemoryHandler
+from hydraft.training.rendezvous import Rendezvous
 from hydraft.training.trainer import RunTrainer, Start, training_arguments
 
 PROBE_TOKENS = 64
@@ -46,7 +46,11 @@ PROBE_TOKENS = 64
 
 
 def main(
-    folder: Path, terminal: int, listener: SignalListener | None = None, heartbeat: Heartbeat | None = None
+    folder: Path,
+    terminal: int,
+    listener: SignalListener | None = None,
+    heartbeat: Heartbeat | None = None,
+    rendezvous: Rendezvous | None = None,
 ) -> None:
     """Train the run in ``folder`` on this rank.
 
@@ -55,7 +59,9 @@ def main(
         terminal: the file descriptor that rank 0 prints to.
         listener: receives the shutdown signals of this rank; None if nothing is to be saved upon one.
         heartbeat: of this rank; None if it is not monitored.
+        rendezvous: where the ranks find each other; None if this process is in a process group already.
     """
+    process_group.refuse_pickles()
     listener = listener or SignalListener()
     config = load_config(folder / "config.yaml")
     deepspeed_ops.ready_device()
@@ -66,13 +72,25 @@ def main(
     torch.set_num_threads(max(1, cores // local_ranks))
     transformers.logging.disable_progress_bar()
     with OutOfMemoryHandler(config, folder) as memory, Screen(terminal, rank == 0, heartbeat) as screen:
-        _train(config, folder, screen, memory, listener)
+        screen.phase("starting")
+        op_locks.install(screen.phase)  # DeepSpeed loads its ops with the arguments
+        arguments = training_arguments(
+            config, folder, rendezvous
+        )  # before the model: ZeRO-3 shards it while it is loaded
+        _train(config, arguments, folder, screen, memory, listener)
     dist.destroy_process_group()
 
 
-def _train(config: Config, folder: Path, screen: Screen, memory: OutOfMemoryHandler, listener: SignalListener) -> None:
-    screen.phase("starting")
-    arguments = training_arguments(config, folder)  # before the model: ZeRO-3 shards it while it is loaded
+def _train(
+    config: Config,
+    arguments: TrainingArguments,
+    folder: Path,
+    screen: Screen,
+    memory: OutOfMemoryHandler,
+    listener: SignalListener,
+) -> None:
+    if config.cluster.launcher is Launcher.joined and int(os.environ["LOCAL_RANK"]) == 0:
+        prepare.verify(config.model, config.seed, screen.console)  # other launchers prepare it before the ranks start
     _compare_hosts(config)
     parts = _load(config, screen, memory)
     early_stop = EarlyStopCallback(config.train.grace, arguments.device, listener)
@@ -122,7 +140,7 @@ class _Run:
 
 def _load(requested: Config, screen: Screen, memory: OutOfMemoryHandler) -> _Parts:
     """The data set and the model. ``requested``: with the model section of the user, which may be a published checkpoint."""
-    native = prepare.native(requested.model, requested.seed, screen.console)
+    native = prepare.native(requested.model, requested.seed, screen.console, verified=True)
     config, notes = settle_batching(dataclasses.replace(requested, model=native))
     for note in notes:
         screen.say(note)
@@ -196,7 +214,7 @@ def _trainer(
 def _evaluator(parts: _Parts, device: torch.device) -> Evaluator:
     config, objective = parts.config, parts.objective
     sizes = BatchSizes.of(config.data, config.train.micro_batch_size, plan.generation_memory(config))
-    records = mixture.held_out(config.data, config.seed, objective.read)
+    records = load_held_out(config, objective.read, parts.data.entry)
     data = dataclasses.replace(config.data, thinking=parts.data.encoded.thinking)
     return Evaluator(records, parts.tokenizer, data, device, sizes, objective)
 
@@ -242,9 +260,8 @@ def _save(run: _Run, parts: _Parts, folder: Path, ended: dict[str, Any]) -> tupl
 
 def _compare_hosts(config: Config) -> None:
     """Raise ``ConfigError`` if a rank has another config or other code than rank 0."""
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, (f"rank {dist.get_rank()} ({consistency.host()})", consistency.of_run(config)))
-    consistency.check(found)
+    found = exchange.all_gather([f"rank {dist.get_rank()} ({consistency.host()})", consistency.of_run(config)])
+    consistency.check([(name, about) for name, about in found])
 
 
 def _beat_in_forward(model: torch.nn.Module, heartbeat: Heartbeat) -> None:

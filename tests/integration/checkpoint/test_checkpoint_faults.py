@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from small_disk import make_room, mounted
 from test_resume import CUT, settings
 
 from bench.equivalence import compose_run
@@ -23,13 +25,14 @@ from hydraft.runs import run_folder
 from hydraft.system import hardware
 
 # Runs of one rank, each in a process forked from this one, which has imported the stack: a line of stdin asks for one, a line of
-# stdout is its exit code. Python tells an audit hook of every file it is about to open, rename, make or remove; at the one whose
-# number is given, the process is killed, as by the kernel or a power cut. `fp16`: DeepSpeed has it on a CPU too, once it is told
-# so; its loss scale begins too high and grows every other step, so some steps overflow.
+# stdout is its exit code. Python tells an audit hook of every file it is about to open, rename, make or remove. At each of them the
+# run's folder is copied: what a process that is killed there leaves, without the copy's own buffers. At the one whose number is
+# given, the process is killed. `fp16`: DeepSpeed has it on a CPU too, once it is told so; its loss scale begins too high and grows
+# every other step, so some steps overflow. `full_at`: the disk is filled as the first file of that name is about to be written.
 FORKS = """
-import json, os, signal, sys
+import json, os, shutil, signal, sys
 os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:]
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 import torch.distributed as dist
@@ -37,6 +40,7 @@ from pathlib import Path
 from deepspeed.accelerator import get_accelerator
 from hydraft.training import trainer, worker
 from hydraft.training.callbacks import checkpoint
+from small_disk import fill
 for line in sys.stdin:
     asked = json.loads(line)
     child = os.fork()
@@ -46,11 +50,15 @@ for line in sys.stdin:
 else:
     sys.exit(0)
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-seen = [0]
+seen, filled = [0], []
 armed = [False]
 EVENTS = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.chmod", "shutil.rmtree", "tempfile.mkdtemp", "tempfile.mkstemp"}
 
 def hook(event, arguments):
+    name = asked["full_at"]
+    if name and not filled and event == "open" and name in str(arguments[0]) and arguments[2] & (os.O_WRONLY | os.O_RDWR):
+        filled.append(name)
+        fill(Path(asked["folder"]).parent)
     if not armed[0] or event not in EVENTS:
         return
     if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
@@ -60,6 +68,10 @@ def hook(event, arguments):
     seen[0] += 1
     if seen[0] == asked["stop_at"]:
         os.kill(os.getpid(), signal.SIGKILL)
+    if asked["copies"]:
+        armed[0] = False
+        shutil.copytree(asked["folder"], Path(asked["copies"], str(seen[0])))
+        armed[0] = True
 
 sys.addaudithook(hook)
 save = checkpoint.CheckpointCallback.save
@@ -76,7 +88,6 @@ if asked["fp16"]:
     scale = {"enabled": True, "initial_scale_power": 24, "loss_scale_window": 2}
     trainer.deepspeed_config = lambda config: {**made(config), "fp16": scale}
 worker.main(Path(asked["folder"]), os.open(os.devnull, os.O_WRONLY))
-Path(asked["folder"], "count").write_text(str(seen[0]))
 os._exit(0)
 """
 
@@ -87,14 +98,26 @@ class Forks:
     def __init__(self) -> None:
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", FORKS, str(ROOT / "src")],
+            [sys.executable, "-c", FORKS, str(ROOT / "src"), str(ROOT / "tests/support")],
             env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    def run(self, folder: Path, stop_at: int = 0, fp16: bool = False) -> int:
-        """Its exit code; killed at the write of the checkpoint of step 6 whose number is ``stop_at``."""
+    def run(
+        self, folder: Path, stop_at: int = 0, copies: Path | None = None, fp16: bool = False, full_at: str = ""
+    ) -> int:
+        """Its exit code.
+
+        Args:
+            folder: of the run.
+            stop_at: number of the write of the checkpoint of step 6 at which it is killed; 0 for none.
+            copies: where the folder is copied to at each of these writes, under the write's number.
+            fp16: train in fp16.
+            full_at: a file; as it is about to be written, the disk is filled.
+        """
         assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(json.dumps({"folder": str(folder), "stop_at": stop_at, "fp16": fp16}) + "\n")
+        kept = None if copies is None else str(copies)
+        asked = {"folder": str(folder), "stop_at": stop_at, "copies": kept, "fp16": fp16, "full_at": full_at}
+        self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
 
@@ -104,7 +127,7 @@ def forks() -> Iterator[Forks]:
     """A warm process."""
     forks = Forks()
     yield forks
-    forks.process.communicate(timeout=10 * SCALE)
+    forks.process.communicate(timeout=60 * SCALE)
 
 
 @pytest.fixture(scope="module")
@@ -122,21 +145,29 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+def names(run: Path) -> list[str]:
+    """The files of a run; the names of temporary ones have a random part."""
+    return sorted(re.sub(r"[0-9a-f]{8}(?=/|$|\.old)", "*", str(file.relative_to(run))) for file in run.rglob("*"))
+
+
 def test_a_kill_at_any_write_leaves_a_whole_checkpoint(begun: Path, forks: Forks, tmp_path: Path) -> None:
-    shutil.copytree(begun, tmp_path / "probe")
-    assert forks.run(tmp_path / "probe") == 0
-    writes = int((tmp_path / "probe/count").read_text())
-    assert writes >= 10
-    found = set()
-    for number in range(1, writes + 1):
-        run = tmp_path / f"killed-{number}"
-        shutil.copytree(begun, run)
-        assert forks.run(run, stop_at=number) == -signal.SIGKILL
+    shutil.copytree(begun, tmp_path / "run")
+    assert forks.run(tmp_path / "run", copies=tmp_path / "copies") == 0
+    copies = sorted((tmp_path / "copies").iterdir(), key=lambda copy: int(copy.name))
+    assert len(copies) >= 10
+    found = []
+    for run in copies:
         newest, skipped = manifest.newest(run)
-        assert newest is not None and skipped == [], number
-        found.add(newest.name)
-        assert manifest.fault(run / "checkpoints" / "step-000004") is None, number
-    assert found == {"step-000004", "step-000006"}  # before the name is given, and after
+        assert newest is not None and skipped == [], run.name
+        found.append(newest.name)
+        assert manifest.fault(run / "checkpoints" / "step-000004") is None, run.name
+    last = found.index("step-000006")  # the write that gives it its name
+    for number in (last // 2, last):
+        killed = tmp_path / f"killed-{number}"
+        shutil.copytree(begun, killed)
+        assert forks.run(killed, stop_at=number) == -signal.SIGKILL
+        assert names(killed) == names(tmp_path / "copies" / str(number)), "a copy is what a kill leaves"
+    assert set(found) == {"step-000004", "step-000006"}  # before the name is given, and after
 
 
 @pytest.mark.parametrize("zero", ["stage1", "stage3"])
@@ -177,20 +208,37 @@ def test_an_altered_file_is_named_and_its_checkpoint_skipped(begun: Path, tmp_pa
             assert file.name in skipped[0] or file.name == manifest.NAME  # an altered list accuses another file
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_a_full_disk_ends_the_run_and_keeps_what_is_there(begun: Path, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
+def test_a_full_disk_ends_the_run_and_with_room_it_ends_as_it_would_have(begun: Path, tmp_path: Path) -> None:
     size = sum(file.stat().st_size for file in begun.rglob("*") if file.is_file())
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size + 300_000}", "none", str(disk)], check=False)
-    if mounted.returncode != 0:
-        pytest.skip("a tmpfs cannot be mounted here")
-    try:
+    with mounted(tmp_path / "disk", f"{size + 300_000}") as disk:
         shutil.copytree(begun, disk / "run")
-        done = run_script("train.py", f"resume={disk / 'run'}")
+        command = ["train.py", f"resume={disk / 'run'}"]
+        done = run_script(*command)
         assert done.returncode == 1
         assert "No space left on device" in done.stderr
+        assert f"free space there, then: python train.py resume={disk / 'run'}" in done.stderr
+        assert "Traceback" not in done.stderr
         newest, _ = manifest.newest(disk / "run")
         assert newest is not None and newest.name == "step-000004"
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+        subprocess.run(["mount", "-o", "remount,size=32m", str(disk)], check=True)
+        assert run_script(*command).returncode == 0
+        assert differs(disk / "run", begun.parent / "all") is None
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "result.json"])
+def test_a_disk_that_is_full_at_any_file_costs_only_what_came_after_the_checkpoint(
+    name: str, begun: Path, forks: Forks, tmp_path: Path
+) -> None:
+    with mounted(tmp_path / "disk", "32m") as disk:
+        run = disk / "run"
+        shutil.copytree(begun, run)
+        with (run / "metrics.jsonl").open("ab") as file:
+            file.write(b'{"step": 5, "los')  # as an earlier version left it
+        assert forks.run(run, full_at=name) == 1
+        newest, skipped = manifest.newest(run)
+        assert newest is not None and skipped == []
+        lines = (run / "metrics.jsonl").read_bytes().splitlines()
+        assert all(json.loads(line) for line in lines[:-1])  # the last one was cut off before, if it was not reached
+        make_room(disk)
+        assert forks.run(run) == 0
+        assert differs(run, begun.parent / "all") is None

@@ -121,6 +121,8 @@ def test_arguments_that_hydra_can_parse_are_unchanged(argument: str) -> None:
         (["run=/nowhere", "prompt=x"], "infer.py: run=/nowhere: no such folder"),
         (["run=x", "prompt=x", "max_new_tokens=0"], "infer.py: max_new_tokens=0: must be at least 1"),
         (["run=x", "prompt=x", "top_p=2"], "infer.py: top_p=2.0: must be in (0, 1]"),
+        (["run=x", "prompt=\udcff"], "infer.py: prompt: is not UTF-8 text"),
+        (["run=x", "prompt=x", "system=a\udcff"], "infer.py: system: is not UTF-8 text"),
         (["run=x"], "infer.py: prompt: needs a value"),
         (["run=x", "prompt=x", "top_p=0.9"], "infer.py: top_p=0.9 is for sampling: give temperature=0.7 too"),
         (["run=x", "mode=batch", "input=a.jsonl"], "infer.py: output: needs a value"),

@@ -106,6 +106,12 @@ def test_a_conversation_in_chinese_is_edited_answered_saved_and_reset(terminal: 
 def test_ctrl_c_stops_an_answer_and_keeps_its_text(capsys: pytest.CaptureFixture[str]) -> None:
     options = InferConfig(run=str(TINY), max_new_tokens=400, temperature=6.0)  # at random, which rarely ends early
     chat = Chat(load(find(options), options), options, sys.stdout)
+    for typed in (
+        "a\udcff",
+        "/system \udcff",
+        "/save \udcff.jsonl",
+    ):  # bytes that are not UTF-8, as prompt_toolkit reads them
+        assert chat.take(typed) and "not UTF-8" in capsys.readouterr().out
     before = signal.getsignal(signal.SIGINT)
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()

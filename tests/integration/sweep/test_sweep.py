@@ -14,7 +14,6 @@ import pytest
 
 from bench.processes import runs
 from conftest import SCALE, family, run_script, start_script, wait_for
-from hydraft.checkpoint import manifest
 from hydraft.sweep.results.ledger import Job, Ledger, State
 
 SHORT = ["quant=none", "data.eval=null", "train.log_every=1", "train.micro_batch_size=2"]
@@ -92,40 +91,6 @@ def test_a_killed_job_does_not_affect_the_others(records: Path, tmp_path: Path, 
         "r=2": 1, "r=3": 2, "r=4": 1, "r=5": 1, "r=6": 1
     }  # fmt: skip
     assert set(states(folder).values()) == {State.done}
-
-
-def test_a_sweep_resumes_after_ctrl_c_and_after_sigkill(records: Path, tmp_path: Path, start: Any) -> None:
-    folder = tmp_path / "sweep"
-    settings = ["train.max_steps=4,150", "train.save_every=10", "train.keep_last=99", "hydra.launcher.jobs=1"]
-    command = sweep(records, *settings)
-    first, second = folder / "ms=4", folder / "ms=150"
-    process = start(*command, f"hydra.sweep.dir={folder}")
-    wait_for(lambda: bool(manifest.checkpoints(second)), 240, "a checkpoint of the second job")
-    done = (first / "result.json").stat().st_mtime_ns
-    processes = family(process.pid)
-    os.kill(process.pid, signal.SIGINT)
-    process.join(30 * SCALE)
-    assert process.exitcode == 130
-    wait_for(have_ended(processes), 10, "the end of all processes of the sweep")
-    assert states(folder) == {first.name: State.done, second.name: State.interrupted}
-    assert f"sweep.resume={folder}" in (tmp_path / "streams-0" / "err").read_text()
-
-    checkpoints = len(manifest.checkpoints(second))
-    process = start(*command, f"sweep.resume={folder}")
-    wait_for(lambda: len(manifest.checkpoints(second)) > checkpoints, 240, "one more checkpoint")
-    processes = family(process.pid)
-    os.kill(process.pid, signal.SIGKILL)
-    wait_for(have_ended(processes), 10, "the end of all processes of the sweep")
-    assert states(folder)[second.name] is State.running, "no process was left to record another state"
-
-    process = start(*command, f"sweep.resume={folder}")
-    process.join(300 * SCALE)
-    assert process.exitcode == 0, (tmp_path / "streams-2" / "err").read_text()
-    assert set(states(folder).values()) == {State.done}
-    assert {name: job.attempt for name, job in by_name(folder).items()} == {first.name: 1, second.name: 3}
-    assert (first / "result.json").stat().st_mtime_ns == done, "a completed job was run again"
-    assert steps(second) == list(range(1, 151)), "every step must be logged once"
-    assert "resuming from step-" in (second / "job.log").read_text()
 
 
 def test_two_sweeps_in_one_folder_share_its_jobs(records: Path, tmp_path: Path, start: Any) -> None:

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from conftest import ROOT
 from hydraft.config.data import DataConfig
 from hydraft.data import cache, mixture, provenance
+from hydraft.data.encoded import FEATURES
 from hydraft.data.labels import IGNORE
 from hydraft.data.records import Conversation, ask
 from hydraft.data.split_text import fit, split
@@ -80,7 +81,7 @@ def test_what_an_earlier_version_cut_is_not_used_and_other_files_of_it_are(
         folder.mkdir(parents=True, exist_ok=True)
         rows = datasets.Dataset.from_list(
             [{"input_ids": [7] * 64, "labels": [7] * 64}],
-            features=datasets.Features({name: cache.FEATURES[name] for name in ("input_ids", "labels")}),
+            features=datasets.Features({name: FEATURES[name] for name in ("input_ids", "labels")}),
         )
         with ArrowWriter(path=str(folder / "data.arrow"), features=rows.features) as writer:
             writer.write(rows[0])

@@ -41,6 +41,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "messages.0.tool_call_id": ({"messages": [{"role": "tool", "content": "20", "tool_call_id": "c1"}]}, "no call before this message"),
     "messages.1.tool_calls.0.function.arguments": ({"messages": [USER, {"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "a", "arguments": "[1]"}}]}]}, "JSON object"),
     "messages": ({"messages": []}, "at least 1 item"),
+    "chat_template_kwargs.chat_template": ({"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}, "not a variable"),
+    "top_k": ({"top_k": 10**400}, "less than 9223372036854775808"),
     "model": ({"model": None}, "Missing required parameter: 'model'"),
     "temperature": ({"temperature": 2.5}, "less than or equal to 2"),
     "n": ({"n": 0}, "greater than or equal to 1"),
@@ -165,3 +167,43 @@ def test_tools_are_offered_unless_the_choice_is_none() -> None:
     (tool,) = CHAT.validate_python(request).offered
     assert tool["function"] == {**TOOL["function"], "description": "查天气"}
     assert CHAT.validate_python({**request, "tool_choice": "none"}).offered == ()
+
+
+@pytest.mark.parametrize(
+    ("model", "fields"),
+    [
+        (TEXT, {"prompt": [1.5] * 50_000}),
+        (TEXT, {"prompt": ["a"] * 9000 + [1]}),
+        (TEXT, {"prompt": [[]] * 9000}),
+        (CHAT, {"messages": [1] * 9000}),
+        (CHAT, {"messages": [{"role": "user", "content": [{}] * 50_000}]}),
+        (CHAT, {"messages": [{"role": "assistant", "content": [{}] * 50_000, "tool_calls": [1] * 50_000}]}),
+        (CHAT, {"messages": [{**USER, **{str(number): 1 for number in range(50_000)}}]}),
+        (CHAT, {str(number): 1 for number in range(50_000)}),
+        (CHAT, {"logit_bias": {"5": 1} | {f"x{number}": 1 for number in range(50_000)}}),
+        (CHAT, {"metadata": {str(number): 1 for number in range(50_000)}}),
+        (CHAT, {"tools": [1] * 900, "stop": [1] * 50_000, "modalities": [1] * 50_000}),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) and len(value) < 5 else "",
+)
+def test_a_large_body_has_few_errors(model: TypeAdapter[Any], fields: dict[str, Any]) -> None:
+    """To list an error for each of a million wrong values would take seconds, in which the server does nothing else."""
+    with pytest.raises(ValidationError) as caught:
+        model.validate_python({"model": "m", "prompt": "a"} | fields if model is TEXT else chat(**fields) | fields)
+    assert caught.value.error_count() <= 300
+
+
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        ({"messages": [USER, {"role": "user", "content": "a\ud800"}]}, "messages.1.content"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "\udfff"}]}]},
+            "messages.0.content.0.text",
+        ),
+        ({"user": "\ud800"}, "user"),
+        ({"tools": [{**TOOL, "function": {"name": "a", "parameters": {"\ud800": 1}}}]}, "tools.0.function.parameters"),
+    ],
+)
+def test_half_of_a_character_is_refused_with_its_place(fields: dict[str, Any], place: str) -> None:
+    assert problem({**chat(), **fields}) == (place, f"Invalid '{place}': not Unicode text.")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from json import JSONDecodeError
 from typing import Any, TextIO
 
-from hydraft.data.reading.json_values import BLANK, CHUNK, MARKED, Decoder, Text, is_incomplete
+from hydraft.data.reading.json_values import BLANK, CHUNK, MARKED, TOO_DEEP, Decoder, Text, is_incomplete
 from hydraft.data.reading.row import Row
 from hydraft.errors import ConfigError
 
@@ -149,7 +149,7 @@ def _lines(text: Text, decode: Decoder) -> Iterator[Row]:
             except JSONDecodeError as error:
                 row, at = Row(fault=f"not JSON ({error.msg})"), len(line)
             except RecursionError:
-                row, at = Row(fault="nested too deeply"), len(line)
+                row, at = Row(fault=TOO_DEEP), len(line)
             if marked and not row.remark:
                 row.remark = MARKED
             row.line = number
@@ -207,7 +207,7 @@ def _value(text: Text, decode: Decoder, label: str) -> Row:
     except JSONDecodeError as error:
         raise _refused(label, text, error.msg, error.pos) from None
     except RecursionError:
-        raise _refused(label, text, "nested too deeply") from None
+        raise _refused(label, text, TOO_DEEP) from None
 
 
 def _refused(label: str, text: Text, reason: str, position: int | None = None) -> ConfigError:

@@ -15,6 +15,9 @@ BLANK = " \t\r\n\x1e\ufeff"
 DIGITS = 4000
 """Longer integers become floats: they are no text and no count, and Python refuses to read them."""
 
+DEPTH = 100
+"""The deepest nesting of lists and objects that is read: as in Parquet files. What encodes a record calls itself for each level."""
+
 MARKED = "follows a byte order mark in the middle of the file"
 """The remark on a record where another file was appended."""
 
@@ -39,6 +42,8 @@ class Decoder:
         value, end = self._json.raw_decode(text, start)
         if self._different:
             return Row(fault=f"has the key {self._different[0]!r} twice, with different values"), end
+        if is_deep(value, text.count("[", start, end) + text.count("{", start, end)):
+            return Row(fault=TOO_DEEP), end
         row = Row(value)
         if self._twice:
             row.remark = f"has the key {self._twice[0]!r} twice, with the same value"
@@ -55,6 +60,41 @@ class Decoder:
                     (self._twice if seen[key] == value else self._different).append(key)
                 seen[key] = value
         return made
+
+
+TOO_DEEP = f"nested too deeply (more than {DEPTH} levels)"
+
+
+def parse(text: str) -> Any:
+    """The value of JSON text inside a record.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deeply.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    if is_deep(value, text.count("[") + text.count("{")):
+        raise ValueError(TOO_DEEP)
+    return value
+
+
+def is_deep(value: Any, brackets: int) -> bool:
+    """Whether a value is nested too deeply; ``brackets``: the opening ones in its text, to tell most values at once."""
+    if brackets <= DEPTH:
+        return False
+    level = [value]
+    for _ in range(DEPTH):
+        level = [
+            part
+            for one in level
+            for part in (one.values() if isinstance(one, dict) else one)
+            if isinstance(part, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
 
 
 _CONSTANTS = {"NaN": None, "Infinity": float("inf"), "-Infinity": float("-inf")}

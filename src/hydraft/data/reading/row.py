@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+SHOWN = 1000
+"""Characters of the beginning and of the end of a message that are shown."""
+
 
 @dataclass(slots=True)
 class Row:
@@ -46,6 +49,13 @@ def broken_text(value: Any) -> str | None:
     else:
         parts = list(vars(value).values()) if hasattr(value, "__dict__") else []
     return next((found for part in parts if (found := broken_text(part)) is not None), None)
+
+
+def printable(message: str) -> str:
+    """A message with parts of a record in it, as one line that a terminal shows as it is: a long one without its middle."""
+    if len(message) > 2 * SHOWN:
+        message = f"{message[:SHOWN]} … {message[-SHOWN:]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
 def without_nulls(columns: dict[str, Any]) -> dict[str, Any]:

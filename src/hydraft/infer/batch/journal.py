@@ -6,12 +6,11 @@ command; an incomplete last line is dropped, and its bucket is generated again.
 
 import fcntl
 import json
-import os
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from hydraft.errors import ConfigError
-from hydraft.system import files
+from hydraft.system import files, line_file
 
 Bucket = tuple[int, list[int], list[list[int]]]
 """A batch of prompts: its number, the indices of its records, and their prompts as tokens."""
@@ -35,7 +34,9 @@ class Journal:
         """The answers by bucket number."""
         self.finished = False
         """Whether the complete output of this key exists."""
-        self.file: TextIO | None = None
+        self.dropped = 0
+        """Lines that had been cut off in writing; their buckets are generated again."""
+        self.file: BinaryIO | None = None
         if output.exists() and not self.path.exists():
             if _key(self.summary) != key:
                 raise ConfigError(
@@ -43,48 +44,49 @@ class Journal:
                 )
             self.finished = True
             return
+        if self.summary.exists() and _key(self.summary) is None:
+            raise ConfigError(f"output={output}: {self.summary} exists, and is not of a batch; name another file")
         output.parent.mkdir(parents=True, exist_ok=True)
-        self.file = self.path.open("a+", encoding="utf-8")
+        self.file = self.path.open("a+b", buffering=0)
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"output={output}: another command is writing it") from None
-        self._read(key)
+        self._read({"key": key})
 
-    def _read(self, key: str) -> None:
+    def _read(self, head: dict[str, str]) -> None:
         assert self.file is not None
-        self.file.seek(0)
-        kept = 0
-        for number, line in enumerate(self.file):
-            if not line.endswith("\n"):
-                break
-            try:
-                read = json.loads(line)
-            except ValueError:
-                break
-            if number == 0 and read != {"key": key}:
-                raise ConfigError(
-                    f"output={self.output}: was started with another input, model or setting; use those, remove {self.path}, or "
-                    "name another file"
-                )
-            if number > 0:
-                self.done[int(read["bucket"])] = read["answers"]
-            kept += len(line.encode())
-        os.ftruncate(self.file.fileno(), kept)
-        self.file.seek(0, os.SEEK_END)
-        if kept == 0:
-            self._write({"key": key})
+        first, *rest = self.path.read_bytes().split(b"\n", 1)
+        known = json.dumps(head).encode()
+        if first == known:
+            self.dropped = self._take(rest[0] if rest else b"")
+        elif rest or not known.startswith(first):  # else nothing, or a beginning of this line
+            known_one = line_file.parse(first).values
+            other = "was started with another input, model or setting; use those, remove"
+            foreign = "is not the journal of a batch; move"
+            raise ConfigError(
+                f"output={self.output}: {self.path} {other if known_one and list(known_one[0]) == ['key'] else foreign} it, or "
+                "name another file"
+            )
+        else:
+            self._write(head)
+
+    def _take(self, data: bytes) -> int:
+        """Take over the finished buckets; returns the number of lines that are damaged, and dropped."""
+        lines = line_file.parse(data)
+        for line in lines.values:
+            if isinstance(line.get("bucket"), int) and isinstance(line.get("answers"), list):
+                self.done[line["bucket"]] = line["answers"]
+        return lines.damaged
 
     def add(self, bucket: int, answers: Answers) -> None:
         """Record a finished bucket; it is on the disk when this returns."""
-        self.done[bucket] = answers
         self._write({"bucket": bucket, "answers": answers})
+        self.done[bucket] = answers
 
     def _write(self, value: dict[str, Any]) -> None:
         assert self.file is not None
-        self.file.write(json.dumps(value, ensure_ascii=False) + "\n")
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        line_file.append_to(self.file.fileno(), self.path, value, sync=True)
 
     def close(self, lines: list[dict[str, Any]], summary: dict[str, Any]) -> None:
         """Write the output and its summary, and remove the journal."""

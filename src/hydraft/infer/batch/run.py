@@ -19,6 +19,7 @@ from hydraft.infer.batch.journal import Bucket, Journal
 from hydraft.infer.batch.records import Record, read
 from hydraft.infer.source import Source
 from hydraft.models import base_identity
+from hydraft.system import files
 from hydraft.system.console import Screen
 from hydraft.system.hardware import detect
 
@@ -49,7 +50,10 @@ def run(sources: list[Source], options: InferConfig) -> None:
         with Screen(os.dup(1), visible=True) as screen:
             _run(source, options, records, journal, screen, count)
     except OSError as error:
-        raise ConfigError(f"output={output}: {error.strerror or error} ({error.filename or output.parent})") from error
+        again = "; free space and give the same command again: what is done is kept" if files.is_full(error) else ""
+        raise ConfigError(
+            f"output={output}: {error.strerror or error} ({error.filename or output.parent}){again}"
+        ) from error
 
 
 def _run(
@@ -77,6 +81,8 @@ def _run(
         done = sum(map(len, journal.done.values()))
         screen.say(f"resuming: {done:,} of {len(records):,} records are done")
         screen.advance(done)
+    if journal.dropped:
+        screen.say(f"{journal.path}: what was cut off in writing is made again (lines: {journal.dropped:,})")
     from hydraft.infer.batch.workers import work
 
     for number, answers in work(left, loaded, source, options, count):

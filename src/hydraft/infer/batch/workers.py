@@ -70,8 +70,9 @@ def _shared(left: list[Bucket], source: Source, options: InferConfig, count: int
     for process in processes:
         process.start()
     try:
+        ended: set[int] = set()
         for _ in left:
-            yield _next(done, processes)
+            yield _next(done, processes, ended)
         for process in processes:
             process.join()
     finally:
@@ -79,8 +80,8 @@ def _shared(left: list[Bucket], source: Source, options: InferConfig, count: int
             process.terminate()
 
 
-def _next(done: Any, processes: list[Any]) -> tuple[int, Answers]:
-    """The next bucket that is done.
+def _next(done: Any, processes: list[Any], ended: set[int]) -> tuple[int, Answers]:
+    """The next bucket that is done; the processes that had nothing more to do are added to ``ended``.
 
     Raises:
         RunFailed: a process died or reported an error.
@@ -89,9 +90,16 @@ def _next(done: Any, processes: list[Any]) -> tuple[int, Answers]:
         for rank, process in enumerate(processes):
             if process.exitcode not in (None, 0):
                 raise RunFailed(f"process {rank} {_ended(process.exitcode)}; the same command resumes where it stopped")
+        silent = [rank for rank, process in enumerate(processes) if process.exitcode == 0 and rank not in ended]
         try:
             found = done.get(timeout=1)
         except queue.Empty:
+            if silent:
+                why = "ended with code 0 before its answers were complete; the same command resumes where it stopped"
+                raise RunFailed(f"process {silent[0]} {why}") from None
+            continue
+        if isinstance(found, int):
+            ended.add(found)
             continue
         if isinstance(found, str):
             raise RunFailed(f"{found}; the same command resumes where it stopped")
@@ -114,5 +122,6 @@ def _process(rank: int, count: int, source: Source, options: InferConfig, todo: 
         loaded = load([source], options, PlainConsole(quiet=True))
         while (bucket := todo.get()) is not None:
             done.put((bucket[0], answer_bucket(loaded, bucket, options)))
+        done.put(rank)
     except Exception as error:
         done.put(f"process {rank}: {' '.join(f'{type(error).__name__}: {error}'.split())}")

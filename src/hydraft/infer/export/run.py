@@ -4,7 +4,7 @@
 ``model_card.py`` the README; ``write.py`` calls them.
 """
 
-import shutil
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,9 +39,15 @@ def run(sources: list[Source], options: InferConfig) -> None:
         raise ConfigError(f"output={target}: {error.strerror or error} ({error.filename or target.parent})") from error
 
 
+def _refuse_existing(target: Path) -> None:
+    if os.path.lexists(target):
+        raise ConfigError(f"output={target}: exists; name a folder that does not exist")
+
+
 @contextmanager
 def _exclusive(target: Path) -> Iterator[None]:
     """Lock ``target`` against other exports, and remove the files of a killed one."""
+    _refuse_existing(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:
@@ -49,11 +55,8 @@ def _exclusive(target: Path) -> Iterator[None]:
     except Timeout:
         raise ConfigError(f"output={target}: another export is writing it") from None
     try:
-        if target.exists():
-            raise ConfigError(f"output={target}: exists; name a folder that does not exist")
-        for leftover in target.parent.glob(f".{target.name}.*"):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
+        files.clear_staging(target)
+        _refuse_existing(target)
         yield
         files.sync_folder(target.parent)
     finally:

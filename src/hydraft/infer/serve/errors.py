@@ -8,6 +8,8 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from hydraft.infer.serve.text import printable
+
 KINDS = {401: "authentication_error", 429: "rate_limit_error"}
 """OpenAI's error type by status; other 4xx are an ``invalid_request_error``, and 5xx a ``server_error``."""
 
@@ -30,10 +32,16 @@ class Error(BaseModel):
 class ApiError(Exception):
     """An error with an HTTP status, for the client."""
 
-    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, param: str | None = None, code: str | None = None, last: bool = False
+    ) -> None:
+        """``last``: the connection is closed after it."""
         super().__init__(message)
-        self.status, self.message, self.param, self.code = status, message, param, code
+        self.status, self.message, self.code = status, printable(message), code
+        self.param = None if param is None else printable(param)
         self.headers = {"Retry-After": "1"} if status in (429, 503) else {}
+        if last:
+            self.headers["Connection"] = "close"
         if status == 401:
             self.headers["WWW-Authenticate"] = 'Basic realm="hydraft"'  # a browser then prompts for the key
 

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import resource
 import socket
 from pathlib import Path
 
@@ -9,6 +10,18 @@ from hydraft.config.serve import ServeConfig
 from hydraft.errors import ConfigError
 
 KEY = "HYDRAFT_API_KEY"
+BACKLOG = 1024
+"""Connections that may wait to be accepted."""
+ACCEPTED = 8
+"""Connections that are accepted in one go."""
+MOST_FILES = 65536
+"""Open files up to which the soft limit is raised."""
+FEWEST_FILES = 128
+"""Open files without which there is no server: those of the libraries, and some connections."""
+RESERVED = 64
+"""Files that are not for connections: those that are opened later, and connections that are being accepted or closed."""
+USUAL = 1000
+"""Connections at once, if files permit and the answers need no more."""
 
 
 def is_local(host: str) -> bool:
@@ -50,7 +63,35 @@ def listen(serve: ServeConfig, key: str | None) -> socket.socket:
         )
     try:
         family, *_, address = socket.getaddrinfo(serve.host, serve.port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=1024)
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"serve.host={serve.host} serve.port={serve.port}: cannot listen there ({reason})") from None
+
+
+def raise_file_limit() -> int:
+    """Raise the soft limit of open files as far as it may be, and return it.
+
+    Raises:
+        ConfigError: it is too low for a server.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    limit = MOST_FILES if soft == resource.RLIM_INFINITY else soft
+    if limit < FEWEST_FILES:
+        raise ConfigError(
+            f"mode=serve: may open {limit} files (ulimit -n), and needs {FEWEST_FILES}: raise it with ulimit -n {FEWEST_FILES}"
+        )
+    return limit
+
+
+def most_connections(serve: ServeConfig, limit: int) -> int:
+    """Connections that there may be at once: twice the answers, and at least ``USUAL``, as far as ``limit`` files permit."""
+    try:
+        used = len(os.listdir("/proc/self/fd"))
+    except OSError:  # no /proc
+        used = FEWEST_FILES - RESERVED
+    return max(1, min(max(USUAL, 2 * (serve.max_running + serve.max_waiting)), limit - used - RESERVED))

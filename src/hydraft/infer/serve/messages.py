@@ -46,9 +46,17 @@ def _without_refusals(part: Any) -> str:
 
 
 Other = Annotated[OtherPart, Tag("other"), WithJsonSchema({"not": {}})]
-Parts = list[Annotated[Annotated[TextPart, Tag("text")] | Other, Discriminator(_without_refusals)]]
-AnswerParts = list[
-    Annotated[Annotated[TextPart, Tag("text")] | Annotated[RefusalPart, Tag("refusal")] | Other, Discriminator(_kind)]
+Parts = Annotated[
+    list[Annotated[Annotated[TextPart, Tag("text")] | Other, Discriminator(_without_refusals)]],
+    Field(fail_fast=True),  # an error for each of a million wrong parts would take seconds
+]
+AnswerParts = Annotated[
+    list[
+        Annotated[
+            Annotated[TextPart, Tag("text")] | Annotated[RefusalPart, Tag("refusal")] | Other, Discriminator(_kind)
+        ]
+    ],
+    Field(fail_fast=True),
 ]
 
 
@@ -91,7 +99,7 @@ class FunctionCall(Strict):
         """
         try:
             values = json.loads(self.arguments or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             values = None
         if not isinstance(values, dict):
             raise invalid(param, "must be a JSON object, as a string")
@@ -108,7 +116,7 @@ class AssistantMessage(Strict):
     role: Literal["assistant"]
     content: str | AnswerParts | None = None
     refusal: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = None
     function_call: FunctionCall | None = None
     """The older form of a tool call."""
     reasoning_content: str | None = None

@@ -1,4 +1,4 @@
-"""ASGI middleware that checks each request's Host header, API key and body size."""
+"""ASGI middleware that checks each request's framing, Host header, API key and body size."""
 
 import asyncio
 import base64
@@ -6,6 +6,7 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,21 +15,35 @@ from hydraft.infer.serve.errors import ApiError
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 """Host names of this machine. A web page whose domain was rebound to this address (DNS rebinding) sends its own domain."""
-BODY_SECONDS = 30.0
-"""The most seconds in which a body has to arrive."""
+MOST_HEADERS = 16 * 1024
+"""Bytes of headers. It is also h11's limit of a head that arrives in parts."""
 DISCARDED = 64_000_000
 """Bytes of an oversized body that are read and discarded, so that the client can read the response."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may send what."""
+
+    key: str | None
+    """The API key; None for no key."""
+    local: bool
+    """Accept names of this machine only as Host."""
+    max_body: int
+    """In bytes."""
+    patience: float
+    """Seconds in which a body has to arrive."""
+    full: Callable[[], bool]
+    """Whether there are too many connections to answer anything but ``/health``."""
 
 
 class AccessMiddleware:
     """Refuses requests before the application sees them, and counts all responses."""
 
-    def __init__(
-        self, app: ASGIApp, key: str | None, local: bool, max_body: int, count: Callable[[str, int], None]
-    ) -> None:
-        """``local``: accept names of this machine only as Host. ``max_body`` in bytes. ``count`` is called with route and status."""
-        self.app, self.local, self.max_body, self.count = app, local, max_body, count
-        self.key = None if key is None else _digest(key.encode())
+    def __init__(self, app: ASGIApp, access: Access, count: Callable[[str, int], None]) -> None:
+        """``count`` is called with route and status."""
+        self.app, self.access, self.count = app, access, count
+        self.key = None if access.key is None else _digest(access.key.encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or respond with an error."""
@@ -45,9 +60,19 @@ class AccessMiddleware:
             await send(message)
 
         try:
-            if self.local and headers.get("host", "").rsplit(":", 1)[0] not in LOCAL:
+            if scope["http_version"] not in ("1.0", "1.1"):
+                raise ApiError(505, "This server speaks HTTP/1.1.", last=True)
+            if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > MOST_HEADERS:
+                raise ApiError(431, f"The headers have more than {MOST_HEADERS:,} bytes.", last=True)
+            if "transfer-encoding" in headers and "content-length" in headers:
+                # h11 reads the chunks; a proxy in front might believe the length, and see another end of this request
+                raise ApiError(400, "A body has a Content-Length or a Transfer-Encoding, not both.", last=True)
+            if self.access.local and headers.get("host", "").rsplit(":", 1)[0] not in LOCAL:
                 raise ApiError(403, "This server answers to localhost only.")
-            if self.key is not None and scope["path"] != "/health" and not self._known(headers):
+            operator = scope["path"] == "/health"
+            if self.access.full() and not operator:
+                raise ApiError(503, "There are too many connections: retry later.", last=True)
+            if self.key is not None and not operator and not self._known(headers):
                 raise ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
             body = await self._body(headers, receive)
         except ApiError as refused:
@@ -79,9 +104,9 @@ class AccessMiddleware:
         return hmac.compare_digest(_digest(given), self.key)
 
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
-        body, size, more = b"", 0, True
+        body, size, more, most = bytearray(), 0, True, self.access.max_body
         try:
-            async with asyncio.timeout(BODY_SECONDS):
+            async with asyncio.timeout(self.access.patience):
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
@@ -90,12 +115,16 @@ class AccessMiddleware:
                     size += len(message.get("body", b""))
                     if size > DISCARDED:
                         break
-                    body = body + message.get("body", b"") if size <= self.max_body else b""
+                    if size <= most:
+                        body += message.get("body", b"")
+                    else:
+                        body.clear()
         except TimeoutError:
-            raise ApiError(408, f"The body did not arrive within {BODY_SECONDS:.0f} seconds.") from None
-        if size > self.max_body:
-            raise ApiError(413, f"The body has more than {self.max_body:,} bytes (serve.max_body).")
-        return body
+            seconds = f"{self.access.patience:g} seconds (serve.client_timeout)"
+            raise ApiError(408, f"The body did not arrive within {seconds}.", last=True) from None
+        if size > most:
+            raise ApiError(413, f"The body has more than {most:,} bytes (serve.max_body).")
+        return bytes(body)
 
 
 class _ClientDisconnected(Exception):

@@ -4,7 +4,6 @@ transformers' ``ResponseParser`` does it, by a description of how a model writes
 for the others it is found from how the chat template renders a call.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from hydraft.data.chat_template import CALLED, OFFERED, QUESTION
 from hydraft.data.records import Conversation
 from hydraft.data.thinking import MARKS
 from hydraft.errors import ConfigError
+from hydraft.infer.serve.text import as_json
 
 SHOWN = tuple(mark for pair in MARKS for mark in pair)
 """Tokens that an answer is parsed by, where the tokenizer has them as special ones."""
@@ -174,4 +174,4 @@ def _call(value: Any) -> Call | None:
     arguments = value.get("arguments", value.get("parameters", {}))
     if isinstance(arguments, str):
         return Call(value["name"], arguments)
-    return Call(value["name"], json.dumps(arguments, ensure_ascii=False)) if isinstance(arguments, dict) else None
+    return Call(value["name"], as_json(arguments)) if isinstance(arguments, dict) else None

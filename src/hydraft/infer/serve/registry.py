@@ -1,24 +1,31 @@
 """The models that the server offers by name: each adapter, and their base."""
 
 import copy
+import hashlib
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from hydraft.config.choices import Thinking
+from hydraft.data import special_tokens
 from hydraft.data.records import Conversation, Turn
-from hydraft.data.tokenize import prompt_ids
+from hydraft.data.tokenize import prompt_text
 from hydraft.errors import ConfigError
 from hydraft.infer.load import LoadedModel, LoadedSource
 from hydraft.infer.serve.multi_lora import BASE, base_of
 from hydraft.infer.serve.parsing import AnswerParser, call_field
+from hydraft.infer.serve.prompt_bound import PromptBound
 from hydraft.infer.serve.schema import ChatRequest
 from hydraft.models import generation
 
-ENCODER = ThreadPoolExecutor(1, "encode")
-"""Tokenises prompts, one at a time, so that a long one does not block the event loop."""
+
+class PromptTooLong(Exception):
+    """A prompt has more tokens than there is room for; ``least``: how many it has at least."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__(least)
+        self.least = least
 
 
 @dataclass
@@ -31,16 +38,19 @@ class ServedModel:
     """Its adapter's name in the PeftModel; ``__base__`` for the base."""
     ends: list[int]
     """The tokens that end its answers."""
+    bound: PromptBound
+    """The least number of tokens of a text."""
 
     def __post_init__(self) -> None:
         """Copy the tokenizer: one encodes prompts and the other decodes answers, at the same time."""
         self.tokenizer = copy.deepcopy(self.selected.tokenizer)
 
-    def chat(self, body: ChatRequest) -> list[int]:
-        """The prompt ids of a conversation.
+    def chat(self, body: ChatRequest, room: int) -> list[int]:
+        """The prompt ids of a conversation. ``room``: the most tokens that it may have.
 
         Raises:
             ConfigError: the model's template does not support it.
+            PromptTooLong: it has more than ``room`` tokens, as is known before it is tokenised.
         """
         tools = body.offered
         if tools and self.calls is None:
@@ -53,7 +63,15 @@ class ServedModel:
             data, variables = replace(data, thinking=thinking), {"reasoning_effort": body.reasoning_effort, **variables}
         turns = (*body.turns, Turn("assistant", ""))
         conversation = Conversation(turns, tools=tools, template_variables=variables)
-        return prompt_ids(conversation, self.selected.tokenizer, data)
+        special = special_tokens.of(self.selected.tokenizer)
+        text = prompt_text(conversation, self.selected.tokenizer, data)
+        self._check(self.bound(special.shown(text)), room)
+        return special.encode(text)
+
+    @staticmethod
+    def _check(least: int, room: int) -> None:
+        if least > room:
+            raise PromptTooLong(least)
 
     @cached_property
     def calls(self) -> dict[str, Any] | None:
@@ -65,8 +83,14 @@ class ServedModel:
         tools, end = body.offered, str(self.tokenizer.decode(prompt[-8:]))
         return AnswerParser(end, tools, self.calls if tools else None, body.parallel_tool_calls is not False)
 
-    def plain(self, prompt: str | list[int]) -> list[int]:
-        """The ids of a text without a template; it may contain special tokens."""
+    def plain(self, prompt: str | list[int], room: int) -> list[int]:
+        """The ids of a text without a template; it may contain special tokens. ``room``: as in ``chat``.
+
+        Raises:
+            ConfigError: it has a token that the model does not have.
+            PromptTooLong: it has more than ``room`` tokens, as is known before it is tokenised.
+        """
+        self._check(self.bound(prompt) if isinstance(prompt, str) else len(prompt), room)
         if isinstance(prompt, str):
             return [int(token) for token in self.selected.tokenizer(prompt)["input_ids"]]
         if wrong := [token for token in prompt if token >= len(self.selected.tokenizer)]:
@@ -81,18 +105,23 @@ class ServedModel:
 def served_models(loaded: LoadedModel) -> dict[str, ServedModel]:
     """All models by name: the adapters first, then their base."""
     base = base_of(loaded.model)
-    found = {
-        name: ServedModel(name, selected, selected.adapter_name or BASE, generation.end_ids(selected.tokenizer, base))
-        for name, selected in loaded.sources.items()
-    }
+    bounds: dict[bytes, PromptBound] = {}
+
+    def served(name: str, selected: LoadedSource, adapter: str) -> ServedModel:
+        backend = getattr(selected.tokenizer, "backend_tokenizer", None)
+        same = hashlib.sha256(backend.to_str().encode()).digest() if backend is not None else b""
+        bound = bounds[same] = bounds.get(same) or PromptBound(
+            selected.tokenizer
+        )  # it takes a while, and is mostly shared
+        return ServedModel(name, selected, adapter, generation.end_ids(selected.tokenizer, base), bound)
+
+    found = {name: served(name, selected, selected.adapter_name or BASE) for name, selected in loaded.sources.items()}
     first = next(iter(loaded.sources.values()))
     if first.adapter_name is not None:
         name = first.source.base_name or first.source.model.name
         name = re.sub(r"\W+$", "", name) or "base"
         name = name if name not in found else f"{name}-base"
         template = "chat" if first.tokenizer.chat_template else first.data.template
-        selected = replace(
-            first, data=replace(first.data, template=template, thinking=Thinking.auto), adapter_name=None
-        )
-        found[name] = ServedModel(name, selected, BASE, generation.end_ids(first.tokenizer, base))
+        data = replace(first.data, template=template, thinking=Thinking.auto)
+        found[name] = served(name, replace(first, data=data, adapter_name=None), BASE)
     return found

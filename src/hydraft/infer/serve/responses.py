@@ -1,6 +1,5 @@
 """Responses in OpenAI's format: complete, or as server-sent events."""
 
-import json
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pydantic import BaseModel
 
 from hydraft.infer.serve.parsing import Call
 from hydraft.infer.serve.sampler import TokenLogprob
+from hydraft.infer.serve.text import as_json
 
 
 @dataclass(frozen=True)
@@ -226,4 +226,4 @@ def failure(body: dict[str, Any]) -> str:
 
 
 def _sse(value: dict[str, Any]) -> str:
-    return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    return f"data: {as_json(value, (',', ':'))}\n\n"

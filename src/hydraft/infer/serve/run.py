@@ -2,7 +2,7 @@
 
 from hydraft.config.infer import InferConfig
 from hydraft.errors import ConfigError
-from hydraft.infer.serve.listen import api_key, listen
+from hydraft.infer.serve.listen import api_key, listen, raise_file_limit
 from hydraft.infer.source import Source
 from hydraft.models.families.registry import native_family
 from hydraft.models.shapes import planned_config
@@ -12,8 +12,9 @@ def run(sources: list[Source], options: InferConfig) -> None:
     """Serve until SIGTERM or Ctrl-C. The port is bound before anything is loaded.
 
     Raises:
-        ConfigError: continuous batching cannot compute the model's attention.
+        ConfigError: continuous batching cannot compute the model's attention, or too few files may be open.
     """
+    files = raise_file_limit()
     key, model = api_key(options.serve), sources[0].model
     refuse_alibi(model.path, (planned_config(model) or {}).get("model_type"))
     with listen(options.serve, key) as listener:
@@ -22,7 +23,7 @@ def run(sources: list[Source], options: InferConfig) -> None:
 
         loaded = load(sources, options)
         refuse_alibi(model.path, loaded.model.config.model_type)  # of a hub model it may be known only now
-        serve(loaded, options.serve, listener, key)
+        serve(loaded, options.serve, listener, key, files)
 
 
 def refuse_alibi(path: str, model_type: str | None) -> None:

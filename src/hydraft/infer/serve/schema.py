@@ -7,15 +7,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from hydraft.data.formats import RESERVED
 from hydraft.data.records import Turn
-from hydraft.infer.serve.fields import Strict, invalid, only, unsupported
+from hydraft.infer.serve.fields import Strict, check_unicode, in_slices, invalid, only, unsupported
 from hydraft.infer.serve.messages import Message, Tool, turns_of
 
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
-Id = Annotated[int, Field(ge=0)]
 INT64 = 2**63
+Id = Annotated[int, Field(ge=0, lt=INT64)]
+MOST = 10_000
+"""Messages of a request, or its prompts: to read so many takes a tenth of a second, in which nothing else is read."""
+MOST_TOOLS = 1000
 NO_CHOICE = "the model chooses whether to call a tool: use 'auto', or 'none' for no calls"
 NO_FORMAT = "answers are not constrained to a format: ask for it in the messages, and use {'type': 'text'}"
+Texts = Annotated[list[str], Field(min_length=1, max_length=MOST, fail_fast=True)]
+Ids = Annotated[list[Id], Field(min_length=1, fail_fast=True)]
+Bias = dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]]
+TextOnly = only("text", reason="the model answers in text only")
 
 
 class StreamOptions(Strict):
@@ -28,26 +36,33 @@ class Request(Strict):
     """The fields of both kinds of completion."""
 
     model: str
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1, lt=INT64)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
-    top_k: int | None = Field(None, ge=-1)
+    top_k: int | None = Field(None, ge=-1, lt=INT64)
     """Only so many of the likeliest tokens are sampled from. 0 and -1: all."""
     min_p: float | None = Field(None, ge=0, le=1)
     """Only tokens with at least this share of the likeliest token's probability are sampled from."""
     repetition_penalty: float | None = Field(None, gt=0, le=2)
     """Divides positive scores, and multiplies negative ones, of the tokens of prompt and answer."""
     n: int | None = Field(None, ge=1, le=128)
-    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=4, fail_fast=True)] | None = None
     seed: int | None = Field(None, ge=-INT64, lt=INT64)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: (
-        dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]] | None
-    ) = None
+    logit_bias: in_slices(Bias) | None = None  # type: ignore[valid-type]
     user: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_unicode(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            check_unicode(
+                {name: each for name, each in value.items() if name != "model"}
+            )  # there is no such model: 404
+        return value
 
     @property
     def stops(self) -> list[str]:
@@ -77,12 +92,12 @@ class TextFormat(Strict):
 
 
 class ChatRequest(Request):
-    messages: list[Message] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    messages: Annotated[list[Message], Field(fail_fast=True)] = Field(min_length=1, max_length=MOST)
+    max_completion_tokens: int | None = Field(None, ge=1, lt=INT64)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: TextFormat | None = None
-    tools: list[Tool] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS, fail_fast=True)] | None = None
     tool_choice: only("none", "auto", reason=NO_CHOICE) = None  # type: ignore[valid-type]
     parallel_tool_calls: bool | None = None
     """Accepted; with false, calls after the first are left out."""
@@ -92,14 +107,14 @@ class ChatRequest(Request):
     """``none`` turns thinking off, the others turn it on; a template with degrees of effort gets the value."""
     chat_template_kwargs: dict[str, Any] | None = None
     """Variables for the chat template, such as ``{"enable_thinking": false}``."""
-    modalities: list[only("text", reason="the model answers in text only")] | None = None  # type: ignore[valid-type]
+    modalities: Annotated[list[TextOnly], Field(fail_fast=True)] | None = None  # type: ignore[valid-type]
     audio: unsupported("the model answers in text only") = None  # type: ignore[valid-type]
     web_search_options: unsupported("the server does not search the web") = None  # type: ignore[valid-type]
     moderation: unsupported("the server does not moderate") = None  # type: ignore[valid-type]
     verbosity: only("medium", reason="the model has no degrees of verbosity: ask for it in the messages") = None  # type: ignore[valid-type]
     prediction: dict[str, Any] | None = None
     """Accepted and ignored: it makes answers faster, not different."""
-    metadata: dict[str, str] | None = None
+    metadata: in_slices(dict[str, str]) | None = None  # type: ignore[valid-type]
     store: bool | None = None
     service_tier: str | None = None
     safety_identifier: str | None = None
@@ -131,12 +146,20 @@ class ChatRequest(Request):
     def _with_others(self) -> "ChatRequest":
         if self.top_logprobs is not None and not self.logprobs:
             raise invalid("top_logprobs", "only allowed with logprobs=true")
+        for name in RESERVED:  # a template of the client's own could compute for ever
+            if name in (self.chat_template_kwargs or {}):
+                raise invalid(f"chat_template_kwargs.{name}", "is not a variable of a chat template")
         turns_of(self.messages)  # raises what is wrong between messages
         return self
 
 
 class CompletionRequest(Request):
-    prompt: str | Annotated[list[str] | list[Id] | list[Annotated[list[Id], Field(min_length=1)]], Field(min_length=1)]
+    prompt: (
+        str
+        | Texts
+        | Ids
+        | Annotated[list[Annotated[Ids, Field(min_length=1)]], Field(min_length=1, max_length=MOST, fail_fast=True)]
+    )
     logprobs: int | None = Field(None, ge=0, le=5)
     best_of: only(1, reason="every answer is returned: use n") = None  # type: ignore[valid-type]
     echo: only(False, reason="the prompt is not repeated") = None  # type: ignore[valid-type]

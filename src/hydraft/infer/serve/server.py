@@ -12,9 +12,12 @@ import uvicorn
 from hydraft.config.serve import ServeConfig
 from hydraft.errors import RunFailed
 from hydraft.infer.load import LoadedModel
+from hydraft.infer.serve import logs
 from hydraft.infer.serve.app import build
+from hydraft.infer.serve.connections import Connection, Connections
 from hydraft.infer.serve.engine import Engine
-from hydraft.infer.serve.listen import is_local
+from hydraft.infer.serve.listen import ACCEPTED, BACKLOG, is_local, most_connections
+from hydraft.infer.serve.middleware import Access
 from hydraft.infer.serve.registry import served_models
 
 FLUSH_SECONDS = 5.0
@@ -24,9 +27,16 @@ FLUSH_SECONDS = 5.0
 class Server(uvicorn.Server):
     """uvicorn's server with a graceful shutdown: running answers are finished, new requests are refused."""
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, drain: float) -> None:
+    def __init__(self, config: uvicorn.Config, engine: Engine, connections: Connections, drain: float) -> None:
         super().__init__(config)
-        self.engine, self.drain = engine, drain
+        self.engine, self.server_state, self.drain = engine, connections, drain
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections: a few in one go, so that no more are open than there is room for, while the others wait."""
+        asyncio.get_running_loop().set_exception_handler(logs.on_loop_error)
+        await super().startup(sockets)
+        for listener in sockets or []:
+            listener.listen(BACKLOG)  # `backlog` of uvicorn is for both
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -34,9 +44,11 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.shut_down)
-        watch = loop.create_task(self._watch())
+        assert isinstance(self.server_state, Connections)
+        tasks = [loop.create_task(self._watch()), loop.create_task(self.server_state.watch())]
         yield
-        watch.cancel()
+        for task in tasks:
+            task.cancel()
 
     def shut_down(self) -> None:
         """Refuse new requests, and finish running answers within ``drain`` seconds."""
@@ -63,8 +75,8 @@ class Server(uvicorn.Server):
     failed = False
 
 
-def serve(loaded: LoadedModel, options: ServeConfig, listener: socket.socket, key: str | None) -> None:
-    """Serve requests at ``listener`` until a signal ends it.
+def serve(loaded: LoadedModel, options: ServeConfig, listener: socket.socket, key: str | None, files: int) -> None:
+    """Serve requests at ``listener`` until a signal ends it. ``files``: the most that may be open.
 
     Raises:
         RunFailed: the batch thread stopped.
@@ -72,16 +84,24 @@ def serve(loaded: LoadedModel, options: ServeConfig, listener: socket.socket, ke
     models = served_models(loaded)
     vocabulary = min(len(model.tokenizer) for model in models.values())
     engine = Engine(loaded.model, vocabulary, options)
-    app = build(engine, models, options, key, is_local(options.host))
+    connections = Connections(most_connections(options, files), options.client_timeout)
+    if connections.most < options.max_running + options.max_waiting:
+        print(f"notice: ulimit -n leaves room for {connections.most} connections at once", file=sys.stderr)
+    access = Access(key, is_local(options.host), options.max_body, options.client_timeout, lambda: connections.full)
+    app = build(engine, models, access)
+    logs.install()
     config = uvicorn.Config(
         app,
-        log_level="warning",
+        http=Connection,
+        backlog=ACCEPTED,
+        log_config=None,
         access_log=False,
+        proxy_headers=False,  # nothing depends on who the client is
         server_header=False,
         timeout_graceful_shutdown=int(options.drain + FLUSH_SECONDS),
         ws="none",
     )
-    server = Server(config, engine, options.drain)
+    server = Server(config, engine, connections, options.drain)
     host, port = listener.getsockname()[:2]
     name = f"[{host}]" if ":" in host else host
     print(f"serving {', '.join(models)} at http://{name}:{port}", file=sys.stderr, flush=True)

@@ -8,7 +8,6 @@ before the launcher kills anything. No torch at module level.
 import re
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,7 +21,7 @@ from hydraft.launch.external.environment import World
 from hydraft.launch.external.rank import POLL_SECONDS, ReceivedSignals, run_rank
 from hydraft.launch.external.store import FAILED, STOPPED, RendezvousStore, StoreLost
 from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
-from hydraft.system import files
+from hydraft.system import files, temporary
 from hydraft.system.parent_death import die_with_parent
 from hydraft.system.signals import SHUTDOWN_SIGNALS
 
@@ -121,7 +120,7 @@ def start(config: Config, folder: Path, shutdown: ShutdownHandler, store: Rendez
 def _find_cause(store: RendezvousStore, folder: Path) -> Failure | None:
     """The failure that caused the others, or None if no rank failed.
 
-    That is a rank that was killed, otherwise one without a report, otherwise the first that raised.
+    That is a rank that was killed or exited on its own, otherwise one without a report, otherwise the first that raised.
     """
     begun = time.monotonic()
     ranks = set(range(store.world.size))
@@ -130,7 +129,8 @@ def _find_cause(store: RendezvousStore, folder: Path) -> Failure | None:
             break
         time.sleep(POLL_SECONDS)
     failed = {rank: end for rank, end in store.ends().items() if end["status"] == FAILED}
-    killed = {rank: end for rank, end in failed.items() if end["code"] < 0 and end["code"] != -signal.SIGABRT}
+    silent = {rank: end for rank, end in failed.items() if end["failure"]["reason"] == FailureReason.killed.value}
+    killed = {rank: end for rank, end in silent.items() if end["code"] != -signal.SIGABRT}
     if missing and not killed:
         rank = min(missing)
         return Failure(FailureReason.killed, NO_REPORT, rank, log=folder / f"rank-{rank}.log")
@@ -195,6 +195,6 @@ def _reachable(folder: Path, config: str, world: World) -> Path:
     with suppress(OSError):
         if (folder / "config.yaml").read_text() == config:
             return folder
-    own = Path(tempfile.mkdtemp(prefix=f"hydraft-{folder.name}-rank-{world.rank}-"))
+    own = temporary.make(f"{folder.name}-rank-{world.rank}", kept=True)
     files.write_text(own / "config.yaml", config)
     return own

@@ -1,11 +1,9 @@
 """Runs and monitors one rank under another launcher, as a child of the process that the launcher started. No torch."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,12 +14,11 @@ from hydraft.config.schema import load_config
 from hydraft.errors import EXIT_REFUSED, ConfigError, Failure
 from hydraft.launch.external.environment import World
 from hydraft.launch.external.store import DONE, FAILED, STOPPED, RendezvousStore
-from hydraft.launch.local import hang
+from hydraft.launch.local import hang, interface
 from hydraft.launch.local.rank import exit_failure, read_failures
 from hydraft.launch.local.shutdown import REPEAT_SECONDS
-from hydraft.launch.remote import rendezvous
 from hydraft.runs import consistency
-from hydraft.system import hardware, signals
+from hydraft.system import hardware, signals, temporary
 from hydraft.system.source_tree import ROOT
 from hydraft.training import deepspeed_ops
 
@@ -70,7 +67,8 @@ def run_rank(
     Raises:
         StoreLost: the store is lost; the rank has been ended.
     """
-    notes = Path(tempfile.mkdtemp(prefix="hydraft-"))
+    notes = temporary.make("notes")
+    store.rendezvous().write(notes)
     log = folder / f"rank-{store.world.rank}.log"
     try:
         end = _run(store, folder, notes, received, HangDetector(store, notes, folder, hang_timeout), grace)
@@ -80,7 +78,7 @@ def run_rank(
         _report_failure(store, EXIT_REFUSED, Failure.from_exception(error), log)
         return None
     finally:
-        shutil.rmtree(notes, ignore_errors=True)
+        temporary.remove(notes)
 
 
 @dataclass(frozen=True)
@@ -160,12 +158,12 @@ def _environment(world: World, folder: Path) -> dict[str, str]:
 
 
 def _interface(world: World) -> dict[str, str]:
-    """The network interface to the other machines; gloo, which sends objects and CPU tensors with GPUs too, needs it."""
+    """The network interface to the other ranks; gloo, which sends CPU tensors with GPUs too, needs it."""
     if world.nodes == 1:
-        return {}
-    found = rendezvous.environment(f"{world.address}:{world.port}")
+        return interface.environment()
+    found = interface.environment(f"{world.address}:{world.port}")
     if found.get("GLOO_SOCKET_IFNAME") == "lo":  # on the machine of rank 0, whose name may resolve to loopback
-        found = rendezvous.environment(ELSEWHERE)
+        found = interface.environment(ELSEWHERE)
     return found
 
 
@@ -174,7 +172,7 @@ def _report(store: RendezvousStore, end: RankEnd, notes: Path, log: Path, receiv
     interrupted = signals.interrupted_by(notes)
     if (saved := signals.early_exit(notes)) is not None:  # how it ends after that does not matter
         store.report_end(DONE, **saved._asdict())
-    elif end.by_itself and end.code == 0:
+    elif end.by_itself and end.code == 0 and (notes / f"{store.world.rank}.done").exists():
         store.report_end(DONE)
     elif not end.by_itself or interrupted is not None or -end.code in (*signals.SHUTDOWN_SIGNALS, signal.SIGHUP):
         store.report_end(STOPPED, signal=interrupted or received or signal.SIGTERM)

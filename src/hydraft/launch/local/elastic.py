@@ -10,19 +10,19 @@ import logging
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydraft.errors import Failure, RankFailed
-from hydraft.launch.local import fork_server, hang
+from hydraft.launch.local import fork_server, hang, interface
 from hydraft.launch.local.rank import enter, exit_failure, read_failures
 from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
-from hydraft.system import files, signals, source_tree
+from hydraft.launch.local.watch import RankWatch
+from hydraft.system import signals, source_tree
 from hydraft.system.hardware import Hardware
+from hydraft.training.rendezvous import Rendezvous
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -47,22 +47,36 @@ class NodeConfig:
     nodes: int = 1
     node_rank: int = 0
     endpoint: str = "localhost:0"
-    """Host and port of the rendezvous, on the first node; a single node takes any free port."""
+    """Address and port of the rendezvous store, on the first node; a single node has none."""
+    listen: str = ""
+    """The only address of the first node at which the store listens; empty for all of them."""
     run_id: str = "hydraft"
-    """The same on every node."""
-    environment: dict[str, str] = field(default_factory=dict)
-    """Variables that are set in every rank."""
+    """The same on every node; before every key of the run in the store."""
 
-    def rendezvous(self) -> dict[str, Any]:
-        """Arguments of torch's LaunchConfig. With several nodes it is torch's static one: the first node's ranks come first."""
-        common: dict[str, Any] = {"min_nodes": self.nodes, "max_nodes": self.nodes, "run_id": self.run_id}
-        common["rdzv_endpoint"] = self.endpoint
+    def agents(self) -> dict[str, Any]:
+        """Arguments of torch's LaunchConfig: how the agents of the nodes find each other."""
+        from hydraft.launch.local import rendezvous
+
+        return {
+            "min_nodes": self.nodes,
+            "max_nodes": self.nodes,
+            "run_id": self.run_id,
+            "rdzv_endpoint": self.endpoint,
+            "rdzv_backend": rendezvous.register(),
+            "rdzv_configs": {"rank": self.node_rank, "timeout": JOIN_SECONDS, "listen": self.listen},
+            **({"local_addr": "localhost"} if self.nodes == 1 else {}),
+        }
+
+    def ranks(self, notes: Path) -> Rendezvous:
+        """How the ranks find each other; ``notes`` is a folder that only this user can enter."""
         if self.nodes == 1:
-            from hydraft.launch.local import rendezvous
+            return Rendezvous(file=str(notes / "store"))
+        address, _, port = self.endpoint.rpartition(":")
+        return Rendezvous(address=address, port=int(port), prefix=f"{self.run_id}/ranks")
 
-            return {**common, "rdzv_backend": rendezvous.register(), "local_addr": "localhost"}
-        configs = {"rank": self.node_rank, "timeout": JOIN_SECONDS}
-        return {**common, "rdzv_backend": "static", "rdzv_configs": configs}
+    def environment(self) -> dict[str, str]:
+        """Variables that are set in every rank: the network interface to the others."""
+        return interface.environment() if self.nodes == 1 else interface.environment(self.endpoint)
 
 
 @dataclass(frozen=True)
@@ -145,6 +159,8 @@ def start(ranks: LocalRanks, hardware: Hardware, shutdown: ShutdownHandler) -> N
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
 
+    from hydraft.launch.local import agent
+
     _silence_torch()
     config = launch_config(
         hardware,
@@ -152,18 +168,22 @@ def start(ranks: LocalRanks, hardware: Hardware, shutdown: ShutdownHandler) -> N
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=str(ranks.notes)),
         signals_to_handle="SIGQUIT",  # ``shutdown`` handles the others
-        **ranks.node.rendezvous(),
+        **ranks.node.agents(),
     )
-    arguments = str(ranks.folder.resolve()), str(ranks.notes), ranks.terminal, ranks.node.environment
+    ranks.node.ranks(ranks.notes).write(ranks.notes)
+    agent.register()
+    arguments = str(ranks.folder.resolve()), str(ranks.notes), ranks.terminal, ranks.node.environment()
     failure: BaseException | None = None
+    watch = RankWatch(ranks.notes, ranks.folder, ranks.count, ranks.node.nodes == 1, ranks.hang_timeout)
     try:
-        with _ending_hangs(ranks), shutdown.forwarding(_forward_to(ranks), hang.RankMonitor(ranks.notes).kill):
+        with watch, shutdown.forwarding(_forward_to(ranks), hang.RankMonitor(ranks.notes).kill):
             elastic_launch(config, enter)(*arguments)
     except ChildFailedError as error:
-        interrupted = signals.interrupted_by(ranks.notes)
+        interrupted = signals.interrupted_by(ranks.notes, error.failures)  # the agent has ended the others
         failure = RankFailed(_first(error.failures, ranks)) if interrupted is None else Stopped(interrupted)
     except SignalException as error:
-        failure = Stopped(error.sigval)
+        lost = None if watch.complete else RankFailed(_first({}, ranks))
+        failure = lost if watch.interrupted else Stopped(error.sigval)
     except Stopped as error:
         failure = error
     if (saved := signals.early_exit(ranks.notes)) is not None:  # how the ranks end after that does not matter
@@ -183,45 +203,28 @@ def _forward_to(ranks: LocalRanks) -> Callable[[int], bool]:
     return lambda number: signals.forward(ranks.notes, ranks.count, number)
 
 
-@contextmanager
-def _ending_hangs(ranks: LocalRanks) -> Iterator[None]:
-    """While the block runs, end the ranks if none of them makes progress."""
-    done = threading.Event()
-    if ranks.hang_timeout is not None:
-        threading.Thread(target=_end_a_hang, args=(ranks, ranks.hang_timeout, done), daemon=True).start()
-    try:
-        yield
-    finally:
-        done.set()
-
-
-def _end_a_hang(ranks: LocalRanks, timeout: float, done: threading.Event) -> None:
-    """Kill the ranks when none of them makes progress, and note which one hangs."""
-    monitor = hang.RankMonitor(ranks.notes)
-    while not done.wait(1):
-        if hang.is_hung(monitor.status(), timeout):
-            failure = hang.diagnose(monitor.stacks(ranks.folder))
-            files.write_json(ranks.notes / "hung", failure.to_dict())
-            monitor.kill()
-            return
-
-
 def _first(failures: "dict[int, ProcessFailure]", ranks: LocalRanks) -> Failure:
-    """The cause among the failures: a rank that hung or was killed, otherwise the first that raised.
+    """The cause among the failures: a rank that hung or that ended without a note, otherwise the first that raised.
 
-    The agent names one rank only, and if a rank is killed, errors of its peers' connections may come before it: so the notes of the
-    ranks are read too.
+    The agent may see the effects first: errors of connections to a rank that has ended. So the notes of the ranks are read too.
     """
-    hung = ranks.notes / "hung"
-    if hung.exists():
-        found = Failure.from_dict(json.loads(hung.read_text()))
-        return replace(found, log=ranks.log(found.rank or 0))
+    for note in ("hung", "gone"):
+        if (ranks.notes / note).exists():
+            found = Failure.from_dict(json.loads((ranks.notes / note).read_text()))
+            known = None if found.rank is None else failures.get(found.rank)
+            if note == "gone" and known is not None:
+                break  # the agent knows more: its exit code
+            return replace(found, log=ranks.log(found.rank or 0))
+    if any(failure.exitcode == fork_server.LOST for failure in failures.values()):
+        killed = fork_server.ended("ranks")
+        if killed is not None:
+            return replace(killed, log=ranks.folder / "train.log")
     raised = read_failures(ranks.notes)
-    killed = {rank for note in raised.values() for rank in note.ended_before} - raised.keys()
-    killed |= {rank for rank, failure in failures.items() if failure.exitcode < 0}
-    if raised and not killed:
+    before = {rank for note in raised.values() for rank in note.ended_before} - raised.keys()
+    silent = before | {rank for rank, failure in failures.items() if rank not in raised or failure.exitcode < 0}
+    if raised and not silent:
         rank = min(raised, key=lambda rank: raised[rank].time)
         return replace(raised[rank].failure, rank=rank, log=ranks.log(rank))
-    rank = min(killed or failures)
-    code = failures[rank].exitcode if rank in failures else -signal.SIGKILL
-    return replace(exit_failure(code), rank=rank, log=ranks.log(rank))
+    codes = {rank: failures[rank].exitcode if rank in failures else None for rank in silent or {0}}
+    rank = min(codes, key=lambda rank: (rank not in before, codes[rank] == -signal.SIGABRT, rank))
+    return replace(exit_failure(codes[rank]), rank=rank, log=ranks.log(rank))

@@ -10,14 +10,19 @@ import importlib
 import json
 import multiprocessing
 import os
+import signal
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
+from multiprocessing import forkserver, util
 from multiprocessing.connection import Connection
 
+from hydraft.errors import Failure, FailureReason
+from hydraft.system import temporary
 from hydraft.system.hardware import Hardware
+from hydraft.system.processes import ProcessId
 from hydraft.training import deepspeed_ops
 
 PRELOAD = "HYDRAFT_PRELOAD"
@@ -67,6 +72,12 @@ class Preloaded:
             self.touching = name
 
 
+LOST = 255
+"""The exit code that multiprocessing gives to a fork whose server has ended before it reported the fork's own."""
+
+SOCKET_PATH = 108
+"""Longest path of a socket, with a NUL (unix(7))."""
+
 PRELOADED = Preloaded()
 """One a process. multiprocessing's fork server runs no code but imports, and passes no arguments to its forks: what it has imported
 can only be handed to them as state of a module. ``server_preload.py`` sets it, ``unusable`` reads it in a fork."""
@@ -77,8 +88,26 @@ def start(modules: Sequence[str], hardware: Hardware) -> None:
     os.environ.setdefault(BY_NVML, "1")  # for the caller too: its forks must be able to use a GPU
     given = {**deepspeed_ops.environment(hardware), PRELOAD: json.dumps(list(modules))}
     forkserver.set_forkserver_preload(["hydraft.launch.local.server_preload"])
+    _own_socket_folder()
     with _environment(given):
         forkserver.ensure_running()
+
+
+def _own_socket_folder() -> None:
+    """Have multiprocessing make its folder of sockets in one of ours, which does not stay when this process is killed."""
+    known = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    if "tempdir" in known:
+        return
+    folder, before = temporary.make("fork"), tempfile.tempdir
+    util.Finalize(
+        None, temporary.remove, args=(folder,), exitpriority=-101
+    )  # after multiprocessing's own, which has -100
+    if len(str(folder)) + len("/pymp-12345678/listener-12345678") < SOCKET_PATH:
+        tempfile.tempdir = str(folder)
+    try:
+        util.get_temp_dir()
+    finally:
+        tempfile.tempdir = before
 
 
 def unusable(modules: Sequence[str], hardware: Hardware) -> str | None:
@@ -100,6 +129,40 @@ def unusable(modules: Sequence[str], hardware: Hardware) -> str | None:
     finally:
         ours.close()
     return found
+
+
+def process() -> ProcessId | None:
+    """The server that this process has started last; None if there is none."""
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)  # multiprocessing does not publish it
+    return None if pid is None else ProcessId.of(pid)
+
+
+def ended(forks: str, server: ProcessId | None = None) -> Failure | None:
+    """The failure of everything that was forked, if the server has ended; None if it runs.
+
+    Args:
+        forks: what is forked from it, for the message.
+        server: the one that they were forked from, if another may have been started since.
+    """
+    server = server or process()
+    if server is None or server.runs:
+        return None
+    how = "ended (killed, or it exited)"
+    with suppress(ChildProcessError):
+        found = os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if found is not None and found.si_code in (os.CLD_KILLED, os.CLD_DUMPED):
+            how = f"was killed by {signal.Signals(found.si_status).name}"
+            how += " (out of memory, unless someone sent the signal)" if found.si_status == signal.SIGKILL else ""
+        elif found is not None:
+            how = f"exited with code {found.si_status}"
+    return Failure(FailureReason.killed, f"the server that {forks} are forked from {how}, and they ended with it")
+
+
+def kill() -> None:
+    """End the server, and with it every process that was forked from it."""
+    server = process()
+    if server is not None:
+        server.signal(signal.SIGKILL)
 
 
 def forks_without_gpu() -> str | None:

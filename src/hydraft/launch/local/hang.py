@@ -6,7 +6,6 @@ ranks wait for their GPU instead, wherever they next need a result of it.
 """
 
 import linecache
-import os
 import re
 import signal
 import time
@@ -17,6 +16,7 @@ from typing import Any
 from hydraft.errors import Failure, FailureReason
 from hydraft.system import hardware
 from hydraft.system.heartbeat import DUMP_SIGNAL
+from hydraft.system.processes import ProcessId
 
 DUMP_SECONDS = 1.0
 """Time for a rank to write its stack."""
@@ -32,6 +32,8 @@ READS = re.compile(r"\.(item|tolist|cpu|numpy|to|any|all)\(|\b(int|float|bool)\(
 """A line of code that waits for a result of the GPU: it moves a tensor to a number, or to main memory."""
 STOPPED = ("T", "t", "Z", "X")
 """States of a process that cannot handle a signal: stopped, traced, dead."""
+ENDS = ("done", "json", "interrupted", "preempted")
+"""Notes that a rank leaves as it ends: ``N.done`` is empty, and ``N.json`` is why it failed."""
 
 Ranks = dict[int, dict[str, Any]]
 """By rank: ``state`` (of its process, as in ps) and ``age`` (seconds since its last progress); ``stacks`` adds its ``frames`` and
@@ -58,7 +60,7 @@ class RankMonitor:
                 modified = file.stat().st_mtime_ns
                 if self.seen.get(file, (0, 0.0))[0] != modified:
                     self.seen[file] = modified, now
-                state = _state(file.with_suffix(".pid").read_text())
+                state = ProcessId.parse(file.with_suffix(".pid").read_text()).state
                 ranks[int(file.stem)] = {"state": state, "age": now - self.seen[file][1]}
         return ranks
 
@@ -69,7 +71,8 @@ class RankMonitor:
         logs = {rank: folder / f"rank-{rank}.log" for rank in ranks}
         sizes = {rank: log.stat().st_size if log.exists() else 0 for rank, log in logs.items()}
         for rank in ranks:
-            _signal(self.notes / f"{rank}.pid", DUMP_SIGNAL)
+            with suppress(OSError):
+                ProcessId.parse((self.notes / f"{rank}.pid").read_text()).signal(DUMP_SIGNAL)
         time.sleep(DUMP_SECONDS)
         for rank, known in ranks.items():
             known["frames"] = []
@@ -82,13 +85,28 @@ class RankMonitor:
 
     def kill(self) -> None:
         """End every rank at once."""
-        for file in self.notes.glob("*.pid"):
-            _signal(file, signal.SIGKILL)
+        for process in processes(self.notes).values():
+            process.signal(signal.SIGKILL)
 
 
-def _signal(pid: Path, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(int(pid.read_text()), number)
+def processes(notes: Path) -> dict[int, ProcessId]:
+    """The processes of the ranks that have started on this machine, by rank."""
+    found = {}
+    for file in notes.glob("*.pid"):
+        with suppress(OSError):
+            found[int(file.stem)] = ProcessId.parse(file.read_text())
+    return found
+
+
+def has_noted_end(notes: Path, rank: int) -> bool:
+    """Whether a rank has reported how it ended: done, failed, interrupted or preempted."""
+    return any((notes / f"{rank}.{end}").exists() for end in ENDS)
+
+
+def gone(notes: Path) -> set[int]:
+    """The ranks whose process has ended without a note."""
+    ended = [rank for rank, process in processes(notes).items() if not process.runs]
+    return {rank for rank in ended if not has_noted_end(notes, rank)}
 
 
 def is_hung(ranks: Ranks, timeout: float) -> bool:
@@ -155,10 +173,3 @@ def _short(frames: list[str]) -> str:
     """The innermost frame outside of torch's and DeepSpeed's communication code."""
     frame = next((frame for frame in frames if not COLLECTIVE.search(frame)), frames[0])
     return re.sub(r"\(.*/([^/]+/[^/]+)\)$", r"(\1)", frame)
-
-
-def _state(pid: str) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "X"

@@ -6,17 +6,19 @@ import signal
 import sys
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydraft.errors import Failure, FailureReason
-from hydraft.launch.local import fork_server
+from hydraft.launch.local import fork_server, hang
 from hydraft.system import files, streams
 from hydraft.system.heartbeat import Heartbeat
 from hydraft.system.imports import import_large
 from hydraft.system.library_logs import quiet_bitsandbytes
 from hydraft.system.parent_death import die_with_parent
+from hydraft.system.processes import ProcessId
 from hydraft.system.signals import SignalListener
+from hydraft.training.rendezvous import Rendezvous
 
 
 def enter(folder: str, notes: str, terminal: str | None, environment: dict[str, str]) -> None:
@@ -33,7 +35,8 @@ def enter(folder: str, notes: str, terminal: str | None, environment: dict[str, 
     rank = int(os.environ["RANK"])
     listener, heartbeat = SignalListener(), Heartbeat()
     listener.start(Path(notes), rank)
-    files.write_text(Path(notes) / f"{rank}.pid", str(os.getpid()))
+    files.write_text(Path(notes) / f"{rank}.pid", str(ProcessId.of(os.getpid())))
+    (Path(notes) / f".{rank}.done").touch()  # renamed at the end, which works on a full disk too
     output = terminal if rank == 0 else os.devnull
     screen = os.dup(1) if output is None else os.open(output, os.O_WRONLY | os.O_NOCTTY)
     streams.go_on()
@@ -43,10 +46,14 @@ def enter(folder: str, notes: str, terminal: str | None, environment: dict[str, 
         heartbeat.start(Path(notes) / f"{rank}.beat")
         _check_gpu()
         quiet_bitsandbytes()
-        import_large("hydraft.training.worker").main(Path(folder), screen, listener, heartbeat)
+        worker = import_large("hydraft.training.worker")
+        worker.main(Path(folder), screen, listener, heartbeat, Rendezvous.read(Path(notes)))
+        (Path(notes) / f".{rank}.done").rename(Path(notes) / f"{rank}.done")
     except BaseException as error:
         traceback.print_exc()  # to the log; the launcher prints the cause on the terminal
         _note_failure(Path(notes), rank, error)
+        if isinstance(error, SystemExit) and not error.code:  # not the end of a rank that is done
+            raise SystemExit(1) from error
         raise
     finally:
         sys.stdout.flush()
@@ -76,13 +83,12 @@ class FailureNote:
 
 
 def _note_failure(notes: Path, rank: int, error: BaseException) -> None:
-    ended_before = [
-        int(file.stem)
-        for file in notes.glob("*.pid")
-        if not Path(f"/proc/{file.read_text()}").exists() and not (notes / f"{file.stem}.json").exists()
-    ]
-    failure = Failure.from_exception(error).to_dict()
-    files.write_json(notes / f"{rank}.json", {"failure": failure, "time": time.time(), "ended_before": ended_before})
+    failure = Failure.from_exception(error)
+    if isinstance(error, SystemExit) and not isinstance(error.code, str):
+        failure = exit_failure(int(error.code or 0))
+        failure = replace(failure, message=f"{failure.message}, by sys.exit: the traceback is in its log")
+    note = {"failure": failure.to_dict(), "time": time.time(), "ended_before": sorted(hang.gone(notes))}
+    files.write_json(notes / f"{rank}.json", note)
 
 
 def read_failures(notes: Path) -> dict[int, FailureNote]:
@@ -94,9 +100,13 @@ def read_failures(notes: Path) -> dict[int, FailureNote]:
     }
 
 
-def exit_failure(code: int) -> Failure:
-    """The failure of a process that left no note, from its exit code (negative: the signal that ended it)."""
-    if code >= 0:
+def exit_failure(code: int | None) -> Failure:
+    """The failure of a process that left no note, from its exit code (negative: the signal that ended it; None: not known)."""
+    if code is None:
+        return Failure(FailureReason.killed, "ended without a report (killed, or it exited)")
+    if code == 0:
+        return Failure(FailureReason.killed, "exited with code 0 before the run was complete")
+    if code > 0:
         return Failure(FailureReason.killed, f"exited with code {code}")
     message = f"killed by {signal.Signals(-code).name}"
     if code == -signal.SIGKILL:

@@ -10,12 +10,11 @@ import json
 import os
 import pty
 import selectors
-import shutil
 import signal
 import struct
 import sys
-import tempfile
 import termios
+import threading
 import time
 import tty
 from collections.abc import Callable
@@ -28,10 +27,10 @@ import psutil
 from hydraft.errors import Failure, FailureReason
 from hydraft.launch.local.elastic import own_code_first
 from hydraft.launch.local.hang import RankMonitor
-from hydraft.launch.remote import node, rendezvous
+from hydraft.launch.remote import node, probe
 from hydraft.launch.remote.protocol import LaunchSpec, failed, line, pieces
 from hydraft.runs import consistency
-from hydraft.system import streams
+from hydraft.system import streams, temporary
 from hydraft.system.parent_death import die_with_parent
 from hydraft.system.signals import SHUTDOWN_SIGNALS
 
@@ -48,11 +47,13 @@ class Agent:
         """``events``: the file descriptor that the launcher reads."""
         self.spec = spec
         self.events = events
-        self.notes = Path(tempfile.mkdtemp(prefix="hydraft-notes-"))
+        self.notes = temporary.make("notes")
         self.shared = _read(Path(spec.folder) / ".launch") == spec.token
-        self.folder = Path(spec.folder) if self.shared else Path(tempfile.mkdtemp(prefix="hydraft-run-"))
+        self.folder = Path(spec.folder) if self.shared else temporary.make("run", kept=True)
         self.monitor = RankMonitor(self.notes)
-        self.probe: rendezvous.ProbeServer | None = None
+        self.probe: probe.ProbeServer | None = None
+        self.probed, self.probes = os.pipe()
+        """Carries the event ``reached`` from the thread that tries the addresses."""
         self.screen = self.slave = -1
         self.child = 0
         """Process id of the node."""
@@ -84,12 +85,14 @@ class Agent:
         for number in SHUTDOWN_SIGNALS:  # a whole Slurm job may receive it; it is for the ranks
             signal.signal(number, lambda received, _: os.kill(self.child, received))
         with selectors.DefaultSelector() as selector:
-            for source in (0, node_events, *([self.screen] if self.screen >= 0 else [])):
+            for source in (0, node_events, self.probed, *([self.screen] if self.screen >= 0 else [])):
                 selector.register(source, selectors.EVENT_READ)
             while True:
                 for key, _ in selector.select(STATUS_SECONDS):
                     if key.fd == 0:
                         self.handle_commands()
+                    elif key.fd == self.probed:
+                        self.send_line(os.read(self.probed, CHUNK))
                     elif key.fd == self.screen:
                         self.forward_screen()
                     elif not self.forward_events(node_events):
@@ -147,9 +150,11 @@ class Agent:
                 case "probe":
                     self.probe_addresses(command["port"], command["addresses"])
                 case "go":
+                    listen = ""
                     if self.probe is not None:
                         self.probe.close()
-                    os.write(self.commands, line(**command))
+                        listen = self.probe.listen_at(command["endpoint"].rpartition(":")[0])
+                    os.write(self.commands, line(**command, listen=listen))
                 case "dump":
                     self.send("stacks", ranks=self.monitor.stacks(self.folder))
                 case "finish" if not self.final:
@@ -159,9 +164,15 @@ class Agent:
                     os.kill(self.child, signal.SIGHUP)
 
     def probe_addresses(self, port: int, addresses: list[str]) -> None:
-        """Report which of the first node's addresses can be reached from here."""
+        """Report which of the first node's addresses can be reached from here, without waiting for it: that takes seconds, in which
+        the launcher needs the events of this process, and this process the launcher's heartbeat."""
+
+        def try_all() -> None:
+            found = probe.reached(addresses, port, self.spec.token)
+            os.write(self.probes, line(event="reached", node=self.spec.here, addresses=found))
+
         if self.spec.here != 0:
-            self.send("reached", addresses=[a for a in addresses if rendezvous.reaches(a, port, self.spec.token)])
+            threading.Thread(target=try_all, daemon=True).start()
 
     def forward_events(self, source: int) -> bool:
         """Forward the node's events; False once it has ended."""
@@ -182,14 +193,15 @@ class Agent:
             self.send("ready")
             return
         try:
-            self.probe = rendezvous.ProbeServer(self.spec.port or 0, self.spec.token)
+            at = probe.first_at(self.spec.hosts, self.spec.address)
+            self.probe = probe.ProbeServer(at, self.spec.port or 0, self.spec.token)
         except OSError as error:
             message = (
                 f"cluster.port={self.spec.port}: {error.strerror}; use another, or cluster.port=null for any free one"
             )
             self.send(**failed(Failure(FailureReason.config, message, exception="ConfigError")))
             self.kill_all()
-        self.send("ready", port=self.probe.port, addresses=rendezvous.addresses())
+        self.send("ready", port=self.probe.port, addresses=probe.addresses())
 
     def forward_screen(self) -> None:
         """Forward what rank 0 has printed so far."""
@@ -218,9 +230,9 @@ class Agent:
         if code < 0:
             message = f"the process that runs its ranks was killed by {signal.Signals(-code).name}"
             self.send(**failed(Failure(FailureReason.killed, message, signal=-code)))
-        shutil.rmtree(self.notes, ignore_errors=True)
+        temporary.remove(self.notes)
         if not self.shared:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            temporary.remove(self.folder)
         return 0 if code == 0 else 1
 
     def kill_all(self) -> NoReturn:
@@ -228,7 +240,7 @@ class Agent:
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        shutil.rmtree(self.notes, ignore_errors=True)
+        temporary.remove(self.notes)
         os.killpg(0, signal.SIGKILL)
         raise AssertionError("a process survived SIGKILL")
 

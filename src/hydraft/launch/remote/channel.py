@@ -3,10 +3,13 @@
 import base64
 import json
 import os
+import random
 import selectors
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +19,19 @@ from hydraft.launch.local import hang
 from hydraft.launch.remote.protocol import line
 
 TAIL = 20
-"""Lines of stderr that are kept to explain why the process ended."""
+"""Lines of stderr for each host that are kept to explain why the process ended."""
+
+TRIES = 5
+"""How often ssh logs in to a host that drops the connection."""
+RETRY_SECONDS = 1.0
+"""From the first drop to the second try, at most; it doubles with each further one, and varies, so that hosts do not return together."""
+
+END_SECONDS = 3.0, 2.0
+"""From closing its stdin to SIGTERM, and from there to SIGKILL."""
+
+DROPPED = ("exchange_identification", "banner exchange", "connection closed by", "connection reset by", "maxstartups")
+"""In what ssh prints, they mean that the server, or a jump host, dropped the connection before the login: it does so if too many log in
+at once (``MaxStartups`` of sshd)."""
 
 EFFECTS = (
     "connection closed", "connection reset", "connection refused", "broken pipe", "socket", "gloo", "nccl", "timed out",
@@ -35,16 +50,27 @@ class Channel:
     """Indices of the hosts that it leads to."""
     explain: Callable[[int, str], str]
     """Turns its exit code and the end of its stderr into one line: what the user has to change."""
+    reopen: "Callable[[], subprocess.Popen[bytes]] | None" = None
+    """Starts the process anew, if the login was dropped; None for srun."""
+    blamed: Callable[[Sequence[str]], str | None] = lambda _: None
+    """Finds the name of the host whose agent ended first in the lines of stderr, if several hosts share it."""
     incomplete: dict[int, bytes] = field(default_factory=dict)
     """By file descriptor, the beginning of a line."""
-    pieces: dict[int, bytes] = field(default_factory=dict)
+    pieces: dict[int, bytearray] = field(default_factory=dict)
     """By node, the pieces received of an event that is too long for srun."""
-    stderr: list[str] = field(default_factory=list)
+    stderr: deque[str] = field(init=False)
     """Its last lines."""
     unread: set[int] = field(default_factory=set)
     """File descriptors that have not reached their end."""
     connected: bool = False
     """Whether an event has arrived, so the agents have been started."""
+    tries: int = 1
+    """How often the process has been started, or is about to be."""
+    retry_at: float | None = None
+    """When the process is started anew, after a drop."""
+
+    def __post_init__(self) -> None:
+        self.stderr = deque(maxlen=TAIL * len(self.nodes))
 
     def register(self, selector: selectors.BaseSelector) -> None:
         """Register its output with ``selector``."""
@@ -77,12 +103,12 @@ class Channel:
     def _add_piece(self, piece: dict[str, Any]) -> dict[str, Any] | str | None:
         """The event that this piece completes, if it is the last."""
         node = int(piece["node"])
-        self.pieces[node] = self.pieces.get(node, b"") + base64.b64decode(piece["data"])
-        return _event(self.pieces.pop(node)) if piece["last"] else None
+        self.pieces.setdefault(node, bytearray()).extend(base64.b64decode(piece["data"]))
+        return _event(bytes(self.pieces.pop(node))) if piece["last"] else None
 
     def _keep(self, text: bytes) -> str:
         line = text.decode(errors="replace").rstrip()
-        self.stderr = [*self.stderr, line][-TAIL:]
+        self.stderr.append(line)
         return line
 
     def send(self, **command: Any) -> None:
@@ -91,18 +117,36 @@ class Channel:
         with suppress(OSError, ValueError):
             self.process.stdin.write(line(**command))
 
-    def close(self) -> None:
-        """End it, and by closing its stdin all processes below its agents."""
+    def retry(self, selector: selectors.BaseSelector) -> bool:
+        """Whether its login was dropped and another one is due or under way; starts that one at its time."""
+        if self.retry_at is None:
+            text = "\n".join(self.stderr).lower()
+            dropped = self.process.returncode == 255 and any(part in text for part in DROPPED)
+            if self.reopen is None or self.connected or not dropped or self.tries >= TRIES:
+                return False
+            self.retry_at = time.monotonic() + RETRY_SECONDS * 2 ** (self.tries - 1) * random.uniform(0.5, 1)
+            self.tries += 1
+        elif time.monotonic() > self.retry_at and self.reopen is not None:
+            self.retry_at = None
+            self.release()
+            self.process = self.reopen()
+            self.stderr.clear()
+            self.incomplete.clear()
+            self.register(selector)
+        return True
+
+    def hang_up(self) -> None:
+        """Close its stdin, upon which all processes below its agents end."""
         assert self.process.stdin is not None
         with suppress(OSError):
             self.process.stdin.close()
-        for limit, end in ((3.0, self.process.terminate), (2.0, self.process.kill)):
-            try:
-                self.process.wait(limit)
-                return
-            except subprocess.TimeoutExpired:
-                end()
-        self.process.wait()
+
+    def release(self) -> None:
+        """Close the pipes of a process that has ended."""
+        self.hang_up()
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
 
     @property
     def closed(self) -> bool:
@@ -139,6 +183,11 @@ class Node:
         """Whether its final event has arrived."""
         return self.failure is not None or self.done is not None
 
+    @property
+    def lost(self) -> bool:
+        """Whether the connection to it is lost."""
+        return self.failure is not None and self.failure.reason is FailureReason.host_lost
+
 
 SEVERITY = {
     FailureReason.config: 0,
@@ -162,6 +211,20 @@ def severity(node: Node) -> tuple[int, float]:
     reason, cause = node.failure.reason, node.failure.cause.lower()
     lost_connection = reason is FailureReason.raised and any(word in cause for word in EFFECTS)
     return LOST_CONNECTION if lost_connection else SEVERITY[reason], node.ended_at
+
+
+def close(channels: Sequence[Channel]) -> None:
+    """End all of them at the same time, and by closing their stdin all processes below their agents."""
+    for channel in channels:
+        channel.hang_up()
+    for seconds, number in zip(END_SECONDS, (signal.SIGTERM, signal.SIGKILL), strict=True):
+        deadline = time.monotonic() + seconds
+        while (left := [c.process for c in channels if c.process.poll() is None]) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for process in left:
+            process.send_signal(number)
+    for channel in channels:
+        channel.process.wait()
 
 
 def describe_exit(code: int) -> str:

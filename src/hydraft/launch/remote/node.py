@@ -18,11 +18,10 @@ from hydraft.config.schema import load_config
 from hydraft.errors import ConfigError, Failure, FailureReason, RankFailed
 from hydraft.launch.local import elastic
 from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
-from hydraft.launch.remote import rendezvous
 from hydraft.launch.remote.protocol import LaunchSpec, failed, line
 from hydraft.models import prepare
 from hydraft.runs.consistency import canonical
-from hydraft.system import files, hardware
+from hydraft.system import files, hardware, limits, temporary
 from hydraft.system.plain_console import PlainConsole
 from hydraft.system.source_tree import ROOT
 from hydraft.training import deepspeed_ops
@@ -96,8 +95,8 @@ def _run(node: NodeRun, commands: int, events: int) -> dict[str, Any]:
         _prepare(node, events)
         _send(events, event="prepared")
         with os.fdopen(commands) as stream:
-            endpoint = json.loads(stream.readline())["endpoint"]
-        config = elastic.NodeConfig(len(spec.hosts), spec.here, endpoint, spec.token, rendezvous.environment(endpoint))
+            go = json.loads(stream.readline())
+        config = elastic.NodeConfig(len(spec.hosts), spec.here, go["endpoint"], go["listen"], spec.token)
         ranks = elastic.LocalRanks(node.folder, node.notes, spec.ranks, node.terminal, config)
         try:
             elastic.start(ranks, hardware.detect(), shutdown)
@@ -113,6 +112,7 @@ def _prepare(node: NodeRun, events: int) -> None:
         ConfigError: this host cannot run them.
     """
     spec, folder = node.spec, node.folder
+    limits.raise_open_files(spec.ranks)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     os.chdir(spec.cwd if Path(spec.cwd).is_dir() else ROOT)
     if not node.shared:
@@ -129,6 +129,7 @@ def _prepare(node: NodeRun, events: int) -> None:
     # Beside another busy process, threads that spin while they wait slow a run on a CPU a hundredfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     screen = EventStream(events)
+    files.check_cache()
     prepare.check(config.model)
     prepare.native(config.model, config.seed, PlainConsole(file=cast(IO[str], screen), width=200))
     for built in deepspeed_ops.prepare(deepspeed_ops.needed(config, machine), machine):
@@ -139,7 +140,7 @@ def _prepare(node: NodeRun, events: int) -> None:
 def _send_files(folder: Path, events: int, everything: bool) -> None:
     """Send the files of ``folder`` to the launcher; from a node without rank 0, only its ranks' logs."""
     for file in sorted(folder.rglob("*" if everything else "rank-*.log")):
-        if not file.is_file() or file.name in ("config.yaml", ".launch"):
+        if not file.is_file() or file.name in ("config.yaml", ".launch") or file.name.startswith(temporary.OWNER):
             continue
         with file.open("rb") as source:
             while True:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import resource
 import secrets
 import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +26,9 @@ from hydraft.system.hardware import Hardware
 from hydraft.system.source_tree import ROOT
 
 NO_PROJECT, NO_PYTHON = 81, 82
+
+FILES_PER_HOST, OTHER_FILES = 3, 64
+"""Open files of the launcher: the pipes of each ssh, and the rest."""
 
 # Any login shell can pass this line to sh. It contains nothing of the run but two paths.
 REMOTE_SCRIPT = (
@@ -51,19 +56,14 @@ def start(config: Config, folder: Path, hosts: list[Host], quiet: bool, shutdown
         ConfigError: what the user has to change on a host.
         Preempted, Stopped: a signal ended the run.
     """
+    _allow_files(len(hosts))
     spec = make_spec(config, folder, [host.name for host in hosts], quiet)
     mark = folder / ".launch"
     private_file.write(mark, spec.token)
     channels: list[Channel] = []
     try:
         for number, host in enumerate(hosts):
-            channels.append(_open(host, number, config.cluster))
-        for number, channel in enumerate(channels):
-            assert channel.process.stdin is not None
-            try:
-                channel.process.stdin.write(replace(spec, node=number).to_line())
-            except BrokenPipeError:
-                continue  # it has ended; the supervisor reports why
+            channels.append(_open(host, replace(spec, node=number), config.cluster))
         Supervisor(spec, channels, config.cluster.hang_timeout, shutdown).run()
     finally:
         for channel in channels:
@@ -71,6 +71,24 @@ def start(config: Config, folder: Path, hosts: list[Host], quiet: bool, shutdown
                 channel.process.kill()
                 channel.process.wait()
         mark.unlink(missing_ok=True)
+
+
+def _allow_files(hosts: int) -> None:
+    """Raise the limit of open files of this process, if ``hosts`` connections need more.
+
+    Raises:
+        ConfigError: the hard limit is too low.
+    """
+    needed = OTHER_FILES + FILES_PER_HOST * hosts
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ConfigError(
+            f"cluster.nodes={hosts}: the connections need {needed} open files, and the hard limit here is {hard}: raise it "
+            "(ulimit -Hn), or use fewer hosts"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def make_spec(config: Config, folder: Path, hosts: list[str], quiet: bool) -> LaunchSpec:
@@ -119,22 +137,36 @@ def query_hardware(host: Host, cluster: ClusterConfig) -> Hardware:
         raise ConfigError(f"{host.name}: {_explain(host, done.returncode, done.stderr, cluster)}") from None
 
 
-def _open(host: Host, number: int, cluster: ClusterConfig) -> Channel:
-    """Start the agent of a host; its launch specification is still to be sent."""
-    process = subprocess.Popen(
-        _command(host, cluster, "hydraft.launch.remote.agent"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        bufsize=0,
-        start_new_session=True,  # Ctrl-C is for the launcher, which stops the agents
-    )
+def _open(host: Host, spec: LaunchSpec, cluster: ClusterConfig) -> Channel:
+    """Start the agent of a host.
+
+    Raises:
+        ConfigError: ssh cannot be started here.
+    """
+
+    def begin() -> "subprocess.Popen[bytes]":
+        try:
+            process = subprocess.Popen(
+                _command(host, cluster, "hydraft.launch.remote.agent"),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                start_new_session=True,  # Ctrl-C is for the launcher, which stops the agents
+            )
+        except OSError as error:  # too many processes, for example
+            cause = f"its connection could not be started here ({error.strerror}): see ulimit -u and ulimit -n"
+            raise ConfigError(f"{host.name}: {cause}") from None
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):  # it has ended; the supervisor reports why
+            process.stdin.write(spec.to_line())
+        return process
 
     def explain(code: int, stderr: str) -> str:
         # After the first event, stderr is that of the ranks: it does not explain why ssh ended.
         return _explain(host, code, "" if channel.connected else stderr, cluster)
 
-    channel = Channel(process, [number], explain)
+    channel = Channel(begin(), [spec.here], explain, None if host.is_here else begin)
     return channel
 
 

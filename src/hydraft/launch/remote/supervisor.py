@@ -16,7 +16,7 @@ from hydraft.checkpoint import manifest
 from hydraft.errors import ConfigError, Failure, FailureReason, RankFailed
 from hydraft.launch.local import hang
 from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
-from hydraft.launch.remote.channel import Channel, Node, severity
+from hydraft.launch.remote.channel import Channel, Node, close, severity
 from hydraft.launch.remote.protocol import LaunchSpec
 from hydraft.runs import consistency
 from hydraft.system import streams
@@ -234,11 +234,18 @@ class Supervisor:
         """An agent that ended without a final event, or that no longer sends events, has failed."""
         now = time.monotonic()
         for channel in self.channels:
+            closed = channel.closed
+            if closed and not self.failures() and channel.retry(self.selector):
+                for number in channel.nodes:
+                    self.nodes[number].last_seen = now
+                continue
+            blamed = channel.blamed(channel.stderr) if closed else None
             for node in (self.nodes[number] for number in channel.nodes):
                 silence = now - node.last_seen
-                if channel.closed:
+                if closed:
                     cause = channel.explain(channel.process.returncode, "\n".join(channel.stderr))
-                    self.fail(node, _lost(cause) if node.about else _config(cause))
+                    to_change = node.about is None and blamed in (None, node.name)
+                    self.fail(node, _config(cause) if to_change else _lost(cause))
                 elif silence > (self.spec.link_timeout if node.about else HELLO_SECONDS):
                     logs = f"; its logs are still there, in {node.folder}" if node.folder else ""
                     self.fail(
@@ -254,6 +261,10 @@ class Supervisor:
             return Stopped(failure.signal)
         log = "train.log" if failure.rank is None else f"rank-{failure.rank}.log"
         failure = replace(failure, host=node.name, log=Path(self.spec.folder) / log)
+        if failure.reason is FailureReason.host_lost:
+            lost = [one.name for one in self.failures() if one is not node and one.lost]
+            more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+            failure = replace(failure, message=f"{failure.message}{_so_are(lost[:3], more)}")
         if failure.reason is FailureReason.config and failure.rank is None:
             failure = replace(failure, message=f"{node.name}: {failure.message}")
         return RankFailed(failure)
@@ -265,14 +276,19 @@ class Supervisor:
         while time.monotonic() < deadline and any(self.may_send(channel) for channel in self.channels):
             self.receive(0.1)
         for channel in self.channels:
-            channel.close()
+            if len(channel.nodes) == 1 and self.nodes[channel.nodes[0]].lost:
+                channel.process.kill()  # ssh would wait for a host that does not answer
+        close(self.channels)
         self.selector.close()
 
     def may_send(self, channel: Channel) -> bool:
         """Whether an agent behind ``channel`` may still send events."""
-        failures = [self.nodes[number].failure for number in channel.nodes]
-        lost = all(failure is not None and failure.reason is FailureReason.host_lost for failure in failures)
-        return not channel.closed and not lost
+        return not channel.closed and not all(self.nodes[number].lost for number in channel.nodes)
+
+
+def _so_are(names: list[str], more: str) -> str:
+    """The other hosts that are lost, as an addition to a message: a switch or a power line may be the cause of all."""
+    return f"; so {'is' if len(names) == 1 else 'are'} {', '.join(names)}{more}" if names else ""
 
 
 def _config(message: str) -> Failure:

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,7 +141,7 @@ def _srun(spec: LaunchSpec, cluster: ClusterConfig) -> Channel:
     def explain(code: int, stderr: str) -> str:
         return _explain(code, stderr, cluster)
 
-    return Channel(process, list(range(len(spec.hosts))), explain)
+    return Channel(process, list(range(len(spec.hosts))), explain, blamed=_first_to_end)
 
 
 def _explain(code: int, stderr: str, cluster: ClusterConfig) -> str:
@@ -155,7 +156,12 @@ def _explain(code: int, stderr: str, cluster: ClusterConfig) -> str:
     return f"srun {describe_exit(code)}" + (f" ({last.strip()})" if last else "")
 
 
-def _task_failure(failure: Failure, stderr: list[str], folder: Path) -> Failure:
+def _first_to_end(stderr: Sequence[str]) -> str | None:
+    """The machine whose task ended first by itself, according to srun; it ends the others after that."""
+    return next((ended[1] for ended in map(TASK_ENDED.match, stderr) if ended and "Exited with" in ended[3]), None)
+
+
+def _task_failure(failure: Failure, stderr: Sequence[str], folder: Path) -> Failure:
     """The failure, unless srun reports a task that was killed: then that is the cause, and ``failure`` is an effect."""
     if failure.reason in (FailureReason.config, FailureReason.hung, FailureReason.killed):
         return failure

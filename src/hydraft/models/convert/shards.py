@@ -73,6 +73,28 @@ def complete(folder: Path) -> bool:
     return True
 
 
+def check_sizes(folder: Path) -> None:
+    """Compare the size of every safetensors file of a checkpoint with what its header says; the weights are not read.
+
+    Raises:
+        ConfigError: one is missing, cut off or something else; the message begins with the folder.
+    """
+    for name in files(folder)[0]:
+        if not name.endswith(".safetensors"):
+            continue
+        size = (folder / name).stat().st_size
+        with (folder / name).open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))
+            try:
+                entries = json.loads(file.read(length) if length < size else b"")
+                ends = [entry["data_offsets"][1] for key, entry in entries.items() if key != "__metadata__"]
+                expected = 8 + length + max(ends, default=0)
+            except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+                raise ConfigError(f"{folder}/{name}: cut off, or not safetensors ({size:,} bytes)") from None
+        if size != expected:
+            raise ConfigError(f"{folder}/{name}: has {size:,} bytes, where its header needs {expected:,}")
+
+
 def _weight_map(path: Path) -> dict[str, str]:
     try:
         placed = json.loads(path.read_text(encoding="utf-8"))["weight_map"]

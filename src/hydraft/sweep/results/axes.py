@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ NEVER = ("mode", "resume", "sweep", "tracker", "model.sizes", "model.path")
 """Settings that do not affect a job's result."""
 
 
+PLAIN = re.compile(r"(?:0|-?[1-9]\d{0,15})(?:\.\d+)?(?:e-?\d{1,2})?")
+"""Numbers that YAML reads as Python does; reading them as YAML takes a hundred times longer."""
+
+
 @dataclass(frozen=True)
 class Axis:
     """A setting that differs between jobs, and its values."""
@@ -36,6 +41,14 @@ class Axis:
             isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
             for value in self.values
         )
+
+    @cached_property
+    def positions(self) -> dict[str, int]:
+        """The position of each value in ``values``, by its text."""
+        found: dict[str, int] = {}
+        for position, value in enumerate(self.values):
+            found.setdefault(str(value), position)
+        return found
 
     @cached_property
     def geometric(self) -> bool:
@@ -107,6 +120,8 @@ def split(override: str) -> tuple[str, Any]:
         return key, quoted
     if text != "null" and kind_of(key) is Kind.text:
         return key, text
+    if PLAIN.fullmatch(text):
+        return key, float(text) if "." in text or "e" in text else int(text)
     try:
         value = OmegaConf.create({"value": None}) if not text else OmegaConf.from_dotlist([f"value={text}"])
         found = OmegaConf.to_container(value)["value"]  # type: ignore[call-overload, index]

@@ -8,17 +8,21 @@ from typing import Any
 from hydraft.sweep.results import scales
 from hydraft.sweep.results.axes import Axis, number
 from hydraft.sweep.results.outcome import Outcome, Sweep
-from hydraft.sweep.results.plot_style import Chart, log_ticks, named, scored, text, upper, value_axis
+from hydraft.sweep.results.plot_style import MARKS, Chart, log_ticks, named, scored, some, text, upper, value_axis
 
 POINTS = 150
 """Most points of a curve."""
+
+CURVES = 150
+"""Most curves of a chart."""
 
 
 def curves(sweep: Sweep) -> list[Chart]:
     """Training and held-out loss of every job, step by step."""
     charts = []
+    outcomes, note = some(sweep.outcomes, CURVES)
     for field, name in (("loss", "training loss"), ("eval_loss", "held-out loss")):
-        drawn = [(outcome, _curve(outcome, field)) for outcome in reversed(sweep.outcomes)]
+        drawn = [(outcome, _curve(outcome, field)) for outcome in reversed(outcomes)]
         drawn = [(outcome, points) for outcome, points in drawn if points]
         if not drawn:
             continue
@@ -42,7 +46,7 @@ def curves(sweep: Sweep) -> list[Chart]:
             {
                 "choice": name,
                 "title": f"{upper(name)} of each job",
-                "note": "Each line is a job, the best one is bold; a click on a line shows the job.",
+                "note": f"Each line is a job, the best one is bold; a click on a line shows the job.{note}",
                 "traces": traces,
                 "layout": {"xaxis": {"title": "optimizer step"}, "yaxis": value_axis(f"{name} (nats a token)", values)},
                 "recolor": _recolor(sweep, [outcome for outcome, _ in drawn]),
@@ -71,13 +75,14 @@ def against(sweep: Sweep, which: int = 0) -> list[Chart]:
         best = (min if least else max)(medians, key=lambda pair: pair[1])[0]
         share = scales.explained(axis, [value for _, value, _ in here], [score for *_, score in here])
         at = (lambda value: value) if axis.numeric else text
+        marked, note = some(here, MARKS)
         finding = f"Best median at {number(best)}" if len(medians) < len(here) and few else f"Best at {number(best)}"
         if share is not None:
             finding += f"; this setting explains {share:.0%} of the variance between jobs"
         traces: list[dict[str, Any]] = [
             {
-                "type": "scatter", "mode": "markers", "x": [at(v) for _, v, _ in here], "y": [s for *_, s in here],
-                "customdata": [o.job.name for o, *_ in here], "text": [text(o.job.name) for o, *_ in here],
+                "type": "scatter", "mode": "markers", "x": [at(v) for _, v, _ in marked], "y": [s for *_, s in marked],
+                "customdata": [o.job.name for o, *_ in marked], "text": [text(o.job.name) for o, *_ in marked],
                 "hovertemplate": "%{text}<br>%{y:.4f}<extra></extra>",
                 "marker": {"size": 8, "color": "var:accent", "opacity": 0.65},
             }
@@ -91,7 +96,7 @@ def against(sweep: Sweep, which: int = 0) -> list[Chart]:
             )  # fmt: skip
         chart = {
             "title": f"{upper(name)} against {axis.key}",
-            "note": f"{finding}. Points are jobs{', the line joins medians' if len(traces) > 1 else ''}.",
+            "note": f"{finding}. Points are jobs{', the line joins medians' if len(traces) > 1 else ''}.{note}",
             "traces": traces,
             "layout": {"xaxis": _setting_axis(axis), "yaxis": value_axis(name, [s for *_, s in here])},
             "height": 320,
@@ -115,7 +120,9 @@ def cost(sweep: Sweep) -> list[Chart]:
             continue
         stages = sorted(found)
         medians = [statistics.median(value for _, value in found[stage]) for stage in stages]
-        points = [(stage, outcome, value) for stage in stages for outcome, value in found[stage]]
+        points, note = some(
+            [(stage, outcome, value) for stage in stages for outcome, value in found[stage]], MARKS, False
+        )
         traces: list[dict[str, Any]] = [
             {
                 "type": "bar", "x": stages, "y": medians,
@@ -133,7 +140,7 @@ def cost(sweep: Sweep) -> list[Chart]:
         charts.append(
             {
                 "title": title,
-                "note": "Bars are medians, points are jobs; jobs of one stage may differ in other settings too.",
+                "note": f"Bars are medians, points are jobs; jobs of one stage may differ in other settings too.{note}",
                 "traces": traces,
                 "layout": {"xaxis": {"type": "category"}, "yaxis": {"title": unit, "rangemode": "tozero"}},
                 "height": 320,

@@ -8,7 +8,10 @@ from typing import Any
 from hydraft.sweep.results import scales
 from hydraft.sweep.results.axes import Axis, number
 from hydraft.sweep.results.outcome import Outcome, Sweep
-from hydraft.sweep.results.plot_style import Chart, named, scored, text, tick, upper, value_axis
+from hydraft.sweep.results.plot_style import MARKS, Chart, named, scored, some, text, tick, upper, value_axis
+
+LINES = 200
+"""Most lines of the parallel coordinates."""
 
 PAIRS = 15
 """Most pairs of axes with a heat map."""
@@ -22,7 +25,8 @@ def parallel(sweep: Sweep) -> list[Chart]:
     ends = [Axis(name, tuple(sorted({o.objectives[i] for o in jobs}))) for i, name in enumerate(sweep.objectives)]
     columns = [*sweep.axes, *ends]
     traces: list[dict[str, Any]] = []
-    for outcome in reversed(jobs):
+    drawn, more = some(jobs, LINES)
+    for outcome in reversed(drawn):
         given = [*(outcome.values.get(axis.key) for axis in sweep.axes), *outcome.objectives]
         places = [scales.place(axis, value) for axis, value in zip(columns, given, strict=True)]
         for i, least in enumerate(sweep.minimize, len(sweep.axes)):
@@ -38,7 +42,7 @@ def parallel(sweep: Sweep) -> list[Chart]:
                     "width": 4 if best else 1.5,
                     "color": "var:accent" if best else scales.shade(1 - (goal or 0)),
                 },
-                "opacity": 1 if best else max(0.25, 0.8 - len(jobs) / 300),
+                "opacity": 1 if best else max(0.25, 0.8 - len(drawn) / 300),
             }
         )  # fmt: skip
     layout = {
@@ -53,7 +57,9 @@ def parallel(sweep: Sweep) -> list[Chart]:
             for value in _shown(axis)
         ],
     }  # fmt: skip
-    note = "Each line is a job, from its settings to its objective: the best is at the top on the right, and bold."
+    note = (
+        f"Each line is a job, from its settings to its objective: the best is at the top on the right, and bold.{more}"
+    )
     return [
         {
             "title": "Which settings lead to the best jobs", "note": note, "traces": traces, "layout": layout,
@@ -118,9 +124,10 @@ def front(sweep: Sweep) -> list[Chart]:
     if not jobs:
         return []
     best = sorted((o for o in jobs if o.on_front), key=lambda o: o.objectives[0])
+    others, more = some([o for o in jobs if not o.on_front], MARKS)
     traces = []
     for part, mode, look in (
-        ([o for o in jobs if not o.on_front], "markers", {"size": 8, "color": "var:muted", "opacity": 0.6}),
+        (others, "markers", {"size": 8, "color": "var:muted", "opacity": 0.6}),
         (best, "lines+markers", {"size": 10, "color": "var:accent"}),
     ):
         traces.append(
@@ -136,7 +143,7 @@ def front(sweep: Sweep) -> list[Chart]:
     return [
         {
             "title": f"{upper(sweep.objectives[1])} against {sweep.objectives[0]}",
-            "note": f"{len(best)} of {len(jobs)} jobs are on the line: no other job is better in both.",
+            "note": f"{len(best)} of {len(jobs)} jobs are on the line: no other job is better in both.{more}",
             "traces": traces,
             "layout": {
                 "xaxis": value_axis(sweep.objectives[0], first),

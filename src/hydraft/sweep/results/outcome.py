@@ -13,14 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hydraft.errors import ConfigError
 from hydraft.sweep.results import axes as axes_of
-from hydraft.sweep.results import ledger
+from hydraft.sweep.results import config_text, ledger
 from hydraft.sweep.results.axes import Axis
 from hydraft.sweep.results.command import of_job
 from hydraft.sweep.results.ledger import Job, Ledger, State
+from hydraft.system import line_file
 from hydraft.system.redaction import redact, redact_command, redact_line, redact_text
 
 ENDS = {"completed": State.done, "failed": State.failed}
@@ -47,13 +46,9 @@ class Outcome:
     def config(self) -> dict[str, Any]:
         """Every setting by its dotted name; empty for a job that never started."""
         try:
-            text = (self.folder / "config.yaml").read_text(encoding="utf-8")
-            found = yaml.load(
-                text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-            )  # OmegaConf takes 30 ms a file
-        except (OSError, ValueError, yaml.YAMLError):  # missing, or cut off
+            return dict(redact(config_text.settings((self.folder / "config.yaml").read_text(encoding="utf-8"))))
+        except (OSError, ValueError):  # missing, or cut off
             return {}
-        return dict(redact(axes_of.flat(found))) if isinstance(found, dict) else {}
 
     @cached_property
     def result(self) -> dict[str, Any]:
@@ -63,7 +58,10 @@ class Outcome:
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """The complete lines of ``metrics.jsonl``."""
-        return read_lines(self.folder / "metrics.jsonl")
+        try:
+            return line_file.read(self.folder / "metrics.jsonl").values
+        except OSError:
+            return []
 
     @cached_property
     def objectives(self) -> list[float]:
@@ -157,9 +155,8 @@ def read(folder: Path) -> Sweep:
     about: dict[str, Any] = {}
     if (folder / ledger.ABOUT).exists():
         about = ledger.read_about(folder)
-        outcomes = [
-            Outcome(_with_true_state(Ledger(folder), job), folder / job.name) for job in Ledger(folder).jobs().values()
-        ]
+        book = Ledger(folder)
+        outcomes = [Outcome(_with_true_state(book, job), folder / job.name) for job in book.jobs().values()]
     else:
         outcomes = [Outcome(_job_of(run), run) for run in _runs(folder)]
         if not outcomes:
@@ -171,7 +168,9 @@ def read(folder: Path) -> Sweep:
         chosen = [outcome.config for outcome in outcomes]
         axes = axes_of.of_configs([config for config in chosen if config])
     for outcome, values in zip(outcomes, chosen, strict=True):
-        outcome.values = {axis.key: values.get(axis.key, outcome.config.get(axis.key)) for axis in axes}
+        outcome.values = {
+            axis.key: values[axis.key] if axis.key in values else outcome.config.get(axis.key) for axis in axes
+        }
     count = max((len(outcome.objectives) for outcome in outcomes), default=0) or 1
     names, minimize = _objectives(about, outcomes, count)
     command = about.get("command") or _recorded_command(outcomes)
@@ -193,13 +192,18 @@ def rank(outcomes: Sequence[Outcome], minimize: Sequence[bool]) -> list[Outcome]
         signed = zip(outcome.objectives, minimize, strict=False)
         return [(value if least else -value) if math.isfinite(value) else math.inf for value, least in signed]
 
-    scored = [outcome for outcome in outcomes if outcome.objectives]
-    for outcome in scored:
+    scored = sorted((outcome for outcome in outcomes if outcome.objectives), key=costs)
+    front: list[list[float]] = []
+    for outcome in (
+        scored if len(minimize) > 1 else []
+    ):  # a job is only dominated by one before it, and then by one of the front
         mine = costs(outcome)
-        outcome.on_front = len(minimize) > 1 and not any(
-            all(a <= b for a, b in zip(costs(other), mine, strict=False)) and costs(other) != mine for other in scored
-        )
-    scored.sort(key=lambda outcome: (not outcome.on_front, costs(outcome)))
+        if mine in front[-1:]:
+            outcome.on_front = True
+        elif not any(all(a <= b for a, b in zip(other, mine, strict=False)) for other in reversed(front)):
+            outcome.on_front = True
+            front.append(mine)
+    scored.sort(key=lambda outcome: not outcome.on_front)
     for position, outcome in enumerate(scored, 1):
         outcome.rank = position
     rest = [outcome for outcome in outcomes if not outcome.objectives]
@@ -207,28 +211,12 @@ def rank(outcomes: Sequence[Outcome], minimize: Sequence[bool]) -> list[Outcome]
     return scored + sorted(rest, key=lambda outcome: order[outcome.job.state])
 
 
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The complete lines of a .jsonl file."""
-    try:
-        text = file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    return [line for line in map(_line, text.splitlines()) if line]
-
-
-def _line(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _json(file: Path) -> dict[str, Any]:
     try:
-        return _line(file.read_text(encoding="utf-8"))
-    except OSError:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _with_true_state(book: Ledger, job: Job) -> Job:

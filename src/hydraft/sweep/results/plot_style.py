@@ -3,10 +3,15 @@
 import html
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from hydraft.sweep.results.axes import number
 from hydraft.sweep.results.outcome import Outcome, Sweep
+
+T = TypeVar("T")
+
+MARKS = 1000
+"""Most points of a chart."""
 
 Chart = dict[str, Any]
 """``title`` and ``note`` are shown above it, ``traces`` and ``layout`` are for plotly, other keys for the page's script.
@@ -32,6 +37,19 @@ def named(values: Sequence[Any]) -> dict[str, Any]:
     whole = [text(value) for value in values]
     ticks = {"tickvals": whole, "ticktext": [tick(value) for value in values]}
     return {"type": "category", "categoryorder": "array", "categoryarray": whole, **ticks}
+
+
+def some(jobs: Sequence[T], most: int, best: bool = True) -> tuple[list[T], str]:
+    """At most ``most`` of ``jobs`` and an addition to the chart's note: a page with thousands of lines would take minutes to open.
+
+    With ``best`` they are sorted by rank, and the best half is among them; the others are taken at even distances.
+    """
+    if len(jobs) <= most:
+        return list(jobs), ""
+    first = most // 2 if best else 0
+    chosen = [*range(first), *(first + i * (len(jobs) - first) // (most - first) for i in range(most - first))]
+    which = f"the best {first:,} and others, taken evenly" if best else "taken evenly"
+    return [jobs[index] for index in chosen], f" Of {len(jobs):,} jobs, {most:,} are drawn: {which}."
 
 
 def scored(sweep: Sweep, which: int) -> list[tuple[Outcome, float]]:

@@ -82,9 +82,12 @@ class Follower:
     """Seconds that finished jobs took, in the order in which they ended."""
     seen: tuple[int, int] = (0, 0)
 
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.folder)
+
     def read(self) -> None:
         """Read what has happened since the last call."""
-        book = Ledger(self.folder)
+        book = self.ledger
         try:
             about = book.file.stat()
         except OSError:

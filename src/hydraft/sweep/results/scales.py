@@ -20,8 +20,8 @@ MANY = 8
 def place(axis: Axis, value: Any) -> float | None:
     """Position from 0 to 1 on the scale of the axis; None without a value."""
     if not axis.numeric:
-        texts = [str(known) for known in axis.values]
-        return texts.index(str(value)) / max(1, len(texts) - 1) if str(value) in texts else None
+        position = axis.positions.get(str(value))
+        return None if position is None else position / max(1, len(axis.values) - 1)
     if not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     if len(axis.values) < 2:
@@ -74,7 +74,7 @@ def bin_of(axis: Axis, value: Any) -> int | None:
         return None
     if axis.numeric and len(axis.values) > MANY:
         return min(int(part * MANY), MANY - 1)
-    return [str(known) for known in axis.values].index(str(value))
+    return axis.positions[str(value)]
 
 
 def short(value: float) -> str:

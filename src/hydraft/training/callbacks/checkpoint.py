@@ -5,6 +5,7 @@ data, random states of all ranks, loss sums of the next line in metrics.jsonl, s
 """
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hydraft.checkpoint.training_state import TrainingState
 from hydraft.config.choices import Save
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
+from hydraft.models import exchange
 from hydraft.system.console import Screen
 from hydraft.training.callbacks.divergence import DivergenceCallback
 from hydraft.training.callbacks.evaluation import EvaluationCallback
@@ -31,17 +33,18 @@ def find_start(folder: Path, screen: Screen) -> Start | None:
     Raises:
         ConfigError: a newer version of hydraft saved it.
     """
-    shared: list[Start | None] = [None]
+    found: dict[str, Any] | None = None
     if dist.get_rank() == 0:
         checkpoint, skipped = manifest.newest(folder)
         for line in skipped:
             screen.say(line)
         if checkpoint is not None:
-            shared = [Start(checkpoint, TrainingState.load(checkpoint))]
-    dist.broadcast_object_list(shared, 0)
-    start = shared[0]
-    if start is not None:
-        screen.say(f"resuming from {start.folder.name}")
+            found = {"folder": str(checkpoint), "state": asdict(TrainingState.load(checkpoint))}
+    found = exchange.broadcast(found)
+    if found is None:
+        return None
+    start = Start(Path(found["folder"]), TrainingState(**found["state"]))
+    screen.say(f"resuming from {start.folder.name}")
     return start
 
 
@@ -148,8 +151,7 @@ class CheckpointCallback(TrainerCallback):
             weights.save(trainer.model, tokenizer, target, updated, self.origin, more)  # type: ignore[arg-type]
 
     def _state(self, trainer: RunTrainer) -> TrainingState:
-        sums: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(sums, float(trainer._tr_loss))
+        sums = exchange.all_gather(float(trainer._tr_loss))
         return TrainingState(
             step=trainer.state.global_step,
             records=self.records,

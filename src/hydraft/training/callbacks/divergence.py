@@ -29,6 +29,7 @@ from hydraft.config.choices import OnDivergence, Precision
 from hydraft.config.schema import Config
 from hydraft.data import provenance
 from hydraft.errors import Diverged
+from hydraft.models import exchange
 from hydraft.system import files
 from hydraft.training.callbacks.early_stop import EarlyStopCallback
 from hydraft.training.callbacks.logging import LoggingCallback
@@ -190,15 +191,11 @@ class DivergenceCallback(TrainerCallback):
         return None
 
     def _handle(self, step: int, cause: Cause, losses: torch.Tensor, loss: float) -> None:
-        shares: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(shares, losses.tolist())
-        report: list[Any] = [None]
-        if dist.get_rank() == 0:
-            report = [self._report(step, cause, shares, loss)]
+        shares = exchange.all_gather(losses.tolist())
+        report = self._report(step, cause, shares, loss) if dist.get_rank() == 0 else None
         if self.config.train.on_divergence is OnDivergence.ignore:
             return
-        dist.broadcast_object_list(report, 0)  # rank 0 has written metrics.jsonl and result.json by then
-        raise Diverged(**report[0])
+        raise Diverged(**exchange.broadcast(report))  # rank 0 has written metrics.jsonl and result.json by then
 
     def _report(self, step: int, cause: Cause, shares: list[list[float]], loss: float) -> dict[str, Any]:
         """Rank 0: write what happened to metrics.jsonl and result.json, and return the arguments of ``Diverged``."""

@@ -1,13 +1,12 @@
 """The callback that logs metrics to metrics.jsonl, the progress bar and the dashboard."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hydraft.system import files
+from hydraft.system import line_file
 from hydraft.system.console import Screen
 from hydraft.tracking.base import Tracker, numbers
 
@@ -36,19 +35,20 @@ class LoggingCallback(TrainerCallback):
         """Write a line to metrics.jsonl, with null for numbers that are not finite, and log it to the dashboard."""
         if self.rank != 0:
             return
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(files.finite({"step": step, **values}), ensure_ascii=False) + "\n")
+        line_file.append(self.file, {"step": step, **values})
         self.tracker.log(numbers(values), step)
 
     def resume(self, step: int, tokens: int, seconds: float) -> None:
-        """Resume after ``step``: remove the lines of later steps from metrics.jsonl."""
+        """Resume after ``step``: remove the lines of later steps, and damaged ones, from metrics.jsonl."""
         self.tokens, self.seconds = tokens, seconds
         self.started -= seconds
         if self.rank == 0 and self.file.exists():
-            lines = self.file.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
-            files.write_text(self.file, "".join(f"{line}\n" for line in kept))
-            self.tracker.resume([json.loads(line) for line in kept])
+            lines = line_file.read(self.file)
+            kept = [line for line in lines.values if isinstance(line.get("step"), int) and line["step"] <= step]
+            if lines.damaged:
+                self.screen.say(f"{self.file}: what was cut off in writing is removed (lines: {lines.damaged:,})")
+            line_file.rewrite(self.file, kept)
+            self.tracker.resume(kept)
 
     def exclude(self, seconds: float) -> None:
         """Exclude time that was not spent on training."""

@@ -159,6 +159,8 @@ function openJob(name) {
   dialog.scrollTop = 0;
 }
 
+const MOST = 500; // rows of the table: a browser draws that many without delay
+
 function jobs() {
   let sorted = -1;
   let down = false;
@@ -181,8 +183,9 @@ function jobs() {
       if (index === sorted) head.setAttribute("aria-sort", down ? "descending" : "ascending");
       else head.removeAttribute("aria-sort");
     });
-    count.textContent = rows.length === data.rows.length ? `${rows.length} jobs` : `${rows.length} of ${data.rows.length} jobs`;
-    body.replaceChildren(...rows.map((row) => make("tr", {
+    count.textContent = (rows.length === data.rows.length ? `${rows.length} jobs` : `${rows.length} of ${data.rows.length} jobs`)
+      + (rows.length > MOST ? `, the first ${MOST} are shown` : "");
+    body.replaceChildren(...rows.slice(0, MOST).map((row) => make("tr", {
       class: row.best ? "best" : null, tabindex: 0, "data-job": row.name,
       onclick: () => openJob(row.name),
       onkeydown: (event) => { if (event.key === "Enter") openJob(row.name); },
@@ -202,7 +205,8 @@ function failures() {
   if (!data.failures.length) return;
   main.append(make("h2", {}, "Jobs that did not complete"), ...data.failures.map((failure) => make("div", { class: "panel failure" },
     make("pre", {}, failure.cause), make("p", { class: "note" }, failure.note),
-    make("div", { class: "chips" }, ...failure.jobs.map((name) => make("button", { type: "button", onclick: () => openJob(name) }, name))))));
+    make("div", { class: "chips" }, ...failure.jobs.slice(0, MOST).map((name) => make("button", { type: "button", onclick: () => openJob(name) }, name)),
+      failure.jobs.length > MOST ? make("span", { class: "muted" }, `and ${failure.jobs.length - MOST} more`) : ""))));
 }
 
 // ---- the page -----------------------------------------------------------------------------------------------------
