@@ -83,7 +83,7 @@ def test_a_printed_command_means_the_folder_when_it_is_pasted(tmp_path: Path) ->
     assert " 7 steps" in done.stdout
 
 
-@pytest.mark.parametrize("key", ["resume", "run"])
+@pytest.mark.parametrize("key", ["resume", "hydra.run.dir"])
 def test_every_printed_override_means_its_text(key: str) -> None:
     for name in [*NAMES, " a ", "a\\'b", "???", "a\\${b}", "1e3", "outputs/2026-01-01/09-00-00"]:
         (word,) = shlex.split(printed.override(key, name))
