@@ -20,7 +20,7 @@ from hydraft.errors import Failure, FailureReason, Phase
 from hydraft.launch.slurm import job_script
 from hydraft.plan import plan
 from hydraft.plan.token_count import Text
-from hydraft.runs import resume
+from hydraft.runs import resume, run_folder
 from hydraft.system import files, hardware
 from hydraft.system.hardware import Hardware
 
@@ -94,6 +94,7 @@ def _halved(train: TrainConfig) -> TrainConfig | None:
 def _update_folder(folder: Path, config: Config) -> None:
     """Write the changed config and its plan to the run's folder."""
     files.write_text(folder / "config.yaml", saved(config))
+    run_folder.keep_private(folder)
     known: dict[str, Any] = json.loads((folder / "plan.json").read_text())
     found = json.loads((folder / "environment.json").read_text())["hardware"]
     machine = hardware.detect() if found is None else Hardware.from_dict(found)

@@ -47,6 +47,7 @@ def _run(folder: Path, quiet: bool) -> int:
         config = plan.settle(config, machine, planned.get("labelled", config.data.max_length))
         rules.check(config, machine)
         files.write_text(folder / "config.yaml", saved(config))
+        run_folder.keep_private(folder)
         known = json.loads((folder / "environment.json").read_text())
         files.write_json(folder / "environment.json", {**known, "hardware": machine.to_dict()})
         launch.run(config, folder, quiet)

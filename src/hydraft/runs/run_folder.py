@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydraft.config import printed
 from hydraft.config.schema import Config, saved
 from hydraft.errors import ConfigError
 from hydraft.runs import claim
@@ -185,6 +186,6 @@ def find(run: str, setting: str = "run") -> Path:
     if setting == "resume" and (folder / claim.CONFIG).stat().st_size == 0:
         raise ConfigError(
             f"{setting}={run}: its config.yaml is empty, since the disk was full when it was to begin: give its own command again, "
-            f"with hydra.run.dir={run}"
+            f"with {printed.override('hydra.run.dir', run)}"
         )
     return folder

@@ -14,6 +14,7 @@ from hydraft.config.schema import load_config, saved
 from hydraft.errors import ConfigError, RunFailed
 from hydraft.infer.export import model_card
 from hydraft.launch import run as launch
+from hydraft.launch import run_log
 from hydraft.plan import plan
 from hydraft.runs import run_folder
 from hydraft.sweep import job_status
@@ -37,7 +38,7 @@ def test_the_files_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     )
     run_folder.create(folder, config, plan.make_plan(config, 24, machine), machine)
     run_folder.keep_private(folder)
-    with launch._logging_to(folder / "train.log"):
+    with run_log.writing(folder):
         logging.getLogger("hydraft.launch").error("ssh h 'export TOKEN=%s' failed", SECRET)
         launch._write_result(folder, 0.0, "failed", error={"cause": f"RuntimeError: --password {SECRET}", "rank": 0})
     for file in folder.iterdir():
