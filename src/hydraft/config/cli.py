@@ -7,6 +7,7 @@ Ctrl-C).
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -91,7 +92,21 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output has ended (… | head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except Exception as error:  # Hydra does not expect everything that can be typed
+        if _has_begun(error):
+            raise
+        given = [argument for argument in sys.argv[1:] if "=" in argument]
+        print(f"{Path(sys.argv[0]).name}: {explain(error, config_name, given)}", file=sys.stderr)
+        return EXIT_REFUSED
     return 0
+
+
+def _has_begun(error: Exception) -> bool:
+    """Whether a job or a sweep, and not the reading of the command line, raised ``error``."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    names = [str(frame.f_globals.get("__name__")) for frame in frames]
+    later = [name for name in names if re.match(r"hydraft\.(?!config\.)|hydra_plugins\.hydraft", name)]
+    return bool(later) or any(frame.f_code.co_name == "guarded" for frame in frames)
 
 
 def refuse(hydra_config: HydraConf) -> None:
