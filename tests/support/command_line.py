@@ -23,7 +23,7 @@ def refused(
         task: what gets the composed config; by default what the script does with it.
     """
     code, line = ended(monkeypatch, command, *arguments, task=task)
-    assert code == 2 and line.count("\n") == 1 and line.startswith(f"{command}.py: "), (code, line[-2000:])
+    assert code == 2 and line.count("\n") == 1 and line.startswith(f"{command}.py: "), (arguments, code, line[-2000:])
     return line
 
 

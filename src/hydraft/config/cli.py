@@ -17,6 +17,7 @@ import hydra
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -80,7 +81,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> int:
         if caught:
             raise caught[0]
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
-        print(f"{Path(sys.argv[0]).name}: {explain(error, config_name)}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: {explain(error, config_name, _typed())}", file=sys.stderr)
         return EXIT_REFUSED
     except RunFailed as error:
         print(error, file=sys.stderr)
@@ -95,10 +96,13 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> int:
     except Exception as error:  # Hydra does not expect everything that can be typed
         if _has_begun(error):
             raise
-        given = [argument for argument in sys.argv[1:] if "=" in argument]
-        print(f"{Path(sys.argv[0]).name}: {explain(error, config_name, given)}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: {explain(error, config_name, _typed())}", file=sys.stderr)
         return EXIT_REFUSED
     return 0
+
+
+def _typed() -> list[str]:
+    return [argument for argument in sys.argv[1:] if "=" in argument]
 
 
 def _has_begun(error: Exception) -> bool:
@@ -106,6 +110,8 @@ def _has_begun(error: Exception) -> bool:
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     names = [str(frame.f_globals.get("__name__")) for frame in frames]
     later = [name for name in names if re.match(r"hydraft\.(?!config\.)|hydra_plugins\.hydraft", name)]
+    if names[-1] == Plugins.__module__:  # hydra.launcher._target_ is none of Hydra's plugins
+        return False
     return bool(later) or any(frame.f_code.co_name == "guarded" for frame in frames)
 
 

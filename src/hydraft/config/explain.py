@@ -1,12 +1,13 @@
 """One line that says what to change, for any error of a config. No torch."""
 
 import difflib
+import itertools
 import re
 from collections.abc import Callable, Sequence
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
 
 from hydraft.config import groups
 from hydraft.config.help import did_you_mean
@@ -23,10 +24,14 @@ def explain(error: Exception, command: str = "train", typed: Sequence[str] = ())
     Args:
         error: of the command line, of Hydra or of OmegaConf.
         command: the script without its suffix, whose settings it is about.
-        typed: the overrides, of which an error that Hydra did not expect names the first that raises it.
+        typed: the overrides, one of which an error may be about that does not name it.
     """
-    expected = isinstance(error, (ConfigError, HydraException, OmegaConfBaseException))
-    return one_line(_explained(error, command) if expected else _unexpected(error, command, typed))
+    if not isinstance(error, (ConfigError, HydraException, OmegaConfBaseException)):
+        return one_line(_unexpected(error, command, typed))
+    text = _explained(error, command)
+    if isinstance(error, InterpolationResolutionError):  # it does not know where the interpolation is
+        text = next((f"{one}: {text}" for one in typed if "${" in one), text)
+    return one_line(text)
 
 
 def one_line(text: str) -> str:
@@ -99,7 +104,9 @@ def _of_setting(error: Exception, command: str) -> str:
     if isinstance(cause, InterpolationKeyError) and (size := re.search(r"sizes\[(.*?)\]", str(cause))):
         return f"model.size={size[1]}: no such size (there are: {', '.join(cause.parent_node.sizes)})"
     key = next(filter(None, reversed(keys)), "")
-    text = (getattr(cause, "msg", None) or str(cause)).strip().splitlines()[0]
+    lines = (getattr(cause, "msg", None) or str(cause)).strip().splitlines() or [type(cause).__name__]
+    following = itertools.takewhile(lambda line: line.strip() and not line.startswith(("    ", "See ")), lines[1:])
+    text = lines[0] if key else " ".join([lines[0], *following])
     if key and text.startswith("Value '' "):
         return f"{key}=: is empty; give {key}=…"
     unknown = re.match(r"Key '([^']+)' (?:is )?not in '(\w+)'", text)

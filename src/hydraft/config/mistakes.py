@@ -29,6 +29,11 @@ FLAGS = (
 FOLDERS = ("--config-path", "-cp", "--config-dir", "-cd")
 """Those that name a folder of options."""
 
+SHOWN = ("job", "hydra", "all")
+ABOUT = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+ONE_OF = {"--cfg": SHOWN, "-c": SHOWN, "--info": ABOUT, "-i": ABOUT}
+"""By flag: its values (hydra/_internal/utils.py, get_args_parser)."""
+
 PICKLED = "--experimental-rerun"
 """That whose file is a pickled config (hydra/_internal/utils.py, _run_hydra)."""
 
@@ -66,6 +71,7 @@ def refuse(arguments: Sequence[str], command: str) -> None:
             name = argument.partition("=")[0]
             if name not in FLAGS and sum(len(name) > 4 and flag.startswith(name) for flag in FLAGS) != 1:
                 raise ConfigError(_dashed(argument, rest, command))
+            _refuse_value_of(argument, rest)
             after = number + 2 if name in WITH_VALUE and "=" not in argument else after
         elif "=" not in argument or argument.startswith("="):
             if {"-h", "--help"} & set(arguments):
@@ -93,6 +99,18 @@ def _refuse_unreadable(arguments: Sequence[str]) -> None:
             raise ConfigError(
                 f"{flag} {folder}: belongs to {owner}, and a folder of options decides what is run: copy what you have read to a folder of your own"
             )
+
+
+def _refuse_value_of(argument: str, rest: Sequence[str]) -> None:
+    """Refuse a flag of Hydra without its value, or with one that it does not take."""
+    flag, equals, value = argument.partition("=")
+    value = value if equals else next(iter(rest), "")
+    if flag in ("--info", "-i") and not equals and (not value or value.startswith("-")):
+        return  # its value may be left out
+    if flag in WITH_VALUE and not value:
+        raise ConfigError(f"{flag}: needs a value")
+    if flag in ONE_OF and value not in ONE_OF[flag]:
+        raise ConfigError(f"{flag} {value}: must be one of {', '.join(ONE_OF[flag])}")
 
 
 def _refuse_endless(name: str, value: str) -> None:

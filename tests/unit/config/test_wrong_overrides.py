@@ -87,10 +87,8 @@ COMPOSED = (
     "lora.r=", "lora.r=[]", "lora.r={}", "lora.r=x", "lora.r=1.5", "lora.r=null", "lora.r=8'", "lora.r=${seed", "lora.r=${oc.env:NO_SUCH}",
     "lora.r=${nothing:}", "lora.r=???", "lora.r=" + "9" * 5000, "lora.r=\n", "seed=1e400", "seed=0x10", "seed=é", "seed==8", "lora.=8", ".lora=8",
     "lora..r=8", "lora[r]=8", "lora/r=8", "+nope=3", "~nope", "+=3", "@=3", "zero@:=stage3", "🦙=3", "hydra=3", "hydra.run=3", "hydra.mode=x",
-    "hydra/launcher=[1]", "hydra/launcher=nope", "hydra.launcher._target_=os.system", "+hydra.callbacks.x._target_=os.system", "hydra.run.dir=",
-    "mode=3", "mode=null", "mode=[plan]", "model.sizes=3", "data.columns=3", "data.columns={a:[b]}", "cluster.slurm=3", "train=3", "train=[1]",
-    "train={epochs:x}", "train.betas=[[1],2]", "train.betas=null", "data.train=null", "sweep.objective=3",
-)  # fmt: skip
+    "hydra/launcher=[1]", "hydra/launcher=nope", "+hydra.callbacks.x._target_=os.system",     "mode=3", "mode=null", "mode=[plan]", "model.sizes=3", "data.columns=3", "data.columns={a:[b]}", "cluster.slurm=3", "train=3", "train=[1]",
+    "train={epochs:x}", "train.betas=[[1],2]", "train.betas=null", "data.train=null", )  # fmt: skip
 """Of settings: what Hydra's grammar, its composition or OmegaConf refuse, or do not expect."""
 
 
@@ -111,6 +109,32 @@ def test_what_hydra_refuses_or_does_not_expect_is_one_line(monkeypatch: pytest.M
             .partition("@")[0]
         )
         assert name in line and line.strip().isprintable() and len(line) < 2000, line
+
+
+FLAGS = {
+    "--cfg": "needs a value",
+    "--cfg nope": "job, hydra, all",
+    "-i x": "defaults-tree",
+    "--config-dir": "needs a value",
+    "--experimental-rerun x": "pickle",
+}
+
+
+@pytest.mark.parametrize("typed", FLAGS)
+def test_a_flag_of_hydra_with_a_wrong_value_is_told(typed: str) -> None:
+    assert FLAGS[typed] in message(*typed.split())
+
+
+def test_a_sweep_of_what_hydra_does_not_expect_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is started: no job is composed."""
+    for typed in (
+        "hydra.launcher._target_=os.system",
+        "hydra=3",
+        "hydra/launcher=[1]",
+        "lora=[1]",
+        "hydra.sweeper.params=3",
+    ):
+        assert typed.partition("=")[0] in command_line.refused(monkeypatch, "train", "-m", typed, task=checked)
 
 
 def test_values_that_take_a_parser_minutes_are_refused_at_once() -> None:
