@@ -8,8 +8,8 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -32,6 +32,9 @@ from hydraft.errors import EXIT_INTERRUPTED, EXIT_REFUSED, ConfigError, RunFaile
 from hydraft.system.source_tree import ROOT
 
 T = TypeVar("T")
+
+NO_HOME = "Could not determine home directory."
+"""The message of pathlib, Path.expanduser and Path.home."""
 
 
 def _schema(section: type[Any], open_dict: str) -> DictConfig:
@@ -60,7 +63,8 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> int:
     def guarded(config: DictConfig) -> Any:
         try:
             refuse(HydraConfig.get())
-            return task(config)
+            with _home():
+                return task(config)
         except (ConfigError, OmegaConfBaseException, RunFailed, KeyboardInterrupt) as error:
             if HydraConfig.get().mode is RunMode.MULTIRUN:
                 raise
@@ -99,6 +103,26 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> int:
         print(f"{Path(sys.argv[0]).name}: {explain(error, config_name, _typed())}", file=sys.stderr)
         return EXIT_REFUSED
     return 0
+
+
+@contextmanager
+def _home() -> Iterator[None]:
+    """Refuse a path below a home folder that is not known, which pathlib reports as a RuntimeError, wherever it is first read.
+
+    Raises:
+        ConfigError: names the override, or the variable.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error) != NO_HOME:
+            raise
+        named = next((one for one in _typed() if re.search(r"=[\['\"]*~", one)), None)
+        raise ConfigError(
+            f"{named}: there is no such home folder: give the whole path"
+            if named
+            else "HOME: is not set, and this user has no home folder: set it, such as HOME=/tmp/me"
+        ) from error
 
 
 def _typed() -> list[str]:

@@ -5,6 +5,7 @@ import itertools
 import math
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import command_line
@@ -122,6 +123,18 @@ FLAGS = {
 @pytest.mark.parametrize("typed", FLAGS)
 def test_a_flag_of_hydra_with_a_wrong_value_is_told(typed: str) -> None:
     assert FLAGS[typed] in message(*typed.split())
+
+
+def test_a_home_folder_that_there_is_not_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(composed: Any) -> None:
+        Path(composed.model.path).expanduser()
+        Path.home()
+
+    line = command_line.refused(monkeypatch, "train", "model.path=~nobody-here/x", task=read)
+    assert "model.path='~nobody-here/x': there is no such home folder" in line
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000_000)  # as in a container with a user of no name
+    assert "HOME: is not set" in command_line.refused(monkeypatch, "train", task=read)
 
 
 def test_a_sweep_of_what_hydra_does_not_expect_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
