@@ -1,5 +1,6 @@
 """``hydraft <command>`` or ``python -m hydraft <command>``: commands beside training and inference, each imported when it is called."""
 
+import os
 import sys
 from importlib import import_module
 
@@ -57,4 +58,6 @@ def command() -> None:
 
 
 if __name__ == "__main__":
+    if sys.path[0] == os.getcwd():  # noqa: PTH109
+        del sys.path[0]  # python -m looks for modules in the working directory first, whoever put them there
     command()

@@ -5,6 +5,7 @@ and the refusals, ``--help`` and docs/configuration.md are made from them.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, is_dataclass
 from enum import Enum
@@ -24,6 +25,13 @@ class Effect(Enum):
     """It names a model, whose code runs with ``model.trust_remote_code=true``."""
     reads = "reads"
     """It names files whose content gets into the run's folder."""
+
+
+LARGEST = 2**53
+"""Of a whole number: beyond it a float, such as a time or a share that is computed from it, is another number."""
+
+LARGEST_SEED = 2**32 - 1
+"""numpy takes none that is larger (numpy.random.seed)."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,10 @@ class Bounds:
         if self.one_of:
             return value in self.one_of
         if self.valid is not None:
-            return self.valid(value)
+            try:
+                return self.valid(value)
+            except TypeError:  # a list in a list, where OmegaConf does not look
+                return False
         return (
             (self.at_least is None or value >= self.at_least)
             and (self.above is None or value > self.above)
@@ -128,6 +139,10 @@ def violations(section: Any, prefix: str = "") -> Iterator[str]:
         value, name, bounds = getattr(section, declared.name), f"{prefix}{declared.name}", bounds_of(declared)
         if is_dataclass(value):
             yield from violations(value, f"{name}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            yield f"{name}={value}: is no finite number{f'; it must be {bounds.text}' if bounds.text else ''}{bounds.hint}"
+        elif type(value) is int and abs(value) > LARGEST:
+            yield f"{name}={value}: is too large; it must be {bounds.text or 'a number'}, and at most {LARGEST}"
         elif not bounds.holds(value):
             shown = value.value if isinstance(value, Enum) else value
             yield f"{name}={shown}: {bounds.refusal or f'must be {bounds.text}{bounds.hint}'}"

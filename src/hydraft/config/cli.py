@@ -7,7 +7,9 @@ Ctrl-C).
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -15,6 +17,7 @@ import hydra
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -31,6 +34,9 @@ from hydraft.system.redaction import redact_text
 from hydraft.system.source_tree import ROOT
 
 T = TypeVar("T")
+
+NO_HOME = "Could not determine home directory."
+"""The message of pathlib, Path.expanduser and Path.home."""
 
 
 def _schema(section: type[Any], open_dict: str) -> DictConfig:
@@ -64,7 +70,8 @@ def run(task: Callable[[DictConfig], Any], config_name: str, check: job_folder.C
     def guarded(config: DictConfig) -> Any:
         try:
             refuse(HydraConfig.get())
-            return task(config)
+            with _home():
+                return task(config)
         except (ConfigError, OmegaConfBaseException, RunFailed, KeyboardInterrupt) as error:
             if HydraConfig.get().mode is RunMode.MULTIRUN:
                 raise
@@ -86,14 +93,53 @@ def run(task: Callable[[DictConfig], Any], config_name: str, check: job_folder.C
         if caught:
             raise caught[0]
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
-        print(f"{Path(sys.argv[0]).name}: {redact_text(explain(error, config_name))}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: {redact_text(explain(error, config_name, _typed()))}", file=sys.stderr)
         return EXIT_REFUSED
     except (RunFailed, RunStopped) as error:
         print(redact_text(str(error)), file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except Exception as error:  # Hydra does not expect everything that can be typed
+        if _has_begun(error):
+            raise
+        print(f"{Path(sys.argv[0]).name}: {redact_text(explain(error, config_name, _typed()))}", file=sys.stderr)
+        return EXIT_REFUSED
     return 0
+
+
+@contextmanager
+def _home() -> Iterator[None]:
+    """Refuse a path below a home folder that is not known, which pathlib reports as a RuntimeError, wherever it is first read.
+
+    Raises:
+        ConfigError: names the override, or the variable.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if str(error) != NO_HOME:
+            raise
+        named = next((one for one in _typed() if re.search(r"=[\['\"]*~", one)), None)
+        raise ConfigError(
+            f"{named}: there is no such home folder: give the whole path"
+            if named
+            else "HOME: is not set, and this user has no home folder: set it, such as HOME=/tmp/me"
+        ) from error
+
+
+def _typed() -> list[str]:
+    return [argument for argument in sys.argv[1:] if "=" in argument]
+
+
+def _has_begun(error: Exception) -> bool:
+    """Whether a job or a sweep, and not the reading of the command line, raised ``error``."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    names = [str(frame.f_globals.get("__name__")) for frame in frames]
+    later = [name for name in names if re.match(r"hydraft\.(?!config\.)|hydra_plugins\.hydraft", name)]
+    if names[-1] == Plugins.__module__:  # hydra.launcher._target_ is none of Hydra's plugins
+        return False
+    return bool(later) or any(frame.f_code.co_name == "guarded" for frame in frames)
 
 
 def refuse(hydra_config: HydraConf) -> None:

@@ -66,9 +66,13 @@ class ClusterConfig:
     """Configuration file of ssh. null: ~/.ssh/config."""
     env: list[str] = setting(factory=list, effect=Effect.acts)
     """Names of other environment variables to pass to every host. Their values are not saved."""
-    link_timeout: float = setting(10, at_least=3, unit="seconds", hint="; hosts send a message every second")
+    link_timeout: float = setting(
+        10, at_least=3, at_most=86_400, unit="seconds", hint="; hosts send a message every second"
+    )
     """Time without a message after which the connection to a host counts as lost."""
-    hang_timeout: float = setting(600, above=0, unit="seconds", hint=", and longer than the longest step")
+    hang_timeout: float = setting(
+        600, above=0, at_most=31_536_000, unit="seconds", hint=", and longer than the longest step"
+    )
     """Time without progress on any rank after which the run is ended. It must be longer than the longest step."""
     max_restarts: int = setting(0, at_least=0, unit="restarts")
     """How often a run restarts from its newest complete checkpoint after a rank or a host failed."""

@@ -1,26 +1,69 @@
 """One line that says what to change, for any error of a config. No torch."""
 
 import difflib
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf.errors import InterpolationKeyError
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
 
+from hydraft.config import groups
 from hydraft.config.help import did_you_mean
 from hydraft.config.setting_kind import is_list
 from hydraft.errors import ConfigError
 
+LONGEST = 300
+"""Characters of a word in a message; the middle of a longer one is left out."""
 
-def explain(error: Exception, command: str = "train") -> str:
+
+def explain(error: Exception, command: str = "train", typed: Sequence[str] = ()) -> str:
     """One line that says what to change.
 
     Args:
         error: of the command line, of Hydra or of OmegaConf.
         command: the script without its suffix, whose settings it is about.
+        typed: the overrides, one of which an error may be about that does not name it.
     """
+    if not isinstance(error, (ConfigError, HydraException, OmegaConfBaseException)):
+        return one_line(_unexpected(error, command, typed))
+    text = _explained(error, command)
+    if isinstance(error, InterpolationResolutionError):  # it does not know where the interpolation is
+        text = next((f"{one}: {text}" for one in typed if "${" in one), text)
+    return one_line(text)
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line, without characters that a terminal would act on, and without the middle of very long words."""
+    words = ["".join(one if one.isprintable() else ascii(one)[1:-1] for one in word) for word in text.split()]
+    half = LONGEST // 2
+    return " ".join(word if len(word) <= LONGEST else f"{word[:half]}…{word[-half:]}" for word in words)
+
+
+def _unexpected(error: Exception, command: str, typed: Sequence[str]) -> str:
+    reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".removesuffix(": ")
+    for override in typed:
+        if not _composes(override, command):
+            return f"{override}: cannot be read ({reason})"
+    return f"{' '.join(typed)}: cannot be read ({reason})"
+
+
+def _composes(override: str, command: str) -> bool:
+    """Whether Hydra can compose a config with one override alone, or refuses it in words."""
+    try:
+        with initialize_config_dir(str(groups.CONF), version_base="1.3"):
+            compose(command, [override])
+    except (HydraException, OmegaConfBaseException):
+        return True
+    except Exception:
+        return False
+    return True
+
+
+def _explained(error: Exception, command: str) -> str:
     if isinstance(error, ConfigError):
-        return " ".join(str(error).split())
+        return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         return _no_option(error.missing_cfg_file, error.options)
     if isinstance(error, OverrideParseException):
@@ -54,12 +97,16 @@ MESSAGES: list[tuple[str, Callable[[re.Match[str]], str]]] = [
 
 def _of_setting(error: Exception, command: str) -> str:
     cause: BaseException = error
+    keys = [getattr(cause, "full_key", None)]
     while cause.__cause__ is not None:
         cause = cause.__cause__
+        keys.append(getattr(cause, "full_key", None))
     if isinstance(cause, InterpolationKeyError) and (size := re.search(r"sizes\[(.*?)\]", str(cause))):
         return f"model.size={size[1]}: no such size (there are: {', '.join(cause.parent_node.sizes)})"
-    key = getattr(cause, "full_key", None) or ""
-    text = (getattr(cause, "msg", None) or str(cause)).strip().splitlines()[0]
+    key = next(filter(None, reversed(keys)), "")
+    lines = (getattr(cause, "msg", None) or str(cause)).strip().splitlines() or [type(cause).__name__]
+    following = itertools.takewhile(lambda line: line.strip() and not line.startswith(("    ", "See ")), lines[1:])
+    text = lines[0] if key else " ".join([lines[0], *following])
     if key and text.startswith("Value '' "):
         return f"{key}=: is empty; give {key}=…"
     unknown = re.match(r"Key '([^']+)' (?:is )?not in '(\w+)'", text)

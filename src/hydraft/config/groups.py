@@ -1,6 +1,8 @@
 """Config groups: the options below ``conf/``, their first comment lines and the values that they set. No torch."""
 
 import re
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ def summary(group: str, option: str) -> str:
     return next(line.removeprefix("# ") for line in lines if line.startswith("# ") and line != GLOBAL)
 
 
-def values(group: str, option: str) -> dict[str, Any]:
+@cache
+def values(group: str, option: str) -> Mapping[str, Any]:
     """The settings that an option's file sets itself, by their dotted names; interpolations as they are written."""
     file = file_of(group, option)
     prefix = "" if file.read_text(encoding="utf-8").startswith(GLOBAL) else f"{group}."
@@ -56,7 +59,8 @@ def _plain(value: Any) -> Any:
     return value if match is None else yaml.safe_load(match[1])
 
 
-def defaults(command: str) -> dict[str, str | None]:
+@cache
+def defaults(command: str) -> Mapping[str, str | None]:
     """The option that ``conf/<command>.yaml`` takes of each group; None for a group that it takes none of."""
     chosen: dict[str, str | None] = {}
     composed: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{command}.yaml"), resolve=False)

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from hydraft.config.bounds import setting
+from hydraft.config.bounds import LARGEST_SEED, setting
 from hydraft.config.choices import ExportKind, Format, InferMode, Layout, Precision, QuantKind, Task, Thinking
 from hydraft.config.columns import ALLOWED as COLUMNS_ALLOWED
 from hydraft.config.columns import are_columns
@@ -110,7 +110,7 @@ class InferConfig:
     """Sample only from this many of the most likely tokens. 0: from all."""
     repetition_penalty: float = setting(1.0, at_least=1, hint="; 1 for none")
     """Above 1: tokens that occurred already become less likely. 1: no penalty."""
-    seed: int = setting(42, at_least=0)
+    seed: int = setting(42, at_least=0, at_most=LARGEST_SEED)
     """Seed of the sampling."""
     export: ExportConfig = field(default_factory=ExportConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)

@@ -5,15 +5,15 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydraft.config import groups, reference
+from hydraft.config import group_choice, groups, reference
 from hydraft.config.help import did_you_mean
 from hydraft.config.other_names import ABSENT, meant, option
 from hydraft.config.printed import shell_word
 from hydraft.config.setting_kind import Kind, kind_of
 from hydraft.config.split_text import split
-from hydraft.config.typed_text import VERBATIM
+from hydraft.config.typed_text import TEMPLATES, VERBATIM
 from hydraft.errors import ConfigError
-from hydraft.system import files
+from hydraft.system import files, ownership
 
 WITH_VALUE = (
     "--info", "-i", "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
@@ -26,6 +26,23 @@ FLAGS = (
     *WITH_VALUE,
 )  # fmt: skip
 """All flags of Hydra."""
+
+FOLDERS = ("--config-path", "-cp", "--config-dir", "-cd")
+"""Those that name a folder of options."""
+
+SHOWN = ("job", "hydra", "all")
+ABOUT = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+ONE_OF = {"--cfg": SHOWN, "-c": SHOWN, "--info": ABOUT, "-i": ABOUT}
+"""By flag: its values (hydra/_internal/utils.py, get_args_parser)."""
+
+PICKLED = "--experimental-rerun"
+"""That whose file is a pickled config (hydra/_internal/utils.py, _run_hydra)."""
+
+LONGEST = 20_000
+"""Characters of a value, other than a prompt."""
+
+DEEPEST = 16
+"""Brackets in each other; no setting has more than three."""
 
 RECORDS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".parquet", ".arrow", ".gz", ".zst")
 """Suffixes of files with records."""
@@ -44,6 +61,8 @@ def refuse(arguments: Sequence[str], command: str) -> None:
     Raises:
         ConfigError: says what to type.
     """
+    _refuse_unreadable(arguments)
+    others = bool({argument.partition("=")[0] for argument in arguments} & {*FOLDERS, "hydra.searchpath"})
     after = 0  # an argument that belongs to the one before
     for number, argument in enumerate(arguments):
         rest = arguments[number + 1 :]
@@ -53,6 +72,7 @@ def refuse(arguments: Sequence[str], command: str) -> None:
             name = argument.partition("=")[0]
             if name not in FLAGS and sum(len(name) > 4 and flag.startswith(name) for flag in FLAGS) != 1:
                 raise ConfigError(_dashed(argument, rest, command))
+            _refuse_value_of(argument, rest)
             after = number + 2 if name in WITH_VALUE and "=" not in argument else after
         elif "=" not in argument or argument.startswith("="):
             if {"-h", "--help"} & set(arguments):
@@ -60,6 +80,50 @@ def refuse(arguments: Sequence[str], command: str) -> None:
             raise ConfigError(_word(argument, arguments[:number], rest, command))
         else:
             _refuse_override(argument, command)
+            group_choice.refuse(argument, command, others)
+
+
+def _refuse_unreadable(arguments: Sequence[str]) -> None:
+    """Refuse what no file could hold as it is, and what would run code from another's folder before a config is read."""
+    for number, argument in enumerate(arguments):
+        if "\0" in argument or any("\ud800" <= character <= "\udfff" for character in argument):
+            raise ConfigError(f"{argument}: has characters that are not UTF-8 text")
+        flag, equals, value = argument.partition("=")
+        if flag not in (*VERBATIM, *TEMPLATES):
+            _refuse_endless(flag, value)
+        if flag == PICKLED:
+            raise ConfigError(
+                f"{flag}: reads a pickle, which may contain code; to go on with a run use resume=<its folder>"
+            )
+        folder = Path((value if equals else next(iter(arguments[number + 1 :]), "")).removeprefix("file://") or ".")
+        if flag in FOLDERS and folder.is_dir() and (owner := ownership.of_another(folder)):
+            raise ConfigError(
+                f"{flag} {folder}: belongs to {owner}, and a folder of options decides what is run: copy what you have read to a folder of your own"
+            )
+
+
+def _refuse_value_of(argument: str, rest: Sequence[str]) -> None:
+    """Refuse a flag of Hydra without its value, or with one that it does not take."""
+    flag, equals, value = argument.partition("=")
+    value = value if equals else next(iter(rest), "")
+    if flag in ("--info", "-i") and not equals and (not value or value.startswith("-")):
+        return  # its value may be left out
+    if flag in WITH_VALUE and not value:
+        raise ConfigError(f"{flag}: needs a value")
+    if flag in ONE_OF and value not in ONE_OF[flag]:
+        raise ConfigError(f"{flag} {value}: must be one of {', '.join(ONE_OF[flag])}")
+
+
+def _refuse_endless(name: str, value: str) -> None:
+    """Refuse a value that Hydra's parser takes minutes for."""
+    if len(value) > LONGEST:
+        raise ConfigError(f"{name}={value}: has {len(value)} characters, and at most {LONGEST} are read")
+    depth = deepest = 0
+    for character in value:
+        depth += (character in "[{(") - (character in "]})")
+        deepest = max(depth, deepest)
+    if deepest > DEEPEST:
+        raise ConfigError(f"{name}={value}: has {deepest} brackets in each other, and at most {DEEPEST} are read")
 
 
 def refuse_sweep(overrides: Sequence[str], has_params: bool) -> None:

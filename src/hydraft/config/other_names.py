@@ -205,11 +205,15 @@ def option(group: str, value: str) -> str | None:
         offload = "_offload" if "offload" in plain and stage[1] in "23" else ""
         return f"zero=stage{stage[1]}{offload}"
     if group == "cluster" and (shape := re.fullmatch(r"(?:(\d+)[x*_])?(\d+)", plain)):
-        nodes, ranks = shape[1] or "1", shape[2]
+        nodes, ranks = (str(int(number)) for number in (shape[1] or "1", shape[2]))
+        if "0" in (nodes, ranks):
+            return None
         named = f"{nodes}x{ranks}"
         return (
             f"cluster={named}"
             if named in groups.groups()[group]
             else f"cluster.nodes={nodes} cluster.ranks_per_node={ranks}"
         )
+    if group == "lora" and re.fullmatch(r"r?[1-9]\d{0,4}", plain):
+        return f"lora.r={plain.removeprefix('r')}"
     return VALUES.get(group, {}).get(plain)

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from hydraft.config import saved_yaml, text
-from hydraft.config.bounds import Effect, setting
+from hydraft.config.bounds import LARGEST_SEED, Effect, setting
 from hydraft.config.choices import (
     Kernels,
     Loss,
@@ -143,7 +143,7 @@ class Config:
     """``train``: run it. ``plan``: show what it would cost. ``preview``: show its data as the model would see it."""
     resume: str | None = None
     """Folder of a run to resume, or ``last``. Its saved config is used; other settings of the command replace those in it."""
-    seed: int = setting(42, at_least=0)
+    seed: int = setting(42, at_least=0, at_most=LARGEST_SEED)
     """Seed of the order of the records, the adapter's first weights and dropout."""
     kernels: KernelsConfig = field(default_factory=KernelsConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -30,7 +30,7 @@ class ServeConfig:
     and at least three."""
     batch_tokens: int = setting(512, at_least=1, unit="tokens")
     """Most tokens of a forward pass; longer prompts are processed in several. At least ``max_running``."""
-    client_timeout: float = setting(30.0, above=0, unit="seconds")
+    client_timeout: float = setting(30.0, above=0, at_most=86_400, unit="seconds")
     """Time that a client has to send the head of a request, its body, and to take each part of an answer."""
-    drain: float = setting(30.0, at_least=0, unit="seconds")
+    drain: float = setting(30.0, at_least=0, at_most=86_400, unit="seconds")
     """Time that running requests have to finish after SIGTERM or Ctrl-C."""

@@ -17,7 +17,7 @@ def _is_interval(every: int | str) -> bool:
 class TrainConfig:
     """The training loop: batch, optimizer, schedule, evaluation, checkpoints and divergence."""
 
-    epochs: float = setting(3, above=0, unit="epochs")
+    epochs: float = setting(3, above=0, at_most=1_000_000, unit="epochs")
     """Passes over the training records."""
     max_steps: int | None = setting(None, at_least=1, unit="steps", hint=", or null for train.epochs")
     """Optimizer steps in all; replaces ``epochs``. null: ``epochs`` decides."""

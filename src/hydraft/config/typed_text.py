@@ -88,9 +88,9 @@ def _quoted(text: str) -> str:
 
 
 def _option(text: str) -> str:
-    """An option of a group. Hydra fails on one that is a number or null, instead of reporting that there is none of that name."""
+    """An option of a group. Hydra fails on one that is a number, instead of reporting that there is none of that name."""
     found = _parsed(text)
-    return _in_quotes(text) if found is None or found is _UNREADABLE or isinstance(found, (int, float)) else text
+    return _in_quotes(text) if found is _UNREADABLE or isinstance(found, (int, float)) else text
 
 
 def _in_quotes(text: str) -> str:

@@ -13,6 +13,7 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from transformers import set_seed
 
+from hydraft.config.bounds import LARGEST_SEED
 from hydraft.config.infer import InferConfig
 from hydraft.data.reading.row import is_broken
 from hydraft.data.records import Conversation, Turn
@@ -89,7 +90,7 @@ class Chat:
             return
         if dropped := (len(self.turns) + 1 - len(turns)) // 2:
             self.write(f"(the conversation is longer than the context: its first {dropped} questions are left out)")
-        set_seed(self.options.seed + len(turns) // 2)
+        set_seed((self.options.seed + len(turns) // 2) % (LARGEST_SEED + 1))
         self.stopped = False
         tokenizer = self.selected.tokenizer
         with self._interruptible():

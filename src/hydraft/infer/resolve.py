@@ -1,6 +1,7 @@
 """Resolves ``run=`` to a run, an adapter or a model, from its files. No torch."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hydraft.infer.source import ADAPTER, Kind, Source
 from hydraft.models import base_identity, prepare, stored_quant, vocabulary
 from hydraft.models.families.registry import published_family
 from hydraft.runs import run_folder
+from hydraft.system import ownership
 
 ADAPTER_CONFIG = "adapter_config.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -64,11 +66,29 @@ def _with_options(place: str, options: InferConfig, name: str | None) -> Source:
         source.template = options.template
     if options.thinking is not Thinking.auto:
         source.thinking = options.thinking
+    if source.kind is Kind.adapter and options.trust_remote_code and options.base is None:
+        _refuse_named_code(source)
     _check_code(source.model, options.trust_remote_code)
     check_base(source, options.other_base)
     source.quant, note = stored_quant.follow(source.model, source.quant)
     source.notices += [note] if note else []
     return source
+
+
+def _refuse_named_code(source: Source) -> None:
+    """Refuse to run the code of a base that only another user's folder names.
+
+    Raises:
+        ConfigError: the message has the override that names it.
+    """
+    places = (source.folder / base_identity.NAME, *([] if source.run is None else [source.run / "config.yaml"]))
+    file = next((place for place in places if place.is_file()), source.folder / ADAPTER_CONFIG)
+    if doubt := ownership.doubt(file.parent, file.name):
+        revision = f" revision={shlex.quote(source.model.revision)}" if source.model.revision else ""
+        raise ConfigError(
+            f"run={source.folder}: {doubt}, and names the model whose code trust_remote_code=true would run: "
+            f"name it on the command line: base={shlex.quote(source.model.path)}{revision}"
+        )
 
 
 def look(place: str) -> Source:
@@ -102,14 +122,16 @@ def _adapter(folder: Path, run: Path | None) -> Source:
     if not (folder / ADAPTER).is_file():
         _refuse_pickles(folder, ())
         raise ConfigError(f"run={folder}: no {ADAPTER} in it")
+    try:
+        settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        base, method = str(settings.get("base_model_name_or_path") or ""), settings.get("peft_type")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        raise ConfigError(f"run={folder}: its {ADAPTER_CONFIG} is not that of an adapter") from None
+    if method != "LORA":  # others of peft load further models and adapters that their config names
+        raise ConfigError(f"run={folder}: its {ADAPTER_CONFIG} has peft_type {method}; only LoRA adapters can be used")
     known = _origin(folder, run)
     if known is not None:
         return _described(Kind.adapter, folder, run, known)
-    try:
-        settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        base = str(settings.get("base_model_name_or_path") or "")
-    except (OSError, ValueError, AttributeError):
-        raise ConfigError(f"run={folder}: its {ADAPTER_CONFIG} is not that of an adapter") from None
     model = ModelConfig(name=Path(base).name, path=base, revision=settings.get("revision"))
     notice = f"{folder}: records its base by name only ({base or 'none'}); the base was not verified"
     return Source(
@@ -162,7 +184,7 @@ def _origin(folder: Path, run: Path | None) -> dict[str, Any] | None:
     if file.is_file():
         try:
             return dict(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             raise ConfigError(f"{file}: is damaged; it records the base of this folder") from None
     if run is None:
         return None

@@ -21,10 +21,11 @@ from optuna.storages.journal._file import get_lock_file
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from hydraft.config.bounds import LARGEST_SEED
 from hydraft.errors import ConfigError
 from hydraft.sweep.results import objective
 from hydraft.sweep.search_space import Space
-from hydraft.system import line_file
+from hydraft.system import line_file, ownership
 
 T = TypeVar("T")
 
@@ -95,6 +96,7 @@ class Search:
         self.trials = method.trials or TRIALS
         pruner, axes = _pruner(method), space.grid() if method.sampler == "grid" else {}
         _sampler(method, method.seed)  # refused before anything is written
+        _refuse_pickles(folder, method)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", module="optuna")
         (folder / "optuna").mkdir(parents=True, exist_ok=True)
@@ -102,7 +104,7 @@ class Search:
         self.study = _study(storage, space, objectives, pruner)
         seen = self.study.get_trials(deepcopy=False)
         # With the same seed a resumed sampler would draw the first values again.
-        self.study.sampler = _sampler(method, method.seed + len(seen))
+        self.study.sampler = _sampler(method, (method.seed + len(seen)) % (LARGEST_SEED + 1))
         if method.sampler == "grid":  # Optuna's own grid sampler runs only in its own loop
             for point in itertools.product(*axes.values()):
                 self.study.enqueue_trial(dict(zip(axes, point, strict=True)), skip_if_exists=True)
@@ -182,6 +184,16 @@ def _study(storage: JournalStorage, space: Space, objectives: list[str], pruner:
             trial.distributions = space.axes
             study.add_trial(trial)
     return study
+
+
+def _refuse_pickles(folder: Path, method: Method) -> None:
+    """CMA-ES keeps its state as a pickle in the journal (optuna, samplers/_cmaes.py), which may contain code."""
+    journal = folder / "optuna" / "journal.log"
+    if method.sampler == "cmaes" and journal.exists() and (doubt := ownership.doubt(journal.parent, journal.name)):
+        raise ConfigError(
+            f"sweep.resume={folder}: {doubt}, and hydra.sweeper.sampler=cmaes would read pickles there, which may contain code: "
+            "use another sampler, or a new sweep"
+        )
 
 
 def _contains(axis: BaseDistribution, value: Any) -> bool:

@@ -20,7 +20,7 @@ REFUSED = {
     "lora.r=many": "lora.r: Value 'many'",
     "train.learning_rate=-1": "train.learning_rate=-1.0: must be above 0",
     "quant.kind=nf5": "quant.kind: Invalid value 'nf5', expected one of [none, nf4, int8]",
-    "lora={": "lora={: cannot be read",
+    "lora={": "lora={: no such option",
     "model.path=/nowhere": "model.path=/nowhere: model=tiny brings training settings",
     "model=auto": "model.path: needs a value",
     "data.train=/无/没有.json": "data.train=/无/没有.json: no such file",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import set_seed
 
+from hydraft.config.bounds import LARGEST_SEED
 from hydraft.config.infer import InferConfig
 from hydraft.errors import RunFailed
 from hydraft.infer.batch.journal import Answers, Bucket
@@ -28,7 +29,7 @@ def answer_bucket(loaded: LoadedModel, bucket: Bucket, options: InferConfig) -> 
     """The answers to one bucket."""
     number, indices, prompts = bucket
     selected = loaded.select()
-    set_seed(options.seed + number)
+    set_seed((options.seed + number) % (LARGEST_SEED + 1))
     ends = generation_config(loaded, selected, options).eos_token_id
     made = answers(loaded, selected, prompts, options)
     found = []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hydraft.config.cluster import ClusterConfig
 from hydraft.errors import ConfigError
+from hydraft.system import ownership
 
 HOSTFILE = "hostfile"
 
@@ -49,6 +50,10 @@ def choose(cluster: ClusterConfig) -> list[Host]:
         source, found = "cluster.hosts", [Host(_without_brackets(name)) for name in cluster.hosts]
     else:
         file = Path(cluster.hostfile or HOSTFILE).expanduser()
+        if cluster.hostfile is None and file.is_file() and (owner := ownership.of_another(file)):
+            raise ConfigError(
+                f"./{file} belongs to {owner}: to use its hosts give cluster.hostfile={file}, otherwise cluster.hosts=[…]"
+            )
         source, found = f"cluster.hostfile={file}", read(file, cluster)
     for host in found:
         if NAME.fullmatch(host.name) is None:
