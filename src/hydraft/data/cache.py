@@ -7,6 +7,7 @@ Ranks wait for files, not in a collective, so that no timeout limits how long en
 import hashlib
 import json
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ class Encoded(Sequence[Example]):
         stored = datasets.Dataset.from_file(str(folder / "data.arrow"))
         self.rows = stored.select_columns(["input_ids", "labels"])
         self.origins = stored.select_columns(["source", "number"]) if "number" in stored.column_names else None
-        self.lengths: list[int] = about["lengths"] if self.origins is None else stored.data.column("length").to_pylist()
+        self.lengths = array("i", about["lengths"] if self.origins is None else stored.data.column("length").to_numpy())
         """Tokens of each example."""
         self.truncation = Truncation(**about["truncation"])
         """What ``data.max_length`` cut off."""

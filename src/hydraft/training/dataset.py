@@ -1,6 +1,7 @@
 """The training data set of a run: encoded records, in bins if they are packed or if a record has several sequences."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ class TrainingData:
 
     encoded: cache.Encoded
     examples: Examples
-    lengths: list[int]
+    lengths: Sequence[int]
     """Tokens of each item."""
 
 

@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ class RunTrainer(Trainer):
         config: Config,
         model: torch.nn.Module,
         objective: Objective,
-        lengths: list[int],
+        lengths: Sequence[int],
         start: Start | None = None,
         **rest: Any,
     ) -> None:
