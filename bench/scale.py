@@ -2,7 +2,7 @@
 
     python bench/scale.py hosts [--hosts 64] [--ranks 8]     # real launcher and agents on this machine, stub ranks
     python bench/scale.py ledger [--jobs 10000]              # a sweep of made-up finished jobs: resume, live table, report
-    python bench/scale.py records [--records 1000000]        # encoding, the order of an epoch, packing
+    python bench/scale.py records [--records 100000]         # encoding, the order of an epoch, packing
 
 Seconds are seconds of CPU time where other processes would disturb them, and memory is the peak of anonymous memory.
 """
@@ -222,7 +222,7 @@ def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("part", choices=("hosts", "ledger", "records"))
-    for name, size in (("hosts", 64), ("jobs", 10_000), ("records", 1_000_000), ("ranks", 8), ("only", 0)):
+    for name, size in (("hosts", 64), ("jobs", 10_000), ("records", 100_000), ("ranks", 8), ("only", 0)):
         parser.add_argument(f"--{name}", type=int, default=size)
     options = parser.parse_args()
     if options.only:
