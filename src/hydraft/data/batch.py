@@ -3,6 +3,7 @@
 Shapes: B rows of a micro-batch, T tokens of a row, N tokens of all its documents, L trained tokens.
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,9 @@ from hydraft.data.tokenize import Example
 
 Item = list[Example]
 """An element of the data set: one example, the sequences of one record, or, with packing, the examples of one bin."""
+
+CHUNK = 1 << 16
+"""Items of an epoch's order that are held as Python numbers at a time."""
 
 WINDOW = 16
 """Global batches in which ``data.group_by_length`` sorts items by length."""
@@ -45,12 +49,12 @@ class Examples(Dataset[Item]):
         """The indices of the examples of an item."""
         return [index] if self.bins is None else self.bins[index]
 
-    def lengths(self, of_examples: list[int]) -> list[int]:
+    def lengths(self, of_examples: Sequence[int]) -> Sequence[int]:
         """Tokens of each item, from those of each example."""
         return of_examples if self.bins is None else [sum(of_examples[i] for i in members) for members in self.bins]
 
 
-def group(lengths: list[int], sequences: int, capacity: int | None) -> list[list[int]] | None:
+def group(lengths: Sequence[int], sequences: int, capacity: int | None) -> list[list[int]] | None:
     """The bins of a run; None if every example is an item of its own.
 
     Args:
@@ -67,7 +71,7 @@ def group(lengths: list[int], sequences: int, capacity: int | None) -> list[list
     return [[index for number in members for index in records[number]] for members in packed]
 
 
-def pack(lengths: list[int], capacity: int) -> list[list[int]]:
+def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Pack examples into bins of ``capacity`` tokens, without splitting any: best-fit decreasing.
 
     Returns:
@@ -76,20 +80,26 @@ def pack(lengths: list[int], capacity: int) -> list[list[int]]:
     """
     bins: list[list[int]] = []
     room: dict[int, list[int]] = {}  # free tokens → bins with so many
+    sizes: list[int] = []  # the keys of ``room`` that have bins, sorted
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         size = lengths[index]
-        free = next((f for f in range(size, capacity + 1) if room.get(f)), None)
-        if free is None:
+        at = bisect_left(sizes, size)
+        if at == len(sizes):
             bins.append([index])
             target, left = len(bins) - 1, capacity - size
         else:
+            free = sizes[at]
             target, left = room[free].pop(), free - size
             bins[target].append(index)
-        room.setdefault(left, []).append(target)
+            if not room[free]:
+                del sizes[at]
+        if not (same := room.setdefault(left, [])):
+            insort(sizes, left)
+        same.append(target)
     return bins
 
 
-def fill(lengths: list[int], bins: list[list[int]], capacity: int) -> str:
+def fill(lengths: Sequence[int], bins: list[list[int]], capacity: int) -> str:
     """A line about how full the bins are."""
     share = sum(lengths) / (len(bins) * capacity)
     return f"data.packing: {len(lengths):,} records in {len(bins):,} bins, {share:.0%} full"
@@ -102,7 +112,7 @@ class EpochOrder(Sampler[int]):
     Fillers (indices from ``len(lengths)`` on) complete the last round of micro-batches, so that no item is repeated or dropped.
     """
 
-    lengths: list[int]
+    lengths: Sequence[int]
     """Tokens of each item."""
     round: int
     """Items that all ranks take at once: micro-batch x ranks."""
@@ -115,7 +125,7 @@ class EpochOrder(Sampler[int]):
     skipped: Sequence[int] = ()
     """Optimizer steps, from 1, whose items are fillers from then on."""
     epoch: int = field(default=0, init=False)
-    _orders: dict[int, list[int]] = field(default_factory=dict, init=False)
+    _orders: dict[int, torch.Tensor] = field(default_factory=dict, init=False)
     _removed: dict[int, set[int]] = field(default_factory=dict, init=False)
 
     @property
@@ -137,7 +147,8 @@ class EpochOrder(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         removed = self._removed_items(self.epoch)
-        yield from (self.size if item in removed else item for item in self._order(self.epoch))
+        for part in self._order(self.epoch).split(CHUNK):
+            yield from (self.size if item in removed else item for item in part.tolist())
         yield from range(self.size, len(self))
 
     def items(self, step: int) -> list[int]:
@@ -146,7 +157,8 @@ class EpochOrder(Sampler[int]):
         They are in the order of micro-batches: one for rank 0, one for rank 1, and so on.
         """
         epoch, number = divmod(step - 1, self.steps)
-        return self._order(epoch)[number * self.batch : (number + 1) * self.batch]
+        found: list[int] = self._order(epoch)[number * self.batch : (number + 1) * self.batch].tolist()
+        return found
 
     def skips(self, step: int) -> bool:
         """Whether an optimizer step, counted from 1, has no item left to train."""
@@ -161,17 +173,17 @@ class EpochOrder(Sampler[int]):
             self._removed[epoch] = {item for step in before for item in self.items(step)}
         return self._removed[epoch]
 
-    def _order(self, epoch: int) -> list[int]:
-        """All items of an epoch; the last two are cached."""
+    def _order(self, epoch: int) -> torch.Tensor:
+        """All items of an epoch (items,), as a tensor: a list takes five times the memory. The last two are cached."""
         if epoch not in self._orders:
-            order = list(range(self.size))
+            order = torch.arange(self.size)
             if self.seed is not None:
                 generator = torch.Generator().manual_seed(self.seed + epoch)
-                order = torch.randperm(self.size, generator=generator).tolist()
+                order = torch.randperm(self.size, generator=generator)
             window = WINDOW * self.batch
             for start in range(0, self.size if self.by_length else 0, window):
-                part = order[start : start + window]
-                order[start : start + window] = sorted(part, key=lambda index: -self.lengths[index])
+                part: list[int] = order[start : start + window].tolist()
+                order[start : start + window] = torch.tensor(sorted(part, key=lambda index: -self.lengths[index]))
             if len(self._orders) > 1:
                 self._orders.pop(min(self._orders))
             self._orders[epoch] = order

@@ -1,6 +1,7 @@
 """Encoded records on disk: how they are written, read on access, and found to be complete."""
 
 import json
+from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class Encoded(Sequence[Example]):
         stored = datasets.Dataset.from_file(str(folder / "data.arrow"))
         self.rows = stored.select_columns(["input_ids", "labels"])
         self.origins = stored.select_columns(["source", "number"]) if "number" in stored.column_names else None
-        self.lengths: list[int] = about["lengths"] if self.origins is None else stored.data.column("length").to_pylist()
+        self.lengths = array("i", about["lengths"] if self.origins is None else stored.data.column("length").to_numpy())
         """Tokens of each example."""
         self.truncation = Truncation(**about["truncation"])
         """What ``data.max_length`` cut off."""

@@ -6,6 +6,7 @@ keys of all machines are compared, and the other ranks open what has this key.
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,7 @@ class TrainingData:
 
     encoded: Encoded
     examples: Examples
-    lengths: list[int]
+    lengths: Sequence[int]
     """Tokens of each item."""
     entry: cache.Entry | None
     """Of the cache, on the first rank of each machine."""

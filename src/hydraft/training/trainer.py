@@ -1,7 +1,7 @@
 """transformers' TrainingArguments and Trainer for a run, with a DeepSpeed engine."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ class RunTrainer(Trainer):
         config: Config,
         model: torch.nn.Module,
         objective: Objective,
-        lengths: list[int],
+        lengths: Sequence[int],
         start: Start | None = None,
         **rest: Any,
     ) -> None:

@@ -47,7 +47,7 @@ def test_cached_records_equal_encoded_ones(tmp_path: Path, tokenizer: PreTrained
     encoded = cache.training(config.data, 0, tokenizer, True, lambda done, total: reported.append((done, total)))
     examples, cut = encode(list(mixture.training(config.data, 0)), tokenizer, config.data)
     assert [encoded[index] for index in range(len(encoded))] == examples
-    assert encoded.lengths == [len(example["input_ids"]) for example in examples]
+    assert list(encoded.lengths) == [len(example["input_ids"]) for example in examples]
     assert encoded.truncation == cut
     assert cut.records > 0
     assert reported[-1] == (20, 20)

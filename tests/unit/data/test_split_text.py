@@ -60,7 +60,7 @@ def test_the_cache_has_all_tokens_and_knows_where_they_are_from(
         tokenizer(text + tokenizer.eos_token, add_special_tokens=False)["input_ids"] for text in (*texts, "丙", "丙")
     ]
     assert trained == [token for ids in whole for token in ids[1:]]
-    assert encoded.lengths == [len(example["input_ids"]) for example in encoded] and max(encoded.lengths) == 64
+    assert list(encoded.lengths) == [len(example["input_ids"]) for example in encoded] and max(encoded.lengths) == 64
     assert len(mixture.training(data, 0)) == 5 < len(encoded)
     first, last = provenance.of_examples([0], encoded), provenance.of_examples(range(1, len(encoded)), encoded)
     assert first == {str(tmp_path / "a.jsonl"): [1]}
@@ -92,5 +92,5 @@ def test_what_an_earlier_version_cut_is_not_used_and_other_files_of_it_are(
         if cut:
             assert len(encoded) == 2 and encoded.key == f"{key}-3"  # a run with the cut text is not resumed with it
         else:
-            assert encoded[0]["input_ids"] == [7] * 64 and encoded.lengths == [64] and encoded.key == key
+            assert encoded[0]["input_ids"] == [7] * 64 and list(encoded.lengths) == [64] and encoded.key == key
             assert provenance.of_examples([0], encoded) == {"the encoded records": [1]}

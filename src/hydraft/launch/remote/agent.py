@@ -237,9 +237,11 @@ class Agent:
 
     def kill_all(self) -> NoReturn:
         """Kill every process below this one, and its own process group. A temporary run folder is kept, for its logs."""
-        for process in psutil.Process().children(recursive=True):
+        processes = psutil.Process().children(recursive=True)
+        for process in processes:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
+        psutil.wait_procs(processes, STOP_SECONDS)  # one that is still ending may write another note
         temporary.remove(self.notes)
         os.killpg(0, signal.SIGKILL)
         raise AssertionError("a process survived SIGKILL")
