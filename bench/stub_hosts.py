@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ import psutil
 ROOT = Path(__file__).parents[1]
 
 SSH = """#!{python} -SsE
-import os, pathlib, select, signal, socket, sys, time
+import contextlib, os, pathlib, select, signal, socket, sys, time
 folder = pathlib.Path({folder!r})
 name = sys.argv[sys.argv.index("--") + 1]
 def number(what):
@@ -53,13 +54,18 @@ link = socket.socket(fileno=link)
 open_ends = [0, link]
 while link in open_ends:
     for end in select.select(open_ends, [], [])[0]:
-        data = os.read(end if end == 0 else end.fileno(), 1 << 16)
+        try:
+            data = os.read(end if end == 0 else end.fileno(), 1 << 16)
+        except ConnectionResetError:  # the agent has ended without reading everything
+            data = b""
         if not data:
             open_ends.remove(end)
             if end == 0:
-                link.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(OSError):
+                    link.shutdown(socket.SHUT_WR)
         elif end == 0:
-            link.sendall(data)
+            with contextlib.suppress(OSError):
+                link.sendall(data)
         else:
             while data:
                 data = data[os.write(1, data):]
@@ -196,7 +202,10 @@ def _fork_agent(folder: Path, connection: socket.socket, main: Callable[[], int]
             os.closerange(3, 1024)
             (folder / "agents" / name.decode()).write_text(str(os.getpid()))
             code = main()
+        except BaseException:
+            traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(code)
     connection.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [there.fileno()]))])
     for end in (here, there):
@@ -241,8 +250,10 @@ class StubRanks:
     def _beat(self, first: int) -> None:
         """What a rank does in a thread of its own; here one after another."""
         for rank in range(first, first + self.ranks.count):
-            (self.ranks.notes / f"{rank}.pid").write_text(str(os.getpid()))
-            (self.ranks.notes / f"{rank}.beat").touch()
+            if not (note := self.ranks.notes / f"{rank}.pid").exists():  # as a whole, as a rank writes it
+                note.with_name(f".{rank}.pid").write_text(str(os.getpid()))
+                note.with_name(f".{rank}.pid").rename(note)
+            note.with_suffix(".beat").touch()
 
     def _dead(self, name: str) -> tuple[str, int] | None:
         """The rank that is told to die. On other hosts its peers find out a moment earlier, which must not matter."""

@@ -234,7 +234,7 @@ def llama(machine: Machine) -> Part:
             train(machine, "llama-lora", 90, f"{common} quant=none"),
             train(machine, "llama-qlora-liger", 90, f"{common} quant=nf4 kernels=liger", skip=liger),
             trainer(machine, "trainer-qlora-liger", 90, "liger", "quant=nf4", skip=liger, reserve=110),
-            *([] if machine.rehearse else [trainer(machine, "trainer-lora", 75, "plain", "quant=none", reserve=110)]),
+            trainer(machine, "trainer-lora", 75, "plain", "quant=none", reserve=110),
         ),
         at_once=2 if machine.rehearse else 1,
     )

@@ -42,7 +42,7 @@ MODEL = _words(
 """Words before ``token`` where it is a piece of text."""
 
 KEYS = _words(
-    "id primary foreign sort cache group query partition public map dict json field record lookup index join model data run job label column "
+    "full id primary foreign sort cache group query partition public map dict json field record lookup index join model data run job label column "
     "row image text input output prompt kv value sequence a the same dictionary unknown missing config no every this that of and last "
     "first next unexpected extra duplicate"
 )

@@ -231,6 +231,6 @@ def test_long_prompts_do_not_delay_short_requests(victim: Server, unharmed: None
 
 
 def test_a_server_that_may_open_too_few_files_is_refused(adapters: list[Path]) -> None:
-    done = run_script("infer.py", "mode=serve", f"run={adapters[0]}", TEST_OPEN_FILES="32")
-    assert done.returncode == 2 and "may open 32 files (ulimit -n), and needs 128" in done.stderr
+    done = run_script("infer.py", "mode=serve", f"run={adapters[0]}", TEST_OPEN_FILES="64")
+    assert done.returncode == 2 and "may open 64 files (ulimit -n), and needs 128" in done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr

@@ -12,7 +12,10 @@ import psutil
 import pytest
 
 from bench.processes import runs
-from conftest import ROOT, SCALE, family, run_script, start_script, wait_for
+from conftest import ROOT, SCALE, config_of, family, run_script, start_script, wait_for
+from hydraft.plan.plan import make_plan
+from hydraft.runs import run_folder
+from hydraft.system.hardware import detect
 
 
 class Run:
@@ -119,10 +122,10 @@ def test_a_rank_that_hangs_is_named_with_the_stacks_of_the_others(
 
 def test_an_error_of_a_rank_is_reported_once_with_rank_and_cause(tmp_path: Path, records: Path) -> None:
     folder = tmp_path / "run"
-    (folder / "rank-1.log").mkdir(parents=True)  # rank 1 cannot open its log
-    done = run_script(
-        "train.py", f"data.train={records}", "data.eval=null", "cluster=1x2", f"hydra.run.dir={folder}", timeout=120
-    )
+    config = config_of(f"data.train={records}", "data.eval=null", "cluster=1x2")
+    run_folder.create(folder, config, make_plan(config, 24), detect())
+    (folder / "rank-1.log").mkdir()  # rank 1 cannot open its log
+    done = run_script("train.py", f"resume={folder}", timeout=120)
     assert done.returncode == 1
     assert done.stderr.count("failed: ") == 1
     assert "rank 1 failed: IsADirectoryError" in done.stderr

@@ -114,7 +114,7 @@ REFUSED = [
     ("lora.r=range(0,0)", "a list of values is empty"),
     ("lora.r=0,-1 zero=stage2", "2 of 2 jobs cannot run"),
     ("lora.r=2,0", "r=0: lora.r=0: the rank"),
-    ("zero=stage1,stage9", "zero=stage9: zero=stage9: no such option"),
+    ("zero=stage1,stage9", "zero=stage9: no such option; did you mean zero=stage3?"),
     ("model=llama3 model.init=random model.size=3.1-8b,3.1-70b quant=none", "does not fit"),
     ("lora.r=2,4 hydra.launcher.jobs=0", "hydra.launcher.jobs=0: must be at least 1"),
     ("lora.r=2,4 sweep.name=a/b", "sweep.name=a/b: must be the name of a folder"),

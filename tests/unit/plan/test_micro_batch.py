@@ -6,7 +6,8 @@ import pytest
 
 from conftest import config_of
 from hydraft.errors import ConfigError
-from hydraft.plan import micro_batch
+from hydraft.plan import micro_batch, preflight
+from hydraft.system.hardware import detect
 
 
 @pytest.mark.parametrize(("size", "examples"), [(4, 1), (64, 24), (256, 3), (1024, 900), (1024, 1024)])
@@ -25,4 +26,5 @@ def test_a_config_is_refused_before_its_ranks_start(records: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"train\.micro_batch_size=100000: an epoch has about 24 examples.*at most 256"
     ):
-        config_of(f"data.train={records}", "data.eval=null", "train.micro_batch_size=100000")
+        config = config_of(f"data.train={records}", "data.eval=null", "train.micro_batch_size=100000")
+        preflight.admit(preflight.resolve(config, detect()))
