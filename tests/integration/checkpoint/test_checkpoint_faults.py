@@ -96,7 +96,7 @@ class Forks:
     """Runs a run's one rank in a fork of a warm process, and waits."""
 
     def __init__(self) -> None:
-        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
         self.process = subprocess.Popen(
             [sys.executable, "-c", FORKS, str(ROOT / "src"), str(ROOT / "tests/support")],
             env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
