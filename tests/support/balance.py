@@ -15,7 +15,7 @@ TOGETHER = {
 LONGEST = (
     "test_external.py", "ssh", "test_resume.py", "test_run.py", "test_equivalence.py", "slurm", "test_pretended_cuda.py",
     "test_gpu_collect.py", "test_experiments.py", "test_families.py", "test_loss_scored.py", "server",
-    "test_external_ranks.py", "test_kill_storm.py", "test_checkpoint_faults.py", "test_signals.py", "test_local.py", "test_kill_storm.py", "test_sweep.py",
+    "test_external_ranks.py", "test_checkpoint_faults.py", "test_signals.py", "test_local.py", "test_kill_storm.py", "test_sweep.py",
     "test_export.py", "test_optimizer_states.py", "test_kernels.py", "test_linear_4bit.py", "test_cli.py", "test_batching.py",
     "test_html.py", "test_rules.py", "test_compile_layers.py", "test_cache.py", "test_evaluator.py", "test_plain_torch.py",
     "test_killed_session.py", "test_ports.py", "test_server.py", "test_many_hosts.py", "test_scoring.py",
