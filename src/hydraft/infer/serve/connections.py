@@ -39,7 +39,7 @@ class Connection(H11Protocol):
         """Take the connection in, or end it."""
         transport.max_size = READ
         super().connection_made(transport)
-        self.since = self.stalled = time.monotonic()
+        self.made = self.since = self.stalled = time.monotonic()
         self.seen: tuple[Any, str] = (None, "head")
         self.unsent = 0
         assert isinstance(self.server_state, Connections)
@@ -98,9 +98,10 @@ class Connections(ServerState):
         if not self.full:
             return
         now = time.monotonic()
-        waiting = [(WAITING.index(each.look(now)), each.since, each) for each in self._all() if each.phase in WAITING]
-        blamed = sorted((key for key in waiting if key[2] is not new), key=lambda key: key[:2])
-        for *_, each in blamed[: max(1, self.most // 32)]:  # several at once, since to find them takes a look at all
+        waiting = [each for each in self._all() if each is not new and each.look(now) in WAITING]
+        # Those whose phases were noticed in the same look are as old as their connections.
+        waiting.sort(key=lambda each: (WAITING.index(each.seen[1]), each.since, each.made))
+        for each in waiting[: max(1, self.most // 32)]:  # several at once, since to find them takes a look at all
             each.end()
         if len(self.connections) > self.most + SPARE:
             new.end()
