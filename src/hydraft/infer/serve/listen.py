@@ -2,12 +2,12 @@
 
 import ipaddress
 import os
-import resource
 import socket
 from pathlib import Path
 
 from hydraft.config.serve import ServeConfig
 from hydraft.errors import ConfigError
+from hydraft.system import limits
 
 KEY = "HYDRAFT_API_KEY"
 BACKLOG = 1024
@@ -75,12 +75,7 @@ def raise_file_limit() -> int:
     Raises:
         ConfigError: it is too low for a server.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
-    limit = MOST_FILES if soft == resource.RLIM_INFINITY else soft
+    limit = limits.raise_soft_limit(MOST_FILES)
     if limit < FEWEST_FILES:
         raise ConfigError(
             f"mode=serve: may open {limit} files (ulimit -n), and needs {FEWEST_FILES}: raise it with ulimit -n {FEWEST_FILES}"

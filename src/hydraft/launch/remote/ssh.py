@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import secrets
 import shlex
 import shutil
@@ -21,7 +20,7 @@ from hydraft.launch.remote.hosts import Host
 from hydraft.launch.remote.protocol import LaunchSpec, forwarded
 from hydraft.launch.remote.supervisor import HELLO_SECONDS, Supervisor
 from hydraft.runs.consistency import canonical
-from hydraft.system import hardware, private_file
+from hydraft.system import hardware, limits, private_file
 from hydraft.system.hardware import Hardware
 from hydraft.system.source_tree import ROOT
 
@@ -80,15 +79,12 @@ def _allow_files(hosts: int) -> None:
         ConfigError: the hard limit is too low.
     """
     needed = OTHER_FILES + FILES_PER_HOST * hosts
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
-    if hard != resource.RLIM_INFINITY and hard < needed:
+    allowed = limits.raise_soft_limit(needed)
+    if allowed < needed:
         raise ConfigError(
-            f"cluster.nodes={hosts}: the connections need {needed} open files, and the hard limit here is {hard}: raise it "
+            f"cluster.nodes={hosts}: the connections need {needed} open files, and the hard limit here is {allowed}: raise it "
             "(ulimit -Hn), or use fewer hosts"
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def make_spec(config: Config, folder: Path, hosts: list[str], quiet: bool) -> LaunchSpec:
