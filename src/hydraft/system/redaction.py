@@ -218,9 +218,13 @@ def _leads_to_secret(found: re.Match[str]) -> bool:
 
 
 def _end_of_word(text: str, start: int, quote: str) -> int | None:
-    """Where the word ends that began with a quote before the name, as a shell writes it; None if the quote is not closed."""
-    word = re.compile(rf"(?:{quote}\"{quote}\"{quote}|\\.|[^{quote}\\])*(?={quote})", re.DOTALL).match(text, start)
-    return word.end() if word and word.end() > start else None
+    """Where the word ends that began with a quote before the name; None if the quote is not closed.
+
+    A backslash means itself in a shell's quotes, and keeps what follows it in Python's: the end is the later of the two.
+    """
+    shell, python = rf"{quote}\"{quote}\"{quote}|[^{quote}]", rf"\\.|[^{quote}\\]"
+    words = [re.compile(rf"(?:{inside})*(?={quote})", re.DOTALL).match(text, start) for inside in (shell, python)]
+    return max((word.end() for word in words if word and word.end() > start), default=None)
 
 
 def _value(text: str, start: int) -> tuple[str, int]:

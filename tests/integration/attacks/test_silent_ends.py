@@ -16,8 +16,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 
-from conftest import SCALE
+from conftest import SCALE, wait_for
 from external import free_port
 from hydraft.errors import Failure, FailureReason, RankFailed
 from hydraft.launch.external import coordinator
@@ -73,14 +74,29 @@ def test_a_run_whose_ranks_all_exit_with_code_0_fails(ranks: int, end_of: Callab
     assert (failure.rank, failure.message) == (0, BEFORE)
 
 
-def test_a_peer_that_raises_because_of_it_is_not_named(end_of: Callable[..., Failure], tmp_path: Path) -> None:
+@pytest.mark.parametrize("while_it_looks", [False, True])
+def test_a_peer_that_raises_because_of_it_is_not_named(
+    while_it_looks: bool, end_of: Callable[..., Failure], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if torch's agent would see the peer's end first, and then end the others."""
+    notes, looking, look = tmp_path / "notes", tmp_path / "looking", LocalElasticAgent._monitor_workers
+
     def train(number: int) -> None:
         if number == 1:
+            while while_it_looks and not looking.exists():
+                time.sleep(0.001)
             os._exit(0)
-        while not hang.gone(tmp_path / "notes"):
+        while not hang.gone(notes):
             time.sleep(0.001)
         raise RuntimeError("Connection closed by peer")
 
+    def look_late(self: LocalElasticAgent, group: Any) -> Any:
+        looking.touch()
+        wait_for(lambda: [rank.runs for rank in hang.processes(notes).values()] == [False] * 2, 5, "the end of both")
+        return look(self, group)
+
+    if while_it_looks:
+        monkeypatch.setattr(LocalElasticAgent, "_monitor_workers", look_late)
     failure = end_of(train)
     assert (failure.rank, failure.message) == (1, BEFORE)
 

@@ -65,6 +65,8 @@ cmd="export PASSWORD='{}'"
 +x.password="a {}"
 [a.password={},b=3]
 {{password:{},user:me}}
+'x.password=a\'"'"'{}' y
+'x.password=a\'b {}' y
 password={},{}
 export HF_TOKEN={}&& run
 curl -u me:{} http://x

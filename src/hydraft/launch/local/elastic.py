@@ -174,7 +174,8 @@ def start(ranks: LocalRanks, hardware: Hardware, shutdown: ShutdownHandler) -> N
     agent.register()
     arguments = str(ranks.folder.resolve()), str(ranks.notes), ranks.terminal, ranks.node.environment()
     failure: BaseException | None = None
-    watch = RankWatch(ranks.notes, ranks.folder, ranks.count, ranks.node.nodes == 1, ranks.hang_timeout)
+    server = fork_server.process() if config.start_method == "forkserver" else None
+    watch = RankWatch(ranks.notes, ranks.folder, ranks.count, ranks.node.nodes == 1, ranks.hang_timeout, server)
     agent.RankAgent.noticed = watch.noticed
     try:
         with watch, shutdown.forwarding(_forward_to(ranks), hang.RankMonitor(ranks.notes).kill):

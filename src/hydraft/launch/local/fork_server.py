@@ -164,13 +164,6 @@ def ended(forks: str, server: ProcessId | None = None) -> Failure | None:
     return Failure(FailureReason.killed, f"the server that {forks} are forked from {how}, and they ended with it")
 
 
-def kill() -> None:
-    """End the server, and with it every process that was forked from it."""
-    server = process()
-    if server is not None:
-        server.signal(signal.SIGKILL)
-
-
 def forks_without_gpu() -> str | None:
     """Why a fork of this process could not use a GPU, found out in a fork; None if it could."""
     reading, writing = os.pipe()

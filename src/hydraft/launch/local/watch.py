@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-from hydraft.launch.local import fork_server, hang
+from hydraft.launch.local import hang
 from hydraft.launch.local.rank import exit_failure
 from hydraft.system import files
+from hydraft.system.processes import ProcessId
 
 LOOK_SECONDS = 0.5
 GONE_SECONDS = 3.0
@@ -36,6 +37,8 @@ class RankWatch(AbstractContextManager["RankWatch"]):
     """Whether no other machine has ranks of this run: otherwise an agent whose ranks are done waits for those."""
     hang_timeout: float | None
     """Seconds without progress after which the ranks are ended; None if another process monitors that."""
+    server: ProcessId | None = None
+    """The fork server that the ranks are forked from; None if this process forks or spawns them itself."""
     noticed: threading.Event = field(default_factory=threading.Event)
     """Set when the agent itself has seen a failure, and ends the other ranks."""
     interrupted: bool = False
@@ -83,7 +86,8 @@ class RankWatch(AbstractContextManager["RankWatch"]):
 
     def _interrupt(self) -> None:
         """End the agent's wait: by the end of the server that should have reported the end of its forks, or else by a signal."""
-        fork_server.kill()
+        if self.server is not None:
+            self.server.signal(signal.SIGKILL)
         if not self._done.wait(2):
             self.interrupted = True
             main = threading.main_thread().ident
