@@ -60,6 +60,20 @@ def test_every_published_format_gives_the_same_weights(tmp_path: Path, suffix: s
     assert leftovers(tmp_path / "native") == []
 
 
+@pytest.mark.parametrize("target", [".", "/", "../empty", "~/empty"])
+def test_the_folder_one_is_in_and_the_root_are_refused(
+    target: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path / "empty")
+    assert main([str(source), target]) == 2
+    place = "/" if target == "/" else tmp_path / "empty"
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.endswith(": exists already; name a folder that does not exist yet\n")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["empty", "published"]
+
+
 def test_bf16_and_files_of_torch_before_zip(tmp_path: Path) -> None:
     tensors = chatglm2_tensors(dtype=torch.bfloat16)
     source = save(tmp_path / "published", CHATGLM2, tensors, sentencepiece_model(), "bin", 1)
