@@ -1,15 +1,13 @@
 """The held-out loss is the mean over trained tokens, and scores do not depend on the number of ranks."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from conftest import config_of
+from forks import run_forks
 from hydraft.config.choices import QuantKind
 from hydraft.config.objective import ObjectiveConfig
 from hydraft.config.schema import QuantConfig
@@ -22,10 +20,9 @@ from hydraft.training.objectives.registry import make_objective
 COUNTS = (1, 7, 33, 65)  # of records: none is a multiple of 2 ranks, and answers come in batches of 32
 
 
-def find(rank: int, world: int, folder: Path) -> None:
-    """One rank: score the first records that ship with the project, and write the scores to ``folder``."""
+def find(world: int) -> list[Any]:
+    """One rank: the scores of the first records that ship with the project."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store-{world}", rank=rank, world_size=world)
     config = config_of("data.eval_max_new_tokens=8")
     model = load_base(config.model, QuantConfig(QuantKind.none), config.train.precision)
     if world == 2:  # what a checkpoint recommends (generation_config.json) has no say in scores
@@ -47,8 +44,7 @@ def find(rank: int, world: int, folder: Path) -> None:
         found.append([scores, evaluator.answers(model, lambda _: None)])
     if world == 1:
         found.append(by_the_formula(model, evaluator))
-    (folder / f"{world}-{rank}.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
+    return found
 
 
 @torch.no_grad()
@@ -65,10 +61,14 @@ def by_the_formula(model: torch.nn.Module, evaluator: Evaluator) -> float:
     return total / tokens
 
 
+def scores(world: int, folder: Path) -> list[Any]:
+    """What each of ``world`` ranks finds."""
+    folder.mkdir()
+    return run_forks(lambda _: find(world), folder, world)
+
+
 def test_two_ranks_get_exactly_the_scores_of_one(tmp_path: Path) -> None:
-    for world in (1, 2):
-        mp.spawn(find, (world, tmp_path), nprocs=world)
-    alone, first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("1-0", "2-0", "2-1"))
+    (alone,), (first, second) = scores(1, tmp_path / "1"), scores(2, tmp_path / "2")
     formula = alone.pop()
     assert alone == first == second
     assert alone[-1][0]["loss"] == pytest.approx(formula, rel=1e-6)
