@@ -41,7 +41,6 @@ CLEAN = (
     "matplotlib.pyplot",
     "torch.distributed.launcher.api", "torch.utils.cpp_extension", "transformers.models.llama.modeling_llama",
     "transformers.tokenization_utils_sentencepiece", "transformers.tokenization_utils_tokenizers",
-    "torch._dynamo.repro.after_dynamo", "torch._inductor.compiler_bisector",  # bitsandbytes compiles as it is imported
     "hydraft.data.cache", "hydraft.models.attention", "hydraft.models.loss_chunked", "hydraft.models.quant",
     "hydraft.runs.loss_plot",
     "hydraft.checkpoint.optimizer_state", "hydraft.tracking.factory",

@@ -4,16 +4,15 @@ With GPUs, modules that touch CUDA's driver on import are left out, and so are t
 the fork, in some two seconds. ``python tests/support/touches.py`` finds out which modules do.
 """
 
-import gc
 import os
 import signal
 import warnings
 
 from hydraft.launch.local.fork_server import CLEAN, PRELOADED, TOUCHING
+from hydraft.system.imports import large_imports
 from hydraft.system.library_logs import quiet_bitsandbytes
 from hydraft.system.parent_death import die_with_parent
 
-gc.disable()  # saves a fifth of the time of these imports; what they leave behind is not collected
 die_with_parent()
 for number in (
     signal.SIGTERM,
@@ -26,13 +25,12 @@ quiet_bitsandbytes()
 import matplotlib  # noqa: E402
 
 matplotlib.use("Agg")
-for name in CLEAN:
-    PRELOADED.add(name)
-if os.environ.get("DS_ACCELERATOR") == "cpu":  # set by deepspeed_ops.environment on a machine without GPUs
-    for name in TOUCHING:
+with large_imports():
+    for name in CLEAN:
         PRELOADED.add(name)
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping  # noqa: E402
+    if os.environ.get("DS_ACCELERATOR") == "cpu":  # set by deepspeed_ops.environment on a machine without GPUs
+        for name in TOUCHING:
+            PRELOADED.add(name)
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-get_checkpoint_conversion_mapping("llama")  # builds its table for all families, which takes a tenth of a second
-gc.freeze()  # otherwise the first collection in each fork visits, and so copies, all of this
-gc.enable()
+    get_checkpoint_conversion_mapping("llama")  # builds its table for all families, which takes a tenth of a second
