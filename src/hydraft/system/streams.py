@@ -7,6 +7,7 @@ reads what it prints, as other programs do. One that has more to do than to prin
 import errno
 import io
 import os
+import re
 import select
 import signal
 import sys
@@ -19,6 +20,11 @@ EXIT_NO_READER = 128 + signal.SIGPIPE
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors after which there may be room again later."""
+
+
+COMMANDS = re.compile(r"\x1b(?!\[(?:[0-9;]*[A-GKm]|\?25[hl]))|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
+"""Control characters (ECMA-48) other than a tab, a new line, and the sequences for colours, moves of the cursor and erasing a line, with
+which bars and tables are drawn: others have a terminal set its title or the clipboard, clear its screen, or type an answer."""
 
 
 @dataclass
@@ -70,6 +76,18 @@ class Output(io.FileIO):
         return size
 
 
+class Text(io.TextIOWrapper):
+    """A stream of text; on a terminal, text from outside (names, records, answers, errors) cannot give it commands."""
+
+    shown = False
+    """Whether it is a terminal."""
+
+    def write(self, text: str, /) -> int:
+        """Write ``text``; what would command a terminal is shown as an escape sequence of Python's."""
+        super().write(COMMANDS.sub(lambda found: f"\\x{ord(found[0]):02x}", text) if self.shown else text)
+        return len(text)
+
+
 def _lose(descriptor: int, label: str | None, error: OSError) -> None:
     """What is written to ``descriptor`` is lost: say so once, and go on or end."""
     full, quiet = error.errno in FULL, label is None
@@ -119,7 +137,7 @@ def _descriptor(stream: TextIO) -> int | None:
         return None
 
 
-def writer(descriptor: int, label: str | None, like: Any = None, closefd: bool = False) -> io.TextIOWrapper:
+def writer(descriptor: int, label: str | None, like: Any = None, closefd: bool = False) -> Text:
     """A guarded stream of text.
 
     Args:
@@ -134,13 +152,15 @@ def writer(descriptor: int, label: str | None, like: Any = None, closefd: bool =
     unbuffered = getattr(like, "write_through", False)
     raw = Output(descriptor, label, closefd)
     errors = getattr(like, "errors", None)
-    return io.TextIOWrapper(
+    text = Text(
         raw if unbuffered else io.BufferedWriter(raw),
         encoding=getattr(like, "encoding", None) or "utf-8",
         errors="backslashreplace" if errors in (None, "strict") else errors,  # a path may have bytes that are no text
         line_buffering=getattr(like, "line_buffering", False),
         write_through=unbuffered,
     )
+    text.shown = raw.isatty()
+    return text
 
 
 def go_on() -> None:

@@ -1,7 +1,9 @@
 """Writing to an output that is lost, in a process of its own for each case."""
 
+import os
 import subprocess
 import sys
+import tty
 
 import pytest
 
@@ -52,6 +54,20 @@ def test_what_cannot_be_encoded_is_printed_escaped(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     done = run("print('é\\udcff')", "| cat")
     assert (done.returncode, done.stdout, done.stderr) == (0, "\\xe9\\udcff\n", "")
+
+
+SENT = "\x1b]52;c;aGk=\x07\x1b[2J\x1b[6n\x1bP\x9b1A\x08\0|\x1b[1;31mred\x1b[0m\x1b[2K\x1b[1A\x1b[?25l\ta\r\né"
+SHOWN = "\\x1b]52;c;aGk=\\x07\\x1b[2J\\x1b[6n\\x1bP\\x9b1A\\x08\\x00|\x1b[1;31mred\x1b[0m\x1b[2K\x1b[1A\x1b[?25l\ta\r\né"
+
+
+def test_text_from_outside_cannot_command_a_terminal() -> None:
+    ours, theirs = os.openpty()
+    tty.setraw(theirs)
+    subprocess.run([sys.executable, "-c", f"{BEGIN}print({SENT!r}, end='', flush=True)"], stdout=theirs, check=True)
+    os.close(theirs)
+    assert os.read(ours, 9999).decode() == SHOWN
+    os.close(ours)
+    assert run(f"print({SENT!r}, end='')", "| cat").stdout == SENT.replace("\r\n", "\n")  # as text is read here
 
 
 def test_another_stream_in_place_of_stdout_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
