@@ -68,7 +68,6 @@ def test_the_folder_one_is_in_and_the_root_are_refused(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path / "empty")
     assert main([str(source), target]) == 2
-    place = "/" if target == "/" else tmp_path / "empty"
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and said.endswith(": exists already; name a folder that does not exist yet\n")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["empty", "published"]

@@ -57,7 +57,9 @@ def test_what_cannot_be_encoded_is_printed_escaped(monkeypatch: pytest.MonkeyPat
 
 
 SENT = "\x1b]52;c;aGk=\x07\x1b[2J\x1b[6n\x1bP\x9b1A\x08\0|\x1b[1;31mred\x1b[0m\x1b[2K\x1b[1A\x1b[?25l\ta\r\né"
-SHOWN = "\\x1b]52;c;aGk=\\x07\\x1b[2J\\x1b[6n\\x1bP\\x9b1A\\x08\\x00|\x1b[1;31mred\x1b[0m\x1b[2K\x1b[1A\x1b[?25l\ta\r\né"
+SHOWN = (
+    "\\x1b]52;c;aGk=\\x07\\x1b[2J\\x1b[6n\\x1bP\\x9b1A\\x08\\x00|\x1b[1;31mred\x1b[0m\x1b[2K\x1b[1A\x1b[?25l\ta\r\né"
+)
 
 
 def test_text_from_outside_cannot_command_a_terminal() -> None:

@@ -44,7 +44,9 @@ def convert(source: Path, target: Path, console: Console | None = None) -> dict[
             then unchanged.
     """
     source, target = source.expanduser(), target.expanduser().absolute()
-    if not target.name or (target.exists() and target.samefile(".")):  # it could not be replaced under a shell that is in it
+    if not target.name or (
+        target.exists() and target.samefile(".")
+    ):  # it could not be replaced under a shell that is in it
         raise ConfigError(f"{target}: exists already; name a folder that does not exist yet")
     console = console or PlainConsole(stderr=True)
     plan = make_plan(source)
