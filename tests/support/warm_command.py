@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from multiprocessing import util
 from pathlib import Path
 from types import SimpleNamespace
+from typing import IO, Any
 
 from hydraft.launch.external import rank
 from hydraft.system.parent_death import die_with_parent
@@ -42,7 +43,7 @@ def run(
     sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode) for number, mode in enumerate("rww"))
     sys.argv = [str(script), *arguments]
     util.spawnv_passfds = _fork_server
-    rank.subprocess = SimpleNamespace(Popen=ForkedRank, TimeoutExpired=subprocess.TimeoutExpired)  # type: ignore[assignment]
+    rank.subprocess = SUBPROCESS  # type: ignore[assignment]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
@@ -71,20 +72,25 @@ def _fork_server(path: bytes, arguments: Sequence[str], descriptors: Sequence[in
         os._exit(0)
 
 
-class ForkedRank:
-    """A fork of this command, in place of the ``python -c`` that runs a rank under another launcher: a part of Popen."""
+class ForkedPython:
+    """A fork of this command, in place of a new interpreter: a part of Popen."""
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
-        arguments = (command[2], tuple(command[3:]), dict(env))
-        self.process = multiprocessing.get_context("fork").Process(target=_run_code, args=arguments)
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], stdout: IO[bytes] | None, session: bool) -> None:
+        arguments = (list(command[1:]), dict(env), None if stdout is None else stdout.fileno(), session)
+        self.process = multiprocessing.get_context("fork").Process(target=_run, args=arguments)
         self.process.start()
         self.kill = self.process.kill
 
-    def __enter__(self) -> "ForkedRank":
+    def __enter__(self) -> "ForkedPython":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.process.join()
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id."""
+        return self.process.pid
 
     @property
     def returncode(self) -> int | None:
@@ -99,14 +105,40 @@ class ForkedRank:
         """Wait until it has ended."""
         self.process.join(timeout)
         if self.returncode is None:
-            raise subprocess.TimeoutExpired("a rank", timeout or 0)
+            raise subprocess.TimeoutExpired("a fork", timeout or 0)
 
 
-def _run_code(code: str, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
-    """What ``python -c code arguments`` does with this environment."""
+def popen(
+    command: Sequence[str], *, env: Mapping[str, str], stdout: IO[bytes] | None = None, start_new_session: bool = False, **options: Any
+) -> Any:  # fmt: skip
+    """Popen; a Python is a fork, which has no stdin, and whose stderr is its stdout if that is given."""
+    if command[0] == sys.executable:
+        return ForkedPython(command, env, stdout, start_new_session)
+    return subprocess.Popen(command, env=env, stdout=stdout, start_new_session=start_new_session, **options)
+
+
+SUBPROCESS = SimpleNamespace(
+    Popen=popen, TimeoutExpired=subprocess.TimeoutExpired, DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT
+)
+"""In place of the module ``subprocess``."""
+
+
+def _run(arguments: list[str], environment: dict[str, str], output: int | None, session: bool) -> None:
+    """What ``python`` does with these arguments and this environment."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):  # exec would reset their handlers
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    if session:
+        os.setsid()
+    if output is not None:
+        for descriptor in (1, 2):
+            os.dup2(output, descriptor)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = ["-c", *arguments]
-    exec(code, {"__name__": "__main__"})
+    option, *rest = arguments
+    sys.argv = rest if option == "-m" else ["-c", *rest[1:]] if option == "-c" else arguments
+    if option == "-m":
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif option == "-c":
+        exec(rest[0], {"__name__": "__main__"})
+    else:
+        runpy.run_path(option, run_name="__main__")

@@ -14,7 +14,7 @@ import yaml
 from bench.gpu import collect, records, wheels
 from bench.gpu.flops import work
 from bench.gpu.steps import Outcome
-from conftest import SCALE
+from conftest import SCALE, run_script
 from hydraft.system.source_tree import ROOT
 
 LLAMA = {
@@ -206,10 +206,8 @@ def test_an_unknown_part_is_refused() -> None:
 def test_the_rehearsal_runs_the_timed_parts(tmp_path: Path) -> None:
     """The command with the parts that need a GPU, in tiny shapes; `make bench-gpu` runs all of them."""
     out = tmp_path / "out"
-    command = [
-        sys.executable, "-m", "bench.gpu", "--rehearse", "--parts", "first llama serve", "--budget", str(900 * SCALE), "--out", str(out),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=580 * SCALE)
+    arguments = ("--rehearse", "--parts", "first llama serve", "--budget", str(900 * SCALE), "--out", str(out))
+    done = run_script("tests/support/warm_steps.py", *arguments, timeout=580)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((out / "results.json").read_text())
     assert found["rehearsal"] is True
