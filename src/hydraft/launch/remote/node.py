@@ -145,8 +145,9 @@ def _send_files(folder: Path, events: int, everything: bool) -> None:
         with file.open("rb") as source:
             while True:
                 piece = source.read(PIECE)
-                _send(events, event="file", name=str(file.relative_to(folder)), data=piece)
-                if len(piece) < PIECE:
+                last = len(piece) < PIECE
+                _send(events, event="file", name=str(file.relative_to(folder)), data=piece, last=last)
+                if last:
                     break
 
 

@@ -18,6 +18,7 @@ from hydraft.launch.local import hang
 from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
 from hydraft.launch.remote.channel import Channel, Node, close, severity
 from hydraft.launch.remote.protocol import LaunchSpec
+from hydraft.launch.remote.received_files import ReceivedFiles
 from hydraft.runs import consistency
 from hydraft.system import streams
 
@@ -53,8 +54,7 @@ class Supervisor:
         """Whether the ranks have been started."""
         self.dumped_at: float | None = None
         """When the ranks' stacks were requested."""
-        self.received: set[Path] = set()
-        """Files of the run's folder that an agent has sent a piece of."""
+        self.received = ReceivedFiles(Path(spec.folder))
         self.selector = selectors.DefaultSelector()
         for channel in channels:
             channel.register(self.selector)
@@ -141,7 +141,7 @@ class Supervisor:
             case "screen":
                 streams.show(base64.b64decode(event["data"]))
             case "file":
-                self.write_file(event["name"], base64.b64decode(event["data"]))
+                self.received.add(event["name"], base64.b64decode(event["data"]), event["last"])
             case "failed":
                 self.fail(node, Failure.from_dict(event["failure"]))
             case "done" if not node.ended:
@@ -215,20 +215,6 @@ class Supervisor:
         elif all(node.stacks is not None for node in self.nodes) or now - self.dumped_at > self.spec.link_timeout:
             failure = hang.diagnose({rank: known for node in self.nodes for rank, known in (node.stacks or {}).items()})
             self.fail(self.nodes[(failure.rank or 0) // self.spec.ranks], failure)
-
-    def write_file(self, name: str, piece: bytes) -> None:
-        """Add a piece to a file of the run's folder; a name that leads out of the folder is refused."""
-        root = Path(self.spec.folder).resolve()
-        target = (root / name).resolve()
-        if not target.is_relative_to(root):
-            message = f"an agent sent a file named {name!r}"
-            raise RankFailed(Failure(FailureReason.raised, message, log=root / "train.log"))
-        if target not in self.received:
-            self.received.add(target)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)
-        with target.open("ab") as file:
-            file.write(piece)
 
     def check_connections(self) -> None:
         """An agent that ended without a final event, or that no longer sends events, has failed."""

@@ -1,0 +1,50 @@
+"""Files of a run's folder that the agent of another machine sends. No torch."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from hydraft.errors import Failure, FailureReason, RankFailed
+from hydraft.system import files
+
+
+class ReceivedFiles:
+    """Writes files that arrive in pieces; each replaces the one of its name once it is whole."""
+
+    def __init__(self, folder: Path) -> None:
+        """``folder``: the run's."""
+        self.root = folder.resolve()
+        self.begun: set[Path] = set()
+
+    def add(self, name: str, piece: bytes, last: bool) -> None:
+        """Add a piece.
+
+        Args:
+            name: the file's path in the run's folder.
+            piece: its next bytes.
+            last: whether they are its last.
+
+        Raises:
+            RankFailed: the name leads out of the folder, or the file cannot be written.
+        """
+        target = (self.root / name).resolve()
+        if not target.is_relative_to(self.root) or target == self.root:
+            self._fail(f"an agent sent a file named {name!r}")
+        staging = target.with_name(f".{target.name}.received")
+        try:
+            if target not in self.begun:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                staging.unlink(missing_ok=True)
+                self.begun.add(target)
+            with staging.open("ab") as file:
+                file.write(piece)
+            if last:
+                files.sync_folder(staging)  # fsync works on files too
+                staging.rename(target)
+                self.begun.remove(target)
+        except OSError as error:
+            with suppress(OSError):
+                staging.unlink(missing_ok=True)
+            self._fail(f"{target}: {error.strerror}; the file is still in the run's folder on the machine that sent it")
+
+    def _fail(self, message: str) -> None:
+        raise RankFailed(Failure(FailureReason.raised, message, log=self.root / "train.log"))
