@@ -39,6 +39,7 @@ def allocated(overrides: str) -> dict[str, int]:
     machine = hardware.detect()
     deepspeed_ops.prepare(deepspeed_ops.needed(config, machine), machine)
     os.environ.update(deepspeed_ops.environment(machine))
+    deepspeed_ops.cache_cpu_info()
     model = load_trainable(dataclasses.replace(config, model=prepare.native(config.model, config.seed)))
     parameters = list(trainable(model).values())
     on_device = config.zero.offload_optimizer is Offload.none
