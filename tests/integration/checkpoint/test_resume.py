@@ -118,7 +118,7 @@ def test_records_that_changed_are_refused(records: Path, tmp_path: Path) -> None
 def test_a_run_whose_ranks_are_killed_restarts_and_ends_bit_equal(records: Path, tmp_path: Path) -> None:
     """A rank is killed at random, six times. The uninterrupted run saves at other steps: that must make no difference."""
     shared = [
-        f"data.train={records}", "data.eval=null", "train.max_steps=60", "train.log_every=1", "train.micro_batch_size=2",
+        f"data.train={records}", "data.eval=null", "train.max_steps=40", "train.log_every=1", "train.micro_batch_size=2",
         "train.keep_last=99", "cluster=1x2", "lora.dropout=0.1",
     ]  # fmt: skip
     train(compose_run([*shared, "train.save_minutes=0.01"]), tmp_path / "whole")
