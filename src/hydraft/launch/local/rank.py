@@ -11,10 +11,9 @@ from pathlib import Path
 
 from hydraft.errors import Failure, FailureReason
 from hydraft.launch.local import fork_server, hang
-from hydraft.system import files, streams
+from hydraft.system import bitsandbytes_import, files, streams
 from hydraft.system.heartbeat import Heartbeat
 from hydraft.system.imports import import_large
-from hydraft.system.library_logs import quiet_bitsandbytes
 from hydraft.system.parent_death import die_with_parent
 from hydraft.system.processes import ProcessId
 from hydraft.system.signals import SignalListener
@@ -46,7 +45,7 @@ def enter(folder: str, notes: str, terminal: str | None, environment: dict[str, 
         _redirect(Path(folder) / f"rank-{rank}.log")
         heartbeat.start(Path(notes) / f"{rank}.beat")
         _check_gpu()
-        quiet_bitsandbytes()
+        bitsandbytes_import.prepare()
         worker = import_large("hydraft.training.worker")
         worker.main(Path(folder), screen, listener, heartbeat, Rendezvous.read(Path(notes)))
         (Path(notes) / f".{rank}.done").rename(Path(notes) / f"{rank}.done")
