@@ -14,6 +14,7 @@ def test_a_file_replaces_what_was_there_once_it_is_whole(tmp_path: Path) -> None
     cut_off = ReceivedFiles(tmp_path)
     cut_off.add("result.json", b"of a launcher", False)
     received = ReceivedFiles(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["result.json"], "nothing is left of the other launcher"
     for name, again in (("result.json", b"2"), ("adapter/adapter_model.safetensors", b"3")):
         received.add(name, b"1", False)
         assert [file.read_text() for file in tmp_path.rglob("result.json")] == ["old" if again == b"2" else "12"]

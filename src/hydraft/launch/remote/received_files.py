@@ -6,14 +6,19 @@ from pathlib import Path
 from hydraft.errors import Failure, FailureReason, RankFailed
 from hydraft.system import files
 
+ENDING = ".received"
+"""Of the names of files that are not whole yet."""
+
 
 class ReceivedFiles:
     """Writes files that arrive in pieces; each replaces the one of its name once it is whole."""
 
     def __init__(self, folder: Path) -> None:
-        """``folder``: the run's."""
+        """Remove what an earlier launcher had not received to the end; ``folder`` is the run's."""
         self.root = folder.resolve()
         self.begun: set[Path] = set()
+        for left in self.root.rglob(f".*{ENDING}"):
+            left.unlink(missing_ok=True)
 
     def add(self, name: str, piece: bytes, last: bool) -> None:
         """Add a piece.
@@ -29,7 +34,7 @@ class ReceivedFiles:
         target = (self.root / name).resolve()
         if not target.is_relative_to(self.root) or target == self.root:
             self._fail(f"an agent sent a file named {name!r}")
-        staging = target.with_name(f".{target.name}.received")
+        staging = target.with_name(f".{target.name}{ENDING}")
         try:
             if target not in self.begun:
                 target.parent.mkdir(parents=True, exist_ok=True)

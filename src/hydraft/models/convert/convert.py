@@ -43,10 +43,9 @@ def convert(source: Path, target: Path, console: Console | None = None) -> dict[
         ConfigError: the source cannot be converted, the target contains something else, or the disk is full. The target is
             then unchanged.
     """
-    source, target = source.expanduser(), target.expanduser().absolute()
-    if not target.name or (
-        target.exists() and target.samefile(".")
-    ):  # it could not be replaced under a shell that is in it
+    source, target = source.expanduser(), target.expanduser()
+    here = os.path.exists(target) and os.path.samefile(target, ".")  # it could not be replaced under a shell that is in it
+    if here or not target.name:
         raise ConfigError(f"{target}: exists already; name a folder that does not exist yet")
     console = console or PlainConsole(stderr=True)
     plan = make_plan(source)
