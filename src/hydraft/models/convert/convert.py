@@ -44,8 +44,7 @@ def convert(source: Path, target: Path, console: Console | None = None) -> dict[
             then unchanged.
     """
     source, target = source.expanduser(), target.expanduser()
-    here = os.path.exists(target) and os.path.samefile(target, ".")  # it could not be replaced under a shell that is in it
-    if here or not target.name:
+    if not target.name or _is_here(target):
         raise ConfigError(f"{target}: exists already; name a folder that does not exist yet")
     console = console or PlainConsole(stderr=True)
     plan = make_plan(source)
@@ -58,6 +57,14 @@ def convert(source: Path, target: Path, console: Console | None = None) -> dict[
         if error.errno in FULL:
             reason = "the disk is full; complete shards are kept: free space and run the same command again"
         raise ConfigError(f"{target}: {reason}") from error
+
+
+def _is_here(target: Path) -> bool:
+    """Whether it is the current folder, which could not be replaced under a shell that is in it."""
+    try:
+        return target.samefile(".")
+    except OSError:
+        return False
 
 
 @contextmanager
