@@ -16,7 +16,6 @@ class ReceivedFiles:
     def __init__(self, folder: Path) -> None:
         """Remove what an earlier launcher had not received to the end; ``folder`` is the run's."""
         self.root = folder.resolve()
-        self.begun: set[Path] = set()
         for left in self.root.rglob(f".*{ENDING}"):
             left.unlink(missing_ok=True)
 
@@ -36,16 +35,12 @@ class ReceivedFiles:
             self._fail(f"an agent sent a file named {name!r}")
         staging = target.with_name(f".{target.name}{ENDING}")
         try:
-            if target not in self.begun:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                staging.unlink(missing_ok=True)
-                self.begun.add(target)
+            target.parent.mkdir(parents=True, exist_ok=True)
             with staging.open("ab") as file:
                 file.write(piece)
             if last:
                 files.sync_folder(staging)  # fsync works on files too
                 staging.rename(target)
-                self.begun.remove(target)
         except OSError as error:
             with suppress(OSError):
                 staging.unlink(missing_ok=True)
