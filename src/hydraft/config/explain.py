@@ -13,6 +13,7 @@ from hydraft.config import groups
 from hydraft.config.help import did_you_mean
 from hydraft.config.setting_kind import is_list
 from hydraft.errors import ConfigError
+from hydraft.system.escaping import escaped
 
 LONGEST = 300
 """Characters of a word in a message; the middle of a longer one is left out."""
@@ -36,7 +37,7 @@ def explain(error: Exception, command: str = "train", typed: Sequence[str] = ())
 
 def one_line(text: str) -> str:
     """``text`` on one line, without characters that a terminal would act on, and without the middle of very long words."""
-    words = ["".join(one if one.isprintable() else ascii(one)[1:-1] for one in word) for word in text.split()]
+    words = [escaped(word) for word in text.split()]
     half = LONGEST // 2
     return " ".join(word if len(word) <= LONGEST else f"{word[:half]}…{word[-half:]}" for word in words)
 

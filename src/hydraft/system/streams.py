@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from hydraft.system.escaping import escaped
+
 EXIT_NO_READER = 128 + signal.SIGPIPE
 """What a shell reports of a program that wrote to a closed pipe."""
 
@@ -84,7 +86,7 @@ class Text(io.TextIOWrapper):
 
     def write(self, text: str, /) -> int:
         """Write ``text``; what would command a terminal is shown as an escape sequence of Python's."""
-        super().write(COMMANDS.sub(lambda found: f"\\x{ord(found[0]):02x}", text) if self.shown else text)
+        super().write(COMMANDS.sub(lambda found: escaped(found[0]), text) if self.shown else text)
         return len(text)
 
 

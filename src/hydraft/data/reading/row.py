@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from hydraft.system.escaping import escaped
+
 SHOWN = 1000
 """Characters of the beginning and of the end of a message that are shown."""
 
@@ -55,7 +57,7 @@ def printable(message: str) -> str:
     """A message with parts of a record in it, as one line that a terminal shows as it is: a long one without its middle."""
     if len(message) > 2 * SHOWN:
         message = f"{message[:SHOWN]} … {message[-SHOWN:]}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    return escaped(message)
 
 
 def without_nulls(columns: dict[str, Any]) -> dict[str, Any]:

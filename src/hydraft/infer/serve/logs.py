@@ -6,6 +6,8 @@ import re
 import time
 from typing import Any
 
+from hydraft.system.escaping import escaped
+
 PERIOD = 60.0
 """Seconds in which a kind of message is logged once."""
 KINDS = 100
@@ -46,7 +48,7 @@ class Plain(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The text of a message."""
-        text = CONTROL.sub(lambda found: ascii(found[0])[1:-1], super().format(record))
+        text = CONTROL.sub(lambda found: escaped(found[0]), super().format(record))
         return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
 
 

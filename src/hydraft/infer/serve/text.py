@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from hydraft.data.reading.row import is_broken
+from hydraft.system.escaping import escaped
 
 LONGEST = 500
 """Characters of a message that is sent back or logged."""
@@ -11,8 +12,7 @@ LONGEST = 500
 
 def printable(text: str) -> str:
     """``text`` as one line of at most ``LONGEST`` characters, without control characters and those that UTF-8 does not have."""
-    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return escaped(text if len(text) <= LONGEST else f"{text[:LONGEST]}…")
 
 
 def as_json(value: Any, separators: tuple[str, str] | None = None) -> str:
