@@ -20,7 +20,7 @@ try:
     from hydraft.launch.external import environment
     from hydraft.launch.external.coordinator import enter
     from hydraft.launch.external.store import RendezvousStore
-    from hydraft.models import prepare, stored_quant
+    from hydraft.models import prepare, quantised_copy, stored_quant
     from hydraft.plan import preflight, render
     from hydraft.runs import claim, resume, run_folder
     from hydraft.sweep.job_status import Recorded
@@ -68,7 +68,8 @@ def train(composed: DictConfig, store: RendezvousStore | None = None) -> float |
     if config.cluster.on_hosts:
         config = launch.placed(config)
     else:
-        prepare.native(config.model, config.seed)  # converted once, before the ranks start
+        storage = quantised_copy.of_run(config)
+        prepare.native(config.model, config.seed, storage=storage)  # converted once, before the ranks start
         stored_quant.check(config.model, config.quant)  # a hub model's config.json may have come only now
     with launch.hold(config.cluster, folder):
         (run_folder.describe if exists else run_folder.create)(folder, config, admitted.plan, machine)

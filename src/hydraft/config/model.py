@@ -6,6 +6,7 @@ from omegaconf import MISSING
 
 from hydraft.config.bounds import Effect, setting
 from hydraft.config.choices import Hub, Init, Precision, Scale
+from hydraft.config.train import AUTO
 
 
 @dataclass
@@ -59,6 +60,10 @@ class ModelConfig:
     """Run Python code that comes with the checkpoint."""
     hub: Hub = setting(Hub.huggingface, effect=Effect.names_code)
     """Where a ``path`` that is no folder is downloaded from. ``modelscope`` needs the package of that name."""
+
+    cache_quantised: bool | str = setting(AUTO, one_of=(AUTO, True, False), allowed="auto, true or false")
+    """With ``quant=nf4``: quantise the weights once, into the cache, instead of at each start. ``auto``: if the unquantised weights have
+    1 GiB or more."""
 
     def kept_in(self, precision: Precision) -> Precision:
         """Data type of the weights in a run that computes in ``precision``."""

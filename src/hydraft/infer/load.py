@@ -12,7 +12,7 @@ from rich.console import Console
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, logging
 
-from hydraft.config.choices import Precision, Thinking
+from hydraft.config.choices import InferMode, Precision, Thinking
 from hydraft.config.data import DataConfig
 from hydraft.config.infer import InferConfig
 from hydraft.config.model import ModelConfig
@@ -21,7 +21,7 @@ from hydraft.data.tokenize import prompt_ids
 from hydraft.errors import ConfigError
 from hydraft.infer.resolve import check_base
 from hydraft.infer.source import ADAPTER, Kind, Source
-from hydraft.models import generation, prepare
+from hydraft.models import generation, prepare, quantised_copy
 from hydraft.models.families.registry import published_config
 from hydraft.models.load import check_vocabulary, load_base, load_tokenizer
 from hydraft.system.plain_console import PlainConsole
@@ -83,7 +83,7 @@ def load(sources: list[Source], options: InferConfig, console: Console | None = 
         torch.cuda.set_device(device)
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # peft imports deepspeed, which would print a line otherwise
-    section = prepare.native(first.model, first.seed, console)
+    section, precision = _prepared(first, options, device, console)
     for source in sources:
         if source.kind is Kind.adapter:
             check_base(source, options.other_base)  # a model of the hub may have been downloaded only now
@@ -91,7 +91,7 @@ def load(sources: list[Source], options: InferConfig, console: Console | None = 
     tokenizers = {source.name: _tokenizer(source, section) for source in sources}
     for source in sources:
         check_thinking(tokenizers[source.name], source, options)
-    base = load_base(section, first.quant, _precision(first, section, device, console), device)
+    base = load_base(section, first.quant, precision, device)
     generation.drop_checkpoint_defaults(base)
     loaded = {
         source.name: LoadedSource(
@@ -108,9 +108,34 @@ def load(sources: list[Source], options: InferConfig, console: Console | None = 
     return LoadedModel(model.eval(), device, loaded)
 
 
-def tokenizer_and_data(source: Source, console: Console) -> tuple[PreTrainedTokenizerBase, DataConfig]:
-    """The tokenizer and the template settings of a source, without its model."""
-    return load_tokenizer(tokenizer_of(source, prepare.native(source.model, source.seed, console))), _data(source)
+def tokenizer_and_data(
+    source: Source, console: Console, options: InferConfig | None = None
+) -> tuple[PreTrainedTokenizerBase, DataConfig]:
+    """The tokenizer and the template settings of a source, without its model; ``options``: with which processes will load that."""
+    if options is None:
+        section = prepare.native(source.model, source.seed, console)
+    else:
+        section, _ = _prepared(source, options, device_of(options.device), console)
+    return load_tokenizer(tokenizer_of(source, section)), _data(source)
+
+
+def _prepared(
+    source: Source, options: InferConfig, device: torch.device, console: Console
+) -> tuple[ModelConfig, Precision]:
+    """The prepared model section, and the compute type. An export needs the unquantised weights; otherwise those of a copy will do."""
+    model, precision = source.model, source.precision
+    known = prepare.native(model, source.seed, console) if precision is Precision.auto else None
+    if known is not None:
+        precision = own_precision(known)
+    if precision is Precision.fp16 and device.type == "cpu":
+        console.print("notice: fp16 needs a GPU; computing in fp32", highlight=False)
+        model, precision = replace(model, dtype=Precision.auto), Precision.fp32
+        known = None if known is None else replace(known, dtype=Precision.auto)
+    exports = options.mode is InferMode.export
+    storage = None if exports else quantised_copy.storage(model, source.quant, precision)
+    if known is None or storage is not None:
+        known = prepare.native(model, source.seed, console, storage=storage)
+    return known, precision
 
 
 def _tokenizer(source: Source, section: ModelConfig) -> PreTrainedTokenizerBase:
@@ -160,16 +185,6 @@ def tokenizer_of(source: Source, section: ModelConfig) -> ModelConfig:
     if (source.folder / "tokenizer_config.json").is_file():
         return ModelConfig(name=source.name, path=str(source.folder), trust_remote_code=section.trust_remote_code)
     return section
-
-
-def _precision(source: Source, section: ModelConfig, device: torch.device, console: Console) -> Precision:
-    precision = source.precision
-    if precision is Precision.auto:
-        precision = own_precision(section)
-    if precision is Precision.fp16 and device.type == "cpu":
-        console.print("notice: fp16 needs a GPU; computing in fp32", highlight=False)
-        section.dtype, precision = Precision.auto, Precision.fp32
-    return precision
 
 
 def own_precision(section: ModelConfig) -> Precision:

@@ -28,7 +28,16 @@ from hydraft.config.lora import LoraMethod
 from hydraft.config.model import ModelConfig
 from hydraft.config.schema import Config, QuantConfig
 from hydraft.errors import ConfigError
-from hydraft.models import attention, batching, liger, row_documents, stored_quant, unsloth, vocabulary
+from hydraft.models import (
+    attention,
+    batching,
+    liger,
+    quantised_copy,
+    row_documents,
+    stored_quant,
+    unsloth,
+    vocabulary,
+)
 from hydraft.models.architectures.register import register
 from hydraft.models.lora import adapter, targets
 from hydraft.models.loss import chunked
@@ -84,7 +93,8 @@ def load_base(
             would draw at random.
     """
     kept = model.kept_in(precision)
-    stored = stored_quant.recorded(_config(model).to_dict())
+    known = _config(model).to_dict()
+    stored = stored_quant.recorded(known)
     stored_quant.agree(model, quant, stored)
     # Given as None, it would replace that of the checkpoint: stored 8-bit codes would be read as the weights themselves.
     wanted = bits_and_bytes(quant, kept)
@@ -115,6 +125,8 @@ def load_base(
     _keep_gradients(loaded)
     if row_documents.reason(loaded) is None:  # otherwise the attention stays the model's own
         attention.use(loaded)
+    if (source := quantised_copy.made_from(known)) is not None:  # peft records it as the base of an adapter
+        loaded.name_or_path = loaded.config.name_or_path = source
     loaded.config.use_cache = False  # not needed in training; generation enables it
     return loaded
 

@@ -5,31 +5,26 @@ It is made in the cache, under a name that hashes everything it depends on, and 
 """
 
 import dataclasses
-import hashlib
-import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from hydraft.config.choices import Hub, Init, Scale
 from hydraft.config.model import ModelConfig
 from hydraft.errors import ConfigError
-from hydraft.models import modelscope_hub, shapes, stored_quant, vocabulary
+from hydraft.models import hugging_face_hub, modelscope_hub, quantised_copy, shapes, stored_quant, vocabulary
 from hydraft.models.convert import shards
 from hydraft.models.families.registry import published_config, published_family
-from hydraft.models.prepared import Prepared
-from hydraft.system import files
+from hydraft.models.prepared import Prepared, folder_for
+from hydraft.models.quantised_copy import Storage
+from hydraft.system import cache_entries, files
 from hydraft.system.plain_console import PlainConsole
 from hydraft.system.source_tree import TINY
-from hydraft.system.version import __version__
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-HUB_FILES = ["*.safetensors", "*.bin", "*.json", "*.jinja", "tokenizer.model", "tokenization_*.py"]
-"""The files of a hub checkpoint that a conversion needs."""
 
 
 def check(model: ModelConfig) -> None:
@@ -96,35 +91,65 @@ def check_code(model: ModelConfig, setting: str = "model.revision") -> None:
             )
 
 
-def native(model: ModelConfig, seed: int, console: Console | None = None, verified: bool = False) -> ModelConfig:
+def native(
+    model: ModelConfig,
+    seed: int,
+    console: Console | None = None,
+    verified: bool = False,
+    storage: Storage | None = None,
+) -> ModelConfig:
     """The section with a ``path`` (folder or hub name) that transformers loads without a conversion.
 
     Files in the hub's cache are used; only missing ones are downloaded. A folder that was made earlier is verified, and made again if it is
     damaged. Progress is shown on ``console``.
 
     Args:
-        verified: another process of this run has verified the folder, which is used as it is.
+        verified: another process of this run has verified the folder, which is used as it is. A quantised copy that it has not made is not
+            made.
+        storage: what the quantised copy that takes the place of the checkpoint is like; None: the unquantised weights are needed.
 
     Raises:
         ConfigError: the checkpoint is not available or cannot be converted, or the disk is full.
     """
     console = console or PlainConsole(stderr=True)
     model, entry = _entry(model, seed, console)
-    if entry is None:
-        if not verified:
-            _check_weights(model)
-        return model
-    if not (verified and entry.folder.is_dir()):
+    source = None if storage is None else _source(model, entry, console, verified)
+    copy = None if source is None or storage is None else quantised_copy.entry(source, storage, console)
+    if copy is not None and cache_entries.exists(copy.folder) and not verified:
+        copy.remove_if_damaged(console)
+    if copy is not None and copy.folder.is_dir():
+        return _at(model, copy)
+    if entry is None and not verified:
+        _check_weights(model)
+    if entry is not None and not (verified and entry.folder.is_dir()):
         entry.ensure(console)
+    if source is not None and copy is not None and not verified and quantised_copy.is_wanted(model, source.folder):
+        entry = copy if quantised_copy.is_made(copy, model, console) else entry
+    return model if entry is None else _at(model, entry)
+
+
+def _at(model: ModelConfig, entry: Prepared) -> ModelConfig:
     return dataclasses.replace(model, path=str(entry.folder), init=Init.pretrained, revision=None)
 
 
-def verify(model: ModelConfig, seed: int, console: Console | None = None) -> None:
-    """Remove the folder that was made earlier if it is damaged; it is not made again yet. The arguments of ``native``."""
-    console = console or PlainConsole(stderr=True)
-    _, entry = _entry(model, seed, console)
+def _source(
+    model: ModelConfig, entry: Prepared | None, console: Console, verified: bool
+) -> quantised_copy.Source | None:
+    """The checkpoint that a quantised copy would be made from; None if there is to be none.
+
+    Its weights are downloaded unless they are ``verified``, that is, another process has done that.
+    """
     if entry is not None:
-        entry.remove_if_damaged(console)
+        return quantised_copy.Source(entry.folder, str(entry.folder), entry.folder.name, entry.folder.name)
+    if stored_quant.stored(model) is not None:
+        return None
+    folder = Path(model.path).expanduser().absolute()
+    local = folder.is_dir()
+    found = folder if local else shapes.hub_snapshot(model) if verified else hugging_face_hub.whole(model, console)
+    if found is None or not shards.complete(found) or not shards.files(found)[0][0].endswith(".safetensors"):
+        return None
+    named = str(folder) if local else model.path
+    return quantised_copy.Source(found, named, Path(named).name, [named, *quantised_copy.stats(found)])
 
 
 def _entry(model: ModelConfig, seed: int, console: Console) -> tuple[ModelConfig, Prepared | None]:
@@ -182,25 +207,13 @@ def _published(model: ModelConfig, console: Console) -> Path | None:
     folder = Path(model.path).expanduser()
     if folder.is_dir():
         return folder if published_family(folder) else None
-    config = _hub_config(model)
+    config = hugging_face_hub.config(model)
     if config is None or published_family(config.parent) is None:
         return None  # any other problem with the name is reported by transformers
     if not _is_complete(config.parent):
-        _downloaded(model, console)
+        hugging_face_hub.download(model, console)
     shapes.check_size(model, config.parent)
     return config.parent
-
-
-def _downloaded(model: ModelConfig, console: Console) -> Path:
-    """The folder of a hub model with its weights, downloaded as far as they are missing."""
-    from huggingface_hub import snapshot_download
-
-    console.print(f"{model.path}: downloading", highlight=False, soft_wrap=True)
-    try:
-        return Path(snapshot_download(model.path, revision=model.revision, allow_patterns=HUB_FILES))
-    except Exception as error:  # huggingface_hub raises many classes
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ConfigError(f"model.path={model.path}: could not be downloaded from the hub ({reason})") from error
 
 
 def _dequantised(model: ModelConfig, console: Console) -> Prepared | None:
@@ -212,7 +225,7 @@ def _dequantised(model: ModelConfig, console: Console) -> Prepared | None:
     folder = Path(model.path).expanduser()
     if not folder.is_dir():
         cached = shapes.hub_snapshot(model)
-        folder = cached if cached is not None and shards.complete(cached) else _downloaded(model, console)
+        folder = cached if cached is not None and shards.complete(cached) else hugging_face_hub.download(model, console)
 
     def make(target: Path) -> None:
         from hydraft.models.dequantized import dequantise
@@ -221,21 +234,9 @@ def _dequantised(model: ModelConfig, console: Console) -> Prepared | None:
         with files.staged_folder(target) as staging:
             dequantise(folder, staging, console)
 
-    return Prepared(_folder(f"{folder.resolve().name}-{found.method}", [str(folder.resolve()), _stats(folder)]), make)
-
-
-def _hub_config(model: ModelConfig) -> Path | None:
-    """The config.json of a hub model, from the hub's cache or downloaded."""
-    from huggingface_hub import hf_hub_download
-
-    for cached_only in (True, False):
-        try:
-            return Path(
-                hf_hub_download(model.path, "config.json", revision=model.revision, local_files_only=cached_only)
-            )
-        except Exception:
-            continue
-    return None
+    return Prepared(
+        folder_for(f"{folder.resolve().name}-{found.method}", [str(folder.resolve()), _stats(folder)]), make
+    )
 
 
 def _is_complete(snapshot: Path) -> bool:
@@ -260,7 +261,7 @@ def _converted(source: Path, console: Console) -> Prepared:
         console.print(f"{source}: converting it to {target}, once", highlight=False, soft_wrap=True)
         convert(source, target, console)
 
-    return Prepared(_folder(source.resolve().name, [str(source.resolve()), _stats(source), *another]), make)
+    return Prepared(folder_for(source.resolve().name, [str(source.resolve()), _stats(source), *another]), make)
 
 
 def _stats(source: Path) -> list[tuple[str, int, int]]:
@@ -290,9 +291,4 @@ def _random(model: ModelConfig, seed: int, console: Console) -> Prepared:
         with files.staged_folder(target) as staging:
             write(shape, tokenizer_folder, tiny, seed, staging, console)
 
-    return Prepared(_folder(f"random-{model.name}", [shape, tiny, seed, str(tokenizer_folder)]), make)
-
-
-def _folder(name: str, depends_on: list[Any]) -> Path:
-    key = hashlib.sha256(json.dumps([__version__, *depends_on], sort_keys=True).encode()).hexdigest()[:16]
-    return files.cache_folder("models") / f"{name}-{key}"
+    return Prepared(folder_for(f"random-{model.name}", [shape, tiny, seed, str(tokenizer_folder)]), make)

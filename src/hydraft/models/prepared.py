@@ -1,16 +1,19 @@
 """A folder in the cache that stands for a checkpoint: made on first use, verified later, and made again if it is damaged. No torch."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from hydraft.errors import ConfigError
 from hydraft.models.convert import shards
-from hydraft.system import cache_entries
+from hydraft.system import cache_entries, files
+from hydraft.system.version import __version__
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,12 @@ class Prepared:
         """Hold the lock."""
         if cache_entries.exists(self.folder) and (why := fault(self.folder)) is not None:
             cache_entries.set_aside(self.folder, why, say)
+
+
+def folder_for(name: str, depends_on: list[Any]) -> Path:
+    """Where in the cache an entry is: its ``name``, with a hash of everything that it depends on (as JSON) and of the version."""
+    key = hashlib.sha256(json.dumps([__version__, *depends_on], sort_keys=True).encode()).hexdigest()[:16]
+    return files.cache_folder("models") / f"{name}-{key}"
 
 
 def fault(folder: Path) -> str | None:

@@ -23,7 +23,7 @@ CHANGEABLE = (
     "train.gradient_accumulation_steps", "train.gradient_checkpointing", "train.compile", "data.eval",
     "data.eval_limit",
     "data.eval_max_new_tokens", "train.on_divergence", "train.loss_spike", "train.zero_grad_steps", "train.max_rewinds",
-    "train.auto_micro_batch", "kernels",
+    "train.auto_micro_batch", "kernels", "model.cache_quantised",
 )  # fmt: skip
 """Settings, and sections, that do not change the course of the training, or only make it longer."""
 

@@ -16,10 +16,11 @@ from transformers import TrainerCallback, TrainingArguments
 from hydraft.checkpoint import optimizer_state, weights
 from hydraft.config.choices import Launcher, Offload
 from hydraft.config.lora import ALL_LINEAR, LoraMethod
+from hydraft.config.model import ModelConfig
 from hydraft.config.schema import Config, load_config
 from hydraft.data.template_default import with_default
 from hydraft.evaluation.evaluator import BatchSizes, Evaluator
-from hydraft.models import base_identity, exchange, prepare
+from hydraft.models import base_identity, exchange, prepare, quantised_copy
 from hydraft.models.load import check_vocabulary, load_tokenizer, load_trainable, settle_batching, trainable
 from hydraft.plan import plan
 from hydraft.runs import consistency
@@ -90,7 +91,8 @@ def _train(
     listener: SignalListener,
 ) -> None:
     if config.cluster.launcher is Launcher.joined and int(os.environ["LOCAL_RANK"]) == 0:
-        prepare.verify(config.model, config.seed, screen.console)  # other launchers prepare it before the ranks start
+        with screen.heartbeat.while_working():  # other launchers prepare it before the ranks start
+            prepare.native(config.model, config.seed, screen.console, storage=quantised_copy.of_run(config))
     _compare_hosts(config)
     parts = _load(config, screen, memory)
     early_stop = EarlyStopCallback(config.train.grace, arguments.device, listener)
@@ -140,7 +142,7 @@ class _Run:
 
 def _load(requested: Config, screen: Screen, memory: OutOfMemoryHandler) -> _Parts:
     """The data set and the model. ``requested``: with the model section of the user, which may be a published checkpoint."""
-    native = prepare.native(requested.model, requested.seed, screen.console, verified=True)
+    native = _native(requested, screen)
     config, notes = settle_batching(dataclasses.replace(requested, model=native))
     for note in notes:
         screen.say(note)
@@ -161,6 +163,20 @@ def _load(requested: Config, screen: Screen, memory: OutOfMemoryHandler) -> _Par
     known = dataclasses.replace(requested, data=dataclasses.replace(requested.data, thinking=data.encoded.thinking))
     origin = weights.Origin(initial, base_identity.of(known) if dist.get_rank() == 0 else None)
     return _Parts(config, objective, tokenizer, data, model, origin)
+
+
+def _native(config: Config, screen: Screen) -> ModelConfig:
+    """The model that every rank loads: the quantised copy only if each rank finds one, since they quantise together otherwise."""
+    storage = quantised_copy.of_run(config)
+    found = prepare.native(config.model, config.seed, screen.console, verified=True, storage=storage)
+    if storage is None:
+        return found
+    copied = quantised_copy.is_copy(found)
+    if all(exchange.all_gather(copied)):
+        return found
+    if copied:
+        screen.say(f"{config.model.path}: quantised at each start, since another machine has no quantised copy of it")
+    return prepare.native(config.model, config.seed, screen.console, verified=True)
 
 
 def _make_run(

@@ -73,7 +73,7 @@ def _run(
     else:
         from hydraft.infer.load import tokenizer_and_data
 
-        tokenizer, data = tokenizer_and_data(source, screen.console)
+        tokenizer, data = tokenizer_and_data(source, screen.console, options)
     from hydraft.data.tokenize import prompt_ids
 
     prompts = [prompt_ids(record.conversation, tokenizer, data) for record in records]

@@ -19,7 +19,7 @@ from hydraft.errors import ConfigError, Failure, FailureReason, RankFailed
 from hydraft.launch.local import elastic
 from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
 from hydraft.launch.remote.protocol import LaunchSpec, failed, line
-from hydraft.models import prepare
+from hydraft.models import prepare, quantised_copy
 from hydraft.runs.consistency import canonical
 from hydraft.system import files, hardware, limits, temporary
 from hydraft.system.plain_console import PlainConsole
@@ -131,7 +131,8 @@ def _prepare(node: NodeRun, events: int) -> None:
     screen = EventStream(events)
     files.check_cache()
     prepare.check(config.model)
-    prepare.native(config.model, config.seed, PlainConsole(file=cast(IO[str], screen), width=200))
+    console = PlainConsole(file=cast(IO[str], screen), width=200)
+    prepare.native(config.model, config.seed, console, storage=quantised_copy.of_run(config))
     for built in deepspeed_ops.prepare(deepspeed_ops.needed(config, machine), machine):
         screen.write(f"{built}\n")
     elastic.start_fork_server(machine)

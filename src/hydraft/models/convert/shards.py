@@ -52,7 +52,7 @@ def files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
     """
     for index, single in zip(INDEXES, SINGLES, strict=True):
         if (folder / index).is_file():
-            placed = _weight_map(folder / index)
+            placed = weight_map(folder / index)
             names = sorted(set(placed.values()))
             if missing := [name for name in names if not (folder / name).is_file()]:
                 raise ConfigError(
@@ -95,7 +95,12 @@ def check_sizes(folder: Path) -> None:
             raise ConfigError(f"{folder}/{name}: has {size:,} bytes, where its header needs {expected:,}")
 
 
-def _weight_map(path: Path) -> dict[str, str]:
+def weight_map(path: Path) -> dict[str, str]:
+    """The file of each tensor, from an index.
+
+    Raises:
+        ConfigError: it is damaged, or lists files elsewhere.
+    """
     try:
         placed = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         inside = all(isinstance(name, str) and Path(name).name == name for name in placed.values())
