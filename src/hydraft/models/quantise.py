@@ -156,10 +156,18 @@ def _write(job: Job, device: torch.device, report: Report) -> None:
         _load(job.source, dtype=dtype, quantization_config=stored)
     copying.shards.finish()
     _write_the_rest(job, stored)
-    with each_parameter(lambda model, name, value: None):  # of mapped files hardly anything is read for this
-        unknown = _load(job.target, dtype=dtype, device_map={"": "cpu"})
+    _check(job)
+
+
+def _check(job: Job) -> None:
+    """Refuse a copy whose tensors transformers does not place in a quantised model as in an unquantised one, as with Llama 4's experts."""
+    try:
+        with each_parameter(lambda model, name, value: None):  # of mapped files hardly anything is read for this
+            unknown = _load(job.target, dtype=DTYPES[Precision(job.precision)], device_map={"": "cpu"})
+    except Exception as error:
+        raise ValueError(f"transformers does not load what is quantised ({type(error).__name__}: {error})") from error
     if unknown:
-        raise ValueError(f"{unknown[0]} is not found again ({len(unknown)} tensors)")
+        raise ValueError(f"transformers does not load what is quantised ({unknown[0]} has no place)")
 
 
 def _load(folder: str, **options: Any) -> list[str]:

@@ -100,14 +100,16 @@ def storage(model: ModelConfig, quant: QuantConfig, precision: Precision) -> Sto
     return Storage(quant.double_quant, model.kept_in(precision))
 
 
-def is_large(folder: Path) -> bool:
-    """Whether the weights of a folder have ``LEAST`` bytes."""
-    return sum((folder / name).stat().st_size for name in shards.files(folder)[0]) >= LEAST
+def size(folder: Path) -> int:
+    """Bytes of the weights in a folder; 0 if some are missing."""
+    if not shards.complete(folder):
+        return 0
+    return sum((folder / name).stat().st_size for name in shards.files(folder)[0])
 
 
 def is_wanted(model: ModelConfig, folder: Path) -> bool:
     """Whether to make a copy of the unquantised checkpoint in ``folder``."""
-    return is_large(folder) if model.cache_quantised == AUTO else True
+    return size(folder) >= LEAST if model.cache_quantised == AUTO else True
 
 
 def small_files(folder: Path) -> list[str]:
@@ -171,7 +173,7 @@ def is_made(copy: Prepared, model: ModelConfig, console: Console) -> bool:
     try:
         copy.ensure(console)
     except (NotMadeError, ConfigError) as error:
-        why = f"{model.path}: quantised at each start, since there is no copy of it in the cache: {error}"
+        why = f"{model.path}: quantised at each start, since no copy was made (model.cache_quantised=false does not try): {error}"
         console.print(why, highlight=False, markup=False, soft_wrap=True)
         return False
     return True
@@ -205,9 +207,8 @@ def _run(job: Job, console: Console) -> None:
 
 def _follow(events: IO[str], job: Job, console: Console) -> str | None:
     """Show the progress that the process reports until it ends; returns its error."""
-    source = Path(job.source)
-    size = sum((source / name).stat().st_size for name in shards.files(source)[0])
-    bar, shown, began, error = Bytes(console, "quantising", size), 0, time.monotonic(), None
+    whole = size(Path(job.source))
+    bar, shown, began, error = Bytes(console, "quantising", whole), 0, time.monotonic(), None
     said = began
     with bar.progress:
         for line in events:
@@ -216,8 +217,8 @@ def _follow(events: IO[str], job: Job, console: Console) -> str | None:
             if "done" not in event:
                 continue
             share = event["done"] / event["total"]
-            bar.advance(round(share * size) - shown)
-            shown = round(share * size)
+            bar.advance(round(share * whole) - shown)
+            shown = round(share * whole)
             if not console.is_terminal and time.monotonic() - said > SAY_SECONDS:
                 said = time.monotonic()
                 left = (said - began) * (1 - share) / share

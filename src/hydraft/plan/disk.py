@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydraft.config.choices import Init, Save
+from hydraft.config.choices import Init, QuantKind, Save
 from hydraft.config.schema import Config
-from hydraft.models import fp32_weights
-from hydraft.models.families.registry import is_published_architecture, published_family
+from hydraft.config.train import AUTO
+from hydraft.models import fp32_weights, quantised_copy, shapes, stored_quant
+from hydraft.models.families.registry import is_published_architecture, published_config, published_family
 from hydraft.plan.memory import WIDTH
-from hydraft.plan.parameters import Layout, Trained
+from hydraft.plan.parameters import Layout, Trained, codes, constants
 
 STATE_WIDTH = 12
 """Bytes per trained parameter in ``optimizer.safetensors``."""
@@ -29,6 +30,8 @@ class Disk:
     """The largest number of checkpoints that are kept, including the last."""
     base: int
     """The base in the cache, which is written once: converted or of random weights."""
+    quantised: int
+    """Its quantised copy in the cache, which is written once."""
 
 
 def disk(config: Config, layout: Layout, learns: Trained) -> Disk:
@@ -41,7 +44,7 @@ def disk(config: Config, layout: Layout, learns: Trained) -> Disk:
     train = config.train
     between = train.save is Save.epoch or train.save_every is not None or train.save_minutes is not None
     kept = config.train.keep_last + (config.data.eval is not None) if between else 1
-    return Disk(tensors * width, tensors * width + state, kept, _base(config, layout))
+    return Disk(tensors * width, tensors * width + state, kept, _base(config, layout), _quantised(config, layout))
 
 
 def _base(config: Config, layout: Layout) -> int:
@@ -50,6 +53,26 @@ def _base(config: Config, layout: Layout) -> int:
     if config.model.init is Init.random:
         return weights
     return weights + fp32_weights.elements(config.model) * (FP32_WIDTH - CHECKPOINT_WIDTH) if _converts(config) else 0
+
+
+def _quantised(config: Config, layout: Layout) -> int:
+    """Bytes of the quantised copy; 0 for a run that has none."""
+    model = config.model
+    kept = quantised_copy.of_run(config)
+    if kept is None:
+        return 0
+    folder = shapes.folder_of(model) if model.init is Init.pretrained else None
+    stored = None if folder is None else stored_quant.recorded(published_config(folder))
+    if stored is not None and not stored.dequantised:
+        return 0
+    plain = _base(config, layout) or (0 if folder is None else quantised_copy.size(folder))
+    if model.cache_quantised == AUTO and (plain or layout.count * CHECKPOINT_WIDTH) < quantised_copy.LEAST:
+        return 0
+    return sum(
+        codes(tensor, QuantKind.nf4, 1 if tensor.linear else WIDTH[kept.precision])
+        + constants(tensor, QuantKind.nf4, kept.double_quant)
+        for tensor in layout.tensors
+    )
 
 
 def _converts(config: Config) -> bool:

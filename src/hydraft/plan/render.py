@@ -200,6 +200,7 @@ def _disk(cost: Cost) -> str:
     disk = cost.disk
     many = f"{disk.checkpoints} checkpoints" if disk.checkpoints > 1 else "a checkpoint"
     base = f"; the base in the cache, once, {size(disk.base)}" if disk.base else ""
+    base += f"; its quantised copy, once, {size(disk.quantised)}" if disk.quantised else ""
     return f"disk: {size(disk.weights)} of weights, {many} of {size(disk.checkpoint)}{base}"
 
 
