@@ -1,0 +1,151 @@
+"""The quantised copy in the cache: made once by a process of its own, whole or not at all, and left out where there is no room for it."""
+
+import dataclasses
+import io
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import small_disk
+from rich.console import Console
+
+import stored
+from conftest import SCALE
+from hydraft.config.choices import Precision, QuantKind
+from hydraft.config.model import ModelConfig
+from hydraft.config.schema import QuantConfig
+from hydraft.models import prepare
+from hydraft.models.quantised_copy import Storage, is_copy, storage
+from hydraft.system.plain_console import PlainConsole
+from published import contents
+
+SECONDS = 120 * SCALE
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HYDRAFT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def wanted(model: ModelConfig, double: bool = True) -> Storage | None:
+    return storage(model, QuantConfig(QuantKind.nf4, double), Precision.bf16)
+
+
+def native(model: ModelConfig, verified: bool = False) -> tuple[ModelConfig, str]:
+    """The section of a run in NF4, and what was printed."""
+    screen = io.StringIO()
+    console: Console = PlainConsole(file=screen, width=200)
+    return prepare.native(model, 0, console, verified, storage=wanted(model)), screen.getvalue()
+
+
+def section(folder: Path) -> ModelConfig:
+    return ModelConfig(name="mine", path=str(folder), cache_quantised=True)
+
+
+def copies(place: Path) -> list[str]:
+    """What is in the cache, but for locks and seals."""
+    found = (place / "models").iterdir() if (place / "models").is_dir() else ()
+    return sorted(file.name for file in found if file.suffix != ".lock")
+
+
+def test_a_copy_is_made_once_and_again_if_it_is_damaged(place: Path, tmp_path: Path) -> None:
+    model = section(stored.plain(tmp_path / "base"))
+    assert native(model, verified=True) == (model, ""), "a rank does not make it"
+    found, printed = native(model)
+    assert is_copy(found) and "quantising it to" in printed
+    assert native(model) == (found, "")
+    assert native(model, verified=True) == (found, "")
+    assert prepare.native(model, 0) == model, "an export needs the unquantised weights"
+    for other in (
+        dataclasses.replace(model, cache_quantised=False),
+        dataclasses.replace(model, trust_remote_code=True),
+    ):
+        assert native(other, verified=True)[0] == other
+    before = contents(Path(found.path))
+    (weights,) = Path(found.path).glob("*.safetensors")
+    os.truncate(weights, weights.stat().st_size // 2)
+    again, printed = native(model)
+    assert again == found and "it is made again" in printed
+    assert contents(Path(found.path)) == before
+    (tmp_path / "base/chat_template.jinja").write_text("another")
+    assert native(model, verified=True)[0] == model, "the copy has the old template"
+
+
+def test_a_small_model_is_not_copied_by_itself(tmp_path: Path) -> None:
+    model = ModelConfig(name="mine", path=str(stored.plain(tmp_path / "base")))
+    assert native(model) == (model, "")
+
+
+def test_without_room_a_line_says_so(place: Path, tmp_path: Path) -> None:
+    model = section(stored.plain(tmp_path / "base"))
+    with small_disk.mounted(place, "256k"):
+        found, printed = native(model)
+        assert found == model
+        assert "quantised at each start" in printed and "are free" in printed
+        assert copies(place) == []
+
+
+MAKING = """
+from hydraft.config.model import ModelConfig
+from hydraft.config.choices import Precision, QuantKind
+from hydraft.config.schema import QuantConfig
+from hydraft.models import prepare, quantised_copy
+import sys
+model = ModelConfig(name="mine", path=sys.argv[1], cache_quantised=True)
+storage = quantised_copy.storage(model, QuantConfig(QuantKind.nf4, True), Precision.bf16)
+print(prepare.native(model, 0, storage=storage).path)
+"""
+
+
+def making(folder: Path) -> "subprocess.Popen[str]":
+    """A process that makes a copy."""
+    command = [sys.executable, "-c", MAKING, str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def awaited(what: Callable[[], Any]) -> Any:
+    """What ``what`` returns, as soon as it is something."""
+    end = time.monotonic() + SECONDS
+    while not (found := what()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return found
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_kills_at_any_moment_leave_nothing_half(seed: int, place: Path, tmp_path: Path) -> None:
+    random.seed(seed)
+    base = stored.plain(tmp_path / "base", hidden_size=512, intermediate_size=2048, num_hidden_layers=6)
+    # The process that makes it: the run goes on without a copy.
+    with making(base) as parent:
+        (child,) = awaited(lambda: psutil.Process(parent.pid).children())
+        time.sleep(random.uniform(0, 4))
+        child.kill()
+        out, err = parent.communicate()
+    assert (parent.returncode, out.strip()) == (0, str(base)), err
+    assert "killed by SIGKILL" in err and copies(place) == []
+    # The run: the other process ends with it, and what it left is removed when the copy is made.
+    with making(base) as parent:
+        (child,) = awaited(lambda: psutil.Process(parent.pid).children())
+        time.sleep(random.uniform(0, 4))
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        awaited(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    assert all(name.startswith(".") for name in copies(place))
+    with making(base) as first, making(base) as second:
+        (out, err), (other, waited) = first.communicate(), second.communicate()
+    assert out == other and is_copy(ModelConfig(name="copy", path=out.strip())), err + waited
+    assert sorted("quantising it to" in text for text in (err, waited)) == [False, True], (
+        "one made it, the other waited"
+    )
+    assert copies(place) == [Path(out.strip()).name]
+    assert native(section(base)) == (dataclasses.replace(section(base), path=out.strip()), "")
