@@ -29,9 +29,6 @@ def test_pieces_are_bit_equal_to_the_whole(double: bool, dtype: torch.dtype, mon
         expected, found = state.as_dict(packed=True), own.as_dict(packed=True)
         assert expected.keys() == found.keys()
         assert all(torch.equal(found[name], value) for name, value in expected.items()), shape
-        assert torch.equal(
-            bitsandbytes.functional.dequantize_4bit(ours, own), bitsandbytes.functional.dequantize_4bit(codes, state)
-        )
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8])
