@@ -1,6 +1,7 @@
-"""Merging a whole model in memory, with peft's own ``merge_and_unload``: what exports are compared with, bit for bit."""
+"""Adapters as peft saves them, and merging a whole model in memory by its own ``merge_and_unload``: exports are compared with that."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,35 @@ import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from hydraft.config.choices import Precision
 from hydraft.config.model import ModelConfig
 from hydraft.config.schema import QuantConfig
-from hydraft.infer.source import Kind, Source
+from hydraft.infer.source import ADAPTER, Kind, Source
 from hydraft.models import fp32_weights
 from hydraft.models.families.registry import published_config
 from hydraft.models.load import load_base
 from hydraft.models.quant import DTYPES
+from hydraft.system.source_tree import TINY
+
+
+def trained(folder: Path, over: Path, **lora: Any) -> Path:
+    """An adapter as peft saves it, with random numbers in every trained tensor, and the tokenizer beside it."""
+    model = AutoModelForCausalLM.from_pretrained(over, dtype=torch.float32)
+    settings = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM"} | lora
+    peft.get_peft_model(model, peft.LoraConfig(**settings)).save_pretrained(folder)
+    tensors = load_file(folder / ADAPTER)
+    generator = torch.Generator().manual_seed(1)
+    learned = ["lora_", "trainable_tokens", *lora.get("modules_to_save", ())]  # head and embedding are saved frozen too
+    for name, tensor in tensors.items():
+        if any(part in name for part in learned):
+            tensors[name] = tensor + 0.1 * torch.randn(tensor.shape, generator=generator)
+    save_file(tensors, folder / ADAPTER, {"format": "pt"})
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(TINY / name, folder / name)
+    return folder
 
 
 @torch.no_grad()

@@ -5,11 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import peft
 import pytest
 import torch
-from merging import merged_whole
-from safetensors.torch import load_file, save_file
+from merging import merged_whole, trained
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import published
@@ -21,10 +20,8 @@ from hydraft.infer.export import compare, merge, published_layout
 from hydraft.infer.export.run import run
 from hydraft.infer.load import load
 from hydraft.infer.resolve import find
-from hydraft.infer.source import ADAPTER
 from hydraft.models import prepare
 from hydraft.models.convert import shards
-from hydraft.system.source_tree import TINY
 
 PROMPTS = [[1, 5, 9, 300, 17, 4], [1, 40, 41, 42]]
 
@@ -32,23 +29,6 @@ PROMPTS = [[1, 5, 9, 300, 17, 4], [1, 40, 41, 42]]
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return stored.plain(tmp_path_factory.mktemp("base") / "base")
-
-
-def trained(folder: Path, over: Path, **lora: Any) -> Path:
-    """An adapter as peft saves it, with random numbers in every trained tensor, and the tokenizer beside it."""
-    model = AutoModelForCausalLM.from_pretrained(over, dtype=torch.float32)
-    settings = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM"} | lora
-    peft.get_peft_model(model, peft.LoraConfig(**settings)).save_pretrained(folder)
-    tensors = load_file(folder / ADAPTER)
-    generator = torch.Generator().manual_seed(1)
-    learned = ["lora_", "trainable_tokens", *lora.get("modules_to_save", ())]  # head and embedding are saved frozen too
-    for name, tensor in tensors.items():
-        if any(part in name for part in learned):
-            tensors[name] = tensor + 0.1 * torch.randn(tensor.shape, generator=generator)
-    save_file(tensors, folder / ADAPTER, {"format": "pt"})
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copyfile(TINY / name, folder / name)
-    return folder
 
 
 def same_as_whole(adapter: Path, folder: Path, precision: Precision, dtype: Precision = Precision.fp32) -> None:

@@ -168,10 +168,9 @@ class _Weights:
         return module, leaf
 
     def _unmerged(self, layer: torch.nn.Module, leaf: str) -> torch.Tensor:
-        trained = self.quantised.get(layer)
-        if trained is None or leaf != "weight":
-            return getattr(layer, leaf)  # type: ignore[no-any-return]
-        return dequantize_module_weight(trained).data.cpu()
+        trained = self.quantised.get(layer) if leaf == "weight" else None
+        value: torch.Tensor = getattr(layer, leaf) if trained is None else dequantize_module_weight(trained).data.cpu()
+        return value
 
     def _merge(self, tuner: Any, base: torch.nn.Module, leaf: str) -> torch.Tensor:
         """What peft's ``tuner`` makes of a parameter of ``base``, which stays as it is."""
