@@ -19,6 +19,8 @@ from safetensors.torch import save_file
 from sentencepiece import sentencepiece_model_pb2
 from transformers import AutoTokenizer
 
+from hydraft.models.convert import shards
+
 ROOT = Path(__file__).parents[2]
 
 CHATGLM2: dict[str, Any] = {
@@ -54,6 +56,11 @@ BAICHUAN1 = BAICHUAN2 | {"architectures": ["BaiChuanForCausalLM"]}
 
 RESERVED = (*(f"<reserved_{index}>" for index in range(300)), "▁▁▁▁", "▁▁", "<h1>", "é")
 """User-defined pieces, as in Baichuan; they include 195 and 196."""
+
+
+def as_shard(tensors: Mapping[str, torch.Tensor]) -> shards.Shard:
+    """Tensors in memory, in the form that exports read."""
+    return shards.Shard(list(tensors), lambda name: shards.described(tensors[name]), tensors.__getitem__)
 
 
 def chatglm2_tensors(seed: int = 0, dtype: torch.dtype = torch.float16, **changes: Any) -> dict[str, torch.Tensor]:

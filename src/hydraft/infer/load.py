@@ -241,7 +241,7 @@ def check_fit(source: Source, section: ModelConfig) -> None:
         match = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", name)
         if match is None:
             continue
-        layer = layers.get(match[1])
+        layer = layers.get(match[1].replace(".base_layer", ""))  # of peft's layers inside each other, for experts
         if layer is None:
             raise ConfigError(f"{where}: the base has no {match[1]}")
         width = getattr(layer, "in_features" if match[2] == "A" else "out_features", None)

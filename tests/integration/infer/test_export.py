@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import run_script, wait_for
 from hydraft.config.choices import ExportKind, Precision, QuantKind
@@ -22,7 +23,7 @@ from hydraft.config.model import ModelConfig
 from hydraft.data.records import Conversation, Turn, ask
 from hydraft.data.tokenize import prompt_ids
 from hydraft.errors import ConfigError
-from hydraft.infer.export import merge, published_layout
+from hydraft.infer.export import compare, merge, native_layout, published_layout
 from hydraft.infer.export.chat_template import jinja
 from hydraft.infer.export.run import run
 from hydraft.infer.generate import answer
@@ -31,7 +32,7 @@ from hydraft.infer.resolve import find
 from hydraft.infer.source import ADAPTER
 from hydraft.models import prepare
 from hydraft.system.source_tree import TINY
-from published import CHATGLM2, chatglm2_tensors, save, sentencepiece_model
+from published import CHATGLM2, as_shard, chatglm2_tensors, save, sentencepiece_model
 from using import adapter, start
 
 PROMPTS = [[1, 5, 9, 300, 17, 4], [1, 40, 41, 42]]
@@ -91,16 +92,17 @@ def test_merged_weights_are_equivalent_to_the_trained_model(
     (source,) = find(options)
     trained = load([source], options).model
     section = prepare.native(source.model, source.seed)
-    plain = merge.merged(trained, source, section, Precision.fp32).eval()
-    assert not [name for name, _ in plain.named_modules() if "lora" in name]
-    difference = merge.difference(merge.logits(trained, PROMPTS), merge.logits(plain, PROMPTS))
+    merged = merge.merged(trained, source, section, Precision.fp32)
+    native_layout.write(merged, torch.float32, tmp_path, Console(quiet=True))
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    difference = compare.difference(compare.logits(trained, PROMPTS), compare.logits(plain, PROMPTS))
     assert difference["logit_max"] <= tolerance
     if quant == "nf4" and not lora:
         options = InferConfig(run=str(made))
         (source,) = find(options)
         source.quant.kind = QuantKind.none
-        published = merge.difference(
-            merge.logits(trained, PROMPTS), merge.logits(load([source], options).model, PROMPTS)
+        published = compare.difference(
+            compare.logits(trained, PROMPTS), compare.logits(load([source], options).model, PROMPTS)
         )
         assert published["logit_max"] > 100 * tolerance
 
@@ -184,7 +186,7 @@ def test_chatglm2_is_converted_and_exported_bit_for_bit(suffix: str, count: int,
     back = tmp_path / "back"
     back.mkdir()
     found = {name: tensor for file in native.glob("*.safetensors") for name, tensor in load_file(file).items()}
-    published_layout.publish(found, source, back)
+    published_layout.publish(as_shard(found), source, back)
     repeated = {name: tensor for file in back.glob("*.safetensors") for name, tensor in load_file(file).items()}
     assert repeated.keys() == tensors.keys()
     assert all(
@@ -213,8 +215,8 @@ def test_an_adapter_of_chatglm2_is_merged_into_its_published_layout(tmp_path: Pa
     options = InferConfig(run=str(made))
     trained = load(find(options), options).model
     options = InferConfig(run=str(Path(prepare.native(ModelConfig(name="glm", path=str(target)), 42).path)))
-    difference = merge.difference(
-        merge.logits(trained, PROMPTS), merge.logits(load(find(options), options).model, PROMPTS)
+    difference = compare.difference(
+        compare.logits(trained, PROMPTS), compare.logits(load(find(options), options).model, PROMPTS)
     )
     assert difference["logit_max"] < 1e-3
 

@@ -22,7 +22,7 @@ from hydraft.errors import ConfigError
 from hydraft.infer.export.published_layout import publish
 from hydraft.models.convert.convert import convert
 from hydraft.models.families import internlm2
-from published import INTERNLM2, fuzz, internlm2_tensors, save, sentencepiece_model, with_unused
+from published import INTERNLM2, as_shard, fuzz, internlm2_tensors, save, sentencepiece_model, with_unused
 
 UNUSED = 16
 SPECIALS = ["<|plugin|>", "<|interpreter|>", "<|action_end|>", "<|action_start|>", "<|im_end|>", "<|im_start|>"]
@@ -104,7 +104,7 @@ def test_logits_equal_those_of_the_published_architecture(tmp_path: Path, case: 
         found = model.eval()(input_ids=ids).logits
     assert expected.std() > 0.5
     assert (expected - found).abs().max() <= 1e-5 * expected.abs().max()
-    publish(model.half().state_dict(), tmp_path / "published", tmp_path)  # and back, bit for bit
+    publish(as_shard(model.half().state_dict()), tmp_path / "published", tmp_path)  # and back, bit for bit
     back = {name: value for file in tmp_path.glob("model-*.safetensors") for name, value in load_file(file).items()}
     assert back.keys() == tensors.keys() and all(torch.equal(back[name], value) for name, value in tensors.items())
 

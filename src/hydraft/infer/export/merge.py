@@ -1,102 +1,115 @@
-"""Merges an adapter into the weights that it was trained with, and measures how much the result's logits differ.
+"""Merges an adapter into the weights that it was trained with, one tensor at a time, as each is written.
 
 The merged weight is the one that the layer computed with: under NF4 or int8 that is the dequantised weight, not the published one.
-Each layer is dequantised and merged in fp32 and rounded once, to the type in which it is saved.
+Each layer is dequantised and merged in fp32, by peft, and rounded once, to the type in which it is saved. In memory are the trained model,
+the adapter, and the layer that is merged; the weights of the base stay pages of its mapped files.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import peft
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.integrations import dequantize_module_weight
+from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
+from safetensors import safe_open
 from transformers import PreTrainedModel
 
-from hydraft.config.choices import Precision, QuantKind
+from hydraft.config.choices import Precision
 from hydraft.config.model import ModelConfig
 from hydraft.errors import ConfigError
-from hydraft.infer.source import Kind, Source
+from hydraft.infer.load import own_precision
+from hydraft.infer.source import ADAPTER, Kind, Source
 from hydraft.models import fp32_weights
-from hydraft.models.load import load_unquantised
+from hydraft.models.convert import shards
+from hydraft.models.load import load_for_merging
 from hydraft.models.quant import DTYPES
 
-Logits = list[torch.Tensor]
-"""(T, V) each, fp32."""
 
-TOLERANCES = {Precision.fp32: 1e-3, Precision.fp16: 0.02, Precision.bf16: 0.1}
-INT8_TOLERANCE = 0.2
+@dataclass(frozen=True)
+class Merged:
+    """A model without an adapter that computes the same as the trained one, whose weights are made as they are read."""
+
+    base: PreTrainedModel
+    """Of the merged model's class and config. It has the layers of peft in it, and cannot be saved itself."""
+    weights: shards.Shard
+    """By the names of ``base``; of weights that are tied, the first."""
 
 
-@torch.no_grad()
-def merged(trained: torch.nn.Module, source: Source, section: ModelConfig, precision: Precision) -> PreTrainedModel:
-    """A model without an adapter, in ``precision``, that computes the same as ``trained``.
+def merged(trained: torch.nn.Module, source: Source, section: ModelConfig, precision: Precision) -> Merged:
+    """The merged model.
 
     Args:
-        trained: the model as in training: the base, quantised or not, with the adapter.
-        source: the adapter.
+        trained: the model as in training: the base, quantised or not, with the adapter. Its 4-bit and 8-bit layers are read as needed.
+        source: the adapter, or a whole model.
         section: the prepared base.
         precision: the type of the merged weights; those that the base stores in fp32 beside 16-bit ones stay in fp32.
     """
-    base = load_unquantised(dataclasses.replace(section, dtype=Precision.auto), precision)
+    stored = own_precision(section)
+    base = load_for_merging(dataclasses.replace(section, dtype=Precision.auto), stored)
     exact = fp32_weights.read(section.path)
-    dequantised = {
-        name: dequantize_module_weight(layer).data.cpu()
+    saved = _saved(source.folder / ADAPTER) if source.kind is Kind.adapter else set()
+    tied = _untie(base, saved)
+    own, names = dict(base.named_parameters()), _names(base)
+    model: torch.nn.Module = base
+    if source.kind is Kind.adapter:
+        for name in saved & own.keys():  # the adapter replaces these, and may have more bits
+            own[name].data = own[name].data.to(DTYPES[precision])
+        model = peft.PeftModel.from_pretrained(base, str(source.folder), autocast_adapter_dtype=True)
+    for name in exact.keys() & own.keys():  # only now: an adapter on the head is saved with a rounded copy of the head
+        own[name].data = exact[name]
+    quantised = {
+        model.get_submodule(name): layer
         for name, layer in trained.named_modules()
         if isinstance(layer, (Linear4bit, Linear8bitLt))
     }
-    own = dict(base.named_parameters())
-    if source.kind is Kind.model:
-        for name in exact.keys() & own.keys():
-            own[name].data = exact[name]
-        for name, weight in dequantised.items():
-            base.get_submodule(name).weight.data = weight.to(DTYPES[precision])
-        return base
-    tied = _untie(base)
-    model = peft.PeftModel.from_pretrained(base, str(source.folder), autocast_adapter_dtype=True)
-    for name in exact.keys() & own.keys():  # only now: an adapter on the head is saved with a rounded copy of the head
-        own[name].data = exact[name]
-    for name, weight in dequantised.items():
-        model.get_submodule(name).weight.data = weight
-    for layer in list(model.modules()):
-        if isinstance(layer, LoraLayer) and isinstance(getattr(layer.get_base_layer(), "weight", None), torch.Tensor):
-            weight = layer.get_base_layer().weight
-            weight.data = weight.data.float()
-    if tied:
-        _record_tying(base, False)  # only now: peft reads it to know whether an adapter is on both
-    try:
-        plain = model.merge_and_unload(safe_merge=True)
-    except ValueError as error:  # a weight is not finite
-        raise ConfigError(f"run={source.folder}: cannot be merged: {error}") from error
-    assert isinstance(plain, PreTrainedModel)
-    for name, parameter in plain.named_parameters():
-        if name not in exact:
-            parameter.data = parameter.data.to(DTYPES[precision])
-    if tied:
-        _tie_if_equal(plain)
-    return plain
+    made = _Weights(base, quantised, frozenset(exact), DTYPES[precision], DTYPES[stored], str(source.folder))
+    if tied is not None:
+        same = torch.equal(*(made.read(name) for name in tied))
+        _record_tying(base, same)  # only now: peft reads it to know whether an adapter is on both
+        names = [name for name in names if not (same and name == tied[0])]
+    return Merged(base, shards.Shard(names, made.describe, made.read))
 
 
-def _untie(model: PreTrainedModel) -> bool:
-    """Give the language-model head weights of its own; False if it has them already.
+def _names(base: PreTrainedModel) -> list[str]:
+    """Parameters, of tied ones the first, and buffers that are saved."""
+    state = base.state_dict()
+    buffers = [name for name, _ in base.named_buffers() if name in state]
+    ignored = set(getattr(base, "_keys_to_ignore_on_save", None) or ())
+    return [name for name in (*dict(base.named_parameters()), *buffers) if name not in ignored]
+
+
+def _saved(adapter: Path) -> set[str]:
+    """The names of the tensors of an adapter; those that replace a weight of the base by the name of that weight."""
+    with safe_open(adapter, framework="pt") as file:
+        names = list(file.keys())
+    return {name.removeprefix("base_model.model.").replace(".base_layer.", ".") for name in names}
+
+
+def _untie(model: PreTrainedModel, saved: set[str]) -> tuple[str, str] | None:
+    """Give the language-model head weights of its own, if it shares those of the embedding and the adapter is on one of them.
 
     An adapter on the head or on the embedding changes that layer only.
+
+    Returns:
+        The names of both weights, or None.
     """
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if head is None or head.weight is not embedding.weight:
-        return False
+        return None
+    names = {module: name for name, module in model.named_modules()}
+    last = {names[layer].rpartition(".")[2] for layer in (head, embedding)}
+    if not any(last & set(name.split(".")) for name in saved):
+        return None
     head.weight = torch.nn.Parameter(embedding.weight.detach().clone(), requires_grad=False)
-    return True
-
-
-def _tie_if_equal(model: PreTrainedModel) -> None:
-    """Tie head and embedding again if the adapter changed neither, or both alike."""
-    head: Any = model.get_output_embeddings()
-    embedding: Any = model.get_input_embeddings()
-    if torch.equal(head.weight, embedding.weight):
-        head.weight = embedding.weight
-        _record_tying(model, True)
+    return f"{names[head]}.weight", f"{names[embedding]}.weight"
 
 
 def _record_tying(model: PreTrainedModel, tied: bool) -> None:
@@ -104,35 +117,93 @@ def _record_tying(model: PreTrainedModel, tied: bool) -> None:
         config.tie_word_embeddings = tied
 
 
-@torch.inference_mode()
-def logits(model: torch.nn.Module, prompts: list[list[int]]) -> Logits:
-    """A model's logits at each token of each prompt."""
-    device = next(model.parameters()).device
-    return [model(input_ids=torch.tensor([prompt], device=device)).logits[0].float().cpu() for prompt in prompts]
+@dataclass(frozen=True)
+class _Weights:
+    """Makes the merged weights of ``base``, in which peft has put its layers."""
+
+    base: PreTrainedModel
+    quantised: Mapping[torch.nn.Module, Linear4bit | Linear8bitLt]
+    """The trained layers of layers of ``base``."""
+    exact: frozenset[str]
+    """Names of weights that stay in fp32."""
+    dtype: torch.dtype
+    """Of the merged weights."""
+    stored: torch.dtype
+    """Of the base."""
+    folder: str
+    """For messages."""
+
+    def describe(self, name: str) -> shards.Tensor:
+        """The header of a merged weight."""
+        layer, leaf = self._layer(name)
+        value = getattr(_base_layer(layer), leaf)
+        return shards.described(torch.empty(value.shape, dtype=self._dtype(name, value), device="meta"))
+
+    def _dtype(self, name: str, value: torch.Tensor) -> torch.dtype:
+        kept = value.dtype is torch.float32 if name in self.exact else not isinstance(value, torch.nn.Parameter)
+        return value.dtype if kept and value.dtype is not self.stored else self.dtype
+
+    @torch.no_grad()
+    def read(self, name: str) -> torch.Tensor:
+        """A merged weight, on the CPU.
+
+        Raises:
+            ConfigError: a number in it is not finite.
+        """
+        layer, leaf = self._layer(name)
+        base = _base_layer(layer)
+        dtype = self._dtype(name, getattr(base, leaf))
+        tuner = _tuner(layer, leaf)
+        value = self._unmerged(base, leaf) if tuner is None else self._merge(tuner, base, leaf)
+        return value.detach().to(dtype)
+
+    def _layer(self, name: str) -> tuple[torch.nn.Module, str]:
+        """The module of a weight, or the layer that peft put in its place, and the name of the weight in it."""
+        path, _, leaf = name.rpartition(".")
+        module: Any = self.base
+        for part in path.split(".") if path else ():
+            module = getattr(_base_layer(module), part)
+            if isinstance(module, ModulesToSaveWrapper):
+                module = module.modules_to_save[module.active_adapter]
+        return module, leaf
+
+    def _unmerged(self, layer: torch.nn.Module, leaf: str) -> torch.Tensor:
+        trained = self.quantised.get(layer) if leaf == "weight" else None
+        value: torch.Tensor = getattr(layer, leaf) if trained is None else dequantize_module_weight(trained).data.cpu()
+        return value
+
+    def _merge(self, tuner: Any, base: torch.nn.Module, leaf: str) -> torch.Tensor:
+        """What peft's ``tuner`` makes of a parameter of ``base``, which stays as it is."""
+        names = (
+            [leaf] if isinstance(tuner, ParamWrapper) else [name for name, _ in base.named_parameters(recurse=False)]
+        )
+        before = {name: base.get_parameter(name).data for name in names}
+        try:
+            for name in names:
+                base.get_parameter(name).data = self._unmerged(base, name).data.float()
+            tuner.merge(safe_merge=True)
+            return base.get_parameter(leaf).data
+        except ValueError as error:  # a weight is not finite
+            raise ConfigError(f"run={self.folder}: cannot be merged: {error}") from error
+        finally:
+            for name, data in before.items():
+                base.get_parameter(name).data = data
+            tuner.merged_adapters.clear()
 
 
-def difference(ours: Logits, theirs: Logits) -> dict[str, float]:
-    """How the logits differ: the largest and the mean difference, and the share of positions with the same likeliest token.
-
-    ``relative`` is the root mean square of the differences over that of ``ours``, the mean of each position subtracted.
-    """
-    differences = torch.cat([(mine - other).flatten() for mine, other in zip(ours, theirs, strict=True)])
-    same = torch.cat([mine.argmax(-1) == other.argmax(-1) for mine, other in zip(ours, theirs, strict=True)])
-    spread = torch.cat([(mine - mine.mean(-1, keepdim=True)).flatten() for mine in ours])
-    return {
-        "logit_max": float(differences.abs().max()),
-        "logit_mean": float(differences.abs().mean()),
-        "relative": float(differences.square().mean().sqrt() / spread.square().mean().sqrt()),
-        "same_token": float(same.float().mean()),
-        "positions": len(same),
-    }
+def _base_layer(module: Any) -> Any:
+    """The layer of the base in a layer of peft; any other module itself."""
+    module = module.token_adapter if isinstance(module, TrainableTokensWrapper) else module
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
 
 
-def tolerance(quant: QuantKind, *precisions: Precision) -> float:
-    """The largest ``relative`` difference of a merged model that is due to rounding, five times what was measured or more.
-
-    Args:
-        quant: of training; LLM.int8() also rounds the inputs of layers, which merged weights do not.
-        precisions: that of training, and that of the merged weights.
-    """
-    return max(TOLERANCES[precision] for precision in precisions) if quant is not QuantKind.int8 else INT8_TOLERANCE
+def _tuner(layer: Any, leaf: str) -> Any:
+    """The layer of peft that changes the parameter ``leaf`` of its base layer; None if it stays."""
+    while isinstance(layer, ParamWrapper) and layer.parameter_name != leaf:
+        layer = layer.base_layer
+    if isinstance(layer, TrainableTokensWrapper):
+        return layer.token_adapter if leaf == "weight" else None
+    if not isinstance(layer, LoraLayer):
+        return None
+    changed = isinstance(layer, ParamWrapper) or leaf == "weight" or any(layer.lora_bias.values())
+    return layer if changed else None

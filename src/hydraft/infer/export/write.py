@@ -1,23 +1,23 @@
 """Writes an export: weights, tokenizer, chat template, generation config and model card, in a staging folder that is renamed at the end."""
 
 import dataclasses
+import gc
 import json
 import shutil
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hydraft.config.choices import ExportKind, Layout, Precision
 from hydraft.config.infer import InferConfig
 from hydraft.config.model import ModelConfig
-from hydraft.config.schema import QuantConfig
 from hydraft.data.records import ask
 from hydraft.data.rendering import begin
 from hydraft.data.template_default import with_default
 from hydraft.data.tokenize import prompt_ids
 from hydraft.errors import ConfigError, RunFailed
-from hydraft.infer.export import merge
+from hydraft.infer.export import compare, merge, native_layout, placement
 from hydraft.infer.export.chat_template import jinja
 from hydraft.infer.export.model_card import card, commands, describe_differences
 from hydraft.infer.export.published_layout import publish
@@ -25,9 +25,8 @@ from hydraft.infer.export.published_source import published_source
 from hydraft.infer.load import LoadedSource, load, own_precision
 from hydraft.infer.resolve import ADAPTER_CONFIG
 from hydraft.infer.source import ADAPTER, Source
-from hydraft.models import base_identity, fp32_weights, prepare
+from hydraft.models import base_identity, prepare
 from hydraft.models.generation import end_ids
-from hydraft.models.load import load_base
 from hydraft.models.quant import DTYPES
 from hydraft.system import files
 from hydraft.system.plain_console import PlainConsole
@@ -55,23 +54,15 @@ def write(source: Source, options: InferConfig, target: Path) -> None:
             (staging / "README.md").write_text(card(source, options.export.kind, target, base, None), encoding="utf-8")
     else:
         precision = options.export.dtype if options.export.dtype is not Precision.auto else own_precision(section)
-        _check_space(target, _bytes(section, precision))
-        loaded = load([source], options)
-        selected = loaded.select()
-        prompts = _prompts(source, selected)
-        trained = merge.logits(loaded.model, prompts)
-        plain = merge.merged(loaded.model, source, section, precision)
+        sizes = placement.sizes(section, source.quant, _trained_precision(source, section), precision)
+        _check_space(target, sizes.merged)
         with files.staged_folder(target) as staging:
-            if options.export.layout is Layout.published:
-                publish(plain.state_dict(), published_source(source), staging)
-                written: PreTrainedModel | ModelConfig = plain
-            else:
-                _write_native(plain, selected, staging)
-                del plain
-                written = dataclasses.replace(section, path=str(staging), revision=None)
-            differences = merge.difference(
-                trained, merge.logits(_reloaded(written, source, section, loaded.device), prompts)
-            )
+            prompts, trained = _merge(source, section, options, sizes, staging)
+            _release()
+            device = _device(options, sizes.merged + sizes.working, "the merged model")
+            computed = _trained_precision(source, section)
+            again = compare.exported_logits(staging, options.export.layout, section, computed, device, prompts)
+            differences = compare.difference(trained, again)
             _check_difference(differences, source, precision, section)
             text = card(source, options.export.kind, target, base, differences)
             (staging / "README.md").write_text(text, encoding="utf-8")
@@ -84,6 +75,49 @@ def write(source: Source, options: InferConfig, target: Path) -> None:
             console.print(f"{what}: {command}")
 
 
+def _merge(
+    source: Source, section: ModelConfig, options: InferConfig, sizes: placement.Sizes, staging: Path
+) -> tuple[list[list[int]], compare.Logits]:
+    """Write the merged model to ``staging``; all that was loaded for it is released when this returns.
+
+    Returns:
+        The prompts to compare both models on, and the logits of the trained one.
+    """
+    precision = options.export.dtype if options.export.dtype is not Precision.auto else own_precision(section)
+    device = _device(options, sizes.trained + sizes.working, "the trained model")
+    loaded = load([source], dataclasses.replace(options, device=str(device)))
+    selected = loaded.select()
+    prompts = _prompts(source, selected)
+    trained = compare.logits(loaded.model, prompts)
+    merged = merge.merged(loaded.model, source, section, precision)
+    console = PlainConsole(stderr=True)
+    if options.export.layout is Layout.published:
+        publish(merged.weights, published_source(source), staging, console)
+    else:
+        _settle_generation(merged.base, selected.tokenizer)
+        native_layout.write(merged, DTYPES[precision], staging, console)
+        _write_tokenizer(selected.tokenizer, selected.source, staging)
+    return prompts, trained
+
+
+def _device(options: InferConfig, needed: int, what: str) -> torch.device:
+    device, notice = placement.device_for(options.device, needed)
+    if notice is not None:
+        PlainConsole(stderr=True).print(f"notice: {what} {notice}", soft_wrap=True)
+    return device
+
+
+def _release() -> None:
+    """Free what is no longer referenced: modules and their hooks are cycles."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _trained_precision(source: Source, section: ModelConfig) -> Precision:
+    return source.precision if source.precision is not Precision.auto else own_precision(section)
+
+
 def _check_difference(
     differences: dict[str, float], source: Source, precision: Precision, section: ModelConfig
 ) -> None:
@@ -92,8 +126,7 @@ def _check_difference(
     Raises:
         RunFailed: the logits differ by more than rounding explains.
     """
-    own = source.precision if source.precision is not Precision.auto else own_precision(section)
-    allowed = merge.tolerance(source.quant.kind, own, precision)
+    allowed = compare.tolerance(source.quant.kind, _trained_precision(source, section), precision)
     if not differences["relative"] <= allowed:  # NaN too
         raise RunFailed(
             f"the merged model is not the trained one, and was not kept: {describe_differences(differences)}; relative to the logits that "
@@ -108,20 +141,6 @@ def _check_space(target: Path, size: int) -> None:
         raise ConfigError(f"output={target}: takes {size / 2**30:.2f} GiB, and {free / 2**30:.2f} GiB are free")
 
 
-def _bytes(section: ModelConfig, precision: Precision) -> int:
-    """The size of a model's weights, from its config; a few may stay in fp32."""
-    config = AutoConfig.from_pretrained(
-        section.path, revision=section.revision, trust_remote_code=section.trust_remote_code
-    )
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=section.trust_remote_code)
-    exact = fp32_weights.found_in(section.path)
-    return sum(
-        parameter.numel() * (4 if name in exact else int(DTYPES[precision].itemsize))
-        for name, parameter in model.named_parameters()
-    )
-
-
 def _prompts(source: Source, selected: LoadedSource) -> list[list[int]]:
     """The prompts as ids, and those of the run's probe."""
     prompts = [prompt_ids(ask(prompt), selected.tokenizer, selected.data) for prompt in PROMPTS]
@@ -129,9 +148,8 @@ def _prompts(source: Source, selected: LoadedSource) -> list[list[int]]:
     return [*prompts, json.loads(probe.read_text())["input_ids"]] if probe.is_file() else prompts
 
 
-def _write_native(model: PreTrainedModel, selected: LoadedSource, folder: Path) -> None:
-    """Write weights, config, tokenizer, chat template and generation config."""
-    tokenizer = selected.tokenizer
+def _settle_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Set what ends an answer in the model's generation config, and what training has turned off."""
     ends = end_ids(tokenizer, model)
     own = model.generation_config or GenerationConfig()
     own.eos_token_id, own.pad_token_id = ends[0] if len(ends) == 1 else ends, tokenizer.pad_token_id
@@ -142,8 +160,6 @@ def _write_native(model: PreTrainedModel, selected: LoadedSource, folder: Path) 
             bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id
         )
     model.config.use_cache = True  # off during training only
-    model.save_pretrained(folder)
-    _write_tokenizer(tokenizer, selected.source, folder)
 
 
 def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Source, folder: Path) -> None:
@@ -167,17 +183,3 @@ def _write_adapter(source: Source, base: str, folder: Path) -> None:
             shutil.copyfile(source.folder / name, folder / name)
     tokenizer, _ = tokenizer_and_data(source, PlainConsole(stderr=True))
     _write_tokenizer(tokenizer, source, folder)
-
-
-def _reloaded(
-    written: PreTrainedModel | ModelConfig, source: Source, section: ModelConfig, device: torch.device
-) -> PreTrainedModel:
-    """The exported model in the precision of training: read from the disk, or from memory in the published layout."""
-    precision = source.precision if source.precision is not Precision.auto else own_precision(section)
-    if isinstance(written, PreTrainedModel):
-        written.to(device, DTYPES[precision]).eval()  # type: ignore[arg-type]
-        return written
-    native = dataclasses.replace(written, dtype=Precision.auto)
-    model = load_base(native, QuantConfig(), precision, device)
-    model.eval()
-    return model

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 SIZES = {"F32": 4, "BF16": 2, "F16": 2}
 """Bytes per element of the data types that a published checkpoint may have, by their names in safetensors."""
+WIDTHS = SIZES | {"F64": 8, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+"""The same of every data type that is written; a few architectures save buffers of whole numbers."""
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
 CHUNK = 1 << 24
@@ -39,7 +41,12 @@ class Tensor:
 
     @property
     def bytes(self) -> int:
-        return SIZES[self.dtype] * math.prod(self.shape)
+        return WIDTHS[self.dtype] * self.count
+
+    @property
+    def count(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
 
 
 def files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
@@ -62,6 +69,13 @@ def files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
         if (folder / single).is_file():
             return [single], None
     raise ConfigError(f"{folder}: no weights ({', '.join((*INDEXES, *SINGLES))})")
+
+
+def numbered(count: int) -> list[str]:
+    """The names of ``count`` safetensors files of a checkpoint, as transformers numbers them."""
+    if count == 1:
+        return [SINGLES[0]]
+    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
 
 
 def complete(folder: Path) -> bool:
@@ -127,7 +141,7 @@ def header(path: Path) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Shard:
-    """An open shard."""
+    """An open shard, or other tensors that are made as they are read."""
 
     names: list[str]
     describe: Callable[[str], Tensor]
@@ -181,10 +195,28 @@ def _unpickle(path: Path) -> Mapping[str, "torch.Tensor"]:
 
 def described(tensor: "torch.Tensor") -> Tensor:
     """The header of this tensor."""
+    names = {dtype: name for name, dtype in _types().items()}
+    return Tensor(names.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape))
+
+
+def empty(tensor: Tensor) -> "torch.Tensor":
+    """A tensor of this header, on the meta device.
+
+    Raises:
+        KeyError: this module does not write its data type.
+    """
     import torch
 
-    names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-    return Tensor(names.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape))
+    return torch.empty(tensor.shape, dtype=_types()[tensor.dtype], device="meta")
+
+
+def _types() -> "dict[str, torch.dtype]":
+    """The data types that are written, by their names in safetensors."""
+    import torch
+
+    floats = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+    whole = {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
+    return floats | whole | {"BOOL": torch.bool}
 
 
 def write(path: Path, layout: Mapping[str, Tensor], tensors: Iterable["torch.Tensor"], advance: Advance) -> str:
