@@ -12,13 +12,11 @@ from hydraft.config.schema import Config
 from hydraft.models import fp32_weights
 from hydraft.plan import scoring
 from hydraft.plan.activations import activations
-from hydraft.plan.decoder_layer import Tensor
+from hydraft.plan.gathered import Gathered, gathered
 from hydraft.plan.memory_parts import Parts
 from hydraft.plan.optimizer_states import States, pinned, states
-from hydraft.plan.parameters import Layout, Trained, codes, constants
-
-WIDTH = {Precision.fp32: 4, Precision.bf16: 2, Precision.fp16: 2}
-"""Bytes per element."""
+from hydraft.plan.parameters import Layout, Trained
+from hydraft.plan.weights import WIDTH, share_bytes, sharded_bytes, storage_width, stored_bytes, whole_bytes
 
 DRIVER = 1250 << 20
 """Bytes of a rank's CUDA context with the kernels of cuBLAS and bitsandbytes (681 MiB) and of NCCL's communicator (564 MiB), which
@@ -32,9 +30,6 @@ PROCESS_ON_CPU, PROCESS_ON_GPU = 600 << 20, 2 << 30
 
 HEAP = 1.0
 """Freed activations that the C library keeps on a CPU, as a share of all: measured as 0.6 to 1.2."""
-
-REUSE = 1_000_000_000
-"""Stage 3 keeps a gathered weight that is used again within this number of elements (DeepSpeed's stage3_max_reuse_distance)."""
 
 
 @dataclass(frozen=True)
@@ -108,59 +103,38 @@ def _with_overhead(parts: Parts) -> Parts:
     return parts + Parts(overhead=DRIVER + round(SLACK * parts.total))
 
 
-def stored_bytes(config: Config, tensor: Tensor, width: int) -> tuple[int, int]:
-    """Bytes of ``tensor`` and of its quantisation constants."""
-    quant = config.quant
-    return codes(tensor, quant.kind, width), constants(tensor, quant.kind, quant.double_quant)
-
-
 @dataclass(frozen=True)
 class _Frozen:
     """Bytes of the frozen weights."""
 
     device: int
     host: int
-    gathered: int
-    """Weights that stage 3 has gathered, on the device."""
+    gathered: Gathered
+    """Weights that stage 3 has gathered, on the device; in bytes."""
 
 
 def _frozen(config: Config, layout: Layout, learns: Trained, on_gpu: bool) -> _Frozen:
     """The frozen weights; in full fine-tuning only those that stage 3 gathers."""
-    precision = config.train.precision
-    width = WIDTH[precision if precision is not Precision.fp32 else config.model.dtype]
-    pairs = [stored_bytes(config, tensor, width) for tensor in layout.tensors]
+    width = storage_width(config)
     copies = int(learns.full and config.objective.requirements.reference_model)
     if config.zero.stage < 3:
-        trained_base = sum(learns.base) * width
-        return _Frozen(sum(map(sum, pairs)) * (1 + copies) - trained_base, 0, 0)
+        whole = sum(sum(stored_bytes(config, tensor, width)) for tensor in layout.tensors)
+        return _Frozen(whole * (1 + copies) - sum(learns.base) * width, 0, Gathered())
     ranks, offloads = config.world_size, config.zero.offload_param is not Offload.none
-    device = sum(constant for _, constant in pairs)  # constants are not parameters: every rank has all of them
-    device += copies * sum(map(sum, pairs)) // ranks
-    host, large = 0, []
-    for size, _ in pairs:
-        shard = -(-size // (width * ranks)) * width
-        if size <= config.zero.stage3_param_persistence_threshold * width:
-            device += 0 if learns.full else shard + (size if ranks > 1 else 0)
+    device, host = whole_bytes(config, layout.tensors), 0
+    for tensor in layout.tensors:
+        size, shard = sharded_bytes(config, tensor, width), share_bytes(config, tensor, width)
+        device += copies * shard
+        if learns.full:
             continue
-        large.append(size // width)
-        if not learns.full:
-            device += 0 if offloads else shard
-            host += pinned(shard, config, on_gpu) if offloads else 0
-    whole = _gathered(large, config.zero.stage3_prefetch_bucket_size) * width if ranks > 1 or offloads else 0
-    return _Frozen(device, host, whole)
-
-
-def _gathered(elements: list[int], prefetch: int) -> int:
-    """Elements that are gathered at once between forward and backward: the last weights, which are used again within ``REUSE``,
-    the next weight, and the prefetched ones (``__params_to_release`` of partitioned_param_coordinator.py)."""
-    if not elements:
-        return 0
-    tail = 0
-    for count in reversed(elements):
-        if 2 * tail >= REUSE:  # through the rest of the forward pass, and back
-            break
-        tail += count
-    return min(sum(elements), tail + max(elements) + prefetch)
+        if size <= config.zero.stage3_param_persistence_threshold * width:
+            device += shard + (size if ranks > 1 else 0)
+        elif offloads:
+            host += pinned(shard, config, on_gpu)
+        else:
+            device += shard
+    moves = ranks > 1 or offloads
+    return _Frozen(device, host, gathered(config, layout, learns).times(width) if moves else Gathered())
 
 
 def _dequantised(config: Config, layout: Layout, width: int) -> int:
@@ -172,7 +146,7 @@ def _dequantised(config: Config, layout: Layout, width: int) -> int:
 
 
 def _training(config: Config, subject: ModelSize, kept: States, frozen: _Frozen, width: int) -> Parts:
-    """The largest of three phases: the loss, the backward pass of a layer, the optimizer step."""
+    """The largest of the phases: the embedding, the loss, the backward pass of a layer and of the first, the optimizer step."""
     layout, learns, batch = subject.layout, subject.learns, config.train.micro_batch_size
     tokens = batch * config.objective.requirements.sequences * config.data.max_length  # no micro-batch is larger
     packed = config.data.packing or config.data.batching is Batching.padded  # padding also has logits
@@ -180,9 +154,12 @@ def _training(config: Config, subject: ModelSize, kept: States, frozen: _Frozen,
     held = activations(config, layout, learns, width, tokens, labelled)
     base = Parts(weights=frozen.device) + _relabelled(kept.device, learns)
     dequantised = _dequantised(config, layout, width)
+    whole, early = frozen.gathered, held.at_loss // layout.layers
     phases = [
-        Parts(activations=held.at_loss, logits=held.logits, buffers=frozen.gathered),
-        Parts(activations=held.at_layer, buffers=frozen.gathered + dequantised + held.working),
+        Parts(activations=early, buffers=whole.start),
+        Parts(activations=held.at_loss, logits=held.logits, buffers=whole.head),
+        Parts(activations=held.at_layer, buffers=whole.layers + dequantised + held.working),
+        Parts(activations=held.at_layer - held.at_loss + early, buffers=whole.end + dequantised + held.working),
         Parts(gradients=kept.step),
     ]
     return base + max(phases, key=lambda parts: parts.total)
@@ -196,8 +173,9 @@ def _scoring(config: Config, subject: ModelSize, kept: States, frozen: _Frozen, 
     base = Parts(weights=frozen.device) + _relabelled(kept.device, learns)
     layer, head = scoring.losses(config, layout, learns, width)
     answers = scoring.generation_memory(config, layout, learns, width).most(config.data.max_length)
-    working = Parts(buffers=frozen.gathered + _dequantised(config, layout, width))
-    phases = [layer + working, head + Parts(buffers=frozen.gathered), answers + working]
+    working = Parts(buffers=frozen.gathered.layers + _dequantised(config, layout, width))
+    embedding = Parts(buffers=frozen.gathered.start)
+    phases = [embedding, layer + working, head + Parts(buffers=frozen.gathered.head), answers + working]
     return base + max(phases, key=lambda parts: parts.total)
 
 
