@@ -21,6 +21,7 @@ from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus  # noqa:
 from deepspeed.runtime.zero.partitioned_param_coordinator import (  # noqa: E402
     PartitionedParameterCoordinator as Coordinator,
 )
+from deepspeed.runtime.zero.partitioned_param_coordinator import iter_params  # noqa: E402
 from transformers.integrations.deepspeed import HfDeepSpeedConfig  # noqa: E402
 
 from conftest import config_of  # noqa: E402
@@ -57,6 +58,8 @@ def gathered(case: str) -> dict[str, int]:
 
     def record(self: Any, module: Any, *rest: Any) -> None:
         fetch(self, module, *rest)
+        if not any(True for _ in iter_params(module)):
+            return
         here = (one for one in model.parameters() if one.ds_status is not ZeroParamStatus.NOT_AVAILABLE)
         live = sum(one.ds_numel for one in here if not one.ds_persist)
         name = names[module]

@@ -7,8 +7,8 @@ from hydraft.config.choices import Init, Save
 from hydraft.config.schema import Config
 from hydraft.models import fp32_weights
 from hydraft.models.families.registry import is_published_architecture, published_family
-from hydraft.plan.memory import WIDTH
 from hydraft.plan.parameters import Layout, Trained
+from hydraft.plan.weights import WIDTH
 
 STATE_WIDTH = 12
 """Bytes per trained parameter in ``optimizer.safetensors``."""

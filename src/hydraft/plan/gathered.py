@@ -16,21 +16,13 @@ from functools import lru_cache
 from hydraft.config.choices import QuantKind
 from hydraft.config.schema import Config
 from hydraft.plan.parameters import HEAD, Layout, Trained
-from hydraft.plan.weights import WIDTH, sharded_bytes, storage_width
+from hydraft.plan.weights import sharded_bytes, storage_width
 
 MOST = 1_000_000_000
-"""The most weights that are gathered ahead, and the distance in weights within which one is kept until it is used again: DeepSpeed's
-defaults, in elements."""
+"""DeepSpeed's limits of live weights and of the distance between two uses: in elements, and meant for 16-bit weights."""
 
-
-def most_elements(config: Config) -> int:
-    """``stage3_max_live_parameters`` and ``stage3_max_reuse_distance`` of a resolved ``config``: ``MOST`` weights, in elements.
-
-    An element holds four 4-bit weights in 16 bits. With DeepSpeed's defaults, four times as many weights would be gathered ahead as of a
-    model that is not quantised, which takes 2 GB.
-    """
-    packed = 2 * WIDTH[config.model.kept_in(config.train.precision)]
-    return MOST if config.quant.kind is QuantKind.none else MOST // packed
+IDLE = ("layer", "attention", "feed-forward block", "activation function")
+"""Modules of a decoder layer without weights of their own: more are prefetched at them too."""
 
 
 @dataclass(frozen=True)
@@ -76,21 +68,28 @@ class _Step:
     """The modules of a layer, which run again within its first step backward."""
 
 
+def limits(config: Config) -> Limits:
+    """The limits that a resolved ``config`` gives to DeepSpeed.
+
+    An element in 16 bits holds four 4-bit weights, so that they are for as many weights as without quantisation. And 4-bit weights are
+    prefetched one at a time: several would be gathered into one buffer and copied, the embedding or the head among them, which are the
+    largest by far, and would be in memory twice.
+    """
+    zero, quantised = config.zero, config.quant.kind is not QuantKind.none
+    most = MOST // (2 * storage_width(config)) if quantised else MOST
+    prefetch = min(1, zero.stage3_prefetch_bucket_size) if quantised else zero.stage3_prefetch_bucket_size
+    return Limits(zero.stage3_param_persistence_threshold, prefetch, most, most)
+
+
 def gathered(config: Config, layout: Layout, learns: Trained) -> Gathered:
     """The gathered weights of a micro-batch of a resolved ``config`` at stage 3."""
-    zero, most = config.zero, most_elements(config)
-    return simulated(
-        config,
-        layout,
-        learns,
-        Limits(zero.stage3_param_persistence_threshold, zero.stage3_prefetch_bucket_size, most, most),
-    )
+    return simulated(config, layout, learns, limits(config))
 
 
 def simulated(config: Config, layout: Layout, learns: Trained, limits: Limits, copies: bool = True) -> Gathered:
     """``gathered`` with other limits; ``copies``: whether to count the buffers too that several weights are copied from."""
-    width = storage_width(config)
-    sizes = tuple(sharded_bytes(config, tensor, width) // width for tensor in layout.tensors)
+    width = storage_width(config)  # sizes for one rank, since the padding for several is some bytes
+    sizes = tuple(sharded_bytes(config, tensor, width, 1) // width for tensor in layout.tensors)
     return _simulated(layout, learns, sizes, config.train.recomputes, limits, copies)
 
 
@@ -119,10 +118,9 @@ def _modules(
     for module, weights in modules.items():
         part = ".".join(module.split(".")[:3]) if module.startswith("model.layers.") else module
         adapter = adapters.get(module, [])
-        # A layer with an adapter is a module around its modules, which has no weights.
-        parts.setdefault(part, []).extend(
-            [*([()] if adapter else []), tuple(weights), *((number,) for number in adapter)]
-        )
+        steps = parts.setdefault(part, [()] * len(IDLE) if part != module else [])
+        # peft's layer is a module around the layer, its dropout and its adapter.
+        steps += [(), tuple(weights), (), *((number,) for number in adapter)] if adapter else [tuple(weights)]
     return every, parts
 
 
@@ -199,7 +197,13 @@ class _Coordinator:
         return [weight for weight in step.weights if self.sizes[weight] > self.limits.persistent]
 
     def _fetch(self, step: _Step) -> None:
-        weights = self._sharded(step)
+        if weights := self._sharded(step):
+            self._use(step, weights)
+        if self.queue and self.live < self.limits.live:
+            self._prefetch(step)
+        self.number += 1
+
+    def _use(self, step: _Step, weights: list[int]) -> None:
         self._gather([weight for weight in weights if not self._is_here(weight)])
         for weight in weights:
             self._wait(weight)
@@ -209,8 +213,6 @@ class _Coordinator:
             weight, number = self.queue.popleft()
             self.fetched[weight] = number
             missing.discard(weight)
-        self._prefetch(step)
-        self.number += 1
 
     def _prefetch(self, step: _Step) -> None:
         room, group, size = min(self.limits.live - self.live, self.limits.prefetch), list[int](), 0

@@ -7,13 +7,14 @@ libraries and the allocator is a constant and a percentage, and so approximate.
 import dataclasses
 from dataclasses import dataclass
 
-from hydraft.config.choices import Batching, Init, Offload, Precision, QuantKind
+from hydraft.config.choices import Batching, Offload, QuantKind
 from hydraft.config.schema import Config
-from hydraft.models import fp32_weights
 from hydraft.plan import scoring
 from hydraft.plan.activations import activations
 from hydraft.plan.gathered import Gathered, gathered
+from hydraft.plan.loading import loading as while_loading
 from hydraft.plan.memory_parts import Parts
+from hydraft.plan.model_size import ModelSize
 from hydraft.plan.optimizer_states import States, pinned, states
 from hydraft.plan.parameters import Layout, Trained
 from hydraft.plan.weights import WIDTH, share_bytes, sharded_bytes, storage_width, stored_bytes, whole_bytes
@@ -55,18 +56,6 @@ class Memory:
         return max(self.host_loading.total, self.host_training.total, self.host_scoring.total)
 
 
-@dataclass(frozen=True, eq=False)
-class ModelSize:
-    """The model and records of a run: what a search for settings does not change."""
-
-    layout: Layout
-    learns: Trained
-    labelled: int
-    """The most trained tokens of a record."""
-    stored: Precision = Precision.bf16
-    """The data type of the checkpoint."""
-
-
 def memory(config: Config, subject: ModelSize, on_gpu: bool) -> Memory:
     """Estimate the memory of a resolved ``config``; ``on_gpu``: whether ranks have a GPU each."""
     layout, learns = subject.layout, subject.learns
@@ -75,7 +64,7 @@ def memory(config: Config, subject: ModelSize, on_gpu: bool) -> Memory:
     frozen = _frozen(config, layout, learns, on_gpu)
     training = _training(config, subject, kept, frozen, width)
     scored = _scoring(config, subject, kept, frozen, width)
-    loading, host_loading = _loading(config, subject, on_gpu)
+    loading, host_loading = while_loading(config, subject, on_gpu)
     host = _relabelled(kept.host, learns) + Parts(weights=frozen.host)
     process = Parts(overhead=PROCESS_ON_GPU if on_gpu else PROCESS_ON_CPU)
     none = Parts()
@@ -123,7 +112,7 @@ def _frozen(config: Config, layout: Layout, learns: Trained, on_gpu: bool) -> _F
     ranks, offloads = config.world_size, config.zero.offload_param is not Offload.none
     device, host = whole_bytes(config, layout.tensors), 0
     for tensor in layout.tensors:
-        size, shard = sharded_bytes(config, tensor, width), share_bytes(config, tensor, width)
+        size, shard = sharded_bytes(config, tensor, width, ranks), share_bytes(config, tensor, width)
         device += copies * shard
         if learns.full:
             continue
@@ -177,34 +166,3 @@ def _scoring(config: Config, subject: ModelSize, kept: States, frozen: _Frozen, 
     embedding = Parts(buffers=frozen.gathered.start)
     phases = [embedding, layer + working, head + Parts(buffers=frozen.gathered.head), answers + working]
     return base + max(phases, key=lambda parts: parts.total)
-
-
-def _loading(config: Config, subject: ModelSize, on_gpu: bool) -> tuple[Parts, Parts]:
-    """The memory while the model loads: on the GPU, and in main memory.
-
-    Quantised weights are moved to the GPU one by one and unsharded on each rank, under stage 3 too, which shards them afterwards:
-    it copies a rank's share of a weight before it frees the weight.
-    Stage 3 shards unquantised weights as it reads them. Other stages read them into main memory, where weights that keep their
-    type stay pages of the mapped file.
-    """
-    layout, learns = subject.layout, subject.learns
-    dtype, quantised = WIDTH[config.model.dtype], config.quant.kind is not QuantKind.none
-    whole = sum(sum(stored_bytes(config, tensor, dtype)) for tensor in layout.tensors)
-    adapter = sum(learns.adapter) * dtype
-    flat = learns.count * dtype if config.zero.stage in (1, 2) else 0  # a second copy while the flat buffer is made
-    if config.zero.stage == 3 and not quantised:
-        shards = sum(-(-tensor.count // config.world_size) for tensor in layout.tensors) * dtype
-        offloads = config.zero.offload_param is not Offload.none
-        largest = max(tensor.count for tensor in layout.tensors) * dtype
-        device = Parts(weights=0 if offloads else shards, adapter=adapter, buffers=largest)
-        return device, Parts(weights=shards if offloads else 0)
-    temporary = flat
-    if quantised:
-        copied = max(sum(stored_bytes(config, tensor, dtype)) for tensor in layout.tensors) // config.world_size
-        moves = config.zero.stage == 3 and config.zero.offload_param is Offload.none
-        temporary = max(flat, layout.largest_linear * dtype, copied if moves else 0)
-    device = Parts(weights=whole, adapter=adapter, buffers=temporary)
-    if not on_gpu or quantised:
-        return device, Parts()
-    converted = fp32_weights.elements(config.model) * dtype if config.model.init is not Init.random else 0
-    return device, Parts(weights=converted if config.model.dtype is subject.stored else whole)

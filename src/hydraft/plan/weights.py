@@ -21,16 +21,17 @@ def stored_bytes(config: Config, tensor: Tensor, width: int) -> tuple[int, int]:
     return codes(tensor, quant.kind, width), constants(tensor, quant.kind, quant.double_quant)
 
 
-def sharded_bytes(config: Config, tensor: Tensor, width: int) -> int:
-    """Bytes of the parameter that stage 3 shards: with NF4 it has the quantisation constants too."""
+def sharded_bytes(config: Config, tensor: Tensor, width: int, ranks: int) -> int:
+    """Bytes of the parameter that stage 3 shards over ``ranks``: with NF4 it has the quantisation constants too."""
     if _packed(config, tensor):
-        return payload(tensor, config.quant.double_quant, config.world_size)
+        return payload(tensor, config.quant.double_quant, ranks)
     return codes(tensor, config.quant.kind, width)
 
 
 def share_bytes(config: Config, tensor: Tensor, width: int) -> int:
     """Bytes of a rank's share of ``sharded_bytes``: DeepSpeed pads it to the same number of elements on each rank."""
-    return -(-sharded_bytes(config, tensor, width) // (width * config.world_size)) * width
+    ranks = config.world_size
+    return -(-sharded_bytes(config, tensor, width, ranks) // (width * ranks)) * width
 
 
 def whole_bytes(config: Config, tensors: tuple[Tensor, ...]) -> int:
