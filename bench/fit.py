@@ -19,7 +19,8 @@ sys.path.insert(0, str(ROOT))
 
 from bench.equivalence import compose_run  # noqa: E402
 from hydraft.config.schema import Config  # noqa: E402
-from hydraft.plan.memory import ModelSize, memory  # noqa: E402
+from hydraft.plan.memory import memory  # noqa: E402
+from hydraft.plan.model_size import ModelSize  # noqa: E402
 from hydraft.plan.parameters import trained  # noqa: E402
 from hydraft.plan.plan import fits_memory, known_layout  # noqa: E402
 from hydraft.plan.suggest import apply  # noqa: E402

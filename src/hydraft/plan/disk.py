@@ -8,8 +8,8 @@ from hydraft.config.schema import Config
 from hydraft.config.train import AUTO
 from hydraft.models import fp32_weights, quantised_copy, shapes, stored_quant
 from hydraft.models.families.registry import is_published_architecture, published_config, published_family
-from hydraft.plan.memory import WIDTH
 from hydraft.plan.parameters import Layout, Trained, codes, constants
+from hydraft.plan.weights import WIDTH
 
 STATE_WIDTH = 12
 """Bytes per trained parameter in ``optimizer.safetensors``."""

@@ -7,18 +7,17 @@ libraries and the allocator is a constant and a percentage, and so approximate.
 import dataclasses
 from dataclasses import dataclass
 
-from hydraft.config.choices import Batching, Init, Offload, Precision, QuantKind
+from hydraft.config.choices import Batching, Offload, QuantKind
 from hydraft.config.schema import Config
-from hydraft.models import fp32_weights
 from hydraft.plan import scoring
 from hydraft.plan.activations import activations
-from hydraft.plan.decoder_layer import Tensor
+from hydraft.plan.gathered import Gathered, gathered
+from hydraft.plan.loading import loading as while_loading
 from hydraft.plan.memory_parts import Parts
+from hydraft.plan.model_size import ModelSize
 from hydraft.plan.optimizer_states import States, pinned, states
-from hydraft.plan.parameters import Layout, Trained, codes, constants
-
-WIDTH = {Precision.fp32: 4, Precision.bf16: 2, Precision.fp16: 2}
-"""Bytes per element."""
+from hydraft.plan.parameters import Layout, Trained
+from hydraft.plan.weights import WIDTH, share_bytes, sharded_bytes, storage_width, stored_bytes, whole_bytes
 
 DRIVER = 1250 << 20
 """Bytes of a rank's CUDA context with the kernels of cuBLAS and bitsandbytes (681 MiB) and of NCCL's communicator (564 MiB), which
@@ -32,9 +31,6 @@ PROCESS_ON_CPU, PROCESS_ON_GPU = 600 << 20, 2 << 30
 
 HEAP = 1.0
 """Freed activations that the C library keeps on a CPU, as a share of all: measured as 0.6 to 1.2."""
-
-REUSE = 1_000_000_000
-"""Stage 3 keeps a gathered weight that is used again within this number of elements (DeepSpeed's stage3_max_reuse_distance)."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +56,6 @@ class Memory:
         return max(self.host_loading.total, self.host_training.total, self.host_scoring.total)
 
 
-@dataclass(frozen=True, eq=False)
-class ModelSize:
-    """The model and records of a run: what a search for settings does not change."""
-
-    layout: Layout
-    learns: Trained
-    labelled: int
-    """The most trained tokens of a record."""
-    stored: Precision = Precision.bf16
-    """The data type of the checkpoint."""
-
-
 def memory(config: Config, subject: ModelSize, on_gpu: bool) -> Memory:
     """Estimate the memory of a resolved ``config``; ``on_gpu``: whether ranks have a GPU each."""
     layout, learns = subject.layout, subject.learns
@@ -80,7 +64,7 @@ def memory(config: Config, subject: ModelSize, on_gpu: bool) -> Memory:
     frozen = _frozen(config, layout, learns, on_gpu)
     training = _training(config, subject, kept, frozen, width)
     scored = _scoring(config, subject, kept, frozen, width)
-    loading, host_loading = _loading(config, subject, on_gpu)
+    loading, host_loading = while_loading(config, subject, on_gpu)
     host = _relabelled(kept.host, learns) + Parts(weights=frozen.host)
     process = Parts(overhead=PROCESS_ON_GPU if on_gpu else PROCESS_ON_CPU)
     none = Parts()
@@ -108,59 +92,38 @@ def _with_overhead(parts: Parts) -> Parts:
     return parts + Parts(overhead=DRIVER + round(SLACK * parts.total))
 
 
-def stored_bytes(config: Config, tensor: Tensor, width: int) -> tuple[int, int]:
-    """Bytes of ``tensor`` and of its quantisation constants."""
-    quant = config.quant
-    return codes(tensor, quant.kind, width), constants(tensor, quant.kind, quant.double_quant)
-
-
 @dataclass(frozen=True)
 class _Frozen:
     """Bytes of the frozen weights."""
 
     device: int
     host: int
-    gathered: int
-    """Weights that stage 3 has gathered, on the device."""
+    gathered: Gathered
+    """Weights that stage 3 has gathered, on the device; in bytes."""
 
 
 def _frozen(config: Config, layout: Layout, learns: Trained, on_gpu: bool) -> _Frozen:
     """The frozen weights; in full fine-tuning only those that stage 3 gathers."""
-    precision = config.train.precision
-    width = WIDTH[precision if precision is not Precision.fp32 else config.model.dtype]
-    pairs = [stored_bytes(config, tensor, width) for tensor in layout.tensors]
+    width = storage_width(config)
     copies = int(learns.full and config.objective.requirements.reference_model)
     if config.zero.stage < 3:
-        trained_base = sum(learns.base) * width
-        return _Frozen(sum(map(sum, pairs)) * (1 + copies) - trained_base, 0, 0)
+        whole = sum(sum(stored_bytes(config, tensor, width)) for tensor in layout.tensors)
+        return _Frozen(whole * (1 + copies) - sum(learns.base) * width, 0, Gathered())
     ranks, offloads = config.world_size, config.zero.offload_param is not Offload.none
-    device = sum(constant for _, constant in pairs)  # constants are not parameters: every rank has all of them
-    device += copies * sum(map(sum, pairs)) // ranks
-    host, large = 0, []
-    for size, _ in pairs:
-        shard = -(-size // (width * ranks)) * width
-        if size <= config.zero.stage3_param_persistence_threshold * width:
-            device += 0 if learns.full else shard + (size if ranks > 1 else 0)
+    device, host = whole_bytes(config, layout.tensors), 0
+    for tensor in layout.tensors:
+        size, shard = sharded_bytes(config, tensor, width, ranks), share_bytes(config, tensor, width)
+        device += copies * shard
+        if learns.full:
             continue
-        large.append(size // width)
-        if not learns.full:
-            device += 0 if offloads else shard
-            host += pinned(shard, config, on_gpu) if offloads else 0
-    whole = _gathered(large, config.zero.stage3_prefetch_bucket_size) * width if ranks > 1 or offloads else 0
-    return _Frozen(device, host, whole)
-
-
-def _gathered(elements: list[int], prefetch: int) -> int:
-    """Elements that are gathered at once between forward and backward: the last weights, which are used again within ``REUSE``,
-    the next weight, and the prefetched ones (``__params_to_release`` of partitioned_param_coordinator.py)."""
-    if not elements:
-        return 0
-    tail = 0
-    for count in reversed(elements):
-        if 2 * tail >= REUSE:  # through the rest of the forward pass, and back
-            break
-        tail += count
-    return min(sum(elements), tail + max(elements) + prefetch)
+        if size <= config.zero.stage3_param_persistence_threshold * width:
+            device += shard + (size if ranks > 1 else 0)
+        elif offloads:
+            host += pinned(shard, config, on_gpu)
+        else:
+            device += shard
+    moves = ranks > 1 or offloads
+    return _Frozen(device, host, gathered(config, layout, learns).times(width) if moves else Gathered())
 
 
 def _dequantised(config: Config, layout: Layout, width: int) -> int:
@@ -172,7 +135,7 @@ def _dequantised(config: Config, layout: Layout, width: int) -> int:
 
 
 def _training(config: Config, subject: ModelSize, kept: States, frozen: _Frozen, width: int) -> Parts:
-    """The largest of three phases: the loss, the backward pass of a layer, the optimizer step."""
+    """The largest of the phases: the embedding, the loss, the backward pass of a layer and of the first, the optimizer step."""
     layout, learns, batch = subject.layout, subject.learns, config.train.micro_batch_size
     tokens = batch * config.objective.requirements.sequences * config.data.max_length  # no micro-batch is larger
     packed = config.data.packing or config.data.batching is Batching.padded  # padding also has logits
@@ -180,9 +143,12 @@ def _training(config: Config, subject: ModelSize, kept: States, frozen: _Frozen,
     held = activations(config, layout, learns, width, tokens, labelled)
     base = Parts(weights=frozen.device) + _relabelled(kept.device, learns)
     dequantised = _dequantised(config, layout, width)
+    whole, early = frozen.gathered, held.at_loss // layout.layers
     phases = [
-        Parts(activations=held.at_loss, logits=held.logits, buffers=frozen.gathered),
-        Parts(activations=held.at_layer, buffers=frozen.gathered + dequantised + held.working),
+        Parts(activations=early, buffers=whole.start),
+        Parts(activations=held.at_loss, logits=held.logits, buffers=whole.head),
+        Parts(activations=held.at_layer, buffers=whole.layers + dequantised + held.working),
+        Parts(activations=held.at_layer - held.at_loss + early, buffers=whole.end + dequantised + held.working),
         Parts(gradients=kept.step),
     ]
     return base + max(phases, key=lambda parts: parts.total)
@@ -196,37 +162,7 @@ def _scoring(config: Config, subject: ModelSize, kept: States, frozen: _Frozen, 
     base = Parts(weights=frozen.device) + _relabelled(kept.device, learns)
     layer, head = scoring.losses(config, layout, learns, width)
     answers = scoring.generation_memory(config, layout, learns, width).most(config.data.max_length)
-    working = Parts(buffers=frozen.gathered + _dequantised(config, layout, width))
-    phases = [layer + working, head + Parts(buffers=frozen.gathered), answers + working]
+    working = Parts(buffers=frozen.gathered.layers + _dequantised(config, layout, width))
+    embedding = Parts(buffers=frozen.gathered.start)
+    phases = [embedding, layer + working, head + Parts(buffers=frozen.gathered.head), answers + working]
     return base + max(phases, key=lambda parts: parts.total)
-
-
-def _loading(config: Config, subject: ModelSize, on_gpu: bool) -> tuple[Parts, Parts]:
-    """The memory while the model loads: on the GPU, and in main memory.
-
-    Quantised weights are moved to the GPU one by one and unsharded on each rank, under stage 3 too, which shards them afterwards:
-    it copies a rank's share of a weight before it frees the weight.
-    Stage 3 shards unquantised weights as it reads them. Other stages read them into main memory, where weights that keep their
-    type stay pages of the mapped file.
-    """
-    layout, learns = subject.layout, subject.learns
-    dtype, quantised = WIDTH[config.model.dtype], config.quant.kind is not QuantKind.none
-    whole = sum(sum(stored_bytes(config, tensor, dtype)) for tensor in layout.tensors)
-    adapter = sum(learns.adapter) * dtype
-    flat = learns.count * dtype if config.zero.stage in (1, 2) else 0  # a second copy while the flat buffer is made
-    if config.zero.stage == 3 and not quantised:
-        shards = sum(-(-tensor.count // config.world_size) for tensor in layout.tensors) * dtype
-        offloads = config.zero.offload_param is not Offload.none
-        largest = max(tensor.count for tensor in layout.tensors) * dtype
-        device = Parts(weights=0 if offloads else shards, adapter=adapter, buffers=largest)
-        return device, Parts(weights=shards if offloads else 0)
-    temporary = flat
-    if quantised:
-        copied = max(sum(stored_bytes(config, tensor, dtype)) for tensor in layout.tensors) // config.world_size
-        moves = config.zero.stage == 3 and config.zero.offload_param is Offload.none
-        temporary = max(flat, layout.largest_linear * dtype, copied if moves else 0)
-    device = Parts(weights=whole, adapter=adapter, buffers=temporary)
-    if not on_gpu or quantised:
-        return device, Parts()
-    converted = fp32_weights.elements(config.model) * dtype if config.model.init is not Init.random else 0
-    return device, Parts(weights=converted if config.model.dtype is subject.stored else whole)

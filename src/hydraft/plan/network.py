@@ -2,14 +2,15 @@
 
 A ring sends (n - 1) / n of a tensor from each of n ranks to gather or to scatter it, and twice that for an all-reduce
 (Patarasuk and Yuan 2009, doi:10.1016/j.jpdc.2008.09.002). The tensors are those of section 7 of ZeRO (arXiv:1910.02054): gradients
-are reduced and weights gathered, in stage 3 for the forward and for the backward pass.
+are reduced and weights gathered: in stage 3 for the forward pass, for the backward pass, and to recompute activations (``gathered.py``).
 """
 
 from dataclasses import dataclass
 
 from hydraft.config.schema import Config
-from hydraft.plan.memory import WIDTH, stored_bytes
+from hydraft.plan.gathered import gathered
 from hydraft.plan.parameters import Layout, Trained
+from hydraft.plan.weights import WIDTH, storage_width
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Network:
 
 
 def network(config: Config, layout: Layout, learns: Trained) -> Network:
-    """Count one step of a resolved ``config``; gathered weights that stage 3 keeps from forward to backward are counted twice."""
+    """Count one step of a resolved ``config``."""
     ranks, passes, stage = config.world_size, config.train.gradient_accumulation_steps, config.zero.stage
     width = WIDTH[config.train.precision]
     share = (ranks - 1) / ranks
@@ -35,8 +36,7 @@ def network(config: Config, layout: Layout, learns: Trained) -> Network:
         return Network(round(2 * moved), round(moved) * stage)
     if stage == 2:  # DeepSpeed all-reduces each micro-batch's gradients (use_multi_rank_bucket_allreduce)
         return Network(round(2 * moved * passes), round(moved))
-    smallest = config.zero.stage3_param_persistence_threshold * width
-    sizes = [stored_bytes(config, tensor, width)[0] for tensor in layout.tensors] + [n * width for n in learns.adapter]
-    gathered = 2 * passes * sum(size for size in sizes if size > smallest)
-    stepped = sum(n * width for n in learns.tensors if n * width <= smallest)  # kept whole on every rank, so sent once
-    return Network(round(moved * passes), round((gathered + stepped) * share))
+    smallest = config.zero.stage3_param_persistence_threshold
+    weights = passes * gathered(config, layout, learns).total * storage_width(config)
+    stepped = sum(n for n in learns.tensors if n <= smallest) * width  # kept whole on every rank, so sent once
+    return Network(round(moved * passes), round((weights + stepped) * share))

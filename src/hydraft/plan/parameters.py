@@ -211,3 +211,21 @@ def codes(tensor: Tensor, quant: QuantKind, width: int) -> int:
     if quant is QuantKind.int8:
         return tensor.count
     return (tensor.count + 1) // (2 * width) * width
+
+
+def payload(tensor: Tensor, double: bool, ranks: int) -> int:
+    """Bytes of the one parameter that ZeRO-3 shards for a 4-bit weight: its codes, and behind them its constants (``models/nf4.py``).
+
+    Each part begins at a multiple of 16 bytes. The size is a multiple of the codes of a block for each of the ``ranks``.
+    """
+    blocks = -(-tensor.count // BLOCK)
+    sizes = [-(-tensor.count // 2), blocks * (1 if double else 4)]
+    sizes += [4 * -(-blocks // NESTED_BLOCK)] if double else []
+    end = 0
+    for size in sizes:
+        end = _aligned(end, 16) + size
+    return _aligned(end, BLOCK // 2 * ranks)
+
+
+def _aligned(count: int, to: int) -> int:
+    return -(-count // to) * to

@@ -1,8 +1,8 @@
 """Plans a run without a GPU: the batch arithmetic, the resolved ``auto`` settings, memory, network and disk. No torch.
 
 ``token_count.py`` estimates the records, ``parameters.py`` counts the model, ``optimizer_states.py``, ``activations.py`` and
-``scoring.py`` estimate the memory of training and evaluation, ``memory.py`` adds it up, ``network.py`` and ``disk.py`` count what is
-sent and written, ``suggest.py`` finds what to change, and ``render.py`` prints the plan.
+``scoring.py`` estimate the memory of training and evaluation, ``gathered.py`` that of weights that ZeRO-3 gathers, ``loading.py`` that of
+the start, ``memory.py`` adds it up, ``startup.py``, ``network.py`` and ``disk.py`` count what is read, sent and written, ``suggest.py`` finds what to change, and ``render.py`` prints the plan.
 """
 
 import dataclasses
@@ -18,11 +18,14 @@ from hydraft.models.loss import chunked
 from hydraft.models.shapes import planned_config
 from hydraft.plan import scoring
 from hydraft.plan.disk import Disk, disk
-from hydraft.plan.memory import WIDTH, Memory, ModelSize, memory
+from hydraft.plan.memory import Memory, memory
+from hydraft.plan.model_size import ModelSize
 from hydraft.plan.network import Network, network
 from hydraft.plan.parameters import Layout, layout, trained
+from hydraft.plan.startup import Startup, startup
 from hydraft.plan.suggest import Change, apply, cheapest
 from hydraft.plan.token_count import Text
+from hydraft.plan.weights import WIDTH
 from hydraft.system.hardware import Gpu, Hardware, detect, parse_memory
 
 UNKNOWN_GPU = Gpu("a card", 0, 8.0)
@@ -43,6 +46,7 @@ class Cost:
     memory: Memory
     network: Network
     disk: Disk
+    startup: Startup
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,7 @@ def price(config: Config, subject: ModelSize, machine: Hardware) -> Cost:
     return Cost(
         layout.count, learns.count, names, memory(config, subject, bool(machine.gpus)),
         network(config, layout, learns), disk(config, layout, learns),
+        startup(config, subject, None if machine.gpus else machine.cpus),
     )  # fmt: skip
 
 

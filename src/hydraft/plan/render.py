@@ -6,7 +6,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hydraft.config.choices import QuantKind
 from hydraft.config.schema import Config
 from hydraft.plan.memory_parts import Parts, size
 from hydraft.plan.plan import Cost, Plan, headline
@@ -58,8 +57,7 @@ def report(config: Config, plan: Plan, refused: list[str], console: Console | No
         console.print()
         console.print(_bars(config, plan, plan.cost))
         console.print(_table(config, plan, plan.cost))
-        if config.zero.stage == 3 and config.quant.kind is not QuantKind.none:
-            _say(console, "loading: every rank holds all quantised weights until ZeRO-3 shards them")
+        _say(console, _startup(plan.cost))
         _say(console, _network(config, plan.cost))
         _say(console, _disk(plan.cost))
         if plan.without is not None:
@@ -187,6 +185,22 @@ def _table(config: Config, plan: Plan, cost: Cost) -> Table:
         if any(values):
             table.add_row(Text(f"{glyph} ", style=colour) + Text(label, style="default"), *map(size, values))
     return table
+
+
+def _startup(cost: Cost) -> str:
+    start = cost.startup
+    later = start.read_later < start.read
+    read = f"{size(start.read)}" + (f" ({size(start.read_later)} from the second start on)" if later else "")
+    sent = f", each rank sends {size(start.sent)}" if start.sent else ""
+    seconds = f"about {duration(start.seconds)}" + (f" ({duration(start.seconds_later)})" if later else "")
+    return f"start: each machine reads {read} of weights{sent}; {seconds}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds rounded, with a unit."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min"
 
 
 def _network(config: Config, cost: Cost) -> str:

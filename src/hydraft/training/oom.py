@@ -17,7 +17,8 @@ from hydraft.config.schema import Config
 from hydraft.errors import OutOfMemory, Phase
 from hydraft.models.load import trainable
 from hydraft.plan import plan
-from hydraft.plan.memory import DRIVER, Memory, ModelSize, memory
+from hydraft.plan.memory import DRIVER, Memory, memory
+from hydraft.plan.model_size import ModelSize
 from hydraft.plan.memory_parts import size
 from hydraft.plan.parameters import trained
 from hydraft.plan.suggest import cheapest

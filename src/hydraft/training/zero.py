@@ -3,7 +3,8 @@
 from typing import Any
 
 from hydraft.config.choices import Offload, Precision
-from hydraft.config.schema import Config, ZeroConfig
+from hydraft.config.schema import Config
+from hydraft.plan import gathered
 
 
 def deepspeed_config(config: Config) -> dict[str, Any]:
@@ -21,13 +22,14 @@ def deepspeed_config(config: Config) -> dict[str, Any]:
         "gradient_clipping": train.max_grad_norm,
         "bf16": {"enabled": train.precision is Precision.bf16},
         "fp16": {"enabled": train.precision is Precision.fp16},
-        "zero_optimization": _zero(config.zero),
+        "zero_optimization": _zero(config),
         "steps_per_print": 2**31,  # metrics.jsonl has more
         "wall_clock_breakdown": False,
     }
 
 
-def _zero(zero: ZeroConfig) -> dict[str, Any]:
+def _zero(config: Config) -> dict[str, Any]:
+    zero = config.zero
     built: dict[str, Any] = {"stage": zero.stage}
     if zero.stage == 0:
         return built
@@ -43,9 +45,12 @@ def _zero(zero: ZeroConfig) -> dict[str, Any]:
             "allgather_bucket_size": zero.allgather_bucket_size,
         }
     else:
+        limits = gathered.limits(config)
         built |= {
-            "stage3_prefetch_bucket_size": zero.stage3_prefetch_bucket_size,
-            "stage3_param_persistence_threshold": zero.stage3_param_persistence_threshold,
+            "stage3_prefetch_bucket_size": limits.prefetch,
+            "stage3_param_persistence_threshold": limits.persistent,
+            "stage3_max_live_parameters": limits.live,
+            "stage3_max_reuse_distance": limits.reuse,
         }
     if zero.offload_optimizer is Offload.cpu:
         built["offload_optimizer"] = {"device": "cpu", "pin_memory": zero.pin_memory}

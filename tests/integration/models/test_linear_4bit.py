@@ -11,8 +11,8 @@ import torch
 from conftest import config_of, run_ranks
 from hydraft.models.linear_4bit import ShardedLinear4bit, pack
 from hydraft.models.shapes import planned_config
-from hydraft.plan.memory import stored_bytes
-from hydraft.plan.parameters import layout
+from hydraft.plan.gathered import Limits, simulated
+from hydraft.plan.parameters import layout, trained
 
 CASES = [
     "model=llama3 quant=nf4",
@@ -39,13 +39,8 @@ def planned(case: str) -> int:
     assert native is not None
     known = layout(native)
     assert known is not None
-    memory: Any = import_module("hydraft.plan.memory")
-    elements = [stored_bytes(config, tensor, 4)[0] // 4 for tensor in known.tensors if len(tensor.shape) > 1]
-    kept, memory.REUSE = memory.REUSE, int(case.rpartition("=")[2])
-    try:
-        return 4 * int(memory._gathered(elements, 0))
-    finally:
-        memory.REUSE = kept
+    limits = Limits(0, 0, 10**9, int(case.rpartition("=")[2]))
+    return 4 * simulated(config, known, trained(known, config.lora), limits).head
 
 
 def test_no_weight_remains_after_its_forward_pass(results_by_case: dict[str, dict[str, dict[str, Any]]]) -> None:

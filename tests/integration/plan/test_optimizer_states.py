@@ -4,7 +4,7 @@ import pytest
 
 from conftest import config_of, run_ranks
 from hydraft.models.shapes import planned_config
-from hydraft.plan.memory import WIDTH
+from hydraft.plan.weights import WIDTH
 from hydraft.plan.optimizer_states import pinned, states
 from hydraft.plan.parameters import layout, trained
 

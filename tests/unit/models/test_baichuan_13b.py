@@ -33,7 +33,8 @@ from hydraft.models.families import baichuan
 from hydraft.models.families.base import ALIBI_FEATURES
 from hydraft.models.load import load_base
 from hydraft.plan.disk import disk
-from hydraft.plan.memory import ModelSize, memory
+from hydraft.plan.memory import memory
+from hydraft.plan.model_size import ModelSize
 from hydraft.plan.parameters import layout, trained
 from published import RESERVED, as_shard, baichuan_tensors, save, sentencepiece_model
 

@@ -23,7 +23,7 @@ from hydraft.models.load import load_trainable
 from hydraft.models.quant import DTYPES
 from hydraft.models.shapes import planned_config
 from hydraft.plan.activations import activations
-from hydraft.plan.memory import WIDTH
+from hydraft.plan.weights import WIDTH
 from hydraft.plan.parameters import layout, trained
 
 LENGTHS = (96, 160)

@@ -9,7 +9,8 @@ from hydraft.config.choices import Precision
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
 from hydraft.models.shapes import planned_config
-from hydraft.plan.memory import DRIVER, SLACK, Memory, ModelSize, memory
+from hydraft.plan.memory import DRIVER, SLACK, Memory, memory
+from hydraft.plan.model_size import ModelSize
 from hydraft.plan.network import network
 from hydraft.plan.parameters import layout, trained
 from hydraft.plan.plan import make_plan, planned_for

@@ -14,7 +14,7 @@ from hydraft.errors import ConfigError
 from hydraft.models import prepare
 from hydraft.models.load import load_trainable
 from hydraft.models.shapes import planned_config
-from hydraft.plan.memory import WIDTH, stored_bytes
+from hydraft.plan.weights import WIDTH, stored_bytes
 from hydraft.plan.parameters import Layout, layout, trained
 
 QUANTS = {

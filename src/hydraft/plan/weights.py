@@ -1,0 +1,46 @@
+"""Bytes of a weight as a rank stores it, whole or sharded. No torch."""
+
+from hydraft.config.choices import Precision, QuantKind
+from hydraft.config.schema import Config
+from hydraft.plan.decoder_layer import Tensor
+from hydraft.plan.parameters import BYTE_TABLE, NF4_TABLE, codes, constants, payload
+
+WIDTH = {Precision.fp32: 4, Precision.bf16: 2, Precision.fp16: 2}
+"""Bytes per element."""
+
+
+def storage_width(config: Config) -> int:
+    """Bytes per element of frozen weights in training; 4-bit weights are packed into elements of this width."""
+    precision = config.train.precision
+    return WIDTH[precision if precision is not Precision.fp32 else config.model.dtype]
+
+
+def stored_bytes(config: Config, tensor: Tensor, width: int) -> tuple[int, int]:
+    """Bytes of a ``tensor`` that is whole on a rank, and of its quantisation constants."""
+    quant = config.quant
+    return codes(tensor, quant.kind, width), constants(tensor, quant.kind, quant.double_quant)
+
+
+def sharded_bytes(config: Config, tensor: Tensor, width: int, ranks: int) -> int:
+    """Bytes of the parameter that stage 3 shards over ``ranks``: with NF4 it has the quantisation constants too."""
+    if _packed(config, tensor):
+        return payload(tensor, config.quant.double_quant, ranks)
+    return codes(tensor, config.quant.kind, width)
+
+
+def share_bytes(config: Config, tensor: Tensor, width: int) -> int:
+    """Bytes of a rank's share of ``sharded_bytes``: DeepSpeed pads it to the same number of elements on each rank."""
+    ranks = config.world_size
+    return -(-sharded_bytes(config, tensor, width, ranks) // (width * ranks)) * width
+
+
+def whole_bytes(config: Config, tensors: tuple[Tensor, ...]) -> int:
+    """Bytes that stage 3 leaves whole on each rank: the mean of each 4-bit weight's constants, and the tables that all of them share."""
+    quantised = sum(_packed(config, tensor) for tensor in tensors)
+    if not quantised:
+        return sum(constants(tensor, config.quant.kind, config.quant.double_quant) for tensor in tensors)
+    return NF4_TABLE + (BYTE_TABLE + 4 * quantised if config.quant.double_quant else 0)
+
+
+def _packed(config: Config, tensor: Tensor) -> bool:
+    return tensor.linear and config.quant.kind is QuantKind.nf4
