@@ -26,8 +26,9 @@ from forks import run_forks
 from hydraft.config.choices import Precision, QuantKind
 from hydraft.config.model import ModelConfig
 from hydraft.config.schema import QuantConfig
-from hydraft.models import prepare
-from hydraft.models.quantised_copy import Storage, is_copy, storage
+from hydraft.models import prepare, quantise, quantised_copy
+from hydraft.models.load import load_base
+from hydraft.models.quantised_copy import Job, Storage, is_copy, storage
 from hydraft.system.console import Screen
 from hydraft.system.plain_console import PlainConsole
 from hydraft.training import worker
@@ -119,6 +120,29 @@ def test_ranks_of_which_one_finds_no_copy_quantise_together(made: Path, tmp_path
     assert paths(made / "cache", tmp_path / "none") == [str(made / "base")] * 2
     (first, second) = paths(made / "cache", made / "cache")
     assert first == second and is_copy(ModelConfig(name="copy", path=first))
+
+
+def test_the_copy_of_a_hub_model_is_found_by_what_is_in_the_hubs_cache(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a request to the hub; the adapter's base is the name there."""
+    repository, commit = tmp_path / "hub/models--owner--name", "0" * 40
+    stored.plain(repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    model = ModelConfig(name="mine", path="owner/name", revision="main", cache_quantised=True)
+    console: Console = PlainConsole(quiet=True)
+    source, kept = prepare._source(model, None, console, False), wanted(model)
+    assert source is not None and kept is not None and native(model, verified=True)[0] == model
+    copy = quantised_copy.entry(source, kept, console).folder
+    copy.mkdir(parents=True)
+    quantise.write(Job(str(source.folder), source.named, str(copy), True, "bf16"), lambda **event: None)
+    found, printed = native(model)
+    assert (found.path, found.revision, printed) == (str(copy), None, "")
+    assert load_base(found, QuantConfig(QuantKind.nf4, True), Precision.bf16).name_or_path == "owner/name"
 
 
 def test_a_small_model_is_not_copied_by_itself(tmp_path: Path) -> None:
