@@ -68,7 +68,8 @@ def train(composed: DictConfig, store: RendezvousStore | None = None) -> float |
     if config.cluster.on_hosts:
         config = launch.placed(config)
     else:
-        storage = quantised_copy.of_run(config)
+        # Of a Slurm job that has no machine yet, the quantised copy is made there.
+        storage = None if machine is None else quantised_copy.of_run(config)
         prepare.native(config.model, config.seed, storage=storage)  # converted once, before the ranks start
         stored_quant.check(config.model, config.quant)  # a hub model's config.json may have come only now
     with launch.hold(config.cluster, folder):

@@ -52,7 +52,8 @@ class _Shards:
     count: int = 0
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
-        held = tensor.detach().to("cpu", copy=True).contiguous()  # a file holds no view of another one
+        held = torch.empty(tensor.shape, dtype=tensor.dtype)  # a view of the mapped checkpoint would not be written
+        held.copy_(tensor.detach())
         self.tensors[name] = held
         self.size += held.nbytes
         if self.size >= SHARD:
@@ -94,7 +95,7 @@ class _Copying:
         if not self.total:
             self.total = _elements(model)
             _check_space(model, self.job)
-        self.shards.add(name, value)
+        self.shards.add(name, value.data)
         state = getattr(value, "quant_state", None)
         for part, tensor in ({} if state is None else state.as_dict(packed=True)).items():
             self.shards.add(f"{name}.{part}", tensor)
@@ -135,7 +136,7 @@ def write(job: Job, report: Report) -> None:
         try:
             _write(job, torch.device("cuda", 0), report)
         except torch.OutOfMemoryError:  # another process uses the GPU
-            for file in Path(job.target).iterdir():
+            for file in Path(job.target).glob("*.safetensors"):
                 file.unlink()
         else:
             return
