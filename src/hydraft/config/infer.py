@@ -94,7 +94,8 @@ class InferConfig:
         valid=lambda device: re.fullmatch(r"auto|cpu|cuda(:\d+)?", device) is not None,
         allowed="auto, cpu, cuda or, for the second GPU, cuda:1",
     )
-    """``cpu``, ``cuda`` or ``cuda:1``. ``auto``: the first GPU, or the CPU without one."""
+    """``cpu``, ``cuda`` or ``cuda:1``. ``auto``: the first GPU, or the CPU without one; export: also for a model that does not
+    fit in the free memory of the GPU."""
     template: str | None = setting(None, valid=is_template, allowed=TEMPLATE)
     """``chat`` for the model's chat template, or a prompt with {instruction} and {input} in it. null: as in training."""
     thinking: Thinking = Thinking.auto

@@ -95,7 +95,7 @@ def storage(model: ModelConfig, quant: QuantConfig, precision: Precision) -> Sto
 
     A model with remote code may need files of which nothing is known here.
     """
-    if model.cache_quantised is False or quant.kind is not QuantKind.nf4 or model.trust_remote_code:
+    if not model.cache_quantised or quant.kind is not QuantKind.nf4 or model.trust_remote_code:
         return None
     return Storage(quant.double_quant, model.kept_in(precision))
 

@@ -35,7 +35,7 @@ VIOLATIONS = [  # overrides that are refused
     "model.dtype=bf16 train.precision=fp32 zero=stage3",
     "model.path=owner/name", "lora=pissa", "lora=pissa quant=none zero=stage3", "quant=int8 zero=stage3", "zero.stage=0 zero.offload_optimizer=cpu",
     "lora=dora zero=stage3", "tracker.upload=true", "tracker.tags=[a]", "tracker=swanlab", "zero.offload_param=cpu", "train.precision=fp16", "train.precision=fp16 zero=stage0", "train.precision=bf16", "cluster=1x2",
-    "kernels=liger data.max_length=64", "train.epochs=1", "model=qwen model.hub=modelscope",
+    "kernels=liger data.max_length=64", "train.epochs=1", "model=qwen model.hub=modelscope", "model.cache_quantised=maybe",
 ]  # fmt: skip
 
 

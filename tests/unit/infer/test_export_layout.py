@@ -18,6 +18,7 @@ from hydraft.config.infer import InferConfig
 from hydraft.config.model import ModelConfig
 from hydraft.config.schema import QuantConfig
 from hydraft.infer.export import compare, merge, native_layout, placement
+from hydraft.infer.load import check_fit
 from hydraft.infer.resolve import find
 from hydraft.models.load import load_base
 
@@ -34,7 +35,7 @@ LINEAR_ATTENTION = {
 @pytest.mark.parametrize(
     ("config", "lora"),
     [
-        (MixtralConfig(**SHAPE, num_local_experts=4), {"target_modules": ["q_proj"]}),
+        (MixtralConfig(**SHAPE, num_local_experts=4), {"target_modules": "all-linear"}),  # its experts, too
         (Phi3Config(**SHAPE), {"target_modules": ["qkv_proj", "down_proj"]}),
     ],
     ids=["experts", "fused"],
@@ -46,12 +47,13 @@ def test_weights_are_stored_under_the_names_of_the_checkpoint(
     adapter = trained(tmp_path / "adapter", base, **lora)
     (source,) = find(InferConfig(run=str(adapter)))
     section = ModelConfig(name="base", path=str(base))
-    whole = merged_whole(torch.nn.Module(), source, section, Precision.bf16)
+    check_fit(source, section)
+    whole = merged_whole(torch.nn.Module(), source, section, Precision.fp32)
     whole.save_pretrained(tmp_path / "whole")
     monkeypatch.setattr(native_layout, "SHARD", 200_000)
-    merged = merge.merged(torch.nn.Module(), source, section, Precision.bf16)
+    merged = merge.merged(torch.nn.Module(), source, section, Precision.fp32)
     (tmp_path / "out").mkdir()
-    native_layout.write(merged, torch.bfloat16, tmp_path / "out", Console(quiet=True))
+    native_layout.write(merged, torch.float32, tmp_path / "out", Console(quiet=True))
     expected = load_file(tmp_path / "whole" / "model.safetensors")
     files = sorted((tmp_path / "out").glob("model-*.safetensors"))
     found = {name: tensor for file in files for name, tensor in load_file(file).items()}
@@ -60,7 +62,7 @@ def test_weights_are_stored_under_the_names_of_the_checkpoint(
     assert len(files) > 2 and index["weight_map"].keys() == expected.keys()
     assert index["metadata"]["total_parameters"] == sum(value.numel() for value in expected.values())
     loaded, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"] and loaded.dtype is torch.bfloat16
+    assert not info["missing_keys"] and not info["unexpected_keys"] and loaded.dtype is torch.float32
 
 
 @pytest.mark.parametrize(
