@@ -44,13 +44,17 @@ def adopt(model: torch.nn.Module, precision: Precision) -> None:
     # Not at module level: it touches CUDA's driver on import, and this module is imported before ranks are forked.
     from bitsandbytes.nn import Linear4bit
 
+    from hydraft.models import nf4
+
     dtype = DTYPES[precision]
     for module in model.modules():
         if not isinstance(module, Linear4bit):
             continue
         module.compute_dtype, module.compute_type_is_set = dtype, True
-        module.weight.quant_state.dtype = dtype
-        codes = module.weight.data
+        codes, state = module.weight.data, module.weight.quant_state
+        state.dtype, state.code = dtype, nf4.table(codes.device)  # one table for all layers
+        if state.nested:
+            state.state2.code = nf4.nested_table(codes.device)
         if codes.dtype != dtype and codes.numel() * codes.element_size() % dtype.itemsize == 0:
             module.weight.data = codes.reshape(-1).view(dtype).unsqueeze(-1)
             module.weight.quant_storage = module.quant_storage = dtype

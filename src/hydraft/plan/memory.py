@@ -17,7 +17,7 @@ from hydraft.plan.memory_parts import Parts
 from hydraft.plan.model_size import ModelSize
 from hydraft.plan.optimizer_states import States, pinned, states
 from hydraft.plan.parameters import Layout, Trained
-from hydraft.plan.weights import WIDTH, share_bytes, sharded_bytes, storage_width, stored_bytes, whole_bytes
+from hydraft.plan.weights import WIDTH, sharded_bytes, share_bytes, storage_width, stored_bytes, whole_bytes
 
 DRIVER = 1250 << 20
 """Bytes of a rank's CUDA context with the kernels of cuBLAS and bitsandbytes (681 MiB) and of NCCL's communicator (564 MiB), which

@@ -14,8 +14,8 @@ from hydraft.errors import ConfigError
 from hydraft.models import prepare
 from hydraft.models.load import load_trainable
 from hydraft.models.shapes import planned_config
-from hydraft.plan.weights import WIDTH, stored_bytes
 from hydraft.plan.parameters import Layout, layout, trained
+from hydraft.plan.weights import WIDTH, stored_bytes
 
 QUANTS = {
     "none": ["quant=none"],
