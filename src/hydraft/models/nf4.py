@@ -68,6 +68,14 @@ def nested_table(device: torch.device) -> torch.Tensor:
     return made
 
 
+def share_tables(state: QuantState, device: torch.device) -> None:
+    """Move the tables of constants that were read to ``device``; those that are bitsandbytes' own are then shared by all layers."""
+    pairs = [(state, table(device)), *([(state.state2, nested_table(device))] if state.nested else [])]
+    for one, shared in pairs:
+        own = one.code.to(device)
+        one.code = shared if torch.equal(own, shared) else own
+
+
 def _aligned(count: int, to: int = 16) -> int:
     return -(-count // to) * to
 

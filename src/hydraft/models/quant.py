@@ -52,9 +52,8 @@ def adopt(model: torch.nn.Module, precision: Precision) -> None:
             continue
         module.compute_dtype, module.compute_type_is_set = dtype, True
         codes, state = module.weight.data, module.weight.quant_state
-        state.dtype, state.code = dtype, nf4.table(codes.device)  # one table for all layers
-        if state.nested:
-            state.state2.code = nf4.nested_table(codes.device)
+        state.dtype = dtype
+        nf4.share_tables(state, codes.device)
         if codes.dtype != dtype and codes.numel() * codes.element_size() % dtype.itemsize == 0:
             module.weight.data = codes.reshape(-1).view(dtype).unsqueeze(-1)
             module.weight.quant_storage = module.quant_storage = dtype

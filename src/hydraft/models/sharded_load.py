@@ -64,9 +64,10 @@ class Sharding:
         state: QuantState = weight.quant_state
         payload = Payload(state.shape, state.nested, self.ranks, state.blocksize)
         share = payload.packed(weight.data, state, self.rank).to(self.device)
-        state.dtype, state.code = self.dtype, nf4.table(self.device)
+        state.dtype = self.dtype
+        nf4.share_tables(state, self.device)
         if state.nested:
-            state.offset, state.state2.code = state.offset.to(self.device), nf4.nested_table(self.device)
+            state.offset = state.offset.to(self.device)
         return self._held(layer, payload, share, state)
 
     def _held(self, layer: Any, payload: Payload, share: torch.Tensor, state: QuantState) -> torch.nn.Parameter:
