@@ -1,4 +1,4 @@
-"""4-bit linear layers whose weights ZeRO-3 can free between the forward and the backward pass.
+"""4-bit linear layers whose weights ZeRO-3 can shard with their constants, and free between the forward and the backward pass.
 
 bitsandbytes' MatMul4Bit keeps a view of the weight for its backward pass (``ctx.tensors``). DeepSpeed frees a gathered weight by
 giving the parameter other data, so that the view, and with it the whole weight, would stay in memory until backward, on every rank and
@@ -6,15 +6,21 @@ with recomputation too: non-reentrant checkpointing replaces saved tensors only.
 DeepSpeed has gathered again by then, as its own LinearFunctionForZeroStage3 does for weights that are not quantised
 (deepspeed/runtime/zero/linear.py).
 
+bitsandbytes keeps the constants of a weight beside the parameter, where ZeRO-3 does not shard them: with an fp32 scale for each 64 numbers
+they have an eighth of the size of the codes. Here they are in the parameter, behind the codes (``nf4.Payload``).
+
 Shapes: I features in, O features out.
 """
 
 from typing import Any
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn import Linear4bit
+from bitsandbytes import matmul_4bit
+from bitsandbytes.functional import QuantState, dequantize_4bit
+from bitsandbytes.nn import Linear4bit, Params4bit
 from torch.autograd.function import FunctionCtx, once_differentiable
+
+from hydraft.models.nf4 import Payload
 
 
 class _Frozen4bit(torch.autograd.Function):
@@ -29,25 +35,34 @@ class _Frozen4bit(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.layer = layer  # type: ignore[attr-defined]
         ctx.dtype = x.dtype  # type: ignore[attr-defined]
-        return Linear4bit.forward(layer, x)  # type: ignore[no-any-return]  # (…, O)
+        codes, state = layer.gathered()
+        out = matmul_4bit(x.to(layer.compute_dtype or x.dtype), codes, bias=bias, quant_state=state)
+        return out.to(x.dtype)  # type: ignore[no-any-return]  # (…, O)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
-        weight = ctx.layer.weight
         gradient = upstream.to(ctx.layer.compute_dtype or ctx.dtype)
         of_x = of_bias = None
         if ctx.needs_input_grad[1]:
             of_bias = gradient.sum(0, dtype=gradient.dtype)  # autograd sums the remaining leading dimensions
         if ctx.needs_input_grad[0]:
-            assert weight.numel(), "the weight has not been gathered for its backward pass"
-            whole = dequantize_4bit(weight.data.view(-1, 1), weight.quant_state)  # (O, I)
+            whole = dequantize_4bit(*ctx.layer.gathered())  # (O, I)
             of_x = torch.matmul(gradient, whole.to(gradient.dtype)).to(ctx.dtype)
         return of_x, of_bias, None
 
 
 class ShardedLinear4bit(Linear4bit):  # type: ignore[misc]
-    """bitsandbytes' Linear4bit without a view of its weight saved for the backward pass."""
+    """bitsandbytes' Linear4bit with its constants in its parameter, and without a view of that saved for the backward pass."""
+
+    payload: Payload
+    constants: QuantState
+    """What is not in the parameter: shape, type and tables."""
+
+    def gathered(self) -> tuple[torch.Tensor, QuantState]:
+        """Codes (O * I / 2, 1) and constants, as views of the parameter that DeepSpeed has gathered."""
+        assert self.weight.numel(), "the weight has not been gathered"
+        return self.payload.unpacked(self.weight.data, self.constants)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(…, I) to (…, O)."""
@@ -59,8 +74,21 @@ class ShardedLinear4bit(Linear4bit):  # type: ignore[misc]
         return passed
 
 
-def make_weights_releasable(model: torch.nn.Module) -> None:
-    """Replace every 4-bit layer of ``model`` by one whose gathered weight ZeRO-3 can free."""
-    for module in model.modules():
-        if type(module) is Linear4bit:
-            module.__class__ = ShardedLinear4bit
+def hold(layer: Linear4bit, payload: Payload, constants: QuantState, dtype: torch.dtype) -> None:
+    """Make a layer one whose parameter is ``payload``; ``dtype``: in which it is stored and computed with."""
+    nested = constants.state2 and QuantState(None, code=constants.state2.code, dtype=constants.state2.dtype)
+    kept = {name: getattr(constants, name) for name in ("shape", "code", "blocksize", "quant_type", "dtype", "offset")}
+    layer.__class__ = ShardedLinear4bit
+    layer.payload, layer.constants = payload, QuantState(None, state2=nested, **kept)
+    layer.quant_state = None
+    layer.quant_storage = layer.compute_dtype = dtype
+    layer.compute_type_is_set = True
+
+
+def pack(layer: Linear4bit) -> None:
+    """Move the constants of a whole 4-bit layer to its parameter."""
+    state, dtype = layer.weight.quant_state, layer.quant_storage
+    payload = Payload(state.shape, state.nested, 1, state.blocksize)
+    data = payload.packed(layer.weight.data, state, 0).view(dtype).unsqueeze(1)
+    hold(layer, payload, state, dtype)
+    layer.weight = Params4bit(data, compress_statistics=payload.double, quant_type="nf4", bnb_quantized=True)

@@ -20,20 +20,22 @@ from transformers import (
     set_seed,
 )
 from transformers.integrations.bitsandbytes import Bnb4bitDeserialize, Bnb8bitDeserialize
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from hydraft.config.choices import Batching, Kernels, Precision
+from hydraft.config.choices import Batching, Kernels, Precision, QuantKind
 from hydraft.config.lora import LoraMethod
 from hydraft.config.model import ModelConfig
 from hydraft.config.schema import Config, QuantConfig
 from hydraft.errors import ConfigError
 from hydraft.models import attention, batching, liger, row_documents, stored_quant, unsloth, vocabulary
 from hydraft.models.architectures.register import register
-from hydraft.models.linear_4bit import make_weights_releasable
 from hydraft.models.lora import adapter, targets
 from hydraft.models.loss import chunked
 from hydraft.models.loss_chunked import use_chunked_loss
 from hydraft.models.quant import DTYPES, adopt, bits_and_bytes
+from hydraft.models.sharded_load import Sharding
+from hydraft.models.streaming import each_parameter
 
 BNB = (Bnb4bitDeserialize, Bnb8bitDeserialize)
 """What transformers does to weights that bitsandbytes stored, as it loads them."""
@@ -88,22 +90,27 @@ def load_base(
     wanted = bits_and_bytes(quant, kept)
     storing = {} if stored or wanted is None else {"quantization_config": wanted}
     placed = {} if device is None or (device.type == "cpu" and not torch.cuda.is_available()) else {"": device}
-    loaded, info = _read(
-        AutoModelForCausalLM.from_pretrained,
-        model,
-        dtype=DTYPES[kept],
-        use_safetensors=True,
-        device_map=placed or None,
-        output_loading_info=True,
-        **storing,
-    )
+    # transformers itself shards only unquantised weights while it reads them
+    sharding = Sharding(DTYPES[kept]) if is_deepspeed_zero3_enabled() and quant.kind is QuantKind.nf4 else None
+    with each_parameter() if sharding is None else each_parameter(sharding.visit, sharding.quantise):
+        loaded, info = _read(
+            AutoModelForCausalLM.from_pretrained,
+            model,
+            dtype=DTYPES[kept],
+            use_safetensors=True,
+            device_map=placed or None,
+            output_loading_info=True,
+            **storing,
+        )
     assert isinstance(loaded, PreTrainedModel)
     if missing := sorted(info["missing_keys"]):
         raise ConfigError(
             f"model.path={model.path}: {missing[0]} is in none of its weight files ({len(missing)} tensors are missing), and would be "
             "random: download the checkpoint again, or check its config.json"
         )
-    if stored:
+    if sharding is not None:
+        sharding.finish(loaded)
+    elif stored:
         adopt(loaded, kept)
     _keep_gradients(loaded)
     if row_documents.reason(loaded) is None:  # otherwise the attention stays the model's own
@@ -182,8 +189,6 @@ def load_trainable(config: Config) -> PreTrainedModel | peft.PeftModel:
         return unsloth.load(config)
     _check_targets(config)
     base = load_base(config.model, config.quant, config.train.precision)
-    if config.zero.stage == 3:
-        make_weights_releasable(base)
     if config.kernels.kind is Kernels.liger:
         liger.patch(base)
     elif chunked(config, base.config.model_type, getattr(base.config, "vocab_size", 0)):
