@@ -87,10 +87,13 @@ def test_the_work_within_bitsandbytes_is_counted() -> None:
         storages.phase("quantising")
         packed, _ = bitsandbytes.functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
         del weight
-        alive = storages.now["weights"]
+        alive, work = storages.now["weights"], storages.now["work"]
     assert weights / 2 == packed.untyped_storage().nbytes()
     assert weights / 2 + weights / 64 < alive < weights / 2 + weights / 64 + 4 * KIB, "codes, absmax and tables"
-    assert storages.peaks["quantising"].weights > 10 * weights, "fp32 copies of the weight"
+    peak = storages.peaks["quantising"]
+    assert peak.weights < 3 * weights + 4 * KIB, "the weight itself, and its codes"
+    assert peak.everything > 10 * weights, "fp32 copies of the weight"
+    assert work < KIB, "tables that are kept"
 
 
 def test_a_mapped_file_is_counted_apart(tmp_path: Path) -> None:
