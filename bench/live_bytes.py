@@ -17,8 +17,6 @@ Exits with 1 if a rank of this project has more than the bound, or if a loss or 
 import argparse
 import json
 import os
-import socket
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -43,7 +41,7 @@ def count(stack: str, folder: Path, ranks: int) -> dict[str, Any]:
     import deepspeed
     import torch
     import torch.distributed as dist
-    from transformers.integrations import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     from bench import stacks
     from bench.storages import Storages
@@ -119,32 +117,21 @@ def rank(stack: str, folder: Path, ranks: int) -> None:
 
 def run(stack: str, folder: Path, ranks: int) -> list[dict[str, Any]]:
     """Start the ranks of a stack; what each has counted."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "localhost", "MASTER_PORT": port, "CUDA_VISIBLE_DEVICES": ""}
-    quiet = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    from bench.ranks import run
+
     command = [sys.executable, __file__, "--rank", stack, "--model", str(folder), "--ranks", str(ranks)]
-    running = []
-    for number in range(ranks):
-        environment = {**os.environ, **shared, **quiet, "RANK": str(number), "LOCAL_RANK": str(number)}
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        running.append(subprocess.Popen(command, env=environment, text=True, **streams))  # type: ignore[call-overload]
-    out = [one.communicate()[0] for one in running]
-    if any(one.returncode for one in running):
-        raise SystemExit("\n".join([*out, f"{stack}: a rank ended with {[one.returncode for one in running]}"]))
-    found: list[dict[str, Any]] = json.loads(out[0].splitlines()[-1])
+    found: list[dict[str, Any]] = run(command, ranks)
     return found
 
 
 def most(found: list[dict[str, Any]], phase: str, kind: str = "weights") -> int:
     """The most bytes of any rank in a phase."""
-    return max(one["peaks"][phase][kind] for one in found)
+    return max(int(one["peaks"][phase][kind]) for one in found)
 
 
 def apart(found: list[dict[str, Any]], reference: list[dict[str, Any]]) -> float:
     """The largest relative difference of a loss or gradient norm of any rank."""
-    pairs = [
+    pairs: list[tuple[float, float]] = [
         pair
         for ours, theirs in zip(found, reference, strict=True)
         for name in ("losses", "norms")

@@ -33,7 +33,7 @@ def write_model(folder: Path, tied: bool, layers: int = 24, hidden: int = 256) -
         vocab_size=512,
         tie_word_embeddings=tied,
     )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
 
 
 def settings(folder: Path, ranks: int) -> Config:
