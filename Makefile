@@ -8,7 +8,7 @@ ARGS ?=
 PYTEST := PYTHONDONTWRITEBYTECODE= $(PY) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-tools test-fast test-gpu check format sweep report bench bench-gpu equivalence resume-matrix fit-table memory tiny data
+.PHONY: help setup train test test-tools test-fast test-gpu check format sweep report bench bench-gpu equivalence resume-matrix fit-table memory live-bytes tiny data
 
 help: ## List the targets
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -67,6 +67,8 @@ resume-matrix: bench-resume ## Resume a run in every topology and print how much
 fit-table: bench-fit ## The fewest GPUs that train each size under each ZeRO stage, according to the plan
 
 memory: bench-memory ## Compare planned and measured memory, on a GPU or (about four minutes, 5 GB) on the CPU
+
+live-bytes: bench-live_bytes ## Bytes of weights on every rank at every moment under ZeRO-3, compared with the libraries alone (about 15 minutes)
 
 bench: bench-startup bench-throughput ## Response time of --help and of a refusal; samples per second compared with transformers' Trainer
 

@@ -7,12 +7,15 @@ pages of mapped files, and read them again. peft's merge is that of its document
 logits with those of the trained model, which an export makes.
 """
 
+import multiprocessing
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import peft
@@ -20,14 +23,16 @@ import torch
 from rich.console import Console
 from transformers import AutoTokenizer
 
-from bench.equivalence import compose_run
-from hydraft.config.schema import save_config
-from hydraft.models import base_identity, prepare
-from hydraft.models.load import load_base
-from hydraft.models.lora import adapter, targets
-from hydraft.system import files
-
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from bench.equivalence import compose_run  # noqa: E402
+from hydraft.config.schema import save_config  # noqa: E402
+from hydraft.models import base_identity, prepare  # noqa: E402
+from hydraft.models.load import load_base  # noqa: E402
+from hydraft.models.lora import adapter, targets  # noqa: E402
+from hydraft.system import files  # noqa: E402
+
 OVERRIDES = ["model=qwen", "model.size=2.5-0.5b", "quant=nf4"]
 PLAIN = """
 import sys, torch
@@ -59,13 +64,13 @@ def make(folder: Path, overrides: list[str]) -> str:
 def measured(command: list[str]) -> tuple[float, float]:
     """The largest sum of anonymous pages, in MiB, and the seconds that a command takes."""
     began, peak = time.monotonic(), 0
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    own = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # the C library returns freed memory at once
+    process = subprocess.Popen(command, cwd=ROOT, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
         found = re.search(r"RssAnon:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())
         peak = max(peak, int(found[1]) if found else 0)
         time.sleep(0.02)
-    assert process.stderr is not None
-    assert process.returncode == 0, process.stderr.read().decode()
+    assert process.returncode == 0, command
     return peak / 1024, time.monotonic() - began
 
 
@@ -73,7 +78,8 @@ def main(overrides: list[str]) -> None:
     """Print the table."""
     with tempfile.TemporaryDirectory() as scratch:
         run, target = Path(scratch) / "run", Path(scratch) / "out"
-        base = make(run, overrides)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            base = pool.submit(make, run, overrides).result()
         commands = {
             "imports of peft and transformers": [sys.executable, "-c", "import peft, transformers, torch; from transformers import AutoModelForCausalLM"],
             "peft: merge_and_unload, save_pretrained": [sys.executable, "-c", PLAIN, base, str(run / "adapter"), str(target)],

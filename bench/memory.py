@@ -65,6 +65,7 @@ def resident(overrides: list[str]) -> dict[str, int]:
     """Train a model in this process; return the bytes added by weights, optimizer state and a step at full length."""
     import deepspeed
     import torch
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     from bench.equivalence import compose_run
     from hydraft.models import prepare
@@ -86,12 +87,15 @@ def resident(overrides: list[str]) -> dict[str, int]:
     model_section = prepare.native(config.model, config.seed)
     torch.ones(512, 512) @ torch.ones(512, 512)  # creates threads and their buffers before the measurement
     start = anonymous()
+    # as TrainingArguments keep it: under ZeRO-3 the model is sharded while it is loaded
+    sharding = HfDeepSpeedConfig(deepspeed_config(config)) if config.zero.stage == 3 else None
     model = load_trainable(dataclasses.replace(config, model=model_section))
     loaded = anonymous()
     optimizer = torch.optim.AdamW(list(trainable(model).values()), lr=1e-4, fused=True)
     if config.train.recomputes:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(config))
+    del sharding
     engine.train()
     ids = torch.arange(9, 17)[None]  # no padding token: the gradient of its zero embedding is not a number
     engine.backward(engine(input_ids=ids, labels=ids).loss)

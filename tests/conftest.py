@@ -161,10 +161,14 @@ def start_script(
 
 def run_ranks(script: str, arguments: list[str], ranks: int) -> Any:
     """Run ``script`` on ``ranks`` ranks on the CPU, with ``cluster=1xN`` added to each argument: the JSON that rank 0 prints last."""
+    return on_ranks(script, [f"{argument} cluster=1x{ranks}" for argument in arguments], ranks)
+
+
+def on_ranks(script: str, arguments: list[str], ranks: int) -> Any:
+    """Run ``script`` on ``ranks`` ranks on the CPU: the JSON that rank 0 prints last."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    given = [f"{argument} cluster=1x{ranks}" for argument in arguments]
     shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
     with tempfile.TemporaryDirectory() as folder:
         streams = [Path(folder, str(rank)) for rank in range(ranks)]
@@ -172,7 +176,7 @@ def run_ranks(script: str, arguments: list[str], ranks: int) -> Any:
         for rank, place in enumerate(streams):
             place.mkdir()
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            processes.append(start_script(script, *given, streams=place, **shared, **own))
+            processes.append(start_script(script, *arguments, streams=place, **shared, **own))
         done = [completed(*both, 400) for both in zip(processes, [[script]] * ranks, streams, strict=True)]
     assert all(rank.returncode == 0 for rank in done), done[0].stderr[-2000:]
     return json.loads(done[0].stdout.splitlines()[-1])

@@ -16,6 +16,8 @@ on a machine with a GPU.
 * llama: Llama-3.1-8B's shape: QLoRA, LoRA in bf16, transformers' Trainer, Liger with both: tokens/s, MFU, memory  230 s
 * serve: mode=serve of the QLoRA adapter, with 1, 16 and 32 concurrent requests                                    45 s
 * unsloth: kernels=unsloth, and Unsloth without hydraft, on the same records (not by default)                      120 s
+* sharded: Llama-3.1-8B's shape in 4 bits under ZeRO-3, with all of its weights in main memory and torch limited to
+  4 GiB of the GPU, and without: memory while loading and training, compared with the plan (not by default)          150 s
 * benches: optimizer.py, loss.py, memory.py, throughput.py (not by default)                                        300 s
 
 If a step fails or exceeds its limit, the others still run; a step that would start after the time limit is recorded as

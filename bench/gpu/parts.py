@@ -18,6 +18,8 @@ REHEARSAL_FACTOR = 4
 STAGES = ("stage0", "stage1", "stage2", "stage3", "stage2_offload", "stage3_offload")
 SMALL_CARD = 40 << 30
 """Bytes; a GPU with less memory trains Llama-3.1-8B with recomputation."""
+SHARDED_LIMIT = 4 << 30
+"""Bytes that torch may use of the GPU in a run that keeps its weights in main memory: 4-bit Llama-3.1-8B alone has 5.3 GiB."""
 NEEDS_CARD = "needs a GPU"
 
 
@@ -263,6 +265,25 @@ def unsloth(machine: Machine) -> Part:
     )  # fmt: skip
 
 
+def sharded(machine: Machine) -> Part:
+    """The 8B shape under ZeRO-3: with its weights in main memory, on less of the GPU than they have in 4 bits, and on all of it."""
+    common = long_run(machine, "llama3", Shape(512, 1, 1, 6), recomputes=True) + " quant=nf4"
+    share = (
+        f"per_process_memory_fraction:{SHARDED_LIMIT / machine.card:.4f}"
+        if machine.card
+        else "expandable_segments:True"
+    )
+    return Part(
+        "sharded",
+        (
+            *(step for step in first(machine).steps if step.name in ("records", "random-llama3")),
+            train(machine, "sharded-offload", 120, f"{common} zero=stage3_offload", environment={"PYTORCH_CUDA_ALLOC_CONF": share}),
+            train(machine, "sharded-stage3", 90, f"{common} zero=stage3"),
+            Step("sharded-table", 15, (machine.python, "bench/memory.py", *(str(machine.scratch / f"sharded-{name}") for name in ("offload", "stage3")))),
+        ),
+    )  # fmt: skip
+
+
 def benches(machine: Machine) -> Part:
     """Commands in bench/ that are worth running on a GPU; each writes its own file in bench/results/."""
     rounds = "1" if machine.rehearse else "3"
@@ -287,7 +308,7 @@ def _skip_reason(machine: Machine, package: str) -> str | None:
     return None if package in machine.packages else f"{package} is not installed"
 
 
-ALL = {part.__name__: part for part in (first, llama, serve, tests, chatglm2, unsloth, benches)}
+ALL = {part.__name__: part for part in (first, llama, serve, tests, chatglm2, unsloth, sharded, benches)}
 
 
 def part(name: str, machine: Machine) -> Part:

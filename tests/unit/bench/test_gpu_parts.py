@@ -14,6 +14,7 @@ from bench.gpu.steps import Part, Step
 from hydraft.config import cli, rules
 from hydraft.config.infer import InferConfig
 from hydraft.models import shapes
+from hydraft.plan.memory import Parts
 from hydraft.plan.plan import make_plan
 from hydraft.system.hardware import Gpu, Hardware
 from hydraft.system.source_tree import ROOT, TINY
@@ -132,9 +133,28 @@ def test_only_unsloths_steps_have_its_path(tmp_path: Path) -> None:
     here = machine(tmp_path, False, 80 << 30)
     for name, part in ALL.items():
         for step in part(here).steps:
-            assert bool(step.environment) == (
+            assert ("PYTHONPATH" in step.environment) == (
                 name == "unsloth" and "random" not in step.name and step.name != "records"
             )
+
+
+def test_a_run_with_its_weights_in_main_memory_has_less_of_the_gpu_than_they_have(tmp_path: Path) -> None:
+    card = CARDS["4090"]
+    (step,) = (
+        one for one in parts.sharded(machine(tmp_path, False, card.memory)).steps if one.name == "sharded-offload"
+    )
+    name, _, share = step.environment["PYTORCH_CUDA_ALLOC_CONF"].partition(":")
+    assert name == "per_process_memory_fraction"
+    hardware = Hardware((card,), cpus=16, memory=128 << 30)
+
+    def planned(zero: str) -> Parts:
+        overrides = [*parts.overrides(step.command), f"zero={zero}"]
+        cost = make_plan(compose_run(overrides, hardware), 128, hardware).cost
+        assert cost is not None
+        return cost.memory.training
+
+    offloaded = planned("stage3_offload")
+    assert offloaded.total - offloaded.overhead < float(share) * card.memory < planned("stage2").weights
 
 
 def test_a_small_gpu_recomputes_in_all_runs_of_a_comparison(tmp_path: Path) -> None:

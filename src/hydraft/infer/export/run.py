@@ -1,7 +1,8 @@
 """Exports a trained model to a folder that does not depend on this project; an incomplete export leaves nothing. No torch.
 
-``merge.py`` makes the weights, ``chat_template.py`` the chat template, ``published_layout.py`` the published layout and
-``model_card.py`` the README; ``write.py`` calls them.
+``merge.py`` makes the weights, ``native_layout.py`` and ``published_layout.py`` write them, ``compare.py`` compares the result with the
+trained model, each on the device that ``placement.py`` chooses, ``chat_template.py`` makes the chat template and ``model_card.py`` the
+README; ``write.py`` calls them.
 """
 
 import os
