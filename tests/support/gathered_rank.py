@@ -35,7 +35,9 @@ from hydraft.training.zero import deepspeed_config  # noqa: E402
 def gathered(case: str) -> dict[str, int]:
     """The most elements of gathered weights in each part of the model, and all that were gathered."""
     words = case.split()
-    config = config_of("model.init=random", "model.scale=tiny", "zero=stage3", *(w for w in words if w[:7] != "stage3_"))
+    config = config_of(
+        "model.init=random", "model.scale=tiny", "zero=stage3", *(w for w in words if w[:7] != "stage3_")
+    )
     machine = hardware.detect()
     deepspeed_ops.prepare(deepspeed_ops.needed(config, machine), machine)
     os.environ.update(deepspeed_ops.environment(machine))

@@ -94,7 +94,9 @@ def simulated(config: Config, layout: Layout, learns: Trained, limits: Limits, c
 
 
 @lru_cache(maxsize=64)
-def _simulated(layout: Layout, learns: Trained, sizes: tuple[int, ...], recomputes: bool, limits: Limits, copies: bool) -> Gathered:
+def _simulated(
+    layout: Layout, learns: Trained, sizes: tuple[int, ...], recomputes: bool, limits: Limits, copies: bool
+) -> Gathered:
     frozen = 0 if learns.full else len(sizes)  # the adapter's are behind them
     every, parts = _modules(layout, learns, sizes)
     order = list(_order(parts, recomputes, learns.full))

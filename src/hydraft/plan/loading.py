@@ -7,7 +7,7 @@ from hydraft.plan.memory_parts import Parts
 from hydraft.plan.model_size import ModelSize
 from hydraft.plan.optimizer_states import pinned
 from hydraft.plan.parameters import BLOCK, Layout, payload
-from hydraft.plan.weights import WIDTH, share_bytes, stored_bytes, whole_bytes
+from hydraft.plan.weights import WIDTH, model_bytes, share_bytes, whole_bytes
 
 PIECE, PIECE_WIDTH = 1 << 22, 24
 """Weights that are quantised at a time (``models/nf4.py``), and the bytes that bitsandbytes takes for each on a CPU: measured."""
@@ -29,8 +29,10 @@ def loading(config: Config, subject: ModelSize, on_gpu: bool) -> tuple[Parts, Pa
             working = quantising(config, layout, on_gpu)
             host += _converted(config, subject, dtype)
         return Parts(weights=shares, adapter=adapter, buffers=working), Parts(weights=host)
-    whole = sum(sum(stored_bytes(config, tensor, dtype)) for tensor in layout.tensors)
-    flat = subject.learns.count * dtype if config.zero.stage in (1, 2) else 0  # a second copy while the flat buffer is made
+    whole = model_bytes(config, layout.tensors, dtype)
+    flat = (
+        subject.learns.count * dtype if config.zero.stage in (1, 2) else 0
+    )  # a second copy while the flat buffer is made
     if config.quant.kind is not QuantKind.none:
         temporary = layout.largest_linear * dtype
         if config.quant.kind is QuantKind.nf4 and not on_gpu:
@@ -58,10 +60,16 @@ def quantising(config: Config, layout: Layout, on_gpu: bool) -> int:
     A rank quantises its share, in pieces. Then the device has the scales of all ranks, the codes of the share, the share with its
     constants, and the whole payload, which DeepSpeed takes a share of (``models/sharded_load.py``).
     """
-    whole = payload(max(layout.tensors, key=lambda tensor: tensor.count * tensor.linear), config.quant.double_quant, config.world_size)
+    whole = payload(
+        max(layout.tensors, key=lambda tensor: tensor.count * tensor.linear),
+        config.quant.double_quant,
+        config.world_size,
+    )
     share, blocks = whole // config.world_size, layout.largest_linear // BLOCK
     sharding = whole + 2 * share + 4 * blocks * (1 + 2 / config.world_size) + blocks
-    pieces = min(PIECE, -(-layout.largest_linear // config.world_size)) * (WIDTH[config.model.dtype] if on_gpu else PIECE_WIDTH)
+    pieces = min(PIECE, -(-layout.largest_linear // config.world_size)) * (
+        WIDTH[config.model.dtype] if on_gpu else PIECE_WIDTH
+    )
     return round(max(sharding, share + pieces))
 
 

@@ -18,8 +18,8 @@ from hydraft.errors import OutOfMemory, Phase
 from hydraft.models.load import trainable
 from hydraft.plan import plan
 from hydraft.plan.memory import DRIVER, Memory, memory
-from hydraft.plan.model_size import ModelSize
 from hydraft.plan.memory_parts import size
+from hydraft.plan.model_size import ModelSize
 from hydraft.plan.parameters import trained
 from hydraft.plan.suggest import cheapest
 from hydraft.system import hardware

@@ -1,7 +1,6 @@
 """4-bit layers that ZeRO-3 can free: bit-equal to bitsandbytes, and no weight remains in memory after its use."""
 
 import copy
-from importlib import import_module
 from typing import Any
 
 import bitsandbytes

@@ -4,9 +4,9 @@ import pytest
 
 from conftest import config_of, run_ranks
 from hydraft.models.shapes import planned_config
-from hydraft.plan.weights import WIDTH
 from hydraft.plan.optimizer_states import pinned, states
 from hydraft.plan.parameters import layout, trained
+from hydraft.plan.weights import WIDTH
 
 CASES = [
     f"zero={stage} train.precision={precision} train.micro_batch_size=1 train.gradient_accumulation_steps=2"

@@ -17,9 +17,9 @@ from hydraft.models import generation, loss_scored
 from hydraft.models.quant import DTYPES
 from hydraft.models.shapes import planned_config
 from hydraft.plan import scoring
-from hydraft.plan.weights import WIDTH
 from hydraft.plan.parameters import Layout, layout, trained
 from hydraft.plan.plan import generation_memory, make_plan, planned_for
+from hydraft.plan.weights import WIDTH
 from hydraft.system.hardware import Gpu, Hardware
 from integration.models.test_loss_scored import examples_of, loaded
 from unit.plan.test_activations import Live

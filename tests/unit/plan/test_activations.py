@@ -23,8 +23,8 @@ from hydraft.models.load import load_trainable
 from hydraft.models.quant import DTYPES
 from hydraft.models.shapes import planned_config
 from hydraft.plan.activations import activations
-from hydraft.plan.weights import WIDTH
 from hydraft.plan.parameters import layout, trained
+from hydraft.plan.weights import WIDTH
 
 LENGTHS = (96, 160)
 """Tokens of two documents."""
