@@ -3,7 +3,7 @@
     python bench/fit.py                                  # quant=nf4, LoRA r 8, micro-batch 1, 512 tokens, bf16
     python bench/fit.py quant=none                       # the same with weights in bf16
     python bench/fit.py train.gradient_checkpointing=true data.max_length=4096
-    python bench/fit.py --models llama3-3.1-70b qwen-2.5-72b --stages stage3 stage3_offload
+    python bench/fit.py quant=nf4 --models llama3-3.1-70b qwen-2.5-72b --stages stage3 stage3_offload
 
 A cell holds the fewest GPUs of 16 GiB, of 24 GiB and of 80 GiB; a dash means that 64 are not enough. The column before the
 cells is the peak memory of a single GPU under stage2. Main memory is assumed to be sufficient.
