@@ -19,12 +19,10 @@ import deepspeed  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 from torch.multiprocessing.reductions import StorageWeakRef  # noqa: E402
+from transformers.integrations.deepspeed import HfDeepSpeedConfig  # noqa: E402
 
 from conftest import config_of  # noqa: E402
-from hydraft.models import (  # noqa: E402
-    load,
-    prepare,
-)
+from hydraft.models import prepare  # noqa: E402
 from hydraft.models.load import load_trainable, trainable  # noqa: E402
 from hydraft.system import hardware  # noqa: E402
 from hydraft.training import deepspeed_ops  # noqa: E402
@@ -56,7 +54,7 @@ def kept_by_graph(loss: torch.Tensor) -> int:
     return sum(found.values())
 
 
-def trained(overrides: list[str], own_layers: bool) -> dict[str, Any]:
+def trained(overrides: list[str], sharded: bool) -> dict[str, Any]:
     """Two steps: bytes of linear weights left after each forward pass, losses, and a hash of the trained weights."""
     reuse = next((int(one.removeprefix(REUSE)) for one in overrides if one.startswith(REUSE)), 0)
     overrides = [one for one in overrides if not one.startswith(REUSE)]
@@ -65,13 +63,12 @@ def trained(overrides: list[str], own_layers: bool) -> dict[str, Any]:
     machine = hardware.detect()
     deepspeed_ops.prepare(deepspeed_ops.needed(config, machine), machine)
     os.environ.update(deepspeed_ops.environment(machine))
-    replaced = load.make_weights_releasable
-    if not own_layers:
-        load.make_weights_releasable = lambda _: None
-    try:
-        model: Any = load_trainable(dataclasses.replace(config, model=prepare.native(config.model, config.seed)))
-    finally:
-        load.make_weights_releasable = replaced
+    settings = {**deepspeed_config(config), "train_batch_size": config.global_batch_size}
+    section = prepare.native(config.model, config.seed)
+    # While it exists, transformers and load_base shard what they load; without it DeepSpeed shards the whole model afterwards.
+    active = HfDeepSpeedConfig(settings) if sharded else None
+    model: Any = load_trainable(dataclasses.replace(config, model=section))
+    del active
     gathered: dict[str, tuple[StorageWeakRef, int]] = {}
 
     def record(name: str) -> Any:
@@ -88,7 +85,6 @@ def trained(overrides: list[str], own_layers: bool) -> dict[str, Any]:
     if config.train.recomputes:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     parameters = list(trainable(model).values())
-    settings = {**deepspeed_config(config), "train_batch_size": config.global_batch_size}
     settings["zero_optimization"] |= {"stage3_max_reuse_distance": reuse, "stage3_prefetch_bucket_size": 0}
     engine, *_ = deepspeed.initialize(model=model, optimizer=torch.optim.AdamW(parameters, lr=1e-2), config=settings)
     engine.train()

@@ -57,13 +57,15 @@ def quantise_whole(
 @lru_cache
 def table(device: torch.device) -> torch.Tensor:
     """The 16 numbers of NF4 by their code, one tensor for all layers."""
-    return get_4bit_type("nf4", device=device)
+    made: torch.Tensor = get_4bit_type("nf4", device=device)
+    return made
 
 
 @lru_cache
 def nested_table(device: torch.device) -> torch.Tensor:
     """The 256 numbers that scales are quantised to, one tensor for all layers."""
-    return quantize_blockwise(torch.zeros(1, device=device), blocksize=NESTED)[1].code.clone()
+    made: torch.Tensor = quantize_blockwise(torch.zeros(1, device=device), blocksize=NESTED)[1].code.clone()
+    return made
 
 
 def _aligned(count: int, to: int = 16) -> int:

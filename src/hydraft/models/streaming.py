@@ -45,14 +45,15 @@ def each_parameter(visit: Visit | None = None, quantise: Quantise | None = None)
     def placed(model: PreTrainedModel, name: str, value: Any, info: Any, quantizer: Any) -> None:
         found = value if visit is None else visit(model, name, value)
         if found is not None:
-            return place(model, name, found, info, quantizer)
+            place(model, name, found, info, quantizer)
+            return
         info.missing_keys.discard(name)
         model.get_parameter_or_buffer(name)._is_hf_initialized = True  # otherwise it would be drawn at random
 
-    class Quantised(integration.Bnb4bitQuantize):  # type: ignore[misc]
-        def convert(self, tensors: dict[str, Any], *_: Any, model: Any = None, **named: Any) -> dict[str, Any]:
+    class Quantised(integration.Bnb4bitQuantize):
+        def convert(self, input_dict: Any, *_: Any, model: Any = None, **named: Any) -> Any:
             try:
-                return {name: _parameter(model, name, value, quantise) for name, value in tensors.items()}
+                return {name: _parameter(model, name, value, quantise) for name, value in input_dict.items()}
             except Exception as error:
                 raise _Aborted from error
 
@@ -101,7 +102,7 @@ def _parameter(model: PreTrainedModel, name: str, value: Any, quantise: Quantise
     weight = value[0] if isinstance(value, list) else value
     if issubclass(layer.source_cls, Conv1D):  # (I, O), as in GPT-2
         weight = weight.T
-    made = (quantise or _whole)(layer, weight)
+    made: torch.nn.Parameter = (quantise or _whole)(layer, weight)
     layer._is_hf_initialized = True
     return made
 
@@ -112,4 +113,5 @@ def _whole(layer: Linear4bit, weight: torch.Tensor) -> torch.nn.Parameter:
     codes, state = quantise_whole(weight, empty.compress_statistics, empty.quant_storage)
     layer.quant_state = state
     known = {name: value for name, value in vars(empty).items() if name not in ("quant_state", "bnb_quantized")}
-    return Params4bit(codes, requires_grad=False, quant_state=state, bnb_quantized=True, **known)
+    made: torch.nn.Parameter = Params4bit(codes, requires_grad=False, quant_state=state, bnb_quantized=True, **known)
+    return made

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import config_of, run_ranks
-from hydraft.models.linear_4bit import ShardedLinear4bit, make_weights_releasable
+from hydraft.models.linear_4bit import ShardedLinear4bit, pack
 from hydraft.models.shapes import planned_config
 from hydraft.plan.gathered import Limits, simulated
 from hydraft.plan.parameters import layout, trained
@@ -75,7 +75,7 @@ def compare(plain: bitsandbytes.nn.Linear4bit, x: torch.Tensor) -> None:
     if plain.bias is not None:
         plain.bias.requires_grad_()
     ours = copy.deepcopy(plain)
-    make_weights_releasable(ours)
+    pack(ours)
     assert type(ours) is ShardedLinear4bit
     results = []
     for module in (plain, ours):
@@ -105,7 +105,7 @@ def test_results_are_bit_equal_to_bitsandbytes(bias: bool, double: bool, dtype: 
 
 def test_a_layer_whose_input_needs_no_gradient_saves_nothing() -> None:
     plain = layer(False, True, torch.float32)
-    make_weights_releasable(plain)
+    pack(plain)
     assert plain(torch.randn(2, 128)).grad_fn is None
 
 
