@@ -3,8 +3,9 @@
     python bench/fit.py                                  # quant=nf4, LoRA r 8, micro-batch 1, 512 tokens, bf16
     python bench/fit.py quant=none                       # the same with weights in bf16
     python bench/fit.py train.gradient_checkpointing=true data.max_length=4096
+    python bench/fit.py quant=nf4 --models llama3-3.1-70b qwen-2.5-72b --stages stage3 stage3_offload
 
-A cell holds the number of GPUs of 24 GiB and of 80 GiB; a dash means that 64 are not enough. The column before the
+A cell holds the fewest GPUs of 16 GiB, of 24 GiB and of 80 GiB; a dash means that 64 are not enough. The column before the
 cells is the peak memory of a single GPU under stage2. Main memory is assumed to be sufficient.
 """
 
@@ -27,7 +28,7 @@ from hydraft.plan.suggest import apply  # noqa: E402
 from hydraft.system.hardware import Gpu, Hardware  # noqa: E402
 
 STAGES = ("stage0", "stage1", "stage2", "stage2_offload", "stage3", "stage3_offload")
-CARDS = (24, 80)
+CARDS = (16, 24, 80)
 """GiB."""
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 PER_MACHINE = 8
@@ -55,19 +56,24 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="overrides for every cell, such as quant=none")
-    more = parser.parse_args().overrides
-    print("| model | parameters | GiB | " + " | ".join(STAGES) + " |\n" + "|---" * (3 + len(STAGES)) + "|")
+    parser.add_argument("--models", nargs="*", help="only these, as FAMILY-SIZE")
+    parser.add_argument("--stages", nargs="*", default=STAGES, help="only these columns")
+    arguments = parser.parse_args()
+    more, stages = arguments.overrides, arguments.stages
+    print("| model | parameters | GiB | " + " | ".join(stages) + " |\n" + "|---" * (3 + len(stages)) + "|")
     for family, size in sizes():
+        if arguments.models and f"{family}-{size}" not in arguments.models:
+            continue
         cells, peak, count = [], 0.0, 0
-        for stage in STAGES:
+        for stage in ("stage2", *stages):
             config = compose_run([f"model={family}", f"model.size={size}", f"zero={stage}", *SETTINGS, *more])
             layout, _ = known_layout(config)
             assert layout is not None
             subject = ModelSize(layout, trained(layout, config.lora), labelled=config.data.max_length)
             count = layout.count
-            peak = memory(config, subject, on_gpu=True).peak / 2**30 if stage == "stage2" else peak
+            peak = peak or memory(config, subject, on_gpu=True).peak / 2**30  # of stage2, the first
             cells.append(" / ".join(fewest(config, subject, card) for card in CARDS))
-        print(f"| {family} {size} | {count / 1e9:.1f} B | {peak:.1f} | {' | '.join(cells)} |", flush=True)
+        print(f"| {family} {size} | {count / 1e9:.1f} B | {peak:.1f} | {' | '.join(cells[1:])} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ class ZeroConfig:
     allgather_bucket_size: int = setting(50_000_000, at_least=1, unit="elements")
     """Stages 1 and 2: elements that are gathered together."""
     stage3_prefetch_bucket_size: int = setting(50_000_000, at_least=0, unit="elements")
-    """Stage 3: elements that are prefetched."""
+    """Stage 3: elements that are prefetched together. Quantised weights are prefetched one at a time, or not at all with 0."""
     stage3_param_persistence_threshold: int = setting(100_000, at_least=0, unit="elements")
     """Stage 3: a weight with fewer elements is not sharded."""
 

@@ -7,7 +7,7 @@ from hydraft.plan.memory_parts import Parts
 from hydraft.plan.model_size import ModelSize
 from hydraft.plan.optimizer_states import pinned
 from hydraft.plan.parameters import BLOCK, Layout, payload
-from hydraft.plan.weights import WIDTH, share_bytes, stored_bytes, whole_bytes
+from hydraft.plan.weights import WIDTH, model_bytes, share_bytes, whole_bytes
 
 PIECE, PIECE_WIDTH = 1 << 22, 24
 """Weights that are quantised at a time (``models/nf4.py``), and the bytes that bitsandbytes takes for each on a CPU: measured."""
@@ -29,7 +29,7 @@ def loading(config: Config, subject: ModelSize, on_gpu: bool) -> tuple[Parts, Pa
             working = quantising(config, layout, on_gpu)
             host += _converted(config, subject, dtype)
         return Parts(weights=shares, adapter=adapter, buffers=working), Parts(weights=host)
-    whole = sum(sum(stored_bytes(config, tensor, dtype)) for tensor in layout.tensors)
+    whole = model_bytes(config, layout.tensors, dtype)
     flat = (
         subject.learns.count * dtype if config.zero.stage in (1, 2) else 0
     )  # a second copy while the flat buffer is made

@@ -17,7 +17,7 @@ from hydraft.plan.memory_parts import Parts
 from hydraft.plan.model_size import ModelSize
 from hydraft.plan.optimizer_states import States, pinned, states
 from hydraft.plan.parameters import Layout, Trained
-from hydraft.plan.weights import WIDTH, sharded_bytes, share_bytes, storage_width, stored_bytes, whole_bytes
+from hydraft.plan.weights import WIDTH, model_bytes, sharded_bytes, share_bytes, storage_width, whole_bytes
 
 DRIVER = 1250 << 20
 """Bytes of a rank's CUDA context with the kernels of cuBLAS and bitsandbytes (681 MiB) and of NCCL's communicator (564 MiB), which
@@ -107,7 +107,7 @@ def _frozen(config: Config, layout: Layout, learns: Trained, on_gpu: bool) -> _F
     width = storage_width(config)
     copies = int(learns.full and config.objective.requirements.reference_model)
     if config.zero.stage < 3:
-        whole = sum(sum(stored_bytes(config, tensor, width)) for tensor in layout.tensors)
+        whole = model_bytes(config, layout.tensors, width)
         return _Frozen(whole * (1 + copies) - sum(learns.base) * width, 0, Gathered())
     ranks, offloads = config.world_size, config.zero.offload_param is not Offload.none
     device, host = whole_bytes(config, layout.tensors), 0

@@ -24,7 +24,7 @@ HEAD = "lm_head"
 """The language-model head."""
 
 NF4_TABLE, BYTE_TABLE = 16 * 4, 256 * 4
-"""Bytes of the fp32 tables for 4-bit and 8-bit codes."""
+"""Bytes of the fp32 tables for 4-bit and 8-bit codes, which all layers share."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,8 +191,7 @@ def _modules(layout: Layout) -> list[str]:
 def constants(tensor: Tensor, quant: QuantKind, double: bool) -> int:
     """Bytes of the quantisation constants of ``tensor``.
 
-    NF4: an fp32 per block of 64; with ``double``, a byte per block, an fp32 per 256 blocks, and their fp32 mean; and a copy of the
-    tables per layer. int8: an fp32 per row (LLM.int8(), arXiv:2208.07339, section 2.1).
+    NF4: an fp32 per block of 64; with ``double``, a byte per block, an fp32 per 256 blocks, and their fp32 mean. int8: an fp32 per row (LLM.int8(), arXiv:2208.07339, section 2.1).
     """
     if not tensor.linear or quant is QuantKind.none:
         return 0
@@ -200,8 +199,8 @@ def constants(tensor: Tensor, quant: QuantKind, double: bool) -> int:
         return 4 * tensor.shape[0]
     blocks = -(-tensor.count // BLOCK)
     if not double:
-        return 4 * blocks + NF4_TABLE
-    return blocks + 4 * -(-blocks // NESTED_BLOCK) + 4 + NF4_TABLE + BYTE_TABLE
+        return 4 * blocks
+    return blocks + 4 * -(-blocks // NESTED_BLOCK) + 4
 
 
 def codes(tensor: Tensor, quant: QuantKind, width: int) -> int:

@@ -7,7 +7,7 @@ from hydraft.config.schema import Config
 from hydraft.models import stored_quant
 from hydraft.plan.model_size import ModelSize
 from hydraft.plan.parameters import BLOCK
-from hydraft.plan.weights import WIDTH, stored_bytes
+from hydraft.plan.weights import WIDTH, model_bytes
 
 READ = 700e6
 """Bytes that a disk reads in a second: 470 to 800 MB were measured on a virtual disk with ``dd iflag=direct``; others are faster."""
@@ -41,7 +41,7 @@ def startup(config: Config, subject: ModelSize, cpus: int | None) -> Startup:
     nf4, dtype = config.quant.kind is QuantKind.nf4, WIDTH[config.model.dtype]
     unquantised = subject.layout.count * WIDTH[subject.stored]
     share = per_machine / ranks if nf4 and config.zero.stage == 3 else 1.0
-    quantised = round(share * sum(sum(stored_bytes(config, tensor, dtype)) for tensor in subject.layout.tensors))
+    quantised = round(share * model_bytes(config, subject.layout.tensors, dtype))
     if not nf4:
         return Startup(unquantised, unquantised, 0, unquantised / READ, unquantised / READ)
     known = stored_quant.stored(config.model)

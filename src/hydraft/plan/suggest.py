@@ -21,7 +21,6 @@ FACTORS = {
     "train.micro_batch_size": 1.1,  # per halving: smaller matrix products
     "train.gradient_checkpointing": 1.35,  # one more forward pass
     "quant.kind=nf4": 1.25,  # weights are dequantised in each pass
-    "quant.kind=none": 1.3,  # faster by itself, but four times the bytes are sent
     "zero.stage": 1.02,
     "zero.stage=3": 1.4,  # weights are gathered in each pass
     "zero.offload_optimizer": 1.1,
@@ -29,8 +28,7 @@ FACTORS = {
     "data.max_length": 1.0,
     "cluster.ranks_per_node": 1.0,
 }
-"""Rough factors by which a step takes longer; only their order matters. int8 is not tried: nf4 is smaller and not slower.
-Unquantised weights are, since stage 3 shards only those while loading."""
+"""Rough factors by which a step takes longer; only their order matters. int8 is not tried: nf4 is smaller and not slower."""
 
 RANKS = (1, 2, 4, 8)
 SHORTEST = 256
@@ -96,7 +94,7 @@ def _candidates(config: Config, start: list[Setting]) -> Iterator[tuple[float, l
     choices: dict[str, list[Any]] = {
         "train.micro_batch_size": _halvings(config.train.micro_batch_size, 1),
         "train.gradient_checkpointing": [config.train.gradient_checkpointing, True],
-        "quant.kind": [config.quant.kind, *([] if decided else [QuantKind.nf4, QuantKind.none])],
+        "quant.kind": [config.quant.kind, *([] if decided else [QuantKind.nf4])],
         "zero.stage": stages,
         "zero.offload_optimizer": [zero.offload_optimizer, Offload.cpu],
         "zero.offload_param": [zero.offload_param, Offload.cpu],

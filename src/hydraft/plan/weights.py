@@ -21,6 +21,18 @@ def stored_bytes(config: Config, tensor: Tensor, width: int) -> tuple[int, int]:
     return codes(tensor, quant.kind, width), constants(tensor, quant.kind, quant.double_quant)
 
 
+def model_bytes(config: Config, tensors: tuple[Tensor, ...], width: int) -> int:
+    """Bytes of all ``tensors``, whole on a rank."""
+    return tables(config, tensors) + sum(sum(stored_bytes(config, tensor, width)) for tensor in tensors)
+
+
+def tables(config: Config, tensors: tuple[Tensor, ...]) -> int:
+    """Bytes of the tables that all 4-bit weights share."""
+    if not any(_packed(config, tensor) for tensor in tensors):
+        return 0
+    return NF4_TABLE + (BYTE_TABLE if config.quant.double_quant else 0)
+
+
 def sharded_bytes(config: Config, tensor: Tensor, width: int, ranks: int) -> int:
     """Bytes of the parameter that stage 3 shards over ``ranks``: with NF4 it has the quantisation constants too."""
     if _packed(config, tensor):
@@ -35,11 +47,9 @@ def share_bytes(config: Config, tensor: Tensor, width: int) -> int:
 
 
 def whole_bytes(config: Config, tensors: tuple[Tensor, ...]) -> int:
-    """Bytes that stage 3 leaves whole on each rank: the mean of each 4-bit weight's constants, and the tables that all of them share."""
-    quantised = sum(_packed(config, tensor) for tensor in tensors)
-    if not quantised:
-        return sum(constants(tensor, config.quant.kind, config.quant.double_quant) for tensor in tensors)
-    return NF4_TABLE + (BYTE_TABLE + 4 * quantised if config.quant.double_quant else 0)
+    """Bytes that stage 3 leaves whole on each rank: with double quantisation, the mean of each weight's constants; and the tables."""
+    means = sum(4 for tensor in tensors if _packed(config, tensor) and config.quant.double_quant)
+    return means + tables(config, tensors)
 
 
 def _packed(config: Config, tensor: Tensor) -> bool:

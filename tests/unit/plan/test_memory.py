@@ -1,18 +1,23 @@
 """The figures of a plan, compared with calculations by hand and with each other."""
 
 import dataclasses
+import itertools
 
 import pytest
+import torch
 
 from conftest import config_of
 from hydraft.config.choices import Precision
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
+from hydraft.models.nf4 import Payload
 from hydraft.models.shapes import planned_config
+from hydraft.plan.decoder_layer import Tensor
+from hydraft.plan.loading import quantising
 from hydraft.plan.memory import DRIVER, SLACK, Memory, memory
 from hydraft.plan.model_size import ModelSize
 from hydraft.plan.network import network
-from hydraft.plan.parameters import layout, trained
+from hydraft.plan.parameters import layout, payload, trained
 from hydraft.plan.plan import make_plan, planned_for
 from hydraft.plan.suggest import apply
 from hydraft.system.hardware import Gpu, Hardware, parse_memory
@@ -40,14 +45,14 @@ def priced(*overrides: str, labelled: int = 64) -> Memory:
 def test_llama_in_nf4_by_hand() -> None:
     assert LINEAR_8B + REST_8B == 8_030_261_248
     blocks = LINEAR_8B // 64
-    nf4 = LINEAR_8B // 2 + blocks + 4 * blocks // 256 + 224 * (4 + 16 * 4 + 256 * 4)  # 224 layers: mean, tables
+    nf4 = LINEAR_8B // 2 + blocks + 4 * blocks // 256 + 224 * 4 + 16 * 4 + 256 * 4  # 224 means, and two tables
     parts = priced("zero=stage2").training
-    assert parts.weights == nf4 + 2 * REST_8B == 5_702_540_160
+    assert parts.weights == nf4 + 2 * REST_8B == 5_702_297_536
     assert parts.adapter == 2 * 20_971_520
     assert parts.optimizer == 12 * 20_971_520
     assert parts.gradients == 2 * 20_971_520  # one micro-batch per step, so no second copy
     assert priced("zero=stage2", "quant.double_quant=false").training.weights - parts.weights == (
-        4 * blocks - (blocks + 4 * blocks // 256 + 224 * (4 + 256 * 4))
+        4 * blocks - (blocks + 4 * blocks // 256 + 224 * 4 + 256 * 4)
     )
     assert priced("quant=int8").training.weights == LINEAR_8B + 4 * 32 * (4096 * 3 + 1024 * 2 + 14336 * 2) + 2 * REST_8B
     assert priced("quant=none").training.weights == 2 * 8_030_261_248
@@ -92,11 +97,42 @@ def test_recomputation_trades_activations_for_time() -> None:
     assert again.activations < kept.activations / 10
 
 
-def test_quantised_weights_are_unsharded_on_each_rank_while_loading() -> None:
-    loads = [priced(f"zero={stage}", "cluster=1x8").loading.weights for stage in ("stage2", "stage3", "stage3_offload")]
-    assert len(set(loads)) == 1
-    sharded = priced("zero=stage3", "quant=none", "cluster=1x8")
-    assert sharded.loading.weights == pytest.approx(2 * 8_030_261_248 / 8, rel=0.001)
+def test_a_rank_has_its_share_of_the_model_while_it_loads() -> None:
+    whole = priced("zero=stage2", "cluster=1x8").loading.weights
+    sharded, offloaded = (priced(f"zero={stage}", "cluster=1x8") for stage in ("stage3", "stage3_offload"))
+    assert sharded.loading.weights == pytest.approx(whole / 8, rel=0.001)
+    assert sharded.loading.weights == pytest.approx(sharded.training.weights, rel=0.001)
+    largest = 14336 * 4096
+    codes = largest // 2 + largest // 64 + 4 * largest // 64 // 256  # with constants; NF4 in all
+    assert sharded.loading.buffers == pytest.approx(codes * (1 + 2 / 8) + 4 * largest / 64 * (1 + 2 / 8), rel=0.03)
+    assert offloaded.loading.weights == 224 * 4 + 16 * 4 + 256 * 4  # 224 means, and two tables
+    assert offloaded.host_loading.weights == pytest.approx(offloaded.host_training.weights, rel=0.001)
+    unquantised = priced("zero=stage3", "quant=none", "cluster=1x8")
+    assert unquantised.loading.weights == pytest.approx(2 * 8_030_261_248 / 8, rel=0.001)
+
+
+def test_a_cpu_quantises_in_pieces() -> None:
+    config = config_of("model=llama3", "model.init=random", "zero=stage3", "cluster=1x8", "train.precision=bf16")
+    size = subject(config)
+    assert quantising(config, size.layout, on_gpu=False) > quantising(config, size.layout, on_gpu=True)
+    host = memory(config, size, on_gpu=False).host_loading
+    assert host.buffers == quantising(config, size.layout, on_gpu=False) > 24 * 2**22
+
+
+def test_a_tensor_of_another_data_type_is_converted_in_main_memory() -> None:
+    config = config_of("model=llama3", *GPUS, "zero=stage3", "cluster=1x8")
+    size = subject(config)
+    other = dataclasses.replace(size, stored=Precision.fp16)
+    held = [memory(config, one, on_gpu=True).host_loading.weights for one in (size, other)]
+    assert held == [0, 2 * 128256 * 4096]
+
+
+def test_the_payload_is_that_of_the_models() -> None:
+    for shape, ranks, double in itertools.product(
+        [(3, 5), (64, 64), (100, 129), (192, 4096)], (1, 2, 3, 8), (True, False)
+    ):
+        ours = payload(Tensor("weight", shape, linear=True), double, ranks)
+        assert ours == Payload(torch.Size(shape), double, ranks).bytes, (shape, ranks, double)
 
 
 def test_offloading_moves_to_main_memory() -> None:
@@ -117,7 +153,7 @@ def test_peaks_of_chatglm2_measured_on_an_h100() -> None:
     """torch's peaks, without the driver's memory: bench/results/gpu-nvidia-h100-80gb-hbm3."""
     measured = {
         "stage2": {"loading": 3985 << 20, "training": 14556 << 20},
-        "stage3": {"loading": 4366 << 20, "training": 14624 << 20},
+        "stage3": {"training": 14624 << 20},  # loading is not comparable: 4-bit weights were whole on each rank
     }
     for stage, peaks in measured.items():
         made = priced(
@@ -147,7 +183,13 @@ def test_network_by_hand() -> None:
     assert sent("cluster=1x4", "zero=stage1") == (adapter * 2 * 3 // 4, adapter * 3 // 4)
     assert sent("cluster=1x4", "zero=stage2") == (adapter * 2 * 4 * 3 // 4, adapter * 3 // 4)
     full = sent("cluster=1x4", "zero=stage3", "quant=none", "lora=none")  # per pass 2 gathers, 1 scatter: 3 x 2 bytes
-    assert sum(full) == pytest.approx(4 * 3 * 2 * 8_030_261_248 * 3 / 4, rel=0.001)
+    head = 128256 * 4096  # kept from the forward to the backward pass, and some of the weights of the last layer
+    assert sum(full) == pytest.approx(4 * 2 * (3 * 8_030_261_248 - head) * 3 / 4, rel=0.02)
+    nf4 = ["cluster=1x4", "zero=stage3", "train.gradient_checkpointing=true"]
+    passes = LINEAR_8B * (0.5 + 1 / 64 + 4 / 64 / 256) * 3 + 2 * 128256 * 4096 * (
+        2 + 1
+    )  # recomputed; the embedding twice
+    assert sent(*nf4)[1] == pytest.approx(4 * passes * 3 / 4, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +221,7 @@ TOO_LARGE = [
     ("model=llama3 data.max_length=2048", 24, "train.micro_batch_size"),
     ("model=llama3 quant=none", 12, "quant.kind=nf4"),
     ("model=qwen model.size=2.5-7b quant=none lora=none cluster=1x8", 24, "zero.stage=3"),
-    ("model=qwen model.size=2.5-72b zero=stage3 cluster=1x8", 24, "quant.kind=none"),
+    ("model=qwen model.size=2.5-72b zero=stage3 cluster=1x8", 24, "train.micro_batch_size=1"),
     ("model=llama3 quant=none lora=none zero=stage3 train.micro_batch_size=1", 60, "zero.offload"),
 ]
 
