@@ -4,8 +4,9 @@
     python bench/loading.py --shape 8b     # Llama-3.1-8B's (22 GB on disk, and 8 GB of memory)
 
 The variants take turns, each in new processes, and medians are shown. Before each, the files are dropped from the page cache. Seconds
-are those of the slowest rank, from the call that loads to the sharded model; imports are not counted. Memory is the most of any rank:
-anonymous pages, without those of mapped files. Bytes read are those that the disk delivered (read_bytes of /proc/PID/io), of all ranks.
+are those of the slowest rank, from the call that loads to the sharded model, without imports; core-seconds, those of all ranks, depend
+less on what else runs on the machine. Memory is the most of any rank: anonymous pages, without those of mapped files. Bytes read are
+those that the disk delivered to all ranks (read_bytes of /proc/PID/io). In brackets: relative to transformers.
 
 ``each rank whole`` has every rank quantise every weight and keep its share, as a loader without an exchange of scales would. The 4-bit
 folder is the one that transformers saves.
@@ -16,6 +17,7 @@ import contextlib
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -39,6 +41,8 @@ VARIANTS = {
     "ZeRO-3, 2 ranks, stored in 4 bits": ("sharded", 2, True),
 }
 """How it is loaded, the number of ranks, and whether from the 4-bit folder."""
+UNITS = {"seconds": (1, 1), "core-seconds": (1, 1), "memory": (2**30, 2), "read": (2**30, 2)}
+"""What is measured, with the unit and the digits of the table."""
 INTERVAL = 0.005
 """Seconds between two looks at the memory."""
 
@@ -99,7 +103,7 @@ def plain(folder: Path) -> Any:
 
 
 def load(how: str, folder: Path, ranks: int) -> dict[str, float]:
-    """Load the model on this rank: seconds, bytes of memory and bytes read, of all ranks."""
+    """Load the model on this rank: seconds, core-seconds, bytes of memory and bytes read, of all ranks."""
     import deepspeed
     import torch
     import torch.distributed as dist
@@ -119,19 +123,20 @@ def load(how: str, folder: Path, ranks: int) -> dict[str, float]:
     active = HfDeepSpeedConfig(stacks.deepspeed_settings(config)) if sharded else None
     torch.ones(512, 512) @ torch.ones(512, 512)  # creates threads and their buffers
     dist.barrier()
-    before, peak = read(), Peak()
+    before, cores, peak = read(), time.process_time(), Peak()
     peak.start()
     began = time.perf_counter()
     with quantised_whole() if how == "whole" else contextlib.nullcontext():
         model = plain(folder) if how == "plain" else load_base(config.model, config.quant, config.train.precision)
     seconds = time.perf_counter() - began
-    figures = torch.tensor([seconds, peak.stop(), read() - before], dtype=torch.float64)
+    figures = torch.tensor([seconds, time.process_time() - cores, peak.stop(), read() - before], dtype=torch.float64)
     del active, model
     every = [torch.empty_like(figures) for _ in range(ranks)]
     dist.all_gather(every, figures)
     dist.destroy_process_group()
-    slowest, largest, _ = torch.stack(every).amax(0).tolist()
-    return {"seconds": slowest, "memory": largest, "read": float(sum(one[2] for one in every))}
+    slowest, _, largest, _ = torch.stack(every).amax(0).tolist()
+    _, core_seconds, _, delivered = torch.stack(every).sum(0).tolist()
+    return {"seconds": slowest, "core-seconds": core_seconds, "memory": largest, "read": delivered}
 
 
 @contextlib.contextmanager
@@ -155,19 +160,18 @@ def quantised_whole() -> Iterator[None]:
         Sharding.quantise = kept  # type: ignore[method-assign]
 
 
-def write_models(shape: str, folder: Path) -> tuple[Path, Path]:
-    """Write random weights of a shape, and the same in 4 bits as transformers saves them."""
+def write_models(shape: str, folder: Path) -> None:
+    """Write random weights of a shape to ``folder/native``, and the same in 4 bits, as transformers saves them, to ``folder/stored``."""
     os.environ["HYDRAFT_CACHE"] = str(folder)
     from bench.equivalence import compose_run
     from hydraft.models import prepare
 
     config = compose_run([*SHAPES[shape].split(), "model.init=random", "quant=none"])
-    native = Path(prepare.native(config.model, config.seed).path)
-    stored = folder / "stored"
+    native, stored = Path(prepare.native(config.model, config.seed).path), folder / "stored"
     plain(native).save_pretrained(stored, max_shard_size="2GB")
     for file in native.glob("*token*"):
         (stored / file.name).write_bytes(file.read_bytes())
-    return native, stored
+    (folder / "native").symlink_to(native)
 
 
 def main() -> None:
@@ -175,6 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="0.5b")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--rank", choices=("plain", "ours", "sharded", "whole"), help=argparse.SUPPRESS)
     parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--ranks", type=int, help=argparse.SUPPRESS)
@@ -182,13 +187,18 @@ def main() -> None:
     if options.rank:
         print(json.dumps(load(options.rank, options.model, options.ranks)))
         return
+    if options.write:
+        write_models(options.shape, options.write)
+        return
     from bench import ranks
     from bench.results import write
 
     found: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as name:
-        folders = write_models(options.shape, Path(name))
+        # pages that a process has mapped are not dropped
+        subprocess.run([sys.executable, __file__, "--write", name, "--shape", options.shape], check=True)
+        folders = (Path(name, "native"), Path(name, "stored"))
         for turn in range(1, options.rounds + 1):
             for variant, (how, count, stored) in VARIANTS.items():
                 drop(folders[stored])
@@ -204,18 +214,14 @@ def main() -> None:
                 ]
                 found[variant].append(ranks.run(command, count, max(1, cores // count)))
                 print(f"round {turn}: {variant} {found[variant][-1]['seconds']:.1f} s", file=sys.stderr)
-    print(
-        "| loaded with | seconds | of transformers | memory of a rank, GiB | of transformers | read, GiB |\n"
-        + "|---" * 6
-        + "|"
-    )
-    median = {
-        name: {key: statistics.median(one[key] for one in runs) for key in runs[0]} for name, runs in found.items()
-    }
+    print("| loaded with | seconds | core-seconds | memory, GiB | read, GiB |\n" + "|---" * 5 + "|")
+    median = {name: {key: statistics.median(one[key] for one in runs) for key in UNITS} for name, runs in found.items()}
     for variant, figures in median.items():
-        seconds, memory = (figures[key] / median[BASELINE][key] for key in ("seconds", "memory"))
-        cells = f"{figures['seconds']:.1f} | {seconds:.2f} | {figures['memory'] / 2**30:.2f} | {memory:.2f} | {figures['read'] / 2**30:.2f}"
-        print(f"| {variant} | {cells} |")
+        cells = [
+            f"{figures[key] / unit:.{digits}f} ({figures[key] / median[BASELINE][key]:.2f})"
+            for key, (unit, digits) in UNITS.items()
+        ]
+        print(f"| {variant} | {' | '.join(cells)} |")
     print(f"\n{write(f'loading-{options.shape}', median, 'cpu')}")
 
 

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -185,18 +186,17 @@ def _run(job: Job, console: Console) -> None:
     Raises:
         NotMadeError: it failed.
     """
-    reading, writing = os.pipe()
-    command = [sys.executable, "-c", PROCESS, json.dumps(dataclasses.asdict(job)), str(writing)]
     environment = {**os.environ, "PYTHONPATH": own_code_first()}  # hydraft may not be installed
-    with tempfile.TemporaryFile() as log, os.fdopen(reading, encoding="utf-8") as events:
+    with tempfile.TemporaryFile() as log:
+        reading, writing = os.pipe()
+        command = [sys.executable, "-c", PROCESS, json.dumps(dataclasses.asdict(job)), str(writing)]
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[writing]
+        )
+        os.close(writing)
         try:
-            process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[writing]
-            )
-        finally:
-            os.close(writing)
-        try:
-            error = _follow(events, job, console)
+            with os.fdopen(reading, encoding="utf-8") as events:
+                error = _follow(events, job, console)
             code = process.wait()
         finally:
             process.kill()
@@ -208,15 +208,16 @@ def _run(job: Job, console: Console) -> None:
 def _follow(events: IO[str], job: Job, console: Console) -> str | None:
     """Show the progress that the process reports until it ends; returns its error."""
     whole = size(Path(job.source))
-    bar, shown, began, error = Bytes(console, "quantising", whole), 0, time.monotonic(), None
-    said = began
+    bar, shown, began = Bytes(console, "quantising", whole), 0, time.monotonic()
+    said, event, error = began, {}, None
     with bar.progress:
         for line in events:
-            event = json.loads(line)
+            with suppress(ValueError):  # a line that a kill has cut off
+                event = json.loads(line)
             error = event.get("error", error)
             if "done" not in event:
                 continue
-            share = event["done"] / event["total"]
+            share = min(event["done"] / event["total"], 1.0)  # a tied head may be stored as well
             bar.advance(round(share * whole) - shown)
             shown = round(share * whole)
             if not console.is_terminal and time.monotonic() - said > SAY_SECONDS:
