@@ -43,6 +43,8 @@ VARIANTS = {
 """How it is loaded, the number of ranks, and whether from the 4-bit folder."""
 UNITS = {"seconds": (1, 1), "core-seconds": (1, 1), "memory": (2**30, 2), "read": (2**30, 2)}
 """What is measured, with the unit and the digits of the table."""
+RETURNED = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+"""Has the C library return freed memory to the system at once: how much it keeps differs from run to run."""
 INTERVAL = 0.005
 """Seconds between two looks at the memory."""
 
@@ -212,7 +214,7 @@ def main() -> None:
                     "--ranks",
                     str(count),
                 ]
-                found[variant].append(ranks.run(command, count, max(1, cores // count)))
+                found[variant].append(ranks.run(command, count, max(1, cores // count), **RETURNED))
                 print(f"round {turn}: {variant} {found[variant][-1]['seconds']:.1f} s", file=sys.stderr)
     print("| loaded with | seconds | core-seconds | memory, GiB | read, GiB |\n" + "|---" * 5 + "|")
     median = {name: {key: statistics.median(one[key] for one in runs) for key in UNITS} for name, runs in found.items()}
