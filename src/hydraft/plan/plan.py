@@ -129,10 +129,10 @@ def price(config: Config, subject: ModelSize, machine: Hardware) -> Cost:
     """The cost of a resolved ``config``."""
     layout, learns = subject.layout, subject.learns
     names = tuple(dict.fromkeys(target.rpartition(".")[2] for target in learns.targets))
+    written, cpus = disk(config, layout, learns), None if machine.gpus else machine.cpus
     return Cost(
         layout.count, learns.count, names, memory(config, subject, bool(machine.gpus)),
-        network(config, layout, learns), disk(config, layout, learns),
-        startup(config, subject, None if machine.gpus else machine.cpus),
+        network(config, layout, learns), written, startup(config, subject, cpus, written.quantised > 0),
     )  # fmt: skip
 
 

@@ -15,9 +15,6 @@ READ = 700e6
 QUANTISED = 20e6
 """Weights that bitsandbytes quantises in a second on a CPU core, measured. A GPU quantises faster than a disk reads."""
 
-LEAST_COPIED = 1 << 30
-"""Bytes of unquantised weights from which a quantised copy is kept in the cache (``model.cache_quantised=auto``)."""
-
 
 @dataclass(frozen=True)
 class Startup:
@@ -32,10 +29,16 @@ class Startup:
     seconds_later: float
 
 
-def startup(config: Config, subject: ModelSize, cpus: int | None) -> Startup:
-    """Estimate the start of a resolved ``config``; ``cpus``: cores of a machine without GPUs, None with GPUs.
+def startup(config: Config, subject: ModelSize, cpus: int | None, copied: bool) -> Startup:
+    """Estimate the start of a resolved ``config``.
 
     Under stage 3 with NF4 a rank reads its share only; otherwise it reads all, and the ranks of a machine share what is read.
+
+    Args:
+        config: the run.
+        subject: its model.
+        cpus: cores of a machine without GPUs, None with GPUs.
+        copied: whether a quantised copy is made in the cache.
     """
     ranks, per_machine = config.world_size, config.cluster.ranks_per_node
     nf4, dtype = config.quant.kind is QuantKind.nf4, WIDTH[config.model.dtype]
@@ -49,7 +52,7 @@ def startup(config: Config, subject: ModelSize, cpus: int | None) -> Startup:
         return Startup(quantised, quantised, 0, quantised / READ, quantised / READ)
     weights = sum(tensor.count for tensor in subject.layout.tensors if tensor.linear)
     computed = 0.0 if cpus is None else weights / (QUANTISED * cpus)
-    if unquantised >= LEAST_COPIED:  # a process of its own quantises them, and all ranks read what it has written
+    if copied:  # a process of its own quantises them, and all ranks read what it has written
         return Startup(unquantised, quantised, 0, unquantised / READ + computed, quantised / READ)
     read = round(unquantised * share)
     seconds = read / READ + computed * (share if config.zero.stage == 3 else per_machine)

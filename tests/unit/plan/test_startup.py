@@ -4,6 +4,7 @@ import pytest
 
 from conftest import config_of
 from hydraft.models.shapes import planned_config
+from hydraft.plan.disk import disk
 from hydraft.plan.model_size import ModelSize
 from hydraft.plan.parameters import layout, trained
 from hydraft.plan.startup import QUANTISED, READ, Startup, startup
@@ -13,12 +14,15 @@ LINEAR = PARAMETERS - 2 * 128256 * 4096 - 65 * 4096
 
 
 def started(*overrides: str, cpus: int | None = None) -> Startup:
+    """The start of a run, with a copy if its disk space is planned."""
     config = config_of("mode=plan", "cluster.gpu_memory=24GiB", "train.precision=bf16", *overrides)
     native = planned_config(config.model)
     assert native is not None
     known = layout(native)
     assert known is not None
-    return startup(config, ModelSize(known, trained(known, config.lora), 64), cpus)
+    learns = trained(known, config.lora)
+    copied = disk(config, known, learns).quantised > 0
+    return startup(config, ModelSize(known, learns, 64), cpus, copied)
 
 
 def test_a_large_model_is_quantised_once() -> None:
@@ -29,6 +33,8 @@ def test_a_large_model_is_quantised_once() -> None:
     assert made.seconds_later == pytest.approx(quantised / READ)
     sharded = started("model=llama3", "zero=stage3", "cluster=2x4")  # a machine has half of the ranks
     assert (sharded.read, sharded.read_later) == (2 * PARAMETERS, round(quantised / 2))
+    every = started("model=llama3", "zero=stage2", "cluster=1x2", "model.cache_quantised=false")
+    assert (every.read, every.read_later) == (2 * PARAMETERS, 2 * PARAMETERS)
 
 
 def test_a_small_model_is_quantised_at_each_start() -> None:
