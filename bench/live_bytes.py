@@ -3,12 +3,12 @@
     python bench/live_bytes.py               # 1, 2 and 4 CPU ranks (about ten minutes on two cores)
     python bench/live_bytes.py --ranks 2
 
-Each rank is a process with its own copy of the model's files, DeepSpeed's real ZeRO-3 over gloo, and bitsandbytes' real NF4; it counts
-every tensor storage from the operation that makes it until it is freed (``storages.py``). A cell is the most bytes of weights that any
-rank had at once in a phase, as a share of the 4-bit model (codes, constants, unquantised weights in bf16). They include shares, gathered
-and dequantised copies, what an autograd node keeps, and the trained adapter with its optimizer; the activations of 8 tokens are in "with
-activations". What bitsandbytes' CPU kernel needs to quantise is there as well: on a GPU it needs none. Tensors that are pages of a mapped file are
-not counted: on the CPU, both stacks read unquantised weights so until DeepSpeed shards them.
+Each rank is a process with DeepSpeed's ZeRO-3 over gloo and bitsandbytes' NF4; it counts every tensor storage from the operation that
+makes it until it is freed (``storages.py``). A cell is the most bytes of weights that any rank had at once in a phase, as a share of the
+4-bit model (codes, constants, unquantised weights in bf16). They include shares, gathered and dequantised copies, what an autograd node
+keeps, and the trained adapter with its optimizer. The activations of 8 tokens are in "with activations", and what bitsandbytes' CPU kernel
+takes to quantise: its GPU kernel takes none. Tensors that are pages of a mapped file are not counted: on a CPU, both stacks read
+unquantised weights so until DeepSpeed shards them.
 
 DeepSpeed's caches are off in both, and the pieces that are quantised at a time are smaller: they would hold a model this small whole.
 Exits with 1 if a rank of this project has more than the bound, or if a loss or gradient norm differs between the stacks.

@@ -15,8 +15,8 @@ from hydraft.config.schema import Config
 KEPT = {"stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0, "stage3_param_persistence_threshold": 0}  # fmt: skip
 """By default DeepSpeed keeps up to 1e9 gathered elements for their next use, fetches 5e7 ahead, and does not shard parameters of fewer
 than 1e5: a small model would be whole on every rank."""
-RANK = 1
-"""Of the adapter."""
+LORA_R = 1
+"""Of the adapter, on q and v only."""
 
 
 def write_model(folder: Path, tied: bool, layers: int = 24, hidden: int = 256) -> None:
@@ -41,7 +41,7 @@ def settings(folder: Path, ranks: int) -> Config:
     from bench.equivalence import compose_run
 
     fixed = "model=auto quant=nf4 zero=stage3 train.precision=bf16 train.micro_batch_size=1 train.gradient_checkpointing=true lora.dropout=0"
-    small = f"lora.r={RANK} lora.target_modules=[q_proj,v_proj]"  # beside a model this small, an adapter of all layers is not
+    small = f"lora.r={LORA_R} lora.target_modules=[q_proj,v_proj]"  # beside a model this small, an adapter of all layers is not
     return compose_run([*fixed.split(), *small.split(), f"model.path={folder}", f"cluster=1x{ranks}"])
 
 
@@ -134,7 +134,7 @@ class Sizes:
             max(quantised),
             sum(quantised) // config.num_hidden_layers,
             max(others),
-            RANK * sum(one.in_features + one.out_features for one in adapted),
+            LORA_R * sum(one.in_features + one.out_features for one in adapted),
         )
 
     def bound(self, phase: str, ranks: int) -> float:
