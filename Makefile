@@ -68,7 +68,7 @@ fit-table: bench-fit ## The fewest GPUs that train each size under each ZeRO sta
 
 memory: bench-memory ## Compare planned and measured memory, on a GPU or (about four minutes, 5 GB) on the CPU
 
-live-bytes: bench-live_bytes ## Bytes of weights on every rank at every moment under ZeRO-3, compared with the libraries alone (about 15 minutes)
+live-bytes: bench-live_bytes ## Bytes of weights on every rank at every moment under ZeRO-3, compared with the libraries alone (about ten minutes)
 
 bench: bench-startup bench-throughput ## Response time of --help and of a refusal; samples per second compared with transformers' Trainer
 
