@@ -64,3 +64,13 @@ def test_tables_are_those_of_bitsandbytes_and_shared() -> None:
     device = torch.device("cpu")
     assert torch.equal(nf4.table(device), state.code) and torch.equal(nf4.nested_table(device), state.state2.code)
     assert nf4.table(device) is nf4.table(torch.device("cpu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("double", [False, True])
+def test_pieces_are_bit_equal_to_the_whole_on_a_gpu(double: bool) -> None:
+    one = torch.randn(4096, 2816, dtype=torch.bfloat16)  # three pieces
+    codes, state = bitsandbytes.functional.quantize_4bit(one.cuda(), quant_type="nf4", compress_statistics=double)
+    ours, own = nf4.quantise_whole(one, double, torch.uint8, torch.device("cuda"))
+    expected, found = state.as_dict(packed=True), own.as_dict(packed=True)
+    assert torch.equal(ours, codes) and all(torch.equal(found[name], value) for name, value in expected.items())
