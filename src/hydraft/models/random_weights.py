@@ -3,11 +3,13 @@
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, set_seed
+from transformers.integrations import deepspeed
 
 from hydraft.errors import ConfigError
 from hydraft.models import shapes
@@ -34,7 +36,7 @@ def write(shape: Native, tokenizer_folder: Path, tiny: bool, seed: int, target: 
         shape = shapes.tiny(shape, len(tokenizer))
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = AutoConfig.for_model(**shape | ids | {"dtype": "bfloat16"})
-    with torch.device("meta"):
+    with torch.device("meta"), _unsharded():
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     skipped = {"lm_head.weight"} if config.tie_word_embeddings else set()
     layout = {
@@ -67,6 +69,19 @@ def write(shape: Native, tokenizer_folder: Path, tiny: bool, seed: int, target: 
     config.save_pretrained(target)
     GenerationConfig(**ids).save_pretrained(target)
     tokenizer.save_pretrained(target)
+
+
+@contextmanager
+def _unsharded() -> Iterator[None]:
+    """Within, transformers does not shard what it makes, as it does in a rank under ZeRO-3: its peers may only wait for this file."""
+    reference = deepspeed._hf_deepspeed_config_weak_ref
+    active = None if reference is None else reference()
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if active is not None:
+            deepspeed.set_hf_deepspeed_config(active)
 
 
 def _files(layout: dict[str, shards.Tensor]) -> Iterator[list[str]]:
