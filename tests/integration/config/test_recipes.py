@@ -19,7 +19,7 @@ CHATGLM2_ZERO: dict[str, Any] = {
     "overlap_comm": True,
     "contiguous_gradients": True,
     "reduce_bucket_size": 50_000_000,
-    "stage3_prefetch_bucket_size": 50_000_000,
+    "stage3_prefetch_bucket_size": 1,  # not 50,000,000: 4-bit weights are prefetched one at a time
     "stage3_param_persistence_threshold": 100_000,
 }
 LLAMA3_ZERO: dict[str, Any] = {
