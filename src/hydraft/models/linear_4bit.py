@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from bitsandbytes import matmul_4bit
 from bitsandbytes.functional import QuantState, dequantize_4bit
-from bitsandbytes.nn import Linear4bit, Params4bit
+from bitsandbytes.nn import Linear4bit
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from hydraft.models.nf4 import Payload
@@ -83,12 +83,3 @@ def hold(layer: Linear4bit, payload: Payload, constants: QuantState, dtype: torc
     layer.quant_state = None
     layer.quant_storage = layer.compute_dtype = dtype
     layer.compute_type_is_set = True
-
-
-def pack(layer: Linear4bit) -> None:
-    """Move the constants of a whole 4-bit layer to its parameter."""
-    state, dtype = layer.weight.quant_state, layer.quant_storage
-    payload = Payload(state.shape, state.nested, 1, state.blocksize)
-    data = payload.packed(layer.weight.data, state, 0).view(dtype).unsqueeze(1)
-    hold(layer, payload, state, dtype)
-    layer.weight = Params4bit(data, compress_statistics=payload.double, quant_type="nf4", bnb_quantized=True)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from conftest import config_of, run_ranks
-from hydraft.models.linear_4bit import ShardedLinear4bit, pack
+from hydraft.models.linear_4bit import ShardedLinear4bit, hold
+from hydraft.models.nf4 import Payload
 from hydraft.models.shapes import planned_config
 from hydraft.plan.gathered import Limits, simulated
 from hydraft.plan.parameters import layout, trained
@@ -68,6 +69,15 @@ def layer(bias: bool, double: bool, dtype: torch.dtype, device: str = "cpu") -> 
     ).to(device)
     made.support_avx512bf16_for_cpu = False
     return made
+
+
+def pack(layer: bitsandbytes.nn.Linear4bit) -> None:
+    """Move the constants of a whole layer to its parameter, as loading does with a share."""
+    state, dtype = layer.weight.quant_state, layer.quant_storage
+    payload = Payload(state.shape, state.nested, 1, state.blocksize)
+    data = payload.packed(layer.weight.data, state, 0).view(dtype).unsqueeze(1)
+    hold(layer, payload, state, dtype)
+    layer.weight = bitsandbytes.nn.Params4bit(data, quant_type="nf4", bnb_quantized=True)
 
 
 def compare(plain: bitsandbytes.nn.Linear4bit, x: torch.Tensor) -> None:
