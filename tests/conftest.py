@@ -48,6 +48,9 @@ READ_AT_IMPORT = {"HF_HUB_OFFLINE", "OMP_WAIT_POLICY", "PYTHONPATH", "PYTHONPROF
 SCALE = float(os.environ.get("HYDRAFT_TEST_TIMEOUT_SCALE", "1"))
 """On a slow machine, the factor by which tests wait longer before they fail."""
 
+HANG_TIMEOUT = 10 * SCALE
+"""``cluster.hang_timeout`` where a hang is to be found: more than ranks that share cores with other tests ever take for a step."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """What the tests expect is of CPUs: a card is left alone, by them and by all that they start, unless ``-m gpu`` asks for it."""

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from bench.processes import runs
-from conftest import ROOT, SCALE, family, wait_for
+from conftest import HANG_TIMEOUT, ROOT, SCALE, family, wait_for
 from hydraft.checkpoint import manifest
 from lab import HOSTS, Lab
 
@@ -130,9 +130,9 @@ def test_a_lost_connection_ends_both_sides(lab: Lab, start: Callable[..., FarRun
 
 
 def test_a_rank_that_hangs_is_named_with_its_host(start: Callable[..., FarRun]) -> None:
-    run = start(f"cluster.hang_timeout={4 * SCALE:g}")
+    run = start(f"cluster.hang_timeout={HANG_TIMEOUT:g}")
     run.rank(1).suspend()
-    wait_for(run.has_ended, 4 + 15, "the end")
+    wait_for(run.has_ended, 25, "the end")
     assert run.process.returncode == 1
     stderr = run.stderr.read_text()
     assert stderr.startswith("rank 1 on worker-2 failed: made no progress for ")

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from bench.processes import runs
-from conftest import ROOT, SCALE, config_of, family, run_script, start_script, wait_for
+from conftest import HANG_TIMEOUT, ROOT, SCALE, config_of, family, run_script, start_script, wait_for
 from hydraft.plan.plan import make_plan
 from hydraft.runs import run_folder
 from hydraft.system.hardware import detect
@@ -31,6 +31,8 @@ class Run:
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, cwd=ROOT
         )
         wait_for(lambda: (folder / "metrics.jsonl").exists() or self.process.poll() is not None, 120, "the first step")
+        assert self.process.stdout is not None
+        assert self.process.poll() is None, self.process.stdout.read()
         self.family = family(self.process.pid)
         assert len(self.family) >= 4  # train.py, the fork server, two ranks
 
@@ -107,10 +109,10 @@ def test_a_killed_rank_ends_the_run_and_is_named(run: Run) -> None:
 def test_a_rank_that_hangs_is_named_with_the_stacks_of_the_others(
     tmp_path: Path, records: Path, survivors: list[psutil.Process]
 ) -> None:
-    run = Run(tmp_path / "run", records, f"cluster.hang_timeout={4 * SCALE:g}")
+    run = Run(tmp_path / "run", records, f"cluster.hang_timeout={HANG_TIMEOUT:g}")
     survivors += run.family
     run.rank(1).suspend()
-    assert wait_for(run.has_ended, 12, "the end") > 4 * SCALE
+    assert wait_for(run.has_ended, 20, "the end") > HANG_TIMEOUT
     assert run.process.returncode == 1
     assert run.process.stdout is not None
     output = run.process.stdout.read()
