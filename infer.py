@@ -17,7 +17,7 @@ try:
     from hydraft.config.choices import InferMode
     from hydraft.config.infer import InferConfig
     from hydraft.infer.resolve import find
-    from hydraft.system import bitsandbytes_import, hardware
+    from hydraft.system import deferred_compile, hardware
     from hydraft.system.imports import import_large
 except ModuleNotFoundError as error:
     sys.exit(f"infer.py: {error.name} is not installed here: run make setup, then .venv/bin/python infer.py")
@@ -46,7 +46,7 @@ def infer(composed: DictConfig) -> None:
     sources = find(options)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not spin
     os.environ.update(hardware.environment(machine))
-    bitsandbytes_import.prepare()
+    deferred_compile.prepare()
     import_large(MODULES[options.mode]).run(sources, options)  # imports torch
 
 

@@ -9,7 +9,9 @@ line names the device. On a machine with GPUs, cells with more ranks than GPUs a
 """
 
 import argparse
+import copy
 import dataclasses
+import functools
 import json
 import sys
 import tempfile
@@ -47,11 +49,16 @@ class Curve:
     adapter: dict[str, torch.Tensor]
 
 
+@functools.cache
+def _composed(*overrides: str) -> Config:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return cli.typed(compose("train", list(overrides)), Config)
+
+
 def compose_run(overrides: list[str], machine: Hardware | None = None) -> Config:
     """The config of ``python train.py <overrides>``, on this machine or on ``machine``."""
     machine = machine or hardware.detect()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = plan.resolve(cli.typed(compose("train", overrides), Config), machine)
+    config = plan.resolve(copy.deepcopy(_composed(*overrides)), machine)
     if config.train.gradient_checkpointing == AUTO:
         config.train.gradient_checkpointing = False  # the results must not depend on the available memory
     rules.check(config, machine)

@@ -19,7 +19,7 @@ from hydraft.data.records import Record
 from hydraft.data.split_text import fit
 from hydraft.data.tokenize import Example, Truncation
 from hydraft.models import prepare
-from hydraft.system import bitsandbytes_import
+from hydraft.system import deferred_compile
 from hydraft.system.plain_console import PlainConsole
 from hydraft.training.objectives.registry import make_objective
 
@@ -32,7 +32,7 @@ def show(config: Config, console: Console | None = None) -> None:
     """Print the preview of a run's training data."""
     console = console or PlainConsole(file=sys.stdout)
     logging.set_verbosity_error()
-    bitsandbytes_import.prepare()
+    deferred_compile.prepare()
     tokenizer = prepare.tokenizer(config.model)
     data = config.data
     encoding = make_objective(config.objective).encoding

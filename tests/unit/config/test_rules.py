@@ -1,6 +1,7 @@
 """Each bound and each rule refuses a config that violates it, with a message that names an existing setting."""
 
 import dataclasses
+import functools
 import re
 
 import pytest
@@ -60,6 +61,7 @@ ELSEWHERE = {  # settings that are not checked on the CPU
 }
 
 
+@functools.cache
 def compose_unchecked(overrides: str) -> Config:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return cli.typed(compose("train", overrides.split()), Config)

@@ -38,7 +38,7 @@ CUDA_SUCCESS, CUDA_ERROR_NOT_INITIALIZED = 0, 3
 
 CLEAN = (
     "torch", "transformers", "datasets", "accelerate", "deepspeed", "deepspeed.ops.op_builder.all_ops",
-    "matplotlib.pyplot",
+    "deepspeed.runtime.zero.muon.muon_optimizer", "matplotlib.pyplot",
     "torch.distributed.launcher.api", "torch.utils.cpp_extension", "transformers.models.llama.modeling_llama",
     "transformers.tokenization_utils_sentencepiece", "transformers.tokenization_utils_tokenizers",
     "hydraft.data.cache", "hydraft.models.attention", "hydraft.models.loss_chunked", "hydraft.models.quant",

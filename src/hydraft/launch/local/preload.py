@@ -10,7 +10,7 @@ import signal
 import warnings
 
 from hydraft.launch.local.fork_server import CLEAN, PRELOADED, TOUCHING
-from hydraft.system import bitsandbytes_import
+from hydraft.system import deferred_compile
 from hydraft.system.parent_death import die_with_parent
 
 gc.disable()  # saves a fifth of the time of these imports; what they leave behind is not collected
@@ -21,7 +21,7 @@ for number in (
 ):  # sent to a whole process group, they are for the ranks, which end this process
     signal.signal(number, signal.SIG_IGN)
 warnings.simplefilter("ignore")
-bitsandbytes_import.prepare()
+deferred_compile.prepare()
 
 import matplotlib  # noqa: E402
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hydraft.errors import Failure, FailureReason
 from hydraft.launch.local import fork_server, hang
-from hydraft.system import bitsandbytes_import, files, streams
+from hydraft.system import deferred_compile, files, streams
 from hydraft.system.heartbeat import Heartbeat
 from hydraft.system.imports import import_large
 from hydraft.system.parent_death import die_with_parent
@@ -45,7 +45,7 @@ def enter(folder: str, notes: str, terminal: str | None, environment: dict[str, 
         _redirect(Path(folder) / f"rank-{rank}.log")
         heartbeat.start(Path(notes) / f"{rank}.beat")
         _check_gpu()
-        bitsandbytes_import.prepare()
+        deferred_compile.prepare()
         worker = import_large("hydraft.training.worker")
         worker.main(Path(folder), screen, listener, heartbeat, Rendezvous.read(Path(notes)))
         (Path(notes) / f".{rank}.done").rename(Path(notes) / f"{rank}.done")

@@ -1,4 +1,4 @@
-"""How bitsandbytes is imported: without torch's compiler, and without a message about an optional kernel. No torch."""
+"""Imports bitsandbytes and DeepSpeed without torch's compiler, which their decorated functions load upon their first call. No torch."""
 
 import functools
 import importlib.abc
@@ -9,26 +9,28 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-DECORATED = "bitsandbytes.backends.default.ops"
-"""The module whose functions are decorated with ``torch.compile``, which loads the compiler: a second of seven, for what is rarely used."""
+DECORATED = frozenset({"bitsandbytes.backends.default.ops", "deepspeed.runtime.zero.muon.original_muon"})
+"""Modules whose functions are decorated with ``torch.compile``, which loads the compiler: one to two seconds for what is rarely used.
+
+Any ``deepspeed.initialize`` imports the second one, to find out if the optimizer is Muon.
+"""
 
 
 def prepare() -> None:
-    """Call it before anything imports bitsandbytes."""
+    """Call it before anything imports bitsandbytes, or initialises a DeepSpeed engine."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # ranks have no log yet
-    if DECORATED not in sys.modules and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds ``DECORATED``, and has its functions compiled upon their first call."""
+    """Finds the modules ``DECORATED``, and has their functions compiled upon their first call."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if name != DECORATED:
+        if name not in DECORATED:
             return None
-        sys.meta_path.remove(self)
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
             spec.loader.exec_module = functools.partial(_execute, spec.loader.exec_module)  # type: ignore[method-assign]
@@ -52,12 +54,16 @@ def _compile_later(
     if model is None:
         return functools.partial(_compile_later, compile_now, **options)
 
+    is_compiling: Callable[[], bool] = sys.modules["torch"].compiler.is_compiling
+
     @functools.cache
     def compiled() -> Any:
         return compile_now(model, **options)
 
     @functools.wraps(model)
     def call(*arguments: Any, **named: Any) -> Any:
+        if is_compiling():  # a part of another function that is being compiled
+            return model(*arguments, **named)
         return compiled()(*arguments, **named)
 
     return call
