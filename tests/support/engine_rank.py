@@ -13,10 +13,10 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/support")]
 
 import deepspeed  # noqa: E402
-import rank_main  # noqa: E402
 import torch  # noqa: E402
 from deepspeed.ops.adam import DeepSpeedCPUAdam  # noqa: E402
 
+import rank_main  # noqa: E402
 from conftest import config_of  # noqa: E402
 from hydraft.config.choices import Offload  # noqa: E402
 from hydraft.models import prepare  # noqa: E402

@@ -14,7 +14,6 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT), str(ROOT / "tests"), str(ROOT / "tests/support")]
 
 import deepspeed  # noqa: E402
-import rank_main  # noqa: E402
 import torch  # noqa: E402
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus  # noqa: E402
 from deepspeed.runtime.zero.partitioned_param_coordinator import (  # noqa: E402
@@ -23,6 +22,7 @@ from deepspeed.runtime.zero.partitioned_param_coordinator import (  # noqa: E402
 from deepspeed.runtime.zero.partitioned_param_coordinator import iter_params  # noqa: E402
 from transformers.integrations.deepspeed import HfDeepSpeedConfig  # noqa: E402
 
+import rank_main  # noqa: E402
 from conftest import config_of  # noqa: E402
 from hydraft.models import prepare  # noqa: E402
 from hydraft.models.load import load_trainable, trainable  # noqa: E402
