@@ -4,6 +4,7 @@ python engine_rank.py OVERRIDES OVERRIDES … with RANK, WORLD_SIZE, MASTER_ADDR
 """
 
 import dataclasses
+import json
 import os
 import sys
 from pathlib import Path
@@ -14,9 +15,9 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT), str(ROOT / "tests"), str(ROOT / "t
 
 import deepspeed  # noqa: E402
 import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
 from deepspeed.ops.adam import DeepSpeedCPUAdam  # noqa: E402
 
-import rank_main  # noqa: E402
 from conftest import config_of  # noqa: E402
 from hydraft.config.choices import Offload  # noqa: E402
 from hydraft.models import prepare  # noqa: E402
@@ -70,4 +71,8 @@ def allocated(overrides: str) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    rank_main.main(allocated)
+    deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
+    results = [allocated(overrides) for overrides in sys.argv[1:]]
+    if dist.get_rank() == 0:
+        print(json.dumps(results))
+    dist.destroy_process_group()

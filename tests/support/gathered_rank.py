@@ -5,6 +5,7 @@ python gathered_rank.py CASE CASE … with RANK, WORLD_SIZE, MASTER_ADDR and MAS
 """
 
 import dataclasses
+import json
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT), str(ROOT / "tests"), str(ROOT / "t
 
 import deepspeed  # noqa: E402
 import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
 from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus  # noqa: E402
 from deepspeed.runtime.zero.partitioned_param_coordinator import (  # noqa: E402
     PartitionedParameterCoordinator as Coordinator,
@@ -22,7 +24,6 @@ from deepspeed.runtime.zero.partitioned_param_coordinator import (  # noqa: E402
 from deepspeed.runtime.zero.partitioned_param_coordinator import iter_params  # noqa: E402
 from transformers.integrations.deepspeed import HfDeepSpeedConfig  # noqa: E402
 
-import rank_main  # noqa: E402
 from conftest import config_of  # noqa: E402
 from hydraft.models import prepare  # noqa: E402
 from hydraft.models.load import load_trainable, trainable  # noqa: E402
@@ -85,4 +86,8 @@ def gathered(case: str) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    rank_main.main(gathered)
+    deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
+    results = [gathered(case) for case in sys.argv[1:]]
+    if dist.get_rank() == 0:
+        print(json.dumps(results))
+    dist.destroy_process_group()

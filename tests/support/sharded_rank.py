@@ -5,6 +5,7 @@ python sharded_rank.py OVERRIDES OVERRIDES … with RANK, WORLD_SIZE, MASTER_ADD
 
 import dataclasses
 import hashlib
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -16,10 +17,10 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT), str(ROOT / "tests"), str(ROOT / "t
 
 import deepspeed  # noqa: E402
 import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
 from torch.multiprocessing.reductions import StorageWeakRef  # noqa: E402
 from transformers.integrations.deepspeed import HfDeepSpeedConfig  # noqa: E402
 
-import rank_main  # noqa: E402
 from conftest import config_of  # noqa: E402
 from hydraft.models import prepare  # noqa: E402
 from hydraft.models.load import load_trainable, trainable  # noqa: E402
@@ -106,10 +107,11 @@ def trained(overrides: list[str], sharded: bool) -> dict[str, Any]:
     return {"alive": alive, "graph": graph, "of": everything, "losses": losses, "weights": digest.hexdigest()}
 
 
-def compared(overrides: str) -> dict[str, Any]:
-    """``trained`` with the project's layers, and with bitsandbytes'."""
-    return {"sharded": trained(overrides.split(), True), "bitsandbytes": trained(overrides.split(), False)}
-
-
 if __name__ == "__main__":
-    rank_main.main(compared)
+    deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
+    results = [
+        {"sharded": trained(one.split(), True), "bitsandbytes": trained(one.split(), False)} for one in sys.argv[1:]
+    ]
+    if dist.get_rank() == 0:
+        print(json.dumps(results))
+    dist.destroy_process_group()
