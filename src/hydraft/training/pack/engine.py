@@ -90,7 +90,7 @@ class MemberEngine:
 
     def backward(self, loss: torch.Tensor, sync_gradients: bool = True, **_: Any) -> None:
         """Accumulate the gradients of a micro-batch; with ``sync_gradients``, the optimizer step follows."""
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if sync_gradients:
             self._step()
 
