@@ -16,7 +16,9 @@ from optuna.trial import Trial
 
 from hydraft.config import cli, printed
 from hydraft.errors import EXIT_REFUSED, ConfigError, RunFailed
-from hydraft.sweep.candidate import Candidate, Packed, failure, refusal
+from hydraft.plan.pack import largest
+from hydraft.sweep.candidate import Candidate, failure, refusal
+from hydraft.sweep.pool_job import Task
 from hydraft.sweep.results import objective
 from hydraft.sweep.results.ledger import OVER, State
 from hydraft.sweep.results.live_table import Live
@@ -87,10 +89,12 @@ def _check(session: Session, space: Space) -> Demand:
     if refused and (len(refused) == len(candidates) or not session.config.sweep.skip_invalid):
         raise RunFailed(refusal(candidates), EXIT_REFUSED)
     demands = [one.demand for one in candidates if not one.refused]
+    shared = [demand.shared for demand in demands if demand.shared is not None]
     return Demand(
         max(demand.ranks for demand in demands),
         max(demand.memory for demand in demands),
         any(demand.alone for demand in demands),
+        shared=largest(shared) if shared else None,
     )
 
 
@@ -114,7 +118,9 @@ class Jobs:
     read: dict[int, int] = field(default_factory=dict)
     """Bytes of metrics.jsonl that have been read, by number."""
 
-    def next(self) -> tuple[int, list[str], Packed | None] | None:
+    fixed = False
+
+    def next(self) -> Task | None:
         """The next trial that has to run; the results of jobs that are done or cannot run are reported at once."""
         ledger = self.session.ledger
         while (trial := self.search.ask()) is not None:
@@ -128,10 +134,11 @@ class Jobs:
                 self._report(trial, job.state, job.name)
             elif not ledger.is_claimed(job.key):  # by another process, which records the result
                 self.trials[trial.number], self.candidates[trial.number] = trial, one
-                return (
+                return Task(
                     trial.number,
                     [*one.overrides, cli.quote(f"hydra.sweep.subdir={job.name}")],
                     one.in_folder(job.name),
+                    one.demand.pack,
                 )
         return None
 
@@ -161,8 +168,8 @@ class Jobs:
     def one_by_one(self, launcher: Launcher) -> None:
         """Run one job after another, with a launcher that takes all jobs at once, so that each can use the results before it."""
         while (task := self.next()) is not None:
-            number, overrides, _ = task
-            self.ended(number, launcher.launch([overrides], initial_job_idx=number)[0], stopped=False)
+            returned = launcher.launch([task.overrides], initial_job_idx=task.number)[0]
+            self.ended(task.number, returned, stopped=False)
 
     def _mark(self, file: Path) -> None:
         """Write to a run's folder that it was pruned."""
