@@ -51,7 +51,7 @@ def train(composed: DictConfig, store: RendezvousStore | None = None) -> float |
         resume.changes(saved, resolved.config, folder)  # refused before any records are read
     objective = make_objective(requested.objective)
     objective.check(requested)
-    admitted = preflight.admit(resolved, objective.read)
+    admitted = preflight.admit(resolved, objective.read, packs.measured())
     config = admitted.config
     changes = [] if saved is None else resume.changes(saved, config, folder)  # now with the records
     if config.mode is Mode.plan:

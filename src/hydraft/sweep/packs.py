@@ -9,11 +9,13 @@ from hydra.types import RunMode
 from hydraft.config.choices import Init, Kernels, Launcher, Offload, Precision
 from hydraft.config.lora import LoraMethod
 from hydraft.config.schema import Config, saved
+from hydraft.plan import preflight
 from hydraft.plan.memory_parts import size
 from hydraft.plan.pack import pack_memory
 from hydraft.plan.preflight import Admitted
 from hydraft.sweep.slots import MEMORY_SHARE
 from hydraft.system.source_tree import ROOT
+from hydraft.training.pack import scheduler
 
 FREE = (
     "resume", "lora", "tracker", "sweep",
@@ -64,6 +66,15 @@ def why_alone(config: Config) -> str | None:
     if lora.bias != "none":
         return f"lora.bias={lora.bias} trains biases of the base"
     return None
+
+
+_MEASURED: preflight.Measured = {}
+"""Of the jobs of this process."""
+
+
+def measured() -> preflight.Measured | None:
+    """In a pack, the records that its other members have measured, so that the next one starts sooner; None outside."""
+    return None if scheduler.current() is None else _MEASURED
 
 
 def found(admitted: Admitted, job: Any) -> dict[str, Any]:

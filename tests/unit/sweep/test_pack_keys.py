@@ -11,7 +11,9 @@ import pytest
 from conftest import config_of
 from hydraft.config.choices import Kernels, Launcher, Offload, Precision
 from hydraft.config.lora import LoraMethod
+from hydraft.sweep import packs
 from hydraft.sweep.packs import FREE, pack_key, why_alone
+from hydraft.training.pack import scheduler
 
 PRECISION = "train.precision=fp32"
 
@@ -117,3 +119,11 @@ def test_a_job_that_cannot_share_its_process_says_why(name: str, value: Any, why
 def test_jobs_over_method_rank_and_learning_rate_share_a_pack_and_those_over_the_quantisation_do_not() -> None:
     other = config_of(PRECISION, "lora=dora", "lora.r=4", "train.learning_rate=2e-3", "train.epochs=1", "seed=7")
     assert pack_key(other) == pack_key(CONFIG) != pack_key(config_of(PRECISION, "quant=none"))
+
+
+def test_members_of_a_pack_share_what_was_measured_of_the_records() -> None:
+    members, seen = scheduler.Scheduler(lambda _: None), []
+    for name in range(2):
+        members.add(name, lambda: seen.append(packs.measured()))
+    members.turn()
+    assert seen[0] is seen[1] is not None and packs.measured() is None

@@ -119,6 +119,14 @@ def test_if_the_process_is_killed_only_its_jobs_fail_and_the_others_are_run(swee
     assert [results[number].return_value["steps"] for number in (2, 3, 4)] == [20] * 3
 
 
+def test_a_pack_that_hangs_is_ended(sweeps: Sweeps) -> None:
+    limit = {"cluster": "{hang_timeout:1}"}
+    results = sweeps.all([sweeps.task(0, hangs_at=2, **limit), sweeps.task(1, steps=1, **limit)])
+    assert results[1].return_value["steps"] == 1
+    assert "made no progress; where it stopped is in" in str(failure(results[0]))
+    assert "idle_pack.py" in (sweeps.folder / "pack-1.log").read_text()
+
+
 class Search(Batch):
     """A search that stops job 1."""
 
