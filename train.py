@@ -23,6 +23,7 @@ try:
     from hydraft.models import prepare, quantised_copy, stored_quant
     from hydraft.plan import preflight, render
     from hydraft.runs import claim, resume, run_folder
+    from hydraft.sweep import packs
     from hydraft.sweep.job_status import Recorded
     from hydraft.system.imports import import_large
     from hydraft.training.objectives.registry import make_objective
@@ -50,12 +51,12 @@ def train(composed: DictConfig, store: RendezvousStore | None = None) -> float |
         resume.changes(saved, resolved.config, folder)  # refused before any records are read
     objective = make_objective(requested.objective)
     objective.check(requested)
-    admitted = preflight.admit(resolved, objective.read)
+    admitted = preflight.admit(resolved, objective.read, packs.measured())
     config = admitted.config
     changes = [] if saved is None else resume.changes(saved, config, folder)  # now with the records
     if config.mode is Mode.plan:
         render.report(config, admitted.plan, rules.refused_here(config, machine) + launch.refused_here(config.cluster))
-        for note in admitted.notes:
+        for note in (*packs.planned(admitted), *admitted.notes):
             print(note)
         return None
     if config.mode is Mode.preview:

@@ -52,6 +52,8 @@ def task(config: DictConfig) -> dict[str, Any]:
     for step in range(config.steps):
         if config.get("dies_at") == step:
             os.kill(os.getpid(), 9)
+        if config.get("hangs_at") == step:
+            time.sleep(1000)
         if config.get("raises_at") == step:
             raise ValueError(f"job {config.job} fails")
         _, count = member.submit(config.job)

@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from hydraft.launch.local.shutdown import Stopped
 from hydraft.sweep import pack_states, pool_job
 from hydraft.sweep.job_status import JobDied
+from hydraft.sweep.pack_watch import Watch
 from hydraft.sweep.pool_job import JobEnvironment, Task
 from hydraft.system.imports import import_large
 from hydraft.training.pack import scheduler
@@ -97,9 +98,12 @@ class _Pack:
     def __init__(self, channel: Connection, sweep: bytes, places: int, make: Make, signals: _Signals) -> None:
         self.channel, self.sweep, self.most, self.signals = channel, sweep, places, signals
         self.pack, states = make()
-        self.scheduler = Scheduler(self.pack.compute, (*states, *pack_states.STATES), self.pack)
+        self.scheduler = Scheduler(self._compute, (*states, *pack_states.STATES), self.pack)
         self.closed = False
         self.told = 0
+        """How many members it has said that it wants; 0 before the first pass."""
+        self.computed = False
+        self.watch = Watch()
         self.grace: dict[int, float] = {}
         """By job: seconds after a signal in which it has to end."""
         self.stopped: dict[int, float] = {}
@@ -113,6 +117,7 @@ class _Pack:
             if not members and (self.closed or self.signals.number):
                 return
             self._signal()
+            self.watch.turns, self.watch.busy = self.watch.turns + 1, True
             for member in self.scheduler.turn():
                 self._send(ENDED, member.name, pool_job.packed(_result(member)))
             self._tell()
@@ -122,6 +127,7 @@ class _Pack:
         while not self.closed and not self.signals.number:
             if self.scheduler.members and not self.channel.poll():
                 return
+            self.watch.busy = bool(self.scheduler.members)
             if not self.channel.poll(0.1):
                 continue  # looks for a signal again
             try:
@@ -136,8 +142,9 @@ class _Pack:
                 self.closed = True
 
     def _add(self, task: Task) -> None:
-        grace = None if task.config is None else OmegaConf.select(task.config, "train.grace")
-        self.grace[task.number] = 0.0 if grace is None else float(grace)
+        config = OmegaConf.create() if task.config is None else task.config
+        self.grace[task.number] = float(OmegaConf.select(config, "train.grace", default=0.0))
+        self.watch.timeout = float(OmegaConf.select(config, "cluster.hang_timeout", default=0.0))
         self.signals.grace = max(self.grace.values())
         self.scheduler.add(task.number, lambda: self._main(task))
 
@@ -178,7 +185,13 @@ class _Pack:
         except OSError:  # the launcher has ended, and the kernel is about to end this process
             self.closed = True
 
+    def _compute(self, members: list[Member]) -> None:
+        self.pack.compute(members)
+        self.computed = True
+
     def _tell(self) -> None:
+        if not self.computed:  # it cannot know yet
+            return
         wanted = max(1, min(self.most, self.pack.places(self.most)))
         if wanted != self.told:
             self.told = wanted

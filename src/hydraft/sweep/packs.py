@@ -3,12 +3,19 @@
 import hashlib
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
 from hydraft.config.choices import Init, Kernels, Launcher, Offload, Precision
 from hydraft.config.lora import LoraMethod
 from hydraft.config.schema import Config, saved
+from hydraft.plan import preflight
+from hydraft.plan.memory_parts import size
 from hydraft.plan.pack import pack_memory
 from hydraft.plan.preflight import Admitted
+from hydraft.sweep.slots import MEMORY_SHARE
 from hydraft.system.source_tree import ROOT
+from hydraft.training.pack import scheduler
 
 FREE = (
     "resume", "lora", "tracker", "sweep",
@@ -61,6 +68,15 @@ def why_alone(config: Config) -> str | None:
     return None
 
 
+_MEASURED: preflight.Measured = {}
+"""Of the jobs of this process."""
+
+
+def measured() -> preflight.Measured | None:
+    """In a pack, the records that its other members have measured, so that the next one starts sooner; None outside."""
+    return None if scheduler.current() is None else _MEASURED
+
+
 def found(admitted: Admitted, job: Any) -> dict[str, Any]:
     """The part of a job's ``Demand`` that is about packs; ``job``: section ``hydra.job`` of its config."""
     config, on_gpu = admitted.config, bool(admitted.machine and admitted.machine.gpus)
@@ -70,3 +86,22 @@ def found(admitted: Admitted, job: Any) -> dict[str, Any]:
     if why is not None:
         return {"why_alone": why}
     return {"pack": pack_key(config), "shared": pack_memory(config, admitted.plan.labelled, on_gpu)}
+
+
+def planned(admitted: Admitted) -> list[str]:
+    """How many runs like this one a pack could have, in one line; none outside a sweep, or if that is not known."""
+    hydra, plan = HydraConfig.get(), admitted.plan
+    if hydra.mode is not RunMode.MULTIRUN or getattr(hydra.launcher, "pack", False) in (False, "off"):
+        return []
+    if (why := why_alone(admitted.config)) is not None:
+        return [f"runs alone, in no pack: {why}"]
+    on_gpu = plan.gpu_memory is not None
+    memory = pack_memory(admitted.config, plan.labelled, on_gpu)
+    room = plan.gpu_memory if on_gpu else int(MEMORY_SHARE * plan.host_memory)
+    if memory is None or not room:
+        return []
+    count, place = memory.members(room), "per GPU" if on_gpu else "of main memory"
+    if count == 1:
+        return [f"runs alone, in no pack: a second such job does not fit ({size(memory.of(2))} with it {place})"]
+    ends = [f"{size(memory.of(members))} with {members}" for members in dict.fromkeys((1, min(count, 8), count))]
+    return [f"in a pack, up to {count:,} such jobs share a base: {', '.join(ends)} {place}"]

@@ -22,6 +22,7 @@ from hydraft.launch.local.rank import exit_failure
 from hydraft.sweep import pack_process, pool_job
 from hydraft.sweep.job_status import JobDied
 from hydraft.sweep.pack_process import Make
+from hydraft.sweep.pack_watch import EXIT_HUNG
 from hydraft.sweep.pool_job import Task
 from hydraft.sweep.slots import Slot
 
@@ -48,6 +49,8 @@ class Running:
 
     pack: str | None = None
     """What its jobs have in common; None if it runs a single one."""
+    log: Path | None = None
+    """Where a pack writes what compiled code prints."""
 
     def __init__(self, start: Start, slot: Slot, duplex: bool, enter: Callable[..., None], *arguments: Any) -> None:
         self.slot = slot
@@ -132,6 +135,8 @@ class Running:
             lost = fork_server.ended("jobs", self.server)
             if lost is not None:
                 return pool_job.failed(JobDied(lost.message))
+        if code == EXIT_HUNG and self.pack is not None:
+            return pool_job.failed(JobDied(f"its process made no progress; where it stopped is in {self.log}"))
         ended = "was " if code < 0 else ""
         return pool_job.failed(JobDied(f"its process {ended}{exit_failure(code).message}"))
 
@@ -165,8 +170,8 @@ class Pack(Running):
     """A process for several jobs, which come and go."""
 
     def __init__(self, start: Start, slot: Slot, key: str, places: int, asks: bool, make: Make) -> None:
-        log = start.folder / f"pack-{next(start.numbers)}.log"
-        super().__init__(start, slot, True, pack_process.enter, str(log), places, make)
+        self.log = start.folder / f"pack-{next(start.numbers)}.log"
+        super().__init__(start, slot, True, pack_process.enter, str(self.log), places, make)
         self.pack = key
         self.closed = False
         self._asks = asks
