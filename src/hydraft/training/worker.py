@@ -19,6 +19,7 @@ from hydraft.config.lora import ALL_LINEAR, LoraMethod
 from hydraft.config.model import ModelConfig
 from hydraft.config.schema import Config, load_config
 from hydraft.data.template_default import with_default
+from hydraft.evaluation import record_scores
 from hydraft.evaluation.evaluator import BatchSizes, Evaluator
 from hydraft.models import base_identity, exchange, prepare, quantised_copy
 from hydraft.models.load import check_vocabulary, load_tokenizer, load_trainable, settle_batching, trainable
@@ -109,6 +110,8 @@ def _train(
     seconds = time.perf_counter() - began
     screen.phase("saving")
     result, trained = _save(run, parts, folder, {"after": after, "train_loss": output.training_loss})
+    if after and dist.get_rank() == 0:
+        record_scores.write(folder, run.evaluation.evaluator.by_record)
     screen.heartbeat.stop()  # a dashboard may be slow
     if dist.get_rank() == 0:
         report.write_result(parts.config, folder, result, trained, run.logging.tracker)
