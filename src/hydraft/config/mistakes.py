@@ -127,7 +127,7 @@ def _refuse_endless(name: str, value: str) -> None:
 
 
 def refuse_sweep(overrides: Sequence[str], has_params: bool) -> None:
-    """Refuse a ready-made sweep (``sweep=rank_lr``) in a single run, where its values would not be tried.
+    """Refuse a ready-made sweep (``sweep=rank_lr``) in a single run, where its values would not be tried, and several seeds.
 
     Args:
         overrides: of the run.
@@ -137,7 +137,9 @@ def refuse_sweep(overrides: Sequence[str], has_params: bool) -> None:
         ConfigError: names the override.
     """
     for override in overrides:
-        if has_params and override.startswith("sweep="):
+        if (has_params and override.startswith("sweep=")) or re.match(
+            r"sweep\.(replicas|decide|max_replicas)=", override
+        ):
             raise ConfigError(f"{override}: is for a sweep: add -m, or leave it out")
 
 

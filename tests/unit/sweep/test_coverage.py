@@ -1,8 +1,5 @@
 """Intervals over records and seeds cover the truth as often as they say, on synthetic scores whose truth is known."""
 
-import math
-from statistics import NormalDist
-
 import numpy as np
 import pytest
 

@@ -8,7 +8,19 @@ from typing import Any
 from hydraft.sweep.results import scales
 from hydraft.sweep.results.axes import Axis, number
 from hydraft.sweep.results.outcome import Outcome, Sweep
-from hydraft.sweep.results.plot_style import MARKS, Chart, log_ticks, named, scored, some, text, upper, value_axis
+from hydraft.sweep.results.plot_style import (
+    MARKS,
+    Chart,
+    error_bars,
+    log_ticks,
+    marks,
+    named,
+    scored,
+    some,
+    text,
+    upper,
+    value_axis,
+)  # fmt: skip
 
 POINTS = 150
 """Most points of a curve."""
@@ -85,6 +97,7 @@ def against(sweep: Sweep, which: int = 0) -> list[Chart]:
                 "customdata": [o.job.name for o, *_ in marked], "text": [text(o.job.name) for o, *_ in marked],
                 "hovertemplate": "%{text}<br>%{y:.4f}<extra></extra>",
                 "marker": {"size": 8, "color": "var:accent", "opacity": 0.65},
+                **error_bars("error_y", [o for o, *_ in marked], which),
             }
         ]  # fmt: skip
         if few and len(medians) > 1:
@@ -96,7 +109,7 @@ def against(sweep: Sweep, which: int = 0) -> list[Chart]:
             )  # fmt: skip
         chart = {
             "title": f"{upper(name)} against {axis.key}",
-            "note": f"{finding}. Points are jobs{', the line joins medians' if len(traces) > 1 else ''}.{note}",
+            "note": f"{finding}. {marks(sweep)}{', the line joins medians' if len(traces) > 1 else ''}.{note}",
             "traces": traces,
             "layout": {"xaxis": _setting_axis(axis), "yaxis": value_axis(name, [s for *_, s in here])},
             "height": 320,

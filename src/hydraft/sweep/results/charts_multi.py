@@ -8,7 +8,18 @@ from typing import Any
 from hydraft.sweep.results import scales
 from hydraft.sweep.results.axes import Axis, number
 from hydraft.sweep.results.outcome import Outcome, Sweep
-from hydraft.sweep.results.plot_style import MARKS, Chart, named, scored, some, text, tick, upper, value_axis
+from hydraft.sweep.results.plot_style import (
+    MARKS,
+    Chart,
+    error_bars,
+    named,
+    scored,
+    some,
+    text,
+    tick,
+    upper,
+    value_axis,
+)  # fmt: skip
 
 LINES = 200
 """Most lines of the parallel coordinates."""
@@ -136,6 +147,7 @@ def front(sweep: Sweep) -> list[Chart]:
                 "y": [o.objectives[1] for o in part],
                 "text": [text(o.job.name) for o in part], "customdata": [o.job.name for o in part], "marker": look,
                 "line": {"color": "var:accent", "width": 1, "dash": "dot"},
+                **error_bars("error_x", part, 0), **error_bars("error_y", part, 1),
                 "hovertemplate": "%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
             }
         )  # fmt: skip
