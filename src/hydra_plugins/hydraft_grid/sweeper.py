@@ -74,7 +74,9 @@ class GridSweeper(Sweeper):  # type: ignore[misc]
                 if isinstance(one._return_value, Exception):
                     raise one._return_value
             return [looked]
-        returned = self.session.run(self.launcher, replicas.expanded(self.session, jobs))
+        returned = self.session.run(
+            self.launcher, replicas.expanded(self.hydra_context.config_loader, self.config, jobs)
+        )
         if self.config.sweep.decide:
             returned += decide.run(self.session, self.launcher)
         self.session.close()

@@ -8,7 +8,7 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 
 from hydraft.sweep import replicas
-from hydraft.sweep.results import ledger, points
+from hydraft.sweep.results import ledger, reading
 from hydraft.sweep.results.ledger import OVER
 from hydraft.sweep.session import Session
 from hydraft.system import files
@@ -25,7 +25,7 @@ def run(session: Session, launcher: Launcher) -> list[JobReturn]:
     if ADDED not in about:
         if any(job.state not in OVER for job in session.here.values()):
             return []
-        found = points.read(session.folder)
+        found = reading.read(session.folder)
         plan = verdict.plan(found, session.config.sweep.max_replicas)
         print("\n".join(["sweep.decide:", *found.findings, plan.reason]))
         if not plan.points:
@@ -33,11 +33,11 @@ def run(session: Session, launcher: Launcher) -> list[JobReturn]:
         added = {"points": [one.job.key for one in plan.points], "seeds": plan.seeds}
         about |= {ADDED: added, "looks": about.get("looks", 1) + 1}
         files.write_json(session.folder / ledger.ABOUT, about)
-    chosen = about[ADDED]
+    chosen, first, loader = about[ADDED], session.config.sweep.replicas, session.context.config_loader
     jobs = [
         run
         for key in chosen["points"]
         if key in session.overrides
-        for run in replicas.runs(session, session.overrides[key], range(session.config.sweep.replicas, chosen["seeds"]))
+        for run in replicas.runs(loader, session.config, session.overrides[key], range(first, chosen["seeds"]))
     ]
     return session.run(launcher, jobs) if jobs else []

@@ -1,8 +1,9 @@
 """The runs of each point of a sweep with several seeds (``sweep.replicas``): ordinary jobs that differ in their seed. No torch."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -11,9 +12,6 @@ from hydraft.config.bounds import LARGEST_SEED
 from hydraft.data import held_out
 from hydraft.errors import ConfigError
 from hydraft.sweep.results.points import EVAL_SEED, SEED
-
-if TYPE_CHECKING:
-    from hydraft.sweep.session import Session
 
 
 def check(config: DictConfig, swept: Sequence[str]) -> None:
@@ -49,20 +47,24 @@ def axes(found: Sequence[str], config: DictConfig) -> list[str]:
     return list(dict.fromkeys([*(key for key in found if key != EVAL_SEED), SEED]))
 
 
-def expanded(session: "Session", points: Sequence[Sequence[str]]) -> list[list[str]]:
+def expanded(loader: ConfigLoader, config: DictConfig, points: Sequence[Sequence[str]]) -> list[list[str]]:
     """The overrides of all runs of ``points``. A point that cannot be composed stays as it is, and is refused later."""
-    count = session.config.sweep.replicas
+    count = config.sweep.replicas
     return (
-        [run for point in points for run in runs(session, point, range(count))]
+        [run for point in points for run in runs(loader, config, point, range(count))]
         if count > 1
         else list(map(list, points))
     )
 
 
-def runs(session: "Session", point: Sequence[str], numbers: Sequence[int]) -> list[list[str]]:
-    """The overrides of these runs of a point, numbered from 0: the first has the seed of ``point`` itself."""
+def runs(loader: ConfigLoader, config: DictConfig, point: Sequence[str], numbers: Sequence[int]) -> list[list[str]]:
+    """The overrides of these runs of a point, numbered from 0: the first has the seed of ``point`` itself.
+
+    Args:
+        loader: composes the config of a job of the sweep with this ``config``.
+    """
     try:
-        composed = session.context.config_loader.load_sweep_config(session.config, list(point))
+        composed = loader.load_sweep_config(config, list(point))
         return [overrides(point, composed, number) for number in numbers]
     except (HydraException, OmegaConfBaseException):
         return [list(point)]

@@ -44,7 +44,7 @@ class SeedsOfTrials:
             if (trial := self.search.ask()) is None:
                 return None
             point, first = self.search.overrides(trial), trial.number * self.count
-            runs = replicas.runs(self.session, point, range(self.count)) if self.count > 1 else [point]
+            runs = replicas.expanded(self.session.context.config_loader, self.session.config, [point])
             self.waiting.extend((first + index, trial, run) for index, run in enumerate(runs))
             self.results[trial.number] = [None] * (
                 self.count - len(runs)

@@ -19,7 +19,6 @@ from hydraft.config.lora import ALL_LINEAR, LoraMethod
 from hydraft.config.model import ModelConfig
 from hydraft.config.schema import Config, load_config
 from hydraft.data.template_default import with_default
-from hydraft.evaluation import record_scores
 from hydraft.evaluation.evaluator import BatchSizes, Evaluator
 from hydraft.models import base_identity, exchange, prepare, quantised_copy
 from hydraft.models.load import check_vocabulary, load_tokenizer, load_trainable, settle_batching, trainable
@@ -76,9 +75,8 @@ def main(
     with OutOfMemoryHandler(config, folder) as memory, Screen(terminal, rank == 0, heartbeat) as screen:
         screen.phase("starting")
         op_locks.install(screen.phase)  # DeepSpeed loads its ops with the arguments
-        arguments = training_arguments(
-            config, folder, rendezvous
-        )  # before the model: ZeRO-3 shards it while it is loaded
+        # before the model: ZeRO-3 shards it while it is loaded
+        arguments = training_arguments(config, folder, rendezvous)
         _train(config, arguments, folder, screen, memory, listener)
     dist.destroy_process_group()
 
@@ -110,10 +108,9 @@ def _train(
     seconds = time.perf_counter() - began
     screen.phase("saving")
     result, trained = _save(run, parts, folder, {"after": after, "train_loss": output.training_loss})
-    if after and dist.get_rank() == 0:
-        record_scores.write(folder, run.evaluation.evaluator.by_record)
     screen.heartbeat.stop()  # a dashboard may be slow
     if dist.get_rank() == 0:
+        run.evaluation.write_records(folder)
         report.write_result(parts.config, folder, result, trained, run.logging.tracker)
         report.show_result(screen, folder, result, seconds)
 

@@ -15,6 +15,7 @@ from hydraft.sweep.results.plot_style import (
     log_ticks,
     marks,
     named,
+    noun,
     scored,
     some,
     text,
@@ -57,8 +58,8 @@ def curves(sweep: Sweep) -> list[Chart]:
         charts.append(
             {
                 "choice": name,
-                "title": f"{upper(name)} of each job",
-                "note": f"Each line is a job, the best one is bold; a click on a line shows the job.{note}",
+                "title": f"{upper(name)} of each {noun(sweep)}",
+                "note": f"Each line is a {noun(sweep)}{', the mean of its seeds' if sweep.runs else ''}, the best one is bold; a click on a line shows the {noun(sweep)}.{note}",
                 "traces": traces,
                 "layout": {"xaxis": {"title": "optimizer step"}, "yaxis": value_axis(f"{name} (nats a token)", values)},
                 "recolor": _recolor(sweep, [outcome for outcome, _ in drawn]),
@@ -153,7 +154,7 @@ def cost(sweep: Sweep) -> list[Chart]:
         charts.append(
             {
                 "title": title,
-                "note": f"Bars are medians, points are jobs; jobs of one stage may differ in other settings too.{note}",
+                "note": f"Bars are medians, marks are {noun(sweep)}s; {noun(sweep)}s of one stage may differ in other settings too.{note}",
                 "traces": traces,
                 "layout": {"xaxis": {"type": "category"}, "yaxis": {"title": unit, "rangemode": "tozero"}},
                 "height": 320,

@@ -17,7 +17,7 @@ Variance in Machine Learning Benchmarks) ask for.
 * That is a little too wide if both parts matter. Welch's t, with (S - 1) / share² degrees of freedom where ``share`` is the seeds' part
   of the variance (Satterthwaite 1946, An Approximate Distribution of Estimates of Variance Components), is a little too narrow (Wang
   1971, Probabilities of the Type I Errors of the Welch Tests for the Behrens-Fisher Problem). The quantiles of the two are averaged,
-  which tests/unit/sweep/test_coverage.py checks: 95 % intervals cover the truth in 93 to 97 % of cases.
+  which tests/unit/sweep/test_comparison.py checks: 95 % intervals cover the truth in 93 to 97 % of cases.
 
 Shapes: K points, S seeds, N records, D draws.
 """

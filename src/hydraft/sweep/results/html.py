@@ -21,7 +21,7 @@ from hydraft.sweep.results.axes import number
 from hydraft.sweep.results.ledger import State
 from hydraft.sweep.results.objective import shown
 from hydraft.sweep.results.outcome import Outcome, Sweep
-from hydraft.sweep.results.plot_style import Chart
+from hydraft.sweep.results.plot_style import Chart, noun
 from hydraft.sweep.results.table import columns, duration
 from hydraft.system import files
 from hydraft.system.redaction import redact
@@ -72,7 +72,7 @@ def content(sweep: Sweep) -> dict[str, Any]:
         "subtitle": f"{len(sweep.jobs)} jobs: {sweep.counts}"
         + (f"; {len(sweep.outcomes)} points, each the mean of its seeds" if sweep.runs else ""),
         "findings": sweep.findings,
-        "noun": "point" if sweep.runs else "job",
+        "noun": noun(sweep),
         "command": sweep.command,
         "tiles": _tiles(sweep),
         "best": _best(sweep),
@@ -108,6 +108,7 @@ def _sections(sweep: Sweep) -> Iterator[dict[str, Any]]:
     )
     for title, select, found in (
         ("Objectives", "", charts_multi.front(sweep)),
+        ("Differences", "", charts_multi.differences(sweep)),
         (f"Each setting against the {goals}", "objective", by_objective),
         ("All settings", "", charts_multi.parallel(sweep)),
         ("Pairs of settings", "pair", crossed),

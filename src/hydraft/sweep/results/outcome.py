@@ -45,8 +45,10 @@ class Outcome:
     """With several seeds: the 95 % interval of each objective."""
     seeds: int = 1
     """The runs that its objectives are means of."""
+    difference: tuple[float, float, float] | None = None
+    """With several seeds: its objective minus that of the best, and the ends of the 95 % interval of that."""
     p: float | None = None
-    """With several seeds: of no difference from the best, adjusted."""
+    """Of no difference from the best, adjusted for several comparisons."""
 
     @cached_property
     def config(self) -> dict[str, Any]:

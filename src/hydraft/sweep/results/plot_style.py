@@ -73,6 +73,11 @@ def log_ticks(values: Sequence[float]) -> dict[str, Any]:
     return {"type": "log", "tickvals": ticks, "ticktext": [number(tick) for tick in ticks]}
 
 
+def noun(sweep: Sweep) -> str:
+    """What the page compares."""
+    return "point" if sweep.runs else "job"
+
+
 def marks(sweep: Sweep) -> str:
     """What the marks of a chart are."""
     return "Points are means over seeds, bars their 95 % intervals" if sweep.runs else "Points are jobs"

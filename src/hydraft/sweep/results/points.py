@@ -4,13 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from hydraft.sweep.results import outcome
 from hydraft.sweep.results.axes import number
-from hydraft.sweep.results.ledger import ABOUT, Job, State, read_about
+from hydraft.sweep.results.ledger import Job, State
 from hydraft.sweep.results.outcome import Outcome, Sweep
 
 SEED = "seed"
@@ -80,19 +79,8 @@ class Point(Outcome):
         return sum(known) if known else None
 
 
-def read(folder: Path) -> Sweep:
-    """The sweep in ``folder``; one with several seeds as its points.
-
-    Raises:
-        ConfigError: there is no sweep in it.
-    """
-    found = outcome.read(folder)
-    replicas = int(read_about(folder).get("replicas", 1)) if (folder / ABOUT).exists() else 1
-    return merged(found) if replicas > 1 else found
-
-
 def merged(sweep: Sweep) -> Sweep:
-    """``sweep`` with points for its jobs, their intervals, and what can be told apart."""
+    """``sweep`` with points for its jobs."""
     axes = [axis for axis in sweep.axes if axis.key not in (SEED, EVAL_SEED)]
     groups: dict[tuple[str, ...], list[Outcome]] = {}
     for one in sweep.outcomes:
@@ -101,11 +89,7 @@ def merged(sweep: Sweep) -> Sweep:
     for point in points:
         point.values = {axis.key: point.members[0].values.get(axis.key) for axis in axes}
     ranked: list[Outcome] = outcome.rank(points, sweep.minimize)
-    found = replace(sweep, axes=axes, outcomes=ranked, runs=sweep.outcomes)
-    from hydraft.sweep.results import verdict  # numpy, only where there is something to compare
-
-    verdict.add(found)
-    return found
+    return replace(sweep, axes=axes, outcomes=ranked, runs=sweep.outcomes)
 
 
 def label(sweep: Sweep, point: Outcome) -> str:

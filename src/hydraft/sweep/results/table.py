@@ -128,7 +128,13 @@ def _write(sweep: Sweep, name: str) -> Path:
         }
     )
     head = ["rank", "job", "state", *(axis.key for axis in sweep.axes), *sweep.objectives]
-    pointwise = [f"{name} {end}" for name in sweep.objectives for end in ("low", "high")] + ["seeds", "p"]
+    pointwise = [f"{name} {end}" for name in sweep.objectives for end in ("low", "high")] + [
+        "difference",
+        "difference low",
+        "difference high",
+        "seeds",
+        "p",
+    ]
     head += pointwise if sweep.runs else []
     head += [f"{when}/{name}" for when, name in scores]
     head += ["train_loss", "steps", "tokens", "tokens_per_second", "peak_memory_bytes", "seconds", "error", "command"]
@@ -140,7 +146,7 @@ def _write(sweep: Sweep, name: str) -> Path:
         row = [o.rank, o.job.name, o.job.state.value, *(o.values.get(axis.key) for axis in sweep.axes), *goals]
         if sweep.runs:
             row += [end for ends in o.intervals or [None] * len(sweep.objectives) for end in ends or (None, None)]
-            row += [o.seeds, o.p]
+            row += [*(o.difference or (None,) * 3), o.seeds, o.p]
         row += [o.result.get(when, {}).get(name) for when, name in scores]
         row += [o.result.get(name) for name in ("train_loss", "steps", "tokens")]
         writer.writerow(map(redact, [*row, o.speed, o.peak, o.seconds, o.error, o.command]))

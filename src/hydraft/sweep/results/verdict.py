@@ -92,7 +92,10 @@ class Plan:
 
 
 def plan(sweep: Sweep, most: int) -> Plan:
-    """The further seeds of the best and of those points that would probably be told from it with at most ``most`` seeds."""
+    """The further seeds with which some points would probably be told from the best, with at most ``most`` seeds.
+
+    All that cannot be told apart get them: a point with fewer seeds than the others might look best by chance alone.
+    """
     verdict = compare(sweep)
     if verdict is None or not verdict.close:
         return Plan([], 0, "there is nothing to decide")
@@ -101,7 +104,7 @@ def plan(sweep: Sweep, most: int) -> Plan:
         return Plan(
             [], 0, f"no point would probably be told from the best with sweep.max_replicas={most} seeds; none is added"
         )
-    chosen = [verdict.best, *(one.point for one in would)]
+    chosen = [verdict.best, *(one.point for one in verdict.close)]
     held = max(one.difference.seeds for one in would)
     seeds = min(most, max(held + (one.further or 0) for one in would))
     names = _listed([points.label(sweep, one) for one in chosen])
@@ -119,7 +122,8 @@ def add(sweep: Sweep) -> None:
     if (verdict := compare(sweep)) is not None:
         sweep.findings.extend(sentences(sweep, verdict))
         for rival in verdict.rivals:
-            rival.point.p = rival.p
+            one = rival.difference
+            rival.point.p, rival.point.difference = rival.p, (one.mean, one.low, one.high)
 
 
 def compare(sweep: Sweep) -> Verdict | None:
