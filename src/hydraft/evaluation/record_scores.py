@@ -4,6 +4,7 @@ Runs that evaluate the same records can be compared record by record (``sweep/re
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -42,4 +43,7 @@ def of_items(records: Sequence[Record], owners: Sequence[int], parts: Sequence[S
 
 def write(folder: Path, scores: Sequence[RecordScores]) -> None:
     """Write ``scores.jsonl``, one line a record."""
-    files.write_text(folder / FILE, "".join(json.dumps(asdict(one)) + "\n" for one in scores))
+    rows = [asdict(one) for one in scores]
+    for row in rows:
+        row["loss_sum"] = row["loss_sum"] if math.isfinite(row["loss_sum"]) else None  # JSON has no NaN
+    files.write_text(folder / FILE, "".join(json.dumps(row) + "\n" for row in rows))

@@ -34,10 +34,12 @@ def run(session: Session, launcher: Launcher) -> list[JobReturn]:
         about |= {ADDED: added, "looks": about.get("looks", 1) + 1}
         files.write_json(session.folder / ledger.ABOUT, about)
     chosen, first, loader = about[ADDED], session.config.sweep.replicas, session.context.config_loader
+    known = session.ledger.jobs()  # a search does not compose the jobs of earlier commands again
     jobs = [
         run
         for key in chosen["points"]
-        if key in session.overrides
-        for run in replicas.runs(loader, session.config, session.overrides[key], range(first, chosen["seeds"]))
+        for run in replicas.runs(
+            loader, session.config, session.overrides.get(key) or known[key].overrides, range(first, chosen["seeds"])
+        )
     ]
     return session.run(launcher, jobs) if jobs else []

@@ -39,8 +39,11 @@ LEVEL = 0.95
 POWER = 0.8
 """Probability with which the further seeds tell a difference of the size that was measured."""
 
-DRAWS = 10_000
-"""Of the bootstrap."""
+DRAWS, FEWEST, WEIGHTS = 10_000, 2_000, 20_000_000
+"""Draws of the bootstrap: ``DRAWS``, or as many as have ``WEIGHTS`` weights of records, but not less than ``FEWEST``."""
+
+BLOCK = 4_000_000
+"""Weights that are in memory at the same time."""
 
 MOST_SEEDS = 10_000
 """More further seeds than this are none that anyone would run."""
@@ -79,22 +82,23 @@ class Estimate:
         return max(2, math.ceil(needed))
 
 
-def estimates(tables: Array, draws: int = DRAWS, bounded: bool = False) -> list[Estimate]:
+def estimates(tables: Array, draws: int | None = None, bounded: bool = False) -> list[Estimate]:
     """The mean of each of K points and its interval.
 
     Args:
         tables: scores of shape (K, S, N), with S of at least 2; N is 1 if there are no scores by record, and only seeds vary.
+        draws: of the bootstrap.
         bounded: whether scores are from 0 to 1. Their interval is then Wilson's with the effective number of records (Korn and Graubard
             1998, Confidence Intervals for Proportions with Small Expected Number of Positive Counts), which stays inside.
     """
     generator = np.random.default_rng(0)
     _, seeds, records = tables.shape
-    drawn = generator.multinomial(records, np.full(records, 1 / records), draws) / records  # (D, N): weights
+    draws = draws or min(DRAWS, max(FEWEST, WEIGHTS // records))
     found: list[Estimate] = []
     for start in range(0, len(tables), AT_ONCE):
         some = tables[start : start + AT_ONCE]
         parts = _Parts.of(some)
-        deviations = _deviations(some, parts, drawn, generator)
+        deviations = _deviations(some, parts, draws, generator)
         edges = np.quantile(deviations, [(1 + LEVEL) / 2, (1 - LEVEL) / 2], axis=1).T  # (K, 2)
         for k, mean in enumerate(parts.mean.tolist()):
             low, high = mean - edges[k, 0], mean - edges[k, 1]
@@ -137,20 +141,31 @@ class _Parts:
         return cls(mean, record / (seeds * records), kept, between_seeds / (seeds * records))
 
 
-def _deviations(tables: Array, parts: _Parts, drawn: Array, generator: np.random.Generator) -> Array:
+def _deviations(tables: Array, parts: _Parts, draws: int, generator: np.random.Generator) -> Array:
     """Draws of the error of each mean, in ascending order: (K, D)."""
     _, seeds, records = tables.shape
     centred = tables.mean(1) - parts.mean[:, None]  # (K, N)
     scale = np.sqrt(parts.kept * records / max(1, records - 1))[:, None]
     error = np.sqrt(parts.seed)[:, None]
-    students = generator.standard_t(seeds - 1, len(drawn))
-    fisher = np.sort(scale * (centred @ drawn.T) + error * students, 1)
+    students = generator.standard_t(seeds - 1, draws)
+    fisher = np.sort(scale * _drawn_again(centred, draws, generator) + error * students, 1)
     variance = parts.record + parts.seed
     share = np.divide(parts.seed, variance, out=np.ones_like(variance), where=variance > 0)
     freedom = np.minimum((seeds - 1) / np.maximum(share, 1e-6) ** 2, 1e9)[:, None]
     welch = np.sort(np.sqrt(variance)[:, None] * generator.standard_t(freedom, fisher.shape), 1)
     result: Array = (fisher + welch) / 2
     return result
+
+
+def _drawn_again(centred: Array, draws: int, generator: np.random.Generator) -> Array:
+    """The means (K, D) of records drawn with replacement from ``centred`` (K, N); all points get the same records."""
+    records = centred.shape[1]
+    each, rows = np.full(records, 1 / records), max(1, BLOCK // records)
+    found = []
+    for done in range(0, draws, rows):
+        weights = generator.multinomial(records, each, min(rows, draws - done)) / records  # (·, N)
+        found.append(centred @ weights.T)
+    return np.concatenate(found, 1)
 
 
 def _wilson(mean: float, variance: float, edges: Array, records: int) -> tuple[float, float]:

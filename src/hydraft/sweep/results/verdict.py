@@ -1,5 +1,6 @@
 """What a sweep with several seeds tells: intervals, which points cannot be told apart from the best, and what would decide. No torch."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -113,7 +114,7 @@ def plan(sweep: Sweep, most: int) -> Plan:
 
 def add(sweep: Sweep) -> None:
     """Give the points of ``sweep`` their intervals, and the sweep the sentences of its ``findings``."""
-    known = [point for point in sweep.outcomes if isinstance(point, Point) and point.seeds > 1]
+    known = _known(sweep)
     for which, name in enumerate(sweep.objectives):
         found = {id(point): scores(point, name, which) for point in known}
         estimated = _estimates([(one.table, bool(one.records) and name not in LOSS) for one in found.values()])
@@ -128,7 +129,7 @@ def add(sweep: Sweep) -> None:
 
 def compare(sweep: Sweep) -> Verdict | None:
     """The comparison with the best by the only objective; None with several, or without two points with several seeds."""
-    known = [point for point in sweep.outcomes if isinstance(point, Point) and point.seeds > 1]
+    known = _known(sweep)
     if len(sweep.objectives) > 1 or len(known) < 2:
         return None
     best, name = known[0], sweep.objectives[0]
@@ -153,6 +154,12 @@ def compare(sweep: Sweep) -> Verdict | None:
         for (point, _), one, p in zip(pairs, differences, adjusted, strict=True)
     ]
     return Verdict(best, rivals, others, len(mine.records))
+
+
+def _known(sweep: Sweep) -> list[Point]:
+    """The points with several seeds, none of which diverged."""
+    points = [point for point in sweep.outcomes if isinstance(point, Point)]
+    return [point for point in points if point.seeds > 1 and all(map(math.isfinite, point.objectives))]
 
 
 def scores(point: Point, name: str, which: int) -> Scores:
