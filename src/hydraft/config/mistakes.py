@@ -137,10 +137,20 @@ def refuse_sweep(overrides: Sequence[str], has_params: bool) -> None:
         ConfigError: names the override.
     """
     for override in overrides:
-        if (has_params and override.startswith("sweep=")) or re.match(
-            r"sweep\.(replicas|decide|max_replicas)=", override
-        ):
+        if has_params and override.startswith("sweep="):
             raise ConfigError(f"{override}: is for a sweep: add -m, or leave it out")
+    refuse_replicas(overrides, "is for a sweep: add -m")
+
+
+def refuse_replicas(overrides: Sequence[str], why: str) -> None:
+    """Refuse several seeds where there is nothing that would run them.
+
+    Raises:
+        ConfigError: names the override, and ``why``.
+    """
+    for override in overrides:
+        if re.match(r"\W*sweep\.(replicas|decide|max_replicas)=", override):
+            raise ConfigError(f"{override}: {why}, or leave it out")
 
 
 def _dashed(argument: str, rest: Sequence[str], command: str) -> str:

@@ -48,6 +48,9 @@ def test_each_point_is_run_with_several_seeds_and_further_ones_are_added(records
     assert {point.job.name: point.seeds for point in reading.read(folder).outcomes} == {"r=2": 3, "r=4": 2}
 
 
-def test_several_seeds_are_for_a_sweep() -> None:
+def test_several_seeds_are_for_a_sweep(tmp_path: Path) -> None:
     done = run_script("train.py", "sweep.replicas=3")
     assert done.returncode == 2 and "sweep.replicas=3: is for a sweep: add -m" in done.stderr
+    basic = ["hydra/sweeper=basic", "hydra/launcher=basic", f"hydra.sweep.dir={tmp_path}/sweep"]
+    done = run_script("train.py", "-m", *basic, "sweep.replicas=3", "lora.r=2,4")
+    assert done.returncode == 2 and "sweep.replicas=3: is for hydra/sweeper=grid and" in done.stderr
