@@ -127,7 +127,7 @@ def _refuse_endless(name: str, value: str) -> None:
 
 
 def refuse_sweep(overrides: Sequence[str], has_params: bool) -> None:
-    """Refuse a ready-made sweep (``sweep=rank_lr``) in a single run, where its values would not be tried.
+    """Refuse a ready-made sweep (``sweep=rank_lr``) in a single run, where its values would not be tried, and several seeds.
 
     Args:
         overrides: of the run.
@@ -139,6 +139,18 @@ def refuse_sweep(overrides: Sequence[str], has_params: bool) -> None:
     for override in overrides:
         if has_params and override.startswith("sweep="):
             raise ConfigError(f"{override}: is for a sweep: add -m, or leave it out")
+    refuse_replicas(overrides, "is for a sweep: add -m")
+
+
+def refuse_replicas(overrides: Sequence[str], why: str) -> None:
+    """Refuse several seeds where there is nothing that would run them.
+
+    Raises:
+        ConfigError: names the override, and ``why``.
+    """
+    for override in overrides:
+        if re.match(r"\W*sweep\.(replicas|decide|max_replicas)=", override):
+            raise ConfigError(f"{override}: {why}, or leave it out")
 
 
 def _dashed(argument: str, rest: Sequence[str], command: str) -> str:
