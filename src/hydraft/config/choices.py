@@ -7,6 +7,7 @@ class Mode(Enum):
     train = "train"
     plan = "plan"
     preview = "preview"
+    verify = "verify"
 
 
 class Init(Enum):
