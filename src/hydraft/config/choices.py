@@ -129,6 +129,7 @@ class InferMode(Enum):
     batch = "batch"
     serve = "serve"
     export = "export"
+    verify = "verify"
 
 
 class ExportKind(Enum):
