@@ -61,7 +61,7 @@ def difference(
 ) -> Difference | None:
     """The first difference of a reply from the model's own answer; None if they are equal."""
     answer, whole = read_answer(tokenizer, own.prompt, own.ids), _text(own.ids, tokenizer)
-    parts = [(answer.thoughts, reply.thoughts.strip()), (answer.text, reply.text.strip())]
+    parts = [(_bare(answer.thoughts), _bare(reply.thoughts)), (_bare(answer.text), _bare(reply.text))]
     found = next(((ours, theirs) for ours, theirs in parts if ours != theirs), None)
     if found is None:
         return None
@@ -110,6 +110,11 @@ def logprob_differences(own: Own, reply: Reply, tokenizer: PreTrainedTokenizerBa
 def mean(values: list[float]) -> float | None:
     """The mean; None of no values."""
     return fmean(values) if values else None
+
+
+def _bare(text: str) -> str:
+    """A text without blank space around it, and without a character that the last token leaves incomplete."""
+    return text.rstrip(BROKEN).strip()
 
 
 def _text(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:

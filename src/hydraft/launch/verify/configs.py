@@ -114,6 +114,20 @@ def padded(config: Config) -> Config:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, batching=Batching.padded))
 
 
+def control(reference: Config) -> Config | None:
+    """The reference with smaller micro-batches, so that it sums in another order: what rounding alone does. None if they have one record."""
+    train = reference.train
+    parts = next((count for count in (2, 3, train.micro_batch_size) if train.micro_batch_size % count == 0), 1)
+    if parts == 1:
+        return None
+    smaller = dataclasses.replace(
+        train,
+        micro_batch_size=train.micro_batch_size // parts,
+        gradient_accumulation_steps=train.gradient_accumulation_steps * parts,
+    )
+    return dataclasses.replace(reference, train=smaller)
+
+
 def not_covered(requested: Config, tested: Config, machine: Hardware) -> list[str]:
     """Lines about what ``requested`` has and the runs on this machine have not."""
     cluster, lines = requested.cluster, []

@@ -16,6 +16,10 @@ WEIGHTS = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 fp32 and 3e-2 in bf16; weights that were trained otherwise differ by about their whole movement, 0.6."""
 
 
+MARGIN = 3
+"""How many times the difference of the control is accepted."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Curve:
     """The steps of a run."""
@@ -41,13 +45,14 @@ class Apart:
     largest: float
     """The largest difference of an element."""
 
-    def within(self, precision: str) -> dict[str, tuple[float, float]]:
-        """By measure: the difference and its bound."""
-        bound = TOLERANCE[precision]
+    def within(self, precision: str, control: "Apart | None" = None) -> dict[str, tuple[float, float]]:
+        """By measure: the difference and its bound: that of the precision, or ``MARGIN`` times the difference of a ``control``."""
+        bounds = {"loss": TOLERANCE, "gradient norm": TOLERANCE, "trained weights": WEIGHTS}
+        rounding = (0.0, 0.0, 0.0) if control is None else (control.loss, control.grad_norm, control.weights)
+        found = (self.loss, self.grad_norm, self.weights)
         return {
-            "loss": (self.loss, bound),
-            "gradient norm": (self.grad_norm, bound),
-            "trained weights": (self.weights, WEIGHTS[precision]),
+            name: (value, max(bound[precision], MARGIN * alone))
+            for (name, bound), value, alone in zip(bounds.items(), found, rounding, strict=True)
         }
 
 
@@ -79,6 +84,11 @@ def relative(ours: float, theirs: float) -> float:
 def worst(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """The largest relative difference of two curves of the same length."""
     return max(relative(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+def exceeded(within: dict[str, tuple[float, float]]) -> list[str]:
+    """The measures that are out of their bounds."""
+    return [name for name, (value, bound) in within.items() if not value <= bound]
 
 
 def apart(tested: Curve, reference: Curve) -> Apart:

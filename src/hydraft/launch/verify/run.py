@@ -30,7 +30,7 @@ from hydraft.system.console import Screen
 from hydraft.system.hardware import Hardware
 from hydraft.training.objectives.registry import make_objective
 
-REFERENCE, TESTED = "reference", "this config"
+REFERENCE, TESTED, CONTROL = "reference", "this config", "reference again"
 RESULT = "verify.json"
 POLL = 0.2
 """Seconds between two looks at the steps of a run."""
@@ -52,26 +52,37 @@ def verify(requested: Config, folder: Path) -> None:
         prepare.native(admitted.config.model, admitted.config.seed, storage=quantised_copy.of_run(admitted.config))
         stored_quant.check(admitted.config.model, admitted.config.quant)
     with claim.writable(folder), temporary.folder("verify") as place, Screen(os.dup(1), visible=True) as screen:
-        for name, admitted in ((REFERENCE, reference), (TESTED, tested)):
-            screen.say(f"{name}: {plan.headline(admitted.config)}")
-        kept = (
-            []
-            if (line := configs.differs(tested.config, reference.config))
-            else ["they do not differ: nothing is verified"]
-        )
-        for note in dict.fromkeys(
-            [*tested.notes, *([f"they differ in: {line}"] if line else kept), *configs.held_fixed(requested)]
-        ):
-            screen.say(note)
+        _announce(screen, requested, tested, reference)
         theirs = _train(REFERENCE, reference, place, folder, screen)
         ours = _train(TESTED, tested, place, folder, screen)
-        found = curves.apart(ours, theirs)
+        found, precision = curves.apart(ours, theirs), tested.config.train.precision.value
+        within = found.within(precision)
+        again = configs.control(reference.config) if curves.exceeded(within) else None
+        if again is not None:
+            screen.say(
+                f"out of bounds: {', '.join(curves.exceeded(within))}; how far rounding alone takes this config:"
+            )
+            alone = _train(CONTROL, dataclasses.replace(reference, config=again), place, folder, screen)
+            within = found.within(precision, curves.apart(alone, theirs))
         screen.progress.stop()
         missing = configs.not_covered(requested, tested.config, machine)
-        _report(screen, (ours, theirs), found, tested.config, missing)
-        files.write_json(folder / RESULT, _values((tested, reference), (ours, theirs), found, missing))
-    if any(value > bound for value, bound in found.within(tested.config.train.precision.value).values()):
+        _report(screen, (ours, theirs), found, within, precision)
+        wrong = _verdict(
+            screen, within, missing, f"{precision}, and of rounding in this config" if again else precision
+        )
+        files.write_json(folder / RESULT, _values((tested, reference), (ours, theirs), found, within, missing))
+    if wrong:
         raise RunFailed(f"{TESTED} does not train as the {REFERENCE} does; the figures are in {folder / RESULT}")
+
+
+def _announce(screen: Screen, requested: Config, tested: Admitted, reference: Admitted) -> None:
+    """Print both configs, in what they differ, and what both have otherwise than ``requested``."""
+    for name, admitted in ((REFERENCE, reference), (TESTED, tested)):
+        screen.say(f"{name}: {plan.headline(admitted.config)}")
+    differ = configs.differs(tested.config, reference.config)
+    screen.say(f"they differ in: {differ}" if differ else "they do not differ: nothing is verified")
+    for note in (*tested.notes, *configs.held_fixed(requested)):
+        screen.say(note)
 
 
 def _refuse(requested: Config) -> None:
@@ -166,43 +177,49 @@ def _losses(run: Path) -> list[float]:
     return [line["loss"] for line in lines if line.get("loss") is not None]
 
 
-def _report(screen: Screen, runs: tuple[Curve, Curve], found: Apart, config: Config, missing: list[str]) -> None:
-    """Print both curves, their differences beside the bounds, what was not covered, and the verdict."""
+def _report(
+    screen: Screen, runs: tuple[Curve, Curve], found: Apart, within: dict[str, tuple[float, float]], precision: str
+) -> None:
+    """Print both curves, and their differences beside the bounds."""
     ours, theirs = runs
-    precision = config.train.precision.value
+    steps = zip(ours.losses, theirs.losses, ours.grad_norms, theirs.grad_norms, strict=True)
     rows = [
         [str(step), f"{a:.6f}", f"{b:.6f}", f"{curves.relative(a, b):.1e}", f"{c:.6f}", f"{d:.6f}", f"{curves.relative(c, d):.1e}"]
-        for step, (a, b, c, d) in enumerate(
-            zip(ours.losses, theirs.losses, ours.grad_norms, theirs.grad_norms, strict=True), 1
-        )
+        for step, (a, b, c, d) in enumerate(steps, 1)
     ]  # fmt: skip
     screen.table("", ["step", "loss", REFERENCE, "apart", "gradient norm", REFERENCE, "apart"], rows)
-    within = found.within(precision)
     screen.table(
         "",
         ["largest difference", "found", f"bound of {precision}", "within"],
-        [[name, f"{value:.1e}", f"{bound:.0e}", "yes" if value <= bound else "NO"] for name, (value, bound) in within.items()],
+        [[name, f"{value:.1e}", f"{bound:.1e}", "yes" if value <= bound else "NO"] for name, (value, bound) in within.items()],
     )  # fmt: skip
     screen.say(
         f"trained weights: root mean square over the elements, as a share of the {ours.moved:.2g} that AdamW can move them; "
         f"the largest difference of an element is {found.largest:.1e}"
     )
+
+
+def _verdict(screen: Screen, within: dict[str, tuple[float, float]], missing: list[str], bounds: str) -> list[str]:
+    """Print what was not covered, and the verdict. Returns the measures that are out of bounds."""
     for line in missing:
         screen.say(f"not covered: {line}")
-    wrong = [name for name, (value, bound) in within.items() if value > bound]
-    verdict = f"OUT OF BOUNDS: {', '.join(wrong)}" if wrong else f"within the bounds of {precision}"
+    wrong = curves.exceeded(within)
+    verdict = f"OUT OF BOUNDS: {', '.join(wrong)}" if wrong else f"within the bounds of {bounds}"
     screen.say(f"{configs.STEPS} steps of {TESTED} and of the {REFERENCE}: {verdict}")
+    return wrong
 
 
 def _values(
-    admitted: tuple[Admitted, Admitted], runs: tuple[Curve, Curve], found: Apart, missing: list[str]
+    admitted: tuple[Admitted, Admitted],
+    runs: tuple[Curve, Curve],
+    found: Apart,
+    within: dict[str, tuple[float, float]],
+    missing: list[str],
 ) -> dict[str, Any]:
     """``verify.json``."""
-    config = admitted[0].config
-    within = found.within(config.train.precision.value)
     return {
-        "within_bounds": all(value <= bound for value, bound in within.values()),
-        "precision": config.train.precision.value,
+        "within_bounds": not curves.exceeded(within),
+        "precision": admitted[0].config.train.precision.value,
         "differences": {name: {"found": value, "bound": bound} for name, (value, bound) in within.items()},
         "largest_weight_difference": found.largest,
         "not_covered": missing,
