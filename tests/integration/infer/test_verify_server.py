@@ -64,7 +64,7 @@ def test_another_adapter_is_out_of_bounds(
 
 def test_the_server_is_named_in_errors(server: Server, options: InferConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HYDRAFT_API_KEY", raising=False)
-    with pytest.raises(ConfigError, match="HTTP 401: give its API key in verify.api_key_file"):
+    with pytest.raises(ConfigError, match=r"HTTP 401: give its API key in verify\.api_key_file"):
         verify(options, server.url)
     monkeypatch.setenv("HYDRAFT_API_KEY", KEY)
     with pytest.raises(ConfigError, match=r"verify.model=green: .* which are: red, blue, tiny"):
