@@ -68,7 +68,7 @@ class InferConfig:
     """A system message before the prompt."""
     against: str | None = setting(
         None,
-        valid=lambda address: re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", address) is not None,
+        valid=lambda address: re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", address) is not None,
         allowed="an address such as http://127.0.0.1:8000",
     )
     """verify: address of an OpenAI-compatible server (vLLM, Ollama, ``mode=serve``)."""

@@ -18,7 +18,7 @@ SMALL = ("quant=none", "data.max_length=128", "train.micro_batch_size=2", "train
 
 def test_two_sharded_packed_ranks_train_as_one_plain_rank(tmp_path: Path) -> None:
     done = run_script(
-        "train.py", "mode=verify", "cluster=2x1", "zero=stage3", "data.packing=true", *SMALL, f"hydra.run.dir={tmp_path / 'run'}"
+        "train.py", "mode=verify", "cluster.nodes=2", "zero=stage3", "data.packing=true", *SMALL, f"hydra.run.dir={tmp_path / 'run'}"
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "8 steps of this config and of the reference: within the bounds of fp32" in done.stdout
