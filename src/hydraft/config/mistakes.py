@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hydraft.config import group_choice, groups, reference
 from hydraft.config.help import did_you_mean
-from hydraft.config.other_names import ABSENT, meant, option
+from hydraft.config.other_names import ABSENT, OF_INFER, meant, option
 from hydraft.config.printed import shell_word
 from hydraft.config.setting_kind import Kind, kind_of
 from hydraft.config.split_text import split
@@ -218,7 +218,7 @@ def _refuse_override(argument: str, command: str) -> None:
     name = name.strip()
     if override := meant(command, name, value):
         raise ConfigError(f"{argument}: no such setting; did you mean {override}?")
-    if reason := ABSENT.get(name):
+    if reason := ABSENT.get(name) or (OF_INFER.get(name) if command == "train" else None):
         raise ConfigError(f"{argument}: no such setting: {reason}")
     several = [part.strip() for part in split(value)]
     found = [_option(name, part, command) for part in several]
