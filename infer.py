@@ -28,6 +28,7 @@ MODULES = {
     InferMode.batch: "hydraft.infer.batch.run",
     InferMode.serve: "hydraft.infer.serve.run",
     InferMode.export: "hydraft.infer.export.run",
+    InferMode.verify: "hydraft.infer.verify.run",
 }
 """The module of each mode; its ``run`` gets the sources and the options."""
 

@@ -20,6 +20,7 @@ try:
     from hydraft.launch.external import environment
     from hydraft.launch.external.coordinator import enter
     from hydraft.launch.external.store import RendezvousStore
+    from hydraft.launch.verify import run as verification
     from hydraft.models import prepare, quantised_copy, stored_quant
     from hydraft.plan import preflight, render
     from hydraft.runs import claim, resume, run_folder
@@ -40,6 +41,9 @@ def train(composed: DictConfig, store: RendezvousStore | None = None) -> float |
     requested, saved, folder = cli.typed(composed, Config), None, cli.output_folder()
     if requested.mode is Mode.train:
         streams.go_on()
+    if requested.mode is Mode.verify:
+        verification.verify(requested, folder)
+        return None
     if requested.resume is not None:
         requested, saved, folder = resume.merged(composed, cli.overrides())
     requested = environment.apply(requested, environment.detect(), cli.names("cluster"))
@@ -84,7 +88,7 @@ def train(composed: DictConfig, store: RendezvousStore | None = None) -> float |
 
 def check_folder(composed: DictConfig, folder: Path, typed: str) -> None:
     """Refuse the folder of a new run if it is not for one, before anything is written there."""
-    if composed.mode is Mode.train and composed.resume is None:
+    if composed.mode in (Mode.train, Mode.verify) and composed.resume is None:
         claim.check(folder, typed, hydra_folder=composed.hydra.output_subdir)
 
 

@@ -25,6 +25,9 @@ from hydraft.config import cli, rules
 from hydraft.config.schema import Config
 from hydraft.config.train import AUTO
 from hydraft.launch import run as launch
+from hydraft.launch.verify.configs import EPS, STEPS
+from hydraft.launch.verify.curves import TOLERANCE as TOLERANCE  # for each of the three columns
+from hydraft.launch.verify.curves import worst
 from hydraft.models import prepare
 from hydraft.plan import plan
 from hydraft.runs import run_folder
@@ -35,9 +38,6 @@ from hydraft.system.source_tree import ROOT
 STAGES = ("stage0", "stage1", "stage2", "stage3", "stage2_offload", "stage3_offload")
 RANKS = (1, 2)
 QUANTS = ("none", "nf4")
-STEPS = 8
-TOLERANCE = {"fp32": 1e-5, "bf16": 5e-2}
-"""Largest accepted difference, for each of the three columns."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,18 +96,13 @@ def overrides_for(stage: str, ranks: int, quant: str, precision: str, data: Path
         "train.log_every=1",
         "train.warmup_ratio=0",
         "lora.dropout=0",
-        # with eps 1e-8, elements whose gradient is only rounding error change by a full step in either direction
-        "train.eps=1e-5",
+        f"train.eps={EPS:g}",
     ]
 
 
 def apart(curve: Curve, reference: Curve) -> tuple[float, float, float]:
     """Relative differences of loss and gradient norm, and the absolute difference of the adapter."""
-
-    def worst(ours: list[float], theirs: list[float]) -> float:
-        assert len(ours) == len(theirs) == STEPS
-        return max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))
-
+    assert len(curve.losses) == len(curve.grad_norms) == STEPS
     assert curve.adapter.keys() == reference.adapter.keys()
     difference = max(float((curve.adapter[name] - tensor).abs().max()) for name, tensor in reference.adapter.items())
     return (

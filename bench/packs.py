@@ -100,6 +100,10 @@ def in_process(seats: Sequence[Seat]) -> list[str]:
     return found
 
 
+Run = Callable[[Sequence[Seat]], list[str]]
+"""``run_pack`` in some process."""
+
+
 def prepare(overrides: Sequence[str], folder: Path) -> Seat:
     """The folder of a run, with its config.yaml; the run is not started."""
     config = compose_run(list(overrides))
@@ -138,13 +142,16 @@ def drawn(seed: int, count: int) -> list[dict[str, Any]]:
     ]
 
 
-def compare(quant: str, members: list[dict[str, Any]], folder: Path, alone: Callable[[str], Curve]) -> dict[str, Any]:
+def compare(
+    quant: str, members: list[dict[str, Any]], folder: Path, alone: Callable[[str], Curve], run: Run = in_process
+) -> dict[str, Any]:
     """Train a pack of these members over ``quant``; those that are stopped are resumed in a second one.
 
     Args:
         members: as ``drawn`` makes them.
         folder: for the runs.
         alone: the curve of a member that was trained by itself.
+        run: trains a pack.
 
     Returns:
         By name, how far each is from the run alone.
@@ -155,10 +162,10 @@ def compare(quant: str, members: list[dict[str, Any]], folder: Path, alone: Call
         seat = prepare(overrides, folder / str(number))
         seat.join, seat.stop = member["join"], member["join"] + 4 if member["stopped"] else None
         seats.append(seat)
-    ended = in_process(seats)
+    ended = run(seats)
     assert set(ended) <= {"'done'", "stopped"}, ended
     if left := [Seat(seat.folder) for seat, how in zip(seats, ended, strict=True) if how == "stopped"]:
-        again = in_process(left)
+        again = run(left)
         assert set(again) == {"'done'"}, again
     return {
         member["name"]: apart(curve(Path(seat.folder)), alone(member["name"]))

@@ -8,7 +8,7 @@ from xdist.scheduler import LoadScopeScheduling
 TOGETHER = {
     "test_faults.py": "ssh", "test_ssh.py": "ssh",
     "test_slurm.py": "slurm", "test_slurm_sweep.py": "slurm",
-    "test_serve.py": "server", "test_serve_load.py": "server", "test_serve_page.py": "server",
+    "test_serve.py": "server", "test_serve_load.py": "server", "test_serve_page.py": "server", "test_verify_server.py": "server",
 }  # fmt: skip
 """Files that share a session's fixture: two hosts, a Slurm cluster, a server. Any other file is a group of its own."""
 

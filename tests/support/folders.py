@@ -70,6 +70,7 @@ def run(folder: Path, base: Config, values: dict[str, Any], state: State, goal: 
     stage = int(str(values.get("zero", "stage2"))[5])
     config = replace(
         base,
+        seed=int(values.get("seed", 42)),
         lora=replace(base.lora, r=int(values.get("lora.r", 8))),
         zero=replace(base.zero, stage=stage),
         train=replace(base.train, learning_rate=float(values.get("train.learning_rate", 1e-3)), max_steps=steps),

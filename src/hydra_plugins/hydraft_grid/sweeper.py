@@ -52,6 +52,7 @@ class GridSweeper(Sweeper):  # type: ignore[misc]
         from hydraft.config import cli
         from hydraft.config.choices import Mode
         from hydraft.errors import ConfigError
+        from hydraft.sweep import decide, replicas
         from hydraft.system import files
 
         trains = self.config.mode is Mode.train
@@ -59,6 +60,7 @@ class GridSweeper(Sweeper):  # type: ignore[misc]
             self.launcher.warm()  # its imports run while the jobs are checked
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*cli.params(self.params), *arguments])
+        replicas.check(self.config, [one.key_or_group for one in parsed if one.is_sweep_override()])
         jobs = BasicSweeper.split_arguments(parsed, None)[0]
         if not jobs:
             raise ConfigError("nothing to sweep over: a list of values is empty")
@@ -72,6 +74,10 @@ class GridSweeper(Sweeper):  # type: ignore[misc]
                 if isinstance(one._return_value, Exception):
                     raise one._return_value
             return [looked]
-        returned = self.session.run(self.launcher, jobs)
+        returned = self.session.run(
+            self.launcher, replicas.expanded(self.hydra_context.config_loader, self.config, jobs)
+        )
+        if self.config.sweep.decide:
+            returned += decide.run(self.session, self.launcher)
         self.session.close()
         return [returned]

@@ -7,6 +7,7 @@ class Mode(Enum):
     train = "train"
     plan = "plan"
     preview = "preview"
+    verify = "verify"
 
 
 class Init(Enum):
@@ -128,6 +129,7 @@ class InferMode(Enum):
     batch = "batch"
     serve = "serve"
     export = "export"
+    verify = "verify"
 
 
 class ExportKind(Enum):

@@ -153,6 +153,8 @@ def refuse(hydra_config: HydraConf) -> None:
     """
     if hydra_config.mode is RunMode.RUN:
         mistakes.refuse_sweep(overrides(), bool(OmegaConf.select(hydra_config, "sweeper.params")))
+    elif not str(OmegaConf.select(hydra_config, "sweeper._target_")).startswith("hydra_plugins.hydraft_"):
+        mistakes.refuse_replicas(overrides(), "is for hydra/sweeper=grid and hydra/sweeper=search: use one of them")
     folders = [Path(source.path) for source in hydra_config.runtime.config_sources if source.schema == "file"]
     yaml_text.refuse_numbers(folders, hydra_config.runtime.choices)
 

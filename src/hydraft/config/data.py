@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from hydraft.config.bounds import Effect, setting
+from hydraft.config.bounds import LARGEST_SEED, Effect, setting
 from hydraft.config.choices import Batching, Format, OnBadRecord, Task, Thinking, TrainOn
 from hydraft.config.columns import ALLOWED as COLUMNS_ALLOWED
 from hydraft.config.columns import are_columns
@@ -49,6 +49,9 @@ class DataConfig:
         None, at_least=1, unit="records", hint="; to evaluate no records use data.eval=null"
     )
     """Evaluate only this many held-out records, spread evenly over the file. null: all."""
+    eval_seed: int | None = setting(None, at_least=0, at_most=LARGEST_SEED)
+    """With a share as ``data.eval``: chooses the records that are held out, so that runs with different seeds hold out the same. null:
+    ``seed``."""
     task: Task = Task.auto
     """Which scores are computed for the answers. ``auto``: chosen by the ``task`` key of each record."""
     eval_max_new_tokens: int = setting(64, at_least=1, unit="tokens")

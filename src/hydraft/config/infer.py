@@ -12,6 +12,7 @@ from hydraft.config.columns import ALLOWED as COLUMNS_ALLOWED
 from hydraft.config.columns import are_columns
 from hydraft.config.serve import ServeConfig
 from hydraft.config.template import TEMPLATE, is_template
+from hydraft.config.verify import VerifyConfig
 
 
 @dataclass
@@ -55,7 +56,7 @@ class InferConfig:
 
     mode: InferMode = InferMode.generate
     """``generate`` answers one prompt, ``chat`` is a dialogue in the terminal, ``batch`` answers the prompts of a file, ``serve`` is an
-    OpenAI-compatible server, ``export`` writes a model folder."""
+    OpenAI-compatible server, ``export`` writes a model folder, ``verify`` compares a server's answers with those of the trained model."""
     run: Any = MISSING
     """A run's folder, ``last`` for the newest below outputs/, a folder with an adapter or a model, or several adapters of one base
     model: ``[a,b]``, or with names ``{x: a, y: b}``."""
@@ -65,8 +66,14 @@ class InferConfig:
     """generate: the prompt, as plain text."""
     system: str | None = None
     """A system message before the prompt."""
+    against: str | None = setting(
+        None,
+        valid=lambda address: re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", address) is not None,
+        allowed="an address such as http://127.0.0.1:8000",
+    )
+    """verify: address of an OpenAI-compatible server (vLLM, Ollama, ``mode=serve``)."""
     input: str | None = None
-    """batch: a .json (list), .jsonl or .parquet file of prompts, or of records in a format that training reads."""
+    """batch, and verify in place of the run's held-out records: a .json (list), .jsonl or .parquet file of prompts, or of records in a format that training reads."""
     format: Format = Format.auto
     """batch: format of the records, as in ``data.format``."""
     columns: dict[str, str] = setting(factory=dict, valid=are_columns, allowed=COLUMNS_ALLOWED)
@@ -115,3 +122,4 @@ class InferConfig:
     """Seed of the sampling."""
     export: ExportConfig = field(default_factory=ExportConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
+    verify: VerifyConfig = field(default_factory=VerifyConfig)

@@ -11,6 +11,7 @@ from hydraft.config import bounds
 from hydraft.config.choices import ExportKind, InferMode, Layout, QuantKind
 from hydraft.config.infer import InferConfig
 from hydraft.config.serve import ServeConfig
+from hydraft.config.verify import VerifyConfig
 from hydraft.errors import ConfigError
 from hydraft.system.hardware import Hardware
 
@@ -67,8 +68,8 @@ RULES: list[tuple[Broken, str]] = [
         "prompt={o.prompt} is for mode=generate, and this is mode={o.mode.value}: leave it out",
     ),
     (
-        lambda o: o.mode is not InferMode.batch and o.input is not None,
-        "input={o.input} is for mode=batch: give mode=batch too",
+        lambda o: o.mode not in (InferMode.batch, InferMode.verify) and o.input is not None,
+        "input={o.input} is for mode=batch and mode=verify: give one of them too",
     ),
     (
         lambda o: o.mode not in (InferMode.batch, InferMode.export) and o.output is not None,
@@ -101,6 +102,26 @@ RULES: list[tuple[Broken, str]] = [
     (
         lambda o: o.mode is not InferMode.serve and o.serve != ServeConfig(),
         "serve.… is for mode=serve, and this is mode={o.mode.value}",
+    ),
+    (
+        lambda o: o.mode is not InferMode.verify and o.against is not None,
+        "against={o.against} is for mode=verify: give mode=verify too",
+    ),
+    (
+        lambda o: o.mode is not InferMode.verify and o.verify != VerifyConfig(),
+        "verify.… is for mode=verify, and this is mode={o.mode.value}",
+    ),
+    (
+        _mode(InferMode.verify, lambda o: o.against is None),
+        "against: needs a value; give against=http://127.0.0.1:8000, the address of a server",
+    ),
+    (
+        _mode(InferMode.verify, lambda o: o.temperature > 0 or o.repetition_penalty != 1),
+        "mode=verify: compares greedy answers: leave temperature and repetition_penalty out",
+    ),
+    (
+        _mode(InferMode.verify, lambda o: o.system is not None and o.input is None),
+        "system={o.system}: the held-out records have their own: leave it out, or give input=prompts.jsonl",
     ),
     (
         _mode(InferMode.serve, _is_per_request),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hydraft.config import group_choice, groups, reference
 from hydraft.config.help import did_you_mean
-from hydraft.config.other_names import ABSENT, meant, option
+from hydraft.config.other_names import ABSENT, OF_INFER, meant, option
 from hydraft.config.printed import shell_word
 from hydraft.config.setting_kind import Kind, kind_of
 from hydraft.config.split_text import split
@@ -127,7 +127,7 @@ def _refuse_endless(name: str, value: str) -> None:
 
 
 def refuse_sweep(overrides: Sequence[str], has_params: bool) -> None:
-    """Refuse a ready-made sweep (``sweep=rank_lr``) in a single run, where its values would not be tried.
+    """Refuse a ready-made sweep (``sweep=rank_lr``) in a single run, where its values would not be tried, and several seeds.
 
     Args:
         overrides: of the run.
@@ -139,6 +139,18 @@ def refuse_sweep(overrides: Sequence[str], has_params: bool) -> None:
     for override in overrides:
         if has_params and override.startswith("sweep="):
             raise ConfigError(f"{override}: is for a sweep: add -m, or leave it out")
+    refuse_replicas(overrides, "is for a sweep: add -m")
+
+
+def refuse_replicas(overrides: Sequence[str], why: str) -> None:
+    """Refuse several seeds where there is nothing that would run them.
+
+    Raises:
+        ConfigError: names the override, and ``why``.
+    """
+    for override in overrides:
+        if re.match(r"\W*sweep\.(replicas|decide|max_replicas)=", override):
+            raise ConfigError(f"{override}: {why}, or leave it out")
 
 
 def _dashed(argument: str, rest: Sequence[str], command: str) -> str:
@@ -206,7 +218,7 @@ def _refuse_override(argument: str, command: str) -> None:
     name = name.strip()
     if override := meant(command, name, value):
         raise ConfigError(f"{argument}: no such setting; did you mean {override}?")
-    if reason := ABSENT.get(name):
+    if reason := ABSENT.get(name) or (OF_INFER.get(name) if command == "train" else None):
         raise ConfigError(f"{argument}: no such setting: {reason}")
     several = [part.strip() for part in split(value)]
     found = [_option(name, part, command) for part in several]

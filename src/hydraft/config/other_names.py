@@ -124,6 +124,9 @@ def _by_name(table: dict[str, str]) -> dict[str, str]:
 TRAIN = _by_name(BOTH | TRAIN_NAMES)
 INFER = _by_name(BOTH | INFER_NAMES)
 
+OF_INFER = {"against": "a server is compared with a trained run by python infer.py mode=verify run=last against=…"}
+"""Settings of infer.py that train.py has not, by name: what they are for."""
+
 ABSENT = {
     **dict.fromkeys(
         ("optim", "optimizer"), "the optimizer is AdamW, with train.betas, train.eps and train.weight_decay"

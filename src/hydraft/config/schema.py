@@ -140,7 +140,8 @@ class Config:
     """A training run."""
 
     mode: Mode = Mode.train
-    """``train``: run it. ``plan``: show what it would cost. ``preview``: show its data as the model would see it."""
+    """``train``: run it. ``plan``: show what it would cost. ``preview``: show its data as the model would see it. ``verify``: train a few
+    steps of it beside the plainest config that trains the same, on this machine, and compare them."""
     resume: str | None = None
     """Folder of a run to resume, or ``last``. Its saved config is used; other settings of the command replace those in it."""
     seed: int = setting(42, at_least=0, at_most=LARGEST_SEED)

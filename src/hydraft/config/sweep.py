@@ -1,6 +1,8 @@
-"""Schema of the ``sweep`` section: name, resume and objectives of a sweep. No torch."""
+"""Schema of the ``sweep`` section: name, resume, objectives and replicas of a sweep. No torch."""
 
 from dataclasses import dataclass, field
+
+from hydraft.config.bounds import setting
 
 
 @dataclass
@@ -17,3 +19,9 @@ class SweepConfig:
     """Leave out jobs that cannot run, instead of refusing the whole sweep."""
     objective: list[str] = field(default_factory=lambda: ["loss"])
     """What jobs are compared by: ``loss``, a held-out score such as ``exact_match``, ``memory``, ``seconds`` or ``tokens_per_second``."""
+    replicas: int = setting(1, at_least=1, at_most=1000, unit="seeds")
+    """Runs of each point, with the seeds ``seed``, ``seed`` + 1, …; its result is their mean, with an interval."""
+    decide: bool = False
+    """After the sweep, run further seeds of the points that cannot be told apart from the best, as many as would probably decide."""
+    max_replicas: int = setting(10, at_least=2, at_most=1000, unit="seeds")
+    """Most runs of a point that ``decide`` makes."""

@@ -43,7 +43,7 @@ def key(data: DataConfig, seed: int, tokenizer: PreTrainedTokenizerBase, encodin
         tokenizer.chat_template, tokenizer.eos_token, tokenizer.bos_token,
     ]  # fmt: skip
     if share is not None:
-        parts.append({"held out": share, "seed": seed})
+        parts.append({"held out": share, "seed": held_out.seed_of(data, seed)})
     if data.on_bad_record is not OnBadRecord.refuse:
         parts.append(data.on_bad_record.value)
     if data.columns or data.labels:

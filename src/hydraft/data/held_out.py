@@ -31,6 +31,11 @@ def share(data: DataConfig) -> float | None:
     return value
 
 
+def seed_of(data: DataConfig, seed: int) -> int:
+    """The seed that chooses the records of a share: ``data.eval_seed``, by default the ``seed`` of the run."""
+    return seed if data.eval_seed is None else data.eval_seed
+
+
 def digest(record: Record, seed: int) -> int:
     """A number of 64 bits for the content of a record; equal records have the same."""
     content = [replace(conversation, number=0) for conversation in record.conversations]

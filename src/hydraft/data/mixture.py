@@ -21,11 +21,17 @@ class Mixture:
         """``read`` makes a record from an object in the file (by default ``conversation_of``).
 
         Raises:
-            ConfigError: an entry of ``data.mix`` has no weight, there is no such source, or ``data.eval`` is no share.
+            ConfigError: an entry of ``data.mix`` has no weight, there is no such source, or ``data.eval`` is no share, and one is needed.
         """
         self.data = data
         self.seed = seed
+        self.eval_seed = holding.seed_of(data, seed)
         self.share = holding.share(data)
+        if self.share is None and data.eval_seed is not None:
+            raise ConfigError(
+                f"data.eval_seed={data.eval_seed} chooses a share of the training records, and data.eval={data.eval} is none: "
+                "use data.eval=5%, or data.eval_seed=null"
+            )
         self.read = read
         self.parts = [Part(data.train, self, self._records(data.train, "data.train"), 1, data.train)]
         for source, weight in mix(data):
@@ -39,7 +45,7 @@ class Mixture:
         found: set[int] = set()
         if self.share is not None:
             for number, part in enumerate(self.parts):
-                digests = (holding.digest(record, self.seed) for record in part.each())
+                digests = (holding.digest(record, self.eval_seed) for record in part.each())
                 found |= holding.chosen(digests, self.share, at_least=1 if number == 0 else 0)
         return frozenset(found)
 
@@ -70,7 +76,7 @@ class Mixture:
 
     def withholds(self, record: Record) -> bool:
         """Whether a training record is held out."""
-        return bool(self.withheld) and holding.digest(record, self.seed) in self.withheld
+        return bool(self.withheld) and holding.digest(record, self.eval_seed) in self.withheld
 
     def selects(self, record: Record) -> bool:
         """Whether a record has a task of ``data.only``."""

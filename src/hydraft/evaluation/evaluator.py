@@ -24,13 +24,28 @@ from hydraft.data.encoding import Encoding
 from hydraft.data.records import Record
 from hydraft.data.thinking import Answer
 from hydraft.data.tokenize import prompt_ids, truncate
-from hydraft.evaluation.metrics import Scores, score
+from hydraft.evaluation.metrics import Scores, scored
+from hydraft.evaluation.record_scores import RecordScores, of_items
 from hydraft.models import exchange, generation
 from hydraft.plan import scoring
 
 Done = Callable[[int], None]
 """Called with the number of records that all ranks have finished since the last call."""
 Batch = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an objective measures on a held-out batch of B items."""
+
+    sums: list[torch.Tensor]
+    """Sums over the batch, one for each of the objective's ``measures``."""
+    count: int
+    """What the means of ``sums`` are taken over, such as trained tokens."""
+    of_items: torch.Tensor  # (B,)
+    """The part of each item in the first sum, the loss."""
+    counts: torch.Tensor  # (B,)
+    """The part of each item in ``count``."""
 
 
 class Objective(Protocol):
@@ -44,8 +59,8 @@ class Objective(Protocol):
     def measures(self) -> tuple[str, ...]:
         """Names of the values that ``measure`` computes; the first one is ``loss``."""
 
-    def measure(self, model: torch.nn.Module, batch: Batch, peers: list[list[Item]]) -> tuple[list[torch.Tensor], int]:
-        """Sums over a held-out batch, one for each of ``measures``, and the number that their means are taken over.
+    def measure(self, model: torch.nn.Module, batch: Batch, peers: list[list[Item]]) -> Measured:
+        """Measure a held-out batch.
 
         Args:
             batch: tensors of shape (B, T), labels on the CPU and the others on the model's device.
@@ -102,21 +117,28 @@ class Evaluator:
         self.device = device
         self.sizes = sizes
         self.objective = objective
+        self.owners: list[int] = []
+        """The record of each item, as its index."""
         self.items = list(self._encode())
         first = [record.conversations[0] for record in records]
-        self.questions = [conversation for conversation in first if conversation.plain is None]
-        """The conversations for which an answer is generated."""
+        self.asked = [index for index, conversation in enumerate(first) if conversation.plain is None]
+        """The records for which an answer is generated."""
+        self.questions = [first[index] for index in self.asked]
+        """Their conversations."""
+        self.by_record: list[RecordScores] = []
+        """The loss and the scores of each record in the last evaluation."""
         self.unfinished = 0
         """Answers of the last evaluation whose thoughts did not end within ``data.eval_max_new_tokens``; they count as empty."""
 
     def _encode(self) -> Iterator[Item]:
         encoding = self.objective.encoding
-        for record in self.records:
+        for index, record in enumerate(self.records):
             examples = [
                 truncate(example, self.data.max_length)[0]
                 for example in encoding.encode(record, self.tokenizer, self.data)
             ]
             for start in range(0, len(examples), encoding.sequences):
+                self.owners.append(index)
                 yield examples[start : start + encoding.sequences]
 
     def parts(self, loss_only: bool = False) -> int:
@@ -131,7 +153,10 @@ class Evaluator:
             # done(0) reports no progress, but lets the caller end the evaluation
             scores = self.measure(model, (lambda _: done(0)) if generates else done)
             if generates:
-                scores |= score(self.questions, self.answers(model, done), self.data.task)
+                found, each = scored(self.questions, self.answers(model, done), self.data.task)
+                scores |= found
+                for index, own in zip(self.asked, each, strict=True):
+                    self.by_record[index].scores.update(own)
         finally:
             model.train()
         return scores
@@ -143,17 +168,22 @@ class Evaluator:
         lengths = [max(len(example["input_ids"]) for example in item) for item in self.items]
         chunks = _chunks(lengths, lambda _: self.sizes.micro_batch_size)
         sums = torch.zeros(len(chunks), len(names) + 1, dtype=torch.float64, device=self.device)  # of each chunk
+        parts = torch.zeros(len(self.items), 2, dtype=torch.float64, device=self.device)  # of each item: loss, count
         for number, counts, current in _of_this_rank(len(chunks)):
             peers = [[self.items[index] for index in chunks[other]] for other in current]
             batch = collate(peers[number - current.start])
             batch = {key: value if key == "labels" else value.to(self.device) for key, value in batch.items()}
-            values, count = self.objective.measure(model, batch, peers)
+            found = self.objective.measure(model, batch, peers)
             if counts:
-                for column, value in enumerate(values):
+                for column, value in enumerate(found.sums):
                     sums[number, column] = value
-                sums[number, -1] = count
+                sums[number, -1] = found.count
+                parts[chunks[number], 0] = found.of_items.to(parts)
+                parts[chunks[number], 1] = found.counts.to(parts)
             done(sum(len(chunks[other]) for other in current))
         dist.all_reduce(sums)  # exact: each number is added to zeros
+        dist.all_reduce(parts)
+        self.by_record = of_items(self.records, self.owners, parts.tolist())
         total = sums.sum(0)
         return {name: float(total[column] / total[-1]) for column, name in enumerate(names)}
 

@@ -4,7 +4,6 @@ An empty answer counts as 0 in every score.
 """
 
 import re
-from collections.abc import Iterable
 from difflib import SequenceMatcher
 from functools import cache
 from statistics import fmean
@@ -17,7 +16,14 @@ Scores = dict[str, float]
 
 
 def score(conversations: list[Conversation], predictions: list[str], task: Task = Task.auto) -> Scores:
-    """Scores over all answers and for each task.
+    """The scores over all answers that ``scored`` returns."""
+    return scored(conversations, predictions, task)[0]
+
+
+def scored(
+    conversations: list[Conversation], predictions: list[str], task: Task = Task.auto
+) -> tuple[Scores, list[Scores]]:
+    """Scores over all answers and for each task, and those of each answer; a score is the mean of those of its answers.
 
     * all: exact match of the stripped texts, and the share of empty answers
     * sentiment: accuracy; an answer is correct if it names its class and no other class
@@ -25,34 +31,54 @@ def score(conversations: list[Conversation], predictions: list[str], task: Task 
     * summary and general: exact match, character BLEU-4, and ROUGE-1/2/L over words segmented by jieba (F-measure)
     * any other task: exact match
 
+    BLEU is the exception: it is computed from all answers of a task, and an answer has none of its own.
     A ``task`` other than ``auto`` replaces the task of every record.
     """
-    pairs = list(zip(conversations, predictions, strict=True))
-    scores = {"exact_match": _share(map(_matches, conversations, predictions))}
-    scores["empty"] = _share(not text.strip() for text in predictions)
-    tasks: dict[str, list[tuple[Conversation, str]]] = {}
-    for conversation, text in pairs:
+    each: list[Scores] = [
+        {"exact_match": float(_matches(conversation, text)), "empty": float(not text.strip())}
+        for conversation, text in zip(conversations, predictions, strict=True)
+    ]
+    scores = {name: fmean(own[name] for own in each) for name in ("exact_match", "empty")}
+    tasks: dict[str, list[int]] = {}
+    for index, conversation in enumerate(conversations):
         name = conversation.task if task is Task.auto else task.value
         if name:
-            tasks.setdefault(name, []).append((conversation, text))
+            tasks.setdefault(name, []).append(index)
     for name, members in sorted(tasks.items()):
-        references, texts = [conversation.reference for conversation, _ in members], [text for _, text in members]
-        if name == "sentiment":
-            scores["sentiment_accuracy"] = accuracy(references, texts)
-            continue
-        scores[f"{name}_exact_match"] = _share(_matches(conversation, text) for conversation, text in members)
-        if name == "qa":
-            scores["qa_f1"] = _share(map(character_f1, references, texts))
+        references, texts = [conversations[i].reference for i in members], [predictions[i] for i in members]
+        matches = [each[i]["exact_match"] for i in members]
+        for kind, values in _of_task(name, references, texts, matches).items():
+            scores[kind] = fmean(values)
+            for index, value in zip(members, values, strict=True):
+                each[index][kind] = value
         if name in ("summary", "general"):
             scores[f"{name}_bleu4"] = character_bleu(references, texts)
-            scores |= {f"{name}_{kind}": value for kind, value in rouge(references, texts).items()}
-    return scores
+    return scores, each
+
+
+def _of_task(name: str, references: list[str], texts: list[str], matches: list[float]) -> dict[str, list[float]]:
+    """The scores of a task, each with a value for every answer."""
+    if name == "sentiment":
+        return {"sentiment_accuracy": named_correctly(references, texts)}
+    found = {f"{name}_exact_match": matches}
+    if name == "qa":
+        found["qa_f1"] = list(map(character_f1, references, texts))
+    if name in ("summary", "general"):
+        found |= {f"{name}_{kind}": values for kind, values in rouge_of_each(references, texts).items()}
+    return found
 
 
 def accuracy(references: list[str], predictions: list[str]) -> float:
     """Share of predictions that name the class of their reference and no other class."""
+    return fmean(named_correctly(references, predictions))
+
+
+def named_correctly(references: list[str], predictions: list[str]) -> list[float]:
+    """1 for each prediction that names the class of its reference and no other class, else 0."""
     classes = sorted({text.strip() for text in references}, key=len, reverse=True)
-    return _share(_named(text, classes) == {right.strip()} for right, text in zip(references, predictions, strict=True))
+    return [
+        float(_named(text, classes) == {right.strip()}) for right, text in zip(references, predictions, strict=True)
+    ]
 
 
 def _named(text: str, classes: list[str]) -> set[str]:
@@ -89,11 +115,14 @@ def character_bleu(references: list[str], predictions: list[str]) -> float:
 
 def rouge(references: list[str], predictions: list[str]) -> Scores:
     """Mean F-measure of ROUGE-1, -2 and -L (Lin 2004) over words segmented by jieba, as rouge-score computes it."""
+    return {kind: fmean(values) for kind, values in rouge_of_each(references, predictions).items()}
+
+
+def rouge_of_each(references: list[str], predictions: list[str]) -> dict[str, list[float]]:
+    """The F-measures of ``rouge``, for each prediction."""
     scorer = _rouge_scorer()
     rows = [scorer.score(right, text) for right, text in zip(references, predictions, strict=True)]
-    return {
-        kind.lower(): sum(row[kind].fmeasure for row in rows) / len(rows) for kind in ("rouge1", "rouge2", "rougeL")
-    }
+    return {kind.lower(): [float(row[kind].fmeasure) for row in rows] for kind in ("rouge1", "rouge2", "rougeL")}
 
 
 @cache
@@ -112,7 +141,3 @@ def _rouge_scorer() -> Any:
 
 def _matches(conversation: Conversation, text: str) -> bool:
     return text.strip() == conversation.reference.strip()
-
-
-def _share(parts: Iterable[float]) -> float:
-    return fmean(parts)

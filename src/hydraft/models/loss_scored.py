@@ -27,9 +27,28 @@ def chunks_of(examples: list[Example]) -> int:
     return max(1, -(-trained // loss.ROWS))
 
 
-@torch.no_grad()
+class Losses(NamedTuple):
+    """Cross-entropy of a batch, in nats and fp64."""
+
+    total: torch.Tensor
+    """Summed over all trained tokens."""
+    tokens: int
+    """Trained tokens."""
+    of_rows: torch.Tensor  # (B,)
+    """Summed over the trained tokens of each row."""
+    tokens_of_rows: torch.Tensor  # (B,), on the CPU
+    """Trained tokens of each row."""
+
+
 def summed_loss(model: torch.nn.Module, batch: dict[str, torch.Tensor], chunks: int) -> tuple[torch.Tensor, int]:
-    """Cross-entropy summed over the trained tokens of a batch (nats, fp64), and the number of these tokens.
+    """``total`` and ``tokens`` of ``losses``."""
+    found = losses(model, batch, chunks)
+    return found.total, found.tokens
+
+
+@torch.no_grad()
+def losses(model: torch.nn.Module, batch: dict[str, torch.Tensor], chunks: int) -> Losses:
+    """Cross-entropy summed over the trained tokens of a batch and of each of its rows.
 
     Args:
         batch: the model's inputs, on its device, and ``labels`` (B, T) on any device.
@@ -40,12 +59,13 @@ def summed_loss(model: torch.nn.Module, batch: dict[str, torch.Tensor], chunks: 
     device = batch["input_ids"].device
     following = torch.nn.functional.pad(batch["labels"].cpu(), (0, 1), value=IGNORE)[:, 1:]  # (B, T): the next token
     rows, columns = (following != IGNORE).nonzero(as_tuple=True)  # on the CPU, without waiting for the device
-    trained = _Trained(rows, columns, following[rows, columns].to(device))
+    sums = torch.zeros(len(following), dtype=torch.float64, device=device)
+    trained = _Trained(rows, columns, following[rows, columns].to(device), rows.to(device), sums)
     if has_plain_head(inner.config.model_type):
         found = _at_head(model, inner, inputs, trained, chunks)
     else:
         found = _from_logits(model, inner, inputs, trained)
-    return found, len(trained.targets)
+    return Losses(found, len(trained.targets), sums, (following != IGNORE).sum(1))
 
 
 class _Trained(NamedTuple):
@@ -54,6 +74,8 @@ class _Trained(NamedTuple):
     rows: torch.Tensor  # (L,), on the CPU
     columns: torch.Tensor  # (L,), on the CPU
     targets: torch.Tensor  # (L,), on the device
+    row_of: torch.Tensor  # (L,), ``rows`` on the device
+    sums: torch.Tensor  # (B,), to which the loss of each row is added
 
 
 def _at_head(model: Any, inner: Any, inputs: dict[str, torch.Tensor], trained: _Trained, chunks: int) -> torch.Tensor:
@@ -64,7 +86,7 @@ def _at_head(model: Any, inner: Any, inputs: dict[str, torch.Tensor], trained: _
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:  # (B, T, H)
         kept = hidden[trained.rows.to(hidden.device), trained.columns.to(hidden.device)]  # (L, H)
-        found.append(_summed(original, kept, trained.targets, chunks))
+        found.append(_summed(original, kept, trained, chunks))
         return hidden.new_empty(*hidden.shape[:-1], 0)
 
     with _replaced_forward(head, forward):
@@ -82,19 +104,22 @@ def _from_logits(model: Any, inner: Any, inputs: dict[str, torch.Tensor], traine
         choice = {"logits_to_keep": kept.to(trained.targets.device)}
     logits = model(**inputs, **choice).logits  # (B, K or T, V)
     indices = torch.stack([trained.rows, columns], 1).to(logits.device)  # (L, 2)
-    return _summed(lambda some: logits[some[:, 0], some[:, 1]], indices, trained.targets, 1)
+    return _summed(lambda some: logits[some[:, 0], some[:, 1]], indices, trained, 1)
 
 
 def _summed(
-    logits_of: Callable[[torch.Tensor], torch.Tensor], items: torch.Tensor, targets: torch.Tensor, chunks: int
+    logits_of: Callable[[torch.Tensor], torch.Tensor], items: torch.Tensor, trained: _Trained, chunks: int
 ) -> torch.Tensor:
-    """The summed loss of ``targets`` (L,); ``logits_of`` maps a chunk of ``items`` (L, …) to its logits (C, V)."""
+    """The summed loss of all trained tokens; ``logits_of`` maps a chunk of ``items`` (L, …) to its logits (C, V)."""
     own = -(-len(items) // loss.ROWS) or 1  # chunks of equal size, the same for any number of ranks
-    total = torch.zeros((), dtype=torch.float64, device=targets.device)
-    for some, target in zip(items.chunk(own), targets.chunk(own), strict=True):
-        logits = logits_of(some).float()  # (C, V)
-        total += torch.nn.functional.cross_entropy(logits, target, reduction="sum")
-        del logits  # before the next chunk's are allocated
+    total = torch.zeros((), dtype=torch.float64, device=trained.targets.device)
+    chunked = (part.chunk(own) for part in (items, trained.targets, trained.row_of))
+    for some, target, row in zip(*chunked, strict=True):
+        log_p = torch.nn.functional.log_softmax(logits_of(some).float(), -1)  # (C, V)
+        total += torch.nn.functional.nll_loss(log_p, target, reduction="sum")
+        each = torch.nn.functional.nll_loss(log_p, target, reduction="none")  # (C,)
+        del log_p  # before the next chunk's are allocated
+        trained.sums.index_add_(0, row.to(each.device), each.double())
     for _ in range(chunks - own):
         logits_of(items[:0])
     return total

@@ -22,7 +22,8 @@ def draw_loss(folder: Path, title: str) -> Path:
     lines = read_metrics(folder)
     trained = [line for line in lines if "learning_rate" in line]  # null is a gap in the line
     held_out = [line for line in lines if line.get("eval_loss") is not None]
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(8, 4.5))
+    figure.subplots_adjust(left=0.09, right=0.87, bottom=0.11, top=0.92)  # a layout that is computed draws three times
     axes.plot([x["step"] for x in trained], [x["loss"] for x in trained], label="training loss")
     if held_out:
         steps, losses = [x["step"] for x in held_out], [x["eval_loss"] for x in held_out]

@@ -1,7 +1,8 @@
 """The folder of a run: creating, describing, locking and finding it. No torch.
 
 ``config.yaml`` · ``plan.json`` · ``environment.json`` · ``metrics.jsonl`` · ``train.log`` · ``rank-N.log`` ·
-``checkpoints/`` · ``adapter/`` (or ``model/``) · ``loss.png`` · ``result.json``.
+``checkpoints/`` · ``adapter/`` (or ``model/``) · ``loss.png`` · ``scores.jsonl`` ·
+``result.json``.
 """
 
 import json

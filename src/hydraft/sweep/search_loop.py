@@ -17,12 +17,14 @@ from optuna.trial import Trial
 from hydraft.config import cli, printed
 from hydraft.errors import EXIT_REFUSED, ConfigError, RunFailed
 from hydraft.plan.pack import largest
+from hydraft.sweep import decide, replicas
 from hydraft.sweep.candidate import Candidate, failure, refusal
 from hydraft.sweep.pool_job import Task
 from hydraft.sweep.results import objective
 from hydraft.sweep.results.ledger import OVER, State
 from hydraft.sweep.results.live_table import Live
 from hydraft.sweep.search_space import Space, Value, make_space
+from hydraft.sweep.seeds_of_trials import SeedsOfTrials
 from hydraft.sweep.session import Session
 from hydraft.sweep.slots import Demand
 from hydraft.sweep.study import Method, Search
@@ -52,10 +54,11 @@ def run(session: Session, launcher: Launcher, settings: dict[str, Any], argument
             f"hydra.sweeper.pruner={settings['pruner']}: jobs are not evaluated during training: add train.eval_every=epoch, or a number of steps"
         )
     space = make_space(overrides, composed)
+    replicas.check(config, list(space.axes))
     demand = _check(session, space)
     method = Method(seed=int(OmegaConf.select(composed, "seed", default=42)), **settings)
     search = Search(session.folder, space, list(config.sweep.objective), method)
-    jobs = Jobs(session, search)
+    jobs = Jobs(session, search, SeedsOfTrials(session, search))
     streams = hasattr(launcher, "stream")
     session.add([])  # claims the folder
     try:
@@ -69,6 +72,9 @@ def run(session: Session, launcher: Launcher, settings: dict[str, Any], argument
         print(f"to resume it, add {again} to the same command", file=sys.stderr)
         raise
     session.here = session.ledger.jobs()
+    if config.sweep.decide:
+        decide.run(session, launcher)
+        session.here = session.ledger.jobs()
     return search.best()
 
 
@@ -110,8 +116,9 @@ class Jobs:
 
     session: Session
     search: Search
+    seeds: SeedsOfTrials
     trials: dict[int, Trial] = field(default_factory=dict)
-    """Trials that are running, by number."""
+    """The trials of the jobs that are running, by the job's number."""
     candidates: dict[int, Candidate] = field(default_factory=dict)
     twins: dict[str, list[Trial]] = field(default_factory=dict)
     """By job key: trials with the same values as a running one, whose result they share."""
@@ -123,8 +130,9 @@ class Jobs:
     def next(self) -> Task | None:
         """The next trial that has to run; the results of jobs that are done or cannot run are reported at once."""
         ledger = self.session.ledger
-        while (trial := self.search.ask()) is not None:
-            one = self.session.candidate(self.search.overrides(trial))
+        while (task := self.seeds.next()) is not None:
+            number, trial, overrides = task
+            one = self.session.candidate(overrides)
             job = self.session.add([one])[0]
             self.session.here[job.key] = job
             failed = job.state is State.failed and not self.session.config.sweep.retry_failed
@@ -133,9 +141,9 @@ class Jobs:
             elif one.refused or failed or job.state in (State.done, State.pruned):
                 self._report(trial, job.state, job.name)
             elif not ledger.is_claimed(job.key):  # by another process, which records the result
-                self.trials[trial.number], self.candidates[trial.number] = trial, one
+                self.trials[number], self.candidates[number] = trial, one
                 return Task(
-                    trial.number,
+                    number,
                     [*one.overrides, cli.quote(f"hydra.sweep.subdir={job.name}")],
                     one.in_folder(job.name),
                     one.demand.pack,
@@ -149,8 +157,8 @@ class Jobs:
         name, stop = f"eval_{self.search.objectives[0]}", False
         for line in self._lines(number):
             if line.get("step") and isinstance(line.get(name), (int, float)):
-                stop |= self.search.evaluated(self.trials[number], int(line["step"]), float(line[name]))
-        return stop
+                stop |= self.seeds.evaluated(number, self.trials[number], int(line["step"]), float(line[name]))
+        return stop or self.seeds.is_pruned(self.trials[number])
 
     def ended(self, number: int, returned: JobReturn, stopped: bool) -> None:
         """Record the result of a job in the ledger and report it to the search."""
@@ -181,7 +189,7 @@ class Jobs:
         if state is State.done:
             result = json.loads((self.session.folder / name / "result.json").read_text(encoding="utf-8"))
             values = objective.values(self.search.objectives, result)
-        self.search.ended(trial, values, state is State.pruned)
+        self.seeds.ended(trial, values, state is State.pruned)
 
     def _lines(self, number: int) -> list[dict[str, Any]]:
         job = self.session.here[self.candidates[number].key]

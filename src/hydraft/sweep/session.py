@@ -27,7 +27,7 @@ from hydraft.launch import run as launch
 from hydraft.plan import preflight
 from hydraft.plan.render import verdict
 from hydraft.runs import claim, run_folder
-from hydraft.sweep import folder_names, job_status, packs, sweep_folder
+from hydraft.sweep import folder_names, job_status, packs, replicas, sweep_folder
 from hydraft.sweep.candidate import CONFIGS, Candidate, Packed, failure, refusal, returned
 from hydraft.sweep.results import ledger, objective, write
 from hydraft.sweep.results.ledger import Job, Ledger, State
@@ -69,6 +69,8 @@ class Session:
         self.measured: preflight.Measured = {}
         self.here: dict[str, Job] = {}
         """The jobs of this command, by key."""
+        self.overrides: dict[str, list[str]] = {}
+        """Their overrides, by key."""
         self.number = 0
         """Number of the next job that is launched, as Hydra counts them."""
 
@@ -142,6 +144,7 @@ class Session:
         ]
         known = self.ledger.add(jobs)
         for one, job in zip(candidates, known, strict=True):
+            self.overrides[job.key] = one.overrides
             if job.state is State.refused and not one.refused:  # this machine or version can run it
                 self.ledger.record(job.key, State.pending)
                 job.state = State.pending
@@ -172,10 +175,7 @@ class Session:
     @property
     def name(self) -> str:
         """The value for ``sweep.resume``."""
-        try:
-            return str(self.folder.relative_to(sweep_folder.ROOT))
-        except ValueError:
-            return str(self.folder)
+        return sweep_folder.name_of(self.folder)
 
     def _admit(self, requested: Config) -> Demand:
         """The part of this machine that a job needs.
@@ -284,7 +284,7 @@ class Session:
         parsed = OverridesParser.create(config_loader=self.context.config_loader).parse_overrides(typed)
         swept = [override.key_or_group for override in parsed if override.is_sweep_override()]
         differing = folder_names.differing(jobs) if len(jobs) > 1 or not swept else []  # a search adds one at a time
-        return list(dict.fromkeys([*swept, *differing]))
+        return replicas.axes([*swept, *differing], self.config)
 
     def _about(self, axes: list[str]) -> dict[str, Any]:
         return {
@@ -293,6 +293,7 @@ class Session:
             "command": shlex.join(["python", *redact_command(sys.argv)]),
             "created": time.time(),
             "axes": axes,
+            "replicas": int(self.config.sweep.replicas),
             "objective": list(self.config.sweep.objective),
             "direction": [objective.direction(name) for name in self.config.sweep.objective],
             "version": __version__,

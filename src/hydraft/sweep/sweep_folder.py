@@ -46,6 +46,14 @@ def folder_of(config: DictConfig) -> Path:
     return folder
 
 
+def name_of(folder: Path) -> str:
+    """The value for ``sweep.resume``."""
+    try:
+        return str(folder.relative_to(ROOT))
+    except ValueError:
+        return str(folder)
+
+
 def find(name: str) -> Path:
     """The folder of a sweep by its name or path; ``last`` for the one with the newest event.
 

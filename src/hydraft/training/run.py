@@ -81,6 +81,7 @@ def train(rank: Rank, config: Config) -> EarlyExit | None:
     result, trained = _save(run, parts, folder, {"after": after, "train_loss": output.training_loss})
     screen.heartbeat.stop()  # a dashboard may be slow
     if dist.get_rank() == 0:
+        run.evaluation.write_records(folder)
         report.write_result(parts.config, folder, result, trained, run.logging.tracker)
         report.show_result(screen, folder, result, seconds)
     return None

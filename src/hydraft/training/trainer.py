@@ -22,7 +22,7 @@ from hydraft.config.schema import Config
 from hydraft.data.batch import EpochOrder
 from hydraft.models.load import trainable
 from hydraft.system import temporary
-from hydraft.training import process_group
+from hydraft.training import process_group, schedule
 from hydraft.training.objectives.base import Objective
 from hydraft.training.rendezvous import Rendezvous
 from hydraft.training.zero import deepspeed_config
@@ -89,24 +89,9 @@ class Start:
     state: TrainingState
 
 
-def schedule_step(scheduler: Any) -> int:
-    """The step of a learning rate schedule."""
-    return int(getattr(scheduler, "scheduler", scheduler).last_epoch)
-
-
 def memory_bytes(device: torch.device) -> int:
     """Memory of this rank: the peak on its GPU with CUDA, otherwise the resident memory of the process."""
     return torch.cuda.max_memory_allocated() if device.type == "cuda" else int(psutil.Process().memory_info().rss)
-
-
-def _advance(scheduler: Any, step: int) -> None:
-    """Set a schedule to ``step``. Its length may have changed since the checkpoint was saved."""
-    scheduler = getattr(scheduler, "scheduler", scheduler)
-    scheduler.last_epoch, scheduler._step_count = step, step + 1
-    rates = [base * rate(step) for base, rate in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
-    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-    scheduler._last_lr = rates
 
 
 def _keep_norm(engine: Any) -> None:
@@ -236,7 +221,7 @@ class RunTrainer(Trainer):
             state = self.start.state
             optimizer_state.load_optimizer(engine, self.parameters, self.start.folder, state.adam_step)
             optimizer_state.set_loss_scale(engine, state.loss_scale)
-            _advance(self.lr_scheduler, state.step if state.schedule_step is None else state.schedule_step)
+            schedule.advance(self.lr_scheduler, state.step if state.schedule_step is None else state.schedule_step)
         return engine, loader
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:

@@ -1,6 +1,8 @@
 """The held-out loss is the mean over trained tokens, and scores do not depend on the number of ranks."""
 
+from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -41,24 +43,26 @@ def find(world: int) -> list[Any]:
         assert model.training and not any(training)  # dropout is off while scores are taken, and on again
         assert sum(done) == evaluator.parts() == count
         model.eval()
-        found.append([scores, evaluator.answers(model, lambda _: None)])
+        found.append([scores, evaluator.answers(model, lambda _: None), [asdict(one) for one in evaluator.by_record]])
     if world == 1:
-        found.append(by_the_formula(model, evaluator))
+        found.append(by_the_formula(model, evaluator))  # of each record
     return found
 
 
 @torch.no_grad()
-def by_the_formula(model: torch.nn.Module, evaluator: Evaluator) -> float:
-    """The mean of -log p over every trained token, a record at a time."""
+def by_the_formula(model: torch.nn.Module, evaluator: Evaluator) -> list[tuple[float, int]]:
+    """The sum of -log p over the trained tokens of each record, and their number."""
     model.eval()
-    total, tokens = 0.0, 0
+    found = []
     for example in (item[0] for item in evaluator.items):
+        total, tokens = 0.0, 0
         log_p = model(input_ids=torch.tensor([example["input_ids"]])).logits[0].log_softmax(-1)
         for position, label in enumerate(example["labels"]):
             if label != IGNORE:
                 total -= float(log_p[position - 1, label])
                 tokens += 1
-    return total / tokens
+        found.append((total, tokens))
+    return found
 
 
 def scores(world: int, folder: Path) -> list[Any]:
@@ -71,6 +75,13 @@ def test_two_ranks_get_exactly_the_scores_of_one(tmp_path: Path) -> None:
     (alone,), (first, second) = scores(1, tmp_path / "1"), scores(2, tmp_path / "2")
     formula = alone.pop()
     assert alone == first == second
-    assert alone[-1][0]["loss"] == pytest.approx(formula, rel=1e-6)
-    texts = alone[-1][1]
+    scores_of_all, texts, by_record = alone[-1]
+    assert scores_of_all["loss"] == pytest.approx(
+        sum(total for total, _ in formula) / sum(n for _, n in formula), rel=1e-6
+    )
+    for one, (total, tokens) in zip(by_record, formula, strict=True):
+        assert one["loss_sum"] == pytest.approx(total, rel=1e-5) and one["tokens"] == tokens
+    assert [one["index"] for one in by_record] == list(range(COUNTS[-1]))
+    for name in ("exact_match", "empty"):
+        assert scores_of_all[name] == fmean(one["scores"][name] for one in by_record)
     assert len(texts) == COUNTS[-1] and len(set(texts)) > COUNTS[-1] / 2  # each record has an answer of its own

@@ -10,8 +10,9 @@ import pytest
 import folders
 from bench.browser import Browser, missing
 from conftest import wait_for
-from hydraft.sweep.results import html, outcome
+from hydraft.sweep.results import html, outcome, reading
 from hydraft.sweep.results.ledger import State
+from unit.sweep.test_points import sweep as several_seeds
 
 MALICIOUS = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">&lt;b&gt;{instruction}%{x}"
 """Text that a config may contain, and that must stay text."""
@@ -106,6 +107,24 @@ def test_configs_and_errors_are_shown_as_text(tmp_path: Path, browser: Browser) 
     assert any(f"data.template: {MALICIOUS}" in text.splitlines() for text in browser.texts("dialog .config"))
     assert "</script><script>docu…" in browser.texts(".xtick text")
     assert "中文：{instruction}" in browser.texts(".xtick text")
+
+
+def test_a_sweep_with_several_seeds_shows_what_can_be_told_apart(tmp_path: Path, browser: Browser) -> None:
+    read = reading.read(several_seeds(tmp_path / "seeds"))
+    browser.open(html.write(read))
+    assert browser.console_messages() == []
+    first, *more = browser.texts("#findings p")
+    assert first.startswith("These three cannot be told apart (p = ") and [first, *more] == read.findings
+    charts = charts_and_marks(browser)
+    best = read.outcomes[0].job.name
+    assert [title for title, _ in charts][:2] == [f"Difference from the best, {best}", "Held-out loss against lora.r"]
+    assert dict(charts)["Held-out loss against lora.r"] == 4 + 1  # a point for each rank, and the line
+    assert browser.run("return document.querySelectorAll('.errorbar .yerror').length") == 4
+    assert browser.run("return document.querySelectorAll('.errorbar .xerror').length") == 3
+    assert len(browser.texts("#jobs tbody tr")) == 4
+    browser.click("#jobs tbody tr:nth-child(4)")
+    assert "seed: 42, 43, 44" in browser.texts("dialog[open] .config")[0].splitlines()
+    assert browser.console_messages() == []
 
 
 def test_200_jobs_fit_the_page_light_and_dark(tmp_path: Path, browser: Browser) -> None:

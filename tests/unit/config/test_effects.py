@@ -18,13 +18,13 @@ DATA = {
     "cluster": "nodes ranks_per_node gpu_memory port link_timeout hang_timeout max_restarts",
     "cluster.slurm": "cpus_per_rank",
     "data": "name only format train_on template max_length batching packing group_by_length shuffle eval_limit task eval_max_new_tokens "
-    "thinking columns labels on_bad_record",
+    "thinking columns labels on_bad_record eval_seed",
     "tracker": "tags",
     "objective": "kind",
     "train": "epochs max_steps micro_batch_size gradient_accumulation_steps learning_rate scheduler warmup_ratio weight_decay betas eps "
     "max_grad_norm precision gradient_checkpointing compile log_every eval_every eval_loss_only save save_every save_minutes grace "
     "keep_last on_divergence loss_spike zero_grad_steps max_rewinds pass_over auto_micro_batch",
-    "sweep": "name resume retry_failed skip_invalid objective",
+    "sweep": "name resume retry_failed skip_invalid objective replicas decide max_replicas",
 }
 """By section: the settings that only describe the run. They name no program, machine, account or file, and no code: a new setting
 belongs either here, or gets ``setting(..., effect=…)`` in the schema."""

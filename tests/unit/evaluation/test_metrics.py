@@ -1,12 +1,13 @@
 """Scores are compared with values computed by hand and with the published definitions."""
 
 import math
+from statistics import fmean
 
 import pytest
 
 from hydraft.config.choices import Task
 from hydraft.data.records import Conversation, Turn
-from hydraft.evaluation.metrics import accuracy, character_bleu, character_f1, rouge, score
+from hydraft.evaluation.metrics import accuracy, character_bleu, character_f1, rouge, score, scored
 
 
 def record(answer: str, task: str | None = None) -> Conversation:
@@ -52,6 +53,19 @@ def test_each_task_has_its_scores() -> None:
         Task.summary: {f"summary_{name}" for name in texts},
         Task.general: {f"general_{name}" for name in texts},
     }
+
+
+def test_a_score_is_the_mean_of_those_of_its_answers() -> None:
+    """Except BLEU, which an answer alone does not have."""
+    pairs = [("正面", "sentiment", "正面"), ("负面", "sentiment", "正面"), ("北京市", "qa", "北京"), ("好", None, "")]
+    pairs += [("今天天气很好。", "general", "今天天气不好。"), ("明天会下大雨。", "general", "明天会下大雨。")]
+    scores, each = scored([record(answer, task) for answer, task, _ in pairs], [text for *_, text in pairs])
+    assert scores.keys() - {name for own in each for name in own} == {"general_bleu4"}
+    for name in scores.keys() - {"general_bleu4"}:
+        assert scores[name] == pytest.approx(fmean(own[name] for own in each if name in own))
+    assert [own["exact_match"] for own in each] == [1, 0, 0, 0, 0, 1]
+    assert [own.get("sentiment_accuracy") for own in each] == [1, 0, None, None, None, None]
+    assert each[2]["qa_f1"] == pytest.approx(2 * 2 / (3 + 2))
 
 
 def test_a_configured_task_applies_to_every_record() -> None:

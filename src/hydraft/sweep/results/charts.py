@@ -8,7 +8,20 @@ from typing import Any
 from hydraft.sweep.results import scales
 from hydraft.sweep.results.axes import Axis, number
 from hydraft.sweep.results.outcome import Outcome, Sweep
-from hydraft.sweep.results.plot_style import MARKS, Chart, log_ticks, named, scored, some, text, upper, value_axis
+from hydraft.sweep.results.plot_style import (
+    MARKS,
+    Chart,
+    error_bars,
+    log_ticks,
+    marks,
+    named,
+    noun,
+    scored,
+    some,
+    text,
+    upper,
+    value_axis,
+)  # fmt: skip
 
 POINTS = 150
 """Most points of a curve."""
@@ -45,8 +58,8 @@ def curves(sweep: Sweep) -> list[Chart]:
         charts.append(
             {
                 "choice": name,
-                "title": f"{upper(name)} of each job",
-                "note": f"Each line is a job, the best one is bold; a click on a line shows the job.{note}",
+                "title": f"{upper(name)} of each {noun(sweep)}",
+                "note": f"Each line is a {noun(sweep)}{', the mean of its seeds' if sweep.runs else ''}, the best one is bold; a click on a line shows the {noun(sweep)}.{note}",
                 "traces": traces,
                 "layout": {"xaxis": {"title": "optimizer step"}, "yaxis": value_axis(f"{name} (nats a token)", values)},
                 "recolor": _recolor(sweep, [outcome for outcome, _ in drawn]),
@@ -85,6 +98,7 @@ def against(sweep: Sweep, which: int = 0) -> list[Chart]:
                 "customdata": [o.job.name for o, *_ in marked], "text": [text(o.job.name) for o, *_ in marked],
                 "hovertemplate": "%{text}<br>%{y:.4f}<extra></extra>",
                 "marker": {"size": 8, "color": "var:accent", "opacity": 0.65},
+                **error_bars("error_y", [o for o, *_ in marked], which),
             }
         ]  # fmt: skip
         if few and len(medians) > 1:
@@ -96,7 +110,7 @@ def against(sweep: Sweep, which: int = 0) -> list[Chart]:
             )  # fmt: skip
         chart = {
             "title": f"{upper(name)} against {axis.key}",
-            "note": f"{finding}. Points are jobs{', the line joins medians' if len(traces) > 1 else ''}.{note}",
+            "note": f"{finding}. {marks(sweep)}{', the line joins medians' if len(traces) > 1 else ''}.{note}",
             "traces": traces,
             "layout": {"xaxis": _setting_axis(axis), "yaxis": value_axis(name, [s for *_, s in here])},
             "height": 320,
@@ -140,7 +154,7 @@ def cost(sweep: Sweep) -> list[Chart]:
         charts.append(
             {
                 "title": title,
-                "note": f"Bars are medians, points are jobs; jobs of one stage may differ in other settings too.{note}",
+                "note": f"Bars are medians, marks are {noun(sweep)}s; {noun(sweep)}s of one stage may differ in other settings too.{note}",
                 "traces": traces,
                 "layout": {"xaxis": {"type": "category"}, "yaxis": {"title": unit, "rangemode": "tozero"}},
                 "height": 320,

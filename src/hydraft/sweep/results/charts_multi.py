@@ -8,10 +8,28 @@ from typing import Any
 from hydraft.sweep.results import scales
 from hydraft.sweep.results.axes import Axis, number
 from hydraft.sweep.results.outcome import Outcome, Sweep
-from hydraft.sweep.results.plot_style import MARKS, Chart, named, scored, some, text, tick, upper, value_axis
+from hydraft.sweep.results.plot_style import (
+    MARKS,
+    Chart,
+    error_bars,
+    named,
+    noun,
+    scored,
+    some,
+    text,
+    tick,
+    upper,
+    value_axis,
+)  # fmt: skip
 
 LINES = 200
 """Most lines of the parallel coordinates."""
+
+ROWS = 30
+"""Most points of the differences from the best."""
+
+TOLD = 0.05
+"""A difference with a lower p is told (``comparison.LEVEL``)."""
 
 PAIRS = 15
 """Most pairs of axes with a heat map."""
@@ -57,14 +75,46 @@ def parallel(sweep: Sweep) -> list[Chart]:
             for value in _shown(axis)
         ],
     }  # fmt: skip
-    note = (
-        f"Each line is a job, from its settings to its objective: the best is at the top on the right, and bold.{more}"
-    )
+    note = f"Each line is a {noun(sweep)}, from its settings to its objective: the best is at the top on the right, and bold.{more}"
     return [
         {
-            "title": "Which settings lead to the best jobs", "note": note, "traces": traces, "layout": layout,
+            "title": f"Which settings lead to the best {noun(sweep)}s", "note": note, "traces": traces, "layout": layout,
             "height": 420,
             "least_width": 130 * len(columns),
+        }
+    ]  # fmt: skip
+
+
+def differences(sweep: Sweep) -> list[Chart]:
+    """With several seeds: how far the best points are from the best, and the interval of that."""
+    known = [outcome for outcome in sweep.outcomes if outcome.difference is not None]
+    if not known or sweep.best is None:
+        return []
+    drawn = known[:ROWS]
+    apart = [outcome.p is not None and outcome.p < TOLD for outcome in drawn]
+    more = f" The best {ROWS} of {len(known) + 1:,} points." if len(known) > ROWS else ""
+    found = [outcome.difference or (0, 0, 0) for outcome in drawn]
+    trace = {
+        "type": "scatter", "mode": "markers", "x": [mean for mean, _, _ in found],
+        "y": [text(outcome.job.name) for outcome in drawn], "customdata": [outcome.job.name for outcome in drawn],
+        "text": [f"p = {outcome.p:.3f}" for outcome in drawn],
+        "hovertemplate": "%{y}<br>%{x:.4f}, %{text}<extra></extra>",
+        "marker": {"size": 9, "color": ["var:warm" if one else "var:accent" for one in apart]},
+        "error_x": {
+            "type": "data", "symmetric": False, "color": "var:muted", "thickness": 1.5, "width": 4,
+            "array": [high - mean for mean, _, high in found], "arrayminus": [mean - low for mean, low, _ in found],
+        },
+    }  # fmt: skip
+    return [
+        {
+            "title": f"Difference from the best, {sweep.best.job.name}",
+            "note": f"Bars are 95 % intervals, paired by record and seed; orange points can be told from the best, the others cannot.{more}",
+            "traces": [trace],
+            "layout": {
+                "xaxis": {"title": f"difference in {text(sweep.objectives[0])}", "zeroline": True, "zerolinewidth": 2},
+                "yaxis": {**named([outcome.job.name for outcome in reversed(drawn)]), "showgrid": False},
+            },
+            "height": 130 + 26 * len(drawn),
         }
     ]  # fmt: skip
 
@@ -97,7 +147,7 @@ def heat(sweep: Sweep, which: int = 0) -> list[Chart]:
             {
                 "choice": f"{across.key} × {up.key}",
                 "title": f"{upper(name)} by {across.key} and {up.key}",
-                "note": f"Mean of the jobs in a cell, dark is better; the best cell is {across.key} {columns[top[1]]} with {up.key} {rows[top[0]]}.",
+                "note": f"Mean of the {noun(sweep)}s in a cell, dark is better; the best cell is {across.key} {columns[top[1]]} with {up.key} {rows[top[0]]}.",
                 "traces": [
                     {
                         "type": "heatmap", "z": [[_logged(v) if wide else v for v in row] for row in grid],
@@ -136,6 +186,7 @@ def front(sweep: Sweep) -> list[Chart]:
                 "y": [o.objectives[1] for o in part],
                 "text": [text(o.job.name) for o in part], "customdata": [o.job.name for o in part], "marker": look,
                 "line": {"color": "var:accent", "width": 1, "dash": "dot"},
+                **error_bars("error_x", part, 0), **error_bars("error_y", part, 1),
                 "hovertemplate": "%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
             }
         )  # fmt: skip
@@ -143,7 +194,7 @@ def front(sweep: Sweep) -> list[Chart]:
     return [
         {
             "title": f"{upper(sweep.objectives[1])} against {sweep.objectives[0]}",
-            "note": f"{len(best)} of {len(jobs)} jobs are on the line: no other job is better in both.{more}",
+            "note": f"{len(best)} of {len(jobs)} {noun(sweep)}s are on the line: no other {noun(sweep)} is better in both.{more}",
             "traces": traces,
             "layout": {
                 "xaxis": value_axis(sweep.objectives[0], first),

@@ -21,7 +21,7 @@ from hydraft.sweep.results.axes import number
 from hydraft.sweep.results.ledger import State
 from hydraft.sweep.results.objective import shown
 from hydraft.sweep.results.outcome import Outcome, Sweep
-from hydraft.sweep.results.plot_style import Chart
+from hydraft.sweep.results.plot_style import Chart, noun
 from hydraft.sweep.results.table import columns, duration
 from hydraft.system import files
 from hydraft.system.redaction import redact
@@ -69,7 +69,10 @@ def content(sweep: Sweep) -> dict[str, Any]:
     sections = list(_sections(sweep))
     return {
         "title": sweep.name,
-        "subtitle": f"{len(sweep.outcomes)} jobs: {sweep.counts}",
+        "subtitle": f"{len(sweep.jobs)} jobs: {sweep.counts}"
+        + (f"; {len(sweep.outcomes)} points, each the mean of its seeds" if sweep.runs else ""),
+        "findings": sweep.findings,
+        "noun": noun(sweep),
         "command": sweep.command,
         "tiles": _tiles(sweep),
         "best": _best(sweep),
@@ -87,7 +90,7 @@ def content(sweep: Sweep) -> dict[str, Any]:
             for outcome in sweep.outcomes
         ],
         "common": {key: _as_text(value) for key, value in common.items()},
-        "jobs": {outcome.job.name: _job(outcome, common) for outcome in sweep.outcomes},
+        "jobs": {outcome.job.name: _job(outcome, common) for outcome in [*sweep.runs, *sweep.outcomes]},
     }
 
 
@@ -105,6 +108,7 @@ def _sections(sweep: Sweep) -> Iterator[dict[str, Any]]:
     )
     for title, select, found in (
         ("Objectives", "", charts_multi.front(sweep)),
+        ("Differences", "", charts_multi.differences(sweep)),
         (f"Each setting against the {goals}", "objective", by_objective),
         ("All settings", "", charts_multi.parallel(sweep)),
         ("Pairs of settings", "pair", crossed),
@@ -125,7 +129,7 @@ def _with_stops(chart: Chart) -> Chart:
 def _tiles(sweep: Sweep) -> list[list[str]]:
     """The tiles at the top: name, value and note."""
     over = sweep.count(State.done)
-    tiles = [["jobs done", f"{over} of {len(sweep.outcomes)}", _rest(sweep)]]
+    tiles = [["jobs done", f"{over} of {len(sweep.jobs)}", _rest(sweep)]]
     if sweep.best:
         least = ["lowest" if least else "highest" for least in sweep.minimize]
         for name, value, word in zip(sweep.objectives, sweep.best.objectives, least, strict=False):
@@ -136,10 +140,10 @@ def _tiles(sweep: Sweep) -> list[list[str]]:
                     _before(sweep.best, name),
                 ]
             )
-    seconds = [outcome.seconds for outcome in sweep.outcomes if outcome.seconds]
+    seconds = [outcome.seconds for outcome in sweep.jobs if outcome.seconds]
     if seconds:
         tiles.append(["time of all jobs", duration(sum(seconds)), f"{duration(sum(seconds) / len(seconds))} a job"])
-    tokens = sum(outcome.result.get("tokens") or 0 for outcome in sweep.outcomes)
+    tokens = sum(outcome.result.get("tokens") or 0 for outcome in sweep.jobs)
     if tokens:
         tiles.append(["tokens trained", f"{tokens:,}", ""])
     return tiles
@@ -170,7 +174,7 @@ def _best(sweep: Sweep) -> dict[str, str] | None:
 def _failures(sweep: Sweep) -> list[dict[str, Any]]:
     """Jobs that did not complete, by their cause; the most frequent cause first."""
     found: dict[tuple[State, str], list[Outcome]] = {}
-    for outcome in sweep.outcomes:
+    for outcome in sweep.jobs:
         if outcome.job.state in (State.failed, State.refused, State.interrupted):
             found.setdefault((outcome.job.state, outcome.error), []).append(outcome)
     return [

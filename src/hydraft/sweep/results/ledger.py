@@ -36,7 +36,7 @@ FORMAT = 1
 
 ADDED = (
     "objective", "model.hub", "data.thinking", "data.columns", "data.labels", "data.on_bad_record",
-    "model.cache_quantised",
+    "model.cache_quantised", "data.eval_seed", "sweep.replicas", "sweep.decide", "sweep.max_replicas",
 )  # fmt: skip
 """Sections and settings that earlier versions did not have. At their default they are not part of a job's identity, so that the jobs of
 an older sweep keep theirs."""
@@ -221,8 +221,11 @@ def begin(folder: Path, about: dict[str, Any]) -> None:
         if (folder / ABOUT).exists():
             known = read_about(folder)
             axes = list(dict.fromkeys([*known.get("axes", []), *about.get("axes", [])]))
-            if axes != known.get("axes", []):
-                files.write_json(folder / ABOUT, {**known, "axes": axes})
+            replicas = max(known.get("replicas", 1), about.get("replicas", 1))
+            before = known.get("replicas", 1)
+            if axes != known.get("axes", []) or replicas != before:
+                looks = known.get("looks", 1) + (1 < before < replicas)  # more seeds, after what the first have shown
+                files.write_json(folder / ABOUT, {**known, "axes": axes, "replicas": replicas, "looks": looks})
             return
         refuse_others(folder, str(folder))
         files.write_json(folder / ABOUT, {"mark": MARK, "format": FORMAT, **about})

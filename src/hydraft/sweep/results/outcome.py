@@ -41,6 +41,14 @@ class Outcome:
     """1 for the best; None for a job without an objective."""
     on_front: bool = False
     """With several objectives: whether it is on the Pareto front."""
+    intervals: list[tuple[float, float] | None] = field(default_factory=list)
+    """With several seeds: the 95 % interval of each objective."""
+    seeds: int = 1
+    """The runs that its objectives are means of."""
+    difference: tuple[float, float, float] | None = None
+    """With several seeds: its objective minus that of the best, and the ends of the 95 % interval of that."""
+    p: float | None = None
+    """Of no difference from the best, adjusted for several comparisons."""
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -126,7 +134,16 @@ class Sweep:
     minimize: list[bool]
     axes: list[Axis]
     outcomes: list[Outcome]
-    """Best first."""
+    """Best first; with several seeds the points, whose results are means."""
+    runs: list[Outcome] = field(default_factory=list)
+    """With several seeds: the jobs of all points; else empty."""
+    findings: list[str] = field(default_factory=list)
+    """With several seeds: sentences on what can be told apart."""
+
+    @property
+    def jobs(self) -> list[Outcome]:
+        """Every job."""
+        return self.runs or self.outcomes
 
     @property
     def best(self) -> Outcome | None:
@@ -135,7 +152,7 @@ class Sweep:
 
     def count(self, *states: State) -> int:
         """Jobs in one of ``states``."""
-        return sum(outcome.job.state in states for outcome in self.outcomes)
+        return sum(outcome.job.state in states for outcome in self.jobs)
 
     @property
     def counts(self) -> str:

@@ -73,5 +73,30 @@ def log_ticks(values: Sequence[float]) -> dict[str, Any]:
     return {"type": "log", "tickvals": ticks, "ticktext": [number(tick) for tick in ticks]}
 
 
+def noun(sweep: Sweep) -> str:
+    """What the page compares."""
+    return "point" if sweep.runs else "job"
+
+
+def marks(sweep: Sweep) -> str:
+    """What the marks of a chart are."""
+    return "Points are means over seeds, bars their 95 % intervals" if sweep.runs else "Points are jobs"
+
+
+def error_bars(name: str, outcomes: Sequence[Outcome], which: int) -> dict[str, Any]:
+    """The intervals of an objective as ``error_x`` or ``error_y`` of a trace; nothing without intervals."""
+    ends = [one.intervals[which] if which < len(one.intervals) else None for one in outcomes]
+    if not any(ends):
+        return {}
+    pairs = list(zip(outcomes, ends, strict=True))
+    return {
+        name: {
+            "type": "data", "symmetric": False, "color": "var:accent", "thickness": 1.5, "width": 4,
+            "array": [0 if end is None else end[1] - one.objectives[which] for one, end in pairs],
+            "arrayminus": [0 if end is None else one.objectives[which] - end[0] for one, end in pairs],
+        }
+    }  # fmt: skip
+
+
 def upper(name: str) -> str:
     return name[:1].upper() + name[1:]

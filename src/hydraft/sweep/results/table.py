@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from hydraft.system import files
 from hydraft.system.redaction import redact
 
 FILE = "summary.csv"
+RUNS = "replicas.csv"
+"""With several seeds: a line per job, while summary.csv has one per point."""
 
 ROWS = 40
 """Rows of the table on the terminal; summary.csv has all jobs."""
@@ -59,7 +61,13 @@ def columns(sweep: Sweep) -> list[Column]:
     found += [_setting(axis) for axis in sweep.axes]
     if not sweep.axes:
         found.append(Column("job", "job", lambda outcome: outcome.job.name, str, word=True))
-    found += [_objective(sweep, which) for which in range(len(sweep.objectives))]
+    for which in range(len(sweep.objectives)):
+        found.append(_objective(sweep, which))
+        if sweep.runs:
+            found.append(_interval(sweep, which))
+    if sweep.runs:
+        found.append(Column("seeds", "seeds", lambda outcome: outcome.seeds, str))
+        found.append(Column("p", "p", lambda outcome: outcome.p, lambda p: f"{p:.3f}"))
     for name in _scores(sweep):
         label = name.replace("_", " ")
         found.append(Column(f"before/{name}", f"{label} before", _score("before", name), _shown_as(name), spare=3))
@@ -93,16 +101,24 @@ def show(sweep: Sweep, console: Console) -> None:
             causes[cause] = causes.get(cause, 0) + 1
     for cause, count in causes.items():
         console.print(Text(f"{count} {cause}", style="red"), soft_wrap=True)
+    for finding in sweep.findings:
+        console.print(Text(finding), soft_wrap=True)
     if sweep.best:
         console.print(Text(f"to run the best again: {sweep.best.command}"), soft_wrap=True)
 
 
 def write(sweep: Sweep) -> Path:
-    """Write ``summary.csv``: one line per job, ranked, with unrounded numbers.
+    """Write ``summary.csv``: one line per job or point, ranked, with unrounded numbers; with several seeds also ``replicas.csv``.
 
     Raises:
         OSError: it could not be written.
     """
+    if sweep.runs:
+        _write(replace(sweep, outcomes=sweep.runs, runs=[]), RUNS)
+    return _write(sweep, FILE)
+
+
+def _write(sweep: Sweep, name: str) -> Path:
     scores = sorted(
         {
             (when, name)
@@ -112,6 +128,14 @@ def write(sweep: Sweep) -> Path:
         }
     )
     head = ["rank", "job", "state", *(axis.key for axis in sweep.axes), *sweep.objectives]
+    pointwise = [f"{name} {end}" for name in sweep.objectives for end in ("low", "high")] + [
+        "difference",
+        "difference low",
+        "difference high",
+        "seeds",
+        "p",
+    ]
+    head += pointwise if sweep.runs else []
     head += [f"{when}/{name}" for when, name in scores]
     head += ["train_loss", "steps", "tokens", "tokens_per_second", "peak_memory_bytes", "seconds", "error", "command"]
     text = io.StringIO()
@@ -120,10 +144,13 @@ def write(sweep: Sweep) -> Path:
     for o in sweep.outcomes:
         goals = [o.objectives[i] if i < len(o.objectives) else None for i in range(len(sweep.objectives))]
         row = [o.rank, o.job.name, o.job.state.value, *(o.values.get(axis.key) for axis in sweep.axes), *goals]
+        if sweep.runs:
+            row += [end for ends in o.intervals or [None] * len(sweep.objectives) for end in ends or (None, None)]
+            row += [*(o.difference or (None,) * 3), o.seeds, o.p]
         row += [o.result.get(when, {}).get(name) for when, name in scores]
         row += [o.result.get(name) for name in ("train_loss", "steps", "tokens")]
         writer.writerow(map(redact, [*row, o.speed, o.peak, o.seconds, o.error, o.command]))
-    target = sweep.folder / FILE
+    target = sweep.folder / name
     files.write_text(target, text.getvalue())
     return target
 
@@ -164,6 +191,16 @@ def _objective(sweep: Sweep, which: int) -> Column:
         return outcome.objectives[which] if which < len(outcome.objectives) else None
 
     return Column(f"objective/{name}", name, value, lambda found: shown(name, found))
+
+
+def _interval(sweep: Sweep, which: int) -> Column:
+    name = sweep.objectives[which]
+
+    def value(outcome: Outcome) -> str | None:
+        ends = outcome.intervals[which] if which < len(outcome.intervals) else None
+        return None if ends is None else " – ".join(shown(name, end) for end in ends)
+
+    return Column(f"interval/{name}", "95 % interval", value, str, word=True)
 
 
 def _score(when: str, name: str) -> Callable[[Outcome], Any]:

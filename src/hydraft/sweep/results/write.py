@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from hydraft.errors import ConfigError
-from hydraft.sweep.results import html, ledger, outcome, table
+from hydraft.sweep.results import html, ledger, reading, table
 from hydraft.system.plain_console import PlainConsole
 
 
@@ -17,7 +17,7 @@ def report(folder: Path, console: Console | None = None) -> None:
         ConfigError: there is no sweep in it.
     """
     console = console or PlainConsole(file=sys.stdout, soft_wrap=not sys.stdout.isatty())
-    found = outcome.read(folder)
+    found = reading.read(folder)
     table.show(found, console)
     for write in (table.write, html.write):
         try:

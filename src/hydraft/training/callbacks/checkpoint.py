@@ -24,7 +24,8 @@ from hydraft.system.console import Screen
 from hydraft.training.callbacks.divergence import DivergenceCallback
 from hydraft.training.callbacks.evaluation import EvaluationCallback
 from hydraft.training.callbacks.logging import LoggingCallback
-from hydraft.training.trainer import RunTrainer, Start, schedule_step
+from hydraft.training.schedule import schedule_step
+from hydraft.training.trainer import RunTrainer, Start
 
 
 def find_start(folder: Path, screen: Screen) -> Start | None:

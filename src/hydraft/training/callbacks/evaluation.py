@@ -3,12 +3,14 @@
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hydraft.config.train import TrainConfig
+from hydraft.evaluation import record_scores
 from hydraft.evaluation.evaluator import Evaluator
 from hydraft.evaluation.metrics import Scores
 from hydraft.training.callbacks.early_stop import EarlyStopCallback
@@ -80,6 +82,11 @@ class EvaluationCallback(TrainerCallback):
             return self._evaluate(step, False)
         except Interrupted:
             return {}
+
+    def write_records(self, folder: Path) -> None:
+        """Write the loss and scores of each record in the last evaluation to the run's folder, if there are held-out records."""
+        if self.evaluator.by_record:
+            record_scores.write(folder, self.evaluator.by_record)
 
     def best(self) -> dict[str, float]:
         """The scores with the lowest held-out loss, and their step."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from hydraft.data.batch import Item
     from hydraft.data.encoding import Encoding
+    from hydraft.evaluation.evaluator import Measured
 
 Batch = dict[str, Any]
 """What a collator returns: tensors by name."""
@@ -58,8 +59,8 @@ class Objective(Protocol):
                 None if the model does not support that; the loss is then the mean over the micro-batch.
         """
 
-    def measure(self, model: torch.nn.Module, batch: Batch, peers: list[list[Item]]) -> tuple[list[torch.Tensor], int]:
-        """Sums over a held-out batch, one for each of ``measures``, and the number that their means are taken over.
+    def measure(self, model: torch.nn.Module, batch: Batch, peers: list[list[Item]]) -> Measured:
+        """Measure a held-out batch: the sums of ``measures``, what their means are taken over, and the part of each item.
 
         Args:
             batch: padded tensors of shape (B, T), labels on the CPU and the others on the model's device.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from hydraft.data.batch import Item
     from hydraft.data.encoding import Encoding
+    from hydraft.evaluation.evaluator import Measured
 
 
 class SupervisedFineTuning:
@@ -62,10 +63,11 @@ class SupervisedFineTuning:
         outputs = model(**batch) if count is None else model(**batch, num_items_in_batch=count)
         return outputs["loss"]  # type: ignore[no-any-return]
 
-    def measure(self, model: torch.nn.Module, batch: Batch, peers: list[list[Item]]) -> tuple[list[torch.Tensor], int]:
+    def measure(self, model: torch.nn.Module, batch: Batch, peers: list[list[Item]]) -> Measured:
         """The summed cross-entropy of the trained tokens, and their number."""
+        from hydraft.evaluation.evaluator import Measured
         from hydraft.models import loss_scored
 
         chunks = max(loss_scored.chunks_of([example for item in items for example in item]) for items in peers)
-        loss, tokens = loss_scored.summed_loss(model, batch, chunks)
-        return [loss], tokens
+        found = loss_scored.losses(model, batch, chunks)
+        return Measured([found.total], found.tokens, found.of_rows, found.tokens_of_rows)

@@ -22,7 +22,7 @@ from hydraft.models.shared_weights import over_same_weights
 from hydraft.training.oom import is_out_of_memory
 from hydraft.training.pack import pass_size
 from hydraft.training.pack.linear import Pass, install
-from hydraft.training.pack.passes import Request, Separate, compute
+from hydraft.training.pack.passes import Answer, Request, Separate, compute
 from hydraft.training.pack.scheduler import Member
 
 ROUTED = re.compile(r"Experts|MoE|Moe|Router")
@@ -66,23 +66,33 @@ class Pack:
     def _load(self, config: Config) -> None:
         base = load_base(config.model, config.quant, config.train.precision)
         for parameter in base.parameters():
-            parameter.requires_grad_(False)
             if config.train.precision is Precision.bf16 and parameter.is_floating_point():
                 parameter.data = parameter.data.bfloat16()  # as DeepSpeed's engine does
         if torch.cuda.is_available():
             base.to(torch.device("cuda"))  # type: ignore[arg-type]
+        model = self.adopt(base, config.train.recomputes)
+        if self.apart is None:
+            self._tokens = pass_size.tokens(model, config.quant.kind.value)
+
+    def adopt(self, base: PreTrainedModel, recomputes: bool) -> PreTrainedModel:
+        """Use this base, which is frozen, for all members; returns the model of passes."""
+        base.requires_grad_(False)
         self.apart = reason_apart(base)
         model = over_same_weights(base)
-        if config.train.recomputes:
+        if recomputes:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.enable_input_require_grads()
         for name, layer in model.named_modules():
             if isinstance(layer, LINEAR):
                 install(name, layer, self._current)
         model.train()
-        self._base, self._model, self._current.recomputes = base, model, config.train.recomputes
-        if self.apart is None:
-            self._tokens = pass_size.tokens(model, config.quant.kind.value)
+        self._base, self._model, self._current.recomputes = base, model, recomputes
+        return model
+
+    def answers(self, requests: list[Request]) -> list[Answer]:
+        """The answers to ``requests``, from one pass."""
+        assert self._model is not None
+        return compute(self._model, self._current, requests)
 
     def chunked(self, model: Any) -> bool:
         """Whether the loss of a member's model is computed in chunks."""
@@ -109,9 +119,8 @@ class Pack:
 
     def _compute(self, members: list[Member]) -> None:
         requests: list[Request] = [member.request for member in members]
-        assert self._model is not None
         try:
-            answers = compute(self._model, self._current, requests)
+            answers = self.answers(requests)
         except Exception as error:
             traceback.clear_frames(error.__traceback__)  # frees the tensors of the pass
             if is_out_of_memory(error) and torch.cuda.is_available():

@@ -165,7 +165,7 @@ function jobs() {
   let sorted = -1;
   let down = false;
   const body = make("tbody");
-  const find = make("input", { type: "search", placeholder: "find a job", "aria-label": "find a job", oninput: () => fill() });
+  const find = make("input", { type: "search", placeholder: `find a ${data.noun}`, "aria-label": `find a ${data.noun}`, oninput: () => fill() });
   const count = make("span", { class: "muted" });
   const heads = data.columns.map((column, index) => make("th", { class: column.word ? "word" : null, scope: "col" },
     make("button", { type: "button", onclick: () => { down = sorted === index && !down; sorted = index; fill(); } }, column.label)));
@@ -183,7 +183,7 @@ function jobs() {
       if (index === sorted) head.setAttribute("aria-sort", down ? "descending" : "ascending");
       else head.removeAttribute("aria-sort");
     });
-    count.textContent = (rows.length === data.rows.length ? `${rows.length} jobs` : `${rows.length} of ${data.rows.length} jobs`)
+    count.textContent = (rows.length === data.rows.length ? `${rows.length} ${data.noun}s` : `${rows.length} of ${data.rows.length} ${data.noun}s`)
       + (rows.length > MOST ? `, the first ${MOST} are shown` : "");
     body.replaceChildren(...rows.slice(0, MOST).map((row) => make("tr", {
       class: row.best ? "best" : null, tabindex: 0, "data-job": row.name,
@@ -196,7 +196,8 @@ function jobs() {
     }))));
   }
   fill();
-  main.append(make("h2", {}, "Jobs"), make("p", { class: "note" }, "Click a job to see its config, or a column to sort by it."),
+  main.append(make("h2", {}, data.noun === "job" ? "Jobs" : "Points"),
+    make("p", { class: "note" }, `Click a ${data.noun} to see its config, or a column to sort by it.`),
     make("div", { class: "bar" }, find, count),
     make("div", { class: "panel jobs", id: "jobs" }, make("table", {}, make("thead", {}, make("tr", {}, ...heads)), body)));
 }
@@ -229,6 +230,10 @@ async function begin() {
   if (data.best) {
     main.append(make("div", { class: "panel", id: "best" }, make("h3", {}, data.best.title), make("p", { class: "note" }, data.best.note),
       command(data.best.command)));
+  }
+  if (data.findings.length) {
+    main.append(make("div", { class: "panel", id: "findings" }, make("h3", {}, "What can be told apart"),
+      ...data.findings.map((finding, index) => make("p", { class: index ? "note" : null }, finding))));
   }
   if (data.note) main.append(make("p", { class: "note", id: "nothing" }, data.note));
   try {

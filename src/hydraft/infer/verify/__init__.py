@@ -1,0 +1,1 @@
+"""``mode=verify`` of infer.py: a server's answers beside those of the trained model."""

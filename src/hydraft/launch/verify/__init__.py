@@ -1,0 +1,1 @@
+"""``mode=verify`` of train.py: a few steps of a config beside the same steps of the plainest one."""
