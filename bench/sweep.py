@@ -1,4 +1,4 @@
-"""Overhead of a sweep: 8 short jobs in the pool, as separate commands, and with Hydra's own launcher.
+"""Overhead of a sweep: 8 short jobs in the pool, in packs, as separate commands, and with Hydra's own launcher.
 
     python bench/sweep.py [--trivial 200] [key=value …]
 
@@ -54,10 +54,10 @@ def timed(*command: str) -> float:
     return time.perf_counter() - started
 
 
-def sweep(folder: Path, overrides: list[str], launcher: str) -> float:
+def sweep(folder: Path, overrides: list[str], *launcher: str) -> float:
     """Time of the whole sweep in seconds."""
     space = [f"{key}={','.join(values)}" for key, values in SPACE.items()]
-    return timed("train.py", "-m", *space, *overrides, f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}")
+    return timed("train.py", "-m", *space, *overrides, *launcher, f"hydra.sweep.dir={folder}")
 
 
 def separate_commands(folder: Path, overrides: list[str]) -> float:
@@ -109,13 +109,15 @@ def main() -> None:
     overrides = [*SHORT, *overrides]
     folder = Path(tempfile.mkdtemp(prefix="hydraft-sweep-"))
     try:
-        pool = sweep(folder / "pool", overrides, "pool")
+        pool = sweep(folder / "pool", overrides, "hydra.launcher.pack=off")
+        packs = sweep(folder / "packs", overrides)
         extra = overhead(folder / "pool")
-        basic = sweep(folder / "basic", overrides, "basic")
+        basic = sweep(folder / "basic", overrides, "hydra/launcher=basic")
         commands = separate_commands(folder / "commands", overrides)
         print("| 8 jobs | seconds | relative to the pool |\n|---|---|---|")
         for name, seconds in (
-            ("the pool", pool),
+            ("the pool, each job in its own process", pool),
+            ("the pool, in packs", packs),
             ("Hydra's basic launcher", basic),
             ("`python train.py`, one after another", commands),
         ):
@@ -133,7 +135,13 @@ def main() -> None:
         )
         event_ms = 1000 * event(folder / "ledger", options.trivial)
         print(f"an event in the ledger: {event_ms:.1f} ms")
-        whole = {"pool": pool, "basic": basic, "one by one": commands, "beyond training": statistics.median(extra)}
+        whole = {
+            "pool": pool,
+            "packs": packs,
+            "basic": basic,
+            "one by one": commands,
+            "beyond training": statistics.median(extra),
+        }
         print(write("sweep", {"seconds": whole, "milliseconds": {**nothing, "event": event_ms}}))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

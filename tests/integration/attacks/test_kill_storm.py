@@ -27,7 +27,8 @@ class Sweep:
         self.folder, self.temporary = folder / "sweep", Path(tempfile.mkdtemp())  # a short path: sockets lie there
         folder.mkdir()
         self.command = [
-            "-m", "quant=none", "data.eval=null", f"data.train={records}", "train.log_every=1", "train.micro_batch_size=2",
+            "-m", "hydra.launcher.pack=off", "quant=none", "data.eval=null", f"data.train={records}", "train.log_every=1",
+            "train.micro_batch_size=2",
             f"train.max_steps={STEPS}", "train.save_every=10", "train.keep_last=99", "seed=0,1,2", "hydra.launcher.jobs=1",
         ]  # fmt: skip
         self.started: list[ForkServerProcess] = []

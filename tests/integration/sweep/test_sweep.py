@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -173,6 +174,13 @@ def test_jobs_that_cannot_run_are_refused_before_the_first_job(overrides: str, m
     assert message in done.stderr, done.stderr
     assert "Error executing job" not in done.stderr and "Traceback" not in done.stderr
     assert not folder.exists()
+
+
+def test_the_plan_of_a_sweep_says_how_many_jobs_share_a_base(records: Path) -> None:
+    done = run_script("train.py", "-m", "mode=plan", *SHORT, f"data.train={records}", "lora=default,pissa")
+    shared, alone = (line for line in done.stdout.splitlines() if " in a pack" in f" {line}" or "in no pack" in line)
+    assert re.match(r"in a pack, up to \d+ such jobs share a base: .* with 1, .* of main memory", shared)
+    assert alone == "runs alone, in no pack: lora.method=pissa changes the base"
 
 
 def test_jobs_that_cannot_run_may_be_skipped(records: Path, tmp_path: Path) -> None:
