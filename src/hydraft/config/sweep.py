@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from hydraft.config import duration
+from hydraft.config.bounds import setting
+
 
 @dataclass
 class SweepConfig:
@@ -17,3 +20,9 @@ class SweepConfig:
     """Leave out jobs that cannot run, instead of refusing the whole sweep."""
     objective: list[str] = field(default_factory=lambda: ["loss"])
     """What jobs are compared by: ``loss``, a held-out score such as ``exact_match``, ``memory``, ``seconds`` or ``tokens_per_second``."""
+    budget: str | None = setting(None, valid=duration.is_duration, allowed=duration.TEXT, hint=", or null for no limit")
+    """Time for the whole sweep, such as ``90m``, ``2h`` or ``1h30m``: as many jobs are started, and with successive halving trained on,
+    as end within it, by the step times that are measured. null: no limit."""
+    stop_at: int | None = setting(None, at_least=1, unit="steps", hint=", or null for the whole run")
+    """Optimizer step after which a job saves a checkpoint and stops, to be resumed; its schedule is that of the whole run. Set by a
+    search that compares jobs at rungs. null: the job runs to its end."""

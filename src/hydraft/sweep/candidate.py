@@ -54,6 +54,8 @@ class Candidate:
     packed: Packed | None = None
     """Its config, once it has been composed."""
     demand: Demand = field(default_factory=Demand)
+    steps: int | None = None
+    """Optimizer steps of the whole run, once it has been planned."""
     key: str = ""
     refused: str | None = None
     """Why it cannot run, in one line."""

@@ -130,7 +130,10 @@ class Source(Protocol):
     """A source of jobs."""
 
     def next(self) -> tuple[int, list[str], Any] | None:
-        """A job's number, its overrides, and its config if that has been composed; None if there are no more."""
+        """A job's number, its overrides, and its config if that has been composed; None if there are no more for now."""
+
+    def waits(self) -> bool:
+        """After ``next`` has returned None while jobs run: whether it may return a job later."""
 
     def should_stop(self, number: int) -> bool:
         """Called regularly while a job runs: whether it should stop."""
@@ -149,6 +152,10 @@ class Batch:
     def next(self) -> tuple[int, list[str], Any] | None:
         """The next one in the list."""
         return self.waiting.popleft() if self.waiting else None
+
+    def waits(self) -> bool:
+        """Never."""
+        return False
 
     def should_stop(self, number: int) -> bool:
         """Never."""
@@ -182,7 +189,7 @@ def run(
                 while more and free:
                     task = source.next()
                     if task is None:
-                        more = False
+                        more = bool(running) and source.waits()
                         break
                     running[task[0]] = Running(free.pop(), shared, cloudpickle.dumps(task), method)
                 if running:

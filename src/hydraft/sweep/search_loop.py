@@ -5,7 +5,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
@@ -16,6 +16,7 @@ from optuna.trial import Trial
 
 from hydraft.config import cli, printed
 from hydraft.errors import EXIT_REFUSED, ConfigError, RunFailed
+from hydraft.sweep import limits
 from hydraft.sweep.candidate import Candidate, Packed, failure, refusal
 from hydraft.sweep.results import objective
 from hydraft.sweep.results.ledger import OVER, State
@@ -50,14 +51,16 @@ def run(session: Session, launcher: Launcher, settings: dict[str, Any], argument
             f"hydra.sweeper.pruner={settings['pruner']}: jobs are not evaluated during training: add train.eval_every=epoch, or a number of steps"
         )
     space = make_space(overrides, composed)
-    demand = _check(session, space)
-    method = Method(seed=int(OmegaConf.select(composed, "seed", default=42)), **settings)
-    search = Search(session.folder, space, list(config.sweep.objective), method)
-    jobs = Jobs(session, search)
     streams = hasattr(launcher, "stream")
+    settings["seed"] = int(OmegaConf.select(composed, "seed", default=42))
+    paced = limits.Limits.of(composed, space, settings, streams)
+    demand, checked = _check(session, space)
+    method = Method(**(settings if paced is None else paced.plan(checked)))
+    search = Search(session.folder, space, list(config.sweep.objective), method)
+    jobs = Jobs(session, search) if paced is None else _limited(session, search, paced)
     session.add([])  # claims the folder
     try:
-        with Live(session.folder, lines=not streams):
+        with Live(session.folder, lines=not streams), jobs:
             if streams:
                 launcher.stream(jobs, demand, POLL_SECONDS)
             else:
@@ -66,15 +69,21 @@ def run(session: Session, launcher: Launcher, settings: dict[str, Any], argument
         again = printed.override("sweep.resume", session.name)
         print(f"to resume it, add {again} to the same command", file=sys.stderr)
         raise
-    session.here = session.ledger.jobs()
+    session.here = {key: job for key, job in session.ledger.jobs().items() if key not in jobs.left_out}
     return search.best()
 
 
-def _check(session: Session, space: Space) -> Demand:
+def _limited(session: Session, search: Search, paced: limits.Limits) -> "Jobs":
+    from hydraft.sweep.rung_jobs import RungJobs  # whose class is made from the one below
+
+    return RungJobs(session, search, limits=paced)
+
+
+def _check(session: Session, space: Space) -> tuple[Demand, list[Candidate]]:
     """Check and plan a job at both ends of every axis, with the first value of the other axes.
 
     Returns:
-        The largest demand of these jobs.
+        The largest demand of these jobs, and those that can run.
 
     Raises:
         RunFailed: one of them cannot run.
@@ -86,12 +95,14 @@ def _check(session: Session, space: Space) -> Demand:
     refused = [one for one in candidates if one.refused]
     if refused and (len(refused) == len(candidates) or not session.config.sweep.skip_invalid):
         raise RunFailed(refusal(candidates), EXIT_REFUSED)
-    demands = [one.demand for one in candidates if not one.refused]
-    return Demand(
+    checked = [one for one in candidates if not one.refused]
+    demands = [one.demand for one in checked]
+    largest = Demand(
         max(demand.ranks for demand in demands),
         max(demand.memory for demand in demands),
         any(demand.alone for demand in demands),
     )
+    return largest, checked
 
 
 def _ends(axis: Any) -> list[Value]:
@@ -113,6 +124,18 @@ class Jobs:
     """By job key: trials with the same values as a running one, whose result they share."""
     read: dict[int, int] = field(default_factory=dict)
     """Bytes of metrics.jsonl that have been read, by number."""
+    left_out: set[str] = field(default_factory=set)
+    """Keys of jobs that are not to be run by this command."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Called when no job runs any more."""
+
+    def waits(self) -> bool:
+        """Never: a search has a next trial at any time, or none."""
+        return False
 
     def next(self) -> tuple[int, list[str], Packed | None] | None:
         """The next trial that has to run; the results of jobs that are done or cannot run are reported at once."""
@@ -151,8 +174,16 @@ class Jobs:
         if why is not None and not self.session.records_itself(one.key, why):
             self.session.settle(one.key, why)
         if why is not None and stopped:
-            self.session.ledger.record(one.key, State.pruned)
-            self._mark(self.session.folder / self.session.here[one.key].name / "result.json")
+            self._prune(one)
+        self._settle(number, one)
+
+    def _prune(self, one: Candidate) -> None:
+        """Record that a job was pruned."""
+        self.session.ledger.record(one.key, State.pruned)
+        self._mark(self.session.folder / self.session.here[one.key].name / "result.json")
+
+    def _settle(self, number: int, one: Candidate) -> None:
+        """Report the result of a job to the search."""
         job = self.session.here[one.key] = self.session.ledger.job(one.key)
         for trial in [self.trials.pop(number), *self.twins.pop(one.key, [])]:
             if job.state in OVER:
