@@ -75,7 +75,13 @@ class GridSweeper(Sweeper):  # type: ignore[misc]
         if self.config.sweep.budget is not None:  # one job after another, for as long as there is time
             from hydraft.sweep import search_loop
 
-            settings = {"sampler": "grid", "pruner": "none", "trials": None, "sampler_options": {}, "pruner_options": {}}
+            settings: Dict[str, Any] = {
+                "sampler": "grid",
+                "pruner": "none",
+                "trials": None,
+                "sampler_options": {},
+                "pruner_options": {},
+            }
             best = search_loop.run(self.session, self.launcher, {"params": self.params, **settings}, arguments)
             self.session.close()
             return [best]

@@ -55,7 +55,10 @@ class Recorded:
             try:
                 loss = self.task(composed)
             except BaseException as error:
-                state, why = State.interrupted if isinstance(error, KeyboardInterrupt) else State.failed, one_line(error)
+                state, why = (
+                    State.interrupted if isinstance(error, KeyboardInterrupt) else State.failed,
+                    one_line(error),
+                )
                 rung = composed.sweep.stop_at
                 if rung is not None and isinstance(error, RunStopped) and error.step == rung:
                     state, why = State.pending, f"saved at step {rung:,}, to be compared"

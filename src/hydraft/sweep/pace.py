@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -19,6 +20,11 @@ NO_MATTER = (
     "train.warmup_ratio", "train.weight_decay", "train.betas", "train.eps", "train.log_every",
 )  # fmt: skip
 """Settings on which the time of a step does not depend, or hardly."""
+
+RECENT = 64
+"""Intervals between two logged steps that count, for each number of jobs at once: a machine that others use changes its speed."""
+MIN_JOBS = 4
+"""Ended jobs that count, at least; otherwise the last two groups."""
 
 
 @dataclass
@@ -42,8 +48,8 @@ class Meter:
     """What an earlier sweep has measured, until this one has."""
     now: Callable[[], float] = time.monotonic
     jobs: dict[int, _Job] = field(default_factory=dict)
-    samples: dict[int, list[float]] = field(default_factory=dict)
-    """By the number of jobs that run at once: steps of all jobs, and their seconds."""
+    samples: dict[int, deque[tuple[int, float]]] = field(default_factory=dict)
+    """By the number of jobs that ran at once: steps of a job, and their seconds; the newest ``RECENT``."""
     ended_jobs: list[tuple[int, int, float]] = field(default_factory=list)
     """Of each job that has ended: how many ran at once, its steps, its seconds."""
     places: int = 0
@@ -61,9 +67,8 @@ class Meter:
         if step <= job.step:
             return
         if job.seen and now > job.at:
-            sample = self.samples.setdefault(len(self.jobs), [0.0, 0.0])
-            sample[0] += step - job.step
-            sample[1] += now - job.at
+            seen = self.samples.setdefault(len(self.jobs), deque(maxlen=RECENT))
+            seen.append((step - job.step, now - job.at))
         elif job.seen:  # both in one look: their time is that of the next interval
             return
         job.step, job.at, job.seen = step, now, True
@@ -81,11 +86,15 @@ class Meter:
         return [max(0, ends[number] - job.step) + (0 if job.seen else extra) for number, job in self.jobs.items()]
 
     def pace(self) -> Pace | None:
-        """The measured times; None if nothing has been measured."""
-        rates = {jobs: seconds / steps for jobs, (steps, seconds) in self.samples.items() if steps}
-        if not rates:
-            return self._whole_jobs() or self.known
-        fixed, each = _line(rates, {jobs: self.samples[jobs][0] for jobs in rates})
+        """The measured times, once a job has ended; until then those that are known, or None."""
+        if not self.ended_jobs:
+            return self.known
+        sums = {jobs: (sum(one[0] for one in seen), sum(one[1] for one in seen)) for jobs, seen in self.samples.items()}
+        rates = {jobs: seconds / steps for jobs, (steps, seconds) in sums.items()}
+        recent = self.ended_jobs[-max(MIN_JOBS, 2 * self.places) :]
+        if not rates:  # no two steps of a job were seen: all its time counts as that of its steps
+            return Pace(self.places, sum(job[2] for job in recent) / sum(job[1] for job in recent))
+        fixed, each = _line(rates, {jobs: sums[jobs][0] for jobs in rates})
         if len(rates) == 1 and self.known is not None:
             (jobs, rate), known = next(iter(rates.items())), self.known
             step = rate / known.share(min(jobs, known.places))
@@ -95,20 +104,13 @@ class Meter:
             step = fixed + each * places
             shared = fixed / step if step > 0 else 1.0
         pace = Pace(places, step, 0.0, shared)
-        starts = [max(0.0, seconds / pace.share(jobs) - steps * pace.step) for jobs, steps, seconds in self.ended_jobs]
-        start = sum(starts) / len(starts) if starts else self.known.start if self.known is not None else 0.0
-        return Pace(places, step, start, shared)
-
-    def _whole_jobs(self) -> Pace | None:
-        """From jobs of which no two steps were seen: all their time counts as that of their steps."""
-        if not self.ended_jobs:
-            return None
-        return Pace(self.places, sum(job[2] for job in self.ended_jobs) / sum(job[1] for job in self.ended_jobs))
+        starts = [max(0.0, seconds / pace.share(jobs) - steps * pace.step) for jobs, steps, seconds in recent]
+        return Pace(places, step, sum(starts) / len(starts), shared)
 
     @property
     def measured(self) -> bool:
-        """Whether this sweep has measured anything."""
-        return bool(self.samples or self.ended_jobs)
+        """Whether this sweep has measured its jobs."""
+        return bool(self.ended_jobs)
 
 
 def _line(rates: dict[int, float], weights: dict[int, float]) -> tuple[float, float]:

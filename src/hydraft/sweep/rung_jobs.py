@@ -45,7 +45,7 @@ class RungJobs(Jobs):
         minimize = objective.direction(self.search.objectives[0]) == "minimize"
         keep = halving.by_factor(self.factor) if self.limits.budget is None else self._keep
         self.halving = Halving(self.limits.steps, minimize, self.limits.brackets(self.search.trials), keep)
-        self.meter = pace.Meter(self.limits.known)
+        self.meter = pace.Meter(self.limits.known, self.limits.clock)
         self.ready: deque[int] = deque()
         """Jobs that train on, or that an earlier command has started."""
         self.at: dict[int, int] = {}
