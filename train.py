@@ -23,6 +23,7 @@ try:
     from hydraft.models import prepare, quantised_copy, stored_quant
     from hydraft.plan import preflight, render
     from hydraft.runs import claim, resume, run_folder
+    from hydraft.sweep import packs
     from hydraft.sweep.job_status import Recorded
     from hydraft.system.imports import import_large
     from hydraft.training.objectives.registry import make_objective
@@ -55,7 +56,7 @@ def train(composed: DictConfig, store: RendezvousStore | None = None) -> float |
     changes = [] if saved is None else resume.changes(saved, config, folder)  # now with the records
     if config.mode is Mode.plan:
         render.report(config, admitted.plan, rules.refused_here(config, machine) + launch.refused_here(config.cluster))
-        for note in admitted.notes:
+        for note in (*packs.planned(admitted), *admitted.notes):
             print(note)
         return None
     if config.mode is Mode.preview:

@@ -22,7 +22,7 @@ from hydraft.errors import ConfigError, Failure, FailureReason, RankFailed, RunF
 from hydraft.launch import recovery, run_log
 from hydraft.launch.external import coordinator
 from hydraft.launch.external.store import RendezvousStore
-from hydraft.launch.local import elastic
+from hydraft.launch.local import elastic, packed
 from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
 from hydraft.launch.remote import hosts, ssh
 from hydraft.launch.slurm import job_script, monitor
@@ -35,6 +35,8 @@ from hydraft.training import deepspeed_ops
 
 logger = logging.getLogger(__name__)
 logger.setLevel(logging.INFO)
+
+Shutdown = ShutdownHandler | packed.MemberShutdown
 
 END_KEYS = ("error", "signal", "step")
 """Keys of result.json that describe how a run ended; those of an earlier attempt are removed."""
@@ -61,7 +63,7 @@ def run(config: Config, folder: Path, quiet: bool = False, store: RendezvousStor
     with run_log.writing(folder):
         logger.info("command: %s", redact_command(sys.argv))
         try:
-            with ShutdownHandler(config.train.grace) as shutdown:
+            with packed.shutdown() or ShutdownHandler(config.train.grace) as shutdown:
                 _run_with_restarts(config, folder, quiet, shutdown, store)
         except RankFailed as error:
             failure = error.failure
@@ -136,7 +138,7 @@ def hold(cluster: ClusterConfig, folder: Path) -> AbstractContextManager[None]:
 
 
 def _run_with_restarts(
-    config: Config, folder: Path, quiet: bool, shutdown: ShutdownHandler, store: RendezvousStore | None
+    config: Config, folder: Path, quiet: bool, shutdown: Shutdown, store: RendezvousStore | None
 ) -> None:
     """Start the ranks, and restart them from the newest checkpoint up to ``cluster.max_restarts`` times.
 
@@ -170,9 +172,11 @@ def _run_with_restarts(
             print(line, file=sys.stderr, flush=True)
 
 
-def _start(config: Config, folder: Path, quiet: bool, shutdown: ShutdownHandler, store: RendezvousStore | None) -> None:
-    """Start the ranks with the launcher that the config names, and wait for them."""
-    if config.cluster.launcher is Launcher.joined:
+def _start(config: Config, folder: Path, quiet: bool, shutdown: Shutdown, store: RendezvousStore | None) -> None:
+    """Start the ranks with the launcher that the config names, and wait for them; in a pack, train in this thread."""
+    if isinstance(shutdown, packed.MemberShutdown):
+        packed.start(config, folder)
+    elif config.cluster.launcher is Launcher.joined:
         assert store is not None, "environment.apply sets the launcher only under another launcher"
         coordinator.start(config, folder, shutdown, store)
     elif config.cluster.launcher is Launcher.slurm:

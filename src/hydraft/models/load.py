@@ -212,7 +212,15 @@ def load_trainable(config: Config) -> PreTrainedModel | peft.PeftModel:
     if config.kernels.kind is Kernels.unsloth:
         return unsloth.load(config)
     _check_targets(config)
-    base = load_base(config.model, config.quant, config.train.precision)
+    return trainable_over(config, load_base(config.model, config.quant, config.train.precision))
+
+
+def trainable_over(config: Config, base: PreTrainedModel) -> PreTrainedModel | peft.PeftModel:
+    """``base`` itself, which is changed, with a new adapter and the loss of the config.
+
+    Raises:
+        ConfigError: the adapter's targets are not in the model.
+    """
     if config.kernels.kind is Kernels.liger:
         liger.patch(base)
     elif chunked(config, base.config.model_type, getattr(base.config, "vocab_size", 0)):

@@ -1,32 +1,33 @@
-"""Runs jobs at the same time on this machine, each in a process forked from a server that has imported the libraries. No torch.
+"""Runs jobs at the same time on this machine, in processes forked from a server that has imported the libraries. No torch.
 
 A job's ranks are forks of the job, so the libraries are imported once per sweep. Nothing of a job outlives it: no module state, no
-CUDA context, no process. If the fork server cannot be used (``launch/local/fork_server.py``), jobs are spawned.
+CUDA context, no process. Jobs that can share a frozen base share a process (``pack_process.py``). If the fork server cannot be used (``launch/local/fork_server.py``), jobs are spawned.
 """
 
 import logging
-import multiprocessing
 import os
 import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import connection
-from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess, SpawnProcess
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Protocol
 
 import cloudpickle
 from hydra.core.utils import JobReturn
+from omegaconf import OmegaConf
 
 from hydraft.errors import RunStopped
 from hydraft.launch.local import fork_server
 from hydraft.launch.local.elastic import own_code_first
-from hydraft.launch.local.rank import exit_failure
-from hydraft.sweep import pool_job
-from hydraft.sweep.job_status import JobDied
+from hydraft.sweep import placement, pool_job
+from hydraft.sweep.pack_process import Make, shared
+from hydraft.sweep.pool_job import Task
+from hydraft.sweep.pool_process import Pack, Running, Single, Start
 from hydraft.sweep.slots import Slot
 from hydraft.system.hardware import Hardware
 
@@ -74,63 +75,14 @@ def warm(preload: Sequence[str], machine: Hardware) -> None:
             signal.signal(signal.SIGINT, before)
 
 
-class Running:
-    """A running job."""
-
-    def __init__(self, slot: Slot, sweep: bytes, payload: bytes, method: str) -> None:
-        self.slot = slot
-        self.stopped = False
-        self.response: bytes | None = None
-        environment = pool_job.JobEnvironment(str(os.getcwd()), dict(os.environ), slot.cores, slot.gpus)  # noqa: PTH109
-        self.channel, theirs = connection.Pipe(duplex=False)
-        context: Any = multiprocessing.get_context(method)
-        self.process: ForkServerProcess | SpawnProcess = context.Process(
-            target=pool_job.enter, args=(theirs, environment, sweep, payload)
-        )
-        sys.stdout.flush()
-        self.process.start()
-        self.server = fork_server.process() if method == "forkserver" else None
-        theirs.close()
-
-    def ready(self) -> bool:
-        """Whether it has ended; receives what it has sent so far."""
-        over = not self.process.is_alive()
-        with suppress(EOFError, OSError):
-            if self.response is None and self.channel.poll():
-                self.response = self.channel.recv_bytes()
-        return over
-
-    def waitables(self) -> list[int | Connection]:
-        """Handles that become readable when it has sent something or ended."""
-        return [self.process.sentinel, *([self.channel] if self.response is None else [])]
-
-    def result(self) -> JobReturn:
-        """Its result."""
-        self.process.join()
-        self.channel.close()
-        if self.response is not None:
-            returned: JobReturn = cloudpickle.loads(self.response)
-            return returned
-        code = self.process.exitcode or 0
-        if code == fork_server.LOST and self.server is not None:
-            lost = fork_server.ended("jobs", self.server)
-            if lost is not None:
-                return pool_job.failed(JobDied(lost.message))
-        ended = "was " if code < 0 else ""
-        return pool_job.failed(JobDied(f"its process {ended}{exit_failure(code).message}"))
-
-    def signal(self, number: int) -> None:
-        """Send its process a signal."""
-        with suppress(ProcessLookupError):
-            if self.process.pid is not None and self.process.is_alive():
-                os.kill(self.process.pid, number)
-
-
 class Source(Protocol):
     """A source of jobs."""
 
-    def next(self) -> tuple[int, list[str], Any] | None:
-        """A job's number, its overrides, and its config if that has been composed; None if there are no more for now."""
+    fixed: bool
+    """Whether its jobs are known from the beginning, so that they can be taken before they start."""
+
+    def next(self) -> Task | None:
+        """A job; None if there are no more for now."""
 
     def waits(self) -> bool:
         """After ``next`` has returned None while jobs run: whether it may return a job later."""
@@ -145,11 +97,13 @@ class Source(Protocol):
 class Batch:
     """A fixed list of jobs."""
 
-    def __init__(self, jobs: Sequence[tuple[int, list[str], Any]]) -> None:
+    fixed = True
+
+    def __init__(self, jobs: Sequence[Task]) -> None:
         self.waiting = deque(jobs)
         self.results: dict[int, JobReturn] = {}
 
-    def next(self) -> tuple[int, list[str], Any] | None:
+    def next(self) -> Task | None:
         """The next one in the list."""
         return self.waiting.popleft() if self.waiting else None
 
@@ -166,46 +120,127 @@ class Batch:
         self.results[number] = returned
 
 
+@dataclass(frozen=True)
+class Packing:
+    """How jobs share processes."""
+
+    places: Callable[[str], int] = lambda _: 1
+    """By what jobs have in common (``Task.pack``): the most of them in one process; 1 if each has its own."""
+    asks: bool = True
+    """Whether a pack may want fewer once it has measured itself."""
+    make: Make = shared
+    """Makes what the members of a pack share, in its process."""
+
+
+class _Pool:
+    """The jobs that wait and the processes that run."""
+
+    def __init__(self, source: Source, slots: Sequence[Slot], start: Start, packing: Packing) -> None:
+        self.source, self.slots, self.start, self.packing = source, slots, start, packing
+        self.free = list(reversed(slots))
+        self.running: list[Running] = []
+        self.waiting, self.more = placement.Waiting(), True
+
+    def fill(self) -> None:
+        """Start every job that can start now."""
+        self._take()
+        while (found := placement.choose(self.waiting, self.running, len(self.free), len(self.slots))) is not None:
+            key, one = found
+            task = self.waiting.pop(key)
+            if one is None:
+                self.running.append(self._process(task))
+            else:
+                one.add(task)
+            self._take()
+        self._make_way()
+        for one in self.running:
+            if isinstance(one, Pack) and not one.jobs:
+                one.close()
+
+    def collect(self, polls: bool) -> None:
+        """Report the jobs that have ended; if ``polls``, stop those that the source wants to stop."""
+        for one in list(self.running):
+            over = one.ready()
+            for number, returned, stopped in one.take_ended(over):
+                self.source.ended(number, returned, stopped)
+            if over:
+                self.running.remove(one)
+                self.free.append(one.slot)
+            elif polls:
+                for number in [number for number, stopped in one.jobs.items() if not stopped]:
+                    if self.source.should_stop(number):
+                        one.stop(number)
+
+    def _take(self) -> None:
+        """Take jobs from the source: all of a list; of a search as many as can start now, and those that wait for their kind."""
+        while self.more and (self.source.fixed or self._has_room()):
+            task = self.source.next()
+            if task is None:
+                busy = bool(self.waiting) or any(one.jobs for one in self.running)
+                self.more = busy and self.source.waits()
+                return
+            else:
+                packed = task.pack is not None and self.packing.places(task.pack) > 1
+                self.waiting.add(task if packed else task._replace(pack=None))
+
+    def _has_room(self) -> bool:
+        room = bool(self.free) or any(one.room > 0 for one in self.running)
+        return room and len(self.waiting) < len(self.slots)
+
+    def _process(self, task: Task) -> Running:
+        slot = self.free.pop()
+        if task.pack is None:
+            return Single(self.start, slot, task)
+        found = Pack(self.start, slot, task.pack, self.packing.places(task.pack), self.packing.asks, self.packing.make)
+        found.add(task)
+        return found
+
+    def _make_way(self) -> None:
+        """If jobs overtook one too often, the smallest pack takes no more, so that its slot gets free."""
+        packs = [one for one in self.running if isinstance(one, Pack)]
+        starved = self.waiting.starved()
+        if starved and not self.free and len(packs) == len(self.running) and not any(one.closed for one in packs):
+            others = [one for one in packs if one.pack not in starved]
+            if others:
+                min(others, key=lambda one: one.count).close()
+
+
 def run(
-    sweep: pool_job.Sweep, source: Source, slots: Sequence[Slot], method: str, poll_seconds: float | None = None
+    sweep: pool_job.Sweep,
+    source: Source,
+    slots: Sequence[Slot],
+    start_method: str,
+    poll_seconds: float | None = None,
+    packing: Packing | None = None,
 ) -> None:
-    """Run every job of ``source``, as many at the same time as there are slots.
+    """Run every job of ``source``, as many at the same time as there are slots, and packs in the same slot.
 
     Args:
         sweep: what the jobs share.
         source: gives the jobs and receives their results.
         slots: the parts of the machine.
-        method: the start method, from ``method``.
+        start_method: from ``method``.
         poll_seconds: how often ``source.should_stop`` is called for running jobs; None for never.
+        packing: which jobs share a process; None for none.
 
     Raises:
         KeyboardInterrupt: a signal (``RunStopped``, if not Ctrl-C); it was passed on to the jobs, which have ended.
     """
-    shared = cloudpickle.dumps(sweep)
-    free, running, more = list(reversed(slots)), dict[int, Running](), True
+    folder = Path(str(OmegaConf.select(sweep.config, "hydra.sweep.dir")))
+    pool = _Pool(source, slots, Start(cloudpickle.dumps(sweep), start_method, folder), packing or Packing())
     with _signals():
         try:
-            while more or running:
-                while more and free:
-                    task = source.next()
-                    if task is None:
-                        more = bool(running) and source.waits()
-                        break
-                    running[task[0]] = Running(free.pop(), shared, cloudpickle.dumps(task), method)
-                if running:
-                    connection.wait([end for one in running.values() for end in one.waitables()], poll_seconds)
-                for number, one in list(running.items()):
-                    if one.ready():
-                        free.append(running.pop(number).slot)
-                        source.ended(number, one.result(), one.stopped)
-                    elif poll_seconds is not None and not one.stopped and source.should_stop(number):
-                        one.stopped = True
-                        one.signal(signal.SIGTERM)
+            while True:
+                pool.fill()
+                if not pool.running:
+                    return
+                connection.wait([end for one in pool.running for end in one.waitables()], poll_seconds)
+                pool.collect(poll_seconds is not None)
         except KeyboardInterrupt as error:
-            _end(list(running.values()), error.signal if isinstance(error, RunStopped) else signal.SIGINT)
+            _end(pool.running, error.signal if isinstance(error, RunStopped) else signal.SIGINT)
             raise
         except BaseException:
-            _end(list(running.values()), signal.SIGKILL)
+            _end(pool.running, signal.SIGKILL)
             raise
 
 

@@ -4,11 +4,11 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 from hydra.core.hydra_config import HydraConfig
@@ -26,6 +26,17 @@ LOG = "job.log"
 """File in the job's folder for what it prints."""
 
 EXIT_INTERRUPTED = 130
+
+
+class Task(NamedTuple):
+    """A job of a sweep."""
+
+    number: int
+    overrides: list[str]
+    config: Any = None
+    """Its config, if that has been composed."""
+    pack: str | None = None
+    """What it has in common with the jobs that it can share a process with; None if it runs alone."""
 
 
 @dataclass
@@ -58,32 +69,42 @@ def enter(channel: Connection, environment: JobEnvironment, sweep: bytes, job: b
     Args:
         environment: of the job.
         sweep: a pickled ``Sweep``.
-        job: pickled: its number, its overrides, and its config if that has been composed.
+        job: a pickled ``Task``.
     """
-    die_with_parent()
-    os.setpgid(0, 0)  # the launcher passes on a Ctrl-C in the terminal
+    prepare(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)  # the fork server ignores them
-    os.chdir(environment.folder)
-    os.environ.clear()
-    os.environ.update(environment.variables)
-    if environment.gpus is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(environment.gpus)
-    os.environ["HYDRAFT_CORES"] = str(environment.cores)  # its ranks count their threads by it
     try:
-        done = _run(cloudpickle.loads(sweep), *cloudpickle.loads(job))
+        task: Task = cloudpickle.loads(job)
+        done = run(cloudpickle.loads(sweep), task, to_file)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         done = failed(error)
     sys.stdout.flush()
     sys.stderr.flush()
+    channel.send_bytes(packed(done))
+
+
+def prepare(environment: JobEnvironment) -> None:
+    """Give this process its working directory, its environment variables and its part of the machine."""
+    die_with_parent()
+    os.setpgid(0, 0)  # the launcher passes on a Ctrl-C in the terminal
+    os.chdir(environment.folder)
+    os.environ.clear()
+    os.environ.update(environment.variables)
+    if environment.gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(environment.gpus)
+    os.environ["HYDRAFT_CORES"] = str(environment.cores)  # its ranks count their threads by it
+
+
+def packed(returned: JobReturn) -> bytes:
+    """What a job returned, pickled; if that is not possible, that it failed."""
     try:
-        response = cloudpickle.dumps(done)
+        return bytes(cloudpickle.dumps(returned))
     except Exception as error:
-        response = cloudpickle.dumps(failed(RuntimeError(f"what the job returned cannot be sent back: {error}")))
-    channel.send_bytes(response)
+        return bytes(cloudpickle.dumps(failed(RuntimeError(f"what the job returned cannot be sent back: {error}"))))
 
 
 def failed(error: BaseException, overrides: Sequence[str] | None = None) -> JobReturn:
@@ -95,20 +116,28 @@ def failed(error: BaseException, overrides: Sequence[str] | None = None) -> JobR
     return returned
 
 
-def _run(sweep: Sweep, number: int, overrides: list[str], config: DictConfig | None) -> JobReturn:
+def run(sweep: Sweep, task: Task, redirect: Callable[[Path], None]) -> JobReturn:
+    """Run a job.
+
+    Args:
+        sweep: its sweep; its Hydra objects are those of this job from now on.
+        task: the job.
+        redirect: sends what is printed to a file.
+    """
+    config: DictConfig | None = task.config
     plugins = Plugins.instance()
     Singleton._instances = {**sweep.state["instances"], Plugins: plugins}
     BaseContainer._resolvers = sweep.state["omegaconf_resolvers"]
     setup_globals()
     composed = config is not None
     if config is None:
-        config = sweep.context.config_loader.load_sweep_config(sweep.config, overrides)
+        config = sweep.context.config_loader.load_sweep_config(sweep.config, task.overrides)
     with open_dict(config):
-        config.hydra.job.id = config.hydra.job.num = number
+        config.hydra.job.id = config.hydra.job.num = task.number
     HydraConfig.instance().set_config(config)
     folder = Path(str(OmegaConf.select(config, "hydra.sweep.dir")), str(OmegaConf.select(config, "hydra.sweep.subdir")))
     folder.mkdir(parents=True, exist_ok=True)
-    _redirect(folder / LOG)
+    redirect(folder / LOG)
     returned: JobReturn = run_job(
         hydra_context=sweep.context,
         task_function=sweep.task,
@@ -123,7 +152,7 @@ def _run(sweep: Sweep, number: int, overrides: list[str], config: DictConfig | N
     return returned
 
 
-def _redirect(log: Path) -> None:
+def to_file(log: Path) -> None:
     """Redirect the output of this process and its children to ``log``."""
     nowhere = os.open(os.devnull, os.O_RDONLY)
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -22,6 +22,7 @@ from hydraft.sweep import budget, halving, pace
 from hydraft.sweep.candidate import Packed, failure, unpacked
 from hydraft.sweep.halving import Halving, Member
 from hydraft.sweep.limits import Limits
+from hydraft.sweep.pool_job import Task
 from hydraft.sweep.results import objective
 from hydraft.sweep.results.ledger import State
 from hydraft.sweep.search_loop import Jobs
@@ -30,8 +31,6 @@ OVERRUN = 1.05
 """Part of the budget after which jobs are stopped, except the best one."""
 BRACKET, RUNG = "bracket", "rung"
 """Attributes of a trial: the number of its bracket, and that of the rung that it trains to."""
-
-Task = tuple[int, list[str], Packed | None]
 
 
 @dataclass
@@ -194,7 +193,7 @@ class RungJobs(Jobs):
         self.meter.start(number, self.at.get(number, 0))
         extra = [] if rung is None else [f"sweep.stop_at={rung}"]
         overrides = [*one.overrides, *extra, cli.quote(f"hydra.sweep.subdir={name}")]
-        return number, overrides, stopping(one.in_folder(name), rung)
+        return Task(number, overrides, stopping(one.in_folder(name), rung), one.demand.pack)
 
     def _lines(self, number: int) -> list[dict[str, Any]]:
         """New lines of the job's metrics; steps and objectives in them are kept."""

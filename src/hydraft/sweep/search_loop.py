@@ -16,8 +16,10 @@ from optuna.trial import Trial
 
 from hydraft.config import cli, printed
 from hydraft.errors import EXIT_REFUSED, ConfigError, RunFailed
+from hydraft.plan.pack import largest
 from hydraft.sweep import limits
-from hydraft.sweep.candidate import Candidate, Packed, failure, refusal
+from hydraft.sweep.candidate import Candidate, failure, refusal
+from hydraft.sweep.pool_job import Task
 from hydraft.sweep.results import objective
 from hydraft.sweep.results.ledger import OVER, State
 from hydraft.sweep.results.live_table import Live
@@ -97,12 +99,14 @@ def _check(session: Session, space: Space) -> tuple[Demand, list[Candidate]]:
         raise RunFailed(refusal(candidates), EXIT_REFUSED)
     checked = [one for one in candidates if not one.refused]
     demands = [one.demand for one in checked]
-    largest = Demand(
+    shared = [demand.shared for demand in demands if demand.shared is not None]
+    whole = Demand(
         max(demand.ranks for demand in demands),
         max(demand.memory for demand in demands),
         any(demand.alone for demand in demands),
+        shared=largest(shared) if shared else None,
     )
-    return largest, checked
+    return whole, checked
 
 
 def _ends(axis: Any) -> list[Value]:
@@ -124,6 +128,7 @@ class Jobs:
     """By job key: trials with the same values as a running one, whose result they share."""
     read: dict[int, int] = field(default_factory=dict)
     """Bytes of metrics.jsonl that have been read, by number."""
+    fixed = False
     left_out: set[str] = field(default_factory=set)
     """Keys of jobs that are not to be run by this command."""
 
@@ -137,7 +142,7 @@ class Jobs:
         """Never: a search has a next trial at any time, or none."""
         return False
 
-    def next(self) -> tuple[int, list[str], Packed | None] | None:
+    def next(self) -> Task | None:
         """The next trial that has to run; the results of jobs that are done or cannot run are reported at once."""
         ledger = self.session.ledger
         while (trial := self.search.ask()) is not None:
@@ -151,10 +156,11 @@ class Jobs:
                 self._report(trial, job.state, job.name)
             elif not ledger.is_claimed(job.key):  # by another process, which records the result
                 self.trials[trial.number], self.candidates[trial.number] = trial, one
-                return (
+                return Task(
                     trial.number,
                     [*one.overrides, cli.quote(f"hydra.sweep.subdir={job.name}")],
                     one.in_folder(job.name),
+                    one.demand.pack,
                 )
         return None
 
@@ -192,8 +198,8 @@ class Jobs:
     def one_by_one(self, launcher: Launcher) -> None:
         """Run one job after another, with a launcher that takes all jobs at once, so that each can use the results before it."""
         while (task := self.next()) is not None:
-            number, overrides, _ = task
-            self.ended(number, launcher.launch([overrides], initial_job_idx=number)[0], stopped=False)
+            returned = launcher.launch([task.overrides], initial_job_idx=task.number)[0]
+            self.ended(task.number, returned, stopped=False)
 
     def _mark(self, file: Path) -> None:
         """Write to a run's folder that it was pruned."""

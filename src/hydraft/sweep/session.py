@@ -27,7 +27,7 @@ from hydraft.launch import run as launch
 from hydraft.plan import preflight
 from hydraft.plan.render import verdict
 from hydraft.runs import claim, run_folder
-from hydraft.sweep import folder_names, job_status, sweep_folder
+from hydraft.sweep import folder_names, job_status, packs, sweep_folder
 from hydraft.sweep.candidate import CONFIGS, Candidate, Packed, failure, refusal, returned
 from hydraft.sweep.results import ledger, objective, write
 from hydraft.sweep.results.ledger import Job, Ledger, State
@@ -199,8 +199,8 @@ class Session:
             return Demand(ranks=0), admitted.plan.steps
         cost = admitted.plan.cost
         memory = cost.memory.host_peak * requested.cluster.ranks_per_node if cost else 0
-        demand = Demand(requested.cluster.ranks_per_node, memory, alone=requested.cluster.on_hosts)
-        return demand, admitted.plan.steps
+        ranks, alone = requested.cluster.ranks_per_node, requested.cluster.on_hosts
+        return Demand(ranks, memory, alone, **packs.found(admitted, self.config.hydra.job)), admitted.plan.steps
 
     def _launch(self, launcher: Launcher, candidates: dict[str, Candidate]) -> None:
         """Run the jobs that are not done; wait for those of another process, and run them if that process ends before they do."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hydraft.plan.pack import PackMemory
 from hydraft.system.hardware import Hardware
 
 MEMORY_SHARE = 0.9
@@ -22,6 +23,12 @@ class Demand:
     """Bytes of main memory; 0 if unknown."""
     alone: bool = False
     """Whether it uses other machines too, so that no other job may run at the same time."""
+    pack: str | None = None
+    """What it has in common with the jobs that it can share a process with (``packs.pack_key``); None if it runs alone."""
+    shared: PackMemory | None = None
+    """The memory of such a process; None if unknown."""
+    why_alone: str | None = None
+    """Why it runs alone."""
 
 
 @dataclass(frozen=True)

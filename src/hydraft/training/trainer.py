@@ -109,6 +109,18 @@ def _advance(scheduler: Any, step: int) -> None:
     scheduler._last_lr = rates
 
 
+def _keep_norm(engine: Any) -> None:
+    """Have stage 0 in fp32 keep the gradient norm: DeepSpeed's own method for it does not."""
+
+    def clip() -> None:
+        bound = engine.gradient_clipping() or math.inf
+        engine.optimizer._global_grad_norm = float(clip_grad_norm_(engine.module.parameters(), bound, mpu=engine.mpu))
+
+    engine.clip_fp32_gradients = clip
+    if engine.optimizer is engine.basic_optimizer and not engine.gradient_clipping():  # no norm would be computed
+        engine.optimizer.register_step_pre_hook(lambda *_: clip())
+
+
 class RunTrainer(Trainer):
     """The Trainer with an objective, the order of ``EpochOrder``, DeepSpeed's CPU Adam for offloaded states, and a token count."""
 
@@ -212,24 +224,19 @@ class RunTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.on_save(self)
 
-    def _prepare_for_training(self, max_steps: int, loader: Any, resumed: Any) -> Any:
+    def _prepare_engine(self, max_steps: int, loader: Any) -> tuple[Any, Any]:
         engine, loader = super()._prepare_for_training(max_steps, loader, None)  # type: ignore[no-untyped-call]
         optimizer_state.undo_initial_step(engine)
+        _keep_norm(engine)
+        return engine, loader
+
+    def _prepare_for_training(self, max_steps: int, loader: Any, resumed: Any) -> Any:
+        engine, loader = self._prepare_engine(max_steps, loader)
         if self.start is not None:
             state = self.start.state
             optimizer_state.load_optimizer(engine, self.parameters, self.start.folder, state.adam_step)
             optimizer_state.set_loss_scale(engine, state.loss_scale)
             _advance(self.lr_scheduler, state.step if state.schedule_step is None else state.schedule_step)
-
-        def clip() -> None:  # replaces DeepSpeed's method for stage 0 in fp32, which does not keep the norm
-            bound = engine.gradient_clipping() or math.inf
-            engine.optimizer._global_grad_norm = float(
-                clip_grad_norm_(engine.module.parameters(), bound, mpu=engine.mpu)
-            )
-
-        engine.clip_fp32_gradients = clip
-        if engine.optimizer is engine.basic_optimizer and not engine.gradient_clipping():  # no norm would be computed
-            engine.optimizer.register_step_pre_hook(lambda *_: clip())
         return engine, loader
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:

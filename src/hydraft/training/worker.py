@@ -1,50 +1,24 @@
 """The training of one rank: reads the run's config.yaml and trains; rank 0 writes the results."""
 
-import dataclasses
 import os
-import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import peft
 import torch
 import torch.distributed as dist
 import transformers
-from transformers import TrainerCallback, TrainingArguments
 
-from hydraft.checkpoint import optimizer_state, weights
 from hydraft.config.choices import Launcher, Offload
-from hydraft.config.lora import ALL_LINEAR, LoraMethod
-from hydraft.config.model import ModelConfig
 from hydraft.config.schema import Config, load_config
-from hydraft.data.template_default import with_default
-from hydraft.evaluation.evaluator import BatchSizes, Evaluator
-from hydraft.models import base_identity, exchange, prepare, quantised_copy
-from hydraft.models.load import check_vocabulary, load_tokenizer, load_trainable, settle_batching, trainable
-from hydraft.plan import plan
+from hydraft.models import exchange, prepare, quantised_copy
+from hydraft.models.load import load_trainable
 from hydraft.runs import consistency
 from hydraft.system.console import Screen
 from hydraft.system.heartbeat import Heartbeat
 from hydraft.system.signals import SignalListener
-from hydraft.tracking.factory import make_tracker
-from hydraft.training import deepspeed_ops, op_locks, process_group, report
-from hydraft.training.callbacks.checkpoint import CheckpointCallback, find_start
-from hydraft.training.callbacks.divergence import DivergenceCallback
-from hydraft.training.callbacks.early_stop import EarlyStopCallback
-from hydraft.training.callbacks.evaluation import EvaluationCallback
-from hydraft.training.callbacks.logging import LoggingCallback
-from hydraft.training.callbacks.pause import PauseCallback
-from hydraft.training.dataset import TrainingData, load_held_out, load_training_data
-from hydraft.training.memory_peaks import MemoryPeaks
-from hydraft.training.objectives.base import Objective
-from hydraft.training.objectives.registry import make_objective
+from hydraft.training import deepspeed_ops, op_locks, process_group, run
 from hydraft.training.oom import OutOfMemoryHandler
 from hydraft.training.rendezvous import Rendezvous
-from hydraft.training.trainer import RunTrainer, Start, training_arguments
-
-PROBE_TOKENS = 64
-"""Tokens of the prompt in probe.json."""
+from hydraft.training.trainer import RunTrainer, training_arguments
 
 
 def main(
@@ -79,225 +53,15 @@ def main(
         arguments = training_arguments(
             config, folder, rendezvous
         )  # before the model: ZeRO-3 shards it while it is loaded
-        _train(config, arguments, folder, screen, memory, listener)
+        if config.cluster.launcher is Launcher.joined and int(os.environ["LOCAL_RANK"]) == 0:
+            with screen.heartbeat.while_working():  # other launchers prepare it before the ranks start
+                prepare.native(config.model, config.seed, screen.console, storage=quantised_copy.of_run(config))
+        _compare_hosts(config)
+        run.train(run.Rank(folder, arguments, screen, memory, listener, load_trainable, RunTrainer), config)
     dist.destroy_process_group()
-
-
-def _train(
-    config: Config,
-    arguments: TrainingArguments,
-    folder: Path,
-    screen: Screen,
-    memory: OutOfMemoryHandler,
-    listener: SignalListener,
-) -> None:
-    if config.cluster.launcher is Launcher.joined and int(os.environ["LOCAL_RANK"]) == 0:
-        with screen.heartbeat.while_working():  # other launchers prepare it before the ranks start
-            prepare.native(config.model, config.seed, screen.console, storage=quantised_copy.of_run(config))
-    _compare_hosts(config)
-    parts = _load(config, screen, memory)
-    early_stop = EarlyStopCallback(config.train.grace, arguments.device, listener)
-    run = _make_run(parts, folder, arguments, screen, early_stop)
-    memory.trainer = run.trainer
-    began = time.perf_counter()
-    output = run.trainer.run()
-    run.peaks.end("training")
-    stopped = run.early_stop.number != 0  # and a checkpoint was saved
-    after = {} if stopped else run.evaluation.evaluate_all("after training", run.trainer.state.global_step)
-    if run.early_stop.number:
-        _end_early(run, save=not stopped)
-        return
-    seconds = time.perf_counter() - began
-    screen.phase("saving")
-    result, trained = _save(run, parts, folder, {"after": after, "train_loss": output.training_loss})
-    screen.heartbeat.stop()  # a dashboard may be slow
-    if dist.get_rank() == 0:
-        report.write_result(parts.config, folder, result, trained, run.logging.tracker)
-        report.show_result(screen, folder, result, seconds)
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """What a run is made of."""
-
-    config: Config
-    """With the model section of the native model."""
-    objective: Objective
-    tokenizer: Any
-    data: TrainingData
-    model: Any
-    origin: weights.Origin
-
-
-@dataclass(frozen=True)
-class _Run:
-    """A run that is ready to be trained."""
-
-    trainer: RunTrainer
-    logging: LoggingCallback
-    evaluation: EvaluationCallback
-    checkpoint: CheckpointCallback
-    early_stop: EarlyStopCallback
-    peaks: MemoryPeaks
-
-
-def _load(requested: Config, screen: Screen, memory: OutOfMemoryHandler) -> _Parts:
-    """The data set and the model. ``requested``: with the model section of the user, which may be a published checkpoint."""
-    native = _native(requested, screen)
-    config, notes = settle_batching(dataclasses.replace(requested, model=native))
-    for note in notes:
-        screen.say(note)
-    objective, tokenizer = make_objective(config.objective), load_tokenizer(config.model)
-    check_vocabulary(tokenizer, config.model)
-    with screen.heartbeat.while_working():
-        data = load_training_data(config, tokenizer, objective.encoding, screen)
-    if config.data.template == "chat":
-        tokenizer.chat_template = with_default(tokenizer, data.encoded.thinking)  # saved with the adapter
-    screen.phase("loading the model")
-    with screen.heartbeat.while_working():
-        model = load_trainable(config)
-    memory.model = model
-    objective.prepare(model)
-    _beat_in_forward(model, screen.heartbeat)
-    _report_targets(model, config, screen)
-    initial = weights.gather(model, trainable(model)) if config.lora.variant.changes_base else None
-    known = dataclasses.replace(requested, data=dataclasses.replace(requested.data, thinking=data.encoded.thinking))
-    origin = weights.Origin(initial, base_identity.of(known) if dist.get_rank() == 0 else None)
-    return _Parts(config, objective, tokenizer, data, model, origin)
-
-
-def _native(config: Config, screen: Screen) -> ModelConfig:
-    """The model that every rank loads: the quantised copy only if each rank finds one, since they quantise together otherwise."""
-    storage = quantised_copy.of_run(config)
-    found = prepare.native(config.model, config.seed, screen.console, verified=True, storage=storage)
-    if storage is None:
-        return found
-    copied = quantised_copy.is_copy(found)
-    if all(exchange.all_gather(copied)):
-        return found
-    if copied:
-        screen.say(f"{config.model.path}: quantised at each start, since another machine has no quantised copy of it")
-    return prepare.native(config.model, config.seed, screen.console, verified=True)
-
-
-def _make_run(
-    parts: _Parts, folder: Path, arguments: TrainingArguments, screen: Screen, early_stop: EarlyStopCallback
-) -> _Run:
-    """The Trainer and its callbacks, with the state of the checkpoint that the run resumes from."""
-    config, model, device = parts.config, parts.model, arguments.device
-    start = find_start(folder, screen)
-    if start is not None:
-        optimizer_state.load_weights(trainable(model), start.folder)
-    tracker = make_tracker(config, folder, dist.get_rank(), None if start is None else start.state.tracker)
-    logging = LoggingCallback(folder, dist.get_rank(), screen, tracker)
-    if start is None:
-        logging.begin()
-    peaks = MemoryPeaks(device)
-    with screen.heartbeat.while_working():  # a share of many records takes long to find
-        evaluator = _evaluator(parts, device)
-    evaluation = EvaluationCallback(model, evaluator, config.train, logging, early_stop, peaks)
-    checkpoint = CheckpointCallback(config, folder, parts.data.encoded.key, logging, evaluation, parts.origin)
-    compiling = _compile_callbacks(config, model, logging, device)
-    trainer = _trainer(parts, arguments, start, [*compiling, early_stop, evaluation, logging, checkpoint])
-    for callback in compiling:
-        callback.trainer = trainer
-    divergence = DivergenceCallback(config, folder, logging, trainer, early_stop)
-    evaluation.before = divergence.settle
-    trainer.add_callback(divergence)
-    if config.sweep.stop_at is not None:
-        trainer.add_callback(PauseCallback(config.sweep.stop_at, early_stop))
-    checkpoint.attach(trainer, divergence)
-    return _Run(trainer, logging, evaluation, checkpoint, early_stop, peaks)
-
-
-def _trainer(
-    parts: _Parts, arguments: TrainingArguments, start: Start | None, callbacks: list[TrainerCallback]
-) -> RunTrainer:
-    config, data, pad_id = parts.config, parts.data, int(parts.tokenizer.pad_token_id)
-    trainer = RunTrainer(
-        config,
-        parts.model,
-        parts.objective,
-        data.lengths,
-        start,
-        args=arguments,
-        train_dataset=data.examples,
-        processing_class=parts.tokenizer,
-        data_collator=parts.objective.collator(config.data, config.kernels, pad_id),
-        callbacks=callbacks,
-    )
-    trainer.remove_callback(transformers.PrinterCallback)
-    return trainer
-
-
-def _evaluator(parts: _Parts, device: torch.device) -> Evaluator:
-    config, objective = parts.config, parts.objective
-    sizes = BatchSizes.of(config.data, config.train.micro_batch_size, plan.generation_memory(config))
-    records = load_held_out(config, objective.read, parts.data.entry)
-    data = dataclasses.replace(config.data, thinking=parts.data.encoded.thinking)
-    return Evaluator(records, parts.tokenizer, data, device, sizes, objective)
-
-
-def _compile_callbacks(config: Config, model: Any, logging: LoggingCallback, device: torch.device) -> list[Any]:
-    if not config.train.compile:
-        return []
-    from hydraft.training.callbacks.compile_layers import CompileCallback  # imports torch's compiler, which is slow
-
-    return [CompileCallback(model, logging, device)]
-
-
-def _end_early(run: _Run, save: bool) -> None:
-    """End this rank after a signal. ``save``: the signal arrived after the last step, and no checkpoint was saved for it."""
-    if save:
-        run.checkpoint.save(run.trainer)
-    run.early_stop.listener.report_early_exit(run.trainer.state.global_step, run.early_stop.number)
-    run.logging.screen.heartbeat.stop()
-    run.logging.tracker.finish({})
-
-
-def _save(run: _Run, parts: _Parts, folder: Path, ended: dict[str, Any]) -> tuple[dict[str, Any], Path]:
-    """Save the adapter or model and a checkpoint; returns the values of result.json and the folder that was saved."""
-    trained = folder / ("model" if parts.config.lora.method is LoraMethod.none else "adapter")
-    run.checkpoint.write(run.trainer, trained)
-    run.checkpoint.save(run.trainer)  # so that the run can be resumed with more epochs
-    weights.write_probe(parts.model, parts.tokenizer, parts.data.encoded[0]["input_ids"][:PROBE_TOKENS], trained)
-    result = {
-        "objective": ended["after"].get("loss", ended["train_loss"]),
-        "train_loss": ended["train_loss"],
-        "before": run.evaluation.scores.get(0, {}),
-        "best": run.evaluation.best(),
-        "after": ended["after"],
-        "steps": run.trainer.state.global_step,
-        "tokens": run.trainer.all_tokens(),
-        "train_seconds": run.logging.seconds,
-        **run.peaks.result(),
-        "trained_parameters": sum(getattr(p, "ds_numel", p.numel()) for p in trainable(parts.model).values()),
-        "truncated": vars(parts.data.encoded.truncation),
-    }
-    return result, trained
 
 
 def _compare_hosts(config: Config) -> None:
     """Raise ``ConfigError`` if a rank has another config or other code than rank 0."""
     found = exchange.all_gather([f"rank {dist.get_rank()} ({consistency.host()})", consistency.of_run(config)])
     consistency.check([(name, about) for name, about in found])
-
-
-def _beat_in_forward(model: torch.nn.Module, heartbeat: Heartbeat) -> None:
-    """Send a heartbeat in every forward pass, in training and in evaluation."""
-    inner = model.get_base_model() if isinstance(model, peft.PeftModel) else model
-    inner.register_forward_pre_hook(lambda *_: heartbeat.beat())
-
-
-def _report_targets(model: Any, config: Config, screen: Screen) -> None:
-    """Print the native names of layers if ``lora.target_modules`` has names of the published checkpoint."""
-    if not isinstance(model, peft.PeftModel):
-        return
-    native, requested = model.peft_config["default"].target_modules, config.lora.targets
-    if isinstance(native, str) and native != requested:
-        screen.say(f"lora.target_modules: {requested} of the published checkpoint is {native} in the native model")
-    if isinstance(native, str) or isinstance(requested, str) or ALL_LINEAR in requested:
-        return
-    if set(native) != set(requested):
-        renamed, found = ", ".join(sorted(set(requested) - native)), ", ".join(sorted(native - set(requested)))
-        screen.say(f"lora.target_modules: {renamed} of the published checkpoint is {found} in the native model")
