@@ -75,7 +75,7 @@ class GridSweeper(Sweeper):  # type: ignore[misc]
         if self.config.sweep.budget is not None:  # one job after another, for as long as there is time
             from hydraft.sweep import search_loop
 
-            settings: Dict[str, Any] = {
+            settings: dict[str, Any] = {
                 "sampler": "grid",
                 "pruner": "none",
                 "trials": None,
