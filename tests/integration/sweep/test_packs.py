@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import idle_pack
 import pytest
 from hydra import compose, initialize
 from hydra._internal.callbacks import Callbacks
@@ -18,6 +17,7 @@ from hydra.core.utils import JobReturn
 from hydra.types import HydraContext
 from omegaconf import OmegaConf
 
+import idle_pack
 from hydraft.errors import RunStopped
 from hydraft.sweep import pool
 from hydraft.sweep.candidate import Packed, failure

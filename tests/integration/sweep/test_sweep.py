@@ -20,7 +20,13 @@ SHORT = ["quant=none", "data.eval=null", "train.log_every=1", "train.micro_batch
 
 
 def sweep(records: Path, *more: str) -> list[str]:
-    return ["-m", *SHORT, f"data.train={records}", *more]
+    """Each job in its own process."""
+    return ["-m", "hydra.launcher.pack=off", *SHORT, f"data.train={records}", *more]
+
+
+def packed(records: Path, *more: str) -> list[str]:
+    """Jobs of one process, after one another in a single slot."""
+    return ["-m", "hydra.launcher.jobs=1", *SHORT, f"data.train={records}", *more]
 
 
 def by_name(folder: Path) -> dict[str, Job]:
@@ -109,6 +115,40 @@ def test_two_sweeps_in_one_folder_share_its_jobs(records: Path, tmp_path: Path, 
     }
 
 
+def test_members_of_a_pack_save_on_a_signal_and_are_resumed(records: Path, tmp_path: Path, start: Any) -> None:
+    folder = tmp_path / "sweep"
+    command = packed(records, "lora.r=2,3,4", "train.max_steps=200", "train.save_every=5", "hydra.launcher.pack=2")
+    first = start(*command, f"hydra.sweep.dir={folder}")
+    wait_for(lambda: all((folder / name / "checkpoints").exists() for name in ("r=2", "r=3")), 240, "checkpoints")
+    pids = {job.pid for name, job in by_name(folder).items() if name != "r=4"}
+    assert len(pids) == 1, "two jobs in one process"
+    os.kill(first.pid, signal.SIGTERM)
+    first.join(120 * SCALE)
+    assert first.exitcode == 128 + signal.SIGTERM
+    assert states(folder) == {"r=2": State.interrupted, "r=3": State.interrupted, "r=4": State.pending}
+    saved = {name: max(steps(folder / name)) for name in ("r=2", "r=3")}
+    assert all(0 < step < 200 for step in saved.values())
+    assert "preempted by SIGTERM after step" in (by_name(folder)["r=2"].error or "")
+
+    again = start(*command, f"sweep.resume={folder}")
+    wait_for(lambda: all(max(steps(folder / name)) > saved[name] for name in saved), 240, "further steps")
+    pid = by_name(folder)["r=2"].pid
+    assert pid is not None and pid not in pids
+    os.kill(pid, signal.SIGKILL)
+    again.join(300 * SCALE)
+    assert again.exitcode == 1
+    assert states(folder) == {"r=2": State.failed, "r=3": State.failed, "r=4": State.done}
+    assert "its process was killed by SIGKILL" in (by_name(folder)["r=3"].error or "")
+
+    last = run_script("train.py", *command, f"sweep.resume={folder}", "sweep.retry_failed=true")
+    assert last.returncode == 0, last.stderr
+    assert set(states(folder).values()) == {State.done}
+    for name in ("r=2", "r=3", "r=4"):
+        seen = steps(folder / name)
+        assert sorted(set(seen)) == list(range(1, 201)), "each step, some of them again after the kill"
+        assert "lora r=" + name[-1] in (folder / name / "job.log").read_text()
+
+
 REFUSED = [
     ("lora.r=", "lora.r=: is empty"),
     ("lora.r=range(0,0)", "a list of values is empty"),
@@ -117,6 +157,7 @@ REFUSED = [
     ("zero=stage1,stage9", "zero=stage9: no such option; did you mean zero=stage3?"),
     ("model=llama3 model.init=random model.size=3.1-8b,3.1-70b quant=none", "does not fit"),
     ("lora.r=2,4 hydra.launcher.jobs=0", "hydra.launcher.jobs=0: must be at least 1"),
+    ("lora.r=2,4 hydra.launcher.pack=many", "hydra.launcher.pack=many: must be auto, off or a number"),
     ("lora.r=2,4 sweep.name=a/b", "sweep.name=a/b: must be the name of a folder"),
     ("lora.r=2,4 sweep.resume=nothing", "sweep.resume=nothing: no such sweep"),
     ("lora.r=2,4 resume=outputs", "resume=outputs: resumes a single run"),
