@@ -1,8 +1,10 @@
 """What the members of a pack share: the frozen base, which is loaded once, and the passes over it."""
 
+import math
 import os
 import re
 import traceback
+from collections import deque
 from typing import Any
 
 import peft
@@ -18,6 +20,7 @@ from hydraft.models.load import load_base, trainable, trainable_over
 from hydraft.models.loss import chunked
 from hydraft.models.shared_weights import over_same_weights
 from hydraft.training.oom import is_out_of_memory
+from hydraft.training.pack import pass_size
 from hydraft.training.pack.linear import Pass, install
 from hydraft.training.pack.passes import Request, Separate, compute
 from hydraft.training.pack.scheduler import Member
@@ -39,9 +42,14 @@ class Pack:
         """Of passes with several members."""
         self._current = Pass()
         self._chunked: dict[int, bool] = {}
+        self._tokens = 0
+        """Tokens from which on a pass is no faster, for each token, with more of them; 0 before that is known."""
+        self._sizes: deque[int] = deque(maxlen=64)
+        """Tokens of the last micro-batches."""
         self.apart: str | None = None
         """Why the passes of this base cannot be shared; members then compute their own, in turn."""
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+        torch.set_num_threads(int(os.environ.get("HYDRAFT_CORES", 0)) or len(os.sched_getaffinity(0)))
 
     def model(self, config: Config) -> PreTrainedModel | peft.PeftModel:
         """The model of a new member: its own adapter over the base, which the first member loads."""
@@ -73,6 +81,8 @@ class Pack:
                 install(name, layer, self._current)
         model.train()
         self._base, self._model, self._current.recomputes = base, model, config.train.recomputes
+        if self.apart is None:
+            self._tokens = pass_size.tokens(model, config.quant.kind.value)
 
     def chunked(self, model: Any) -> bool:
         """Whether the loss of a member's model is computed in chunks."""
@@ -86,8 +96,18 @@ class Pack:
             and all(isinstance(layer.get_base_layer(), LINEAR) for layer in layers.values())
         )
 
+    def places(self, default: int) -> int:
+        """How many members fill a pass, at most ``default``, which is also the answer before there was one."""
+        if not self._sizes or not self._tokens:
+            return default
+        return max(1, min(default, math.ceil(self._tokens * len(self._sizes) / sum(self._sizes))))
+
     def compute(self, members: list[Member]) -> None:
         """Answer what these members have submitted."""
+        self._sizes.extend(member.request.tokens for member in members)
+        self._compute(members)
+
+    def _compute(self, members: list[Member]) -> None:
         requests: list[Request] = [member.request for member in members]
         assert self._model is not None
         try:
@@ -100,8 +120,8 @@ class Pack:
                 members[0].answer(Separate())
                 return
             middle = len(members) // 2
-            self.compute(members[:middle])
-            self.compute(members[middle:])
+            self._compute(members[:middle])
+            self._compute(members[middle:])
             return
         for member, answer in zip(members, answers, strict=True):
             member.answer(answer)

@@ -1,0 +1,109 @@
+"""How many tokens a pass should have on this machine: measured once for a base, and kept in the cache.
+
+A pass of few tokens takes hardly less time than one of some more: launching kernels, reading the weights and dequantising them cost the
+same. From some number on, twice the tokens take twice the time, and another member in a pass saves nothing.
+"""
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from transformers import PreTrainedModel
+
+from hydraft.system import files
+
+SHARE = 0.9
+"""Of the highest tokens per second that is good enough."""
+
+DOCUMENT = 64
+"""Tokens of each document of the measurement."""
+
+MOST, LONGEST = 16_384, 2.0
+"""The largest pass that is measured, in tokens; no larger one is, if one took so many seconds."""
+
+TIMES = 3
+"""Passes of each size; the fastest counts."""
+
+
+def tokens(model: PreTrainedModel, kind: str) -> int:
+    """The smallest number of tokens with which a pass over ``model`` is about as fast, for each token, as larger ones.
+
+    Args:
+        model: without adapters, in training mode.
+        kind: what the time of a pass depends on beyond the model's shape, such as the quantisation.
+    """
+    device = model.device
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_cpu()} x {torch.get_num_threads()}"
+    known = json.dumps([where, kind, str(model.dtype), model.config.to_dict()], sort_keys=True, default=str)
+    folder = files.cache_folder("passes")
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{hashlib.sha256(known.encode()).hexdigest()[:16]}.json"
+    with FileLock(file.with_suffix(".lock")):
+        found = _read(file)
+        if found is None:
+            found = choose(_measure(model))
+            files.write_json(file, {"tokens": found, "device": where, "model": model.config.model_type})
+    return found
+
+
+def choose(rates: dict[int, float]) -> int:
+    """From tokens per second, by the tokens of a pass."""
+    best = max(rates.values())
+    return min(size for size, rate in rates.items() if rate >= SHARE * best)
+
+
+def _measure(model: PreTrainedModel) -> dict[int, float]:
+    """Tokens per second of forward and backward passes, by their tokens."""
+    rates: dict[int, float] = {}
+    size = DOCUMENT
+    while size <= MOST:
+        row = _row(model, size)
+        seconds = min(_seconds(model, row) for _ in range(TIMES))
+        rates[size] = size / seconds
+        if seconds > LONGEST or rates[size] < 1.02 * rates.get(size // 2, 0.0):
+            break
+        size *= 2
+    return rates
+
+
+def _row(model: PreTrainedModel, size: int) -> dict[str, Any]:
+    """A row (1, N) of documents of equal length, as embeddings, so that there is a gradient without an adapter."""
+    count, device = size // DOCUMENT, model.device
+    ends = torch.arange(0, size + 1, DOCUMENT, dtype=torch.int32, device=device)
+    ids = torch.zeros(1, size, dtype=torch.long, device=device)
+    return {
+        "inputs_embeds": model.get_input_embeddings()(ids).detach().requires_grad_(),  # (1, N, H)
+        "position_ids": torch.arange(DOCUMENT, device=device).repeat(count)[None],
+        "logits_to_keep": ends[1:].long() - 1,
+        "cu_seq_lens_q": ends,
+        "cu_seq_lens_k": ends,
+        "max_length_q": DOCUMENT,
+        "max_length_k": DOCUMENT,
+    }
+
+
+def _seconds(model: Any, row: dict[str, Any]) -> float:
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    torch.autograd.grad(model(**row).logits.float().sum(), row["inputs_embeds"])
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def _read(file: Path) -> int | None:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))["tokens"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")
