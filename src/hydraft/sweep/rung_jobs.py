@@ -9,23 +9,22 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from hydra.core.utils import JobReturn
-from omegaconf import open_dict, read_write
 
 from hydraft.config import cli, printed
 from hydraft.config.duration import shown
 from hydraft.errors import ConfigError
 from hydraft.sweep import budget, halving, pace
-from hydraft.sweep.candidate import Packed, failure, unpacked
+from hydraft.sweep.candidate import failure, stopping
 from hydraft.sweep.halving import Halving, Member
 from hydraft.sweep.limits import Limits
 from hydraft.sweep.pool_job import Task
 from hydraft.sweep.results import objective
 from hydraft.sweep.results.ledger import State
-from hydraft.sweep.search_loop import Jobs
+from hydraft.sweep.search_jobs import Jobs
 
 OVERRUN = 1.05
 """Part of the budget after which jobs are stopped, except the best one."""
@@ -289,13 +288,3 @@ class RungJobs(Jobs):
             resume = printed.override("sweep.resume", self.session.name)
             line += f"; {len(self.left_out):,} jobs were left out or saved: {resume} runs them"
         print(line, flush=True)
-
-
-def stopping(packed: Packed, step: int | None) -> Packed:
-    """The config of a job that stops after ``step``."""
-    if step is None:
-        return packed
-    config = unpacked(packed.content, packed.subdir)
-    with read_write(config), open_dict(config):
-        config.sweep.stop_at = step
-    return replace(Packed.of(config), subdir=packed.subdir)
