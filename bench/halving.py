@@ -2,7 +2,7 @@
 
     python bench/halving.py [key=value …]
 
-64 points of LoRA rank, learning rate and warm-up; the held-out loss is that of 32 records. Takes about 15 minutes on two idle cores.
+64 points of LoRA rank, learning rate and warm-up; the held-out loss is that of 32 records. Takes some 15 minutes on two idle cores.
 """
 
 import json
