@@ -1,9 +1,9 @@
-"""Overhead of a sweep: 8 short jobs in the pool, in packs, as separate commands, and with Hydra's own launcher.
+"""Time of a sweep: 8 short jobs in packs, in processes of their own, as separate commands, and with Hydra's own launcher.
 
     python bench/sweep.py [--trivial 200] [key=value …]
 
-Also measures the time of the pool for a job that does nothing, and of the ledger for an event. Takes about three
-minutes on two idle cores.
+Also measures packs with documents of 16 tokens and with successive halving, the time of the pool for a job that does nothing, and
+of the ledger for an event. Takes about six minutes on two idle cores.
 """
 
 import argparse
@@ -26,6 +26,14 @@ from hydraft.sweep.results.ledger import Job, Ledger, State
 ROOT = Path(__file__).parents[1]
 SPACE = {"lora.r": ["2", "4"], "zero": ["stage1", "stage2"], "train.learning_rate": ["1e-3", "2e-3"]}
 SHORT = ["quant=none", "data.eval=null", "train.max_steps=60", "train.micro_batch_size=4"]
+HALVED = [
+    "hydra/sweeper=search", "hydra.sweeper.sampler=grid", "hydra.sweeper.pruner=successive_halving",
+    "+hydra.sweeper.pruner_options.reduction_factor=2", "train.eval_every=10", "train.eval_loss_only=true",
+    "data.eval=${data.train}", "data.eval_limit=16", "data.eval_max_new_tokens=1",
+]  # fmt: skip
+"""Of the 8 jobs, 4 train on from step 10 and 2 from step 20."""
+DOCUMENT = 16
+"""Tokens of a short document."""
 TRIVIAL = """
 import hydra
 
@@ -37,6 +45,12 @@ if __name__ == "__main__":
     task()
 """
 """A program whose jobs return at once."""
+
+LABELS = {
+    "pool": "a process each, two at a time (`hydra.launcher.pack=off`)",
+    "basic": "Hydra's basic launcher",
+    "one by one": "`python train.py`, one after another",
+}
 
 
 def output(*command: str, folder: Path = ROOT) -> str:
@@ -58,6 +72,14 @@ def sweep(folder: Path, overrides: list[str], *launcher: str) -> float:
     """Time of the whole sweep in seconds."""
     space = [f"{key}={','.join(values)}" for key, values in SPACE.items()]
     return timed("train.py", "-m", *space, *overrides, *launcher, f"hydra.sweep.dir={folder}")
+
+
+def short_documents(folder: Path) -> list[str]:
+    """Overrides for a file of documents that are cut to ``DOCUMENT`` tokens each."""
+    folder.mkdir(exist_ok=True)
+    records = [{"instruction": f"{n}", "input": "", "output": "春眠不觉晓，处处闻啼鸟。" * 4} for n in range(1000)]
+    (folder / "short.json").write_text(json.dumps(records, ensure_ascii=False), encoding="utf-8")
+    return [f"data.train={folder / 'short.json'}", f"data.max_length={DOCUMENT}"]
 
 
 def separate_commands(folder: Path, overrides: list[str]) -> float:
@@ -109,19 +131,23 @@ def main() -> None:
     overrides = [*SHORT, *overrides]
     folder = Path(tempfile.mkdtemp(prefix="hydraft-sweep-"))
     try:
-        pool = sweep(folder / "pool", overrides, "hydra.launcher.pack=off")
-        packs = sweep(folder / "packs", overrides)
+        short = [*overrides, *short_documents(folder)]
+        alone, packed = "hydra.launcher.pack=off", "hydra.launcher.pack=auto"
+        pool = sweep(folder / "pool", overrides, alone)
         extra = overhead(folder / "pool")
-        basic = sweep(folder / "basic", overrides, "hydra/launcher=basic")
-        commands = separate_commands(folder / "commands", overrides)
-        print("| 8 jobs | seconds | relative to the pool |\n|---|---|---|")
-        for name, seconds in (
-            ("the pool, each job in its own process", pool),
-            ("the pool, in packs", packs),
-            ("Hydra's basic launcher", basic),
-            ("`python train.py`, one after another", commands),
-        ):
-            print(f"| {name} | {seconds:.1f} | {seconds / pool:.1f} |")
+        whole = {
+            "packed": sweep(folder / "packed", overrides, packed),
+            "packed, with halving": sweep(folder / "halved", [*overrides, *HALVED], packed),
+            "pool": pool,
+            "basic": sweep(folder / "basic", overrides, "hydra/launcher=basic"),
+            "one by one": separate_commands(folder / "commands", overrides),
+            f"packed, {DOCUMENT}-token documents": sweep(folder / "packed-short", short, packed),
+            f"one by one, {DOCUMENT}-token documents": separate_commands(folder / "commands-short", short),
+        }
+        print("| 8 jobs | seconds | one by one takes |\n|---|---|---|")
+        for name, seconds in whole.items():
+            kind = f", {DOCUMENT}-token documents" if "documents" in name else ""
+            print(f"| {LABELS.get(name, name)} | {seconds:.1f} | {whole[f'one by one{kind}'] / seconds:.1f} times |")
         print(f"\na job in the pool takes {statistics.median(extra):.1f} s in addition to its training (median of 8)")
         nothing = {
             name: 1000 * trivial(folder / f"nothing-{name}", options.trivial, launcher)
@@ -135,13 +161,7 @@ def main() -> None:
         )
         event_ms = 1000 * event(folder / "ledger", options.trivial)
         print(f"an event in the ledger: {event_ms:.1f} ms")
-        whole = {
-            "pool": pool,
-            "packs": packs,
-            "basic": basic,
-            "one by one": commands,
-            "beyond training": statistics.median(extra),
-        }
+        whole["beyond training"] = statistics.median(extra)
         print(write("sweep", {"seconds": whole, "milliseconds": {**nothing, "event": event_ms}}))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -18,6 +18,8 @@ on a machine with a GPU.
 * unsloth: kernels=unsloth, and Unsloth without hydraft, on the same records (not by default)                      120 s
 * sharded: Llama-3.1-8B's shape in 4 bits under ZeRO-3, with all of its weights in main memory and torch limited to
   4 GiB of the GPU, and without: memory while loading and training, compared with the plan (not by default)          150 s
+* packs: eight adapters over one base of 0.5 B shape, one by one, packed, and with halving: tokens/s, memory (not by
+  default)                                                                                                           150 s
 * benches: optimizer.py, loss.py, memory.py, throughput.py (not by default)                                        300 s
 
 If a step fails or exceeds its limit, the others still run; a step that would start after the time limit is recorded as

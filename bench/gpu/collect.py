@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from bench.gpu import packs
 from bench.gpu.flops import of_folder
 from bench.gpu.steps import OK, Outcome
 from bench.memory import RESIDENT, compared
@@ -106,6 +107,7 @@ def gather(scratch: Path, outcomes: Iterable[Outcome]) -> dict[str, Any]:
         "matmul_flops": peak,
         "runs": runs,
         "serve": read(scratch / "serve.json"),
+        "packs": packs.figures(scratch),
         "probes": probes,
         "steps": [asdict(outcome) for outcome in outcomes],
     }
@@ -135,6 +137,12 @@ def table(found: dict[str, Any]) -> str:
         rows += [
             f"| {one['at_once']} at once | {one['tokens_per_second']:,.0f} | {one['first_p50_ms']} ms | {one['first_max_ms']} ms |"
             for one in passes
+        ]
+    if packed := found.get("packs"):
+        rows += [
+            "\n| pack | |",
+            "|---|---|",
+            *(f"| {name.replace('_', ' ')} | {value:,.2f} |" for name, value in packed.items()),
         ]
     rows += ["\n| probe | answer |", "|---|---|"]
     rows += [f"| {probe['probe']} | {_answer(probe)} |" for probe in found["probes"]]

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench.gpu.packs import packs
 from bench.gpu.steps import Part, Step
 
 ROOT = Path(__file__).parents[2]
@@ -308,7 +309,7 @@ def _skip_reason(machine: Machine, package: str) -> str | None:
     return None if package in machine.packages else f"{package} is not installed"
 
 
-ALL = {part.__name__: part for part in (first, llama, serve, tests, chatglm2, unsloth, sharded, benches)}
+ALL = {part.__name__: part for part in (first, llama, serve, tests, chatglm2, unsloth, sharded, packs, benches)}
 
 
 def part(name: str, machine: Machine) -> Part:

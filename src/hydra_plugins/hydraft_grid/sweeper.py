@@ -74,6 +74,19 @@ class GridSweeper(Sweeper):  # type: ignore[misc]
                 if isinstance(one._return_value, Exception):
                     raise one._return_value
             return [looked]
+        if self.config.sweep.budget is not None:  # one job after another, for as long as there is time
+            from hydraft.sweep import search_loop
+
+            settings: dict[str, Any] = {
+                "sampler": "grid",
+                "pruner": "none",
+                "trials": None,
+                "sampler_options": {},
+                "pruner_options": {},
+            }
+            best = search_loop.run(self.session, self.launcher, {"params": self.params, **settings}, arguments)
+            self.session.close()
+            return [best]
         returned = self.session.run(
             self.launcher, replicas.expanded(self.hydra_context.config_loader, self.config, jobs)
         )

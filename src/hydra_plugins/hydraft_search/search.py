@@ -26,9 +26,10 @@ class SearchConf:
     sampler_options: dict[str, Any] = field(default_factory=dict)
     """Arguments of Optuna's class of the sampler."""
     pruner: str = setting("none", one_of=("median", "successive_halving", "hyperband", "none"))
-    """Optuna's pruner, which stops jobs that fall behind; it compares their evaluations during training."""
+    """What stops jobs that fall behind, by their evaluations during training: Optuna's ``median``, or rungs of optimizer steps."""
     pruner_options: dict[str, Any] = field(default_factory=dict)
-    """Arguments of Optuna's class of the pruner."""
+    """``median``: arguments of Optuna's class. The others: ``reduction_factor`` (η, 3) and ``min_resource``, the first rung in steps
+    (``train.eval_every``)."""
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="search", node=SearchConf, provider="hydraft")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from hydraft.config import duration
 from hydraft.config.bounds import setting
 
 
@@ -25,3 +26,9 @@ class SweepConfig:
     """After the sweep, run further seeds of the points that cannot be told apart from the best, as many as would probably decide."""
     max_replicas: int = setting(10, at_least=2, at_most=1000, unit="seeds")
     """Most runs of a point that ``decide`` makes."""
+    budget: str | None = setting(None, valid=duration.is_duration, allowed=duration.TEXT, hint=", or null for no limit")
+    """Time for the whole sweep, such as ``90m``, ``2h`` or ``1h30m``: as many jobs are started, and with successive halving trained on,
+    as end within it, by the step times that are measured. null: no limit."""
+    stop_at: int | None = setting(None, at_least=1, unit="steps", hint=", or null for the whole run")
+    """Optimizer step after which a job saves a checkpoint and stops, to be resumed; its schedule is that of the whole run. Set by a
+    search that compares jobs at rungs. null: the job runs to its end."""

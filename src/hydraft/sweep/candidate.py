@@ -46,6 +46,16 @@ def unpacked(content: bytes, subdir: str | None) -> DictConfig:
     return config
 
 
+def stopping(packed: Packed, step: int | None) -> Packed:
+    """The config of a job that stops after ``step``."""
+    if step is None:
+        return packed
+    config = unpacked(packed.content, packed.subdir)
+    with read_write(config), open_dict(config):
+        config.sweep.stop_at = step
+    return replace(Packed.of(config), subdir=packed.subdir)
+
+
 @dataclass
 class Candidate:
     """A job that has been composed and checked."""
@@ -54,6 +64,8 @@ class Candidate:
     packed: Packed | None = None
     """Its config, once it has been composed."""
     demand: Demand = field(default_factory=Demand)
+    steps: int | None = None
+    """Optimizer steps of the whole run, once it has been planned."""
     key: str = ""
     refused: str | None = None
     """Why it cannot run, in one line."""

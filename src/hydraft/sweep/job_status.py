@@ -55,9 +55,15 @@ class Recorded:
             try:
                 loss = self.task(composed)
             except BaseException as error:
-                state = State.interrupted if isinstance(error, KeyboardInterrupt) else State.failed
+                state, why = (
+                    State.interrupted if isinstance(error, KeyboardInterrupt) else State.failed,
+                    one_line(error),
+                )
+                rung = composed.sweep.stop_at
+                if rung is not None and isinstance(error, RunStopped) and error.step == rung:
+                    state, why = State.pending, f"saved at step {rung:,}, to be compared"
                 with suppress(OSError):  # a full disk must not hide why
-                    ledger.record(key, state, error=one_line(error))
+                    ledger.record(key, state, error=why)
                 raise
             compared = compared_by(list(composed.sweep.objective), output_folder(), loss)
             ledger.record(key, State.done, objective=compared)

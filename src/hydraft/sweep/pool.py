@@ -82,7 +82,10 @@ class Source(Protocol):
     """Whether its jobs are known from the beginning, so that they can be taken before they start."""
 
     def next(self) -> Task | None:
-        """A job; None if there are no more."""
+        """A job; None if there are no more for now."""
+
+    def waits(self) -> bool:
+        """After ``next`` has returned None while jobs run: whether it may return a job later."""
 
     def should_stop(self, number: int) -> bool:
         """Called regularly while a job runs: whether it should stop."""
@@ -103,6 +106,10 @@ class Batch:
     def next(self) -> Task | None:
         """The next one in the list."""
         return self.waiting.popleft() if self.waiting else None
+
+    def waits(self) -> bool:
+        """Never."""
+        return False
 
     def should_stop(self, number: int) -> bool:
         """Never."""
@@ -169,7 +176,9 @@ class _Pool:
         while self.more and (self.source.fixed or self._has_room()):
             task = self.source.next()
             if task is None:
-                self.more = False
+                busy = bool(self.waiting) or any(one.jobs for one in self.running)
+                self.more = busy and self.source.waits()
+                return
             else:
                 packed = task.pack is not None and self.packing.places(task.pack) > 1
                 self.waiting.add(task if packed else task._replace(pack=None))

@@ -106,7 +106,7 @@ class Session:
             own = [str(key) for key in composed if key != "hydra"]
             requested = cli.typed(OmegaConf.masked_copy(composed, own), Config)
             found.key = ledger.key_of(requested)
-            found.demand = self._admit(requested)
+            found.demand, found.steps = self._admit(requested)
         except (ConfigError, HydraException, OmegaConfBaseException) as error:
             found.refused = redact_text(cli.explain(error))
             found.key = found.key or folder_names.mark(overrides)
@@ -177,8 +177,8 @@ class Session:
         """The value for ``sweep.resume``."""
         return sweep_folder.name_of(self.folder)
 
-    def _admit(self, requested: Config) -> Demand:
-        """The part of this machine that a job needs.
+    def _admit(self, requested: Config) -> tuple[Demand, int]:
+        """The part of this machine that a job needs, and its optimizer steps.
 
         Raises:
             ConfigError: it cannot run, or does not fit.
@@ -196,11 +196,11 @@ class Session:
         if admitted.plan.fits is False:
             raise ConfigError(verdict(admitted.plan))
         if requested.cluster.launcher is Starter.slurm:
-            return Demand(ranks=0)
+            return Demand(ranks=0), admitted.plan.steps
         cost = admitted.plan.cost
         memory = cost.memory.host_peak * requested.cluster.ranks_per_node if cost else 0
         ranks, alone = requested.cluster.ranks_per_node, requested.cluster.on_hosts
-        return Demand(ranks, memory, alone, **packs.found(admitted, self.config.hydra.job))
+        return Demand(ranks, memory, alone, **packs.found(admitted, self.config.hydra.job)), admitted.plan.steps
 
     def _launch(self, launcher: Launcher, candidates: dict[str, Candidate]) -> None:
         """Run the jobs that are not done; wait for those of another process, and run them if that process ends before they do."""

@@ -4,7 +4,7 @@ The storage is Optuna's journal (``optuna/journal.log``), which needs no databas
 """
 
 import itertools
-import math
+import random
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hydraft.config.bounds import LARGEST_SEED
 from hydraft.errors import ConfigError
+from hydraft.sweep import halving
 from hydraft.sweep.results import objective
 from hydraft.sweep.search_space import Space
 from hydraft.system import line_file, ownership
@@ -44,8 +45,7 @@ SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
 PRUNERS: dict[str, Callable[..., BasePruner]] = {
     "none": NopPruner,
     "median": MedianPruner,
-    "successive_halving": SuccessiveHalvingPruner,
-    "hyperband": HyperbandPruner,
+    **dict.fromkeys(halving.KINDS, NopPruner),  # halving.py decides
 }
 
 
@@ -60,9 +60,12 @@ class Method:
     sampler_options: dict[str, Any] = field(default_factory=dict)
     """Arguments of Optuna's class."""
     pruner: str = "none"
-    """``median``, ``successive_halving``, ``hyperband`` or ``none``; their resource is the number of evaluations during training."""
+    """``median``, ``successive_halving``, ``hyperband`` or ``none``. The resource of ``median`` is the number of evaluations during
+    training, that of the others the optimizer steps."""
     pruner_options: dict[str, Any] = field(default_factory=dict)
-    """Arguments of Optuna's class."""
+    """Arguments of Optuna's class, or fields of ``halving.Options``."""
+    shuffle: bool = False
+    """Whether the points of a grid are tried in a random order, so that the first ones cover the space."""
     seed: int = 42
     """Seed of the sampler."""
 
@@ -106,12 +109,15 @@ class Search:
         # With the same seed a resumed sampler would draw the first values again.
         self.study.sampler = _sampler(method, (method.seed + len(seen)) % (LARGEST_SEED + 1))
         if method.sampler == "grid":  # Optuna's own grid sampler runs only in its own loop
-            for point in itertools.product(*axes.values()):
+            grid = list(itertools.product(*axes.values()))
+            if method.shuffle:
+                random.Random(method.seed).shuffle(grid)
+            for point in grid:
                 self.study.enqueue_trial(dict(zip(axes, point, strict=True)), skip_if_exists=True)
-            points = math.prod(len(values) for values in axes.values())
-            self.trials = min(method.trials or points, points)
+            self.trials = min(method.trials or len(grid), len(grid))
         self._left = [trial.number for trial in seen if trial.state is TrialState.RUNNING]
         self._evaluations: dict[int, dict[int, float]] = {}
+        self._by_steps = method.pruner in halving.KINDS
 
     def ask(self) -> Trial | None:
         """The next trial: first those that were interrupted; None if there are no more."""
@@ -123,6 +129,16 @@ class Search:
             return None
         return self.study.ask(self.space.axes)
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether there are trials of an earlier command that ``ask`` returns first."""
+        return bool(self._left)
+
+    def untried(self) -> list[list[str]]:
+        """The overrides of each queued point that has not been tried."""
+        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        return [self.space.overrides(trial.system_attrs["fixed_params"]) for trial in waiting]
+
     def overrides(self, trial: Trial) -> list[str]:
         """The overrides of a trial's job."""
         return self.space.overrides(trial.params)
@@ -133,7 +149,7 @@ class Search:
         if step in known:  # reported again after a resume
             return False
         known[step] = value
-        trial.report(value, len(known))
+        trial.report(value, step if self._by_steps else len(known))
         return trial.should_prune()
 
     def ended(self, trial: Trial, values: list[float] | None, pruned: bool = False) -> None:
@@ -207,6 +223,9 @@ def _sampler(method: Method, seed: int) -> BaseSampler:
 
 
 def _pruner(method: Method) -> BasePruner:
+    if method.pruner in halving.KINDS:
+        halving.options(method.pruner, method.pruner_options)  # refused before anything is written
+        return NopPruner()
     return _build("pruner", PRUNERS, method.pruner, method.pruner_options)
 
 

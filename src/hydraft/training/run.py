@@ -32,6 +32,7 @@ from hydraft.training.callbacks.divergence import DivergenceCallback
 from hydraft.training.callbacks.early_stop import EarlyStopCallback
 from hydraft.training.callbacks.evaluation import EvaluationCallback
 from hydraft.training.callbacks.logging import LoggingCallback
+from hydraft.training.callbacks.pause import PauseCallback
 from hydraft.training.dataset import TrainingData, load_held_out, load_training_data
 from hydraft.training.memory_peaks import MemoryPeaks
 from hydraft.training.objectives.base import Objective
@@ -175,6 +176,8 @@ def _make_run(parts: _Parts, rank: Rank, early_stop: EarlyStopCallback) -> _Run:
     divergence = DivergenceCallback(config, folder, logging, trainer, early_stop)
     evaluation.before = divergence.settle
     trainer.add_callback(divergence)
+    if config.sweep.stop_at is not None:
+        trainer.add_callback(PauseCallback(config.sweep.stop_at, early_stop))
     checkpoint.attach(trainer, divergence)
     return _Run(trainer, logging, evaluation, checkpoint, early_stop, peaks)
 
