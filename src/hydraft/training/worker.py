@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
 import transformers
 
@@ -15,7 +14,7 @@ from hydraft.runs import consistency
 from hydraft.system.console import Screen
 from hydraft.system.heartbeat import Heartbeat
 from hydraft.system.signals import SignalListener
-from hydraft.training import deepspeed_ops, op_locks, process_group, run
+from hydraft.training import deepspeed_ops, op_locks, process_group, run, threads
 from hydraft.training.oom import OutOfMemoryHandler
 from hydraft.training.rendezvous import Rendezvous
 from hydraft.training.trainer import RunTrainer, training_arguments
@@ -43,9 +42,8 @@ def main(
     deepspeed_ops.ready_device()
     if config.zero.offload_optimizer is not Offload.none:
         deepspeed_ops.cache_cpu_info()
-    rank, local_ranks = int(os.environ["RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    cores = int(os.environ.get("HYDRAFT_CORES", 0)) or len(os.sched_getaffinity(0))  # a job of a sweep has fewer
-    torch.set_num_threads(max(1, cores // local_ranks))
+    rank = int(os.environ["RANK"])
+    threads.use_share()
     transformers.logging.disable_progress_bar()
     with OutOfMemoryHandler(config, folder) as memory, Screen(terminal, rank == 0, heartbeat) as screen:
         screen.phase("starting")
@@ -53,6 +51,7 @@ def main(
         arguments = training_arguments(
             config, folder, rendezvous
         )  # before the model: ZeRO-3 shards it while it is loaded
+        threads.use_share()
         if config.cluster.launcher is Launcher.joined and int(os.environ["LOCAL_RANK"]) == 0:
             with screen.heartbeat.while_working():  # other launchers prepare it before the ranks start
                 prepare.native(config.model, config.seed, screen.console, storage=quantised_copy.of_run(config))

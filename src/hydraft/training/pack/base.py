@@ -49,7 +49,6 @@ class Pack:
         self.apart: str | None = None
         """Why the passes of this base cannot be shared; members then compute their own, in turn."""
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-        torch.set_num_threads(int(os.environ.get("HYDRAFT_CORES", 0)) or len(os.sched_getaffinity(0)))
 
     def model(self, config: Config) -> PreTrainedModel | peft.PeftModel:
         """The model of a new member: its own adapter over the base, which the first member loads."""

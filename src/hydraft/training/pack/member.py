@@ -12,7 +12,7 @@ from accelerate.utils.deepspeed import DeepSpeedOptimizerWrapper
 from hydraft.config.schema import Config
 from hydraft.system.console import Screen
 from hydraft.system.signals import EarlyExit, SignalListener
-from hydraft.training import deepspeed_ops, process_group, run
+from hydraft.training import deepspeed_ops, process_group, run, threads
 from hydraft.training.oom import OutOfMemoryHandler
 from hydraft.training.pack.engine import MemberEngine
 from hydraft.training.pack.scheduler import Member, current
@@ -40,6 +40,7 @@ def train(config: Config, folder: Path) -> EarlyExit | None:
     with OutOfMemoryHandler(config, folder) as memory, Screen(nowhere, False) as screen:
         rendezvous = None if dist.is_initialized() else Rendezvous()
         arguments = training_arguments(config, folder, rendezvous)
+        threads.use_share()
         listener = _Listener(member)
         return run.train(
             run.Rank(folder, arguments, screen, memory, listener, member.pack.model, MemberTrainer), config
