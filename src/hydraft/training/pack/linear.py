@@ -33,6 +33,36 @@ class Share:
     """Its stream of random numbers; None if its adapter has no dropout."""
 
 
+@dataclass
+class _Adapter:
+    """A member's adapter on one layer."""
+
+    number: int
+    """Of its share in the pass."""
+    layer: Any
+    down: torch.nn.Parameter  # (r, D)
+    up: torch.nn.Parameter  # (F, r)
+    scaling: float
+    dropout: float
+    """The probability of dropping a feature."""
+    plain: bool
+    """Whether its update is an addition to the base's result."""
+
+    @classmethod
+    def of(cls, number: int, layer: Any) -> "_Adapter":
+        """That of peft's ``layer``."""
+        dropout = layer.lora_dropout[ADAPTER]
+        return cls(
+            number,
+            layer,
+            layer.lora_A[ADAPTER].weight,
+            layer.lora_B[ADAPTER].weight,
+            float(layer.scaling[ADAPTER]),
+            float(dropout.p) if isinstance(dropout, torch.nn.Dropout) else 0.0,
+            ADAPTER not in layer.lora_variant,
+        )
+
+
 class Pass:
     """The shares of the members in a pass; the base's layers read them."""
 
@@ -40,25 +70,47 @@ class Pass:
         self.shares: list[Share] = []
         self.recomputes = False
         """Whether activations are recomputed: dropout then draws the same numbers a second time."""
+        self.tokens: list[int] = []
+        """Of each share."""
+        self.kept: list[int] = []
+        """Positions of each share whose logits are computed."""
         self._states: dict[tuple[str, int], torch.Tensor] = {}
+        self._members: list[dict[str, LoraLayer]] = []
+        self._found: dict[str, list[_Adapter]] = {}
 
     def begin(self, shares: list[Share]) -> None:
-        """Start a pass."""
-        self.shares = shares
-        self._states = {}
+        """Start a pass; without shares, end it."""
+        self.shares, self._states = shares, {}
+        self.tokens = [share.end - share.begin for share in shares]
+        self.kept = [share.last_kept - share.first_kept for share in shares]
+        members = [share.layers for share in shares]
+        if shares and (len(members) != len(self._members) or any(map(_differ, members, self._members))):
+            self._members, self._found = members, {}
 
-    def stream(self, name: str, number: int, share: Share) -> torch.Generator:
-        """The generator for the dropout of a layer in the share with this number."""
-        assert share.random is not None
-        if not self.recomputes:
-            return share.random
+    def adapters(self, name: str) -> list[_Adapter]:
+        """The members' adapters on a layer; kept for passes with the same members."""
+        found = self._found.get(name)
+        if found is None:
+            numbered = enumerate(share.layers.get(name) for share in self.shares)
+            found = self._found[name] = [_Adapter.of(number, layer) for number, layer in numbered if layer is not None]
+        return found
+
+    def stream(self, name: str, number: int) -> torch.Generator | None:
+        """The generator for the dropout of a layer in the share with this number; None without dropout."""
+        random = self.shares[number].random
+        if random is None or not self.recomputes:
+            return random
         known = self._states.get((name, number))
         if known is None:
-            self._states[name, number] = share.random.get_state()
-            return share.random
-        again = torch.Generator(share.random.device)
+            self._states[name, number] = random.get_state()
+            return random
+        again = torch.Generator(random.device)
         again.set_state(known)
         return again
+
+
+def _differ(one: object, other: object) -> bool:
+    return one is not other
 
 
 def install(name: str, layer: torch.nn.Module, current: Pass) -> None:
@@ -67,55 +119,34 @@ def install(name: str, layer: torch.nn.Module, current: Pass) -> None:
 
     def forward(x: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:  # x: (1, N, D)
         result: torch.Tensor = base(x, *rest, **named)  # (1, N, F)
-        found = [(number, share) for number, share in enumerate(current.shares) if name in share.layers]
-        if not found:
+        adapters = current.adapters(name) if current.shares else []
+        if not adapters:
             return result
-        kept = x.shape[1] != current.shares[-1].end  # the head may get those rows only whose logits are needed
-        assert x.shape[:2] == (1, current.shares[-1].last_kept if kept else current.shares[-1].end), tuple(x.shape)
-        parts = [
-            _Part(
-                share.layers[name],
-                share.first_kept if kept else share.begin,
-                share.last_kept if kept else share.end,
-                None if share.random is None else current.stream(name, number, share),
-            )
-            for number, share in found
-        ]
-        return _updated(result, x, parts)
+        total = sum(current.tokens)
+        sizes = current.tokens if x.shape[1] == total else current.kept  # the head may get the kept rows only
+        assert x.shape[:2] == (1, sum(sizes)), tuple(x.shape)
+        streams = [current.stream(name, adapter.number) if adapter.dropout else None for adapter in adapters]
+        return _updated(result, x, sizes, list(zip(adapters, streams, strict=True)))
 
     layer.forward = forward
 
 
-@dataclass
-class _Part:
-    """The rows of a member in a layer, and its adapter there."""
-
-    layer: Any
-    begin: int
-    end: int
-    random: torch.Generator | None
-
-    @property
-    def dropout(self) -> float:
-        """The probability of dropping a feature."""
-        module = self.layer.lora_dropout[ADAPTER]
-        return float(module.p) if isinstance(module, torch.nn.Dropout) else 0.0
+Drawn = tuple[_Adapter, torch.Generator | None]
+"""An adapter, and what its dropout draws from."""
 
 
-def _updated(result: torch.Tensor, x: torch.Tensor, parts: list[_Part]) -> torch.Tensor:
-    """``result`` (1, N, F) of the base with the updates for the rows ``x`` (1, N, D)."""
-    plain: list[_Part] = []
-    others: list[_Part] = []
-    for part in parts:
-        weight = part.layer.lora_A[ADAPTER].weight
-        same = weight.dtype == x.dtype == result.dtype
-        (plain if same and ADAPTER not in part.layer.lora_variant else others).append(part)
+def _updated(result: torch.Tensor, x: torch.Tensor, sizes: list[int], drawn: list[Drawn]) -> torch.Tensor:
+    """``result`` (1, N, F) of the base with the updates for the rows ``x`` (1, N, D), of which each member has ``sizes``."""
+    plain: list[Drawn] = []
+    others: list[Drawn] = []
+    for one in drawn:
+        same = one[0].plain and one[0].down.dtype == x.dtype == result.dtype
+        (plain if same else others).append(one)
     if others:
-        result = _by_peft(result, x, others)
+        result = _by_peft(result, x, sizes, others)
     if plain:
-        weights = [part.layer.lora_A[ADAPTER].weight for part in plain]
-        weights += [part.layer.lora_B[ADAPTER].weight for part in plain]
-        result = _Update.apply(result, x, plain, *weights)  # type: ignore[no-untyped-call]
+        weights = [adapter.down for adapter, _ in plain] + [adapter.up for adapter, _ in plain]
+        result = _Update.apply(result, x, sizes, plain, *weights)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -124,16 +155,17 @@ class _Update(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, result: torch.Tensor, x: torch.Tensor, parts: list[_Part], *weights: torch.Tensor
+        ctx: Any, result: torch.Tensor, x: torch.Tensor, sizes: list[int], drawn: list[Drawn], *weights: torch.Tensor
     ) -> torch.Tensor:
-        downs, ups = weights[: len(parts)], weights[len(parts) :]
+        inputs, outputs = x[0].split(sizes), result[0].split(sizes)  # (n, D), (n, F) of each member
         low, masks = [], []
-        for part, down, up in zip(parts, downs, ups, strict=True):
-            rows, mask = x[0, part.begin : part.end], _mask(x[0, part.begin : part.end], part)  # (n, D)
-            low.append((rows if mask is None else rows * mask) @ down.T)  # (n, r)
+        for adapter, stream in drawn:
+            rows = inputs[adapter.number]
+            mask = _mask(rows, adapter.dropout, stream) if adapter.dropout else None
+            low.append(torch.mm(rows if mask is None else rows * mask, adapter.down.t()))  # (n, r)
             masks.append(mask)
-            result[0, part.begin : part.end].addmm_(low[-1], up.T, alpha=part.layer.scaling[ADAPTER])
-        ctx.parts, ctx.low, ctx.masks = parts, low, masks
+            outputs[adapter.number].addmm_(low[-1], adapter.up.t(), alpha=adapter.scaling)
+        ctx.sizes, ctx.adapters, ctx.low, ctx.masks = sizes, [adapter for adapter, _ in drawn], low, masks
         ctx.save_for_backward(x, *weights)
         ctx.mark_dirty(result)
         return result
@@ -141,52 +173,53 @@ class _Update(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple[Any, ...]:  # (1, N, F)
         x, *weights = ctx.saved_tensors
-        downs, ups = weights[: len(ctx.parts)], weights[len(ctx.parts) :]
-        wanted = torch.zeros_like(x) if ctx.needs_input_grad[1] else None  # (1, N, D)
+        count = len(ctx.adapters)
+        inputs, above = x[0].split(ctx.sizes), upstream[0].split(ctx.sizes)
+        wanted, below = None, None
+        if ctx.needs_input_grad[1]:
+            wanted = torch.empty_like(x) if count == len(ctx.sizes) else torch.zeros_like(x)  # (1, N, D)
+            below = wanted[0].split(ctx.sizes)
         of_downs, of_ups = [], []
-        for part, low, mask, down, up in zip(ctx.parts, ctx.low, ctx.masks, downs, ups, strict=True):
-            rows, scaling = slice(part.begin, part.end), part.layer.scaling[ADAPTER]
-            of_ups.append(torch.mm(upstream[0, rows].T, low).mul_(scaling))  # (F, r)
-            of_low = torch.mm(upstream[0, rows], up).mul_(scaling)  # (n, r)
-            inputs = x[0, rows] if mask is None else x[0, rows] * mask
-            of_downs.append(torch.mm(of_low.T, inputs))  # (r, D)
-            if wanted is not None:
-                torch.mm(of_low, down, out=wanted[0, rows])
+        for index, (adapter, low, mask) in enumerate(zip(ctx.adapters, ctx.low, ctx.masks, strict=True)):
+            down, up, number = weights[index], weights[count + index], adapter.number
+            of_ups.append(torch.mm(above[number].t(), low).mul_(adapter.scaling))  # (F, r)
+            of_low = torch.mm(above[number], up).mul_(adapter.scaling)  # (n, r)
+            rows = inputs[number] if mask is None else inputs[number] * mask
+            of_downs.append(torch.mm(of_low.t(), rows))  # (r, D)
+            if below is not None:
+                torch.mm(of_low, down, out=below[number])
                 if mask is not None:
-                    wanted[0, rows] *= mask
-        return (upstream, wanted, None, *of_downs, *of_ups)
+                    below[number].mul_(mask)
+        return (upstream, wanted, None, None, *of_downs, *of_ups)
 
 
-def _mask(rows: torch.Tensor, part: _Part) -> torch.Tensor | None:
-    """What dropout multiplies a member's rows (n, D) by, drawn as torch's dropout draws it; None without dropout."""
-    kept = 1 - part.dropout
-    if kept == 1:
-        return None
+def _mask(rows: torch.Tensor, dropout: float, stream: torch.Generator | None) -> torch.Tensor:
+    """What dropout multiplies a member's rows (n, D) by, drawn as torch's dropout draws it."""
     if rows.device.type == "cpu":
-        return torch.empty_like(rows).bernoulli_(kept, generator=part.random).div_(kept)
-    with _drawing_from(part.random):  # torch's kernel for GPUs takes no generator
-        return torch.native_dropout(rows, part.dropout, True)[1].to(rows.dtype).div_(kept)
+        return torch.empty_like(rows).bernoulli_(1 - dropout, generator=stream).div_(1 - dropout)
+    with _drawing_from(stream):  # torch's kernel for GPUs takes no generator
+        return torch.native_dropout(rows, dropout, True)[1].to(rows.dtype).div_(1 - dropout)
 
 
-def _by_peft(result: torch.Tensor, x: torch.Tensor, parts: list[_Part]) -> torch.Tensor:
+def _by_peft(result: torch.Tensor, x: torch.Tensor, sizes: list[int], drawn: list[Drawn]) -> torch.Tensor:
     """The same by peft's own code, for the rows of each member."""
-    pieces, done = [], 0
-    for part in parts:
-        rows = slice(part.begin, part.end)
-        pieces += [result[:, done : part.begin], _of_member(part, x[:, rows], result[:, rows])]
-        done = part.end
-    return torch.cat([*pieces, result[:, done:]], dim=1)
+    pieces, inputs = list(result.split(sizes, dim=1)), x.split(sizes, dim=1)
+    for adapter, stream in drawn:
+        pieces[adapter.number] = _of_member(adapter, inputs[adapter.number], pieces[adapter.number], stream)
+    return torch.cat(pieces, dim=1)
 
 
-def _of_member(part: _Part, x: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
+def _of_member(
+    adapter: _Adapter, x: torch.Tensor, result: torch.Tensor, stream: torch.Generator | None
+) -> torch.Tensor:
     """What peft's layer returns for the rows ``x`` (1, n, D) whose base result is ``result`` (1, n, F)."""
-    layer, down, up = part.layer, part.layer.lora_A[ADAPTER], part.layer.lora_B[ADAPTER]
+    layer, down, up = adapter.layer, adapter.layer.lora_A[ADAPTER], adapter.layer.lora_B[ADAPTER]
     x = x.to(down.weight.dtype)
-    with _drawing_from(part.random):
-        if ADAPTER in layer.lora_variant:
-            made = layer.lora_variant[ADAPTER].forward(layer, active_adapter=ADAPTER, x=x, result=result)
+    with _drawing_from(stream):
+        if adapter.plain:
+            made = result + up(down(layer.lora_dropout[ADAPTER](x))) * adapter.scaling
         else:
-            made = result + up(down(layer.lora_dropout[ADAPTER](x))) * layer.scaling[ADAPTER]
+            made = layer.lora_variant[ADAPTER].forward(layer, active_adapter=ADAPTER, x=x, result=result)
     return made.to(result.dtype)  # type: ignore[no-any-return]
 
 
