@@ -6,13 +6,14 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from hydraft.config.choices import Init, Kernels, Launcher, Offload, Precision
+from hydraft.config.choices import Init, Kernels, Launcher, Offload, Precision, TrackerKind
 from hydraft.config.lora import LoraMethod
 from hydraft.config.schema import Config, saved
 from hydraft.plan import preflight
 from hydraft.plan.memory_parts import size
 from hydraft.plan.pack import pack_memory
 from hydraft.plan.preflight import Admitted
+from hydraft.sweep.results import objective
 from hydraft.sweep.slots import MEMORY_SHARE
 from hydraft.system.source_tree import ROOT
 from hydraft.training.pack import scheduler
@@ -24,7 +25,7 @@ FREE = (
     "train.max_grad_norm", "train.log_every", "train.eval_every", "train.eval_loss_only", "train.save", "train.save_every",
     "train.save_minutes", "train.grace", "train.keep_last", "train.on_divergence", "train.loss_spike",
     "train.zero_grad_steps", "train.max_rewinds", "train.pass_over", "train.auto_micro_batch",
-    "data.name", "data.train", "data.mix", "data.only", "data.format", "data.train_on", "data.eval", "data.template",
+    "data.name", "data.train", "data.mix", "data.only", "data.format", "data.train_on", "data.eval", "data.eval_seed", "data.template",
     "data.packing", "data.group_by_length", "data.shuffle", "data.eval_limit", "data.task", "data.eval_max_new_tokens",
     "data.thinking", "data.columns", "data.labels", "data.on_bad_record",
 )  # fmt: skip
@@ -65,7 +66,10 @@ def why_alone(config: Config) -> str | None:
         return f"lora.method={lora.method.value} changes the base"
     if lora.bias != "none":
         return f"lora.bias={lora.bias} trains biases of the base"
-    return None
+    if config.tracker.kind is TrackerKind.swanlab:
+        return "tracker=swanlab has one run in a process"
+    measured = [name for name in config.sweep.objective if name in (*objective.COSTS, objective.SPEED)]
+    return f"sweep.objective={measured[0]} is measured in a process" if measured else None
 
 
 _MEASURED: preflight.Measured = {}

@@ -33,6 +33,7 @@ class WandbTracker(Tracker):
                 mode=mode,  # type: ignore[arg-type]
                 id=identity,
                 resume="allow",
+                reinit="create_new",  # several runs of a pack are in one process
                 group=group,
                 job_type="train",
                 tags=metadata.tags(config, group is not None),

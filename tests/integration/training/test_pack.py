@@ -50,7 +50,7 @@ def test_members_of_a_random_pack_train_as_they_do_alone(quant: str, seed: int, 
     members = packs.drawn(seed, 4)
     found = packs.compare(quant, members, tmp_path, lambda name: alone(quant, name), _run)
     for member in members:
-        assert max(found[member["name"]]) < 2 * packs.TOLERANCE, (member, found)
+        assert max(found[member["name"]]) < packs.TOLERANCE, (member, found)
 
 
 def test_a_member_that_diverges_ends_alone(alone: Alone, tmp_path: Path) -> None:
@@ -66,4 +66,4 @@ def test_a_member_that_diverges_ends_alone(alone: Alone, tmp_path: Path) -> None
     assert (first, second) == ("'done'", "'done'")
     for number, name in enumerate(names):
         found = packs.apart(packs.curve(tmp_path / str(number)), alone("none", name))
-        assert max(found) < 2 * packs.TOLERANCE, (name, found)
+        assert max(found) < packs.TOLERANCE, (name, found)

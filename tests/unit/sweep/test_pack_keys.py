@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from conftest import config_of
-from hydraft.config.choices import Kernels, Launcher, Offload, Precision
+from hydraft.config.choices import Kernels, Launcher, Offload, Precision, TrackerKind
 from hydraft.config.lora import LoraMethod
 from hydraft.sweep import packs
 from hydraft.sweep.packs import FREE, pack_key, why_alone
@@ -20,7 +20,7 @@ PRECISION = "train.precision=fp32"
 MAY_RUN_ALONE = {
     "cluster.nodes", "cluster.ranks_per_node", "cluster.launcher", "cluster.hosts", "cluster.hostfile", "zero.stage",
     "zero.offload_optimizer", "zero.offload_param", "train.compile", "kernels.kind", "lora.bias", "lora.method",
-    "train.precision",
+    "train.precision", "tracker.kind",
 }  # fmt: skip
 """Settings with values for which a job runs alone."""
 
@@ -107,6 +107,9 @@ ALONE = [
     ("lora.method", LoraMethod.none, "lora.method=none"),
     ("lora.method", LoraMethod.pissa, "lora.method=pissa"),
     ("lora.bias", "all", "lora.bias=all"),
+    ("tracker.kind", TrackerKind.swanlab, "tracker=swanlab"),
+    ("sweep.objective", ["loss", "memory"], "sweep.objective=memory"),
+    ("sweep.objective", ["tokens_per_second"], "sweep.objective=tokens_per_second"),
 ]
 
 

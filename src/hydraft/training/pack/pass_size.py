@@ -22,8 +22,9 @@ SHARE = 0.9
 DOCUMENT = 64
 """Tokens of each document of the measurement."""
 
-MOST, LONGEST = 16_384, 2.0
-"""The largest pass that is measured, in tokens; no larger one is, if one took so many seconds."""
+MOST, LONGEST, GAIN = 16_384, 0.5, 1.05
+"""The largest pass that is measured, in tokens. No larger one is, if one took so many seconds, or was hardly faster, for each token, than one
+of half the size."""
 
 TIMES = 3
 """Passes of each size; the fastest counts."""
@@ -38,7 +39,8 @@ def tokens(model: PreTrainedModel, kind: str) -> int:
     """
     device = model.device
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_cpu()} x {torch.get_num_threads()}"
-    known = json.dumps([where, kind, str(model.dtype), model.config.to_dict()], sort_keys=True, default=str)
+    shape = {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}
+    known = json.dumps([where, kind, str(model.dtype), shape], sort_keys=True, default=str)
     folder = files.cache_folder("passes")
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{hashlib.sha256(known.encode()).hexdigest()[:16]}.json"
@@ -64,7 +66,7 @@ def _measure(model: PreTrainedModel) -> dict[int, float]:
         row = _row(model, size)
         seconds = min(_seconds(model, row) for _ in range(TIMES))
         rates[size] = size / seconds
-        if seconds > LONGEST or rates[size] < 1.02 * rates.get(size // 2, 0.0):
+        if seconds > LONGEST or rates[size] < GAIN * rates.get(size // 2, 0.0):
             break
         size *= 2
     return rates
