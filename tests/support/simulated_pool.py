@@ -31,7 +31,8 @@ class Session:
         self.folder, self.name = folder, folder.name
         self.ledger = Ledger(folder)
         self.here: dict[str, Job] = {}
-        self.config = SimpleNamespace(sweep=SimpleNamespace(retry_failed=False, skip_invalid=False))
+        self.config = SimpleNamespace(sweep=SimpleNamespace(retry_failed=False, skip_invalid=False, replicas=1))
+        self.context = SimpleNamespace(config_loader=None)
 
     def candidate(self, overrides: list[str]) -> Candidate:
         config = OmegaConf.create({"sweep": {"stop_at": None}, "hydra": {"sweep": {"subdir": ""}}})

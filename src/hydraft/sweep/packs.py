@@ -84,6 +84,8 @@ def measured() -> preflight.Measured | None:
 def found(admitted: Admitted, job: Any) -> dict[str, Any]:
     """The part of a job's ``Demand`` that is about packs; ``job``: section ``hydra.job`` of its config."""
     config, on_gpu = admitted.config, bool(admitted.machine and admitted.machine.gpus)
+    if admitted.machine is None:  # another scheduler has yet to choose it, and starts each job by itself
+        return {}
     why = why_alone(config)
     if why is None and (job.chdir or job.env_set):
         why = "hydra.job.chdir and hydra.job.env_set change the process"

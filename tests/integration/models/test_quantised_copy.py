@@ -31,7 +31,7 @@ from hydraft.models.load import load_base
 from hydraft.models.quantised_copy import Job, Storage, is_copy, storage
 from hydraft.system.console import Screen
 from hydraft.system.plain_console import PlainConsole
-from hydraft.training import worker
+from hydraft.training import run
 from published import contents
 
 SECONDS = 120 * SCALE
@@ -110,7 +110,7 @@ def test_ranks_of_which_one_finds_no_copy_quantise_together(made: Path, tmp_path
     def path(caches: list[Path], rank: int) -> str:
         os.environ["HYDRAFT_CACHE"] = str(caches[rank])
         with Screen(os.open(os.devnull, os.O_WRONLY), visible=False) as screen:
-            return worker._native(config, screen).path
+            return run._native(config, screen).path
 
     def paths(*caches: Path) -> list[str]:
         folder = tmp_path / caches[-1].name
