@@ -66,16 +66,27 @@ def compose_run(overrides: list[str], machine: Hardware | None = None) -> Config
     return config
 
 
-def train(overrides: list[str], folder: Path) -> Curve:
-    """Run ``overrides`` in ``folder`` and return what it wrote."""
+def prepare_run(overrides: list[str], folder: Path) -> Config:
+    """Make the folder of a run, with its config.yaml, and do not start it."""
     config = compose_run(overrides)
     records = len(json.loads(Path(config.data.train).read_text()))
     run_folder.create(folder, config, plan.make_plan(config, records), hardware.detect())
-    launch.run(config, folder, quiet=True)
+    return config
+
+
+def train(overrides: list[str], folder: Path) -> Curve:
+    """Run ``overrides`` in ``folder`` and return what it wrote."""
+    launch.run(prepare_run(overrides, folder), folder, quiet=True)
+    return read(folder)
+
+
+def read(folder: Path) -> Curve:
+    """What the run in ``folder`` has written."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
     return Curve(
-        [line["loss"] for line in lines],
-        [line["grad_norm"] for line in lines],
+        [line["loss"] for line in steps],
+        [line["grad_norm"] for line in steps],
         {name: tensor.float() for name, tensor in load_file(folder / "adapter/adapter_model.safetensors").items()},
     )
 
@@ -104,12 +115,16 @@ def apart(curve: Curve, reference: Curve) -> tuple[float, float, float]:
     """Relative differences of loss and gradient norm, and the absolute difference of the adapter."""
     assert len(curve.losses) == len(curve.grad_norms) == STEPS
     assert curve.adapter.keys() == reference.adapter.keys()
-    difference = max(float((curve.adapter[name] - tensor).abs().max()) for name, tensor in reference.adapter.items())
     return (
         worst(curve.losses, reference.losses),
         worst(curve.grad_norms, reference.grad_norms),
-        difference,
+        furthest(curve, reference),
     )
+
+
+def furthest(curve: Curve, reference: Curve) -> float:
+    """The largest difference of a weight of two adapters."""
+    return max(float((curve.adapter[name] - tensor).abs().max()) for name, tensor in reference.adapter.items())
 
 
 def write_data(folder: Path) -> Path:

@@ -20,7 +20,8 @@ import psutil
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
-from bench.packs import apart, curve  # noqa: E402
+from bench.equivalence import read  # noqa: E402
+from bench.packs import apart  # noqa: E402
 from hydraft.sweep.results.ledger import Ledger  # noqa: E402
 
 STEPS = 24
@@ -95,7 +96,7 @@ def main() -> int:
         print("\n| member | bit-equal | loss | gradient norm | adapter |\n|---|---|---|---|---|")
         worst = 0.0
         for folder in sorted(path.parent for path in whole.glob("*/result.json")):
-            found, expected = curve(broken / folder.name), curve(folder)
+            found, expected = read(broken / folder.name), read(folder)
             differences = apart(found, expected)
             same = json.dumps([found.losses, found.grad_norms]) == json.dumps([expected.losses, expected.grad_norms])
             same &= all(bool((found.adapter[name] == tensor).all()) for name, tensor in expected.adapter.items())

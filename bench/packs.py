@@ -22,12 +22,9 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "src")]
-from bench.equivalence import Curve, compose_run, train, write_data  # noqa: E402
+from bench.equivalence import Curve, furthest, prepare_run, read, train, write_data  # noqa: E402
 from hydraft.config.schema import load_config  # noqa: E402
 from hydraft.launch.local.shutdown import Stopped  # noqa: E402
-from hydraft.plan import plan  # noqa: E402
-from hydraft.runs import run_folder  # noqa: E402
-from hydraft.system import hardware  # noqa: E402
 
 TOLERANCE = 2e-6
 """Absolute; relative for losses and gradient norms above 1."""
@@ -105,20 +102,9 @@ Run = Callable[[Sequence[Seat]], list[str]]
 
 
 def prepare(overrides: Sequence[str], folder: Path) -> Seat:
-    """The folder of a run, with its config.yaml; the run is not started."""
-    config = compose_run(list(overrides))
-    run_folder.create(folder, config, plan.make_plan(config, 64), hardware.detect())
+    """The seat of a run that is not started."""
+    prepare_run(list(overrides), folder)
     return Seat(str(folder))
-
-
-def curve(folder: Path) -> Curve:
-    """What a run has written."""
-    from safetensors.torch import load_file
-
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    steps = [line for line in lines if "grad_norm" in line]
-    weights = load_file(folder / "adapter/adapter_model.safetensors")
-    return Curve([line["loss"] for line in steps], [line["grad_norm"] for line in steps], weights)
 
 
 def apart(found: Curve, reference: Curve) -> tuple[float, float, float]:
@@ -128,8 +114,8 @@ def apart(found: Curve, reference: Curve) -> tuple[float, float, float]:
     def worst(ours: list[float], theirs: list[float]) -> float:
         return max(abs(a - b) / max(1.0, abs(b)) for a, b in zip(ours, theirs, strict=True))
 
-    weights = max(float((found.adapter[name] - tensor).abs().max()) for name, tensor in reference.adapter.items())
-    return worst(found.losses, reference.losses), worst(found.grad_norms, reference.grad_norms), weights
+    losses, norms = worst(found.losses, reference.losses), worst(found.grad_norms, reference.grad_norms)
+    return losses, norms, furthest(found, reference)
 
 
 def drawn(seed: int, count: int) -> list[dict[str, Any]]:
@@ -168,7 +154,7 @@ def compare(
         again = run(left)
         assert set(again) == {"'done'"}, again
     return {
-        member["name"]: apart(curve(Path(seat.folder)), alone(member["name"]))
+        member["name"]: apart(read(Path(seat.folder)), alone(member["name"]))
         for member, seat in zip(members, seats, strict=True)
     }
 

@@ -223,7 +223,7 @@ def trainable_over(config: Config, base: PreTrainedModel) -> PreTrainedModel | p
     """
     if config.kernels.kind is Kernels.liger:
         liger.patch(base)
-    elif chunked(config, base.config.model_type, getattr(base.config, "vocab_size", 0)):
+    elif has_chunked_loss(config, base):
         use_chunked_loss(base)
     if config.train.recomputes:
         base.enable_input_require_grads()  # otherwise the inputs need no gradient, and recomputed layers get none
@@ -237,6 +237,12 @@ def trainable_over(config: Config, base: PreTrainedModel) -> PreTrainedModel | p
         raise ConfigError(f"lora.target_modules={config.lora.target_modules}: {error}") from error
     assert isinstance(adapted, peft.PeftModel)
     return adapted
+
+
+def has_chunked_loss(config: Config, model: torch.nn.Module) -> bool:
+    """Whether the loss of ``model``, with or without an adapter, is computed in chunks of trained tokens."""
+    known: Any = model.config
+    return chunked(config, known.model_type, getattr(known, "vocab_size", 0))
 
 
 def _check_targets(config: Config) -> None:

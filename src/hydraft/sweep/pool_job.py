@@ -19,11 +19,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.basecontainer import BaseContainer
 
+from hydraft.launch.local.packed import LOG
 from hydraft.system import streams
 from hydraft.system.parent_death import die_with_parent
-
-LOG = "job.log"
-"""File in the job's folder for what it prints."""
 
 EXIT_INTERRUPTED = 130
 

@@ -29,12 +29,14 @@ WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "no
 
 PHASES = {  # from a frame of the traceback (end of the file name, function) to the phase; the first match counts
     ("deepspeed/runtime/engine.py", "step"): Phase.optimizer_step,
+    ("hydraft/training/pack/engine.py", "_step"): Phase.optimizer_step,
     ("accelerate/accelerator.py", "backward"): Phase.backward,
     ("hydraft/training/trainer.py", "compute_loss"): Phase.forward,
     ("hydraft/evaluation/evaluator.py", "evaluate"): Phase.evaluation,
     ("hydraft/checkpoint/weights.py", "save"): Phase.saving,
     ("hydraft/training/trainer.py", "_prepare_for_training"): Phase.optimizer_setup,
     ("hydraft/models/load.py", "load_trainable"): Phase.model_loading,
+    ("hydraft/training/pack/base.py", "model"): Phase.model_loading,
     ("hydraft/data/cache.py", "ready"): Phase.tokenization,
 }
 GROUPS = {

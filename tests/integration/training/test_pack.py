@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import packs
-from bench.equivalence import Curve, train, write_data
+from bench.equivalence import Curve, read, train, write_data
 from conftest import run_script
 
 
@@ -65,5 +65,5 @@ def test_a_member_that_diverges_ends_alone(alone: Alone, tmp_path: Path) -> None
     assert json.loads((tmp_path / "hot/result.json").read_text())["divergence"]["step"] > 0
     assert (first, second) == ("'done'", "'done'")
     for number, name in enumerate(names):
-        found = packs.apart(packs.curve(tmp_path / str(number)), alone("none", name))
+        found = packs.apart(read(tmp_path / str(number)), alone("none", name))
         assert max(found) < packs.TOLERANCE, (name, found)

@@ -10,7 +10,7 @@ from conftest import ROOT, config_of
 from hydraft.data.batch import PaddingFree
 from hydraft.data.load import load
 from hydraft.data.tokenize import encode
-from hydraft.models.load import load_base, load_tokenizer, trainable
+from hydraft.models.load import has_chunked_loss, load_base, load_tokenizer, trainable
 from hydraft.training.pack.base import Pack
 from hydraft.training.pack.passes import Answer, Request
 
@@ -30,7 +30,7 @@ class _Members:
     """Members over one base in fp64, with adapters that are not zero."""
 
     def __init__(self, common: str, kinds: tuple[str, ...] = MEMBERS) -> None:
-        configs = [config_of(*common.split(), *kind.split()) for kind in kinds]
+        self.configs = configs = [config_of(*common.split(), *kind.split()) for kind in kinds]
         first = configs[0]
         base = load_base(first.model, first.quant, first.train.precision).double()
         self.pack = Pack()
@@ -61,7 +61,7 @@ class _Members:
             named = model.get_base_model().named_modules()
             layers = {name: layer for name, layer in named if isinstance(layer, LoraLayer)}
             state = torch.Generator().manual_seed(number).get_state()
-            chunked = self.pack.chunked(model)
+            chunked = has_chunked_loss(self.configs[number], model)
             found.append(Request(layers, batch, list(trainable(model).values()), state, chunked))
         return found
 

@@ -17,7 +17,6 @@ from hydraft.config.choices import Precision
 from hydraft.config.schema import Config
 from hydraft.models import row_documents
 from hydraft.models.load import load_base, trainable, trainable_over
-from hydraft.models.loss import chunked
 from hydraft.models.shared_weights import over_same_weights
 from hydraft.training.oom import is_out_of_memory
 from hydraft.training.pack import pass_size
@@ -41,7 +40,6 @@ class Pack:
         self._model: PreTrainedModel | None = None
         """Of passes with several members."""
         self._current = Pass()
-        self._chunked: dict[int, bool] = {}
         self._tokens = 0
         """Tokens from which on a pass is no faster, for each token, with more of them; 0 before that is known."""
         self._sizes: deque[int] = deque(maxlen=64)
@@ -56,7 +54,6 @@ class Pack:
             self._load(config)
         assert self._base is not None
         made = trainable_over(config, over_same_weights(self._base))
-        self._chunked[id(made)] = chunked(config, made.config.model_type, getattr(made.config, "vocab_size", 0))
         if config.train.precision is Precision.bf16:
             for parameter in trainable(made).values():
                 parameter.data = parameter.data.bfloat16()
@@ -92,10 +89,6 @@ class Pack:
         """The answers to ``requests``, from one pass."""
         assert self._model is not None
         return compute(self._model, self._current, requests)
-
-    def chunked(self, model: Any) -> bool:
-        """Whether the loss of a member's model is computed in chunks."""
-        return self._chunked.pop(id(model), False)
 
     def joins(self, layers: dict[str, LoraLayer], batch: dict[str, Any]) -> bool:
         """Whether a micro-batch of a member with this adapter can be computed together with others."""

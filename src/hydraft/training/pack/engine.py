@@ -44,15 +44,23 @@ class Widened:
 class MemberEngine:
     """The engine of one member."""
 
-    def __init__(self, module: Any, adam: torch.optim.Optimizer, bound: float, member: Member) -> None:
-        """``adam``: over the trained parameters of ``module``. ``bound``: the largest gradient norm; 0 for none."""
+    def __init__(self, module: Any, adam: torch.optim.Optimizer, bound: float, chunked: bool, member: Member) -> None:
+        """Create it.
+
+        Args:
+            module: the member's own model.
+            adam: over the trained parameters of ``module``.
+            bound: the largest gradient norm; 0 for none.
+            chunked: whether its loss is computed in chunks.
+            member: the member that this is the engine of.
+        """
         named = module.get_base_model().named_modules()
         self.layers = {name: layer for name, layer in named if isinstance(layer, LoraLayer)}
         self.module = module
         self.basic_optimizer = adam
         self.optimizer: Any = adam
         self.member = member
-        self.chunked: bool = member.pack.chunked(module)
+        self.chunked = chunked
         self.trained = [p for group in adam.param_groups for p in group["params"]]
         self._has_dropout = any(getattr(layer.lora_dropout[ADAPTER], "p", 0.0) for layer in self.layers.values())
         self._bound = bound

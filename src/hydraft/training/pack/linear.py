@@ -21,12 +21,10 @@ ADAPTER = "default"
 class Share:
     """What one member has in a pass."""
 
-    begin: int
-    """Its first token in the row."""
-    end: int
-    first_kept: int
-    """Its first position among those whose logits are computed."""
-    last_kept: int
+    tokens: int
+    """In the row, behind those of the shares before it."""
+    kept: int
+    """Positions whose logits are computed."""
     layers: dict[str, LoraLayer]
     """Its adapter, by the name of the layer."""
     random: torch.Generator | None
@@ -81,8 +79,8 @@ class Pass:
     def begin(self, shares: list[Share]) -> None:
         """Start a pass; without shares, end it."""
         self.shares, self._states = shares, {}
-        self.tokens = [share.end - share.begin for share in shares]
-        self.kept = [share.last_kept - share.first_kept for share in shares]
+        self.tokens = [share.tokens for share in shares]
+        self.kept = [share.kept for share in shares]
         members = [share.layers for share in shares]
         if shares and (len(members) != len(self._members) or any(map(_differ, members, self._members))):
             self._members, self._found = members, {}

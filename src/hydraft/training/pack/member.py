@@ -10,6 +10,7 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils.deepspeed import DeepSpeedOptimizerWrapper
 
 from hydraft.config.schema import Config
+from hydraft.models.load import has_chunked_loss
 from hydraft.system.console import Screen
 from hydraft.system.signals import EarlyExit, SignalListener
 from hydraft.training import deepspeed_ops, process_group, run, threads
@@ -72,7 +73,8 @@ class MemberTrainer(RunTrainer):
     def _prepare_engine(self, max_steps: int, loader: Any) -> tuple[Any, Any]:
         member, adam = current(), self.create_optimizer()
         assert member is not None and self.model is not None
-        engine = MemberEngine(self.model, adam, self.config.train.max_grad_norm, member)
+        chunked = has_chunked_loss(self.config, self.model)
+        engine = MemberEngine(self.model, adam, self.config.train.max_grad_norm, chunked, member)
         self.accelerator.deepspeed_engine_wrapped = engine
         self.optimizer = DeepSpeedOptimizerWrapper(adam)  # whose step does nothing: the engine steps in ``backward``
         self.create_scheduler(num_training_steps=max_steps)

@@ -64,7 +64,7 @@ def compute(base: PreTrainedModel, current: Pass, requests: list[Request]) -> li
         requests: one for each member.
     """
     batches = [request.batch for request in requests]
-    current.begin(_shares(requests))
+    current.begin([_share(request) for request in requests])
     try:
         row = _row(batches)
         compute_losses = _chunked if all(request.chunked for request in requests) else _whole
@@ -83,18 +83,12 @@ def compute(base: PreTrainedModel, current: Pass, requests: list[Request]) -> li
     return answers
 
 
-def _shares(requests: list[Request]) -> list[Share]:
-    shares: list[Share] = []
-    token = kept = 0
-    for request in requests:
-        stream = None
-        if request.random is not None:
-            stream = torch.Generator(request.batch["input_ids"].device)
-            stream.set_state(request.random)
-        count = len(request.batch["logits_to_keep"])
-        shares.append(Share(token, token + request.tokens, kept, kept + count, request.layers, stream))
-        token, kept = token + request.tokens, kept + count
-    return shares
+def _share(request: Request) -> Share:
+    stream = None
+    if request.random is not None:
+        stream = torch.Generator(request.batch["input_ids"].device)
+        stream.set_state(request.random)
+    return Share(request.tokens, len(request.batch["logits_to_keep"]), request.layers, stream)
 
 
 def _row(batches: list[dict[str, Any]]) -> dict[str, Any]:
@@ -120,13 +114,13 @@ def _whole(base: PreTrainedModel, row: dict[str, Any], requests: list[Request], 
     logits = base(**row).logits  # (1, L, V)
     return [
         base.loss_function(
-            logits=logits[:, share.first_kept : share.last_kept],
+            logits=own,
             labels=request.batch["labels"],
             vocab_size=base.config.get_text_config().vocab_size,
             shift_labels=request.batch["shift_labels"],
             num_items_in_batch=request.batch.get("num_items_in_batch"),
         )
-        for request, share in zip(requests, current.shares, strict=True)
+        for request, own in zip(requests, logits.split(current.kept, dim=1), strict=True)
     ]
 
 
@@ -136,8 +130,8 @@ def _chunked(base: PreTrainedModel, row: dict[str, Any], requests: list[Request]
     inner: Any = base
     hidden = inner.model(**row).last_hidden_state[0, kept]  # (L, H)
     found = []
-    for request, share in zip(requests, current.shares, strict=True):
+    for request, own in zip(requests, hidden.split(current.kept), strict=True):
         targets, count = request.batch["shift_labels"], request.batch.get("num_items_in_batch")
-        summed = summed_loss(hidden[share.first_kept : share.last_kept], inner.lm_head.weight, targets)
+        summed = summed_loss(own, inner.lm_head.weight, targets)
         found.append(summed / (len(targets) if count is None else count))
     return found

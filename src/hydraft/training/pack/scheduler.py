@@ -23,10 +23,6 @@ class ProcessState(Protocol):
         """Replace it."""
 
 
-class Ended(BaseException):
-    """Ends the thread of a member that is not waited for any more."""
-
-
 class Member:
     """A run of a pack."""
 
