@@ -43,6 +43,7 @@ def main(
     if config.zero.offload_optimizer is not Offload.none:
         deepspeed_ops.cache_cpu_info()
     rank = int(os.environ["RANK"])
+    threads.use_share()
     transformers.logging.disable_progress_bar()
     with OutOfMemoryHandler(config, folder) as memory, Screen(terminal, rank == 0, heartbeat) as screen:
         screen.phase("starting")
