@@ -11,6 +11,11 @@ try:
 
     streams.guard()
 
+    from hydraft.sweep import imports
+
+    if __name__ == "__main__":
+        imports.start_early(sys.argv[1:])  # those of a sweep's jobs take seconds
+
     from omegaconf import DictConfig
 
     from hydraft.config import cli, rules

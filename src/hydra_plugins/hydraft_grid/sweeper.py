@@ -52,12 +52,12 @@ class GridSweeper(Sweeper):  # type: ignore[misc]
         from hydraft.config import cli
         from hydraft.config.choices import Mode
         from hydraft.errors import ConfigError
-        from hydraft.sweep import decide, replicas
+        from hydraft.sweep import decide, imports, replicas
         from hydraft.system import files
 
         trains = self.config.mode is Mode.train
-        if trains and hasattr(self.launcher, "warm"):
-            self.launcher.warm()  # its imports run while the jobs are checked
+        if trains:
+            imports.start_for(self.launcher)  # they run while the jobs are checked
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*cli.params(self.params), *arguments])
         replicas.check(self.config, [one.key_or_group for one in parsed if one.is_sweep_override()])

@@ -75,16 +75,16 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
             ConfigError: ``jobs`` is below 1, or ``pack`` is none of its values.
         """
         from hydraft.errors import ConfigError
-        from hydraft.sweep import pool
+        from hydraft.sweep import imports
         from hydraft.system import hardware
 
         for message in violations(PoolConf(jobs=self.jobs, pack=self.pack), "hydra.launcher."):
             raise ConfigError(message)
-        pool.warm(self.preload, hardware.detect())
+        imports.start(self.preload, hardware.detect())
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs and wait for all of them; a failure does not affect the others."""
-        from hydraft.sweep import pool
+        from hydraft.sweep import imports, pool
         from hydraft.sweep.pool_job import Task
         from hydraft.sweep.slots import Demand, slots
         from hydraft.system import hardware
@@ -98,7 +98,7 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
         self.demands = self.composed = None
         machine = hardware.detect()
         parts = slots(demands, machine, self.jobs)
-        method = pool.method(self.preload, machine)
+        method = imports.method(self.preload, machine)
         log.info(f"Launching {len(job_overrides)} jobs, {len(parts)} at the same time")
         jobs: list[Task] = []
         for number, (overrides, config) in enumerate(zip(job_overrides, configs, strict=True), initial_job_idx):
@@ -113,7 +113,7 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
 
     def stream(self, source: "Source", demand: "Demand", poll_seconds: float) -> None:
         """Run the jobs of ``source``, each of which needs no more than ``demand``, until there are no more."""
-        from hydraft.sweep import pool
+        from hydraft.sweep import imports, pool
         from hydraft.sweep.slots import slots
         from hydraft.system import hardware
 
@@ -121,7 +121,7 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
         self.warm()
         machine = hardware.detect()
         parts = slots([demand] * max(machine.count, machine.cpus), machine, self.jobs)
-        method = pool.method(self.preload, machine)
+        method = imports.method(self.preload, machine)
         packing = self._packing([demand], len(parts), machine, fixed=False)
         pool.run(self._sweep(), source, parts, method, poll_seconds, packing)
 

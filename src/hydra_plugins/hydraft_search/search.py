@@ -56,10 +56,9 @@ class SearchSweeper(Sweeper):  # type: ignore[misc]
         Raises:
             RunFailed: some jobs are not done.
         """
-        from hydraft.sweep import search_loop  # Optuna, only where it is used
+        from hydraft.sweep import imports, search_loop  # Optuna, only where it is used
 
-        if hasattr(self.launcher, "warm"):
-            self.launcher.warm()  # its imports run while the space is checked
+        imports.start_for(self.launcher)  # they run while the space is checked
         plain = {
             key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             for key, value in self.settings.items()

@@ -5,7 +5,7 @@ The root is ``Config``; that of infer.py is in ``infer.py``. Combinations of set
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -177,9 +177,7 @@ def saved(config: Config, leave_out: Sequence[str] = ()) -> str:
     """
     sizes = {size: shape for size, shape in config.model.sizes.items() if size == config.model.size}
     config = replace(config, model=replace(config.model, sizes=sizes))
-    kept = [part.name for part in fields(config) if part.name not in leave_out]
-    values = OmegaConf.to_container(OmegaConf.masked_copy(OmegaConf.structured(text.escaped(config)), kept))
-    assert isinstance(values, dict)
+    values = {name: value for name, value in text.plain(config).items() if name not in leave_out}
     for section, _, name in (each.partition(".") for each in leave_out if "." in each):
         del values[section][name]
     return OmegaConf.to_yaml(OmegaConf.create(values))

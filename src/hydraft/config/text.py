@@ -5,10 +5,12 @@ of the node gives the text back.
 """
 
 import dataclasses
+import enum
+import functools
 import re
 from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 T = TypeVar("T")
 
@@ -40,6 +42,36 @@ def _escaped(value: Any, missing: str) -> Any:
     return value
 
 
+def plain(value: Any, kind: Any = None) -> Any:
+    """The dicts, lists and scalars of a structured config of ``value``, escaped; several times as fast as OmegaConf makes them.
+
+    Args:
+        value: a dataclass or what one of its fields holds.
+        kind: the type of that field. A whole number in one of floats is a float.
+    """
+    if dataclasses.is_dataclass(value):
+        return {one.name: plain(getattr(value, one.name), one.type) for one in dataclasses.fields(value)}
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, (list, tuple)):
+        return [plain(item, kind) for item in value]
+    if isinstance(value, dict):
+        return {key: plain(item, kind) for key, item in value.items()}
+    return float(value) if type(value) is int and _of_floats(kind) else _escaped(value, MISSING_AS_TEXT)
+
+
+@functools.cache
+def _of_floats(kind: Any) -> bool:
+    return "float" in repr(kind)
+
+
+@functools.cache
+def _structured(schema: type[Any]) -> DictConfig:
+    found = OmegaConf.structured(schema)
+    assert isinstance(found, DictConfig)
+    return found
+
+
 def original(text: str) -> str:
     """The text of which ``escaped`` made ``text``."""
     if text == MISSING_AS_TEXT:
@@ -53,7 +85,7 @@ def to_object(schema: type[T], plain: Any) -> T:
     Raises:
         OmegaConfBaseException: a key is not in the schema, or a value does not have its type.
     """
-    merged = OmegaConf.merge(OmegaConf.structured(schema), _escaped(plain, _MARKED))
+    merged = OmegaConf.merge(_structured(schema), _escaped(plain, _MARKED))  # type: ignore[arg-type]
     found = _unmarked(OmegaConf.to_object(merged))
     assert isinstance(found, schema)
     return found

@@ -4,10 +4,7 @@ A job's ranks are forks of the job, so the libraries are imported once per sweep
 CUDA context, no process. Jobs that can share a frozen base share a process (``pack_process.py``). If the fork server cannot be used (``launch/local/fork_server.py``), jobs are spawned.
 """
 
-import logging
-import os
 import signal
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -22,57 +19,14 @@ from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
 from hydraft.errors import RunStopped
-from hydraft.launch.local import fork_server
-from hydraft.launch.local.elastic import own_code_first
 from hydraft.sweep import placement, pool_job
 from hydraft.sweep.pack_process import Make, shared
 from hydraft.sweep.pool_job import Task
 from hydraft.sweep.pool_process import Pack, Running, Single, Start
 from hydraft.sweep.slots import Slot
-from hydraft.system.hardware import Hardware
-
-log = logging.getLogger(__name__)
-
-OWN = "hydraft.sweep.preload"
-"""Imported by the server before the modules of the launcher's ``preload``."""
 
 ENDING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 """Signals besides Ctrl-C that end a sweep; its jobs get the same one, and have ``train.grace`` to save a checkpoint."""
-
-
-def method(preload: Sequence[str], machine: Hardware) -> str:
-    """The start method of multiprocessing for jobs; waits until the server that ``warm`` started has imported its modules."""
-    why = fork_server.unusable([OWN, *preload], machine)
-    if why is None:
-        return "forkserver"
-    log.warning(f"Jobs are spawned and import the libraries themselves, since the fork server cannot be used: {why}")
-    return "spawn"
-
-
-def warm(preload: Sequence[str], machine: Hardware) -> None:
-    """Start the fork server of the jobs; it imports in the background."""
-    own_code_first()
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "PASSIVE"
-    )  # read as libraries load: threads that spin starve the jobs beside them
-    in_main = threading.current_thread() is threading.main_thread()
-    before = (
-        signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
-    )  # the server inherits it: Ctrl-C is not its business
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept, nowhere = [os.dup(1), os.dup(2)], os.open(os.devnull, os.O_WRONLY)
-    try:
-        for number in (1, 2):  # nor is the screen, where libraries greet as they are imported
-            os.dup2(nowhere, number)
-        fork_server.start([OWN, *preload], machine)
-    finally:
-        for number, terminal in zip((1, 2), kept, strict=True):
-            os.dup2(terminal, number)
-        for handle in (*kept, nowhere):
-            os.close(handle)
-        if in_main:
-            signal.signal(signal.SIGINT, before)
 
 
 class Source(Protocol):

@@ -134,6 +134,7 @@ class RunTrainer(Trainer):
         self.scale_at_floor = False
         """Whether gradients overflow at the smallest loss scale of fp16."""
         self._logged_before = 0
+        self._operations_per_token: int | None = None
         super().__init__(model=model, **rest)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
@@ -151,6 +152,12 @@ class RunTrainer(Trainer):
     def _run_epoch(self, *args: Any, **named: Any) -> None:
         self.order.begin(named["epoch"])  # the data loader that skips batches after a resume does not pass it on
         super()._run_epoch(*args, **named)  # type: ignore[no-untyped-call]
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Of a micro-batch, as the Trainer estimates them; it would count the model's parameters anew each time."""
+        if self._operations_per_token is None:
+            self._operations_per_token = super().floating_point_ops({"input_ids": torch.empty(1)})
+        return self._operations_per_token * int(inputs["input_ids"].numel())
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """torch's AdamW, or DeepSpeed's CPU Adam with the same parameter groups."""

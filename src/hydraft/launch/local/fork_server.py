@@ -94,6 +94,15 @@ def start(modules: Sequence[str], hardware: Hardware) -> None:
         forkserver.ensure_running()
 
 
+def stop() -> None:
+    """End the server, if there is one. It must not have forks yet."""
+    server = process()
+    if server is not None:
+        with suppress(ProcessLookupError):
+            os.kill(server.pid, signal.SIGKILL)  # it hears of nothing else before it has imported its modules
+        forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
 def _own_socket_folder() -> None:
     """Have multiprocessing make its sockets in a folder of ours: its own stays when this process is killed."""
     known = multiprocessing.current_process()._config  # type: ignore[attr-defined]

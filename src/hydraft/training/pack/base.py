@@ -20,6 +20,7 @@ from hydraft.models.load import load_base, trainable, trainable_over
 from hydraft.models.shared_weights import over_same_weights
 from hydraft.training.oom import is_out_of_memory
 from hydraft.training.pack import pass_size
+from hydraft.training.pack.allocator import keep_freed_memory
 from hydraft.training.pack.linear import Pass, install
 from hydraft.training.pack.passes import Answer, Request, Separate, compute
 from hydraft.training.pack.scheduler import Member
@@ -47,6 +48,7 @@ class Pack:
         self.apart: str | None = None
         """Why the passes of this base cannot be shared; members then compute their own, in turn."""
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+        keep_freed_memory()
 
     def model(self, config: Config) -> PreTrainedModel | peft.PeftModel:
         """The model of a new member: its own adapter over the base, which the first member loads."""

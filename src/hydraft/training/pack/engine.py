@@ -65,6 +65,8 @@ class MemberEngine:
         self._has_dropout = any(getattr(layer.lora_dropout[ADAPTER], "p", 0.0) for layer in self.layers.values())
         self._bound = bound
         self._norm: torch.Tensor | None = None
+        self._mode: bool | None = None
+        """The mode of all modules, if it was set here last."""
         self._copies: dict[torch.nn.Parameter, torch.nn.Parameter] = {}
         """By parameter in 16 bits, the fp32 copy that Adam updates."""
         if any(parameter.dtype != torch.float32 for parameter in self.trained):
@@ -137,7 +139,12 @@ class MemberEngine:
 
     def train(self, mode: bool = True) -> "MemberEngine":
         """As of a module."""
-        self.module.train(mode)
+        if (self._mode, self.module.training) != (
+            mode,
+            mode,
+        ):  # the Trainer asks each step; a model has hundreds of modules
+            self.module.train(mode)
+            self._mode = mode
         return self
 
     def eval(self) -> "MemberEngine":

@@ -1,0 +1,51 @@
+"""A run's config as YAML: as OmegaConf itself writes it."""
+
+from dataclasses import replace
+
+import pytest
+from omegaconf import OmegaConf
+
+from conftest import config_of
+from hydraft.config import text
+from hydraft.config.schema import Config, saved
+
+VALUES = [
+    (),
+    ("quant=none", "lora.method=dora", "train.betas=[0.8,0.9]", "train.save_minutes=2"),
+    ("zero=stage3", "cluster=2x4", "tracker=wandb", "data.eval=null"),
+    ("model=chatglm2", "lora.target_modules=[query_key_value]", "train.learning_rate=3e-5", "lora.alpha=8"),
+]
+
+
+def by_omegaconf(config: Config) -> str:
+    return OmegaConf.to_yaml(OmegaConf.structured(text.escaped(config)))
+
+
+@pytest.mark.parametrize("overrides", VALUES, ids=str)
+def test_every_value_is_written_as_omegaconf_writes_it(overrides: tuple[str, ...]) -> None:
+    config = config_of(*overrides)
+    sizes = {size: shape for size, shape in config.model.sizes.items() if size == config.model.size}
+    config = replace(config, model=replace(config.model, sizes=sizes))
+    assert saved(config) == by_omegaconf(config)
+
+
+@pytest.mark.parametrize("value", ["a${b}", r"\${c} \\${d}", "???", "1e3", "null", "off", "- x: 中文\n#", ""])
+def test_text_that_has_a_meaning_to_omegaconf_or_yaml(value: str) -> None:
+    config = replace(Config(), resume=value)
+    assert saved(config) == by_omegaconf(config)
+
+
+def test_whole_numbers_in_settings_of_floats() -> None:
+    config = config_of()
+    config = replace(config, train=replace(config.train, epochs=3, betas=[0, 1], save_minutes=1, max_steps=4))
+    assert saved(config).count("  epochs: 3.0\n  max_steps: 4\n") == 1
+    assert saved(config, leave_out=["model"]) == "".join(_without(by_omegaconf(config), "model"))
+
+
+def _without(yaml: str, section: str) -> list[str]:
+    kept, inside = [], False
+    for line in yaml.splitlines(keepends=True):
+        if not line.startswith((" ", "-")):
+            inside = line.startswith(f"{section}:")
+        kept += [] if inside else [line]
+    return kept
