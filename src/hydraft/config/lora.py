@@ -31,6 +31,11 @@ class Variant:
     reads_base: bool = False
     """Whether a pass reads the base weight itself; a quantised one must then not be sharded."""
 
+    @property
+    def starts_as_base(self) -> bool:
+        """Whether a new adapter changes no bit of the model's outputs: its update is zero, and nothing is scaled."""
+        return not self.magnitude and not self.changes_base
+
 
 VARIANTS = {
     LoraMethod.lora: Variant(),

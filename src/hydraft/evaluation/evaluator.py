@@ -9,6 +9,7 @@ wherever training fits.
 Shapes: B records of a batch, T tokens, V vocabulary.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ import torch.distributed as dist
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from hydraft.config.data import DataConfig
+from hydraft.data import held_out
 from hydraft.data.batch import Item, Padded
 from hydraft.data.encoding import Encoding
 from hydraft.data.records import Record
@@ -99,6 +101,15 @@ class BatchSizes:
         return max(1, min(scoring.MOST, self.tokens // (prompt + self.max_new_tokens)))
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """The results of an evaluation."""
+
+    scores: Scores
+    by_record: list[RecordScores]
+    unfinished: int
+
+
 class Evaluator:
     """Evaluates a model on held-out records before, during and after training."""
 
@@ -125,6 +136,8 @@ class Evaluator:
         """The records for which an answer is generated."""
         self.questions = [first[index] for index in self.asked]
         """Their conversations."""
+        self.scores: Scores = {}
+        """Of the last evaluation."""
         self.by_record: list[RecordScores] = []
         """The loss and the scores of each record in the last evaluation."""
         self.unfinished = 0
@@ -140,6 +153,20 @@ class Evaluator:
             for start in range(0, len(examples), encoding.sequences):
                 self.owners.append(index)
                 yield examples[start : start + encoding.sequences]
+
+    def key(self, loss_only: bool) -> str:
+        """What the results for a model depend on besides the model, as a hash."""
+        records = [held_out.digest(record, 0) for record in self.records]
+        return hashlib.sha256(repr((records, self.data, self.sizes, loss_only)).encode()).hexdigest()
+
+    @property
+    def last(self) -> Evaluated:
+        """The results of the last evaluation."""
+        return Evaluated(self.scores, self.by_record, self.unfinished)
+
+    @last.setter
+    def last(self, found: Evaluated) -> None:
+        self.scores, self.by_record, self.unfinished = found.scores, found.by_record, found.unfinished
 
     def parts(self, loss_only: bool = False) -> int:
         """The sum of the numbers that ``evaluate`` passes to ``done``."""
@@ -159,6 +186,7 @@ class Evaluator:
                     self.by_record[index].scores.update(own)
         finally:
             model.train()
+        self.scores = scores
         return scores
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from hydraft.config.lora import ALL_LINEAR, LoraMethod
 from hydraft.config.model import ModelConfig
 from hydraft.config.schema import Config
 from hydraft.data.template_default import with_default
-from hydraft.evaluation.evaluator import BatchSizes, Evaluator
+from hydraft.evaluation.evaluator import BatchSizes, Evaluated, Evaluator
 from hydraft.models import base_identity, exchange, prepare, quantised_copy
 from hydraft.models.load import check_vocabulary, load_tokenizer, settle_batching, trainable
 from hydraft.plan import plan
@@ -57,6 +57,8 @@ class Rank:
     load: Callable[[Config], Any]
     """Loads the model to train."""
     trainer: type[RunTrainer]
+    evaluations: MutableMapping[str, Evaluated] | None = None
+    """Of the base without an adapter, which other runs of this process share (``EvaluationCallback.known``)."""
 
 
 def train(rank: Rank, config: Config) -> EarlyExit | None:
@@ -168,6 +170,7 @@ def _make_run(parts: _Parts, rank: Rank, early_stop: EarlyStopCallback) -> _Run:
     with screen.heartbeat.while_working():  # a share of many records takes long to find
         evaluator = _evaluator(parts, device)
     evaluation = EvaluationCallback(model, evaluator, config.train, logging, early_stop, peaks)
+    evaluation.known = rank.evaluations if config.lora.variant.starts_as_base else None
     checkpoint = CheckpointCallback(config, folder, parts.data.encoded.key, logging, evaluation, parts.origin)
     compiling = _compile_callbacks(config, model, logging, device)
     trainer = _trainer(parts, rank, start, [*compiling, early_stop, evaluation, logging, checkpoint])

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hydraft.config.train import TrainConfig
 from hydraft.evaluation import record_scores
-from hydraft.evaluation.evaluator import Evaluator
+from hydraft.evaluation.evaluator import Evaluated, Evaluator
 from hydraft.evaluation.metrics import Scores
 from hydraft.training.callbacks.early_stop import EarlyStopCallback
 from hydraft.training.callbacks.logging import LoggingCallback
@@ -45,6 +45,8 @@ class EvaluationCallback(TrainerCallback):
         self.scores: dict[int, Scores] = {}
         """The scores, by optimizer step."""
         self.said_unfinished = False
+        self.known: MutableMapping[str, Evaluated] | None = None
+        """Evaluations of this model as it is before training, if others have the same one (``training/pack/base.py``), by key."""
         self.before: Callable[[], None] = lambda: None
         """Called before an evaluation during training, so that the last step is checked for divergence first."""
 
@@ -117,6 +119,18 @@ class EvaluationCallback(TrainerCallback):
                 self.early_stop.stop(control)
         self.logging.exclude(time.perf_counter() - began)
 
+    def _scores(self, step: int, done: Callable[[int], None], loss_only: bool) -> Scores:
+        if step or self.known is None:
+            return self.evaluator.evaluate(self.model, done, loss_only)
+        key = self.evaluator.key(loss_only)
+        if key in self.known:
+            self.evaluator.last = self.known[key]
+            done(self.evaluator.parts(loss_only))
+        else:
+            self.evaluator.evaluate(self.model, done, loss_only)
+            self.known[key] = self.evaluator.last
+        return self.evaluator.scores
+
     def _evaluate(self, step: int, loss_only: bool) -> Scores:
         def done(count: int) -> None:
             self.screen.advance(count)
@@ -125,7 +139,7 @@ class EvaluationCallback(TrainerCallback):
 
         self.peaks.end("training")
         try:
-            scores = self.evaluator.evaluate(self.model, done, loss_only)
+            scores = self._scores(step, done, loss_only)
         finally:
             self.peaks.end("scoring")
         if not loss_only and (cut := self.evaluator.unfinished) and not self.said_unfinished:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from hydraft.config.choices import Precision
 from hydraft.config.schema import Config
+from hydraft.evaluation.evaluator import Evaluated
 from hydraft.models import row_documents
 from hydraft.models.load import load_base, trainable, trainable_over
 from hydraft.models.shared_weights import over_same_weights
@@ -41,6 +42,8 @@ class Pack:
         self._model: PreTrainedModel | None = None
         """Of passes with several members."""
         self._current = Pass()
+        self.evaluations: dict[str, Evaluated] = {}
+        """Of members before training, when all have the base's own outputs, by ``Evaluator.key``."""
         self._tokens = 0
         """Tokens from which on a pass is no faster, for each token, with more of them; 0 before that is known."""
         self._sizes: deque[int] = deque(maxlen=64)

@@ -43,8 +43,9 @@ def train(config: Config, folder: Path) -> EarlyExit | None:
         arguments = training_arguments(config, folder, rendezvous)
         threads.use_share()
         listener = _Listener(member)
+        pack = member.pack
         return run.train(
-            run.Rank(folder, arguments, screen, memory, listener, member.pack.model, MemberTrainer), config
+            run.Rank(folder, arguments, screen, memory, listener, pack.model, MemberTrainer, pack.evaluations), config
         )
 
 
