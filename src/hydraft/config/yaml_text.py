@@ -1,5 +1,6 @@
 """Texts in the files of ``conf/`` that YAML reads as numbers or truth values, which changes their spelling. No torch."""
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -30,12 +31,19 @@ def refuse_numbers(folders: Iterable[Path], choices: Mapping[str, str | None]) -
                 continue
             text = file.read_text(encoding="utf-8")
             prefix = "" if GLOBAL in text else f"{group.replace('/', '.')}."
-            for name, node in _scalars(yaml.compose(text, Loader=get_yaml_loader()), prefix.rstrip(".")):
-                read = _changed(name.removeprefix(PARAMS), node)
-                if read is not None:
-                    raise ConfigError(
-                        f'{file}: {name}: {node.value}: YAML reads it as {read}: put it in quotes: "{node.value}"'
-                    )
+            for name, value, read in _numbers(text, prefix.rstrip(".")):
+                raise ConfigError(f'{file}: {name}: {value}: YAML reads it as {read}: put it in quotes: "{value}"')
+
+
+@functools.cache
+def _numbers(text: str, prefix: str) -> list[tuple[str, str, str]]:
+    """Texts in a file's content that would change: the setting, its value, and what YAML reads. Each job of a sweep asks again."""
+    found = []
+    for name, node in _scalars(yaml.compose(text, Loader=get_yaml_loader()), prefix):
+        read = _changed(name.removeprefix(PARAMS), node)
+        if read is not None:
+            found.append((name, node.value, read))
+    return found
 
 
 def _scalars(node: yaml.Node | None, name: str) -> Iterator[tuple[str, yaml.ScalarNode]]:

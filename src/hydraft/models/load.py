@@ -173,10 +173,16 @@ def settle_batching(config: Config) -> tuple[Config, list[str]]:
 def _row_reason(model: ModelConfig) -> str | None:
     """Why a model does not keep the documents of a row apart; None if it does."""
     config = _config(model)
-    empty = _without_weights(config)
-    if empty is None:
-        return f"the code of {type(config).__name__} is not that of transformers"
-    return row_documents.reason(empty)
+    key = type(config), config.to_json_string(use_diff=False)
+    if key not in _row_reasons:
+        empty = _without_weights(config)
+        foreign = f"the code of {type(config).__name__} is not that of transformers"
+        _row_reasons[key] = foreign if empty is None else row_documents.reason(empty)
+    return _row_reasons[key]
+
+
+_row_reasons: dict[tuple[type, str], str | None] = {}
+"""By a model's config: the members of a pack have the same one."""
 
 
 def _without_weights(config: PreTrainedConfig) -> PreTrainedModel | None:

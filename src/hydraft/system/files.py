@@ -1,6 +1,7 @@
 """Atomic writing of files and folders, the cache folder, and versions of installed packages. No torch."""
 
 import errno
+import functools
 import json
 import math
 import os
@@ -224,6 +225,7 @@ def unwritable_cache(error: OSError) -> str:
     )
 
 
+@functools.cache
 def version_of(name: str) -> str | None:
     """The version of a package; None if it is not installed."""
     try:
