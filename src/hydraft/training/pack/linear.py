@@ -14,7 +14,7 @@ from peft.tuners.lora import LoraLayer
 
 from hydraft.training.pack.adapter import ADAPTER, Adapter, Drawn
 from hydraft.training.pack.dropout import drawing_from
-from hydraft.training.pack.parts import parts
+from hydraft.training.pack.parts import Parts
 from hydraft.training.pack.update import Update
 
 
@@ -47,9 +47,11 @@ class Pass:
         self._members: list[dict[str, LoraLayer]] = []
         self._found: dict[str, list[Adapter]] = {}
 
+        self.parts = Parts()
+
     def begin(self, shares: list[Share]) -> None:
         """Start a pass; without shares, end it."""
-        self.shares, self._states = shares, {}
+        self.shares, self._states, self.parts = shares, {}, Parts()
         self.tokens = [share.tokens for share in shares]
         self.kept = [share.kept for share in shares]
         members = [share.layers for share in shares]
@@ -95,12 +97,12 @@ def install(name: str, layer: torch.nn.Module, current: Pass) -> None:
         sizes = current.tokens if x.shape[1] == total else current.kept  # the head may get the kept rows only
         assert x.shape[:2] == (1, sum(sizes)), tuple(x.shape)
         streams = [current.stream(name, adapter.number) if adapter.dropout else None for adapter in adapters]
-        return _updated(result, x, sizes, list(zip(adapters, streams, strict=True)))
+        return _updated(result, x, sizes, list(zip(adapters, streams, strict=True)), current.parts)
 
     layer.forward = forward
 
 
-def _updated(result: torch.Tensor, x: torch.Tensor, sizes: list[int], drawn: list[Drawn]) -> torch.Tensor:
+def _updated(result: torch.Tensor, x: torch.Tensor, sizes: list[int], drawn: list[Drawn], parts: Parts) -> torch.Tensor:
     """``result`` (1, N, F) of the base with the updates for the rows ``x`` (1, N, D), of which each member has ``sizes``."""
     plain: list[Drawn] = []
     others: list[Drawn] = []
@@ -111,7 +113,7 @@ def _updated(result: torch.Tensor, x: torch.Tensor, sizes: list[int], drawn: lis
         result = _by_peft(result, x, sizes, others)
     if plain:
         weights = [adapter.down for adapter, _ in plain] + [adapter.up for adapter, _ in plain]
-        found = parts([adapter for adapter, _ in plain], sizes)
+        found = parts.of([adapter for adapter, _ in plain], sizes, x)
         result = Update.apply(result, x, found, plain, *weights)  # type: ignore[no-untyped-call]
     return result
 

@@ -1,11 +1,15 @@
 """Which members of a pass have the products of a layer computed together, and in which way."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
 from itertools import accumulate, groupby
 
+import torch
+
+from hydraft.training.pack import choice
 from hydraft.training.pack.adapter import Adapter
-from hydraft.training.pack.products import Batched, Products, Single
+from hydraft.training.pack.choice import Case, Way
+from hydraft.training.pack.products import Batched, Grouped, Products, Single
 
 
 @dataclass
@@ -18,30 +22,65 @@ class Part:
     products: Products
 
 
-def parts(adapters: list[Adapter], sizes: list[int]) -> list[Part]:
-    """The parts for a layer.
+@dataclass
+class Parts:
+    """Those of the layers of a pass. What products need beside tensors of the layer is the same for many layers, and made once."""
 
-    Args:
-        adapters: on the layer, in the order of their members.
-        sizes: tokens of every member of the pass.
-    """
-    starts, found, first = [0, *accumulate(sizes)], [], 0
-    for group in _groups(adapters, sizes):
-        kept, last = tuple(sizes[adapter.number] for adapter in group), group[-1].number
-        scalings = tuple(adapter.scaling for adapter in group)
-        products = Single(kept, scalings) if len(group) == 1 else Batched(kept, scalings)
-        rows = slice(starts[group[0].number], starts[last + 1])
-        found.append(Part(slice(first, first + len(group)), rows, products))
-        first += len(group)
-    return found
+    _made: dict[Hashable, Products] = field(default_factory=dict)
+
+    def of(self, adapters: list[Adapter], sizes: list[int], x: torch.Tensor) -> list[Part]:
+        """The parts for a layer.
+
+        Args:
+            adapters: on the layer, in the order of their members.
+            sizes: tokens of every member of the pass.
+            x: the rows of the pass.
+        """
+        starts, found, first = [0, *accumulate(sizes)], [], 0
+        for kind, group in _divided(adapters, sizes, x):
+            rows = slice(starts[group[0].number], starts[group[-1].number + 1])
+            scalings = tuple(adapter.scaling for adapter in group)
+            tokens = tuple(sizes[adapter.number] for adapter in group)
+            products = self._products(kind, tokens, scalings, x)
+            found.append(Part(slice(first, first + len(group)), rows, products))
+            first += len(group)
+        return found
+
+    def _products(
+        self, kind: type[Products], sizes: tuple[int, ...], scalings: tuple[float, ...], like: torch.Tensor
+    ) -> Products:
+        key = (kind, sizes, scalings, like.dtype)
+        if key not in self._made:
+            self._made[key] = kind(sizes, scalings, like)
+        return self._made[key]
 
 
-def _groups(adapters: list[Adapter], sizes: list[int]) -> Iterable[list[Adapter]]:
-    """Neighbours whose adapters have the same rank, of whom all have dropout or none, and which have equally many tokens."""
+def _divided(
+    adapters: list[Adapter], sizes: list[int], x: torch.Tensor
+) -> Iterator[tuple[type[Products], list[Adapter]]]:
+    """Groups of adapters, and how their products are computed."""
+    for group in _neighbours(adapters, sizes):
+        first, tokens = group[0], tuple(sizes[adapter.number] for adapter in group)
+        way = Way.each
+        if len(group) > 1 and tokens[0]:
+            case = Case(x.device, x.dtype, first.down.shape[1], len(first.up), len(first.down), tokens)
+            way = choice.choose(case)
+        if way is Way.batched or way is Way.grouped:
+            yield Batched if way is Way.batched else Grouped, group
+        elif way is Way.views:
+            for _, equal in groupby(group, lambda adapter: sizes[adapter.number]):
+                some = [*equal]
+                yield Single if len(some) == 1 else Batched, some
+        else:
+            yield from ((Single, [adapter]) for adapter in group)
 
-    def kind(numbered: tuple[int, Adapter]) -> tuple[int, int, bool, int]:
+
+def _neighbours(adapters: list[Adapter], sizes: list[int]) -> Iterator[list[Adapter]]:
+    """Neighbours whose adapters have the same rank, of whom all have dropout or none, and all have tokens or none."""
+
+    def kind(numbered: tuple[int, Adapter]) -> tuple[int, int, bool, bool]:
         position, adapter = numbered
-        return adapter.number - position, len(adapter.down), adapter.dropout > 0, sizes[adapter.number]
+        return adapter.number - position, len(adapter.down), adapter.dropout > 0, sizes[adapter.number] > 0
 
     for _, group in groupby(enumerate(adapters), kind):
         yield [adapter for _, adapter in group]
