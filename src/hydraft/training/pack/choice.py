@@ -66,11 +66,11 @@ def _power(count: int) -> int:
 
 def choose(case: Case) -> Way:
     """The way for at least two members, of which each has tokens."""
-    return Way.views if case.device.type == "cpu" else _fastest(case.rounded())
+    return Way.views if case.device.type == "cpu" else fastest_of(case.rounded())
 
 
 @cache
-def _fastest(case: Case) -> Way:
+def fastest_of(case: Case) -> Way:
     try:
         named = asdict(case) | {"device": measured.device_name(case.device), "torch": torch.__version__}
         return measured.once(named, Way, lambda: fastest(seconds(case)))
