@@ -24,6 +24,11 @@ class Adapter:
     plain: bool
     """Whether its update is an addition to the base's result."""
 
+    def __post_init__(self) -> None:
+        self.rank, self.outputs = len(self.down), len(self.up)
+        self.shape = self.number, self.rank, self.outputs, self.dropout > 0, self.scaling
+        """Layers whose adapters agree in these have their products computed alike."""
+
     @classmethod
     def of(cls, number: int, layer: Any) -> "Adapter":
         """That of peft's ``layer``."""

@@ -24,18 +24,27 @@ class Part:
 
 @dataclass
 class Parts:
-    """Those of the layers of a pass. What products need beside tensors of the layer is the same for many layers, and made once."""
+    """Those of the layers of a pass, which are the same for many layers."""
 
+    _found: dict[Hashable, list[Part]] = field(default_factory=dict)
     _made: dict[Hashable, Products] = field(default_factory=dict)
+    """Of parts: they may keep tensors on the device, which other parts with the same lengths need too."""
 
     def of(self, adapters: list[Adapter], sizes: list[int], x: torch.Tensor) -> list[Part]:
         """The parts for a layer.
 
         Args:
             adapters: on the layer, in the order of their members.
-            sizes: tokens of every member of the pass.
+            sizes: rows of every member: all its tokens, or those whose logits are computed.
             x: the rows of the pass.
         """
+        # The number of rows tells the sizes: positions whose logits are computed are all tokens, or fewer.
+        key = tuple(adapter.shape for adapter in adapters), x.shape, x.dtype
+        if key not in self._found:
+            self._found[key] = self._divide(adapters, sizes, x)
+        return self._found[key]
+
+    def _divide(self, adapters: list[Adapter], sizes: list[int], x: torch.Tensor) -> list[Part]:
         starts, found, first = [0, *accumulate(sizes)], [], 0
         for kind, group in _divided(adapters, sizes, x):
             rows = slice(starts[group[0].number], starts[group[-1].number + 1])
@@ -63,7 +72,7 @@ def _divided(
         first, tokens = group[0], tuple(sizes[adapter.number] for adapter in group)
         way = Way.each
         if len(group) > 1 and tokens[0]:
-            case = Case(x.device, x.dtype, first.down.shape[1], len(first.up), len(first.down), tokens)
+            case = Case(x.device, x.dtype, x.shape[2], first.outputs, first.rank, tokens)
             way = choice.choose(case)
         if way is Way.batched or way is Way.grouped:
             yield Batched if way is Way.batched else Grouped, group
@@ -80,7 +89,7 @@ def _neighbours(adapters: list[Adapter], sizes: list[int]) -> Iterator[list[Adap
 
     def kind(numbered: tuple[int, Adapter]) -> tuple[int, int, bool, bool]:
         position, adapter = numbered
-        return adapter.number - position, len(adapter.down), adapter.dropout > 0, sizes[adapter.number] > 0
+        return adapter.number - position, adapter.rank, adapter.dropout > 0, sizes[adapter.number] > 0
 
     for _, group in groupby(enumerate(adapters), kind):
         yield [adapter for _, adapter in group]
