@@ -1,6 +1,7 @@
 """The part ``packs``: eight adapters over one frozen base of 0.5 B shape, one by one, packed, and packed with halving.
 
-The commands are those of a sweep, and the figures are those of its result.json files. Uses the standard library only.
+The commands are those of a sweep, and the figures are those of its result.json files. The last step measures the ways to add the
+updates of the members to a layer. Uses the standard library only.
 """
 
 import json
@@ -55,7 +56,11 @@ def packs(machine: "Machine") -> Part:
         30,
         machine.module("bench.gpu.records", str(machine.records), "--count", "128", "--characters", "4000"),
     )
-    return Part("packs", (records, *made))
+    tiny = ("--tiny",) if machine.rehearse else ()
+    ways = Step(
+        "packs-products", 60, machine.module("bench.gpu.products", str(machine.scratch / "packs-products.json"), *tiny)
+    )
+    return Part("packs", (records, *made, ways))
 
 
 def _results(folder: Path) -> list[dict[str, Any]]:

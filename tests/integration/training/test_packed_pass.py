@@ -1,5 +1,7 @@
 """A pass over the micro-batches of several members, in fp64, against each member's own model."""
 
+import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +13,9 @@ from hydraft.data.batch import PaddingFree
 from hydraft.data.load import load
 from hydraft.data.tokenize import encode
 from hydraft.models.load import has_chunked_loss, load_base, load_tokenizer, trainable
+from hydraft.training.pack import choice
 from hydraft.training.pack.base import Pack
+from hydraft.training.pack.choice import Case, Way
 from hydraft.training.pack.passes import Answer, Request
 
 MEMBERS = (
@@ -25,14 +29,31 @@ MEMBERS = (
 SIZES = (4, 1, 3, 2, 1, 5)
 """Records of each member's micro-batch."""
 
+POOL = (
+    "lora.r=4",
+    "lora.r=4 lora.alpha=3",
+    "lora.r=4 lora.target_modules=[q_proj,v_proj]",
+    "lora.r=4 lora.dropout=0.2",
+    "lora.r=4 lora.dropout=0.1 lora.alpha=5",
+    "lora=rslora lora.r=8 lora.target_modules=[all-linear]",
+    "lora=dora lora.r=4",
+)
+"""Of which random passes have members, some of them twice."""
+
 
 class _Members:
-    """Members over one base in fp64, with adapters that are not zero."""
+    """Members over one base, with adapters that are not zero."""
 
-    def __init__(self, common: str, kinds: tuple[str, ...] = MEMBERS) -> None:
+    def __init__(
+        self,
+        common: str,
+        kinds: Sequence[str] = MEMBERS,
+        sizes: Sequence[int] = SIZES,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
         self.configs = configs = [config_of(*common.split(), *kind.split()) for kind in kinds]
         first = configs[0]
-        base = load_base(first.model, first.quant, first.train.precision).double()
+        base = load_base(first.model, first.quant, first.train.precision).to(dtype)
         self.pack = Pack()
         self.pack.adopt(base, first.train.recomputes)
         self.models: list[Any] = [self.pack.model(config) for config in configs]
@@ -42,13 +63,13 @@ class _Members:
             if first.train.recomputes:
                 model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             for name, parameter in trainable(model).items():
-                assert parameter.dtype == torch.float64
+                assert parameter.dtype == dtype
                 if "lora_B" in name:
                     parameter.data.normal_(0, 0.05, generator=chance)
         tokenizer = load_tokenizer(first.model)
         examples, _ = encode(load(str(ROOT / "data/zh_tasks.train.json"), "records")[:40], tokenizer, first.data)
         self.batches, start = [], 0
-        for size in SIZES[: len(kinds)]:
+        for size in sizes[: len(kinds)]:
             batch = PaddingFree()([[example] for example in examples[start : start + size]])
             batch["num_items_in_batch"] = torch.tensor(7 + size)
             self.batches.append(batch)
@@ -94,6 +115,32 @@ def test_every_member_has_the_loss_and_gradients_of_its_own_model(common: str) -
         if "dropout" in MEMBERS[number]:
             assert answer.random is not None and expected.random is not None
             assert torch.equal(answer.random, expected.random)  # its stream continues as it would alone
+
+
+@pytest.mark.parametrize(
+    ("seed", "ways", "common"),
+    [
+        (1, (Way.batched,), "train.gradient_checkpointing=true"),
+        (2, (Way.each, Way.views, Way.batched), ""),
+        (3, (Way.grouped,), "train.gradient_checkpointing=true"),
+    ],
+)
+def test_members_of_a_random_pass_in_random_ways(
+    seed: int, ways: tuple[Way, ...], common: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance, used = random.Random(seed), set()
+
+    def drawn(case: Case) -> Way:
+        used.add(way := random.Random(f"{seed} {case}").choice(ways))  # the same when a layer is recomputed
+        return way
+
+    monkeypatch.setattr(choice, "choose", drawn)
+    kinds, sizes = chance.choices(POOL, k=6), chance.choices((1, 2), k=6)
+    exact = Way.grouped not in ways  # torch has no grouped products in fp64
+    members = _Members(f"quant=none {common}", kinds, sizes, torch.float64 if exact else torch.float32)
+    for number, answer in enumerate(members.pack.answers(members.requests())):
+        assert _apart(answer, members.alone(number)) < (1e-12 if exact else 1e-4), kinds[number]
+    assert used == {*ways}
 
 
 def test_weights_that_are_not_finite_change_no_other_member() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from peft.tuners.lora import LoraLayer
 
-from hydraft.training.pack.linear import ADAPTER
+from hydraft.training.pack.adapter import ADAPTER
 from hydraft.training.pack.passes import Answer, Request, Separate
 from hydraft.training.pack.scheduler import Member
 

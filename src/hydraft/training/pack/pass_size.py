@@ -4,17 +4,13 @@ A pass of few tokens takes hardly less time than one of some more: launching ker
 same. From some number on, twice the tokens take twice the time, and another member in a pass saves nothing.
 """
 
-import hashlib
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from transformers import PreTrainedModel
 
-from hydraft.system import files
+from hydraft.training.pack import measured
 
 SHARE = 0.9
 """Of the highest tokens per second that is good enough."""
@@ -37,19 +33,9 @@ def tokens(model: PreTrainedModel, kind: str) -> int:
         model: without adapters, in training mode.
         kind: what the time of a pass depends on beyond the model's shape, such as the quantisation.
     """
-    device = model.device
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{_cpu()} x {torch.get_num_threads()}"
     shape = {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}
-    known = json.dumps([where, kind, str(model.dtype), shape], sort_keys=True, default=str)
-    folder = files.cache_folder("passes")
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{hashlib.sha256(known.encode()).hexdigest()[:16]}.json"
-    with FileLock(file.with_suffix(".lock")):
-        found = _read(file)
-        if found is None:
-            found = choose(_measure(model))
-            files.write_json(file, {"tokens": found, "device": where, "model": model.config.model_type})
-    return found
+    subject = {"device": measured.device_name(model.device), "kind": kind, "dtype": str(model.dtype), "model": shape}
+    return measured.once(subject, _read, lambda: choose(_measure(model)))
 
 
 def choose(rates: dict[int, float]) -> int:
@@ -98,14 +84,5 @@ def _seconds(model: Any, row: dict[str, Any]) -> float:
     return time.perf_counter() - began
 
 
-def _read(file: Path) -> int | None:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))["tokens"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _read(found: Any) -> int | None:
     return found if isinstance(found, int) and found > 0 else None
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")

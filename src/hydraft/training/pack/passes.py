@@ -16,6 +16,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
 
 from hydraft.models.loss_chunked import summed_loss
+from hydraft.training.pack.adapter import ADAPTER
 from hydraft.training.pack.linear import Pass, Share
 
 
@@ -43,6 +44,12 @@ class Request:
         """Tokens of all documents."""
         return int(self.batch["input_ids"].numel())
 
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """Requests that have it in common, or all but the tokens, can share products if they are neighbours (``parts.py``)."""
+        layer: Any = next(iter(self.layers.values()))
+        return (*self.layers,), layer.r[ADAPTER], ADAPTER in layer.lora_variant, self.random is not None, self.tokens
+
 
 @dataclass
 class Answer:
@@ -63,6 +70,12 @@ def compute(base: PreTrainedModel, current: Pass, requests: list[Request]) -> li
         current: is set for the pass.
         requests: one for each member.
     """
+    order = sorted(range(len(requests)), key=lambda number: requests[number].shape)
+    found = dict(zip(order, _compute(base, current, [requests[number] for number in order]), strict=True))
+    return [found[number] for number in range(len(requests))]
+
+
+def _compute(base: PreTrainedModel, current: Pass, requests: list[Request]) -> list[Answer]:
     batches = [request.batch for request in requests]
     current.begin([_share(request) for request in requests])
     try:
