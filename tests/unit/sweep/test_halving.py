@@ -10,13 +10,12 @@ from hydraft.errors import ConfigError
 from hydraft.sweep import halving
 from hydraft.sweep.halving import Halving
 from hydraft.sweep.results.ledger import State
-from simulated_pool import Machine, Pool, score
+from simulated_pool import Machine, Pool, leave_out_what_only_others_need, score
 
 
 @pytest.fixture(autouse=True)
-def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The journal's entries need not survive the machine."""
-    monkeypatch.setattr("os.fsync", lambda handle: None)
+def simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_out_what_only_others_need(monkeypatch)
 
 
 GRID = ["lora.r=1,2,3,4,5,6,7,8", "train.learning_rate=1e-4,3e-4,5e-4,1e-3,2e-3,4e-3,7e-3,1e-2"]
