@@ -25,7 +25,6 @@ from hydraft.sweep.rung_jobs import RungJobs
 from hydraft.sweep.search_space import make_space
 from hydraft.sweep.study import Method, Search
 
-
 PACKED = Packed.of(OmegaConf.create({"sweep": {"stop_at": None}, "hydra": {"sweep": {"subdir": ""}}}))
 """The config of every job."""
 
