@@ -132,3 +132,11 @@ def test_a_killed_search_resumes_and_prunes_the_same_candidates(killed: float, t
         sorted(sorted(one.values.items()) for one in jobs.halving.members.values()) for jobs in (reference, resumed)
     ]
     assert rungs[0] == rungs[1]
+
+
+def test_one_command_at_a_time_runs_such_a_search(tmp_path: Path) -> None:
+    first, second = (Pool(tmp_path / "sweep", Machine(), total=90, every=10).search(GRID, {}) for _ in range(2))
+    with first, pytest.raises(ConfigError, match=r"sweep\.resume=sweep: another command runs this search"):
+        second.__enter__()
+    with second:
+        pass
