@@ -77,6 +77,8 @@ def test_halving_trains_the_best_to_the_end_as_a_run_alone(shared: Path, alone: 
     assert sorted(steps(folder / job.name)[-1] for job in jobs) == [2, 2, 4, STEPS]
     assert {job.name: job.state for job in jobs if job.state is not State.pruned} == {name: State.done}
     assert sorted(job.attempt for job in jobs) == [1, 1, 2, 3]
+    events = map(json.loads, Ledger(folder).file.read_text().splitlines())
+    assert len({event["pid"] for event in events if event["state"] == State.running.value}) == 1, "one pack"
     assert steps(folder / name) == list(range(1, STEPS + 1))
     for job in jobs:
         result = json.loads((folder / job.name / "result.json").read_text())

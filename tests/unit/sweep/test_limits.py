@@ -19,7 +19,7 @@ from hydraft.sweep.limits import UNLIMITED, Limits
 from hydraft.sweep.pace import save
 from hydraft.sweep.search_space import make_space
 
-GRID = ("lora.r=2,4,8", "train.warmup_ratio=0,0.1")
+GRID = ("lora.r=2,4,8", "train.warmup_ratio=0,0.05,0.1,0.2")
 INTERVAL = ("lora.r=2,4,8", "train.learning_rate=tag(log, interval(1e-4, 1e-1))")
 
 
@@ -131,7 +131,7 @@ def test_hyperband_runs_all_its_brackets_once_unless_a_number_is_given() -> None
 @pytest.mark.parametrize(
     ("space", "more", "trials"),
     [
-        (GRID, {}, 6),
+        (GRID, {}, 12),
         (INTERVAL, {}, UNLIMITED),
         (GRID, {"sampler": "grid"}, None),
         (INTERVAL, {"trials": 5}, 5),
