@@ -13,12 +13,17 @@ TOGETHER = {
 """Files that share a session's fixture: two hosts, a Slurm cluster, a server. Any other file is a group of its own."""
 
 LONGEST = (
-    "test_external.py", "ssh", "test_resume.py", "test_run.py", "test_equivalence.py", "slurm", "test_pretended_cuda.py",
-    "test_gpu_collect.py", "test_experiments.py", "test_families.py", "test_loss_scored.py", "server",
-    "test_external_ranks.py", "test_checkpoint_faults.py", "test_signals.py", "test_local.py", "test_kill_storm.py", "test_sweep.py",
-    "test_export.py", "test_optimizer_states.py", "test_kernels.py", "test_linear_4bit.py", "test_cli.py", "test_batching.py",
-    "test_html.py", "test_rules.py", "test_compile_layers.py", "test_cache.py", "test_evaluator.py", "test_plain_torch.py",
-    "test_killed_session.py", "test_ports.py", "test_server.py", "test_many_hosts.py", "test_scoring.py",
+    "ssh", "test_external.py", "test_run.py", "test_resume.py", "test_equivalence.py", "test_experiments.py",
+    "test_sweep.py", "slurm", "test_families.py", "test_local.py", "test_pretended_cuda.py", "test_checkpoint_faults.py",
+    "test_kernels.py", "server", "test_loss_scored.py", "test_quantised_copy.py", "test_compile_layers.py",
+    "test_optimizer_states.py", "test_signals.py", "test_rungs.py", "test_gpu_collect.py", "test_kill_storm.py",
+    "test_evaluation_callback.py", "test_pack.py", "test_hydra_suites.py", "test_html.py", "test_batching.py",
+    "test_export.py", "test_external_ranks.py", "test_divergence.py", "test_linear_4bit.py", "test_pool_packs.py",
+    "test_killed_session.py", "test_plain_torch.py", "test_parameters.py", "test_divergence_deferred.py",
+    "test_convert_cut_off.py", "test_oom.py", "test_verify_training.py", "test_loss_chunked.py", "test_serve_engine.py",
+    "test_search_loop.py", "test_streaming.py", "test_unusable_gpu.py", "test_serve_tools.py", "test_cli.py",
+    "test_ports.py", "test_track.py", "test_cache.py", "test_live_bytes.py", "test_replicas.py", "test_written_before.py",
+    "test_scoring.py", "test_merge.py", "test_evaluator.py", "test_many_hosts.py", "test_server.py", "test_rules.py",
 )  # fmt: skip
 """The groups that take longest, in the order in which they start."""
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import random
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
+from pytest import MonkeyPatch
 
 from hydraft.config.schema import Config
 from hydraft.errors import RunStopped
@@ -23,21 +25,40 @@ from hydraft.sweep.rung_jobs import RungJobs
 from hydraft.sweep.search_space import make_space
 from hydraft.sweep.study import Method, Search
 
+PACKED = Packed.of(OmegaConf.create({"sweep": {"stop_at": None}, "hydra": {"sweep": {"subdir": ""}}}))
+"""The config of every job."""
+
+
+def leave_out_what_only_others_need(patch: MonkeyPatch) -> None:
+    """No other process and no later start of the machine sees the files of a simulated sweep, and Hydra does not read its overrides."""
+    patch.setattr("os.fsync", lambda handle: None)
+    patch.setattr("hydraft.sweep.study.get_lock_file", lambda lock: nullcontext())
+    patch.setattr("hydraft.config.cli.quote", lambda override: override)
+
+
+class OwnLedger(Ledger):
+    """A ledger that no other process writes to."""
+
+    def is_claimed(self, key: str, seconds: float = 0.0) -> bool:
+        return False
+
+    def _lock(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
 
 class Session:
     """The folder and the ledger of a sweep whose jobs are not real."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.name = folder, folder.name
-        self.ledger = Ledger(folder)
+        self.ledger = OwnLedger(folder)
         self.here: dict[str, Job] = {}
         self.config = SimpleNamespace(sweep=SimpleNamespace(retry_failed=False, skip_invalid=False, replicas=1))
         self.context = SimpleNamespace(config_loader=None)
 
     def candidate(self, overrides: list[str]) -> Candidate:
-        config = OmegaConf.create({"sweep": {"stop_at": None}, "hydra": {"sweep": {"subdir": ""}}})
         key = hashlib.sha256(" ".join(overrides).encode()).hexdigest()[:16]
-        return Candidate(overrides, Packed.of(config), key=key)
+        return Candidate(overrides, PACKED, key=key)
 
     def add(self, candidates: list[Candidate]) -> list[Job]:
         return self.ledger.add([Job(one.key, ",".join(one.overrides), one.overrides) for one in candidates])

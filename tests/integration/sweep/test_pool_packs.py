@@ -1,5 +1,6 @@
 """Jobs that share a process of the pool: places, failures, signals, output, and the death of the process."""
 
+import copy
 import os
 import signal
 import threading
@@ -15,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
 from hydra.types import HydraContext
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict, read_write
 
 import idle_pack
 from hydraft.errors import RunStopped
@@ -34,14 +35,18 @@ class Sweeps:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        quiet = ["hydra/job_logging=none", "hydra.output_subdir=null"]
+        hydra = [f"hydra.sweep.dir={folder}", "hydra.mode=MULTIRUN", *quiet]
+        self.composed = compose(overrides=hydra, return_hydra_config=True)
 
     def task(self, number: int, pack: str | None = "one", **settings: Any) -> Task:
         """A job that submits its number."""
-        overrides = [f"+{name}={value}" for name, value in {"job": number, "steps": 20, **settings}.items()]
-        hydra = [f"hydra.sweep.dir={self.folder}", f"hydra.sweep.subdir=job-{number}", "hydra.mode=MULTIRUN"]
-        quiet = ["hydra/job_logging=none", "hydra.output_subdir=null"]
-        config = compose(overrides=[*overrides, *hydra, *quiet], return_hydra_config=True)
-        return Task(number, overrides, Packed.of(config), pack)
+        own = {"job": number, "steps": 20, **settings}
+        config = copy.deepcopy(self.composed)
+        with read_write(config), open_dict(config):
+            config.update(own)
+            config.hydra.sweep.subdir = f"job-{number}"
+        return Task(number, [f"+{name}={value}" for name, value in own.items()], Packed.of(config), pack)
 
     def run(self, source: pool.Source, places: int = 8, slots: int = 1, poll: float | None = None, **more: Any) -> None:
         """Run the jobs of ``source``."""
@@ -120,7 +125,7 @@ def test_if_the_process_is_killed_only_its_jobs_fail_and_the_others_are_run(swee
 
 
 def test_a_pack_that_hangs_is_ended(sweeps: Sweeps) -> None:
-    limit = {"cluster": "{hang_timeout:1}"}
+    limit = {"cluster": {"hang_timeout": 1}}
     results = sweeps.all([sweeps.task(0, hangs_at=2, **limit), sweeps.task(1, steps=1, **limit)])
     assert results[1].return_value["steps"] == 1
     assert "made no progress; where it stopped is in" in str(failure(results[0]))

@@ -5,6 +5,7 @@ import itertools
 from pathlib import Path
 
 import pytest
+from optuna.storages import InMemoryStorage
 
 from hydraft.config import duration
 from hydraft.config.schema import Config
@@ -12,7 +13,13 @@ from hydraft.sweep import budget, pace
 from hydraft.sweep.budget import Pace
 from hydraft.sweep.results.ledger import State
 from hydraft.system.hardware import Hardware
-from simulated_pool import Machine, Pool, score
+from simulated_pool import Machine, Pool, leave_out_what_only_others_need, score
+
+
+@pytest.fixture(autouse=True)
+def simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_out_what_only_others_need(monkeypatch)
+
 
 SPACE = ["lora.r=2,4,8,16", "train.learning_rate=tag(log, interval(1e-4, 1e-1))"]
 
@@ -63,8 +70,8 @@ MACHINES = {
 def test_a_search_ends_within_a_tenth_of_its_budget(
     name: str, pruner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is known before; the times of steps vary."""
-    monkeypatch.setattr("os.fsync", lambda handle: None)
+    """Nothing is known before; the times of steps vary. No command resumes the search, so it is kept in memory."""
+    monkeypatch.setattr("hydraft.sweep.study.JournalStorage", lambda backend: InMemoryStorage())
     pool = Pool(tmp_path / "sweep", MACHINES[name], total=90, every=10, seed=5)
     jobs = pool.search(SPACE, {"pruner": pruner}, budget=3000)
     pool.run(jobs)
@@ -74,10 +81,9 @@ def test_a_search_ends_within_a_tenth_of_its_budget(
 
 
 def test_points_without_time_stay_pending_and_a_later_command_runs_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of a grid of 24 points those that end in time are run, from all over the grid."""
-    monkeypatch.setattr("os.fsync", lambda handle: None)
     grid, settings = (
         ["lora.r=1,2,3,4,5,6", "train.learning_rate=1e-4,1e-3,2e-3,1e-2"],
         {"sampler": "grid", "pruner": "none"},
@@ -99,9 +105,8 @@ def test_points_without_time_stay_pending_and_a_later_command_runs_them(
     assert {job.state for job in later.session.ledger.jobs().values()} == {State.done}
 
 
-def test_a_budget_that_is_used_up_saves_all_but_the_best_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_budget_that_is_used_up_saves_all_but_the_best_job(tmp_path: Path) -> None:
     """Jobs take ten times as long as it was known."""
-    monkeypatch.setattr("os.fsync", lambda handle: None)
     pool = Pool(tmp_path / "sweep", Machine(4, 10.0, 1.0, 1.0), total=90, every=10)
     jobs = pool.search(
         ["lora.r=1,2,3,4", "train.learning_rate=1e-3,2e-3"],

@@ -10,13 +10,12 @@ from hydraft.errors import ConfigError
 from hydraft.sweep import halving
 from hydraft.sweep.halving import Halving
 from hydraft.sweep.results.ledger import State
-from simulated_pool import Machine, Pool, score
+from simulated_pool import Machine, Pool, leave_out_what_only_others_need, score
 
 
 @pytest.fixture(autouse=True)
-def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The journal's entries need not survive the machine."""
-    monkeypatch.setattr("os.fsync", lambda handle: None)
+def simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_out_what_only_others_need(monkeypatch)
 
 
 GRID = ["lora.r=1,2,3,4,5,6,7,8", "train.learning_rate=1e-4,3e-4,5e-4,1e-3,2e-3,4e-3,7e-3,1e-2"]
@@ -133,3 +132,11 @@ def test_a_killed_search_resumes_and_prunes_the_same_candidates(killed: float, t
         sorted(sorted(one.values.items()) for one in jobs.halving.members.values()) for jobs in (reference, resumed)
     ]
     assert rungs[0] == rungs[1]
+
+
+def test_one_command_at_a_time_runs_such_a_search(tmp_path: Path) -> None:
+    first, second = (Pool(tmp_path / "sweep", Machine(), total=90, every=10).search(GRID, {}) for _ in range(2))
+    with first, pytest.raises(ConfigError, match=r"sweep\.resume=sweep: another command runs this search"):
+        second.__enter__()
+    with second:
+        pass
