@@ -29,7 +29,7 @@ SHORT = ["quant=none", "data.eval=null", "train.max_steps=60", "train.micro_batc
 HALVED = [
     "hydra/sweeper=search", "hydra.sweeper.sampler=grid", "hydra.sweeper.pruner=successive_halving",
     "+hydra.sweeper.pruner_options.reduction_factor=2", "train.eval_every=10", "train.eval_loss_only=true",
-    "data.eval=${data.train}", "data.eval_limit=16", "data.eval_max_new_tokens=1",
+    "data.eval=data/zh_tasks.test.json", "data.eval_limit=16", "data.eval_max_new_tokens=1",
 ]  # fmt: skip
 """Of the 8 jobs, 4 train on from step 10 and 2 from step 20."""
 DOCUMENT = 16

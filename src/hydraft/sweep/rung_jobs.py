@@ -68,13 +68,13 @@ class RungJobs(Jobs):
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Keep the measured times, and add the points for which there was no time to the ledger."""
+        """Keep the measured times, and print how much of the budget was used."""
         self.claimed.close()
         measured = self.meter.pace()
         if self.limits.file is not None and measured is not None and self.meter.measured:
             pace.save(self.limits.file, measured)
         if self.limits.budget is not None and error[0] is None:
-            self._leave_out()
+            self._report_use()
 
     def next(self) -> Task | None:
         """The next job: one that trains on, or a new one for which there is time."""
@@ -277,15 +277,13 @@ class RungJobs(Jobs):
             flush=True,
         )
 
-    def _leave_out(self) -> None:
-        """Add the points for which there was no time to the ledger, where a later command finds them, and print what was used."""
+    def _report_use(self) -> None:
+        """Print how much of the budget was used, and what a later command would run."""
         assert self.limits.budget is not None
-        candidates = [self.session.candidate(overrides) for overrides in self.search.untried()]
-        jobs = self.session.add(candidates) if candidates else []
-        self.left_out |= {job.key for job in jobs if job.state in (State.pending, State.interrupted)}
-        used = self.limits.budget - self.limits.left
-        line = f"budget {shown(self.limits.budget)}: {shown(used)} used"
-        if self.left_out:
-            resume = printed.override("sweep.resume", self.session.name)
-            line += f"; {len(self.left_out):,} jobs were left out or saved: {resume} runs them"
+        untried, saved = self.search.untried, len(self.left_out)
+        line = f"budget {shown(self.limits.budget)}: {shown(self.limits.budget - self.limits.left)} used"
+        left = [f"{untried:,} points were not started"] if untried else []
+        left += [f"{saved:,} jobs were saved"] if saved else []
+        if left:
+            line += f"; {', '.join(left)}: {printed.override('sweep.resume', self.session.name)} runs them"
         print(line, flush=True)

@@ -34,6 +34,8 @@ class Jobs:
     """By job key: trials with the same values as a running one, whose result they share."""
     read: dict[int, int] = field(default_factory=dict)
     """Bytes of metrics.jsonl that have been read, by number."""
+    checked: dict[tuple[str, ...], Candidate] = field(default_factory=dict)
+    """Jobs that were composed and checked before the search began, by their overrides."""
     fixed = False
     left_out: set[str] = field(default_factory=set)
     """Keys of jobs that are not to be run by this command."""
@@ -56,7 +58,7 @@ class Jobs:
         ledger = self.session.ledger
         while (task := self.seeds.next()) is not None:
             number, trial, overrides = task
-            one = self.session.candidate(overrides)
+            one = self.checked.pop(tuple(overrides), None) or self.session.candidate(overrides)
             job = self.session.add([one])[0]
             self.session.here[job.key] = job
             failed = job.state is State.failed and not self.session.config.sweep.retry_failed

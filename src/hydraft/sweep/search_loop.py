@@ -58,6 +58,7 @@ def run(session: Session, launcher: Launcher, settings: dict[str, Any], argument
     method = Method(**(settings if paced is None else paced.plan(checked)))
     search = Search(session.folder, space, list(config.sweep.objective), method)
     jobs = Jobs(session, search) if paced is None else RungJobs(session, search, limits=paced)
+    jobs.checked = {tuple(one.overrides): one for one in checked}
     session.add([])  # claims the folder
     try:
         with Live(session.folder, lines=not streams), jobs:

@@ -134,10 +134,10 @@ class Search:
         """Whether there are trials of an earlier command that ``ask`` returns first."""
         return bool(self._left)
 
-    def untried(self) -> list[list[str]]:
-        """The overrides of each queued point that has not been tried."""
-        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        return [self.space.overrides(trial.system_attrs["fixed_params"]) for trial in waiting]
+    @property
+    def untried(self) -> int:
+        """The number of queued points that have not been tried."""
+        return len(self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def overrides(self, trial: Trial) -> list[str]:
         """The overrides of a trial's job."""

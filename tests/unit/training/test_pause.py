@@ -24,7 +24,6 @@ def stopped_after(stop_at: int, begin: int = 0, total: int = 8, received: int = 
     early.number = received
     pause = PauseCallback(stop_at, early)
     arguments, state, control = TrainingArguments(), TrainerState(max_steps=total, global_step=begin), TrainerControl()
-    pause.on_train_begin(arguments, state, control)
     while state.global_step < total and not control.should_training_stop:
         state.global_step += 1
         pause.on_step_end(arguments, state, control)

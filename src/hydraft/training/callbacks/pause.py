@@ -16,14 +16,8 @@ class PauseCallback(TrainerCallback):
         self.step = step
         self.early_stop = early_stop
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
-    ) -> None:
-        """A run that resumes at or beyond that step stops at once after its next one."""
-        self.step = max(self.step, state.global_step + 1)
-
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
-        """Stop after the step; a run that ends there is complete."""
+        """Stop after the step, or after the first one of a run that resumes beyond it; a run that ends there is complete."""
         if self.step <= state.global_step < state.max_steps and not self.early_stop.number:
             self.early_stop.number = signal.SIGTERM
             self.early_stop.stop(control)
