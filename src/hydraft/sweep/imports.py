@@ -10,8 +10,10 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
+from hydraft.errors import ConfigError
 from hydraft.launch.local import fork_server
 from hydraft.launch.local.elastic import own_code_first
 from hydraft.system import hardware
@@ -27,7 +29,7 @@ PRELOAD = ("hydraft.launch.local.preload",)
 
 SWEEP = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 
-OTHER = re.compile(r"-(?!m$|-multirun$)|mode=(?!train$)|\+*hydra/launcher=|\+*hydra\.launcher\.(?!pack=|jobs=)")
+OTHER = re.compile(r"-(?!m$|-multirun$)|\+*(mode=(?!train$)|hydra/launcher=|hydra\.launcher\.(?!pack=|jobs=))")
 """Arguments with which no job may be started, or not by the pool, or from another server."""
 
 
@@ -38,8 +40,9 @@ _early: list[str] = []
 def start_early(arguments: Sequence[str]) -> None:
     """Start the server if a command with these arguments is a sweep that will most likely need it."""
     if any(one in SWEEP for one in arguments) and not any(OTHER.match(one) for one in arguments):
-        start(PRELOAD, hardware.detect())
-        _early[:] = PRELOAD
+        with suppress(OSError, ConfigError):  # raised again where it is reported
+            start(PRELOAD, hardware.detect())
+            _early[:] = PRELOAD
 
 
 def start_for(launcher: Any) -> None:

@@ -19,6 +19,7 @@ SWEEPS = [
 OTHERS = [
     "lora.r=2",
     "-m mode=plan lora.r=2,4",
+    "-m ++mode=plan lora.r=2,4",
     "-m lora.r=2,4 --cfg job",
     "-m --help",
     "-m -c job",
