@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf._utils import get_yaml_loader
+from omegaconf._utils import get_omega_conf_dumper, get_yaml_loader
 
 from hydraft.config.text import MISSING, MISSING_AS_TEXT, original
 from hydraft.errors import ConfigError
@@ -15,6 +15,14 @@ LARGEST = 4 * 2**20
 
 INTERPOLATION = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 """``${`` that OmegaConf would resolve: in what the program wrote, each has a backslash before it."""
+
+
+def dumped(values: dict[str, Any]) -> str:
+    """YAML of ``values`` as OmegaConf writes that of a config with them (``OmegaConf.to_yaml``), without making one."""
+    found: str = yaml.dump(
+        values, default_flow_style=False, allow_unicode=True, sort_keys=False, Dumper=get_omega_conf_dumper()
+    )
+    return found
 
 
 def read(path: Path) -> dict[str, Any]:

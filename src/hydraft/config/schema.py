@@ -180,7 +180,7 @@ def saved(config: Config, leave_out: Sequence[str] = ()) -> str:
     values = {name: value for name, value in text.plain(config).items() if name not in leave_out}
     for section, _, name in (each.partition(".") for each in leave_out if "." in each):
         del values[section][name]
-    return OmegaConf.to_yaml(OmegaConf.create(values))
+    return saved_yaml.dumped(values)
 
 
 def save_config(config: Config, path: Path) -> None:
