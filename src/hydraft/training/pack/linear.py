@@ -46,7 +46,6 @@ class Pass:
         self._states: dict[tuple[str, int], torch.Tensor] = {}
         self._members: list[dict[str, LoraLayer]] = []
         self._found: dict[str, list[Adapter]] = {}
-
         self.parts = Parts()
 
     def begin(self, shares: list[Share]) -> None:

@@ -50,10 +50,6 @@ class Products(ABC):
         """Whether all members have equally many tokens."""
         return len(set(self.sizes)) == 1
 
-    def _number(self, values: Sequence[float]) -> torch.Tensor:
-        """A factor in 16 bits would be rounded more coarsely than that of a product with one number is."""
-        return torch.tensor(values, dtype=torch.promote_types(self.dtype, torch.float32), device=self.device)
-
     @abstractmethod
     def add(
         self, result: torch.Tensor, rows: torch.Tensor, downs: Sequence[torch.Tensor], ups: Sequence[torch.Tensor]
@@ -83,7 +79,23 @@ class Single(Products):
         return Gradients([torch.mm(of_low.t(), rows)], [of_up])
 
 
-class Batched(Products):
+class _Together(Products):
+    """Several members, whose scalings may differ."""
+
+    @property
+    @abstractmethod
+    def _factors(self) -> torch.Tensor:
+        """The scalings, in a shape by which low results are multiplied."""
+
+    def _scaled(self, low: torch.Tensor) -> torch.Tensor:
+        return low.mul_(self.scalings[0] if len(set(self.scalings)) == 1 else self._factors)
+
+    def _number(self, values: Sequence[float]) -> torch.Tensor:
+        """A factor in 16 bits would be rounded more coarsely than that of a product with one number is."""
+        return torch.tensor(values, dtype=torch.promote_types(self.dtype, torch.float32), device=self.device)
+
+
+class Batched(_Together):
     """Batches of matrices: views of the row if the members have equally many tokens, and otherwise copies as long as the longest.
 
     A copy is padded with the last of the member's own rows, and its gradient with zeros: a member meets no rows but its own.
@@ -122,9 +134,6 @@ class Batched(Products):
         """(T, F) of (K, n, F), without the padding."""
         return batch.flatten(0, 1).index_select(0, self._places)
 
-    def _scaled(self, low: torch.Tensor) -> torch.Tensor:
-        return low.mul_(self.scalings[0] if len(set(self.scalings)) == 1 else self._factors)
-
     @cached_property
     def _factors(self) -> torch.Tensor:
         return self._number(self.scalings)[:, None, None]
@@ -152,7 +161,7 @@ class Batched(Products):
         return (torch.arange(max(self.sizes)) >= lengths)[..., None].to(self.device)
 
 
-class Grouped(Products):
+class Grouped(_Together):
     """Torch's grouped products, whose groups differ in length; see ``can_group``."""
 
     def add(
@@ -173,9 +182,6 @@ class Grouped(Products):
     def _product(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """(T, D) by (K, D, F) is (T, F); (F, T) by (T, r) is (K, F, r)."""
         return torch.nn.functional.grouped_mm(left, right, offs=self._ends)
-
-    def _scaled(self, low: torch.Tensor) -> torch.Tensor:
-        return low.mul_(self.scalings[0] if len(set(self.scalings)) == 1 else self._factors)
 
     @cached_property
     def _factors(self) -> torch.Tensor:
