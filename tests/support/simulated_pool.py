@@ -84,6 +84,8 @@ class Machine:
     slower: float = 1.0
     """Factor of a step's time at the end of ``until`` seconds, to which it changes evenly."""
     until: float = 1.0
+    slots: int = 1
+    """Processes; the other places are those of packs."""
 
 
 @dataclass
@@ -92,7 +94,8 @@ class Running:
     step: int
     stop: int
     ready: float
-    """When it has started, or has made its next step."""
+    """When it has started, or has made its next steps."""
+    started: bool = False
 
 
 def score(overrides: list[str]) -> float:
@@ -127,7 +130,7 @@ class Pool:
         }
         chosen = make_space(parsed, OmegaConf.structured(Config))
         limits = Limits(defaults | settings, chosen, halving.options("successive_halving", (defaults | settings)["pruner_options"]), "", budget, began=self.now, clock=lambda: self.now)  # fmt: skip
-        limits.total, limits.known = self.total, known.get("known")
+        limits.total, limits.known = self.total, known.get("known", [])
         if limits.settings["pruner"] in halving.KINDS:
             limits.steps = halving.rungs(self.every, self.total, limits.options.reduction_factor)
         method = Method(**{"trials": 10**6 if budget else None, "seed": self.seed, "shuffle": budget is not None} | {key: value for key, value in limits.settings.items() if value is not None})  # fmt: skip
@@ -137,7 +140,7 @@ class Pool:
 
     def run(self, jobs: RungJobs, until: float = math.inf) -> None:
         """Run the jobs as ``sweep/pool.py`` does, up to a time at which all is killed."""
-        dice, more = random.Random(self.seed), True
+        dice, more, jobs.slots = random.Random(self.seed), True, self.machine.slots
         with jobs:
             while more or self.running:
                 while more and len(self.running) < self.machine.places:
@@ -145,7 +148,8 @@ class Pool:
                     if task is None:
                         more = bool(self.running) and jobs.waits()
                         break
-                    self._begin(jobs, task)
+                    if jobs.may_start(task[0]):
+                        self._begin(jobs, task)
                 if not self.running:
                     continue
                 number = min(self.running, key=lambda each: self.running[each].ready)
@@ -167,21 +171,25 @@ class Pool:
         """The steps of a job up to its next evaluation, and what the pool does after them."""
         one, machine = self.running[number], self.machine
         name = jobs.session.here[jobs.candidates[number].key].name
-        ended = one.step >= one.stop
-        if not ended:
+        if one.started:
             one.step += self.every
-            drift = 1 + (machine.slower - 1) * min(1.0, self.now / machine.until)
-            share = machine.shared + (1 - machine.shared) * len(self.running) / machine.places
-            seconds = machine.step * share * drift * dice.lognormvariate(0, machine.noise)
-            one.ready = self.now + self.every * seconds
             loss = score(one.task[1]) + 3 * math.exp(-3 * one.step / self.total)
             line = {"step": one.step, "eval_loss": loss}
             with (self.folder / name / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
-            if jobs.should_stop(number):
-                one.stop, ended = one.step, True
-        if ended:
+        one.started = True
+        if one.step >= one.stop:
             self._end(jobs, number, name)
+        else:
+            drift = 1 + (machine.slower - 1) * min(1.0, self.now / machine.until)
+            share = machine.shared + (1 - machine.shared) * len(self.running) / machine.places
+            seconds = machine.step * share * drift * dice.lognormvariate(0, machine.noise)
+            one.ready = self.now + self.every * seconds
+        if any(other.ready <= self.now for other in self.running.values()):
+            return  # what happens at the same time is seen together
+        for other in list(self.running):
+            if jobs.should_stop(other):
+                self._end(jobs, other, jobs.session.here[jobs.candidates[other].key].name)
 
     def _end(self, jobs: RungJobs, number: int, name: str) -> None:
         one, returned, key = self.running.pop(number), JobReturn(), jobs.candidates[number].key

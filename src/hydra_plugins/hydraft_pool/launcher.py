@@ -17,8 +17,9 @@ from omegaconf import DictConfig
 from hydraft.config.bounds import setting, violations
 
 if TYPE_CHECKING:
-    from hydraft.sweep.pool import Packing, Source
+    from hydraft.sweep.pool import Packing
     from hydraft.sweep.pool_job import Sweep
+    from hydraft.sweep.search_jobs import Jobs
     from hydraft.sweep.slots import Demand
     from hydraft.system.hardware import Hardware
 
@@ -111,7 +112,7 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
             batch.results[task.number].overrides = batch.results[task.number].overrides or task.overrides
         return [batch.results[task.number] for task in jobs]
 
-    def stream(self, source: "Source", demand: "Demand", poll_seconds: float) -> None:
+    def stream(self, source: "Jobs", demand: "Demand", poll_seconds: float) -> None:
         """Run the jobs of ``source``, each of which needs no more than ``demand``, until there are no more."""
         from hydraft.sweep import imports, pool
         from hydraft.sweep.slots import slots
@@ -123,6 +124,7 @@ class PoolLauncher(Launcher):  # type: ignore[misc]
         parts = slots([demand] * max(machine.count, machine.cpus), machine, self.jobs)
         method = imports.method(self.preload, machine)
         packing = self._packing([demand], len(parts), machine, fixed=False)
+        source.slots = len(parts)
         pool.run(self._sweep(), source, parts, method, poll_seconds, packing)
 
     def _sweep(self) -> "Sweep":

@@ -24,12 +24,14 @@ class Pace:
     """Seconds of an optimizer step while all places are taken, evaluations during training included."""
     start: float = 0.0
     """Seconds of a job beyond its steps while all places are taken."""
+    end: float = 0.0
+    """Those of them after its last step."""
     shared: float = 1.0
     """Share of the time that does not depend on how many jobs run at once."""
 
-    def share(self, jobs: int) -> float:
+    def share(self, jobs: float) -> float:
         """The time of ``jobs`` at once, relative to that of all places."""
-        return self.shared + (1 - self.shared) * min(jobs, self.places) / self.places
+        return self.shared + (1 - self.shared) * jobs / self.places
 
     def seconds(self, jobs: int, steps: int) -> float:
         """Seconds of ``jobs`` of ``steps`` each."""
@@ -65,17 +67,15 @@ def largest(pace: Pace, left: float, segments: Sequence[int], factor: int, at_mo
 
 
 def running(pace: Pace, steps_left: Sequence[int]) -> float:
-    """Seconds until jobs with ``steps_left`` have ended, of which no more than ``places`` run at once; none has to be started."""
-    if not steps_left:
-        return 0.0
-    whole = sum(steps_left) / pace.places
-    return pace.step * max(whole, max(steps_left) * pace.share(len(steps_left)))
+    """Seconds until jobs with ``steps_left``, which run at once, have ended: a pass as long as one runs, and all their own steps."""
+    longest, whole = max(steps_left, default=0), sum(steps_left)
+    return pace.step * (pace.shared * longest + (1 - pace.shared) * whole / pace.places)
 
 
 def another(
     pace: Pace, left: float, begun: int, steps_left: Sequence[int], segments: Sequence[int], factor: int
 ) -> bool:
-    """Whether one more candidate than ``begun`` fits into ``left`` seconds, with all that follows at the later rungs.
+    """Whether one more candidate than ``begun``, started now, fits into ``left`` seconds, with all that follows at the later rungs.
 
     Args:
         pace: measured times.
@@ -85,11 +85,10 @@ def another(
         segments: the steps to the first rung and from each to the next.
         factor: η.
     """
-    alone = pace.share(len(steps_left) + 1) * (pace.start + segments[0] * pace.step)
-    shared = running(pace, steps_left) + (pace.start + segments[0] * pace.step) / pace.places
+    here = running(pace, [*steps_left, segments[0] + round(pace.start / pace.step)])
     later = counts(begun + 1, len(segments), factor)[1:]
     after = sum(pace.seconds(count, steps) for count, steps in zip(later, segments[1:], strict=True))
-    return max(alone, shared) + after <= left
+    return here + after <= left
 
 
 @dataclass(frozen=True)

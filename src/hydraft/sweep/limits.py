@@ -41,8 +41,8 @@ class Limits:
     """Optimizer steps of a whole run, of the longest one."""
     steps: tuple[int, ...] = ()
     """The rungs."""
-    known: Pace | None = None
-    """Measured times of an earlier sweep."""
+    known: list[Pace] = field(default_factory=list)
+    """What fits the measured times of an earlier sweep; empty without one."""
     file: Any = None
     """Where they are kept."""
 

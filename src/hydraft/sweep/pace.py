@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -24,7 +24,9 @@ NO_MATTER = (
 RECENT = 64
 """Intervals between two logged steps that count, for each number of jobs at once: a machine that others use changes its speed."""
 MIN_JOBS = 4
-"""Ended jobs that count, at least; otherwise the last two groups."""
+"""Jobs whose start or end counts, at least; otherwise those of the last two groups."""
+SPREAD = 2.0
+"""The largest number of jobs at once, divided by the smallest one, from which both show how a step's time depends on it."""
 
 
 @dataclass
@@ -34,99 +36,193 @@ class _Job:
     began: float
     at: float
     """When its last step was seen."""
+    load: float
+    """The meter's ``load`` then."""
+    began_load: float
     first: int
     step: int
     seen: bool = False
     """Whether a step has been seen, from which intervals are measured."""
 
 
+@dataclass(frozen=True)
+class _Time:
+    """A time of a job."""
+
+    jobs: float
+    """How many ran at once in it, on average."""
+    steps: int
+    """Steps in it."""
+    seconds: float
+
+
 @dataclass
 class Meter:
     """Times of running jobs, as a sweep sees their steps."""
 
-    known: Pace | None = None
-    """What an earlier sweep has measured, until this one has."""
+    known: list[Pace] = field(default_factory=list)
+    """What fits what an earlier sweep has measured, until this one has; empty if nothing is known."""
     now: Callable[[], float] = time.monotonic
     jobs: dict[int, _Job] = field(default_factory=dict)
-    samples: dict[int, deque[tuple[int, float]]] = field(default_factory=dict)
-    """By the number of jobs that ran at once: steps of a job, and their seconds; the newest ``RECENT``."""
-    ended_jobs: list[tuple[int, int, float]] = field(default_factory=list)
-    """Of each job that has ended: how many ran at once, its steps, its seconds."""
+    intervals: dict[int, deque[_Time]] = field(default_factory=dict)
+    """By the number of jobs that ran at once: intervals between two logged steps of a job; the newest ``RECENT``."""
+    starts: list[_Time] = field(default_factory=list)
+    """Of each job: until its first logged step."""
+    ends: list[_Time] = field(default_factory=list)
+    """Of each job: from its last logged step; its evaluation after training, and saving."""
+    whole: list[_Time] = field(default_factory=list)
+    """Each job that has ended."""
     places: int = 0
     """The most jobs that have run at once."""
+    load: float = 0.0
+    """Seconds times jobs until ``loaded``."""
+    loaded: float = 0.0
+    changed: float = 0.0
+    """When the last job has started or ended."""
+    _paces: list[Pace] | None = None
 
     def start(self, number: int, step: int = 0) -> None:
-        """A job starts after ``step`` steps of an earlier attempt."""
-        now = self.now()
-        self.jobs[number] = _Job(now, now, step, step)
+        """A job starts after ``step`` steps of an earlier attempt. Called again if it had to wait."""
+        self.changed = now = self._tick()
+        self.jobs[number] = _Job(now, now, self.load, self.load, step, step)
         self.places = max(self.places, len(self.jobs))
+
+    def withdraw(self, number: int) -> None:
+        """A job does not start."""
+        self.changed = self._tick()
+        self.jobs.pop(number)
 
     def saw(self, number: int, step: int) -> None:
         """A job has logged ``step``."""
-        job, now = self.jobs[number], self.now()
+        job, now = self.jobs[number], self._tick()
         if step <= job.step:
             return
-        if job.seen and now > job.at:
-            seen = self.samples.setdefault(len(self.jobs), deque(maxlen=RECENT))
-            seen.append((step - job.step, now - job.at))
-        elif job.seen:  # both in one look: their time is that of the next interval
+        if job.seen and now <= job.at:  # both in one look: their time is that of the next interval
             return
-        job.step, job.at, job.seen = step, now, True
+        if job.seen:
+            found = self._since(job.at, job.load, step - job.step)
+            self.intervals.setdefault(round(found.jobs), deque(maxlen=RECENT)).append(found)
+        else:
+            self.starts.append(self._since(job.began, job.began_load, step - job.first))
+        job.step, job.at, job.load, job.seen = step, now, self.load, True
 
     def end(self, number: int, step: int) -> None:
         """A job has ended after ``step``."""
+        self.changed = self._tick()
         job = self.jobs.pop(number)
+        if job.seen:
+            self.ends.append(self._since(job.at, job.load, step - job.step))
         if step > job.first:
-            self.ended_jobs.append((len(self.jobs) + 1, step - job.first, self.now() - job.began))
+            self.whole.append(self._since(job.began, job.began_load, step - job.first))
 
-    def steps_left(self, ends: dict[int, int]) -> list[int]:
-        """Of each running job, the steps until it ends or stops, from ``ends``; one that starts counts its start as steps."""
-        pace = self.pace()
-        extra = round(pace.start / pace.step) if pace is not None and pace.step > 0 else 0
-        return [max(0, ends[number] - job.step) + (0 if job.seen else extra) for number, job in self.jobs.items()]
+    def _tick(self) -> float:
+        """Add the load since the last call; the time."""
+        now, self._paces = self.now(), None
+        self.load, self.loaded = self.load + len(self.jobs) * (now - self.loaded), now
+        return now
+
+    def _since(self, at: float, load: float, steps: int) -> _Time:
+        seconds = self.loaded - at
+        return _Time((self.load - load) / seconds if seconds > 0 else len(self.jobs) or 1, steps, seconds)
+
+    def steps_left(self, ends: Mapping[int, int]) -> list[int]:
+        """Of the running jobs in ``ends``, the steps until they stop there; their start and end count as steps.
+
+        Of the steps since a job's last log line as many are taken as done as there was time for.
+        """
+        pace, now, found = self.pace(), self.now(), list[int]()
+        for number, end in ends.items():
+            job, left = self.jobs[number], float(end - self.jobs[number].step)
+            if pace is not None:
+                left += (pace.end if job.seen else pace.start) / pace.step
+                left -= (now - job.at) / (pace.step * pace.share(len(self.jobs)))
+            found.append(max(0, round(left)))
+        return found
 
     def pace(self) -> Pace | None:
-        """The measured times, once a job has ended; until then those that are known, or None."""
-        if not self.ended_jobs:
-            return self.known
-        sums = {jobs: (sum(one[0] for one in seen), sum(one[1] for one in seen)) for jobs, seen in self.samples.items()}
-        rates = {jobs: seconds / steps for jobs, (steps, seconds) in sums.items()}
-        recent = self.ended_jobs[-max(MIN_JOBS, 2 * self.places) :]
-        if not rates:  # no two steps of a job were seen: all its time counts as that of its steps
-            return Pace(self.places, sum(job[2] for job in recent) / sum(job[1] for job in recent))
-        fixed, each = _line(rates, {jobs: sums[jobs][0] for jobs in rates})
-        if len(rates) == 1 and self.known is not None:
-            (jobs, rate), known = next(iter(rates.items())), self.known
-            step = rate / known.share(min(jobs, known.places))
-            shared, places = known.shared, max(self.places, known.places)
-        else:
-            places = self.places
-            step = fixed + each * places
-            shared = fixed / step if step > 0 else 1.0
-        pace = Pace(places, step, 0.0, shared)
-        starts = [max(0.0, seconds / pace.share(jobs) - steps * pace.step) for jobs, steps, seconds in recent]
-        return Pace(places, step, sum(starts) / len(starts), shared)
+        """The measured times; those that are known until there are any, or None."""
+        found = self.paces()
+        return found[0] if found else None
+
+    def paces(self) -> list[Pace]:
+        """Times that fit what was measured: two, as long as it is not seen how a step's time depends on the number of jobs at once.
+
+        By the first one it does not, by the second one it is proportional to that number.
+        """
+        if self._paces is None:
+            self._paces = self._measured()
+        return self._paces
+
+    @property
+    def reached(self) -> int:
+        """The most jobs at once that have been measured: each of them once, on average."""
+        seen = [jobs for jobs, times in self.intervals.items() if len(times) >= min(jobs, RECENT)]
+        return max([*seen, *(round(one.jobs) for one in self.whole)], default=0)
 
     @property
     def measured(self) -> bool:
-        """Whether this sweep has measured its jobs."""
-        return bool(self.ended_jobs)
+        """Whether this sweep has measured its jobs, as many at once as have run."""
+        return self.reached >= self.places > 0
+
+    @property
+    def settled(self) -> bool:
+        """Whether every job has logged a step since the number of jobs has changed."""
+        return all(job.seen and job.at > self.changed for job in self.jobs.values())
+
+    def _measured(self) -> list[Pace]:
+        times = [one for seen in self.intervals.values() for one in seen]
+        if not times and not self.whole:
+            return self.known
+        # the start and the end of whole jobs count as steps: only where there is nothing better
+        with_whole = times + self.whole[-RECENT:]
+        if not times or _spread(times) < SPREAD <= _spread(with_whole):
+            times = with_whole
+        places = max(self.places, *(one.places for one in self.known), 0)
+        return [self._with_ends(places, *line) for line in self._lines(times)]
+
+    def _lines(self, times: list[_Time]) -> list[tuple[float, float]]:
+        """Seconds of a step as a + b · jobs at once: a and b, or those that are possible."""
+        if _spread(times) >= SPREAD:
+            return [_line(times)]
+        steps = sum(one.steps for one in times)
+        at, rate = sum(one.jobs * one.steps for one in times) / steps, sum(one.seconds for one in times) / steps
+        possible = self.known or [Pace(1, rate, shared=1.0), Pace(1, rate, shared=0.0)]
+        scaled = [(one, rate / one.share(at)) for one in possible]
+        return [(one.shared * step, (1 - one.shared) * step / one.places) for one, step in scaled]
+
+    def _with_ends(self, places: int, fixed: float, each: float) -> Pace:
+        step = fixed + each * places
+        pace = Pace(places, step, 0.0, 0.0, fixed / step)
+
+        def beyond(times: list[_Time]) -> float:
+            if not self.intervals:  # it is part of the steps
+                return 0.0
+            recent = times[-max(MIN_JOBS, 2 * self.places) :]
+            found = [max(0.0, one.seconds / pace.share(one.jobs) - one.steps * step) for one in recent]
+            return sum(found) / len(found)
+
+        start = beyond(self.starts)
+        # until a job has ended, its end is taken to last as long as its start: both evaluate
+        end = beyond(self.ends) if self.ends else self.known[0].end if self.known else start
+        return Pace(places, step, start + end, end, pace.shared)
 
 
-def _line(rates: dict[int, float], weights: dict[int, float]) -> tuple[float, float]:
-    """Least squares of a + b · jobs through ``rates`` by the number of jobs, with a, b ≥ 0: a and b."""
-    whole = sum(weights.values())
-    mean_x = sum(weights[x] * x for x in rates) / whole
-    mean_y = sum(weights[x] * rates[x] for x in rates) / whole
-    spread = sum(weights[x] * (x - mean_x) ** 2 for x in rates)
-    if spread == 0:
-        return mean_y, 0.0
-    slope = sum(weights[x] * (x - mean_x) * (rates[x] - mean_y) for x in rates) / spread
+def _spread(times: list[_Time]) -> float:
+    """The largest number of jobs at once, relative to the smallest one."""
+    return max(one.jobs for one in times) / min(one.jobs for one in times) if times else 0.0
+
+
+def _line(times: list[_Time]) -> tuple[float, float]:
+    """Least squares of a + b · jobs through the seconds of a step, weighted by steps, with a, b ≥ 0: a and b."""
+    whole = sum(one.steps for one in times)
+    mean_x, mean_y = sum(one.jobs * one.steps for one in times) / whole, sum(one.seconds for one in times) / whole
+    spread = sum(one.steps * (one.jobs - mean_x) ** 2 for one in times)
+    slope = sum((one.jobs - mean_x) * (one.seconds - one.steps * mean_y) for one in times) / spread
     if slope <= 0:
         return mean_y, 0.0
     if mean_y - slope * mean_x >= 0:
         return mean_y - slope * mean_x, slope
-    return 0.0, sum(weights[x] * x * rates[x] for x in rates) / sum(weights[x] * x * x for x in rates)
+    return 0.0, sum(one.jobs * one.seconds for one in times) / sum(one.steps * one.jobs**2 for one in times)
 
 
 def file_of(config: Config, axes: Collection[str], machine: Hardware | None, launcher: str) -> Path:
@@ -152,19 +248,20 @@ def _is_setting(config: Config, name: str) -> bool:
     return hasattr(getattr(config, section, None), own)
 
 
-def load(file: Path) -> Pace | None:
-    """The times in a file of the cache; None if there are none."""
+def load(file: Path) -> list[Pace]:
+    """The times in a file of the cache; none if there is no such file."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        found = Pace(int(values["places"]), float(values["step"]), float(values["start"]), float(values["shared"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    valid = found.places >= 1 and found.step > 0 and found.start >= 0 and 0 <= found.shared <= 1
-    return found if valid else None
+        found = [Pace(**values) for values in json.loads(file.read_text(encoding="utf-8"))]
+        valid = [
+            one.places >= 1 and one.step > 0 and one.start >= one.end >= 0 and 0 <= one.shared <= 1 for one in found
+        ]
+    except (OSError, ValueError, TypeError):
+        return []
+    return found if all(valid) else []
 
 
-def save(file: Path, pace: Pace) -> None:
+def save(file: Path, paces: list[Pace]) -> None:
     """Keep the times for later sweeps; a cache that cannot be written is no reason to fail."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(file, asdict(pace))
+        files.write_json(file, [asdict(one) for one in paces])

@@ -41,6 +41,9 @@ class Source(Protocol):
     def waits(self) -> bool:
         """After ``next`` has returned None while jobs run: whether it may return a job later."""
 
+    def may_start(self, number: int) -> bool:
+        """Called when a job that ``next`` has returned is about to start; False to drop it."""
+
     def should_stop(self, number: int) -> bool:
         """Called regularly while a job runs: whether it should stop."""
 
@@ -64,6 +67,10 @@ class Batch:
     def waits(self) -> bool:
         """Never."""
         return False
+
+    def may_start(self, number: int) -> bool:
+        """Always."""
+        return True
 
     def should_stop(self, number: int) -> bool:
         """Never."""
@@ -101,10 +108,11 @@ class _Pool:
         while (found := placement.choose(self.waiting, self.running, len(self.free), len(self.slots))) is not None:
             key, one = found
             task = self.waiting.pop(key)
-            if one is None:
-                self.running.append(self._process(task))
-            else:
-                one.add(task)
+            if self.source.may_start(task.number):
+                if one is None:
+                    self.running.append(self._process(task))
+                else:
+                    one.add(task)
             self._take()
         self._make_way()
         for one in self.running:

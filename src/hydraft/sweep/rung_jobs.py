@@ -14,11 +14,11 @@ from typing import Any, Self
 
 from hydra.core.utils import JobReturn
 
-from hydraft.config import cli, printed
-from hydraft.config.duration import shown
+from hydraft.config import cli
 from hydraft.errors import ConfigError
-from hydraft.sweep import budget, halving, pace
+from hydraft.sweep import halving, pace
 from hydraft.sweep.candidate import failure, stopping
+from hydraft.sweep.deadline import Deadline
 from hydraft.sweep.halving import Halving, Member
 from hydraft.sweep.limits import Limits
 from hydraft.sweep.pool_job import Task
@@ -26,8 +26,6 @@ from hydraft.sweep.results import objective
 from hydraft.sweep.results.ledger import State
 from hydraft.sweep.search_jobs import Jobs
 
-OVERRUN = 1.05
-"""Part of the budget after which jobs are stopped, except the best one."""
 BRACKET, RUNG = "bracket", "rung"
 """Attributes of a trial: the number of its bracket, and that of the rung that it trains to."""
 
@@ -40,11 +38,11 @@ class RungJobs(Jobs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.factor = self.limits.options.reduction_factor
         minimize = objective.direction(self.search.objectives[0]) == "minimize"
-        keep = halving.by_factor(self.factor) if self.limits.budget is None else self._keep
+        self.deadline = Deadline(self.limits, self.search.trials)
+        self.meter = self.deadline.meter
+        keep = self._keep if self.deadline.is_set else halving.by_factor(self.limits.options.reduction_factor)
         self.halving = Halving(self.limits.steps, minimize, self.limits.brackets(self.search.trials), keep)
-        self.meter = pace.Meter(self.limits.known, self.limits.clock)
         self.ready: deque[int] = deque()
         """Jobs that train on, or that an earlier command has started."""
         self.at: dict[int, int] = {}
@@ -54,8 +52,12 @@ class RungJobs(Jobs):
         self.exhausted = False
         """Whether the search has no more trials."""
         self.late: set[int] = set()
-        """Jobs that were stopped since the budget was used up."""
-        self.announced = self.restored = False
+        """Jobs that were stopped for lack of time."""
+        self.short: set[int] = set()
+        """Jobs whose last steps have been read since time is short: which one to save is decided once that are all."""
+        self.withdrawn: set[int] = set()
+        """Jobs that were taken, and for which there was no time any more when they could start."""
+        self.restored = False
 
     def __enter__(self) -> Self:
         """Claim the search: its brackets are in the memory of one command."""
@@ -64,17 +66,17 @@ class RungJobs(Jobs):
             raise ConfigError(
                 f"sweep.resume={self.session.name}: another command runs this search, whose jobs are compared at rungs: wait for it"
             )
-        self._announce()
+        self.deadline.announce()
         return self
 
     def __exit__(self, *error: object) -> None:
         """Keep the measured times, and print how much of the budget was used."""
         self.claimed.close()
-        measured = self.meter.pace()
-        if self.limits.file is not None and measured is not None and self.meter.measured:
-            pace.save(self.limits.file, measured)
-        if self.limits.budget is not None and error[0] is None:
-            self._report_use()
+        if self.limits.file is not None and self.meter.reached:
+            pace.save(self.limits.file, self.meter.paces())
+        if self.deadline.is_set and error[0] is None:
+            dropped = len(self.withdrawn)
+            self.deadline.report(self.search.untried + dropped, len(self.left_out) - dropped, self.session.name)
 
     def next(self) -> Task | None:
         """The next job: one that trains on, or a new one for which there is time."""
@@ -105,13 +107,27 @@ class RungJobs(Jobs):
         if len(self.search.objectives) > 1:
             self._lines(number)
         stop = super().should_stop(number)
-        if not self.announced and self.meter.measured:
-            self._announce()
-        if self.limits.budget is None or stop or self.limits.left > (1 - OVERRUN) * self.limits.budget:
+        if self.meter.measured and not (self.deadline.announced or self.deadline.growing):
+            self.deadline.announce()
+        ends = self._ends()
+        if stop or number not in ends:
             return stop
-        if self._is_best(number):
+        self.short = {*self.short, number} if self.deadline.is_short(ends) else set()
+        if self.short >= ends.keys() and number in self.deadline.surplus(ends, self._best()):
+            self.late.add(number)
+            return True
+        return False
+
+    def may_start(self, number: int) -> bool:
+        """Whether there is still time for a job that may have waited for a process."""
+        self.meter.withdraw(number)
+        step, begun = self.at.get(number, 0), len(self.halving.brackets[-1].members) - 1
+        is_asked = step == 0 and self.deadline.is_set and bool(self.meter.jobs or self.search.best())
+        if is_asked and not self.deadline.fits(begun, self._ends()):
+            self.withdrawn.add(number)
+            self._leave_out(number)
             return False
-        self.late.add(number)
+        self.meter.start(number, step)
         return True
 
     def ended(self, number: int, returned: JobReturn, stopped: bool) -> None:
@@ -125,10 +141,15 @@ class RungJobs(Jobs):
         member.over = True
         if why is not None and number in self.late:
             self.session.records_itself(one.key, why)
-            self.left_out.add(one.key)
-            del self.candidates[number], self.trials[number]
+            self._leave_out(number)
             return
         super().ended(number, returned, stopped)
+
+    def _leave_out(self, number: int) -> None:
+        """A job is left for a later command."""
+        self.halving.members[number].over = True
+        self.left_out.add(self.candidates[number].key)
+        del self.candidates[number], self.trials[number]
 
     def _is_saved(self, number: int, why: BaseException) -> bool:
         """Whether the job has saved a checkpoint at its rung."""
@@ -223,67 +244,29 @@ class RungJobs(Jobs):
         """Whether to start a new candidate."""
         if self.exhausted:
             return False
-        measured = self.meter.pace()
-        if self.limits.budget is None or measured is None or not self.halving.members:
+        if not self.deadline.is_set or not self.halving.members:
             return True
         bracket = self.halving.open
         if bracket is None and any(not member.over for member in self.halving.members.values()):
             return False  # one bracket at a time: what its last rungs take is known before another one begins
-        begun = 0 if bracket is None else len(bracket.members)
-        ends = {number: self.halving.stop(number) or self.limits.total for number in self.meter.jobs}
-        return budget.another(
-            measured, self.limits.left, begun, self.meter.steps_left(ends), self._segments(0), self.factor
-        )
+        return self.deadline.may_begin(0 if bracket is None else len(bracket.members), self._ends(), self.slots)
 
-    def _segments(self, level: int) -> list[int]:
-        return budget.segments(self.limits.steps, self.limits.total)[level:]
+    def _ends(self) -> dict[int, int]:
+        """Of the running jobs that have not been stopped, the step at which they end, or stop for now."""
+        running = [number for number in self.meter.jobs if number not in self.late]
+        return {number: self.halving.stop(number) or self.limits.total for number in running}
 
     def _keep(self, level: int, count: int) -> int:
-        """With a budget: how many of ``count`` candidates train on from a rung, so that all end in time.
-
-        The best one of the first bracket always does, so that a search has a result.
-        """
-        measured = self.meter.pace()
-        if measured is None:
-            return halving.by_factor(self.factor)(level, count)
-        fit = budget.largest(measured, self.limits.left, self._segments(level + 1), self.factor, count)
+        """With a budget: the best one of the first bracket always trains on, so that a search has a result."""
+        fit = self.deadline.keep(level, count)
         return fit if self.search.best() else max(1, fit)
 
-    def _is_best(self, number: int) -> bool:
-        """Whether no other job, running or done, has a better objective; without any, the one that has come furthest."""
+    def _best(self) -> set[int]:
+        """The running jobs of which no other one, running or done, has a better objective; without any, the one that has come furthest."""
         sign = 1 if self.halving.minimize else -1
         done = [sign * value for trial in self.search.best() for value in trial.values[:1]]
-        known = {other: sign * self.latest[other] for other in self.meter.jobs if other in self.latest}
+        known = {number: sign * self.latest[number] for number in self.meter.jobs if number in self.latest}
         if not known and not done:
-            return number == max(self.meter.jobs, key=lambda other: (self.at.get(other, 0), -other))
-        return number in known and known[number] <= min([*known.values(), *done])
-
-    def _announce(self) -> None:
-        """Print what is planned, once times are known."""
-        limits = self.limits
-        if limits.budget is None:
-            return
-        measured = self.meter.pace()
-        if measured is None:
-            print(
-                f"budget {shown(limits.budget)}: no times of such jobs are known on this machine; the first jobs measure them",
-                flush=True,
-            )
-            return
-        self.announced = True
-        most = min(self.search.trials, budget.MOST)
-        print(
-            budget.schedule(limits.budget, measured, limits.steps, limits.total, self.factor, most).text,
-            flush=True,
-        )
-
-    def _report_use(self) -> None:
-        """Print how much of the budget was used, and what a later command would run."""
-        assert self.limits.budget is not None
-        untried, saved = self.search.untried, len(self.left_out)
-        line = f"budget {shown(self.limits.budget)}: {shown(self.limits.budget - self.limits.left)} used"
-        left = [f"{untried:,} points were not started"] if untried else []
-        left += [f"{saved:,} jobs were saved"] if saved else []
-        if left:
-            line += f"; {', '.join(left)}: {printed.override('sweep.resume', self.session.name)} runs them"
-        print(line, flush=True)
+            return {max(self.meter.jobs, key=lambda number: (self.at.get(number, 0), -number))}
+        least = min([*known.values(), *done])
+        return {number for number, value in known.items() if value <= least}

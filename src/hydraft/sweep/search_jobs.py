@@ -37,6 +37,8 @@ class Jobs:
     checked: dict[tuple[str, ...], Candidate] = field(default_factory=dict)
     """Jobs that were composed and checked before the search began, by their overrides."""
     fixed = False
+    slots: int = 1
+    """How many processes run at the same time; the launcher sets it."""
     left_out: set[str] = field(default_factory=set)
     """Keys of jobs that are not to be run by this command."""
 
@@ -52,6 +54,10 @@ class Jobs:
     def waits(self) -> bool:
         """Never: a search has a next trial at any time, or none."""
         return False
+
+    def may_start(self, number: int) -> bool:
+        """Always."""
+        return True
 
     def next(self) -> Task | None:
         """The next trial that has to run; the results of jobs that are done or cannot run are reported at once."""

@@ -40,14 +40,14 @@ def test_other_texts_are_no_times(text: str) -> None:
 def test_the_largest_number_that_fits_is_that_of_a_count() -> None:
     """Against counting up, for several machines."""
     for places, start, shared, factor in itertools.product((1, 3, 8), (0.0, 2.0), (0.0, 0.4, 1.0), (2, 3)):
-        found = Pace(places, 0.5, start, shared)
+        found = Pace(places, 0.5, start, shared=shared)
         for left in (1.0, 60.0, 300.0):
             fits = [n for n in range(1, 300) if budget.seconds(found, n, [10, 20, 60], factor) <= left]
             assert budget.largest(found, left, [10, 20, 60], factor, 299) == max(fits, default=0)
 
 
 def test_the_schedule_of_a_budget_is_told() -> None:
-    found = budget.schedule(7200, Pace(8, 0.31 * 8, 0.0, 0.0), (50, 150), 450, 3)
+    found = budget.schedule(7200, Pace(8, 0.31 * 8, shared=0.0), (50, 150), 450, 3)
     assert found.candidates == budget.counts(found.candidates[0], 3, 3) and 0.97 * 7200 < found.seconds <= 7200
     assert found.text.startswith(
         f"budget 2 h: {found.candidates[0]} candidates, rungs at 50, 150 steps, {found.candidates[-1]} at full"
@@ -60,12 +60,16 @@ MACHINES = {
     "processes": Machine(2, 1.0, 1.0, 8.0, 0.3),
     "one that gets slower": Machine(8, 4.0, 0.3, 2.0, 0.2, slower=1.5, until=3000),
     "one that gets faster": Machine(4, 2.0, 0.5, 4.0, 0.2, slower=0.6, until=3000),
+    "packs too large to end in time": Machine(16, 40.0, 0.2, 5.0, 0.2, slots=2),
 }
 
 
 @pytest.mark.parametrize(
     ("name", "pruner"),
-    [*((name, "successive_halving") for name in MACHINES), ("a pack", "none"), ("processes", "none")],
+    [
+        *((name, "successive_halving") for name in list(MACHINES)[:-1]),
+        *((name, "none") for name in ("a pack", "processes", "packs too large to end in time")),
+    ],
 )
 def test_a_search_ends_within_a_tenth_of_its_budget(
     name: str, pruner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -111,7 +115,7 @@ def test_a_budget_that_is_used_up_saves_all_but_the_best_job(tmp_path: Path) -> 
         ["lora.r=1,2,3,4", "train.learning_rate=1e-3,2e-3"],
         {"sampler": "grid", "pruner": "none"},
         200,
-        known=Pace(4, 1.0, 1.0),
+        known=[Pace(4, 1.0, 1.0)],
     )
     pool.run(jobs)
     found = jobs.session.ledger.jobs().values()
@@ -121,6 +125,47 @@ def test_a_budget_that_is_used_up_saves_all_but_the_best_job(tmp_path: Path) -> 
     best = min(started, key=lambda job: score(job.overrides))
     assert best.state is State.done
     assert all(pool.trained[job.name] < 90 for job in started if job is not best)
+
+
+def test_a_job_that_waited_too_long_for_a_process_is_not_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was taken while there was time for it, for a kind of process of which none was free."""
+    grid, settings = ["lora.r=1,2", "train.learning_rate=1e-3,2e-3"], {"sampler": "grid", "pruner": "none"}
+    pool = Pool(tmp_path / "sweep", Machine(), total=90, every=10)
+    jobs = pool.search(grid, settings, budget=200, known=[Pace(2, 1.0, 1.0)])
+    with jobs:
+        first, second = (task[0] for task in (jobs.next(), jobs.next()) if task is not None)
+        assert jobs.may_start(first)
+        pool.now = 150.0
+        assert not jobs.may_start(second) and second not in jobs.meter.jobs
+        assert not jobs.waits() or jobs.next() is None
+    assert "3 min 20 s: 2 min 30 s used; 3 points were not started: sweep.resume=sweep" in capsys.readouterr().out
+    later = pool.search(grid, settings)
+    pool.run(later)
+    assert [job.state for job in later.session.ledger.jobs().values()] == [State.done] * 4
+
+
+def test_how_a_step_depends_on_the_number_of_jobs_is_measured_before_there_are_many() -> None:
+    """Against the machine that is simulated: two jobs at once, then twice as many as were measured each time."""
+    now, fixed, each = 0.0, 0.2, 0.05
+    meter = pace.Meter(now=lambda: now)
+    reached, step = [], dict.fromkeys(range(2), 0)
+    while len(step) <= 16:
+        for number in step.keys() - meter.jobs.keys():
+            meter.start(number)
+        for _ in range(4):
+            now += fixed + each * len(step)
+            for number in step:
+                step[number] += 1
+                meter.saw(number, step[number])
+        reached.append(meter.reached)
+        found = meter.paces()
+        if len(reached) > 1:
+            (one,) = found
+            assert (one.step, one.shared * one.step) == pytest.approx((fixed + each * len(step), fixed))
+        step |= dict.fromkeys(range(2 * meter.reached), 0) | step
+    assert reached == [2, 4, 8, 16]
 
 
 def test_times_are_measured_and_kept(tmp_path: Path) -> None:
@@ -133,19 +178,25 @@ def test_times_are_measured_and_kept(tmp_path: Path) -> None:
         now = 2.0 + 0.3 * step
         for number in (0, 1):
             meter.saw(number, step)
-    assert meter.pace() is None
+    first, second = meter.paces()
+    assert (first.shared, second.shared) == (1, 0), "how a step depends on the number of jobs is not seen yet"
+    assert (first.step, first.start, first.end) == pytest.approx((0.3, 4.0, 2.0)), (
+        "an end like the start, until it is seen"
+    )
+    assert meter.steps_left({0: 12, 1: 10}) == [2 + 7, 7]
     meter.end(0, 10)
     for step in range(11, 21):
         now = 5.0 + 0.2 * (step - 10)
         meter.saw(1, step)
     found = meter.pace()
     assert found is not None and found.places == 2
-    assert (found.step, found.start, found.shared) == pytest.approx((0.3, 2.0, 1 / 3))
+    assert (found.step, found.start, found.end, found.shared) == pytest.approx((0.3, 2.0, 0.0, 1 / 3))
+    assert meter.paces() == [found] and meter.reached == 2
     assert found.share(1) == pytest.approx(2 / 3)
-    pace.save(tmp_path / "pace" / "x.json", found)
-    assert pace.load(tmp_path / "pace" / "x.json") == found
-    (tmp_path / "pace" / "x.json").write_text('{"places": 0, "step": -1}')
-    assert pace.load(tmp_path / "pace" / "x.json") is None and pace.load(tmp_path / "none") is None
+    pace.save(tmp_path / "pace" / "x.json", [found])
+    assert pace.load(tmp_path / "pace" / "x.json") == [found]
+    (tmp_path / "pace" / "x.json").write_text('[{"places": 0, "step": -1}]')
+    assert pace.load(tmp_path / "pace" / "x.json") == pace.load(tmp_path / "none") == []
 
 
 def test_known_times_are_those_of_the_same_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,7 @@ def test_the_rungs_are_those_of_the_longest_job() -> None:
     settings = planned(found, 40, 90, 90)
     assert found is not None and (found.total, found.steps) == (90, (10, 20, 40))
     assert settings["trials"] is None and "shuffle" not in settings  # the search's own defaults
-    assert found.brackets(8) == [(8, 0)] and found.known is None
+    assert found.brackets(8) == [(8, 0)] and found.known == []
 
 
 def test_hyperband_runs_all_its_brackets_once_unless_a_number_is_given() -> None:
@@ -152,11 +152,11 @@ def test_a_budget_counts_from_its_start_and_finds_the_times_of_an_earlier_sweep(
     monkeypatch.setenv("HYDRAFT_CACHE", str(tmp_path))
     found = limits("successive_halving", config=composed("90m"))
     planned(found, 90)
-    assert found is not None and found.known is None and found.file.parent == tmp_path / "pace"
+    assert found is not None and found.known == [] and found.file.parent == tmp_path / "pace"
     assert found.steps == (10, 30) and found.brackets(64) == []  # as many as there is time for
     found.clock = lambda: found.began + 400.0
     assert found.left == pytest.approx(5000)
-    save(found.file, Pace(4, 0.5, 2.0, 0.3))
+    save(found.file, [Pace(4, 0.5, 2.0, shared=0.3)])
     again = limits("successive_halving", config=composed("10m"))
     planned(again, 90)
-    assert again is not None and again.known == Pace(4, 0.5, 2.0, 0.3)
+    assert again is not None and again.known == [Pace(4, 0.5, 2.0, shared=0.3)]
