@@ -159,6 +159,14 @@ def test_a_job_of_a_search_is_stopped_alone(sweeps: Sweeps, stoppable: bool) -> 
     assert {value["steps"] for value in kept.values()} == {60} and len({value["pid"] for value in kept.values()}) == 1
 
 
+def test_a_job_that_may_not_start_any_more_is_dropped(sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = Search([sweeps.task(number) for number in (0, 2, 3)])
+    monkeypatch.setattr(search, "may_start", lambda number: number != 2)
+    sweeps.run(search, places=1, poll=0.02)
+    assert [result.return_value["steps"] for result in search.results.values()] == [20, 20]
+    assert search.results.keys() == {0, 3}
+
+
 def test_a_signal_to_the_sweep_reaches_every_member(sweeps: Sweeps) -> None:
     tasks = [sweeps.task(0, steps=100_000), sweeps.task(1, steps=100_000, stoppable=False)]
     log = sweeps.folder / "job-1" / "job.log"
