@@ -94,15 +94,14 @@ class Deadline:
         return budget.segments(self.limits.steps, self.limits.total)[level:]
 
     def announce(self) -> None:
-        """Print what is planned, or that it is not known yet."""
+        """Print what is planned, once; before any times are known, that they are not."""
         limits, measured = self.limits, self.meter.pace()
-        if limits.budget is None:
+        if limits.budget is None or self.announced:
             return
         if measured is None:
-            print(
-                f"budget {shown(limits.budget)}: no times of such jobs are known on this machine; the first jobs measure them",
-                flush=True,
-            )
+            if not self.meter.places:
+                line = "no times of such jobs are known on this machine; the first jobs measure them"
+                print(f"budget {shown(limits.budget)}: {line}", flush=True)
             return
         self.announced = True
         most = min(self.trials, budget.MOST)

@@ -107,7 +107,7 @@ class RungJobs(Jobs):
         if len(self.search.objectives) > 1:
             self._lines(number)
         stop = super().should_stop(number)
-        if self.meter.measured and not (self.deadline.announced or self.deadline.growing):
+        if self.meter.measured and not self.deadline.growing:
             self.deadline.announce()
         ends = self._ends()
         if stop or number not in ends:
@@ -143,6 +143,7 @@ class RungJobs(Jobs):
             self.session.records_itself(one.key, why)
             self._leave_out(number)
             return
+        self.deadline.announce()
         super().ended(number, returned, stopped)
 
     def _leave_out(self, number: int) -> None:
@@ -258,6 +259,7 @@ class RungJobs(Jobs):
 
     def _keep(self, level: int, count: int) -> int:
         """With a budget: the best one of the first bracket always trains on, so that a search has a result."""
+        self.deadline.announce()
         fit = self.deadline.keep(level, count)
         return fit if self.search.best() else max(1, fit)
 
