@@ -102,14 +102,17 @@ def test_a_budget_of_time_ends_a_search(shared: Path, tmp_path: Path) -> None:
     )
     jobs = Ledger(folder).jobs().values()
     states = [job.state for job in jobs]
-    saved, left = states.count(State.interrupted), points - len(jobs)
+    saved, dropped = states.count(State.interrupted), states.count(State.pending)
+    left = points - len(jobs) + dropped
     assert states.count(State.done) >= 1
-    assert states.count(State.done) + states.count(State.pruned) + saved == len(jobs)
+    assert states.count(State.done) + states.count(State.pruned) + saved + dropped == len(jobs)
     assert (f"{left} points were not started" in said) == (left > 0)
     assert (f"{saved} jobs were saved" in said) == (saved > 0)
     for job in jobs:
         run = folder / job.name
-        if job.state is not State.interrupted or (run / "result.json").exists():  # not before its first step
+        if job.state is State.pending:
+            assert not run.exists()
+        elif job.state is not State.interrupted or (run / "result.json").exists():  # not before its first step
             result, last = json.loads((run / "result.json").read_text()), steps(run)[-1]
             expected = {State.done: ("completed", STEPS), State.pruned: ("pruned", 2)}
             assert (result["status"], last) == expected.get(job.state, ("preempted", last)), job
