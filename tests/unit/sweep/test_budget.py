@@ -98,7 +98,8 @@ def test_points_without_time_are_left_for_a_later_command(tmp_path: Path, capsys
     assert 0.9 * 300 <= pool.now <= 1.1 * 300 and 8 <= done < 24
     saved = states.count(State.interrupted)
     assert len(states) == done + saved == done + len(jobs.left_out)
-    parts = [f"{24 - len(states)} points were not started", *([f"{saved} jobs were saved"] if saved else [])]
+    parts = [f"{24 - len(states)} points were not started"]
+    parts += [] if not saved else ["1 job was saved" if saved == 1 else f"{saved} jobs were saved"]
     assert f" used; {', '.join(parts)}: sweep.resume=sweep runs them" in capsys.readouterr().out
     ranks = {job.name.partition(",")[0] for job in jobs.session.ledger.jobs().values() if job.state is State.done}
     assert len(ranks) >= 4
