@@ -111,7 +111,9 @@ class Deadline:
         """Print how much of the budget was used, and how many jobs a later command would run in the sweep ``name``."""
         assert self.limits.budget is not None
         line = f"budget {shown(self.limits.budget)}: {shown(self.limits.budget - self.limits.left)} used"
-        left = ["1 point was not started" if untried == 1 else f"{untried:,} points were not started"] if untried else []
+        left = (
+            ["1 point was not started" if untried == 1 else f"{untried:,} points were not started"] if untried else []
+        )
         left += ["1 job was saved" if saved == 1 else f"{saved:,} jobs were saved"] if saved else []
         if left:
             line += f"; {', '.join(left)}: {printed.override('sweep.resume', name)} runs them"

@@ -36,9 +36,9 @@ class _Job:
     began: float
     at: float
     """When its last step was seen."""
-    load: float
-    """The meter's ``load`` then."""
-    began_load: float
+    job_seconds: float
+    """The meter's then."""
+    began_job_seconds: float
     first: int
     step: int
     seen: bool = False
@@ -74,9 +74,9 @@ class Meter:
     """Each job that has ended."""
     places: int = 0
     """The most jobs that have run at once."""
-    load: float = 0.0
-    """Seconds times jobs until ``loaded``."""
-    loaded: float = 0.0
+    job_seconds: float = 0.0
+    """Seconds times the jobs that ran in them, until ``counted``: how many ran at once on average is the rate at which it grows."""
+    counted: float = 0.0
     changed: float = 0.0
     """When the last job has started or ended."""
     _paces: list[Pace] | None = None
@@ -84,7 +84,7 @@ class Meter:
     def start(self, number: int, step: int = 0) -> None:
         """A job starts after ``step`` steps of an earlier attempt. Called again if it had to wait."""
         self.changed = now = self._tick()
-        self.jobs[number] = _Job(now, now, self.load, self.load, step, step)
+        self.jobs[number] = _Job(now, now, self.job_seconds, self.job_seconds, step, step)
         self.places = max(self.places, len(self.jobs))
 
     def withdraw(self, number: int) -> None:
@@ -100,30 +100,30 @@ class Meter:
         if job.seen and now <= job.at:  # both in one look: their time is that of the next interval
             return
         if job.seen:
-            found = self._since(job.at, job.load, step - job.step)
+            found = self._since(job.at, job.job_seconds, step - job.step)
             self.intervals.setdefault(round(found.jobs), deque(maxlen=RECENT)).append(found)
         else:
-            self.starts.append(self._since(job.began, job.began_load, step - job.first))
-        job.step, job.at, job.load, job.seen = step, now, self.load, True
+            self.starts.append(self._since(job.began, job.began_job_seconds, step - job.first))
+        job.step, job.at, job.job_seconds, job.seen = step, now, self.job_seconds, True
 
     def end(self, number: int, step: int) -> None:
         """A job has ended after ``step``."""
         self.changed = self._tick()
         job = self.jobs.pop(number)
         if job.seen:
-            self.ends.append(self._since(job.at, job.load, step - job.step))
+            self.ends.append(self._since(job.at, job.job_seconds, step - job.step))
         if step > job.first:
-            self.whole.append(self._since(job.began, job.began_load, step - job.first))
+            self.whole.append(self._since(job.began, job.began_job_seconds, step - job.first))
 
     def _tick(self) -> float:
-        """Add the load since the last call; the time."""
+        """Count until now; the time."""
         now, self._paces = self.now(), None
-        self.load, self.loaded = self.load + len(self.jobs) * (now - self.loaded), now
+        self.job_seconds, self.counted = self.job_seconds + len(self.jobs) * (now - self.counted), now
         return now
 
-    def _since(self, at: float, load: float, steps: int) -> _Time:
-        seconds = self.loaded - at
-        return _Time((self.load - load) / seconds if seconds > 0 else len(self.jobs) or 1, steps, seconds)
+    def _since(self, at: float, job_seconds: float, steps: int) -> _Time:
+        seconds = self.counted - at
+        return _Time((self.job_seconds - job_seconds) / seconds if seconds > 0 else len(self.jobs) or 1, steps, seconds)
 
     def steps_left(self, ends: Mapping[int, int]) -> list[int]:
         """Of the running jobs in ``ends``, the steps until they stop there; their start and end count as steps.
