@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from statistics import median
 
 from hydraft.config.schema import Config, saved
 from hydraft.config.sweep import SweepConfig
@@ -198,8 +199,8 @@ class Meter:
             if not self.intervals:  # it is part of the steps
                 return 0.0
             recent = times[-max(MIN_JOBS, 2 * self.places) :]
-            found = [max(0.0, one.seconds / pace.share(one.jobs) - one.steps * step) for one in recent]
-            return sum(found) / len(found)
+            # the first start on a machine may compile an extension, the first one in a process imports libraries: no job after it does
+            return median(max(0.0, one.seconds / pace.share(one.jobs) - one.steps * step) for one in recent)
 
         start = beyond(self.starts)
         # until a job has ended, its end is taken to last as long as its start: both evaluate
