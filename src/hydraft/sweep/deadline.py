@@ -70,10 +70,9 @@ class Deadline:
         """
         if self.limits.budget is None:
             return False
-        until, jobs = self.limits.left + (OVERRUN - 1) * self.limits.budget, len(self.meter.jobs)
+        until, jobs, paces = self._until_overrun, len(self.meter.jobs), self.meter.paces()
         if until <= 0:
             return True
-        paces = self.meter.paces()
         if not paces or not self.meter.settled:
             return False
         left, now = self.meter.steps_left(ends), paces[0]
@@ -82,12 +81,17 @@ class Deadline:
 
     def surplus(self, ends: Mapping[int, int], best: Collection[int]) -> list[int]:
         """The jobs to save when time is short: the one with the most steps left, and after ``OVERRUN`` all, but none of ``best``."""
-        assert self.limits.budget is not None
         others = [number for number in ends if number not in best]
-        if not others or self.limits.left <= (1 - OVERRUN) * self.limits.budget:
+        if not others or self._until_overrun <= 0:
             return others
         left = dict(zip(ends, self.meter.steps_left(ends), strict=True))
         return [max(others, key=lambda number: (left[number], number))]
+
+    @property
+    def _until_overrun(self) -> float:
+        """Seconds until ``OVERRUN`` of the budget is used up."""
+        assert self.limits.budget is not None
+        return self.limits.left + (OVERRUN - 1) * self.limits.budget
 
     def segments(self, level: int) -> list[int]:
         """The steps from a rung to the next one, and from there."""
@@ -95,9 +99,10 @@ class Deadline:
 
     def announce(self) -> None:
         """Print what is planned, once; before any times are known, that they are not."""
-        limits, measured = self.limits, self.meter.pace()
+        limits = self.limits
         if limits.budget is None or self.announced:
             return
+        measured = self.meter.pace()
         if measured is None:
             if not self.meter.places:
                 line = "no times of such jobs are known on this machine; the first jobs measure them"

@@ -34,16 +34,22 @@ SPREAD = 2.0
 class _Job:
     """A job that runs."""
 
-    began: float
-    at: float
+    began: "_Moment"
+    at: "_Moment"
     """When its last step was seen."""
-    job_seconds: float
-    """The meter's then."""
-    began_job_seconds: float
     first: int
     step: int
     seen: bool = False
     """Whether a step has been seen, from which intervals are measured."""
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """The meter at some time."""
+
+    seconds: float = 0.0
+    job_seconds: float = 0.0
+    """Seconds until then, times the jobs that ran in them: how many ran at once on average is the rate at which it grows."""
 
 
 @dataclass(frozen=True)
@@ -75,22 +81,22 @@ class Meter:
     """Each job that has ended."""
     places: int = 0
     """The most jobs that have run at once."""
-    job_seconds: float = 0.0
-    """Seconds times the jobs that ran in them, until ``counted``: how many ran at once on average is the rate at which it grows."""
-    counted: float = 0.0
+    last: _Moment = _Moment()
+    """Until when the running jobs have been counted."""
     changed: float = 0.0
     """When the last job has started or ended."""
     _paces: list[Pace] | None = None
 
     def start(self, number: int, step: int = 0) -> None:
         """A job starts after ``step`` steps of an earlier attempt. Called again if it had to wait."""
-        self.changed = now = self._tick()
-        self.jobs[number] = _Job(now, now, self.job_seconds, self.job_seconds, step, step)
+        now = self._tick()
+        self.changed = now.seconds
+        self.jobs[number] = _Job(now, now, step, step)
         self.places = max(self.places, len(self.jobs))
 
     def withdraw(self, number: int) -> None:
         """A job does not start."""
-        self.changed = self._tick()
+        self.changed = self._tick().seconds
         self.jobs.pop(number)
 
     def saw(self, number: int, step: int) -> None:
@@ -98,33 +104,33 @@ class Meter:
         job, now = self.jobs[number], self._tick()
         if step <= job.step:
             return
-        if job.seen and now <= job.at:  # both in one look: their time is that of the next interval
+        if job.seen and now.seconds <= job.at.seconds:  # both in one look: their time is that of the next interval
             return
         if job.seen:
-            found = self._since(job.at, job.job_seconds, step - job.step)
+            found = self._since(job.at, step - job.step)
             self.intervals.setdefault(round(found.jobs), deque(maxlen=RECENT)).append(found)
         else:
-            self.starts.append(self._since(job.began, job.began_job_seconds, step - job.first))
-        job.step, job.at, job.job_seconds, job.seen = step, now, self.job_seconds, True
+            self.starts.append(self._since(job.began, step - job.first))
+        job.step, job.at, job.seen = step, now, True
 
     def end(self, number: int, step: int) -> None:
         """A job has ended after ``step``."""
-        self.changed = self._tick()
+        self.changed = self._tick().seconds
         job = self.jobs.pop(number)
         if job.seen:
-            self.ends.append(self._since(job.at, job.job_seconds, step - job.step))
+            self.ends.append(self._since(job.at, step - job.step))
         if step > job.first:
-            self.whole.append(self._since(job.began, job.began_job_seconds, step - job.first))
+            self.whole.append(self._since(job.began, step - job.first))
 
-    def _tick(self) -> float:
-        """Count until now; the time."""
+    def _tick(self) -> _Moment:
+        """Count the running jobs until now."""
         now, self._paces = self.now(), None
-        self.job_seconds, self.counted = self.job_seconds + len(self.jobs) * (now - self.counted), now
-        return now
+        self.last = _Moment(now, self.last.job_seconds + len(self.jobs) * (now - self.last.seconds))
+        return self.last
 
-    def _since(self, at: float, job_seconds: float, steps: int) -> _Time:
-        seconds = self.counted - at
-        return _Time((self.job_seconds - job_seconds) / seconds if seconds > 0 else len(self.jobs) or 1, steps, seconds)
+    def _since(self, then: _Moment, steps: int) -> _Time:
+        seconds, job_seconds = self.last.seconds - then.seconds, self.last.job_seconds - then.job_seconds
+        return _Time(job_seconds / seconds if seconds > 0 else len(self.jobs) or 1, steps, seconds)
 
     def steps_left(self, ends: Mapping[int, int]) -> list[int]:
         """Of the running jobs in ``ends``, the steps until they stop there; their start and end count as steps.
@@ -136,7 +142,7 @@ class Meter:
             job, left = self.jobs[number], float(end - self.jobs[number].step)
             if pace is not None:
                 left += (pace.end if job.seen else pace.start) / pace.step
-                left -= (now - job.at) / (pace.step * pace.share(len(self.jobs)))
+                left -= (now - job.at.seconds) / (pace.step * pace.share(len(self.jobs)))
             found.append(max(0, round(left)))
         return found
 
@@ -168,7 +174,7 @@ class Meter:
     @property
     def settled(self) -> bool:
         """Whether every job has logged a step since the number of jobs has changed."""
-        return all(job.seen and job.at > self.changed for job in self.jobs.values())
+        return all(job.seen and job.at.seconds > self.changed for job in self.jobs.values())
 
     def _measured(self) -> list[Pace]:
         times = [one for seen in self.intervals.values() for one in seen]

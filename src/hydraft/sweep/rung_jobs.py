@@ -107,6 +107,8 @@ class RungJobs(Jobs):
         if len(self.search.objectives) > 1:
             self._lines(number)
         stop = super().should_stop(number)
+        if not self.deadline.is_set:
+            return stop
         if self.meter.measured and not self.deadline.growing:
             self.deadline.announce()
         ends = self._ends()
@@ -138,11 +140,11 @@ class RungJobs(Jobs):
         why = failure(returned)
         if why is not None and self._is_saved(number, why):
             return
-        member.over = True
         if why is not None and number in self.late:
             self.session.records_itself(one.key, why)
             self._leave_out(number)
             return
+        member.over = True
         self.deadline.announce()
         super().ended(number, returned, stopped)
 
