@@ -21,7 +21,7 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from hydraft.config import help, job_folder, mistakes, shipped, text, yaml_text
 from hydraft.config.explain import explain as explain
@@ -165,10 +165,12 @@ def typed(config: DictConfig, schema: type[T]) -> T:
     Raises:
         ConfigError: a setting is not in the schema, or one without a default has no value.
     """
-    missing = sorted(OmegaConf.missing_keys(config))
-    if missing:
-        raise ConfigError(f"{missing[0]}: needs a value; give {missing[0]}=…")
-    return text.to_object(schema, OmegaConf.to_container(config, resolve=True))  # + may have added keys
+    try:
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        missing = min(OmegaConf.missing_keys(config))
+        raise ConfigError(f"{missing}: needs a value; give {missing}=…") from error
+    return text.to_object(schema, values)  # + may have added keys
 
 
 def output_folder() -> Path:

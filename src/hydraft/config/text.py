@@ -7,10 +7,12 @@ of the node gives the text back.
 import dataclasses
 import enum
 import functools
+import pickle
 import re
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 T = TypeVar("T")
 
@@ -85,6 +87,37 @@ def to_object(schema: type[T], plain: Any) -> T:
     Raises:
         OmegaConfBaseException: a key is not in the schema, or a value does not have its type.
     """
+    sections = _sections(schema)
+    if not sections or not isinstance(plain, dict) or sections.keys() - plain.keys():
+        return _converted(schema, plain)
+    rest = schema, pickle.dumps({key: value for key, value in plain.items() if key not in sections})
+    if rest not in _rests:
+        whole = _converted(schema, plain)
+        _rests[rest] = {key: value for key, value in vars(whole).items() if key not in sections}
+        return whole
+    try:
+        found = {key: pickle.loads(_pickled(kind, pickle.dumps(plain[key]))) for key, kind in sections.items()}
+    except (OmegaConfBaseException, ValueError):
+        return _converted(schema, plain)  # its error has the whole name of the setting
+    return schema(**_rests[rest], **found)
+
+
+def _sections(schema: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are dataclasses themselves, with their types."""
+    return {one.name: one.type for one in dataclasses.fields(schema) if dataclasses.is_dataclass(one.type)}
+
+
+_rests: dict[tuple[Any, bytes], dict[str, Any]] = {}
+"""Of a schema, the values that are in none of its sections."""
+
+
+@functools.lru_cache(maxsize=1000)
+def _pickled(schema: Any, plain: bytes) -> bytes:
+    """An object of pickled values. Conversion takes long, and the jobs of a sweep differ in few sections."""
+    return pickle.dumps(_converted(schema, pickle.loads(plain)))
+
+
+def _converted(schema: type[T], plain: Any) -> T:
     merged = OmegaConf.merge(_structured(schema), _escaped(plain, _MARKED))  # type: ignore[arg-type]
     found = _unmarked(OmegaConf.to_object(merged))
     assert isinstance(found, schema)

@@ -132,7 +132,7 @@ def run(sweep: Sweep, task: Task, redirect: Callable[[Path], None]) -> JobReturn
         config = sweep.context.config_loader.load_sweep_config(sweep.config, task.overrides)
     with open_dict(config):
         config.hydra.job.id = config.hydra.job.num = task.number
-    HydraConfig.instance().set_config(config)
+    HydraConfig.instance().cfg = config  # for ``${hydra:…}`` in the folder; run_job sets its own copy
     folder = Path(str(OmegaConf.select(config, "hydra.sweep.dir")), str(OmegaConf.select(config, "hydra.sweep.subdir")))
     folder.mkdir(parents=True, exist_ok=True)
     redirect(folder / LOG)

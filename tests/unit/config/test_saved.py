@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from conftest import config_of
 from hydraft.config import text
@@ -49,3 +50,16 @@ def _without(yaml: str, section: str) -> list[str]:
             inside = line.startswith(f"{section}:")
         kept += [] if inside else [line]
     return kept
+
+
+def test_a_config_of_equal_values_is_an_object_of_its_own() -> None:
+    """Sections are converted once for equal values."""
+    values = text.plain(config_of())
+    first, second = text.to_object(Config, values), text.to_object(Config, values)
+    assert first == second == config_of()
+    first.train.betas.append(0.5)
+    first.lora.r = 3
+    assert text.to_object(Config, values) == second
+    wrong = {**values, "lora": {**values["lora"], "rr": 8}}
+    with pytest.raises(OmegaConfBaseException, match=r"lora\.rr"):
+        text.to_object(Config, wrong)
