@@ -37,6 +37,10 @@ NO_MODELSCOPE = "model.hub=modelscope needs a package that is not installed: pip
 COMBINATIONS = [
     *MACHINE,
     value(
+        lambda c: bool(c.objective.unread),
+        "objective.{c.objective.unread[0]} is not read by objective={c.objective.kind.value}: leave it out, or use objective={c.objective.readers}",
+    ),
+    value(
         lambda c: c.tracker.upload and c.tracker.kind not in (TrackerKind.wandb, TrackerKind.mlflow),
         "tracker.upload=true needs a dashboard that stores files: use tracker=wandb or tracker=mlflow, or tracker.upload=false",
     ),

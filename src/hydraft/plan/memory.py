@@ -105,15 +105,13 @@ class _Frozen:
 def _frozen(config: Config, layout: Layout, learns: Trained, on_gpu: bool) -> _Frozen:
     """The frozen weights; in full fine-tuning only those that stage 3 gathers."""
     width = storage_width(config)
-    copies = int(learns.full and config.objective.requirements.reference_model)
     if config.zero.stage < 3:
         whole = model_bytes(config, layout.tensors, width)
-        return _Frozen(whole * (1 + copies) - sum(learns.base) * width, 0, Gathered())
+        return _Frozen(whole - sum(learns.base) * width, 0, Gathered())
     ranks, offloads = config.world_size, config.zero.offload_param is not Offload.none
     device, host = whole_bytes(config, layout.tensors), 0
     for tensor in layout.tensors:
         size, shard = sharded_bytes(config, tensor, width, ranks), share_bytes(config, tensor, width)
-        device += copies * shard
         if learns.full:
             continue
         if size <= config.zero.stage3_param_persistence_threshold * width:

@@ -20,7 +20,7 @@ DATA = {
     "data": "name only format train_on template max_length batching packing group_by_length shuffle eval_limit task eval_max_new_tokens "
     "thinking columns labels on_bad_record eval_seed",
     "tracker": "tags",
-    "objective": "kind",
+    "objective": "kind beta label_smoothing length_normalized gamma sft_weight desirable_weight undesirable_weight",
     "train": "epochs max_steps micro_batch_size gradient_accumulation_steps learning_rate scheduler warmup_ratio weight_decay betas eps "
     "max_grad_norm precision gradient_checkpointing compile log_every eval_every eval_loss_only save save_every save_minutes grace "
     "keep_last on_divergence loss_spike zero_grad_steps max_rewinds pass_over auto_micro_batch",

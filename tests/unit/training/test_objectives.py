@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer, Trainer
 
 from conftest import ROOT, config_of
-from hydraft.config.objective import REQUIREMENTS, ObjectiveConfig, ObjectiveKind, Requirements
+from hydraft.config.objective import REQUIREMENTS, ObjectiveConfig, ObjectiveKind
 from hydraft.data import cache
 from hydraft.data.batch import Padded, PaddingFree
 from hydraft.data.encoding import SFT, Encoding
@@ -59,17 +59,16 @@ def test_the_default_objective_is_not_part_of_a_jobs_identity(monkeypatch: pytes
     assert key_of(config) != default
 
 
-def test_the_plan_counts_sequences_and_a_reference_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plan_counts_both_sequences_of_a_pair_and_no_second_model() -> None:
     def planned(*overrides: str) -> Any:
         config = config_of("train.precision=fp32", "quant=none", "train.micro_batch_size=4", *overrides)
         cost = plan.make_plan(config, 24, Hardware(cpus=2, memory=64 << 30)).cost
         assert cost is not None
         return cost.memory.host_training
 
-    adapter, full = planned(), planned("lora=none")
-    monkeypatch.setitem(REQUIREMENTS, ObjectiveKind.sft, Requirements(sequences=2, reference_model=True))
-    assert planned().activations > 1.8 * adapter.activations and planned().weights == adapter.weights
-    assert planned("lora=none").weights == pytest.approx(2 * full.weights, rel=0.01)
+    alone, pairs = planned(), planned("objective=dpo")
+    assert pairs.activations > 1.8 * alone.activations and pairs.weights == alone.weights
+    assert planned("lora=none", "objective=dpo").weights == planned("lora=none").weights
 
 
 def test_no_objective_imports_torch() -> None:
