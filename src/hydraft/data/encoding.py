@@ -29,6 +29,8 @@ class Encoding:
     """Examples that belong together and are always in the same micro-batch. Above 1, ``encode`` returns exactly so many."""
     name: str = ""
     """Part of the cache's key; empty for supervised fine-tuning."""
+    mismatched: bool = False
+    """Whether each example is followed by the answer of the record before it, after its own prompt, as a document of its own."""
 
 
 SFT = Encoding()

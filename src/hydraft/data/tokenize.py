@@ -11,7 +11,7 @@ Shapes: T tokens of one record.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from transformers import PreTrainedTokenizerBase
 
@@ -28,6 +28,10 @@ class Example(TypedDict):
 
     input_ids: list[int]  # (T,)
     labels: list[int]  # (T,): not shifted. The token id if it is trained, otherwise IGNORE; Piece has the exception
+    index: NotRequired[int]
+    """Its number among all documents of a run, for an objective with a reference."""
+    desirable: NotRequired[bool]
+    """Whether a judged answer is good."""
 
 
 @dataclass(frozen=True)
