@@ -54,9 +54,11 @@ def read_judged(record: dict[str, Any], form: Format, place: str, number: int = 
         ConfigError: it has none, is a pair, or cannot be read.
     """
     form, values = (form, record) if isinstance(record, Named) else recognise(record, place, form)
-    pair = [key for name, key in values.names.items() if name in SIDES]
-    if pair or any(keys.is_preference(key) for key in _left(values)):
-        both = " and ".join(map(repr, pair or filter(keys.is_preference, _left(values))))
+    pair = [key for name, key in values.names.items() if name in SIDES] or [*filter(keys.is_preference, _left(values))]
+    if _listed(values, form):
+        pair = [values.key("output")]
+    if pair:
+        both = " and ".join(map(repr, pair))
         raise ConfigError(
             f"{place}: has {both}: a pair is trained with objective=dpo (ipo, orpo, simpo); objective=kto trains one answer a record"
         )
@@ -95,14 +97,19 @@ def _checked_pair(values: Named, form: Format, place: str) -> Named:
                 "data.columns={instruction: …})"
             )
         return values
-    answers = values.get("output")
-    if form is Format.alpaca and isinstance(answers, list) and len(answers) == 2:
+    if _listed(values, form):
         key = values.key("output")
         names = {name: each for name, each in values.names.items() if name != "output"}
         made = Named(values.raw, {**names, "chosen": key, "rejected": key})
-        made["chosen"], made["rejected"] = answers
+        made["chosen"], made["rejected"] = values["output"]
         return made
     raise ConfigError(f"{place}: {_why_no_pair(values)}")
+
+
+def _listed(values: Named, form: Format) -> bool:
+    """Whether the answer is a list of two, the better one first."""
+    answers = values.get("output")
+    return form is Format.alpaca and isinstance(answers, list) and len(answers) == 2
 
 
 def _why_no_pair(values: Named) -> str:
