@@ -1,6 +1,6 @@
 """The published forms of records, and the tables of them in docs/data.md and docs/zh/data.md.
 
-``python tests/support/record_forms.py en|zh`` prints a table.
+``python tests/support/record_forms.py en|zh`` prints the table of supervised fine-tuning, and with ``preferences`` that of preference records.
 """
 
 import sys
@@ -10,7 +10,9 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[2]
-FORMS: list[dict[str, Any]] = yaml.safe_load((ROOT / "tests/fixtures/records/forms.yaml").read_text(encoding="utf-8"))
+RECORDS = ROOT / "tests/fixtures/records"
+FORMS: list[dict[str, Any]] = yaml.safe_load((RECORDS / "forms.yaml").read_text(encoding="utf-8"))
+PREFERENCES: list[dict[str, Any]] = yaml.safe_load((RECORDS / "preference_forms.yaml").read_text(encoding="utf-8"))
 
 PAGES = {"en": ROOT / "docs/data.md", "zh": ROOT / "docs/zh/data.md"}
 HEADS = {"en": ("form", "keys", "needs"), "zh": ("数据", "键", "需要")}
@@ -34,5 +36,18 @@ def table(language: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def preferences(language: str) -> str:
+    """The table of preference records in Markdown."""
+    form, keys, needs = HEADS[language]
+    nothing, comma = WORDS[language][0], WORDS[language][-1]
+    lines = [f"| {form} | {keys} | `objective` | {needs} |", "|---|---|---|---|"]
+    for each in PREFERENCES:
+        listed = comma.join(f"`{key}`" for key in each["record"])
+        needed = comma.join(f"`{need}`" for need in each.get("needs", [])) or nothing
+        name = each["name"] if language == "en" else each.get("name_zh", each["name"])
+        lines.append(f"| {name} | {listed} | `{'dpo' if 'dpo' in each else 'kto'}` | {needed} |")
+    return "\n".join(lines) + "\n"
+
+
 if __name__ == "__main__":
-    print(table(sys.argv[1]), end="")
+    print((preferences if "preferences" in sys.argv else table)(sys.argv[1]), end="")

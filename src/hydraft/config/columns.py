@@ -5,7 +5,7 @@ from collections.abc import Mapping
 COLUMNS = (
     "instruction", "input", "output", "system", "history", "reasoning", "tools",
     "messages", "conversations", "role", "content",
-    "text", "label", "task",
+    "chosen", "rejected", "text", "label", "task",
 )  # fmt: skip
 """The names that a key of a record can be given."""
 

@@ -17,8 +17,8 @@ from transformers import PreTrainedTokenizerBase
 from hydraft.config.choices import OnBadRecord, Thinking
 from hydraft.config.data import DataConfig
 from hydraft.data import earlier, held_out, mixture, rendering_notes, thinking
-from hydraft.data.encoded import ABOUT, DATA, Encoded, incomplete, write
-from hydraft.data.encoding import SFT, Encoding
+from hydraft.data.encoded import ABOUT, DATA, Encoded, as_stored, incomplete, write
+from hydraft.data.encoding import SFT, Cut, Encoding
 from hydraft.data.records import Record
 from hydraft.data.sources import Source
 from hydraft.data.split_text import fit
@@ -129,9 +129,10 @@ class Entry:
             return self.encoding.encode(record, self.tokenizer, resolved)
 
         with files.staged_folder(target) as staging:
-            cut, split = write(_encoded(records, encode, data, progress), staging / DATA)
+            rows = _encoded(records, encode, self.encoding.cut, data.max_length, progress)
+            cut, split = write(rows, staging / DATA, self.encoding.judged)
             about = {
-                "truncation": vars(cut),
+                "truncation": as_stored(cut),
                 "changed": changed or split,
                 "notes": [*records.mixture.notes, *rendering_notes.of(records, self.tokenizer, resolved)],
                 "sources": [part.name for part in records.mixture.parts],
@@ -194,7 +195,8 @@ def _identity(file: Path) -> tuple[int, ...] | None:
 def _encoded(
     records: mixture.TrainingRecords,
     encode: Callable[[Record], list[Example]],
-    data: DataConfig,
+    cut: Cut,
+    max_length: int,
     progress: Callable[[int, int], None],
 ) -> Iterator[tuple[dict[str, Any], Truncation, bool]]:
     """Rows of the cache, one record after another; of each, what was cut off, and whether the record was split."""
@@ -202,7 +204,7 @@ def _encoded(
     for source, part in enumerate(records.mixture.parts):
         for record in part:
             whole = encode(record)
-            fitted = list(fit(record, whole, data.max_length))
+            fitted = list(fit(record, whole, max_length, cut))
             for example, lost in fitted:
                 length = len(example["input_ids"])
                 row = {**example, "length": length, "source": source, "number": record.number}

@@ -1,6 +1,7 @@
 """The names that the parts of a record have in published data sets. No torch."""
 
 from hydraft.config.choices import Format
+from hydraft.data.keys import TAGS
 
 KEYS = {
     Format.alpaca: ("instruction", "output"),
@@ -51,5 +52,8 @@ OPTIONAL = {
 }
 """Further parts of a record, and the keys that they are found under."""
 
-EXACT = {("reasoning", "reasoning_content"), ("tools", "functions")}
+EXACT = {
+    ("reasoning", "reasoning_content"), ("tools", "functions"), ("messages", "input"), ("tools", "input"),
+    *(("desirable", tag) for tag in TAGS),
+}  # fmt: skip
 """Names that need not be reported although they are not those of a format."""

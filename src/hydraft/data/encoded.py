@@ -24,6 +24,12 @@ FEATURES = datasets.Features(
 )
 """Of an example: its tokens and labels, their number, and the source (an index) and the record that it comes from."""
 
+DESIRABLE = {"desirable": datasets.Value("bool")}
+"""Of a judged answer, besides: whether it is good."""
+
+EXAMPLE = ("input_ids", "labels", "desirable")
+"""The columns that are keys of ``Example``."""
+
 ROWS = 256
 """Examples that are written at a time."""
 
@@ -39,7 +45,7 @@ class Encoded(Sequence[Example]):
         self.key = f"{folder.name}-3" if about["changed"] else folder.name
         """Of all that the examples depend on. Where earlier versions encoded them differently, no run of theirs is resumed with them."""
         stored = datasets.Dataset.from_file(str(folder / "data.arrow"))
-        self.rows = stored.select_columns(["input_ids", "labels"])
+        self.rows = stored.select_columns([name for name in EXAMPLE if name in stored.column_names])
         self.origins = stored.select_columns(["source", "number"]) if "number" in stored.column_names else None
         self.lengths = array("i", about["lengths"] if self.origins is None else stored.data.column("length").to_numpy())
         """Tokens of each example."""
@@ -66,10 +72,22 @@ class Encoded(Sequence[Example]):
         return self.sources[row["source"]], row["number"]
 
 
-def write(rows: Iterable[tuple[dict[str, Any], Truncation, bool]], file: Path) -> tuple[Truncation, bool]:
-    """Write the examples; returns what was cut off, and whether a record was split."""
+def as_stored(cut: Truncation) -> dict[str, int]:
+    """What was cut off, as ``about.json`` has it: earlier versions know three of the counts."""
+    return {name: count for name, count in vars(cut).items() if count or name != "same"}
+
+
+def write(
+    rows: Iterable[tuple[dict[str, Any], Truncation, bool]], file: Path, judged: bool = False
+) -> tuple[Truncation, bool]:
+    """Write the examples; returns what was cut off, and whether a record was split.
+
+    Args:
+        judged: whether they have the key ``desirable``.
+    """
     cut, split = Truncation(), False
-    with ArrowWriter(path=str(file), features=FEATURES, writer_batch_size=ROWS) as writer:
+    features = datasets.Features({**FEATURES, **DESIRABLE}) if judged else FEATURES
+    with ArrowWriter(path=str(file), features=features, writer_batch_size=ROWS) as writer:
         for row, lost, of_split in rows:
             writer.write(row)
             cut += lost

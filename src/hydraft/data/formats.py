@@ -16,7 +16,7 @@ from typing import Any
 
 from hydraft.config.choices import Format
 from hydraft.data import keys
-from hydraft.data.chat_turns import answer, looks_like_turns, turns_of
+from hydraft.data.chat_turns import answer, listed, looks_like_turns, turns_of
 from hydraft.data.column_names import KEYS
 from hydraft.data.columns import recognise
 from hydraft.data.named import Named
@@ -38,6 +38,9 @@ RESERVED = (
 )
 """Arguments of ``apply_chat_template`` that a record cannot set."""
 
+PLACEHOLDER = "?"
+"""The answer of a record without one."""
+
 
 def conversation_of(record: dict[str, Any], form: Format, place: str, number: int = 0) -> Conversation:
     """A record of supervised fine-tuning.
@@ -54,6 +57,12 @@ def conversation_of(record: dict[str, Any], form: Format, place: str, number: in
 def read(record: dict[str, Any], form: Format, place: str, number: int = 0) -> Conversation:
     """A record whose answers may all be excluded from training (a prompt with a reference)."""
     form, values = (form, record) if isinstance(record, Named) else recognise(record, place, form)
+    if "rejected" in values.names:
+        keys.refuse_pair(
+            values.raw, [values.names[name] for name in ("chosen", "rejected") if name in values.names], place
+        )
+    if "desirable" in values.names:
+        keys.refuse_judgement(values.names["desirable"], place)
     keys.check_record(values.raw, values.read, place)
     for key in KEYS[form]:
         if key not in values:
@@ -109,12 +118,20 @@ def _alpaca_turns(values: Named, has_tools: bool, place: str) -> Iterable[Turn]:
         )
         raise ConfigError(f"{place}: {both} empty")
     yield Turn("user", instruction, given)
-    key, value = values.key("output"), values["output"]
+    yield text_answer(values, "output", has_tools, place)
+
+
+def text_answer(values: Named, name: str, has_tools: bool, place: str) -> Turn:
+    """The answer that a part of a record has as text, or as calls of tools.
+
+    Raises:
+        ConfigError: it is something else, or empty.
+    """
+    key, value = values.key(name), values[name]
     if has_tools and are_calls(value):
-        yield Turn("assistant", "", tool_calls=calls_of(value, key, place))
-        return
+        return Turn("assistant", "", tool_calls=calls_of(value, key, place))
     text, thoughts = text_of(_only_answer(value), key, place)
-    reasoning = values.get("reasoning")
+    reasoning = values.get("reasoning") if name == "output" else None
     if isinstance(reasoning, list) and len(reasoning) == 1:
         reasoning = reasoning[0]
     if keys.present(reasoning):
@@ -123,7 +140,7 @@ def _alpaca_turns(values: Named, has_tools: bool, place: str) -> Iterable[Turn]:
     if not turn.content.strip():
         why = "has thoughts and no answer after them" if turn.reasoning else "is empty"
         raise ConfigError(f"{place}: {key!r} {why}")
-    yield turn
+    return turn
 
 
 def _only_answer(value: Any) -> Any:
@@ -181,6 +198,17 @@ def _template_variables(values: Named, place: str) -> Mapping[str, Any]:
 def _text(values: Named, name: str, place: str) -> str:
     value = values.get(name)
     return text_of(value, values.key(name), place)[0]
+
+
+def add_placeholder(values: Named, form: Format) -> None:
+    """Give a record without an answer one, so that ``read`` accepts it."""
+    if form is Format.alpaca:
+        values["output"] = PLACEHOLDER
+        return
+    key = KEYS[form][0]
+    turns = listed(values.get(key)) or []
+    texts = bool(turns) and isinstance(turns[-1], str)
+    values[key] = [*turns, PLACEHOLDER if texts else {"role": "assistant", "content": PLACEHOLDER}]
 
 
 def without_answer(found: Conversation) -> Conversation:

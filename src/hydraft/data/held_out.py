@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hydraft.config.data import DataConfig
-from hydraft.data.records import Record
+from hydraft.data.records import Judged, Record
 from hydraft.errors import ConfigError
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?(\s*%)?")
@@ -38,7 +38,9 @@ def seed_of(data: DataConfig, seed: int) -> int:
 
 def digest(record: Record, seed: int) -> int:
     """A number of 64 bits for the content of a record; equal records have the same."""
-    content = [replace(conversation, number=0) for conversation in record.conversations]
+    content: list[object] = [replace(conversation, number=0) for conversation in record.conversations]
+    if isinstance(record, Judged):
+        content.append(record.desirable)
     return int.from_bytes(hashlib.blake2b(f"{seed} {content!r}".encode(errors="surrogatepass"), digest_size=8).digest())
 
 

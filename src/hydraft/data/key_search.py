@@ -14,7 +14,7 @@ from hydraft.errors import ConfigError
 
 _PAIRED = {"instruction", "output", "label"}
 
-KEYS_NEEDED = frozenset(("instruction", "output", "messages", "conversations", "text", "label"))
+KEYS_NEEDED = frozenset(("instruction", "output", "messages", "conversations", "chosen", "rejected", "text", "label"))
 """RecordSettings that every record must have; another one may be absent from some."""
 
 

@@ -5,9 +5,9 @@ The names are those of OpenAI's fine-tuning files, TRL, LLaMA-Factory, ms-swift,
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
 
 from hydraft.errors import ConfigError
 
@@ -81,9 +81,11 @@ def check_record(record: Mapping[str, Any], read: frozenset[str], place: str) ->
     if not pair and SPECIAL.isdisjoint(record):
         return
     left = {str(key): value for key, value in record.items() if key not in read and present(value)}
-    if read.isdisjoint(pair):  # data.columns may choose one of the two answers
-        _check_preference(left, [key for key in pair if key in left], place)
-    _check_tags(left, place)
+    if read.isdisjoint(pair) and (both := [key for key in pair if key in left]):  # data.columns may choose one of two
+        refuse_pair(left, both, place)
+    for key in TAGS:
+        if isinstance(left.get(key), bool) or str(left.get(key)).casefold() in ("true", "false"):
+            refuse_judgement(key, place)
     check_media(left, place)
     for key in RECORD_WEIGHTS:
         if key in left and not (isinstance(left[key], (int, float)) and left[key] == 1):
@@ -98,27 +100,33 @@ def check_record(record: Mapping[str, Any], read: frozenset[str], place: str) ->
             )
 
 
-def _check_preference(left: Mapping[str, Any], pair: list[str], place: str) -> None:
-    if not pair:
-        return
-    better = left.get("chosen")
+def refuse_pair(record: Mapping[str, Any], pair: Sequence[str], place: str) -> NoReturn:
+    """Refuse a preference pair where one answer is wanted.
+
+    Raises:
+        ConfigError: always; ``pair`` has the keys of its answers.
+    """
+    better = record.get("chosen") if "chosen" in pair else None
     whole = isinstance(better, list) and any(isinstance(turn, dict) for turn in better[:-1])
     way = f"to train the better answers: data.columns={'{messages: chosen}' if whole else '{output: chosen}'}"
     if better is None:
         way = f"to train the answers, leave out {' and '.join(map(repr, pair))}"
     raise ConfigError(
-        f"{place}: {' and '.join(map(repr, pair))} {'is' if len(pair) == 1 else 'are'} for preference training (DPO), "
-        f"an objective that is not available; {way}"
+        f"{place}: {' and '.join(map(repr, pair))} {'is' if len(pair) == 1 else 'are'} for preference training (DPO): "
+        f"use objective=dpo; or {way}"
     )
 
 
-def _check_tags(left: Mapping[str, Any], place: str) -> None:
-    for key in TAGS:
-        if isinstance(left.get(key), bool) or str(left.get(key)).casefold() in ("true", "false"):
-            raise ConfigError(
-                f"{place}: {key!r} says whether the answer is good, for preference training (KTO), an objective that is not "
-                f"available; keep only the records with good answers, without {key!r}"
-            )
+def refuse_judgement(key: str, place: str) -> NoReturn:
+    """Refuse a judged answer where every answer is to be trained.
+
+    Raises:
+        ConfigError: always; ``key`` has the judgement.
+    """
+    raise ConfigError(
+        f"{place}: {key!r} says whether the answer is good, for preference training (KTO): use objective=kto; or keep only the "
+        f"records with good answers, without {key!r}"
+    )
 
 
 def check_media(values: Mapping[str, Any], place: str) -> None:

@@ -36,3 +36,10 @@ def number_of(label: Any) -> int | None:
     if isinstance(label, (bool, int)) or (isinstance(label, float) and label.is_integer()):
         return int(label)
     return None
+
+
+def judgement(value: Any) -> bool | None:
+    """Whether a value says that an answer is good: true or false, 1 or 0, also as text; None if it says neither."""
+    if isinstance(value, str):
+        return {"true": True, "1": True, "false": False, "0": False}.get(value.strip().casefold())
+    return bool(value) if isinstance(value, (bool, int, float)) and value in (0, 1) else None

@@ -1,6 +1,6 @@
 """A record under the names of a format, and the names that the user gave. No torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,14 @@ class Named(dict[str, Any]):
     def key(self, name: str) -> str:
         """The key in the file."""
         return self.names.get(name, name)
+
+    def without(self, parts: Collection[str], keys: Collection[str] = ()) -> "Named":
+        """The record without some of its parts, and without ``keys`` of the file."""
+        removed = {*parts, *keys, *(self.key(part) for part in parts)}
+        names = {name: key for name, key in self.names.items() if name not in parts}
+        made = Named({key: value for key, value in self.raw.items() if key not in removed - {*names.values()}}, names)
+        made.update({name: value for name, value in self.items() if name not in removed})
+        return made
 
     @property
     def read(self) -> frozenset[str]:

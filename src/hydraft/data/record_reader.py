@@ -120,14 +120,17 @@ class RecordReader:
         known = set(_texts(record))
         read = named.read | READ_ELSEWHERE
         for key in keys.unread(named.raw, read, known):
-            self._unread.setdefault(key)
+            if not any(
+                named.raw[key] == named.raw.get(other) for other in named.read
+            ):  # a copy: UltraFeedback's messages
+                self._unread.setdefault(key)
         for turn in _turns(named):
             for key in keys.unread(turn, TURN_KEYS, known):
                 self._unread.setdefault(key)
 
 
 def _turns(named: Named) -> Iterator[Mapping[str, Any]]:
-    for name in ("messages", "conversations"):
+    for name in ("messages", "conversations", "chosen", "rejected"):
         turns = named.get(name)
         yield from (turn for turn in (turns if isinstance(turns, list) else ()) if isinstance(turn, dict))
 

@@ -1,4 +1,4 @@
-"""A record as a training objective reads it: a conversation of turns, or plain text. No torch."""
+"""A record as a training objective reads it: a conversation of turns or plain text, a pair of answers, or a judged answer. No torch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -64,8 +64,57 @@ class Conversation:
         return (self,)
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to one prompt, of which one is preferred. Only the last answer of each conversation is trained."""
+
+    chosen: Conversation
+    """With the preferred answer."""
+    rejected: Conversation
+    """The same prompt turns, tools and template variables, with the other answer."""
+
+    @property
+    def conversations(self) -> tuple[Conversation, ...]:
+        """``chosen`` and ``rejected``."""
+        return (self.chosen, self.rejected)
+
+    @property
+    def task(self) -> str | None:
+        """Groups the scores."""
+        return self.chosen.task
+
+    @property
+    def number(self) -> int:
+        """The number of the record in its source, from 1."""
+        return self.chosen.number
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An answer that was judged good or bad. Only the last answer is trained."""
+
+    conversation: Conversation
+    desirable: bool
+    """Whether the answer is good."""
+
+    @property
+    def conversations(self) -> tuple[Conversation, ...]:
+        """The conversation."""
+        return (self.conversation,)
+
+    @property
+    def task(self) -> str | None:
+        """Groups the scores."""
+        return self.conversation.task
+
+    @property
+    def number(self) -> int:
+        """The number of the record in its source, from 1."""
+        return self.conversation.number
+
+
 class Record(Protocol):
-    """What a training objective reads from one record of a source; a ``Conversation`` is one."""
+    """What a training objective reads from one record of a source; ``Conversation``, ``Pair`` and ``Judged`` are such records."""
 
     @property
     def conversations(self) -> tuple[Conversation, ...]:

@@ -2,24 +2,30 @@
 
 from collections.abc import Iterable, Iterator
 
+from hydraft.data.encoding import Cut, truncate_each
 from hydraft.data.labels import IGNORE
 from hydraft.data.records import Record
-from hydraft.data.tokenize import Example, Truncation, truncate
+from hydraft.data.tokenize import Example, Truncation
 
 
-def fit(record: Record, examples: Iterable[Example], max_length: int) -> Iterator[tuple[Example, Truncation]]:
+def fit(
+    record: Record, examples: Iterable[Example], max_length: int, cut: Cut = truncate_each
+) -> Iterator[tuple[Example, Truncation]]:
     """The examples of a record with at most ``max_length`` tokens each, and what was cut off.
 
-    A record of several conversations has a fixed number of examples, which belong together: they are truncated.
+    A plain text is split. Other records are truncated by ``cut``: those of several conversations have a fixed number of examples,
+    which belong together.
     """
     conversations = record.conversations
-    plain = len(conversations) == 1 and conversations[0].plain is not None
+    if len(conversations) != 1 or conversations[0].plain is None:
+        yield from cut(list(examples), max_length)
+        return
     for example in examples:
-        if plain and len(example["input_ids"]) > max_length:
+        if len(example["input_ids"]) > max_length:
             for piece in split(example, max_length):
                 yield piece, Truncation()
         else:
-            yield truncate(example, max_length)
+            yield example, Truncation()
 
 
 def split(example: Example, max_length: int) -> Iterator[Example]:

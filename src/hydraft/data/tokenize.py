@@ -39,21 +39,25 @@ class Truncation:
     """What ``data.max_length`` cut off, summed over records."""
 
     records: int = 0
-    """Examples that were longer."""
+    """Examples that were longer; of a preference pair, the two are one."""
     prompt_tokens: int = 0
     """Untrained tokens cut from the middle of what comes before the last answer."""
     answer_tokens: int = 0
     """Trained tokens cut from the end of the last answer, with its end-of-sequence token."""
+    same: int = 0
+    """Preference pairs whose answers are the same after that."""
 
     def __add__(self, other: "Truncation") -> "Truncation":
         return Truncation(
             self.records + other.records,
             self.prompt_tokens + other.prompt_tokens,
             self.answer_tokens + other.answer_tokens,
+            self.same + other.same,
         )
 
     def __str__(self) -> str:
-        return f"{self.records} records cut: {self.prompt_tokens} prompt and {self.answer_tokens} answer tokens"
+        same = f"; {self.same} pairs have the same answers after that, and train nothing" if self.same else ""
+        return f"{self.records} records cut: {self.prompt_tokens} prompt and {self.answer_tokens} answer tokens{same}"
 
 
 def encode(
@@ -153,6 +157,6 @@ def truncate(example: Example, max_length: int) -> tuple[Example, Truncation]:
     chosen = set(kept)
     lost = [label for index, label in enumerate(labels) if index not in chosen]
     trained = sum(label != IGNORE for label in lost)
-    shorter: Example = {"input_ids": [ids[i] for i in kept], "labels": [labels[i] for i in kept]}
+    shorter: Example = {**example, "input_ids": [ids[i] for i in kept], "labels": [labels[i] for i in kept]}
     shorter["labels"][0] = IGNORE
     return shorter, Truncation(1, len(lost) - trained, trained)

@@ -25,7 +25,7 @@ from hydraft.data.batch import Item, Padded, mismatch
 from hydraft.data.encoding import Encoding
 from hydraft.data.records import Record
 from hydraft.data.thinking import Answer
-from hydraft.data.tokenize import prompt_ids, truncate
+from hydraft.data.tokenize import prompt_ids
 from hydraft.evaluation.metrics import Scores, scored
 from hydraft.evaluation.record_scores import RecordScores, of_items
 from hydraft.models import exchange, generation
@@ -146,16 +146,14 @@ class Evaluator:
     def _encode(self) -> Iterator[Item]:
         encoding = self.objective.encoding
         for index, record in enumerate(self.records):
-            examples = [
-                truncate(example, self.data.max_length)[0]
-                for example in encoding.encode(record, self.tokenizer, self.data)
-            ]
+            whole = encoding.encode(record, self.tokenizer, self.data)
+            examples = [example for example, _ in encoding.cut(whole, self.data.max_length)]
             for start in range(0, len(examples), encoding.sequences):
                 self.owners.append(index)
                 yield examples[start : start + encoding.sequences]
 
     def _with_mismatched(self, items: list[Item]) -> list[Item]:
-        if not self.objective.encoding.mismatched:
+        if not self.objective.encoding.judged:
             return items
         before = [*items[-1:], *items[:-1]]
         return [

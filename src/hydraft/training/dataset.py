@@ -61,7 +61,7 @@ def load_training_data(config: Config, tokenizer: Any, encoding: Encoding, scree
     if data.packing and bins is not None:
         screen.say(fill(encoded.lengths, bins, data.max_length * sequences))
     pad_id, indexed = int(tokenizer.pad_token_id), bool(encoding.name)
-    mismatched = data.max_length if encoding.mismatched else None
+    mismatched = data.max_length if encoding.judged else None
     examples = Examples(encoded, pad_id, bins, sequences, indexed, mismatched)
     micro_batch.check(config.train.micro_batch_size, len(examples))
     return TrainingData(encoded, examples, examples.lengths(encoded.lengths), entry)

@@ -2,7 +2,7 @@
 
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -14,7 +14,9 @@ from hydraft.config.data import DataConfig
 from hydraft.config.schema import Config
 from hydraft.data import mixture, rendering_notes, thinking
 from hydraft.data.batch import fill, group
+from hydraft.data.encoding import Encoding
 from hydraft.data.labels import IGNORE
+from hydraft.data.preference_search import SIDES
 from hydraft.data.records import Record
 from hydraft.data.split_text import fit
 from hydraft.data.tokenize import Example, Truncation
@@ -38,10 +40,8 @@ def show(config: Config, console: Console | None = None) -> None:
     encoding = make_objective(config.objective).encoding
     records = mixture.training(data, config.seed, encoding.read)
     data = thinking.resolve(data, records)
-    found = _survey(records, lambda record: encoding.encode(record, tokenizer, data), data.max_length)
-    for number, (example, full) in enumerate(found.first, 1):
-        size = len(example["input_ids"])
-        title = f"example {number} ({size}{f' of {full}' if full > size else ''} tokens)"
+    found = survey(records, encoding, tokenizer, data)
+    for title, example in titled(found.first, encoding.sequences):
         console.print(Text(title, style="bold"), coloured(example, tokenizer), sep="\n", end="\n\n")
     console.print(histogram(found.whole, data.max_length))
     lines = [
@@ -71,22 +71,36 @@ class Found:
     cut: Truncation = field(default_factory=Truncation)
 
 
-def _survey(records: Iterable[Record], encode: Callable[[Record], list[Example]], max_length: int) -> Found:
+def survey(
+    records: Iterable[Record], encoding: Encoding, tokenizer: PreTrainedTokenizerBase, data: DataConfig
+) -> Found:
+    """Encode and truncate the records one by one."""
     found = Found()
     for record in records:
-        examples = encode(record)
-        fitted = list(fit(record, examples, max_length))
+        examples = encoding.encode(record, tokenizer, data)
+        fitted = list(fit(record, examples, data.max_length, encoding.cut))
         found.split += len(fitted) > len(examples)
         for index, (example, lost) in enumerate(fitted):
             size = len(example["input_ids"])
             full = size if len(fitted) > len(examples) else len(examples[index]["input_ids"])
-            if len(found.first) < EXAMPLES:
+            if len(found.first) < EXAMPLES * encoding.sequences:
                 found.first.append((example, full))
             found.whole.append(full)
             found.lengths.append(size)
             found.trained += sum(label != IGNORE for label in example["labels"])
             found.cut += lost
     return found
+
+
+def titled(first: Sequence[tuple[Example, int]], sequences: int = 1) -> Iterator[tuple[str, Example]]:
+    """The first examples, each with a line above it; of a pair, the chosen one comes before the rejected one."""
+    for index, (example, full) in enumerate(first):
+        size, name = len(example["input_ids"]), f"example {index // sequences + 1}"
+        if sequences == 2:
+            name += f", {SIDES[index % 2]}"
+        if "desirable" in example:
+            name += f", {'desirable' if example['desirable'] else 'undesirable'}"
+        yield f"{name} ({size}{f' of {full}' if full > size else ''} tokens)", example
 
 
 def summary(data: DataConfig, records: mixture.TrainingRecords, found: Found, sequences: int = 1) -> list[str]:

@@ -13,7 +13,10 @@ from hydraft.models.log_probs import of_hidden, token_log_probs
 from hydraft.system.source_tree import TINY
 
 ITEMS: list[Any] = [
-    [{"input_ids": [5, 6, 7, 8], "labels": [IGNORE, IGNORE, 7, 8]}, {"input_ids": [5, 6, 9], "labels": [IGNORE, IGNORE, 9]}],
+    [
+        {"input_ids": [5, 6, 7, 8], "labels": [IGNORE, IGNORE, 7, 8]},
+        {"input_ids": [5, 6, 9], "labels": [IGNORE, IGNORE, 9]},
+    ],
     [{"input_ids": [3], "labels": [IGNORE]}, {"input_ids": [3], "labels": [IGNORE]}],  # a filler
     [{"input_ids": [11, 12, 13], "labels": [IGNORE, 12, 13]}, {"input_ids": [11, 5], "labels": [IGNORE, 5]}],
 ]
@@ -44,7 +47,9 @@ def test_both_forms_of_a_batch_give_the_published_sums(chunked: bool) -> None:
     for example in (example for item in ITEMS for example in item):
         logits = model(input_ids=torch.tensor([example["input_ids"]])).logits[0].log_softmax(-1)
         labels = example["labels"]
-        expected.append(sum((logits[i - 1, labels[i]] for i in range(1, len(labels)) if labels[i] != IGNORE), torch.tensor(0.0)))
+        expected.append(
+            sum((logits[i - 1, labels[i]] for i in range(1, len(labels)) if labels[i] != IGNORE), torch.tensor(0.0))
+        )
     for collate in (Padded(0), PaddingFree()):
         found = token_log_probs(model, collate(ITEMS), chunked)
         torch.testing.assert_close(found.summed(), torch.stack(expected).double(), rtol=0, atol=1e-10)

@@ -19,9 +19,6 @@ from hydraft.data.records import Conversation, Turn
 from hydraft.data.sources import read_objects
 from hydraft.errors import ConfigError
 
-PLACEHOLDER = "?"
-"""The answer of a record without one, so that the reader of training records accepts it."""
-
 
 @dataclass(frozen=True)
 class Record:
@@ -79,7 +76,7 @@ def _conversation(values: dict[str, Any], form: Format, place: str, number: int)
         raise ConfigError(f"{place}: plain text has no prompts; give a file of prompts")
     answered = _has_answer(values, form)
     if not answered:
-        _add_placeholder(values, form)
+        formats.add_placeholder(values, form)
     whole = formats.read(values, form, place, number)
     return whole if answered and whole.reference else formats.without_answer(whole)  # calls of tools are not scored
 
@@ -96,15 +93,6 @@ def _has_answer(values: Named, form: Format) -> bool:
         return len(turns) % 2 == 0
     role = turns[-1].get("role", turns[-1].get("from")) if isinstance(turns[-1], dict) else None
     return role_of(role) not in ("user", "tool")
-
-
-def _add_placeholder(values: Named, form: Format) -> None:
-    if form is Format.alpaca:
-        values["output"] = PLACEHOLDER
-        return
-    key = KEYS[form][0]
-    turns = listed(values[key]) or []
-    values[key] = [*turns, PLACEHOLDER if isinstance(turns[-1], str) else {"role": "assistant", "content": PLACEHOLDER}]
 
 
 def _with_system(record: Record, system: str) -> Record:

@@ -44,7 +44,7 @@ class KahnemanTverskyOptimization(PreferenceObjective):
     @property
     def encoding(self) -> Encoding:
         """One example for each record."""
-        from hydraft.data.preferences import JUDGED
+        from hydraft.data.encoding import JUDGED
 
         return JUDGED
 

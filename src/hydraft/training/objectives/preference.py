@@ -129,7 +129,7 @@ class PairObjective(PreferenceObjective):
     @property
     def encoding(self) -> Encoding:
         """Two examples for each record."""
-        from hydraft.data.preferences import PAIRS
+        from hydraft.data.encoding import PAIRS
 
         return PAIRS
 
