@@ -120,7 +120,8 @@ def losses(dtype: torch.dtype) -> Iterator[tuple[str, float, float]]:
 
 
 def _of_dpo_trainer(folder: str, dtype: torch.dtype) -> Iterator[tuple[str, float, float]]:
-    from trl import DPOConfig, DPOTrainer
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
 
     tokenizer, model = model_of(dtype)
     rows = datasets.Dataset.from_list([dict(zip(("prompt", "chosen", "rejected"), row, strict=True)) for row in TEXTS])
@@ -148,7 +149,8 @@ def _of_dpo_trainer(folder: str, dtype: torch.dtype) -> Iterator[tuple[str, floa
 
 
 def _of_kto_trainer(folder: str, dtype: torch.dtype) -> Iterator[tuple[str, float, float]]:
-    from trl import KTOConfig, KTOTrainer
+    from trl.trainer.kto_config import KTOConfig
+    from trl.trainer.kto_trainer import KTOTrainer
 
     tokenizer, model = model_of(dtype)
     answers = [

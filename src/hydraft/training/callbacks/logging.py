@@ -86,7 +86,7 @@ class LoggingCallback(TrainerCallback):
         self.tracker.log(ranks, state.global_step)
         pairs = "".join(
             f"  {name} {kept[key]:{form}}"
-            for name, key, form in (("margin", "margin", ".3f"), ("accuracy", "preference_accuracy", ".0%"))
+            for name, key, form in (("margin", "margin", ".3f"), ("accuracy", "reward_accuracy", ".0%"))
             if key in kept
         )
         self.screen.advance(0, f"loss {kept['loss']:.3f}{pairs}  {speed:,.0f} tokens/s", line=True)

@@ -11,7 +11,7 @@ from hydraft.config.objective import ObjectiveConfig
 from hydraft.config.schema import KernelsConfig
 from hydraft.data.records import Record
 from hydraft.training.objectives.base import Batch, Loss
-from hydraft.training.objectives.preference import INDEX, Answers, PreferenceObjective, sums, to
+from hydraft.training.objectives.preference import INDEX, Answers, PreferenceObjective, above, sums, to
 
 if TYPE_CHECKING:
     import torch
@@ -33,8 +33,8 @@ class KahnemanTverskyOptimization(PreferenceObjective):
     accumulation.
     """
 
-    measures: ClassVar[tuple[str, ...]] = ("loss", "preference_accuracy")
-    trained: ClassVar[tuple[str, ...]] = ("chosen_reward", "rejected_reward", "preference_accuracy", "kl")
+    measures: ClassVar[tuple[str, ...]] = ("loss", "reward_accuracy")
+    trained: ClassVar[tuple[str, ...]] = ("chosen_reward", "rejected_reward", "reward_accuracy", "kl")
 
     def __init__(self, config: ObjectiveConfig) -> None:
         super().__init__(config)
@@ -132,7 +132,7 @@ class KahnemanTverskyOptimization(PreferenceObjective):
         desired = config.desirable_weight * (1 - torch.sigmoid(config.beta * (ratio - z)))
         undesired = config.undesirable_weight * (1 - torch.sigmoid(config.beta * (z - ratio)))
         reward = config.beta * ratio.detach()
-        right = torch.where(good, reward > 0, reward < 0).double() + (reward == 0).double() / 2
+        right = above(torch.where(good, ratio, -ratio).detach())
         return torch.where(good, desired, undesired), [reward, right]
 
     def _sums(self, scores: list[torch.Tensor], good: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:

@@ -29,3 +29,7 @@ class OddsRatioPreferenceOptimization(PairObjective):
     def rewards(self, answers: Answers) -> torch.Tensor:
         """Beta times the mean log-probability of a token, (P,)."""
         return self.config.beta * answers.per_token(answers.log_probs)
+
+    def likelihood(self, answers: Answers) -> torch.Tensor:
+        """The mean log-probability of a token, (P,)."""
+        return answers.per_token(answers.log_probs)

@@ -33,6 +33,10 @@ INDEX = "index"
 """Of a batch: the document of each row in the reference's log-probabilities, (D,); -1 for a filler."""
 
 
+TIE = 1e-3
+"""Nats: log-probabilities of an answer that are this close are equal. Sums of a hundred tokens in fp32 are exact to 1e-4."""
+
+
 @dataclass(frozen=True)
 class Answers:
     """The answers on one side of P pairs."""
@@ -58,8 +62,8 @@ class Answers:
 class PreferenceObjective(ABC):
     """An objective whose records have answers that are better and worse."""
 
-    measures: ClassVar[tuple[str, ...]] = ("loss", "chosen_reward", "rejected_reward", "margin", "preference_accuracy")
-    trained: ClassVar[tuple[str, ...]] = measures[1:]
+    trained: ClassVar[tuple[str, ...]]
+    measures: ClassVar[tuple[str, ...]]
 
     def __init__(self, config: ObjectiveConfig) -> None:
         self.config = config
@@ -116,7 +120,20 @@ class PreferenceObjective(ABC):
 
 
 class PairObjective(PreferenceObjective):
-    """An objective over pairs of a chosen and a rejected answer to the same prompt. Losses are means over pairs."""
+    """An objective over pairs of a chosen and a rejected answer to the same prompt. Losses are means over pairs.
+
+    ``reward_accuracy`` is the share of pairs whose chosen answer has the larger reward (before training, none has: 50 %), and
+    ``preference_accuracy`` that of pairs whose chosen answer is more likely under the model itself.
+    """
+
+    trained: ClassVar[tuple[str, ...]] = (
+        "chosen_reward",
+        "rejected_reward",
+        "margin",
+        "reward_accuracy",
+        "preference_accuracy",
+    )
+    measures: ClassVar[tuple[str, ...]] = ("loss", *trained)
 
     @abstractmethod
     def losses(self, chosen: Answers, rejected: Answers) -> torch.Tensor:  # (P,)
@@ -125,6 +142,10 @@ class PairObjective(PreferenceObjective):
     def rewards(self, answers: Answers) -> torch.Tensor:  # (P,)
         """The implicit reward of each answer: beta times the log ratio to the reference."""
         return self.config.beta * answers.ratio
+
+    def likelihood(self, answers: Answers) -> torch.Tensor:  # (P,)
+        """The log-probability of each answer, by which the model prefers one."""
+        return answers.log_probs
 
     @property
     def encoding(self) -> Encoding:
@@ -173,9 +194,14 @@ class PairObjective(PreferenceObjective):
         if self.config.sft_weight:
             losses = losses - self.config.sft_weight * chosen.per_token(chosen.log_probs)
         good, bad = (self.rewards(side).detach() for side in (chosen, rejected))
-        # A tie, such as that of a model with its own reference, is half right.
-        right = (good > bad).double() + (good == bad).double() / 2
-        return index[0::2] >= 0, losses, [good, bad, good - bad, right]
+        likelier = above(self.likelihood(chosen).detach() - self.likelihood(rejected).detach())
+        scores = [good, bad, good - bad, above((good - bad) / self.config.beta), likelier]
+        return index[0::2] >= 0, losses, scores
+
+
+def above(difference: torch.Tensor) -> torch.Tensor:
+    """1 for a difference above 0, 1/2 for one that rounding explains, such as that of a model from its own reference, and 0 below."""
+    return (difference > TIE).double() + (difference.abs() <= TIE).double() / 2
 
 
 def to(value: Any, device: torch.device) -> Any:
