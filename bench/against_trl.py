@@ -17,7 +17,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hydraft.config.objective import ObjectiveConfig, ObjectiveKind
-from hydraft.data.batch import Padded, PaddingFree, mismatch
+from hydraft.data.batch import Padded, PaddingFree
+from hydraft.data.examples import mismatch
 from hydraft.data.labels import IGNORE
 from hydraft.models import attention
 from hydraft.models.load import trainable

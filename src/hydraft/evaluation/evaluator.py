@@ -21,8 +21,9 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from hydraft.config.data import DataConfig
 from hydraft.data import held_out
-from hydraft.data.batch import Item, Padded, mismatch
+from hydraft.data.batch import Padded
 from hydraft.data.encoding import Encoding
+from hydraft.data.examples import Item, mismatch
 from hydraft.data.records import Record
 from hydraft.data.thinking import Answer
 from hydraft.data.tokenize import prompt_ids

@@ -14,9 +14,10 @@ import torch.distributed as dist
 
 from hydraft.config.schema import Config
 from hydraft.data import cache, held_out, mixture
-from hydraft.data.batch import Examples, fill, group
+from hydraft.data.batch import fill, group
 from hydraft.data.encoded import Encoded
 from hydraft.data.encoding import Encoding
+from hydraft.data.examples import Examples
 from hydraft.data.records import Read, Record
 from hydraft.errors import ConfigError
 from hydraft.models import exchange

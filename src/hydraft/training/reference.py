@@ -20,7 +20,7 @@ from safetensors.torch import save
 
 from hydraft.config.schema import Config
 from hydraft.data import held_out
-from hydraft.data.batch import Examples, Item
+from hydraft.data.examples import Examples, Item
 from hydraft.data.records import Record
 from hydraft.models import base_identity
 from hydraft.system import cache_entries, files

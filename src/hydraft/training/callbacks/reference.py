@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hydraft.data.batch import Item
+from hydraft.data.examples import Item
 from hydraft.errors import ConfigError
 from hydraft.models import exchange
 from hydraft.system.console import Screen

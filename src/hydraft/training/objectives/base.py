@@ -14,8 +14,8 @@ from hydraft.data.records import Record
 if TYPE_CHECKING:
     import torch
 
-    from hydraft.data.batch import Item
     from hydraft.data.encoding import Encoding
+    from hydraft.data.examples import Item
     from hydraft.evaluation.evaluator import Measured
 
 Batch = dict[str, Any]

@@ -16,8 +16,8 @@ from hydraft.training.objectives.preference import INDEX, Answers, PreferenceObj
 if TYPE_CHECKING:
     import torch
 
-    from hydraft.data.batch import Item
     from hydraft.data.encoding import Encoding
+    from hydraft.data.examples import Item
     from hydraft.evaluation.evaluator import Measured
 
 DESIRABLE, OTHERS = "desirable", "others"

@@ -25,8 +25,8 @@ from hydraft.training.objectives.base import Batch, Loss
 if TYPE_CHECKING:
     import torch
 
-    from hydraft.data.batch import Item
     from hydraft.data.encoding import Encoding
+    from hydraft.data.examples import Item
     from hydraft.evaluation.evaluator import Measured
 
 INDEX = "index"
@@ -104,7 +104,7 @@ class PreferenceObjective(ABC):
 
     def documents(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The sums of log-probabilities of the documents of a batch, their trained tokens, and ``INDEX``; each (D,)."""
-        from hydraft.data.batch import BESIDE
+        from hydraft.data.examples import BESIDE
         from hydraft.models.log_probs import token_log_probs
 
         inputs = {name: value for name, value in batch.items() if name not in BESIDE}

@@ -17,8 +17,8 @@ from hydraft.training.objectives.base import Batch, Loss
 if TYPE_CHECKING:
     import torch
 
-    from hydraft.data.batch import Item
     from hydraft.data.encoding import Encoding
+    from hydraft.data.examples import Item
     from hydraft.evaluation.evaluator import Measured
 
 
