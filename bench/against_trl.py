@@ -6,23 +6,33 @@ The model is the embedded one in fp64 and in fp32, with a LoRA adapter that is n
 TRL's own trainers compute its side: DPOTrainer, KTOTrainer, and those of ORPO and CPO (SimPO) from ``trl.experimental``.
 """
 
+import dataclasses
+import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import datasets
 import peft
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
+from bench import equivalence
+from hydraft.config.choices import Format
 from hydraft.config.objective import ObjectiveConfig, ObjectiveKind
+from hydraft.config.schema import Config
 from hydraft.data.batch import Padded, PaddingFree
 from hydraft.data.examples import mismatch
 from hydraft.data.labels import IGNORE
+from hydraft.data.preferences import read_pair
+from hydraft.data.tokenize import encode_one, prompt_text
+from hydraft.launch.verify.configs import EPS
 from hydraft.models import attention
 from hydraft.models.load import trainable
-from hydraft.system.source_tree import TINY
+from hydraft.models.lora import adapter, targets
+from hydraft.system.source_tree import ROOT, TINY
 from hydraft.training.objectives.registry import make_objective
 
 TEXTS = [
@@ -229,12 +239,109 @@ def gradients_kept(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torc
     return dict(zip(trainable(model), found, strict=True))
 
 
+STEPS, BATCH = 10, 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What ten steps of DPO gave."""
+
+    losses: list[float]
+    rewards: list[tuple[float, float]]
+    """Of each step: the mean reward of the chosen and of the rejected answers."""
+    adapter: dict[str, torch.Tensor]
+
+
+def here(folder: Path) -> Trained:
+    """``python train.py objective=dpo …``."""
+    run = folder / "run"
+    curve = equivalence.train(_overrides(folder), run)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rewards = [(line["chosen_reward"], line["rejected_reward"]) for line in lines if "chosen_reward" in line]
+    return Trained(curve.losses, rewards, curve.adapter)
+
+
+def _overrides(folder: Path) -> list[str]:
+    """Of a run over the first pairs that ship with the project, in their order."""
+    file = folder / "pairs.json"
+    pairs = json.loads((ROOT / "data" / "zh_preferences.train.json").read_text())[: STEPS * BATCH]
+    file.write_text(json.dumps(pairs, ensure_ascii=False))
+    return [
+        "objective=dpo", f"data.train={file}", "data.eval=null", "data.shuffle=false", "quant=none", "zero=stage0", "cluster=1x1",
+        "train.precision=fp32", f"train.micro_batch_size={BATCH}", "train.gradient_accumulation_steps=1", f"train.max_steps={STEPS}",
+        "train.learning_rate=1e-3", "train.scheduler=linear", "train.warmup_ratio=0", "train.log_every=1", "lora.dropout=0",
+        f"train.eps={EPS:g}",
+    ]  # fmt: skip
+
+
+def by_trl(folder: Path) -> Trained:
+    """The same ten steps with TRL's DPOTrainer, from the same weights and over the same texts."""
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    config = equivalence.compose_run(_overrides(folder))
+    base = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
+    settings = adapter(config.lora, targets(config.lora, base))
+    set_seed(config.seed)
+    model = peft.get_peft_model(base, settings)
+    pairs = [read_pair(row, Format.auto, "pairs.json", 0) for row in json.loads(Path(config.data.train).read_text())]
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    # As texts: of a chat, TRL would also train the line break that the template writes after the answer.
+    rows = datasets.Dataset.from_list([_texts(pair, tokenizer, config) for pair in pairs])
+    train = config.train
+    arguments = DPOConfig(
+        str(folder / "trl"), per_device_train_batch_size=BATCH, max_steps=STEPS, learning_rate=train.learning_rate,
+        lr_scheduler_type=train.scheduler.value, weight_decay=train.weight_decay, adam_beta1=train.betas[0], adam_beta2=train.betas[1],
+        adam_epsilon=train.eps, max_grad_norm=train.max_grad_norm, logging_steps=1, report_to=[], use_cpu=True, disable_dropout=True,
+        save_strategy="no", max_length=None, train_sampling_strategy="sequential", disable_tqdm=True, gradient_checkpointing=False, bf16=False,
+    )  # fmt: skip
+    trainer: Any = DPOTrainer(model, args=arguments, train_dataset=rows, processing_class=tokenizer)
+    _same_tokens(trainer.train_dataset, pairs, tokenizer, config)
+    trainer.train()
+    history = [line for line in trainer.state.log_history if "rewards/chosen" in line]
+    weights = {name.replace(".default", ""): value.detach() for name, value in trainable(model).items()}
+    return Trained(
+        [line["loss"] for line in history],
+        [(line["rewards/chosen"], line["rewards/rejected"]) for line in history],
+        weights,
+    )
+
+
+def _texts(pair: Any, tokenizer: Any, config: Config) -> dict[str, str]:
+    prompt = prompt_text(pair.chosen, tokenizer, config.data)
+    return {"prompt": prompt, "chosen": pair.chosen.reference, "rejected": pair.rejected.reference}
+
+
+def _same_tokens(rows: Any, pairs: list[Any], tokenizer: Any, config: Config) -> None:
+    for row, pair in zip(rows, pairs, strict=True):
+        for name, each in zip(("chosen", "rejected"), pair.conversations, strict=True):
+            (example,) = encode_one(each, tokenizer, config.data)
+            assert example["input_ids"] == row["prompt_ids"] + row[f"{name}_ids"]
+
+
+def ten_steps(folder: Path) -> tuple[float, float, float]:
+    """The largest differences of losses, rewards and adapter from TRL's after ten steps of DPO."""
+    one, other = here(folder), by_trl(folder)
+    assert len(one.losses) == len(other.losses) == STEPS and one.adapter.keys() == other.adapter.keys()
+    losses = max(abs(a - b) for a, b in zip(one.losses, other.losses, strict=True))
+    rewards = max(
+        abs(a - b) for x, y in zip(one.rewards, other.rewards, strict=True) for a, b in zip(x, y, strict=True)
+    )
+    return losses, rewards, max(float((one.adapter[name] - value).abs().max()) for name, value in other.adapter.items())
+
+
 def main() -> int:
     """Print the table."""
     print("| objective | loss, fp64 | gradients | loss, fp32 | gradients |")
     print("|---|---|---|---|---|")
     for (name, *exact), (_, *single) in zip(losses(torch.float64), losses(torch.float32), strict=True):
         print(f"| {name} | {' | '.join(f'{value:.1e}' for value in (*exact, *single))} |")
+    with tempfile.TemporaryDirectory() as folder:
+        found = ten_steps(Path(folder))
+    names = ("losses", "rewards", "adapter")
+    print(
+        f"\nTen steps of DPO, the largest difference of {', '.join(f'{n} {v:.1e}' for n, v in zip(names, found, strict=True))}"
+    )
     return 0
 
 
