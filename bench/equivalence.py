@@ -2,6 +2,7 @@
 
     python bench/equivalence.py                    # fp32: ZeRO stage x ranks x quant, compared with stage 0 on one rank
     python bench/equivalence.py --precision bf16
+    python bench/equivalence.py --objective dpo      # or kto: preference pairs, or single answers of them
 
 Loss and gradient norm are the largest relative differences over all steps. The adapter column is the largest absolute
 difference of any element after the last step (AdamW at this learning rate changes an element by up to 8e-3). The last
@@ -127,10 +128,19 @@ def furthest(curve: Curve, reference: Curve) -> float:
     return max(float((curve.adapter[name] - tensor).abs().max()) for name, tensor in reference.adapter.items())
 
 
-def write_data(folder: Path) -> Path:
-    """Write the first 64 records that ship with the project."""
-    records = json.loads((ROOT / "data" / "zh_tasks.train.json").read_text())[: 8 * STEPS]
-    file = folder / "records.json"
+def write_data(folder: Path, objective: str = "sft") -> Path:
+    """Write the first 64 records that ship with the project, in the form of an objective."""
+    source = "zh_tasks.train.json" if objective == "sft" else "zh_preferences.train.json"
+    records = json.loads((ROOT / "data" / source).read_text())[: 8 * STEPS]
+    if objective == "kto":  # of every second pair the worse answer
+        records = [
+            {**record, "output": record["rejected" if number % 2 else "chosen"], "label": number % 2 == 0}
+            for number, record in enumerate(records)
+        ]
+        records = [
+            {name: value for name, value in record.items() if name not in ("chosen", "rejected")} for record in records
+        ]
+    file = folder / f"{objective}.json"
     file.write_text(json.dumps(records, ensure_ascii=False))
     return file
 
@@ -156,6 +166,7 @@ def main() -> int:
     """Run the matrix and print it as a Markdown table; return 1 if a cell exceeds the tolerance."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--objective", choices=("sft", "dpo", "kto"), default="sft")
     parser.add_argument("overrides", nargs="*", help="overrides for every run, such as model.path=…")
     arguments = parser.parse_args()
     precision = arguments.precision
@@ -167,7 +178,8 @@ def main() -> int:
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        data = write_data(folder)
+        data = write_data(folder, arguments.objective)
+        objective = f"objective={arguments.objective}"
         for quant in QUANTS:
             reference = None
             for stage in STAGES:
@@ -176,7 +188,8 @@ def main() -> int:
                         print(f"| {quant} | {stage} | {ranks} | – | – | – | skipped: {reason} |", flush=True)
                         continue
                     run = folder / f"{quant}-{stage}-{ranks}"
-                    curve = train([*overrides_for(stage, ranks, quant, precision, data), *arguments.overrides], run)
+                    settings = overrides_for(stage, ranks, quant, precision, data)
+                    curve = train([*settings, objective, *arguments.overrides], run)
                     reference = reference or curve
                     cells = apart(curve, reference)
                     accepted = max(cells) <= tolerance

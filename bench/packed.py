@@ -25,7 +25,8 @@ from transformers import AttentionInterface
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from bench.architectures import ARCHITECTURES, small_model  # noqa: E402
-from hydraft.data.batch import Item, Padded, PaddingFree  # noqa: E402
+from hydraft.data.batch import Padded, PaddingFree  # noqa: E402
+from hydraft.data.examples import Item  # noqa: E402
 from hydraft.data.labels import IGNORE  # noqa: E402
 from hydraft.errors import ConfigError  # noqa: E402
 from hydraft.models import attention, row_documents  # noqa: E402

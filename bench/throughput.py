@@ -92,7 +92,8 @@ def measure(variant: str, model_folder: Path, records: Path, steps: int, where: 
 
     sys.path.insert(0, str(ROOT))
     from bench.equivalence import compose_run
-    from hydraft.data.batch import Examples, Padded, PaddingFree
+    from hydraft.data.batch import Padded, PaddingFree
+    from hydraft.data.examples import Examples
     from hydraft.data.load import load
     from hydraft.data.tokenize import encode
     from hydraft.models import attention

@@ -81,21 +81,22 @@ def clause(rng: random.Random, good: bool, kind: str) -> str:
     return _aspect_clause(rng, good, rng.choice(ASPECT_ROWS[kind]))
 
 
-def _mixed(rng: random.Random, good: bool, kind: str) -> str:
-    """Write a review in which the last part decides the label."""
+def contrast(rng: random.Random, good: bool, kind: str) -> tuple[str, str, str]:
+    """Write a review in which the last part decides the label; returned with the other part and that part."""
     shapes = CONTRASTS.split()
     shapes += ["{a}，好在{b}", "除了{a}，其他方面都不错，{b}"] if good else ["{a}，可惜{b}", "{a}，就是{b}"]
     # The two parts must be about different aspects, or they would contradict each other.
     one, other = rng.sample(ASPECT_ROWS[kind], 2)
     last = _aspect_clause(rng, good, other) if rng.random() < 0.6 else clause(rng, good, kind)
-    return rng.choice(shapes).format(a=_aspect_clause(rng, not good, one), b=last)
+    shape, first = rng.choice(shapes), _aspect_clause(rng, not good, one)
+    return shape.format(a=first, b=last), first, last
 
 
 def review(rng: random.Random, good: bool) -> str:
     """Write a review with a positive or negative label."""
     kind = rng.choice(KINDS)
     mixed = rng.random() < 0.38
-    text = _mixed(rng, good, kind) if mixed else clause(rng, good, kind)
+    text = contrast(rng, good, kind)[0] if mixed else clause(rng, good, kind)
     for _ in range(rng.choice((0, 0, 1) if mixed else (0, 1, 1, 1, 2, 2))):
         addition = clause(rng, good, kind)
         if addition not in text:
@@ -122,14 +123,30 @@ def news(rng: random.Random) -> tuple[str, str]:
     return passage, summary
 
 
-def sentence_pair(rng: random.Random) -> tuple[str, str]:
-    """Write a Chinese sentence and its English translation."""
-    chinese, english = rng.choice(TRANSLATION).split("|")
-    chosen = {key: rng.choice(PAIRS[key]) for key, _ in SLOT.findall(chinese + english)}
+def _bilingual(line: str, words: dict[str, tuple[str, ...]]) -> tuple[str, str]:
+    """Fill a line of the translation templates with the forms of the chosen words."""
 
     def form(match: re.Match[str]) -> str:
-        return chosen[match[1]][int(match[2] or 0)]
+        return words[match[1]][int(match[2] or 0)]
 
-    chinese, english = SLOT.sub(form, chinese), SLOT.sub(form, english)
+    chinese, english = SLOT.sub(form, line).split("|")
     english = re.sub(r"\ba(?= [aeiouAEIOU])", "an", english)
     return chinese, english[0].upper() + english[1:]
+
+
+def sentence_pair(rng: random.Random) -> tuple[str, str]:
+    """Write a Chinese sentence and its English translation."""
+    line = rng.choice(TRANSLATION)
+    return _bilingual(line, {key: rng.choice(PAIRS[key]) for key, _ in SLOT.findall(line)})
+
+
+def misread_pair(rng: random.Random) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Write a Chinese sentence and its English translation, and both once more with one word exchanged."""
+    line = rng.choice([line for line in TRANSLATION if SLOT.search(line)])
+    words = {key: rng.choice(PAIRS[key]) for key, _ in SLOT.findall(line)}
+    key = rng.choice(list(words))
+    right = _bilingual(line, words)
+    while True:
+        wrong = _bilingual(line, words | {key: rng.choice(PAIRS[key])})
+        if wrong[0] != right[0] and wrong[1] != right[1]:
+            return right, wrong

@@ -91,7 +91,8 @@ def measure(kind: str, overrides: list[str]) -> dict[str, Any]:
 
     from bench.equivalence import compose_run
     from hydraft.config.choices import Precision
-    from hydraft.data.batch import Examples, Padded
+    from hydraft.data.batch import Padded
+    from hydraft.data.examples import Examples
     from hydraft.data.load import load
     from hydraft.data.tokenize import encode
     from hydraft.models.load import load_tokenizer

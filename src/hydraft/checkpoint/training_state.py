@@ -37,6 +37,8 @@ class TrainingState:
     """The dynamic loss scaler of fp16."""
     loss_sums: list[float] = field(default_factory=list)
     """Of each rank: the sum of losses since the last logged step."""
+    measured: list[list[float]] = field(default_factory=list)
+    """Of each measure of the objective: the sum over all ranks since the last logged step, and what its mean is taken over."""
     loss_total: float = 0.0
     """The sum of losses up to the last logged step."""
     last_logged: int = 0

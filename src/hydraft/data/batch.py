@@ -9,49 +9,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 
 from hydraft.config.choices import Batching, Kernels
 from hydraft.config.data import DataConfig
+from hydraft.data.examples import BESIDE, Item
 from hydraft.data.labels import IGNORE
 from hydraft.data.tokenize import Example
-
-Item = list[Example]
-"""An element of the data set: one example, the sequences of one record, or, with packing, the examples of one bin."""
 
 CHUNK = 1 << 16
 """Items of an epoch's order that are held as Python numbers at a time."""
 
 WINDOW = 16
 """Global batches in which ``data.group_by_length`` sorts items by length."""
-
-
-class Examples(Dataset[Item]):
-    """Encoded examples, one by one or in bins; indices from ``len(self)`` on are fillers, whose tokens are not trained."""
-
-    def __init__(
-        self, examples: Sequence[Example], pad_id: int, bins: list[list[int]] | None = None, sequences: int = 1
-    ) -> None:
-        """``bins``: the examples of each item; None for one each. ``sequences``: examples of a filler."""
-        self.examples = examples
-        self.bins = bins
-        self.filler: Item = [{"input_ids": [pad_id], "labels": [IGNORE]} for _ in range(sequences)]
-
-    def __len__(self) -> int:
-        return len(self.examples) if self.bins is None else len(self.bins)
-
-    def __getitem__(self, index: int) -> Item:
-        if index >= len(self):
-            return self.filler
-        return [self.examples[member] for member in self.members(index)]
-
-    def members(self, index: int) -> list[int]:
-        """The indices of the examples of an item."""
-        return [index] if self.bins is None else self.bins[index]
-
-    def lengths(self, of_examples: Sequence[int]) -> Sequence[int]:
-        """Tokens of each item, from those of each example."""
-        return of_examples if self.bins is None else [sum(of_examples[i] for i in members) for members in self.bins]
 
 
 def group(lengths: Sequence[int], sequences: int, capacity: int | None) -> list[list[int]] | None:
@@ -190,6 +160,11 @@ class EpochOrder(Sampler[int]):
         return self._orders[epoch]
 
 
+def _beside(examples: list[Example]) -> dict[str, torch.Tensor]:
+    """What the examples have besides their tokens, each (documents,)."""
+    return {name: torch.tensor([example[name] for example in examples]) for name in BESIDE if name in examples[0]}  # type: ignore[literal-required]
+
+
 @dataclass
 class Padded:
     """Pads a micro-batch on the right to its longest row. Padding is masked and not trained."""
@@ -209,6 +184,7 @@ class Padded:
             "input_ids": padded(ids, self.pad_id),
             "attention_mask": padded([[1] * len(row) for row in ids], 0),
             "labels": padded([example["labels"] for example in examples], IGNORE),
+            **_beside(examples),
         }
 
 
@@ -240,6 +216,7 @@ class PaddingFree:
             "cu_seq_lens_k": ends,
             "max_length_q": max(lengths),
             "max_length_k": max(lengths),
+            **_beside(examples),
         }
 
 

@@ -49,7 +49,7 @@ class Encoding:
     cut: Cut = truncate_each
     """Truncates the examples of a record together."""
     judged: bool = False
-    """Whether examples have the key ``desirable``."""
+    """Whether examples have the key ``desirable``, and each is followed by the answer of the record before it after its own prompt."""
 
 
 SFT = Encoding()

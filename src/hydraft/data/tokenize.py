@@ -28,7 +28,10 @@ class Example(TypedDict):
 
     input_ids: list[int]  # (T,)
     labels: list[int]  # (T,): not shifted. The token id if it is trained, otherwise IGNORE; Piece has the exception
-    desirable: NotRequired[bool]  # whether a judged answer is good; only ``Judged`` records have it
+    index: NotRequired[int]
+    """Its number among all documents of a run, for an objective with a reference."""
+    desirable: NotRequired[bool]
+    """Whether a judged answer is good."""
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from hydraft.config.data import DataConfig
 from hydraft.data import held_out
-from hydraft.data.batch import Item, Padded
+from hydraft.data.batch import Padded
 from hydraft.data.encoding import Encoding
+from hydraft.data.examples import Item, mismatch
 from hydraft.data.records import Record
 from hydraft.data.thinking import Answer
 from hydraft.data.tokenize import prompt_ids
@@ -130,7 +131,7 @@ class Evaluator:
         self.objective = objective
         self.owners: list[int] = []
         """The record of each item, as its index."""
-        self.items = list(self._encode())
+        self.items = self._with_mismatched(list(self._encode()))
         first = [record.conversations[0] for record in records]
         self.asked = [index for index, conversation in enumerate(first) if conversation.plain is None]
         """The records for which an answer is generated."""
@@ -151,6 +152,14 @@ class Evaluator:
             for start in range(0, len(examples), encoding.sequences):
                 self.owners.append(index)
                 yield examples[start : start + encoding.sequences]
+
+    def _with_mismatched(self, items: list[Item]) -> list[Item]:
+        if not self.objective.encoding.judged:
+            return items
+        before = [*items[-1:], *items[:-1]]
+        return [
+            [own, mismatch(own, other, self.data.max_length)] for (own,), (other,) in zip(items, before, strict=True)
+        ]
 
     def key(self, loss_only: bool) -> str:
         """What the results for a model depend on besides the model, as a hash."""

@@ -141,3 +141,8 @@ def _rouge_scorer() -> Any:
 
 def _matches(conversation: Conversation, text: str) -> bool:
     return text.strip() == conversation.reference.strip()
+
+
+def shown(name: str, value: float) -> str:
+    """A score as text: losses and rewards as numbers, the others as shares."""
+    return f"{value:.3f}" if name == "loss" or name.endswith(("reward", "margin")) else f"{value:.1%}"

@@ -5,6 +5,7 @@
 
 from hydraft.config.choices import Kernels, Loss
 from hydraft.config.lora import LoraMethod
+from hydraft.config.objective import ObjectiveKind
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
 from hydraft.models.families.registry import has_plain_head, plain_heads
@@ -37,6 +38,10 @@ def chunked(config: Config, architecture: str, vocabulary: int) -> bool:
             f"kernels.loss=chunked: whether a model of type {architecture} changes its logits is not known "
             f"(supported: {', '.join(plain_heads())}): use kernels.loss=whole"
         )
-    if config.kernels.kind is not Kernels.torch or config.kernels.loss is Loss.whole or trains_head(config):
+    if config.kernels.loss is Loss.whole or trains_head(config):
+        return False
+    if config.objective.kind is not ObjectiveKind.sft:  # of two answers at once, and no kernel library has this loss
+        return known
+    if config.kernels.kind is not Kernels.torch:
         return False
     return known and (config.kernels.loss is Loss.chunked or vocabulary >= LEAST_VOCABULARY)

@@ -89,7 +89,7 @@ def _at_head(model: Any, inner: Any, inputs: dict[str, torch.Tensor], trained: _
         found.append(_summed(original, kept, trained, chunks))
         return hidden.new_empty(*hidden.shape[:-1], 0)
 
-    with _replaced_forward(head, forward):
+    with replaced_forward(head, forward):
         model(**inputs)
     calls, name = len(found), type(inner).__name__
     assert calls == 1 or not len(trained.targets), f"{name} called its head {calls} times in a forward pass"
@@ -126,7 +126,7 @@ def _summed(
 
 
 @contextmanager
-def _replaced_forward(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def replaced_forward(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Replace the ``forward`` of ``module``, but not its hooks, for a block."""
     own = module.__dict__.get("forward")
     module.forward = forward

@@ -8,6 +8,7 @@ from hydra.types import RunMode
 
 from hydraft.config.choices import Init, Kernels, Launcher, Offload, Precision, TrackerKind
 from hydraft.config.lora import LoraMethod
+from hydraft.config.objective import ObjectiveKind
 from hydraft.config.schema import Config, saved
 from hydraft.plan import preflight
 from hydraft.plan.memory_parts import size
@@ -60,6 +61,8 @@ def why_alone(config: Config) -> str | None:
         return "train.compile=true compiles the layers of a single job"
     if config.kernels.kind is not Kernels.torch:
         return f"kernels.kind={config.kernels.kind.value} computes the base together with one adapter"
+    if config.objective.kind is not ObjectiveKind.sft:
+        return f"objective={config.objective.kind.value} has a loss of several answers, and the passes of a pack have that of sft"
     if lora.method is LoraMethod.none:
         return "lora.method=none trains the base itself"
     if lora.variant.changes_base:

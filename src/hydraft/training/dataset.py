@@ -14,9 +14,10 @@ import torch.distributed as dist
 
 from hydraft.config.schema import Config
 from hydraft.data import cache, held_out, mixture
-from hydraft.data.batch import Examples, fill, group
+from hydraft.data.batch import fill, group
 from hydraft.data.encoded import Encoded
 from hydraft.data.encoding import Encoding
+from hydraft.data.examples import Examples
 from hydraft.data.records import Read, Record
 from hydraft.errors import ConfigError
 from hydraft.models import exchange
@@ -60,7 +61,9 @@ def load_training_data(config: Config, tokenizer: Any, encoding: Encoding, scree
     bins = group(encoded.lengths, sequences, data.max_length if data.packing else None)
     if data.packing and bins is not None:
         screen.say(fill(encoded.lengths, bins, data.max_length * sequences))
-    examples = Examples(encoded, int(tokenizer.pad_token_id), bins, sequences)
+    pad_id, indexed = int(tokenizer.pad_token_id), bool(encoding.name)
+    mismatched = data.max_length if encoding.judged else None
+    examples = Examples(encoded, pad_id, bins, sequences, indexed, mismatched)
     micro_batch.check(config.train.micro_batch_size, len(examples))
     return TrainingData(encoded, examples, examples.lengths(encoded.lengths), entry)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from hydraft.config import printed
 from hydraft.config.schema import Config
+from hydraft.evaluation.metrics import shown
 from hydraft.plan import plan
 from hydraft.runs import loss_plot
 from hydraft.system import files
@@ -29,7 +30,7 @@ def show_result(screen: Screen, folder: Path, result: dict[str, Any], seconds: f
     """Print the final table, and a command that tries the result."""
     before, after = result["before"], result["after"]
     rows = [
-        [f"held-out {name.replace('_', ' ')}", _shown(name, before[name]), _shown(name, after[name])] for name in after
+        [f"held-out {name.replace('_', ' ')}", shown(name, before[name]), shown(name, after[name])] for name in after
     ]
     best = result["best"]
     if best.get("step") not in (None, 0, result["steps"]):
@@ -55,10 +56,6 @@ def _peaks(result: dict[str, Any]) -> list[list[str]]:
         return [["resident memory a rank", "", f"{training / 2**30:.2f} GiB"]]
     rows = [["peak memory a rank", "", f"{training / 2**30:.2f} GiB"]]
     return rows + ([["… in evaluation", "", f"{evaluation / 2**30:.2f} GiB"]] if evaluation else [])
-
-
-def _shown(name: str, value: float) -> str:
-    return f"{value:.3f}" if name == "loss" else f"{value:.1%}"
 
 
 def _short(folder: Path) -> str:

@@ -17,25 +17,28 @@ from hydraft.checkpoint import optimizer_state, weights
 from hydraft.config.lora import ALL_LINEAR, LoraMethod
 from hydraft.config.model import ModelConfig
 from hydraft.config.schema import Config
+from hydraft.data.batch import collator
 from hydraft.data.template_default import with_default
 from hydraft.evaluation.evaluator import BatchSizes, Evaluated, Evaluator
 from hydraft.models import base_identity, exchange, prepare, quantised_copy
-from hydraft.models.load import check_vocabulary, load_tokenizer, settle_batching, trainable
+from hydraft.models.load import check_vocabulary, has_chunked_loss, load_tokenizer, settle_batching, trainable
 from hydraft.plan import plan
 from hydraft.system.console import Screen
 from hydraft.system.heartbeat import Heartbeat
 from hydraft.system.signals import EarlyExit, SignalListener
 from hydraft.tracking.factory import make_tracker
-from hydraft.training import report
+from hydraft.training import reference, report
 from hydraft.training.callbacks.checkpoint import CheckpointCallback, find_start
 from hydraft.training.callbacks.divergence import DivergenceCallback
 from hydraft.training.callbacks.early_stop import EarlyStopCallback
 from hydraft.training.callbacks.evaluation import EvaluationCallback
 from hydraft.training.callbacks.logging import LoggingCallback
 from hydraft.training.callbacks.pause import PauseCallback
+from hydraft.training.callbacks.reference import ReferenceCallback
 from hydraft.training.dataset import TrainingData, load_held_out, load_training_data
 from hydraft.training.memory_peaks import MemoryPeaks
 from hydraft.training.objectives.base import Objective
+from hydraft.training.objectives.preference import PreferenceObjective
 from hydraft.training.objectives.registry import make_objective
 from hydraft.training.oom import OutOfMemoryHandler
 from hydraft.training.trainer import RunTrainer, Start
@@ -132,7 +135,7 @@ def _load(requested: Config, rank: Rank) -> _Parts:
     with screen.heartbeat.while_working():
         model = rank.load(config)
     rank.memory.model = model
-    objective.prepare(model)
+    objective.prepare(model, has_chunked_loss(config, model))
     _beat_in_forward(model, screen.heartbeat)
     _report_targets(model, config, screen)
     initial = weights.gather(model, trainable(model)) if config.lora.variant.changes_base else None
@@ -173,7 +176,8 @@ def _make_run(parts: _Parts, rank: Rank, early_stop: EarlyStopCallback) -> _Run:
     evaluation.known = rank.evaluations if config.lora.variant.starts_as_base else None
     checkpoint = CheckpointCallback(config, folder, parts.data.encoded.key, logging, evaluation, parts.origin)
     compiling = _compile_callbacks(config, model, logging, device)
-    trainer = _trainer(parts, rank, start, [*compiling, early_stop, evaluation, logging, checkpoint])
+    referring = _reference_callbacks(parts, rank, evaluator)
+    trainer = _trainer(parts, rank, start, [*compiling, *referring, early_stop, evaluation, logging, checkpoint])
     for callback in compiling:
         callback.trainer = trainer
     divergence = DivergenceCallback(config, folder, logging, trainer, early_stop)
@@ -209,6 +213,18 @@ def _evaluator(parts: _Parts, device: torch.device) -> Evaluator:
     records = load_held_out(config, objective.read, parts.data.entry)
     data = dataclasses.replace(config.data, thinking=parts.data.encoded.thinking)
     return Evaluator(records, parts.tokenizer, data, device, sizes, objective)
+
+
+def _reference_callbacks(parts: _Parts, rank: Rank, evaluator: Evaluator) -> list[TrainerCallback]:
+    """The callback of an objective with a reference; before all that evaluate."""
+    config, objective, data = parts.config, parts.objective, parts.data
+    if not isinstance(objective, PreferenceObjective) or not objective.needs_reference:
+        return []
+    documents = reference.Documents(data.examples, data.encoded.lengths, evaluator.items)
+    store = reference.Store(rank.folder, reference.key(config, data.encoded.key, evaluator.records))
+    collate = collator(config.data, int(parts.tokenizer.pad_token_id), config.kernels.kind)
+    batches = config.train.micro_batch_size, collate
+    return [ReferenceCallback(objective, parts.model, documents, store, rank.screen, batches)]
 
 
 def _compile_callbacks(config: Config, model: Any, logging: LoggingCallback, device: torch.device) -> list[Any]:

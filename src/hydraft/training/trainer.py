@@ -1,4 +1,4 @@
-"""transformers' TrainingArguments and Trainer for a run, with a DeepSpeed engine."""
+"""transformers' Trainer for a run, with a DeepSpeed engine."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,78 +6,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import deepspeed
 import psutil
 import torch
 import torch.distributed as dist
 from deepspeed.runtime.utils import clip_grad_norm_
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from hydraft.checkpoint import optimizer_state, random_state
 from hydraft.checkpoint.training_state import TrainingState
-from hydraft.config.choices import Offload, Precision
+from hydraft.config.choices import Offload
 from hydraft.config.schema import Config
 from hydraft.data.batch import EpochOrder
 from hydraft.models.load import trainable
 from hydraft.system import temporary
-from hydraft.training import process_group, schedule
+from hydraft.training import schedule
 from hydraft.training.objectives.base import Objective
-from hydraft.training.rendezvous import Rendezvous
-from hydraft.training.zero import deepspeed_config
 
 SCALE_AT_FLOOR = "loss scale already at minimum"
 """Part of DeepSpeed's error when gradients overflow at the smallest loss scale (runtime/fp16/loss_scaler.py)."""
-
-GPU_BACKENDS = "cpu:gloo,cuda:nccl"
-"""The backends of the process group with GPUs. gloo is for tensors in main memory, which NCCL does not support (weights before
-DeepSpeed moves the model), and for objects and barriers, which then do not wait for a GPU."""
-
-
-def training_arguments(config: Config, folder: Path, rendezvous: Rendezvous | None = None) -> TrainingArguments:
-    """The Trainer's settings. Creating them starts the process group, and must happen before the model is loaded.
-
-    ``rendezvous``: where the ranks find each other; None if this process is in a process group already.
-    """
-    train = config.train
-    on_cpu = not torch.cuda.is_available()
-    # DeepSpeed must know the process group while the model is loaded: zero.Init gets the number of ranks from it.
-    deepspeed.init_distributed(
-        dist_backend="gloo" if on_cpu else GPU_BACKENDS, auto_mpi_discovery=False, **process_group.joining(rendezvous)
-    )
-    return TrainingArguments(
-        output_dir=str(folder / "checkpoints"),
-        deepspeed=deepspeed_config(config),
-        use_cpu=on_cpu,
-        bf16=train.precision is Precision.bf16,
-        fp16=train.precision is Precision.fp16,
-        num_train_epochs=train.epochs,
-        max_steps=train.max_steps or -1,
-        per_device_train_batch_size=train.micro_batch_size,
-        gradient_accumulation_steps=train.gradient_accumulation_steps,
-        learning_rate=train.learning_rate,
-        lr_scheduler_type=train.scheduler.value,
-        warmup_steps=train.warmup_ratio,  # a value below 1 is a share of all steps
-        weight_decay=train.weight_decay,
-        adam_beta1=train.betas[0],
-        adam_beta2=train.betas[1],
-        adam_epsilon=train.eps,
-        max_grad_norm=train.max_grad_norm,
-        optim="adamw_torch_fused",  # bench/optimizer.py
-        gradient_checkpointing=train.recomputes,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if train.recomputes else None,
-        average_tokens_across_devices=True,  # all trained tokens of a global batch have the same weight
-        logging_steps=train.log_every,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,  # it would hide a diverged run
-        save_strategy="no",  # callbacks/checkpoint.py saves
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=not on_cpu,
-        seed=config.seed,
-    )
 
 
 @dataclass(frozen=True)
@@ -131,11 +79,15 @@ class RunTrainer(Trainer):
         """Tokens of this rank so far, without padding."""
         self.losses: list[torch.Tensor] = []
         """Losses of this rank's micro-batches in the current step. The loss of the step is the mean over the ranks of their sum."""
+        self.measured = torch.zeros(len(objective.trained), 2, dtype=torch.float64)  # (measures, 2)
+        """Of each measure of the objective: this rank's sum since the last logged step, and what its mean is taken over."""
         self.scale_at_floor = False
         """Whether gradients overflow at the smallest loss scale of fp16."""
         self._logged_before = 0
         self._operations_per_token: int | None = None
         super().__init__(model=model, **rest)
+        if objective.trained:  # its loss is computed here, whatever arguments the model takes
+            self.model_accepts_loss_kwargs = True
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         config, data = self.config, self.config.data
@@ -254,15 +206,36 @@ class RunTrainer(Trainer):
     ) -> torch.Tensor:
         """The objective's loss, multiplied by the number of ranks, over which DeepSpeed averages gradients."""
         assert not return_outputs, "evaluation/ evaluates"
-        loss = self.objective.loss(model, inputs, num_items_in_batch)
+        found = self.objective.loss(model, inputs, num_items_in_batch)
+        if found.sums is not None:
+            self.measured = self.measured.to(found.sums.device) + found.sums.detach()
+        loss = found.value
         return loss if num_items_in_batch is None else loss * self.accelerator.num_processes
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
         """What the loss of an optimizer step is averaged over, as the objective counts it, on all ranks."""
         if not batch_samples or not self.model_accepts_loss_kwargs:
             return None
+        self.objective.begin_step(self.model_wrapped, batch_samples, device)
         count = torch.stack([self.objective.count(batch) for batch in batch_samples]).sum().to(device)
         return self.accelerator.gather(count).sum() if dist.get_world_size() > 1 else count
+
+    def _measures(self) -> dict[str, float]:
+        """The means of the objective's measures since the last logged step, over all ranks; without those that nothing was counted for."""
+        names = self.objective.trained
+        if not names:
+            return {}
+        sums = self.all_measured()
+        self.measured = torch.zeros_like(self.measured)
+        return {name: total / count for name, (total, count) in zip(names, sums, strict=True) if count}
+
+    def all_measured(self) -> list[list[float]]:
+        """``measured`` of all ranks together. Every rank must call it."""
+        sums = self.measured.to(self.args.device, copy=True)
+        if len(sums):
+            dist.all_reduce(sums)
+        found: list[list[float]] = sums.tolist()
+        return found
 
     def all_tokens(self) -> int:
         """Tokens of all ranks so far. Every rank must call it."""
@@ -294,4 +267,6 @@ class RunTrainer(Trainer):
         dist.all_reduce(mine)
         ranks = mine.tolist()
         line: dict[str, Any] = {**logs, "tokens": sum(tokens for tokens, _ in ranks), "ranks": ranks}
+        if "loss" in logs:
+            line["measures"] = self._measures()
         super().log(line, start_time)

@@ -15,9 +15,10 @@ from hydraft.system.console import Screen
 from hydraft.system.heartbeat import Heartbeat
 from hydraft.system.signals import SignalListener
 from hydraft.training import deepspeed_ops, op_locks, process_group, run, threads
+from hydraft.training.arguments import training_arguments
 from hydraft.training.oom import OutOfMemoryHandler
 from hydraft.training.rendezvous import Rendezvous
-from hydraft.training.trainer import RunTrainer, training_arguments
+from hydraft.training.trainer import RunTrainer
 
 
 def main(

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GlmConfig, LlamaConfig, PreTrainedConfig, Qwen2Config
 
-from hydraft.data.batch import EpochOrder, Examples, Padded, PaddingFree, group, pack
+from hydraft.data.batch import EpochOrder, Padded, PaddingFree, group, pack
+from hydraft.data.examples import Examples
 from hydraft.data.labels import IGNORE
 from hydraft.data.tokenize import Example
 from hydraft.models import attention

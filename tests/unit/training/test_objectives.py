@@ -85,7 +85,7 @@ def test_the_loss_is_that_of_the_model() -> None:
         return {"loss": torch.tensor(2.0)}
 
     objective: Any = make_objective(ObjectiveConfig())
-    assert objective.loss(model, {"input_ids": 1}, torch.tensor(3)) == 2
+    assert objective.loss(model, {"input_ids": 1}, torch.tensor(3)).value == 2
     assert received["num_items_in_batch"] == 3
     received.clear()
     objective.loss(model, {"input_ids": 1}, None)

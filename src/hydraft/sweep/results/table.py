@@ -12,6 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from hydraft.evaluation import metrics
 from hydraft.sweep.results.axes import Axis, number
 from hydraft.sweep.results.ledger import State
 from hydraft.sweep.results.objective import shown
@@ -208,7 +209,7 @@ def _score(when: str, name: str) -> Callable[[Outcome], Any]:
 
 
 def _shown_as(name: str) -> Callable[[Any], str]:
-    return (lambda value: f"{value:.3f}") if name == "loss" else (lambda value: f"{value:.1%}")
+    return lambda value: metrics.shown(name, value)
 
 
 def _scores(sweep: Sweep) -> list[str]:

@@ -108,6 +108,8 @@ class CheckpointCallback(TrainerCallback):
         trainer._total_loss_scalar = saved.loss_total
         trainer._globalstep_last_logged = saved.last_logged
         trainer.tokens = saved.tokens if rank == 0 else 0
+        if saved.measured and rank == 0:
+            trainer.measured = torch.tensor(saved.measured, dtype=torch.float64, device=args.device)
         self.logging.resume(saved.step, saved.tokens_logged, saved.seconds)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
@@ -161,6 +163,7 @@ class CheckpointCallback(TrainerCallback):
             schedule_step=schedule_step(trainer.lr_scheduler),
             loss_scale=optimizer_state.loss_scale(trainer.model_wrapped),
             loss_sums=sums,
+            measured=trainer.all_measured(),
             loss_total=trainer._total_loss_scalar,
             last_logged=trainer._globalstep_last_logged,
             tokens=trainer.all_tokens(),

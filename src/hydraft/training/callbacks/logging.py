@@ -81,9 +81,15 @@ class LoggingCallback(TrainerCallback):
         kept: dict[str, Any] = {
             name: float(logs[name]) for name in ("loss", "grad_norm", "learning_rate", "epoch") if name in logs
         }
+        kept |= logs.get("measures", {})
         self.write(state.global_step, {**kept, "tokens": logs["tokens"], "tokens_per_second": round(speed, 1)})
         self.tracker.log(ranks, state.global_step)
-        self.screen.advance(0, f"loss {kept['loss']:.3f}  {speed:,.0f} tokens/s", line=True)
+        pairs = "".join(
+            f"  {name} {kept[key]:{form}}"
+            for name, key, form in (("margin", "margin", ".3f"), ("accuracy", "reward_accuracy", ".0%"))
+            if key in kept
+        )
+        self.screen.advance(0, f"loss {kept['loss']:.3f}{pairs}  {speed:,.0f} tokens/s", line=True)
 
     def _ranks(self, ranks: list[list[int]], seconds: float) -> dict[str, float]:
         """Values of each rank for the dashboard: memory and speed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hydraft.config.choices import Format
@@ -13,12 +14,22 @@ from hydraft.data.records import Record
 if TYPE_CHECKING:
     import torch
 
-    from hydraft.data.batch import Item
     from hydraft.data.encoding import Encoding
+    from hydraft.data.examples import Item
     from hydraft.evaluation.evaluator import Measured
 
 Batch = dict[str, Any]
 """What a collator returns: tensors by name."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss of a micro-batch."""
+
+    value: torch.Tensor
+    """A scalar, with a gradient."""
+    sums: torch.Tensor | None = None  # (measures, 2)
+    """Of each measure of ``Objective.trained``: its sum over the micro-batch, and what its mean is taken over."""
 
 
 class Objective(Protocol):
@@ -27,6 +38,10 @@ class Objective(Protocol):
     @property
     def measures(self) -> tuple[str, ...]:
         """Names of the values that ``measure`` computes; the first one is ``loss``."""
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Names of the values besides the loss that are logged in training."""
 
     def check(self, config: Config) -> None:
         """Raise ``ConfigError`` if a run with this config cannot be trained with this objective."""
@@ -42,8 +57,12 @@ class Objective(Protocol):
     def encoding(self) -> Encoding:
         """``read``, and how a record is encoded as examples."""
 
-    def prepare(self, model: torch.nn.Module) -> None:
-        """Called once with the loaded model, before there is an optimizer: a reference model can be kept here."""
+    def prepare(self, model: torch.nn.Module, chunked: bool) -> None:
+        """Called once with the loaded model, before there is an optimizer.
+
+        Args:
+            chunked: whether logits are computed in chunks of trained tokens (``models/loss.py``).
+        """
 
     def collator(self, data: DataConfig, kernels: KernelsConfig, pad_id: int) -> Callable[[list[Item]], Batch]:
         """What makes a micro-batch of items."""
@@ -51,7 +70,13 @@ class Objective(Protocol):
     def count(self, batch: Batch) -> torch.Tensor:
         """How many elements of a micro-batch the loss is averaged over, such as its trained tokens."""
 
-    def loss(self, model: torch.nn.Module, batch: Batch, count: torch.Tensor | None) -> torch.Tensor:
+    def begin_step(self, model: torch.nn.Module, batches: list[Batch], device: torch.device) -> None:
+        """Called with this rank's micro-batches of an optimizer step, still in main memory, before the first ``loss``.
+
+        All ranks have as many, so this may make forward passes and reduce over ranks.
+        """
+
+    def loss(self, model: torch.nn.Module, batch: Batch, count: torch.Tensor | None) -> Loss:
         """The loss of a micro-batch.
 
         Args:

@@ -12,13 +12,13 @@ from hydraft.config.schema import Config, KernelsConfig
 from hydraft.data.formats import conversation_of
 from hydraft.data.labels import IGNORE
 from hydraft.data.records import Record
-from hydraft.training.objectives.base import Batch
+from hydraft.training.objectives.base import Batch, Loss
 
 if TYPE_CHECKING:
     import torch
 
-    from hydraft.data.batch import Item
     from hydraft.data.encoding import Encoding
+    from hydraft.data.examples import Item
     from hydraft.evaluation.evaluator import Measured
 
 
@@ -26,6 +26,8 @@ class SupervisedFineTuning:
     """The loss of the models in transformers: the mean over all trained tokens of an optimizer step."""
 
     measures = ("loss",)
+    trained: tuple[str, ...] = ()
+    needs_reference = False
 
     def __init__(self, config: ObjectiveConfig) -> None:
         """Takes no settings."""
@@ -44,8 +46,8 @@ class SupervisedFineTuning:
 
         return SFT
 
-    def prepare(self, model: torch.nn.Module) -> None:
-        """There is no reference model."""
+    def prepare(self, model: torch.nn.Module, chunked: bool) -> None:
+        """The model computes the loss itself."""
 
     def collator(self, data: DataConfig, kernels: KernelsConfig, pad_id: int) -> Callable[[list[Item]], Batch]:
         """The collator of ``data.batching``."""
@@ -58,10 +60,13 @@ class SupervisedFineTuning:
         labels = batch["shift_labels"] if "shift_labels" in batch else batch["labels"][..., 1:]
         return labels.ne(IGNORE).sum()  # type: ignore[no-any-return]
 
-    def loss(self, model: torch.nn.Module, batch: Batch, count: torch.Tensor | None) -> torch.Tensor:
+    def begin_step(self, model: torch.nn.Module, batches: list[Batch], device: torch.device) -> None:
+        """Nothing spans micro-batches."""
+
+    def loss(self, model: torch.nn.Module, batch: Batch, count: torch.Tensor | None) -> Loss:
         """As the model computes it."""
         outputs = model(**batch) if count is None else model(**batch, num_items_in_batch=count)
-        return outputs["loss"]  # type: ignore[no-any-return]
+        return Loss(outputs["loss"])
 
     def measure(self, model: torch.nn.Module, batch: Batch, peers: list[list[Item]]) -> Measured:
         """The summed cross-entropy of the trained tokens, and their number."""

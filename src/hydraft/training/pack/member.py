@@ -14,11 +14,12 @@ from hydraft.models.load import has_chunked_loss
 from hydraft.system.console import Screen
 from hydraft.system.signals import EarlyExit, SignalListener
 from hydraft.training import deepspeed_ops, process_group, run, threads
+from hydraft.training.arguments import training_arguments
 from hydraft.training.oom import OutOfMemoryHandler
 from hydraft.training.pack.engine import MemberEngine
 from hydraft.training.pack.scheduler import Member, current
 from hydraft.training.rendezvous import Rendezvous
-from hydraft.training.trainer import RunTrainer, training_arguments
+from hydraft.training.trainer import RunTrainer
 
 
 def train(config: Config, folder: Path) -> EarlyExit | None:

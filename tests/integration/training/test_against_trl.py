@@ -1,0 +1,16 @@
+"""The losses of preference objectives and their gradients against TRL's trainers, on the same batch and model."""
+
+import torch
+
+from bench import against_trl
+
+BOUND = 1e-12
+IN_FP32 = {"orpo": 1e-6}
+"""TRL computes the odds ratio in fp32, whatever the model is in."""
+
+
+def test_each_loss_and_its_gradients_are_those_of_trl() -> None:
+    found = list(against_trl.losses(torch.float64))
+    assert {name.split(",")[0] for name, *_ in found} == {"dpo", "ipo", "kto", "orpo", "simpo"}
+    for name, loss, gradients in found:
+        assert max(loss, gradients) < IN_FP32.get(name.split(",")[0], BOUND), name
