@@ -111,6 +111,8 @@ def refuse_pair(record: Mapping[str, Any], pair: Sequence[str], place: str) -> N
     way = f"to train the better answers: data.columns={'{messages: chosen}' if whole else '{output: chosen}'}"
     if better is None:
         way = f"to train the answers, leave out {' and '.join(map(repr, pair))}"
+    elif isinstance(better, str) and better.lstrip().startswith("Human:"):  # HH-RLHF
+        way = "to train the better answers, write their dialogues as messages"
     raise ConfigError(
         f"{place}: {' and '.join(map(repr, pair))} {'is' if len(pair) == 1 else 'are'} for preference training (DPO): "
         f"use objective=dpo; or {way}"

@@ -106,6 +106,7 @@ def test_the_documents_have_the_table(language: str) -> None:
         ("kto", {"messages": CHAT, "kto_tag": True, "rejected_response": "c"}, "has 'rejected_response': a pair is trained with objective=dpo"),
         ("kto", {"text": "a", "desirable": True}, "is plain text"),
         ("sft", {"chosen": "b", "rejected": "c"}, "'chosen' and 'rejected' are for preference training (DPO): use objective=dpo"),
+        ("sft", {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "c"}, "or to train the better answers, write their dialogues as messages"),
         ("sft", {"prompt": "a", "completion": "b", "label": True}, "use objective=kto; or keep only the records with good answers"),
     ],
 )  # fmt: skip
