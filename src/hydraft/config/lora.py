@@ -95,6 +95,6 @@ def start_name(start: str) -> str:
         parts.pop()
     for root in ("outputs", "multirun"):
         if root in parts[:-1]:
-            return "/".join(parts[len(parts) - parts[::-1].index(root) :])
+            return "/".join(parts[len(parts) - 1 - parts[-2::-1].index(root) :])
     kept = 3 if parts[-2:-1] == ["checkpoints"] else 1
     return "/".join(parts[-kept:])

@@ -169,9 +169,10 @@ def _check_base(config: Config, files: AdapterFiles, said: str) -> list[str]:
     if not path:
         return [f"{said}: records no base; only the shapes of its tensors can be compared"]
     if not _same(path, model.path):
+        other = f"; if that is the same one, write it as base_model_name_or_path into {files.folder / adapter_files.SETTINGS}"
         raise ConfigError(
-            f"{said}: was trained on {path}, and model.path={model.path}: give the model that it was trained on, or, if it is the same "
-            f"one, its name as base_model_name_or_path in {files.folder / adapter_files.SETTINGS}"
+            f"{said}: was trained on {path}, and model.path={model.path}: give the model that it was trained on"
+            + (other if known is None else "")
         )
     return [f"{said}: records its base by name only ({path}); its weights were not compared"]
 
