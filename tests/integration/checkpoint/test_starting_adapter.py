@@ -15,11 +15,15 @@ from safetensors.torch import load_file, save_file
 
 from conftest import config_of, run_ranks, run_script
 from hydraft.checkpoint import starting_adapter
+from hydraft.config.choices import ExportKind
 from hydraft.config.schema import Config, load_config
 from hydraft.errors import ConfigError
+from hydraft.infer.export.model_card import card
+from hydraft.infer.resolve import look
 from hydraft.models import base_identity
 from hydraft.models.load import load_base, load_trainable
 from hydraft.runs import start
+from hydraft.system.source_tree import TINY
 from using import adapter
 
 QUICK = ("data.eval_limit=8", "train.save_minutes=null")
@@ -128,18 +132,16 @@ def test_a_run_begins_with_the_scores_that_the_first_ended_with_and_resumes_with
     assert config.lora.start == str(own) and config.lora.r == 8
     assert result(second)["before"] == result(first)["after"]
     assert result(second)["start"] == "copy"
+    text = card(look(str(second)), ExportKind.adapter, tmp_path / "export", str(TINY), None)
+    assert (
+        "| started from | copy |" in text and "lora.start=copy train.max_steps=2" in text and str(tmp_path) not in text
+    )
     shutil.rmtree(own)
     done = run_script("train.py", f"resume={second}", "train.max_steps=3")
     assert done.returncode == 0, done.stderr
     assert result(second)["steps"] == 3 and result(second)["before"] == result(first)["after"]
     done = run_script("train.py", f"lora.start={own}", "train.max_steps=3", *command)
     assert done.returncode == 0 and "the run is complete" in done.stdout, done.stderr
-    done = run_script(
-        "infer.py", "mode=export", f"run={second}", f"output={tmp_path / 'export'}", "export.kind=adapter"
-    )
-    assert done.returncode == 0, done.stderr
-    card = (tmp_path / "export/README.md").read_text()
-    assert "| started from | copy |" in card and str(tmp_path) not in card
 
 
 def test_members_of_a_pack_start_where_they_say(first: Path, tmp_path: Path) -> None:
