@@ -28,7 +28,7 @@ try:
     from hydraft.launch.verify import run as verification
     from hydraft.models import prepare, quantised_copy, stored_quant
     from hydraft.plan import preflight, render
-    from hydraft.runs import claim, resume, run_folder
+    from hydraft.runs import claim, resume, run_folder, start
     from hydraft.sweep import packs
     from hydraft.sweep.job_status import Recorded
     from hydraft.system.imports import import_large
@@ -44,9 +44,14 @@ def train(composed: DictConfig, store: RendezvousStore | None = None) -> float |
         The objective that a sweep compares.
     """
     requested, saved, folder = cli.typed(composed, Config), None, cli.output_folder()
+    started: list[str] = []
     if requested.mode is Mode.train:
         streams.go_on()
+    if requested.resume is None:
+        requested, started = start.settled(requested, cli.overrides(), folder)
     if requested.mode is Mode.verify:
+        for note in started:
+            print(note)
         verification.verify(requested, folder)
         return None
     if requested.resume is not None:
@@ -65,7 +70,7 @@ def train(composed: DictConfig, store: RendezvousStore | None = None) -> float |
     changes = [] if saved is None else resume.changes(saved, config, folder)  # now with the records
     if config.mode is Mode.plan:
         render.report(config, admitted.plan, rules.refused_here(config, machine) + launch.refused_here(config.cluster))
-        for note in (*packs.planned(admitted), *admitted.notes):
+        for note in (*packs.planned(admitted), *started, *admitted.notes):
             print(note)
         return None
     if config.mode is Mode.preview:
@@ -86,7 +91,7 @@ def train(composed: DictConfig, store: RendezvousStore | None = None) -> float |
         (run_folder.describe if exists else run_folder.create)(folder, config, admitted.plan, machine)
         run_folder.keep_private(folder)
         render.announce(config, admitted.plan)
-        for note in (*admitted.notes, *(f"changed: {change}" for change in changes)):
+        for note in (*started, *admitted.notes, *(f"changed: {change}" for change in changes)):
             print(note)
         return launch.run(config, folder, store=store)
 

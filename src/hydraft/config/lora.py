@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import PurePath
 from typing import Any
 
 from hydraft.errors import ConfigError
@@ -83,3 +84,17 @@ def has_head(targets: list[str] | str) -> bool:
     if isinstance(targets, str):
         return bool(re.fullmatch(targets, "lm_head"))
     return any(target.rpartition(".")[2] == "lm_head" for target in targets)
+
+
+def start_name(start: str) -> str:
+    """A short name for ``lora.start`` without this machine's folders: the run, its checkpoint, or the name on the hub."""
+    if hub := re.search(r"models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{7})", start):
+        return f"{hub[1]}/{hub[2]}@{hub[3]}"
+    parts = list(PurePath(start).parts)
+    if parts[-1:] == ["adapter"]:
+        parts.pop()
+    for root in ("outputs", "multirun"):
+        if root in parts[:-1]:
+            return "/".join(parts[len(parts) - 1 - parts[-2::-1].index(root) :])
+    kept = 3 if parts[-2:-1] == ["checkpoints"] else 1
+    return "/".join(parts[-kept:])

@@ -69,6 +69,7 @@ TRAIN_NAMES = {
     "lora=pissa": "pissa_init",
     "lora=default": "use_lora use_peft",
     "lora=none": "full_finetune",
+    "lora.start={}": "adapter_name_or_path adapters adapter_path lora_model_dir lora_path",
     "lora={}": "adapter peft peft_type train_type tuner_type sft_type finetuning_type",
     "zero={}": "zero_stage deepspeed deepspeed_config",
     "zero=stage2_offload": "offload",

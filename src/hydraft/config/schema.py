@@ -60,11 +60,19 @@ class LoraConfig:
     target_modules: Any = setting(factory=lambda: [ALL_LINEAR], valid=is_targets, allowed=TARGETS)
     """Names of the linear layers that get an adapter, each with or without the names before it. ``all-linear``: all except the
     language-model head. A text with other characters than those of a name is a regular expression for whole names, as in peft."""
+    start: str | None = setting(None, effect=Effect.reads)
+    """The adapter that training starts from instead of a new one: a run's folder, ``last``, the folder of an adapter in PEFT format, or
+    its name on the Hugging Face hub. ``r``, ``alpha``, ``bias``, ``target_modules`` and ``method`` are its own."""
 
     @property
     def variant(self) -> Variant:
         """The entry of ``method``; full fine-tuning has the plain one."""
         return VARIANTS.get(self.method, Variant())
+
+    @property
+    def starts_as_base(self) -> bool:
+        """Whether the model's outputs before training are those of its base, to the bit."""
+        return self.start is None and self.variant.starts_as_base
 
     @property
     def on_head(self) -> bool:

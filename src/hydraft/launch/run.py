@@ -228,8 +228,10 @@ def placed(config: Config) -> Config:
         return config
     data = config.data
     held_out = None if data.eval is None else there(data.eval)
+    start = None if config.lora.start is None else there(config.lora.start)
     return dataclasses.replace(
         config,
+        lora=dataclasses.replace(config.lora, start=start),
         model=dataclasses.replace(config.model, path=there(config.model.path)),
         data=dataclasses.replace(
             data, train=there(data.train), eval=held_out, mix=[there(source) for source in data.mix]

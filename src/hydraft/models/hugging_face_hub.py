@@ -66,3 +66,18 @@ def whole(model: ModelConfig, console: Console) -> Path:
     index = folder / shards.INDEXES[0]
     weights = set(shards.weight_map(index).values()) if index.is_file() else {shards.SINGLES[0]}
     return download(model, console, sorted(weights))
+
+
+def files(name: str, wanted: list[str]) -> Path:
+    """The folder of ``wanted`` files of the repository ``name`` in the hub's cache; they are downloaded as far as they are missing.
+
+    Raises:
+        ConfigError: the repository is not available. One without these files is no error.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except Exception as error:  # huggingface_hub raises many classes
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConfigError(f"{name} could not be downloaded from the hub ({reason})") from error

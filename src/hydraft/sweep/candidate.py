@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from hydraft.config import cli, text
+from hydraft.config.schema import Config
 from hydraft.errors import RunFailed
+from hydraft.runs import start
 from hydraft.sweep import folder_names
 from hydraft.sweep.results.ledger import Job, State
 from hydraft.sweep.slots import Demand
@@ -67,6 +70,8 @@ class Candidate:
     steps: int | None = None
     """Optimizer steps of the whole run, once it has been planned."""
     key: str = ""
+    start: str | None = None
+    """The override with the adapter's folder, where the command names another text (``lora.start=last``)."""
     refused: str | None = None
     """Why it cannot run, in one line."""
 
@@ -74,6 +79,30 @@ class Candidate:
     def composed(self) -> DictConfig | None:
         """Its config."""
         return None if self.packed is None else unpacked(self.packed.content, self.packed.subdir)
+
+    def take(self, composed: DictConfig) -> Config:
+        """Keep the composed config, and return it as the schema has it, with what an adapter that it starts from decides.
+
+        Which adapter ``lora.start=last`` means is kept too: a later run may be newer when the job starts.
+
+        Raises:
+            ConfigError: it is not a config, or cannot start from that adapter.
+        """
+        self.packed = Packed.of(composed)
+        own = [str(key) for key in composed if key != "hydra"]
+        typed = cli.typed(OmegaConf.masked_copy(composed, own), Config)
+        requested, _ = start.settled(typed, self.overrides)
+        folder = requested.lora.start
+        if folder is not None and folder != typed.lora.start:
+            self.start = cli.quote(f"lora.start={folder}")
+            with read_write(composed):
+                composed.lora.start = text.escaped(folder)
+            self.packed = Packed.of(composed)
+        return requested
+
+    def typed_in(self, name: str) -> list[str]:
+        """Its overrides, with its folder, for a launcher that composes the config again."""
+        return [*self.overrides, *([] if self.start is None else [self.start]), cli.quote(f"hydra.sweep.subdir={name}")]
 
     def in_folder(self, name: str) -> Packed:
         """The config that was checked, with the job's folder, so that it need not be composed again."""

@@ -28,7 +28,7 @@ from hydraft.plan import preflight
 from hydraft.plan.render import verdict
 from hydraft.runs import claim, run_folder
 from hydraft.sweep import folder_names, job_status, packs, replicas, sweep_folder
-from hydraft.sweep.candidate import CONFIGS, Candidate, Packed, failure, refusal, returned
+from hydraft.sweep.candidate import CONFIGS, Candidate, failure, refusal, returned
 from hydraft.sweep.results import ledger, objective, write
 from hydraft.sweep.results.ledger import Job, Ledger, State
 from hydraft.sweep.results.live_table import Live
@@ -102,9 +102,7 @@ class Session:
         found = Candidate(list(overrides))
         try:
             composed = self.context.config_loader.load_sweep_config(self.config, list(overrides))
-            found.packed = Packed.of(composed)
-            own = [str(key) for key in composed if key != "hydra"]
-            requested = cli.typed(OmegaConf.masked_copy(composed, own), Config)
+            requested = found.take(composed)
             found.key = ledger.key_of(requested)
             found.demand, found.steps = self._admit(requested)
         except (ConfigError, HydraException, OmegaConfBaseException) as error:
@@ -228,7 +226,7 @@ class Session:
     def _batch(self, launcher: Launcher, keys: list[str], candidates: dict[str, Candidate]) -> list[str]:
         """Run these jobs with ``launcher``; returns the keys of those that were run."""
         known = self.ledger.jobs()
-        overrides = [[*candidates[key].overrides, cli.quote(f"hydra.sweep.subdir={known[key].name}")] for key in keys]
+        overrides = [candidates[key].typed_in(known[key].name) for key in keys]
         if hasattr(launcher, "demands"):
             launcher.demands = [candidates[key].demand for key in keys]
             launcher.composed = [candidates[key].in_folder(known[key].name) for key in keys]

@@ -37,6 +37,7 @@ def show_result(screen: Screen, folder: Path, result: dict[str, Any], seconds: f
         rows.insert(1, [f"lowest, at step {best['step']:,}", "", f"{best['loss']:.3f}"])
     speed = result["tokens"] / result["train_seconds"]
     rows += [
+        *([["started from", result["start"], ""]] if "start" in result else []),
         ["training loss", "", f"{result['train_loss']:.3f}"],
         ["steps", "", f"{result['steps']:,}"],
         ["tokens/s", "", f"{speed:,.0f}"],

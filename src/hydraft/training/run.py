@@ -13,8 +13,8 @@ import torch.distributed as dist
 import transformers
 from transformers import TrainerCallback, TrainingArguments
 
-from hydraft.checkpoint import optimizer_state, weights
-from hydraft.config.lora import ALL_LINEAR, LoraMethod
+from hydraft.checkpoint import optimizer_state, starting_adapter, weights
+from hydraft.config.lora import ALL_LINEAR, LoraMethod, start_name
 from hydraft.config.model import ModelConfig
 from hydraft.config.schema import Config
 from hydraft.data.batch import collator
@@ -165,6 +165,9 @@ def _make_run(parts: _Parts, rank: Rank, early_stop: EarlyStopCallback) -> _Run:
     start = find_start(folder, screen)
     if start is not None:
         optimizer_state.load_weights(trainable(model), start.folder)
+    elif config.lora.start is not None:
+        known = (parts.origin.base or {}).get("base", {})
+        starting_adapter.load(model, config.lora.start, known.get("sha256"))
     tracker = make_tracker(config, folder, dist.get_rank(), None if start is None else start.state.tracker)
     logging = LoggingCallback(folder, dist.get_rank(), screen, tracker)
     if start is None:
@@ -173,7 +176,7 @@ def _make_run(parts: _Parts, rank: Rank, early_stop: EarlyStopCallback) -> _Run:
     with screen.heartbeat.while_working():  # a share of many records takes long to find
         evaluator = _evaluator(parts, device)
     evaluation = EvaluationCallback(model, evaluator, config.train, logging, early_stop, peaks)
-    evaluation.known = rank.evaluations if config.lora.variant.starts_as_base else None
+    evaluation.known = rank.evaluations if config.lora.starts_as_base else None
     checkpoint = CheckpointCallback(config, folder, parts.data.encoded.key, logging, evaluation, parts.origin)
     compiling = _compile_callbacks(config, model, logging, device)
     referring = _reference_callbacks(parts, rank, evaluator)
@@ -253,6 +256,7 @@ def _save(run: _Run, parts: _Parts, folder: Path, ended: dict[str, Any]) -> tupl
     run.checkpoint.save(run.trainer)  # so that the run can be resumed with more epochs
     weights.write_probe(parts.model, parts.tokenizer, parts.data.encoded[0]["input_ids"][:PROBE_TOKENS], trained)
     result = {
+        **({"start": start_name(parts.config.lora.start)} if parts.config.lora.start else {}),
         "objective": ended["after"].get("loss", ended["train_loss"]),
         "train_loss": ended["train_loss"],
         "before": run.evaluation.scores.get(0, {}),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydraft.config.choices import ExportKind
-from hydraft.config.lora import LoraMethod
+from hydraft.config.lora import LoraMethod, start_name
 from hydraft.config.printed import override, shell_word
 from hydraft.config.schema import Config, load_config
 from hydraft.infer.source import Kind, Source
@@ -145,6 +145,7 @@ def _config(config: Config) -> str:
     )
     rows = [
         ("trained", method),
+        *([("started from", start_name(lora.start))] if lora.start else []),
         ("base weights", config.quant.kind.value if config.quant.kind.value != "none" else "unquantised"),
         ("learning rate", f"{train.learning_rate:g}, {train.scheduler.value}"),
         ("global batch", f"{config.global_batch_size} records"),
@@ -187,11 +188,18 @@ def _command(run: Path) -> str:
     words = [str(word) for word in environment.get("command") or []]
     if not words:
         return ""
-    typed = shlex.join([Path(words[0]).name, *(w for w in redact_command(words[1:]) if not w.startswith("hydra."))])
+    shown = [_without_folders(word) for word in redact_command(words[1:]) if not word.startswith("hydra.")]
+    typed = shlex.join([Path(words[0]).name, *shown])
     versions = ", ".join(
         f"{name} {version}" for name, version in (environment.get("packages") or {}).items() if version
     )
     return f"## Command\n\n```bash\npython {typed}\n```\n\n{versions}"
+
+
+def _without_folders(word: str) -> str:
+    """An override of a command, with the name of the run for the path of one in ``lora.start``."""
+    key, _, value = word.partition("=")
+    return f"{key}={start_name(value)}" if key == "lora.start" and Path(value).is_absolute() else word
 
 
 def _read(file: Path) -> dict[str, Any]:
