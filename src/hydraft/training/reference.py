@@ -23,6 +23,7 @@ from hydraft.data import held_out
 from hydraft.data.examples import Examples, Item
 from hydraft.data.records import Record
 from hydraft.models import base_identity
+from hydraft.models.adapter_files import SETTINGS, WEIGHTS
 from hydraft.system import cache_entries, files
 
 FORMAT = 1
@@ -77,12 +78,19 @@ def key(config: Config, records: str, held: Sequence[Record]) -> str | None:
     base = base_identity.fingerprint(config.model, config.seed)
     if base is None:
         return None
-    start: Any = "the base" if config.lora.variant.starts_as_base else [repr(config.lora), config.seed]
     parts = [
-        FORMAT, records, [held_out.digest(record, 0) for record in held], base, start, repr(config.quant),
+        FORMAT, records, [held_out.digest(record, 0) for record in held], base, _start(config), repr(config.quant),
         config.train.precision.value, config.model.dtype.value, repr(config.kernels), config.objective.kind.value,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _start(config: Config) -> Any:
+    """What identifies the adapter before training: nothing if the model is the bare base then."""
+    lora = config.lora
+    if lora.start is not None:
+        return [hashlib.sha256(Path(lora.start, name).read_bytes()).hexdigest() for name in (SETTINGS, WEIGHTS)]
+    return None if lora.starts_as_base else [repr(lora), config.seed]
 
 
 @dataclass(frozen=True)

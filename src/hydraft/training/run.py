@@ -224,7 +224,8 @@ def _reference_callbacks(parts: _Parts, rank: Rank, evaluator: Evaluator) -> lis
     if not isinstance(objective, PreferenceObjective) or not objective.needs_reference:
         return []
     documents = reference.Documents(data.examples, data.encoded.lengths, evaluator.items)
-    store = reference.Store(rank.folder, reference.key(config, data.encoded.key, evaluator.records))
+    key = reference.key(config, data.encoded.key, evaluator.records) if dist.get_rank() == 0 else None
+    store = reference.Store(rank.folder, key)
     collate = collator(config.data, int(parts.tokenizer.pad_token_id), config.kernels.kind)
     batches = config.train.micro_batch_size, collate
     return [ReferenceCallback(objective, parts.model, documents, store, rank.screen, batches)]
