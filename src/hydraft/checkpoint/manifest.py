@@ -14,6 +14,9 @@ from hydraft.system import seals
 from hydraft.system.files import write_json
 
 NAME = "manifest.json"
+OPTIMIZER = "optimizer.safetensors"
+OF_RESUME = (OPTIMIZER,)
+"""Large files of a checkpoint that only a run reads that resumes."""
 UNSEALED = ("probe.json",)
 """Files that are added to a folder after it has been sealed."""
 INTERRUPTED = re.compile(r"\.step-\d+\.(gone|(staging-[0-9a-f]{8}|[a-z0-9_]{8})(\.old|\.gone)?)")
