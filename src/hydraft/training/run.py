@@ -15,7 +15,7 @@ import transformers
 from transformers import TrainerCallback, TrainingArguments
 
 from hydraft.checkpoint import optimizer_state, weights
-from hydraft.config.lora import ALL_LINEAR, LoraMethod
+from hydraft.config.lora import LoraMethod
 from hydraft.config.model import ModelConfig
 from hydraft.config.schema import Config
 from hydraft.data.records import Record
@@ -28,7 +28,7 @@ from hydraft.system.console import Screen
 from hydraft.system.heartbeat import Heartbeat
 from hydraft.system.signals import EarlyExit, SignalListener
 from hydraft.tracking.factory import make_tracker
-from hydraft.training import report
+from hydraft.training import report, targets
 from hydraft.training.callbacks import best
 from hydraft.training.callbacks.checkpoint import CheckpointCallback, find_start
 from hydraft.training.callbacks.divergence import DivergenceCallback
@@ -141,7 +141,7 @@ def _load(requested: Config, rank: Rank) -> _Parts:
     rank.memory.model = model
     objective.prepare(model)
     _beat_in_forward(model, screen.heartbeat)
-    _report_targets(model, config, screen)
+    targets.report(model, config, screen)
     initial = weights.gather(model, trainable(model)) if config.lora.variant.changes_base else None
     known = dataclasses.replace(requested, data=dataclasses.replace(requested.data, thinking=data.encoded.thinking))
     origin = weights.Origin(initial, base_identity.of(known) if dist.get_rank() == 0 else None)
@@ -285,17 +285,3 @@ def _beat_in_forward(model: torch.nn.Module, heartbeat: Heartbeat) -> None:
     """Send a heartbeat in every forward pass, in training and in evaluation."""
     inner = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     inner.register_forward_pre_hook(lambda *_: heartbeat.beat())
-
-
-def _report_targets(model: Any, config: Config, screen: Screen) -> None:
-    """Print the native names of layers if ``lora.target_modules`` has names of the published checkpoint."""
-    if not isinstance(model, peft.PeftModel):
-        return
-    native, requested = model.peft_config["default"].target_modules, config.lora.targets
-    if isinstance(native, str) and native != requested:
-        screen.say(f"lora.target_modules: {requested} of the published checkpoint is {native} in the native model")
-    if isinstance(native, str) or isinstance(requested, str) or ALL_LINEAR in requested:
-        return
-    if set(native) != set(requested):
-        renamed, found = ", ".join(sorted(set(requested) - native)), ", ".join(sorted(native - set(requested)))
-        screen.say(f"lora.target_modules: {renamed} of the published checkpoint is {found} in the native model")
