@@ -12,15 +12,15 @@ BEFORE_ANSWERS = (LOSS, "memory", "seconds", "tokens_per_second")
 BEST = [
     value(
         lambda c: c.train.patience is not None and c.train.eval_every is None,
-        "train.patience={c.train.patience} counts evaluations during training, and there are none: give train.eval_every=epoch, or a number of steps",
+        "train.patience={c.train.patience} counts evaluations during training, and there are none: use train.eval_every=epoch, or a number of steps",
     ),
     value(
         lambda c: c.train.keep is Keep.best and c.train.eval_every is None,
-        "train.keep=best needs evaluations during training, and there are none: give train.eval_every=epoch, or a number of steps",
+        "train.keep=best needs evaluations during training, and there are none: use train.eval_every=epoch, or a number of steps",
     ),
     value(
         lambda c: c.train.min_delta != TrainConfig().min_delta and c.train.patience is None,
-        "train.min_delta={c.train.min_delta} is read by train.patience alone: give train.patience=3, or leave it out",
+        "train.min_delta={c.train.min_delta} is for train.patience, which ends a run early: use train.patience=3, or leave it out",
     ),
     value(
         lambda c: c.train.best_by != LOSS and c.data.eval is None,
