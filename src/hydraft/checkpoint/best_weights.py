@@ -62,6 +62,9 @@ def _named_by(checkpoint: Path) -> int | None:
 
 
 def _remove(folder: Path) -> None:
+    """Remove a folder, unless a person has put files in it."""
+    if not {entry.name for entry in folder.iterdir()} <= manifest.listed(folder):
+        return
     gone = folder.with_name(f".{folder.name}.gone")
     folder.rename(gone)  # not to be used any more, even if removing its files is interrupted
     shutil.rmtree(gone)

@@ -41,8 +41,9 @@ def test_what_the_run_or_a_checkpoint_needs_is_kept(tmp_path: Path) -> None:
     cut_off.mkdir()
     best_weights.prune(tmp_path, 8)
     assert steps(tmp_path) == [2, 6, 8] and broken.exists() and not cut_off.exists()
-    best_weights.drop_after(tmp_path, 7)  # a run that resumes from the checkpoint of step 7
-    assert steps(tmp_path) == [2, 6]
+    (mine := best_weights.folder_of(tmp_path, 8) / "notes.txt").write_text("mine")
+    best_weights.drop_after(tmp_path, 5)  # a run that resumes from the checkpoint of step 5
+    assert steps(tmp_path) == [2, 8] and mine.exists()
 
 
 def test_the_weights_become_the_adapter_and_a_persons_files_stay(tmp_path: Path) -> None:

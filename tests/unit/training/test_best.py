@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,8 +43,8 @@ class Simulated:
         self.said = Said()
         self.scores = {int(step): found for step, found in ({} if state is None else state.scores).items()}
         train = dataclasses.replace(config_of().train, **settings)
-        screen: Any = self.said
-        self.best = BestEvaluation(train, folder, screen, self.scores)
+        logging: Any = SimpleNamespace(file=folder / "metrics.jsonl", screen=self.said)
+        self.best = BestEvaluation(train, logging, self.scores)
         self.best.write = self._write
         self.best.begin(state)
 

@@ -16,7 +16,7 @@ from hydraft.errors import ConfigError
 from hydraft.evaluation import standing
 from hydraft.evaluation.metrics import Scores, scored
 from hydraft.models import exchange
-from hydraft.system.console import Screen
+from hydraft.training.callbacks.logging import LoggingCallback
 
 More = Callable[[Path | None], dict[str, str]]
 
@@ -43,11 +43,10 @@ def check(config: Config, records: Sequence[Record], measures: Sequence[str]) ->
 class BestEvaluation:
     """The best evaluation so far. Every rank has one, and all decide the same."""
 
-    def __init__(self, train: TrainConfig, folder: Path, screen: Screen, scores: dict[int, Scores]) -> None:
-        """``folder``: of the run. ``scores``: of all evaluations by step, which others add to."""
+    def __init__(self, train: TrainConfig, logging: LoggingCallback, scores: dict[int, Scores]) -> None:
+        """``scores``: of all evaluations by step, which others add to."""
         self.train = train
-        self.folder = folder
-        self.screen = screen
+        self.logging = logging
         self.scores = scores
         self.candidates: set[int] = set()
         """Steps of the evaluations whose weights are kept if they are the best."""
@@ -68,11 +67,16 @@ class BestEvaluation:
             self.candidates.add(kept)
         earlier = standing.best(self.scores, self.train.best_by)
         if self.train.keep is Keep.best and earlier is not None and earlier != self.kept:
-            self.screen.say(
+            self.logging.screen.say(
                 f"train.keep=best: the weights of step {earlier:,}, the best so far, are not there"
                 f"{'' if wrong is None else f' ({wrong})'}: later evaluations are compared with "
                 + ("each other" if self.kept is None else f"step {self.kept:,}")
             )
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.logging.file.parent
 
     @property
     def kept(self) -> int | None:
@@ -112,7 +116,7 @@ class BestEvaluation:
         """Write the kept weights to ``target``, the run's adapter or model. Every rank must call it."""
         assert self.kept is not None
         if dist.get_rank() == 0:
-            with self.screen.heartbeat.while_working():
+            with self.logging.screen.heartbeat.while_working():
                 best_weights.install(self.folder, self.kept, target)
         dist.barrier()
 

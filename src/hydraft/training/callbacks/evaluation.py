@@ -45,7 +45,7 @@ class EvaluationCallback(TrainerCallback):
         self.peaks = peaks
         self.scores: dict[int, Scores] = {}
         """The scores, by optimizer step."""
-        self.best_so_far = BestEvaluation(train, logging.file.parent, logging.screen, self.scores)
+        self.best_so_far = BestEvaluation(train, logging, self.scores)
         self.complete: int | None = None
         """The step of the last evaluation, if that has all scores."""
         self.said_unfinished = False
