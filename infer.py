@@ -45,6 +45,8 @@ def infer(composed: DictConfig) -> None:
     machine = hardware.detect()
     infer_rules.usable(options, machine)
     sources = find(options)
+    for line in (line for source in sources for line in source.chosen):
+        print(f"notice: {line}", file=sys.stderr)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not spin
     os.environ.update(hardware.environment(machine))
     deferred_compile.prepare()

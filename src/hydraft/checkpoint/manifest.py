@@ -7,12 +7,16 @@ unless it was changed later, which verification detects.
 import json
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from hydraft.system import seals
 from hydraft.system.files import write_json
 
 NAME = "manifest.json"
+OPTIMIZER = "optimizer.safetensors"
+OF_RESUME = (OPTIMIZER,)
+"""Large files of a checkpoint that only a run reads that resumes."""
 UNSEALED = ("probe.json",)
 """Files that are added to a folder after it has been sealed."""
 INTERRUPTED = re.compile(r"\.step-\d+\.(gone|(staging-[0-9a-f]{8}|[a-z0-9_]{8})(\.old|\.gone)?)")
@@ -33,21 +37,25 @@ def listed(folder: Path) -> set[str]:
         return {NAME, *UNSEALED}
 
 
-def fault(folder: Path, read: bool = True) -> str | None:
+def fault(folder: Path, read: bool = True, unread: Collection[str] = ()) -> str | None:
     """What is wrong with a folder that has a manifest; None if every file is as it was written.
 
-    With ``read=False`` only the sizes of files are verified, which is fast.
+    With ``read=False`` only the sizes of files are verified, which is fast; of the files ``unread`` that is always so.
     """
     listed = seals.read(folder / NAME)
     if listed is None:
         return f"{NAME} is missing or damaged"
-    return seals.fault(folder, listed, () if read else listed)
+    return seals.fault(folder, listed, unread if read else listed)
 
 
 def checkpoints(run: Path) -> list[Path]:
     """The checkpoints of a run, newest last. Incomplete ones have other names."""
-    found = [path for path in (run / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
-    return sorted(found, key=step_of)
+    return sorted(filter(is_checkpoint, (run / "checkpoints").glob("step-*")), key=step_of)
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder has the name of a complete checkpoint."""
+    return re.fullmatch(r"step-\d+", folder.name) is not None
 
 
 def step_of(checkpoint: Path) -> int:
@@ -55,11 +63,11 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def newest(run: Path) -> tuple[Path | None, list[str]]:
-    """The newest valid checkpoint, and a line for each newer one that is skipped."""
+def newest(run: Path, unread: Collection[str] = ()) -> tuple[Path | None, list[str]]:
+    """The newest valid checkpoint, and a line for each newer one that is skipped; ``unread``: files that are not read for it."""
     notes: list[str] = []
     for checkpoint in reversed(checkpoints(run)):
-        wrong = fault(checkpoint)
+        wrong = fault(checkpoint, unread=unread)
         if wrong is None:
             return checkpoint, notes
         notes.append(f"{checkpoint.name} is skipped: {wrong}")
@@ -77,6 +85,11 @@ def retain(run: Path, keep_last: int, best: int | None) -> None:
             gone = path.with_name(f".{path.name}.gone")
             path.rename(gone)  # not a checkpoint any more, even if removing its files is interrupted
             shutil.rmtree(gone)
-    for rest in (run / "checkpoints").glob(".step-*"):
+    clear_interrupted(run / "checkpoints")
+
+
+def clear_interrupted(folder: Path) -> None:
+    """Remove what a save or a removal that was interrupted left in ``folder``."""
+    for rest in folder.glob(".step-*"):
         if INTERRUPTED.fullmatch(rest.name):
             shutil.rmtree(rest, ignore_errors=True)

@@ -20,9 +20,10 @@ from deepspeed.utils import (
 )
 from safetensors import safe_open
 
+from hydraft.checkpoint import manifest
 from hydraft.models.convert import shards
 
-FILE = "optimizer.safetensors"
+FILE = manifest.OPTIMIZER
 MOMENTS = ("exp_avg", "exp_avg_sq")
 KINDS = ("param", *MOMENTS)
 SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")

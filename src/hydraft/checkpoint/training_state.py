@@ -51,6 +51,8 @@ class TrainingState:
     """Time that the optimizer steps took."""
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     """Scores on the held-out records, by step."""
+    best_step: int | None = None
+    """The step of the best evaluation whose weights are kept (``checkpoint/best_weights.py``); None if none are."""
     tracker: Any = None
     """Identifies the run on the dashboard."""
     divergence: dict[str, Any] = field(default_factory=dict)

@@ -146,15 +146,18 @@ def verify_adapter(file: Path, expected: dict[str, tuple[int, ...]], updated: bo
 
 
 @torch.no_grad()
-def write_probe(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, ids: list[int], folder: Path) -> None:
+def write_probe(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, ids: list[int], folder: Path | None
+) -> None:
     """Write ``probe.json`` beside the adapter: the logits of the trained model after one prompt.
 
-    With it, one can verify that a loaded adapter gives the same model. Every rank must call it.
+    With it, one can verify that a loaded adapter gives the same model. Every rank must call it; rank 0 writes.
     """
-    device = next(model.parameters()).device
+    device, training = next(model.parameters()).device, model.training
     model.eval()
     logits = model(input_ids=torch.tensor([ids], device=device)).logits[0, -1].float().cpu()  # (V,)
-    if dist.get_rank() == 0:
+    model.train(training)
+    if dist.get_rank() == 0 and folder is not None:
         top = logits.topk(min(16, len(logits)))
         probe = {"input_ids": ids, "top_ids": top.indices.tolist(), "top_logits": top.values.tolist()}
         files.write_json(folder / "probe.json", probe)

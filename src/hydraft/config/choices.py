@@ -49,6 +49,11 @@ class Save(Enum):
     epoch = "epoch"
 
 
+class Keep(Enum):
+    last = "last"
+    best = "best"
+
+
 class OnDivergence(Enum):
     stop = "stop"
     rewind = "rewind"

@@ -58,8 +58,9 @@ class InferConfig:
     """``generate`` answers one prompt, ``chat`` is a dialogue in the terminal, ``batch`` answers the prompts of a file, ``serve`` is an
     OpenAI-compatible server, ``export`` writes a model folder, ``verify`` compares a server's answers with those of the trained model."""
     run: Any = MISSING
-    """A run's folder, ``last`` for the newest below outputs/, a folder with an adapter or a model, or several adapters of one base
-    model: ``[a,b]``, or with names ``{x: a, y: b}``."""
+    """A run's folder, ``last`` for the newest below outputs/, the folder of a sweep for its best job, ``best`` for that of the newest
+    sweep, ``<run>/best`` for the best evaluation of a run, a folder with an adapter or a model, or several adapters of one base model:
+    ``[a,b]``, or with names ``{x: a, y: b}``. A run that is not finished answers with its newest checkpoint."""
     adapter: str | None = None
     """Which of several adapters to use. null: the first."""
     prompt: str | None = None

@@ -39,6 +39,10 @@ TRAIN_NAMES = {
     "train.save={}": "save_strategy",
     "train.keep_last={}": "save_total_limit",
     "train.eval_every={}": "eval_steps eval_strategy evaluation_strategy eval_interval",
+    "train.patience={}": "patience early_stopping early_stopping_patience early_stop_patience",
+    "train.min_delta={}": "min_delta early_stopping_threshold",
+    "train.best_by={}": "metric_for_best_model monitor",
+    "train.keep=best": "load_best_model_at_end",
     "hydra.run.dir={}": "output output_dir out_dir save_dir",
     "resume={}": "resume_from_checkpoint resume_from",
     "model=auto model.path={}": "model_id model_path model_name model_name_or_path model_id_or_path "

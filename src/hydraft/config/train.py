@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from hydraft.config.bounds import setting
-from hydraft.config.choices import OnDivergence, Precision, Save, Scheduler
+from hydraft.config.choices import Keep, OnDivergence, Precision, Save, Scheduler
 
 AUTO = "auto"
 """The value of a setting that the plan decides."""
@@ -63,6 +63,15 @@ class TrainConfig:
     after training."""
     eval_loss_only: bool = False
     """During training, compute only the held-out loss (one forward pass per record) and generate no answers (one per token)."""
+    patience: int | None = setting(None, at_least=1, unit="evaluations", hint=", or null to train to the end")
+    """End the training after this many evaluations in a row without a better held-out score; needs ``eval_every``. null: train to the
+    end."""
+    min_delta: float = setting(0.0, at_least=0)
+    """``patience``: a score is better only if it exceeds the best one before by more than this. 0: by any amount."""
+    best_by: str = setting("loss", valid=lambda name: bool(name.strip()), allowed="the name of a held-out score")
+    """The held-out score that decides which evaluation is the best: ``loss``, or a score of generated answers such as ``exact_match``."""
+    keep: Keep = Keep.last
+    """Which weights the result has: those of the ``last`` step, or of the ``best`` evaluation, which needs ``eval_every``."""
     save: Save = Save.end
     """``end``: the model is saved at the end. ``epoch``: a checkpoint of each epoch is kept as well."""
     save_every: int | None = setting(None, at_least=1, unit="steps", hint=", or null for none by steps")
@@ -72,7 +81,7 @@ class TrainConfig:
     grace: float = setting(60, at_least=0, at_most=3600, unit="seconds", hint="; with 0 a signal ends the run at once")
     """Time after a signal (SIGTERM, SIGUSR1, Ctrl-C) to finish the step and save a checkpoint. 0: the run ends at once."""
     keep_last: int = setting(2, at_least=1, unit="checkpoints")
-    """Newest checkpoints to keep. The one with the lowest held-out loss is kept too."""
+    """Newest checkpoints to keep. The one of the best evaluation (``best_by``) is kept too."""
     on_divergence: OnDivergence = OnDivergence.stop
     """When a step has diverged: ``stop`` the run, ``rewind`` to the newest checkpoint and skip that batch, or ``ignore`` it with a
     warning."""

@@ -12,11 +12,10 @@ from hydraft.config.infer import InferConfig
 from hydraft.config.model import ModelConfig
 from hydraft.config.schema import Config, QuantConfig, load_config
 from hydraft.errors import ConfigError
-from hydraft.infer import adapters
+from hydraft.infer import adapters, places
 from hydraft.infer.source import ADAPTER, Kind, Source
 from hydraft.models import base_identity, prepare, stored_quant, vocabulary
 from hydraft.models.families.registry import published_family
-from hydraft.runs import run_folder
 from hydraft.system import ownership
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -92,22 +91,18 @@ def _refuse_named_code(source: Source) -> None:
 
 
 def look(place: str) -> Source:
-    """The source in the folder ``place``, or in the newest run for ``last``.
+    """The source at ``place``: a folder, ``last`` or ``best``.
 
     Raises:
-        ConfigError: it is not a run, an adapter or a model.
+        ConfigError: it is not a run, a sweep, an adapter or a model.
     """
-    folder = run_folder.find("last") if place == "last" else Path(place).expanduser()
-    if not folder.is_dir():
-        raise ConfigError(f"run={place}: no such folder")
-    run = folder if (folder / "config.yaml").is_file() else None
-    if run is not None:
-        inside = [run / "model", run / "adapter"]
-        folder = next((part for part in inside if part.is_dir()), folder)
-        if folder is run:
-            raise ConfigError(f"run={place}: it saved no adapter ({_status(run)})")
-    else:
-        run = next((up for up in (folder.parent, folder.parent.parent) if (up / "config.yaml").is_file()), None)
+    found = places.find(place)
+    source = _read(found.folder, found.run, place)
+    source.chosen = found.notes
+    return source
+
+
+def _read(folder: Path, run: Path | None, place: str) -> Source:
     if (folder / ADAPTER_CONFIG).is_file():
         return _adapter(folder, run)
     if (folder / "config.json").is_file():
@@ -268,11 +263,3 @@ def _refuse_pickles(folder: Path, wanted: tuple[str, ...]) -> None:
         )
     if wanted:
         raise ConfigError(f"{folder}: no weights in it (*.safetensors)")
-
-
-def _status(run: Path) -> str:
-    file = run / "result.json"
-    if not file.exists():
-        return "it has not ended"
-    result = json.loads(file.read_text(encoding="utf-8"))
-    return f"status {result.get('status')}" + (f", {result['error']['cause']}" if result.get("error") else "")

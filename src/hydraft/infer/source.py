@@ -46,5 +46,7 @@ class Source:
     """The base's name in training."""
     run: Path | None = None
     """The run's folder, if it is in one."""
+    chosen: list[str] = field(default_factory=list)
+    """What ``run=`` was taken for where it leaves a choice, one line each, to print before anything is loaded."""
     notices: list[str] = field(default_factory=list)
     """Notices to print, one line each."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydraft.config.choices import Init, QuantKind, Save
+from hydraft.config.choices import Init, Keep, QuantKind, Save
 from hydraft.config.schema import Config
 from hydraft.config.train import AUTO
 from hydraft.models import fp32_weights, quantised_copy, shapes, stored_quant
@@ -28,6 +28,8 @@ class Disk:
     """One checkpoint: the weights, and the optimizer state of an fp32 weight and two moments per trained parameter."""
     checkpoints: int
     """The largest number of checkpoints that are kept, including the last."""
+    best: int
+    """The most that is kept of weights of the best evaluation (``train.keep=best``): of each checkpoint's, and of the newest."""
     base: int
     """The base in the cache, which is written once: converted or of random weights."""
     quantised: int
@@ -44,7 +46,9 @@ def disk(config: Config, layout: Layout, learns: Trained) -> Disk:
     train = config.train
     between = train.save is Save.epoch or train.save_every is not None or train.save_minutes is not None
     kept = config.train.keep_last + (config.data.eval is not None) if between else 1
-    return Disk(tensors * width, tensors * width + state, kept, _base(config, layout), _quantised(config, layout))
+    weights = tensors * width
+    best = weights * (kept + 1) if train.keep is Keep.best else 0
+    return Disk(weights, weights + state, kept, best, _base(config, layout), _quantised(config, layout))
 
 
 def _base(config: Config, layout: Layout) -> int:

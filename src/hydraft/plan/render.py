@@ -213,9 +213,11 @@ def _network(config: Config, cost: Cost) -> str:
 def _disk(cost: Cost) -> str:
     disk = cost.disk
     many = f"{disk.checkpoints} checkpoints" if disk.checkpoints > 1 else "a checkpoint"
+    many += f" of {size(disk.checkpoint)}"
+    many += f", at most {size(disk.best)} of the best evaluations' weights" if disk.best else ""
     base = f"; the base in the cache, once, {size(disk.base)}" if disk.base else ""
     base += f"; its quantised copy, once, {size(disk.quantised)}" if disk.quantised else ""
-    return f"disk: {size(disk.weights)} of weights, {many} of {size(disk.checkpoint)}{base}"
+    return f"disk: {size(disk.weights)} of weights, {many}{base}"
 
 
 def _rounded(count: int) -> str:

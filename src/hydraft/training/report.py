@@ -23,6 +23,8 @@ def write_result(config: Config, folder: Path, result: dict[str, Any], trained: 
     if config.tracker.upload:
         tracker.upload(trained)
     scores = {f"{when}/{name}": value for when in ("before", "best", "after") for name, value in result[when].items()}
+    scores |= {f"kept/{name}": value for name, value in result.get("kept", {}).items() if name != "best_by"}
+    scores |= {f"ended_early/{name}": value for name, value in result.get("ended_early", {}).items()}
     tracker.finish({"objective": result["objective"], **scores, **{name: result[name] for name in SUMMARY}})
 
 
@@ -32,14 +34,16 @@ def show_result(screen: Screen, folder: Path, result: dict[str, Any], seconds: f
     rows = [
         [f"held-out {name.replace('_', ' ')}", shown(name, before[name]), shown(name, after[name])] for name in after
     ]
-    best = result["best"]
-    if best.get("step") not in (None, 0, result["steps"]):
-        rows.insert(1, [f"lowest, at step {best['step']:,}", "", f"{best['loss']:.3f}"])
+    best, kept, ended = result["best"], result.get("kept"), result.get("ended_early")
+    if kept is None and best.get("step") not in (None, 0, result["steps"]):
+        rows.insert(1, [f"best, at step {best['step']:,}", "", _shown("loss", best["loss"])])
+    if kept is not None:
+        rows.append(["weights that are kept", "", f"step {kept['step']:,}"])
     speed = result["tokens"] / result["train_seconds"]
     rows += [
         *([["started from", result["start"], ""]] if "start" in result else []),
         ["training loss", "", f"{result['train_loss']:.3f}"],
-        ["steps", "", f"{result['steps']:,}"],
+        ["steps", "", f"{result['steps']:,}" + ("" if ended is None else f" of {ended['of']:,}, ended early")],
         ["tokens/s", "", f"{speed:,.0f}"],
         *_peaks(result),
         ["trained parameters", "", f"{result['trained_parameters']:,}"],

@@ -1,6 +1,7 @@
 """One run on this rank: from its config, through the Trainer and its callbacks, to its results."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ import transformers
 from transformers import TrainerCallback, TrainingArguments
 
 from hydraft.checkpoint import optimizer_state, starting_adapter, weights
-from hydraft.config.lora import ALL_LINEAR, LoraMethod, start_name
+from hydraft.config.lora import LoraMethod, start_name
 from hydraft.config.model import ModelConfig
 from hydraft.config.schema import Config
 from hydraft.data.batch import collator
+from hydraft.data.records import Record
 from hydraft.data.template_default import with_default
 from hydraft.evaluation.evaluator import BatchSizes, Evaluated, Evaluator
 from hydraft.models import base_identity, exchange, prepare, quantised_copy
@@ -27,7 +29,8 @@ from hydraft.system.console import Screen
 from hydraft.system.heartbeat import Heartbeat
 from hydraft.system.signals import EarlyExit, SignalListener
 from hydraft.tracking.factory import make_tracker
-from hydraft.training import reference, report
+from hydraft.training import reference, report, targets
+from hydraft.training.callbacks import best
 from hydraft.training.callbacks.checkpoint import CheckpointCallback, find_start
 from hydraft.training.callbacks.divergence import DivergenceCallback
 from hydraft.training.callbacks.early_stop import EarlyStopCallback
@@ -87,7 +90,8 @@ def train(rank: Rank, config: Config) -> EarlyExit | None:
     result, trained = _save(run, parts, folder, {"after": after, "train_loss": output.training_loss})
     screen.heartbeat.stop()  # a dashboard may be slow
     if dist.get_rank() == 0:
-        run.evaluation.write_records(folder)
+        if run.evaluation.best_so_far.kept is None:  # otherwise they are those of the kept weights
+            run.evaluation.write_records(folder)
         report.write_result(parts.config, folder, result, trained, run.logging.tracker)
         report.show_result(screen, folder, result, seconds)
     return None
@@ -102,6 +106,7 @@ class _Parts:
     objective: Objective
     tokenizer: Any
     data: TrainingData
+    held_out: list[Record]
     model: Any
     origin: weights.Origin
 
@@ -129,6 +134,8 @@ def _load(requested: Config, rank: Rank) -> _Parts:
     check_vocabulary(tokenizer, config.model)
     with screen.heartbeat.while_working():
         data = load_training_data(config, tokenizer, objective.encoding, screen)
+        held_out = load_held_out(config, objective.read, data.entry)
+    best.check(config, held_out, objective.measures)
     if config.data.template == "chat":
         tokenizer.chat_template = with_default(tokenizer, data.encoded.thinking)  # saved with the adapter
     screen.phase("loading the model")
@@ -137,11 +144,11 @@ def _load(requested: Config, rank: Rank) -> _Parts:
     rank.memory.model = model
     objective.prepare(model, has_chunked_loss(config, model))
     _beat_in_forward(model, screen.heartbeat)
-    _report_targets(model, config, screen)
+    targets.report(model, config, screen)
     initial = weights.gather(model, trainable(model)) if config.lora.variant.changes_base else None
     known = dataclasses.replace(requested, data=dataclasses.replace(requested.data, thinking=data.encoded.thinking))
     origin = weights.Origin(initial, base_identity.of(known) if dist.get_rank() == 0 else None)
-    return _Parts(config, objective, tokenizer, data, model, origin)
+    return _Parts(config, objective, tokenizer, data, held_out, model, origin)
 
 
 def _native(config: Config, screen: Screen) -> ModelConfig:
@@ -177,6 +184,7 @@ def _make_run(parts: _Parts, rank: Rank, early_stop: EarlyStopCallback) -> _Run:
         evaluator = _evaluator(parts, device)
     evaluation = EvaluationCallback(model, evaluator, config.train, logging, early_stop, peaks)
     evaluation.known = rank.evaluations if config.lora.starts_as_base else None
+    evaluation.best_so_far.more = functools.partial(_beside_best, parts, evaluation)
     checkpoint = CheckpointCallback(config, folder, parts.data.encoded.key, logging, evaluation, parts.origin)
     compiling = _compile_callbacks(config, model, logging, device)
     referring = _reference_callbacks(parts, rank, evaluator)
@@ -213,9 +221,8 @@ def _trainer(parts: _Parts, rank: Rank, start: Start | None, callbacks: list[Tra
 def _evaluator(parts: _Parts, device: torch.device) -> Evaluator:
     config, objective = parts.config, parts.objective
     sizes = BatchSizes.of(config.data, config.train.micro_batch_size, plan.generation_memory(config))
-    records = load_held_out(config, objective.read, parts.data.entry)
     data = dataclasses.replace(config.data, thinking=parts.data.encoded.thinking)
-    return Evaluator(records, parts.tokenizer, data, device, sizes, objective)
+    return Evaluator(parts.held_out, parts.tokenizer, data, device, sizes, objective)
 
 
 def _reference_callbacks(parts: _Parts, rank: Rank, evaluator: Evaluator) -> list[TrainerCallback]:
@@ -253,17 +260,26 @@ def _end_early(run: _Run, save: bool) -> EarlyExit:
 def _save(run: _Run, parts: _Parts, folder: Path, ended: dict[str, Any]) -> tuple[dict[str, Any], Path]:
     """Save the adapter or model and a checkpoint; returns the values of result.json and the folder that was saved."""
     trained = folder / ("model" if parts.config.lora.method is LoraMethod.none else "adapter")
-    run.checkpoint.write(run.trainer, trained)
+    leader, state = run.evaluation.best_so_far, run.trainer.state
+    after, kept = ended["after"], leader.kept
+    if kept is None:
+        run.checkpoint.write(run.trainer, trained)
+    else:
+        after = run.evaluation.scores[kept]
+        leader.install(trained)
     run.checkpoint.save(run.trainer)  # so that the run can be resumed with more epochs
-    weights.write_probe(parts.model, parts.tokenizer, parts.data.encoded[0]["input_ids"][:PROBE_TOKENS], trained)
+    if kept is None:
+        _write_probe(parts, trained)
     result = {
         **({"start": start_name(parts.config.lora.start)} if parts.config.lora.start else {}),
-        "objective": ended["after"].get("loss", ended["train_loss"]),
+        "objective": after.get("loss", ended["train_loss"]),
         "train_loss": ended["train_loss"],
         "before": run.evaluation.scores.get(0, {}),
         "best": run.evaluation.best(),
-        "after": ended["after"],
-        "steps": run.trainer.state.global_step,
+        "after": after,
+        **({} if kept in (None, state.global_step) else {"last": ended["after"]}),
+        **leader.result(state.global_step, state.max_steps),
+        "steps": state.global_step,
         "tokens": run.trainer.all_tokens(),
         "train_seconds": run.logging.seconds,
         **run.peaks.result(),
@@ -273,21 +289,20 @@ def _save(run: _Run, parts: _Parts, folder: Path, ended: dict[str, Any]) -> tupl
     return result, trained
 
 
+def _write_probe(parts: _Parts, folder: Path | None) -> None:
+    ids = parts.data.encoded[0]["input_ids"][:PROBE_TOKENS]
+    weights.write_probe(parts.model, parts.tokenizer, ids, folder)
+
+
+def _beside_best(parts: _Parts, evaluation: EvaluationCallback, staging: Path | None) -> dict[str, str]:
+    """Write what is kept beside the weights of the best evaluation: the probe, and the scores of each record."""
+    _write_probe(parts, staging)
+    if staging is not None:
+        evaluation.write_records(staging)
+    return {}
+
+
 def _beat_in_forward(model: torch.nn.Module, heartbeat: Heartbeat) -> None:
     """Send a heartbeat in every forward pass, in training and in evaluation."""
     inner = model.get_base_model() if isinstance(model, peft.PeftModel) else model
     inner.register_forward_pre_hook(lambda *_: heartbeat.beat())
-
-
-def _report_targets(model: Any, config: Config, screen: Screen) -> None:
-    """Print the native names of layers if ``lora.target_modules`` has names of the published checkpoint."""
-    if not isinstance(model, peft.PeftModel):
-        return
-    native, requested = model.peft_config["default"].target_modules, config.lora.targets
-    if isinstance(native, str) and native != requested:
-        screen.say(f"lora.target_modules: {requested} of the published checkpoint is {native} in the native model")
-    if isinstance(native, str) or isinstance(requested, str) or ALL_LINEAR in requested:
-        return
-    if set(native) != set(requested):
-        renamed, found = ", ".join(sorted(set(requested) - native)), ", ".join(sorted(native - set(requested)))
-        screen.say(f"lora.target_modules: {renamed} of the published checkpoint is {found} in the native model")

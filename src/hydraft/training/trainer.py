@@ -102,6 +102,9 @@ class RunTrainer(Trainer):
         return self.order
 
     def _run_epoch(self, *args: Any, **named: Any) -> None:
+        if self.control.should_training_stop and self.start is not None:  # it had ended early: no step is left
+            random_state.load(self.start.folder)
+            return
         self.order.begin(named["epoch"])  # the data loader that skips batches after a resume does not pass it on
         super()._run_epoch(*args, **named)  # type: ignore[no-untyped-call]
 

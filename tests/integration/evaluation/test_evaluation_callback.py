@@ -8,6 +8,7 @@ import pytest
 from transformers import TrainerControl, TrainerState
 
 from conftest import run_script
+from hydraft.config.train import TrainConfig
 from hydraft.training.callbacks import logging as logging_callback
 from hydraft.training.callbacks.evaluation import EvaluationCallback
 from hydraft.training.callbacks.logging import LoggingCallback
@@ -83,9 +84,14 @@ def test_excluded_time_is_not_counted(tmp_path: Path, monkeypatch: pytest.Monkey
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["tokens_per_second"] == 30
 
 
-def test_the_best_scores_are_those_of_the_lowest_loss() -> None:
+@pytest.mark.parametrize(("best_by", "step"), [("loss", 2), ("exact_match", 0)])
+def test_the_best_scores_are_those_of_the_chosen_score(best_by: str, step: int) -> None:
     callback: Any = object.__new__(EvaluationCallback)
-    callback.scores = {0: {"loss": 3.0}, 2: {"loss": 1.0, "exact_match": 0.5}, 4: {"loss": float("nan")}}
-    assert callback.best() == {"step": 2, "loss": 1.0, "exact_match": 0.5}
+    callback.train = TrainConfig(best_by=best_by)
+    scores = {"loss": 1.0, "exact_match": 0.5}
+    callback.scores = {0: {"loss": 3.0, "exact_match": 0.5}, 2: scores, 4: {"loss": float("nan"), "exact_match": 0.25}}
+    assert callback.best() == {"step": step, **callback.scores[step]}
+    callback.scores = {0: {"loss": float("nan")}}
+    assert callback.best()["step"] == 0
     callback.scores = {}
     assert callback.best() == {}

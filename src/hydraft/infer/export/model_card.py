@@ -166,7 +166,11 @@ def _scores(run: Path) -> str:
     ]
     if not rows:
         return ""
-    return "## Scores\n\n| held-out | before | after |\n|---|---|---|\n" + "\n".join(rows)
+    kept, early = result.get("kept"), result.get("ended_early")
+    notes = [f"The weights are those of step {kept['step']:,}, the best evaluation."] if kept else []
+    notes += [f"The training ended early, at step {early['step']:,} of {early['of']:,}."] if early else []
+    below = f"\n\n{' '.join(notes)}" if notes else ""
+    return "## Scores\n\n| held-out | before | after |\n|---|---|---|\n" + "\n".join(rows) + below
 
 
 def _number(value: Any) -> str:

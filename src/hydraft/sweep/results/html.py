@@ -212,10 +212,20 @@ def _job(outcome: Outcome, common: dict[str, Any]) -> dict[str, Any]:
             if scores
             else []
         )
+    facts += _best_evaluation(result)
     if result.get("ended"):
         facts.append(["ended", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(result["ended"]))])
     mine = {key: _as_text(value) for key, value in outcome.config.items() if key not in common}
     return {"facts": facts, "command": outcome.command, "config": mine}
+
+
+def _best_evaluation(result: dict[str, Any]) -> Iterator[list[str]]:
+    """Of which evaluation the weights are, and whether the training ended early."""
+    if kept := result.get("kept"):
+        name = str(kept["best_by"]).replace("_", " ")
+        yield ["weights", f"of step {kept['step']:,}, the best held-out {name}, {number(kept['score'])}"]
+    if early := result.get("ended_early"):
+        yield ["ended early", f"step {early['step']:,} of {early['of']:,}, with train.patience={early['patience']}"]
 
 
 def _as_text(value: Any) -> str:

@@ -3,7 +3,9 @@
 import math
 from typing import Any, Literal
 
-LOSS = "loss"
+from hydraft.config import score
+
+LOSS = score.LOSS
 """The held-out loss after training, or the training loss without held-out records."""
 
 COSTS = {"memory": "peak_memory_bytes", "seconds": "train_seconds"}
@@ -14,7 +16,7 @@ SPEED = "tokens_per_second"
 
 def direction(name: str) -> Literal["minimize", "maximize"]:
     """``minimize`` for losses and costs, ``maximize`` for scores and speed, as Optuna calls them."""
-    return "minimize" if name == LOSS or name in COSTS else "maximize"
+    return "minimize" if name in COSTS else score.direction(name)
 
 
 def value(name: str, result: dict[str, Any]) -> float | None:

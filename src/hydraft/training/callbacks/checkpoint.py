@@ -4,6 +4,7 @@ A checkpoint has all state that the uninterrupted run would have after that step
 data, random states of all ranks, loss sums of the next line in metrics.jsonl, scores so far, and the run's id on the dashboard.
 """
 
+import functools
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hydraft.checkpoint import manifest, optimizer_state, random_state, weights
+from hydraft.checkpoint import best_weights, manifest, optimizer_state, random_state, weights
 from hydraft.checkpoint.interval import Interval
 from hydraft.checkpoint.training_state import TrainingState
 from hydraft.config.choices import Save
@@ -82,7 +83,10 @@ class CheckpointCallback(TrainerCallback):
         self.trainer, self.divergence = trainer, divergence
         trainer.on_save = self.save
         state = None if trainer.start is None else trainer.start.state
+        best = self.evaluation.best_so_far
+        best.write = functools.partial(self.write, trainer)
         if state is None:
+            best.begin(None)
             return
         if state.records != self.records:
             raise ConfigError(
@@ -92,6 +96,7 @@ class CheckpointCallback(TrainerCallback):
         self.state = state
         divergence.resume(state.divergence)
         self.evaluation.scores |= {int(step): scores for step, scores in state.scores.items()}
+        best.begin(state)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any
@@ -144,6 +149,7 @@ class CheckpointCallback(TrainerCallback):
         if dist.get_rank() == 0:
             best = self.evaluation.best().get("step")
             manifest.retain(self.folder, self.config.train.keep_last, None if best is None else int(best))
+            best_weights.prune(self.folder, self.evaluation.best_so_far.kept)
         self.interval.saved(step, time.monotonic() - began)
 
     def write(self, trainer: RunTrainer, target: Path, more: Any = None) -> None:
@@ -170,6 +176,7 @@ class CheckpointCallback(TrainerCallback):
             tokens_logged=self.logging.tokens,
             seconds=self.logging.seconds,
             scores={str(step): scores for step, scores in self.evaluation.scores.items()},
+            best_step=self.evaluation.best_so_far.kept,
             tracker=self.logging.tracker.identity,
             divergence={} if self.divergence is None else self.divergence.state(),
             skipped_steps=self.config.train.pass_over,

@@ -1,6 +1,5 @@
 """The callback that evaluates on held-out records: before training, after it, and with ``train.eval_every`` in between."""
 
-import math
 import time
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
@@ -10,9 +9,10 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hydraft.config.train import TrainConfig
-from hydraft.evaluation import record_scores
+from hydraft.evaluation import record_scores, standing
 from hydraft.evaluation.evaluator import Evaluated, Evaluator
 from hydraft.evaluation.metrics import Scores
+from hydraft.training.callbacks.best import BestEvaluation
 from hydraft.training.callbacks.early_stop import EarlyStopCallback
 from hydraft.training.callbacks.logging import LoggingCallback
 from hydraft.training.memory_peaks import MemoryPeaks
@@ -36,6 +36,7 @@ class EvaluationCallback(TrainerCallback):
     ) -> None:
         self.model = model
         self.evaluator = evaluator
+        self.train = train
         self.every = train.eval_every
         self.loss_only = train.eval_loss_only
         self.logging = logging
@@ -44,6 +45,9 @@ class EvaluationCallback(TrainerCallback):
         self.peaks = peaks
         self.scores: dict[int, Scores] = {}
         """The scores, by optimizer step."""
+        self.best_so_far = BestEvaluation(train, logging, self.scores)
+        self.complete: int | None = None
+        """The step of the last evaluation, if that has all scores."""
         self.said_unfinished = False
         self.known: MutableMapping[str, Evaluated] | None = None
         """Evaluations of this model as it is before training, if others have the same one (``training/pack/base.py``), by key."""
@@ -59,6 +63,8 @@ class EvaluationCallback(TrainerCallback):
             self.evaluate_all("before training", 0)
         elif self._is_due(state) and state.global_step not in self.scores:  # a signal interrupted it
             self._during_training(state, control)
+        elif self.best_so_far.is_over and state.global_step < state.max_steps:  # it has ended early before
+            self._end(state, control)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
         """Evaluate every so many steps."""
@@ -79,11 +85,16 @@ class EvaluationCallback(TrainerCallback):
         """All scores, before or after training; empty if there are no held-out records or a signal interrupts it."""
         if not self.evaluator.records:
             return {}
+        if self.complete == step:  # training has ended early, after an evaluation
+            return self.scores[step]
         self.screen.phase(f"evaluating {when}", self.evaluator.parts())
         try:
-            return self._evaluate(step, False)
+            scores = self._evaluate(step, False)
         except Interrupted:
             return {}
+        if step:
+            self.best_so_far.evaluated(step)
+        return scores
 
     def write_records(self, folder: Path) -> None:
         """Write the loss and scores of each record in the last evaluation to the run's folder, if there are held-out records."""
@@ -91,15 +102,11 @@ class EvaluationCallback(TrainerCallback):
             record_scores.write(folder, self.evaluator.by_record)
 
     def best(self) -> dict[str, float]:
-        """The scores with the lowest held-out loss, and their step."""
+        """The best scores (``train.best_by``), those before training among them, and their step."""
         if not self.scores:
             return {}
-
-        def loss(step: int) -> float:
-            value = self.scores[step]["loss"]
-            return math.inf if value is None or math.isnan(value) else value  # None: NaN in JSON
-
-        step = min(self.scores, key=loss)
+        best = standing.best(self.scores, self.train.best_by, self.scores)
+        step = min(self.scores) if best is None else best
         return {"step": step, **self.scores[step]}
 
     def _during_training(self, state: TrainerState, control: TrainerControl) -> None:
@@ -115,9 +122,17 @@ class EvaluationCallback(TrainerCallback):
         ):
             try:
                 self._evaluate(step, self.loss_only)
+                self.best_so_far.evaluated(step)
             except Interrupted:
                 self.early_stop.stop(control)
+        if self.best_so_far.is_over and not self.early_stop.number:
+            self._end(state, control)
         self.logging.exclude(time.perf_counter() - began)
+
+    def _end(self, state: TrainerState, control: TrainerControl) -> None:
+        """End the training as if this were its last step."""
+        self.screen.say(self.best_so_far.why_over(state.global_step, state.max_steps))
+        control.should_training_stop = True
 
     def _scores(self, step: int, done: Callable[[int], None], loss_only: bool) -> Scores:
         if step or self.known is None:
@@ -150,4 +165,5 @@ class EvaluationCallback(TrainerCallback):
             )
         self.logging.write(step, {f"eval_{name}": value for name, value in scores.items()})
         self.scores[step] = scores
+        self.complete = None if loss_only else step
         return scores

@@ -18,6 +18,8 @@ class PauseCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
         """Stop after the step, or after the first one of a run that resumes beyond it; a run that ends there is complete."""
+        if control.should_training_stop:  # it ends here for another reason
+            return
         if self.step <= state.global_step < state.max_steps and not self.early_stop.number:
             self.early_stop.number = signal.SIGTERM
             self.early_stop.stop(control)
