@@ -3,22 +3,25 @@
 Nothing is saved for a backward pass: in memory are the values of one layer, and either the logits of ``loss.ROWS`` trained
 tokens, or the keys and values of every token of the prompts and of the answers so far.
 
-As many answers are generated at once as need no more memory than a micro-batch's activations in training, between one and
-``MOST``: if training fits, evaluation fits. The number depends on the config only, not on the number of ranks.
+As many answers are generated at once, and as many rows with a label as the answer (``data.labels``) are computed at once, as need no
+more memory than a micro-batch's activations in training, between one and ``MOST``: if training fits, evaluation fits. The number
+depends on the config only, not on the number of ranks.
 
 Shapes: N tokens of a batch, L of them trained, T tokens of the longest prompt.
 """
 
 from dataclasses import dataclass
 
+from hydraft.config.data import DataConfig
 from hydraft.config.schema import Config
+from hydraft.data.label_names import classes
 from hydraft.models.loss import ROWS
 from hydraft.plan.activations import activations
 from hydraft.plan.memory_parts import Parts
 from hydraft.plan.parameters import Layout, Trained
 
 MOST = 32
-"""The largest batch size for generating answers."""
+"""The largest batch size for generating answers, and for labels."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,30 @@ class GenerationMemory:
         written = Parts(cache=tokens * known.attention_layers * layer, activations=tokens * copied, logits=last)
         return max(read, written, key=lambda parts: parts.total)
 
+    def rows(self, length: int, answer: int) -> int:
+        """The batch size for rows of up to ``length`` tokens, of which up to ``answer`` are those of a label."""
+        return max(1, min(MOST, self.bytes // self.row(length, answer).total))
+
+    def row(self, length: int, answer: int) -> Parts:
+        """The memory of computing the log-likelihood of a label's ``answer`` tokens in a row of ``length``: as for the loss."""
+        layer = Parts(activations=length * forward_bytes(self.layout, self.learns, self.width, length))
+        states = Parts(activations=length * self.layout.hidden * self.width, logits=answer * self.layout.vocabulary * 8)
+        return max(layer, states, key=lambda parts: parts.total)
+
+    def most_rows(self, length: int, answer: int) -> Parts:
+        """The memory of the largest batch of such rows."""
+        return self.row(length, answer).times(self.rows(length, answer))
+
     def most(self, prompt: int) -> Parts:
         """The memory of the largest batch, for prompts of up to ``prompt`` tokens."""
         one = self.answer(prompt)
         count = max(1.0, min(float(MOST), self.bytes / one.total))  # shorter prompts may use the rest
         return Parts(**{name: round(count * value) for name, value in one.to_dict().items()})
+
+
+def label_tokens(data: DataConfig) -> int:
+    """The most tokens that a label of ``data.labels`` can have: one for each byte and one for its end; 0 without labels."""
+    return min(data.max_length, max((len(label.encode()) + 1 for label in classes(data.labels)), default=0))
 
 
 def generation_memory(config: Config, layout: Layout, learns: Trained, width: int) -> GenerationMemory:

@@ -18,7 +18,8 @@ from hydraft.config.lora import ALL_LINEAR, LoraMethod
 from hydraft.config.model import ModelConfig
 from hydraft.config.schema import Config
 from hydraft.data.template_default import with_default
-from hydraft.evaluation.evaluator import BatchSizes, Evaluated, Evaluator
+from hydraft.evaluation.batches import BatchSizes
+from hydraft.evaluation.evaluator import Evaluated, Evaluator
 from hydraft.models import base_identity, exchange, prepare, quantised_copy
 from hydraft.models.load import check_vocabulary, load_tokenizer, settle_batching, trainable
 from hydraft.plan import plan

@@ -15,7 +15,8 @@ from hydraft.config.objective import ObjectiveConfig
 from hydraft.config.schema import QuantConfig
 from hydraft.data import mixture
 from hydraft.data.labels import IGNORE
-from hydraft.evaluation.evaluator import BatchSizes, Evaluator
+from hydraft.evaluation.batches import BatchSizes
+from hydraft.evaluation.evaluator import Evaluator
 from hydraft.models.load import load_base, load_tokenizer
 from hydraft.training.objectives.registry import make_objective
 

@@ -12,7 +12,7 @@ from conftest import config_of, run_script
 from families import FAMILIES, WITH_ALIBI
 from hydraft.config.schema import Config
 from hydraft.data.batch import Padded
-from hydraft.evaluation.evaluator import BatchSizes
+from hydraft.evaluation.batches import BatchSizes
 from hydraft.models import generation, loss_scored
 from hydraft.models.quant import DTYPES
 from hydraft.models.shapes import planned_config
@@ -109,12 +109,12 @@ def test_a_batch_of_answers_needs_no_more_memory_than_training() -> None:
 
 
 def test_batches_of_answers_are_limited_by_tokens_and_have_every_record() -> None:
-    from hydraft.evaluation.evaluator import _chunks
+    from hydraft.evaluation.batches import chunks
 
     lengths = [50, 3, 700, 20, 700, 4, 90, 5]
-    chunks = _chunks(lengths, lambda longest: max(1, 100 // longest))
-    assert sorted(index for chunk in chunks for index in chunk) == list(range(len(lengths)))
-    assert [[lengths[index] for index in chunk] for chunk in chunks] == [[3, 4, 5, 20], [50], [90], [700], [700]]
+    found = chunks(lengths, lambda longest: max(1, 100 // longest))
+    assert sorted(index for chunk in found for index in chunk) == list(range(len(lengths)))
+    assert [[lengths[index] for index in chunk] for chunk in found] == [[3, 4, 5, 20], [50], [90], [700], [700]]
 
 
 def test_without_a_plan_a_batch_of_answers_has_the_tokens_of_a_micro_batch() -> None:

@@ -11,7 +11,8 @@ from hydraft.config.data import DataConfig
 from hydraft.config.lora import VARIANTS
 from hydraft.config.train import TrainConfig
 from hydraft.data.records import Conversation
-from hydraft.evaluation.evaluator import BatchSizes, Evaluated, Evaluator
+from hydraft.evaluation.batches import BatchSizes
+from hydraft.evaluation.evaluator import Evaluated, Evaluator
 from hydraft.training.callbacks.evaluation import EvaluationCallback
 
 DATA = DataConfig(name="own", train="x.json")
