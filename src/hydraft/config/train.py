@@ -63,6 +63,8 @@ class TrainConfig:
     after training."""
     eval_loss_only: bool = False
     """During training, compute only the held-out loss (one forward pass per record) and generate no answers (one per token)."""
+    show_answers: int = setting(0, at_least=0, unit="records")
+    """Held-out records whose answers before and after training are printed at the end, and shown as a table on the dashboard."""
     save: Save = Save.end
     """``end``: the model is saved at the end. ``epoch``: a checkpoint of each epoch is kept as well."""
     save_every: int | None = setting(None, at_least=1, unit="steps", hint=", or null for none by steps")

@@ -22,7 +22,7 @@ FREE = (
     "resume", "lora", "tracker", "sweep",
     "train.epochs", "train.max_steps", "train.micro_batch_size", "train.gradient_accumulation_steps",
     "train.learning_rate", "train.scheduler", "train.warmup_ratio", "train.weight_decay", "train.betas", "train.eps",
-    "train.max_grad_norm", "train.log_every", "train.eval_every", "train.eval_loss_only", "train.save", "train.save_every",
+    "train.max_grad_norm", "train.log_every", "train.eval_every", "train.eval_loss_only", "train.show_answers", "train.save", "train.save_every",
     "train.save_minutes", "train.grace", "train.keep_last", "train.on_divergence", "train.loss_spike",
     "train.zero_grad_steps", "train.max_rewinds", "train.pass_over", "train.auto_micro_batch",
     "data.name", "data.train", "data.mix", "data.only", "data.format", "data.train_on", "data.eval", "data.eval_seed", "data.template",

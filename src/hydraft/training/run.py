@@ -88,6 +88,7 @@ def train(rank: Rank, config: Config) -> EarlyExit | None:
         run.evaluation.write_records(folder)
         report.write_result(parts.config, folder, result, trained, run.logging.tracker)
         report.show_result(screen, folder, result, seconds)
+        report.show_answers(screen, folder, parts.config.train.show_answers)
     return None
 
 
@@ -171,6 +172,8 @@ def _make_run(parts: _Parts, rank: Rank, early_stop: EarlyStopCallback) -> _Run:
     with screen.heartbeat.while_working():  # a share of many records takes long to find
         evaluator = _evaluator(parts, device)
     evaluation = EvaluationCallback(model, evaluator, config.train, logging, early_stop, peaks)
+    if start is None:
+        evaluation.begin()
     evaluation.known = rank.evaluations if config.lora.variant.starts_as_base else None
     checkpoint = CheckpointCallback(config, folder, parts.data.encoded.key, logging, evaluation, parts.origin)
     compiling = _compile_callbacks(config, model, logging, device)

@@ -91,7 +91,7 @@ class CheckpointCallback(TrainerCallback):
             )
         self.state = state
         divergence.resume(state.divergence)
-        self.evaluation.scores |= {int(step): scores for step, scores in state.scores.items()}
+        self.evaluation.resume({int(step): scores for step, scores in state.scores.items()})
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any

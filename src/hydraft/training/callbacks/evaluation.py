@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hydraft.config.train import TrainConfig
-from hydraft.evaluation import record_scores
+from hydraft.evaluation import answers, record_scores
 from hydraft.evaluation.evaluator import Evaluated, Evaluator
 from hydraft.evaluation.metrics import Scores
 from hydraft.training.callbacks.early_stop import EarlyStopCallback
@@ -85,6 +85,16 @@ class EvaluationCallback(TrainerCallback):
         except Interrupted:
             return {}
 
+    def begin(self) -> None:
+        """Start from the first step: remove the answers of an earlier attempt that left no checkpoint."""
+        self.resume({})
+
+    def resume(self, scores: Mapping[int, Scores]) -> None:
+        """Resume with these scores, by step: remove the answers of later evaluations, which are repeated."""
+        self.scores |= scores
+        if self.logging.rank == 0:
+            answers.keep(self.logging.file.parent, list(scores))
+
     def write_records(self, folder: Path) -> None:
         """Write the loss and scores of each record in the last evaluation to the run's folder, if there are held-out records."""
         if self.evaluator.by_record:
@@ -149,5 +159,15 @@ class EvaluationCallback(TrainerCallback):
                 f"{len(self.evaluator.questions)} answers did not end within it, so these count as empty: give more"
             )
         self.logging.write(step, {f"eval_{name}": value for name, value in scores.items()})
+        self._write_answers(step)
         self.scores[step] = scores
         return scores
+
+    def _write_answers(self, step: int) -> None:
+        """Write the answers of the last evaluation, if it has any, on rank 0."""
+        found = self.evaluator
+        if self.logging.rank == 0 and found.found:
+            task = found.data.task
+            answers.append(
+                self.logging.file.parent, answers.lines(step, found.records, found.by_record, found.found, task)
+            )
