@@ -5,8 +5,9 @@
 
 Loads the adapter or model of a run and scores its held-out records whose answer is one of the labels, all records at once
 as in evaluation. The two ways alternate (A B A B …) in one process, the first round is not timed, and medians are
-compared: on a CPU the CPU time of one thread, since other processes may use the machine, on a GPU wall time. The
-log-likelihoods are also compared with those from all logits of each label by itself.
+compared: on a CPU the CPU time of one thread, since other processes may use the machine, on a GPU wall time. A model that
+is not trained often generates until data.eval_max_new_tokens, so both are also timed without the adapter. The
+log-likelihoods are compared with those from all logits of each label by itself.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
 import torch.distributed as dist
 
@@ -85,11 +87,12 @@ def timed(model: Any, chooses: Evaluator, generates: Evaluator, rounds: int) -> 
     """Median seconds of choosing all answers, and of generating them."""
     clock = time.perf_counter if chooses.device.type == "cuda" else time.process_time
     taken: tuple[list[float], list[float]] = ([], [])
-    for _ in range(rounds):
+    for number in range(rounds + 1):
         for which, action in enumerate((chooses.labels.choices, generates.answers)):
             started = clock()
             action(model, lambda _: None)
-            taken[which].append(clock() - started)
+            if number:
+                taken[which].append(clock() - started)
     return statistics.median(taken[0]), statistics.median(taken[1])
 
 
@@ -117,7 +120,10 @@ def main() -> None:
         chooses.objective,
     )
     found = compared(loaded.model, chooses, generates)
-    choosing, generating = timed(loaded.model, chooses, generates, arguments.rounds)
+    times = {"trained": timed(loaded.model, chooses, generates, arguments.rounds)}
+    if isinstance(loaded.model, peft.PeftModel):
+        with loaded.model.disable_adapter():
+            times["before training"] = timed(loaded.model, chooses, generates, arguments.rounds)
     right = [record.conversations[0].reference.strip() for record in chooses.records]
     exact = sum(text.strip() == answer for text, answer in zip(found.generated, right, strict=True)) / len(right)
     print(f"{len(right)} records, {len(chooses.labels.labels)} labels")
@@ -125,7 +131,8 @@ def main() -> None:
         f"accuracy: chosen {found.choices.scores['accuracy']:.1%}, generated {exact:.1%}; equal answers {found.equal:.1%}"
     )
     print(f"largest difference of a log-likelihood from the formula: {found.difference:.1e}")
-    print(f"seconds: chosen {choosing:.2f}, generated {generating:.2f}; {generating / choosing:.1f} times as fast")
+    for when, (choosing, generating) in times.items():
+        print(f"seconds, {when}: chosen {choosing:.2f}, generated {generating:.2f}; ratio {generating / choosing:.1f}")
     dist.destroy_process_group()
 
 

@@ -43,13 +43,13 @@ class BatchSizes:
         return max(1, min(scoring.MOST, self.tokens // (prompt + self.max_new_tokens)))
 
     def rows(self, length: int, answer: int) -> int:
-        """Rows of up to ``length`` tokens, of which up to ``answer`` are those of a label, to compute at a time.
+        """Rows to compute at a time: of prompts of up to ``length`` tokens, each with a label of up to ``answer`` tokens.
 
         If the memory is not known, they have no more tokens than a micro-batch.
         """
         if self.memory is not None:
             return self.memory.rows(length, answer)
-        return max(1, min(scoring.MOST, self.tokens // length))
+        return max(1, min(scoring.MOST, self.tokens // (length + answer)))
 
 
 def chunks(lengths: list[int], size: Callable[[int], int]) -> list[list[int]]:

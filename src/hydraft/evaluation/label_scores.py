@@ -8,9 +8,10 @@ That is ``acc`` of the output type ``multiple_choice`` in lm-evaluation-harness 
 for the token that ends the answer, which is not part of a choice there. Without it a label that another one begins with (好, 好的)
 could never be less likely than that one. ``accuracy_norm`` is its ``acc_norm``: each sum is divided by the characters of the label.
 
-Each label is a row of its own, so a record costs as many rows as there are labels.
+The prompt of a record is computed once, and the labels after it (``models/shared_prompt.py``). With a model for which that is not
+possible, each label is a row of its own with the prompt in it, so a record costs as many rows as there are labels.
 
-Shapes: N records, K labels, N * K rows in the order of the records; B rows of a batch, T tokens of the longest.
+Shapes: N records, K labels, N * K rows in the order of the records.
 """
 
 import math
@@ -32,7 +33,7 @@ from hydraft.data.tokenize import Example, answered, truncate
 from hydraft.errors import ConfigError
 from hydraft.evaluation.batches import BatchSizes, Done, chunks, of_this_rank
 from hydraft.evaluation.metrics import Scores, macro_f1
-from hydraft.models import loss_scored
+from hydraft.models import loss_scored, shared_prompt
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,44 @@ class LabelScorer:
     @torch.no_grad()
     def log_likelihoods(self, model: torch.nn.Module, done: Done) -> list[list[float]]:
         """The sums of log p, (N, K), in nats. Every rank must call it; all get the same."""
-        collate = Padded(int(self.tokenizer.pad_token_id))
+        shared = self._shared_prompts() if shared_prompt.is_supported(model) else None
+        sums = self._of_rows(model, done) if shared is None else self._after_prompts(model, shared, done)
+        dist.all_reduce(sums)  # exact: each number is added to zeros
+        return sums.view(len(self.conversations), len(self.labels)).tolist()
+
+    def _shared_prompts(self) -> list[list[int]] | None:
+        """The tokens before the label, of each record; None if they are not the same for all labels of every record."""
+        prompts = [row["input_ids"][: len(row["input_ids"]) - _trained(row)] for row in self.rows]
+        count = len(self.labels)
+        found = prompts[::count]
+        same = all(prompt == found[index // count] for index, prompt in enumerate(prompts))
+        return found if same and all(found) else None
+
+    def _after_prompts(self, model: torch.nn.Module, prompts: list[list[int]], done: Done) -> torch.Tensor:
+        """The sums (N, K) of this rank's records, from one pass over the prompts of a batch and one for each label."""
+        pad_id, count = int(self.tokenizer.pad_token_id), len(self.labels)
+        answers = [row["input_ids"][-_trained(row) :] for row in self.rows]
+        parts = self._batches([len(prompt) for prompt in prompts])
+        sums = torch.zeros(len(prompts), count, dtype=torch.float64, device=self.device)
+        for number, counts, current in of_this_rank(len(parts)):
+            some = parts[number]
+            labels = [answers[index * count : (index + 1) * count] for index in some]
+            own = [prompts[index] for index in some]
+            found = shared_prompt.log_likelihoods(model, own, labels, pad_id, self.device)
+            if counts:
+                sums[some] = found.to(sums)
+            done(sum(len(parts[other]) * count for other in current))
+        return sums
+
+    def _batches(self, lengths: list[int]) -> list[list[int]]:
+        """Indices in batches; ``lengths`` are those of the prompts, or of the rows with a label."""
         longest = max(map(_trained, self.rows), default=0)
-        parts = chunks(
-            [len(row["input_ids"]) for row in self.rows], lambda length: self.sizes.rows(length, min(length, longest))
-        )
+        return chunks(lengths, lambda length: self.sizes.rows(length, longest))
+
+    def _of_rows(self, model: torch.nn.Module, done: Done) -> torch.Tensor:
+        """The sums (N * K,) of this rank's rows, computed as for the loss."""
+        collate = Padded(int(self.tokenizer.pad_token_id))
+        parts = self._batches([len(row["input_ids"]) for row in self.rows])
         sums = torch.zeros(len(self.rows), dtype=torch.float64, device=self.device)
         for number, counts, current in of_this_rank(len(parts)):
             peers = [[self.rows[index] for index in parts[other]] for other in current]
@@ -99,8 +133,7 @@ class LabelScorer:
             if counts:
                 sums[parts[number]] = -found.of_rows.to(sums)
             done(sum(map(len, peers)))
-        dist.all_reduce(sums)  # exact: each number is added to zeros
-        return sums.view(len(self.conversations), len(self.labels)).tolist()
+        return sums
 
     def choices(self, model: torch.nn.Module, done: Done) -> Choices:
         """The label that the model chooses for each record, and the scores."""

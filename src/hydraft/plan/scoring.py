@@ -10,7 +10,7 @@ depends on the config only, not on the number of ranks.
 Shapes: N tokens of a batch, L of them trained, T tokens of the longest prompt.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hydraft.config.data import DataConfig
 from hydraft.config.schema import Config
@@ -41,8 +41,8 @@ class GenerationMemory:
         """The batch size for records whose longest prompt has ``prompt`` tokens."""
         return max(1, min(MOST, self.bytes // self.answer(prompt).total))
 
-    def answer(self, prompt: int) -> Parts:
-        """The memory of one record with a prompt of ``prompt`` tokens."""
+    def answer(self, prompt: int, new: int | None = None) -> Parts:
+        """The memory of one record with a prompt of ``prompt`` tokens and an answer of ``new``, by default as many as there may be."""
         known, width = self.layout, self.width
         layer = (2 * known.key + known.features(width)) * width  # keys and values of a token
         last = known.vocabulary * (width + 4)  # the logits of the last token, and in fp32
@@ -53,23 +53,26 @@ class GenerationMemory:
         )
         # The keys and values of a layer are copied to append a token, and repeated for every query head.
         copied = layer + (2 * known.query * width if known.key < known.query else 0)
-        tokens = prompt + self.new
+        tokens = prompt + (self.new if new is None else new)
         written = Parts(cache=tokens * known.attention_layers * layer, activations=tokens * copied, logits=last)
         return max(read, written, key=lambda parts: parts.total)
 
-    def rows(self, length: int, answer: int) -> int:
-        """The batch size for rows of up to ``length`` tokens, of which up to ``answer`` are those of a label."""
-        return max(1, min(MOST, self.bytes // self.row(length, answer).total))
+    def rows(self, length: int, label: int) -> int:
+        """The batch size for prompts of up to ``length`` tokens, each with a label of up to ``label`` tokens."""
+        return max(1, min(MOST, self.bytes // self.row(length, label).total))
 
-    def row(self, length: int, answer: int) -> Parts:
-        """The memory of computing the log-likelihood of a label's ``answer`` tokens in a row of ``length``: as for the loss."""
-        layer = Parts(activations=length * forward_bytes(self.layout, self.learns, self.width, length))
-        states = Parts(activations=length * self.layout.hidden * self.width, logits=answer * self.layout.vocabulary * 8)
-        return max(layer, states, key=lambda parts: parts.total)
+    def row(self, length: int, label: int) -> Parts:
+        """The memory of computing a prompt of ``length`` tokens and then the log-likelihood of a label of ``label`` tokens.
 
-    def most_rows(self, length: int, answer: int) -> Parts:
+        The logits of a label, and in fp32 with their log-softmax, are in memory at once. A row with both the prompt and the label,
+        which is computed as for the loss, needs less.
+        """
+        read = self.answer(length, label)
+        return replace(read, logits=label * self.layout.vocabulary * (self.width + 8))
+
+    def most_rows(self, length: int, label: int) -> Parts:
         """The memory of the largest batch of such rows."""
-        return self.row(length, answer).times(self.rows(length, answer))
+        return self.row(length, label).times(self.rows(length, label))
 
     def most(self, prompt: int) -> Parts:
         """The memory of the largest batch, for prompts of up to ``prompt`` tokens."""
