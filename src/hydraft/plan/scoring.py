@@ -41,21 +41,32 @@ class GenerationMemory:
         """The batch size for records whose longest prompt has ``prompt`` tokens."""
         return max(1, min(MOST, self.bytes // self.answer(prompt).total))
 
-    def answer(self, prompt: int, new: int | None = None) -> Parts:
-        """The memory of one record with a prompt of ``prompt`` tokens and an answer of ``new``, by default as many as there may be."""
-        known, width = self.layout, self.width
-        layer = (2 * known.key + known.features(width)) * width  # keys and values of a token
-        last = known.vocabulary * (width + 4)  # the logits of the last token, and in fp32
-        read = Parts(
-            cache=prompt * known.attention_layers * layer,
-            activations=prompt * (forward_bytes(known, self.learns, width, prompt) + layer),  # the cache is a copy
-            logits=last,
+    def answer(self, prompt: int) -> Parts:
+        """The memory of one record with a prompt of ``prompt`` tokens."""
+        last = self.layout.vocabulary * (self.width + 4)  # the logits of the last token, and in fp32
+        read, written = self._read(prompt), self._written(prompt + self.new)
+        return max(replace(read, logits=last), replace(written, logits=last), key=lambda parts: parts.total)
+
+    def _read(self, prompt: int) -> Parts:
+        """The forward pass over a prompt, without logits."""
+        layer = self._cached
+        return Parts(
+            cache=prompt * self.layout.attention_layers * layer,
+            activations=prompt
+            * (forward_bytes(self.layout, self.learns, self.width, prompt) + layer),  # the cache is a copy
         )
+
+    def _written(self, tokens: int) -> Parts:
+        """The forward pass over the last of ``tokens`` tokens, without logits."""
+        known, layer = self.layout, self._cached
         # The keys and values of a layer are copied to append a token, and repeated for every query head.
-        copied = layer + (2 * known.query * width if known.key < known.query else 0)
-        tokens = prompt + (self.new if new is None else new)
-        written = Parts(cache=tokens * known.attention_layers * layer, activations=tokens * copied, logits=last)
-        return max(read, written, key=lambda parts: parts.total)
+        copied = layer + (2 * known.query * self.width if known.key < known.query else 0)
+        return Parts(cache=tokens * known.attention_layers * layer, activations=tokens * copied)
+
+    @property
+    def _cached(self) -> int:
+        """Bytes of the keys and values of a token in one layer."""
+        return (2 * self.layout.key + self.layout.features(self.width)) * self.width
 
     def rows(self, length: int, label: int) -> int:
         """The batch size for prompts of up to ``length`` tokens, each with a label of up to ``label`` tokens."""
@@ -64,11 +75,13 @@ class GenerationMemory:
     def row(self, length: int, label: int) -> Parts:
         """The memory of computing a prompt of ``length`` tokens and then the log-likelihood of a label of ``label`` tokens.
 
-        The logits of a label, and in fp32 with their log-softmax, are in memory at once. A row with both the prompt and the label,
-        which is computed as for the loss, needs less.
+        Logits, their copy in fp32 and its log-softmax are in memory at once: of the prompt's last token, whose log-softmax is kept, and
+        of all tokens of the label but its last. A row with both the prompt and the label, which is computed as for the loss, needs less.
         """
-        read = self.answer(length, label)
-        return replace(read, logits=label * self.layout.vocabulary * (self.width + 8))
+        one = self.layout.vocabulary * (self.width + 8)
+        read = replace(self._read(length), logits=one)
+        written = replace(self._written(length + label), logits=max(1, label - 1) * one + self.layout.vocabulary * 4)
+        return max(read, written, key=lambda parts: parts.total)
 
     def most_rows(self, length: int, label: int) -> Parts:
         """The memory of the largest batch of such rows."""

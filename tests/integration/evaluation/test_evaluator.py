@@ -54,7 +54,7 @@ def find(world: int) -> list[Any]:
 
 def chosen_answers(model: Any, tokenizer: Any) -> list[Any]:
     """The scores of records of which some have a label as the answer, with the prompts of all labels computed once, and again."""
-    config = config_of("data.eval_max_new_tokens=2", "data.labels=[正面,负面,不是正面]", "data.eval_limit=30")
+    config = config_of("data.eval_max_new_tokens=2", "data.labels=['正面','负面','不是正面']", "data.eval_limit=30")
     records = mixture.held_out(config.data, config.seed)
     sizes, objective = BatchSizes.of(config.data, 4), make_objective(ObjectiveConfig())
     evaluator = Evaluator(records, tokenizer, config.data, torch.device("cpu"), sizes, objective)
@@ -69,7 +69,7 @@ def chosen_answers(model: Any, tokenizer: Any) -> list[Any]:
     rows = evaluator.labels._of_rows(model, done.append)
     dist.all_reduce(rows)
     expected = [likelihood(model, row) for row in evaluator.labels.rows]
-    for found in (sum(shared, []), rows.tolist()):
+    for found in ([value for own in shared for value in own], rows.tolist()):
         assert found == pytest.approx(expected, rel=1e-5, abs=1e-5)
     for index, own in zip(evaluator.chosen, shared, strict=True):
         label = evaluator.labels.labels.index(records[index].conversations[0].reference)
