@@ -1,7 +1,7 @@
 """The answers to held-out records: ``answers.jsonl`` in a run's folder, a line for each record and evaluation. No torch.
 
 A line has at most ``LONGEST`` characters of the question, of the answer and of the reference, so a run writes at most
-``data.eval_limit`` * evaluations * 3 * ``LONGEST`` characters; the answers to 50 of the shipped records are 13 kB.
+``data.eval_limit`` * evaluations * 3 * ``LONGEST`` characters; the answers to the 50 reviews that are shipped are 16 kB.
 """
 
 from collections.abc import Mapping, Sequence

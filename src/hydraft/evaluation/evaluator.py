@@ -147,6 +147,14 @@ class Evaluator:
         self.scores, self.by_record, self.unfinished = found.scores, found.by_record, found.unfinished
         self.found = found.answers
 
+    @property
+    def note(self) -> str:
+        """A line about ``data.labels`` if the answers to some held-out records are not chosen among them; empty otherwise."""
+        if not self.labels.labels or not self.asked:
+            return ""
+        chosen = f"{len(self.chosen):,} of {len(self.records):,}" if self.chosen else "no"
+        return f"data.labels: {chosen} held-out records have one of these labels as the answer; answers to the others are generated"
+
     def parts(self, loss_only: bool = False) -> int:
         """The sum of the numbers that ``evaluate`` passes to ``done``."""
         answers = len(self.questions) + len(self.labels.rows)

@@ -67,7 +67,7 @@ def show_answers(screen: Screen, folder: Path, count: int) -> None:
     for name in COLUMNS:
         table.add_column(name, overflow="fold")
     for pair in found:
-        table.add_row(*(Text(escaped(cell)) for cell in _cells(pair)))
+        table.add_row(*(Text("\n".join(map(escaped, cell.split("\n")))) for cell in _cells(pair)))
     screen.console.print(table)
 
 

@@ -55,6 +55,8 @@ class EvaluationCallback(TrainerCallback):
     ) -> None:
         """Evaluate the model before training. (Under ZeRO-3 that is not possible before there is an engine.)"""
         self.peaks.end("loading")
+        if note := self.evaluator.note:
+            self.screen.say(note)
         if state.global_step == 0:
             self.evaluate_all("before training", 0)
         elif self._is_due(state) and state.global_step not in self.scores:  # a signal interrupted it
