@@ -20,6 +20,7 @@ from typing import Any
 import peft
 import torch
 import torch.distributed as dist
+from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from hydraft.config.infer import InferConfig
 from hydraft.config.schema import Config, load_config
@@ -104,7 +105,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     options = InferConfig(run=str(arguments.run))
     loaded = load(find(options), options)
     config = load_config(arguments.run / "config.yaml")

@@ -62,6 +62,10 @@ def show_answers(screen: Screen, folder: Path, count: int) -> None:
     """Print the answers to the first ``count`` held-out records before and after training."""
     found = answers.before_and_after(folder, count)
     if not found:
+        if count:
+            screen.say(
+                f"train.show_answers={count}: there are no answers to held-out records from before and after training"
+            )
         return
     table = Table(title=f"the first {len(found)} answers", title_justify="left", show_lines=True)
     for name in COLUMNS:

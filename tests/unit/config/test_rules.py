@@ -29,7 +29,7 @@ VIOLATIONS = [  # overrides that are refused
     "train.weight_decay=-1", "train.betas=[0.9]", "train.eps=0", "train.max_grad_norm=-1", "train.log_every=0",
     "train.gradient_checkpointing=maybe", "train.compile=true zero=stage3", "train.compile=true", "train.save_every=0", "train.save_minutes=0", "train.keep_last=0", "train.grace=-1", "train.loss_spike=1", "train.zero_grad_steps=0", "train.max_rewinds=0",
     "train.pass_over=[0]", "cluster.launcher=joined train.on_divergence=rewind", "cluster.launcher=joined train.auto_micro_batch=true",
-    "train.eval_every=0", "train.eval_every=often", "train.eval_every=epoch data.eval=null", "train.eval_loss_only=true",
+    "train.eval_every=0", "train.eval_every=often", "train.eval_every=epoch data.eval=null", "train.show_answers=-1", "train.show_answers=3 data.eval=null", "train.eval_loss_only=true",
     "kernels=unsloth", "kernels=liger", "kernels=liger kernels.loss=whole", "kernels.loss=chunked lora=none quant=none",
     "kernels.loss=chunked lora.target_modules=[q_proj,lm_head]", "model.scale=tiny", "cluster.gpu_memory=24GiB", "lora=none",
     "model.dtype=bf16 lora=none quant=none train.precision=fp32", "model.dtype=fp32 train.precision=bf16",
