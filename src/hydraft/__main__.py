@@ -13,6 +13,10 @@ COMMANDS = {
         "convert a published checkpoint that needs remote code to a native one: SRC DST",
     ),
     "sweep": ("hydraft.sweep.results.report", "table, summary.csv and report.html of a sweep: [multirun/…]"),
+    "answers": (
+        "hydraft.evaluation.answers_command",
+        "answers to held-out records, of one run or two: RUN [RUN2] [--before] [--differ]",
+    ),
     "workspace": ("hydraft.sweep.results.wandb_workspace", "wandb's own page for a sweep: multirun/… [entity]"),
     "settings": (
         "hydraft.config.markdown",

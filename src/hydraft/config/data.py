@@ -63,6 +63,7 @@ class DataConfig:
     """Names of the records' keys for those of a format, such as ``{instruction: question, output: answer}``. ``{}``: common names are
     recognised."""
     labels: list[str] = field(default_factory=list)
-    """Answers that the numbers 0, 1, … in a record's ``label`` stand for, such as ``[negative, positive]``."""
+    """Answers that the numbers 0, 1, … in a record's ``label`` stand for, such as ``[negative, positive]``. Held-out records with one of
+    them as the answer are scored by the likelihood of each, and no answer is generated."""
     on_bad_record: OnBadRecord = OnBadRecord.refuse
     """What is done with a record that cannot be read: ``refuse`` the run, or ``skip`` it and report how many were skipped."""

@@ -104,6 +104,10 @@ COMBINATIONS = [
         "train.eval_every={c.train.eval_every} needs held-out records: give data.eval=held_out.json, or use train.eval_every=null",
     ),
     value(
+        lambda c: c.train.show_answers > 0 and c.data.eval is None,
+        "train.show_answers={c.train.show_answers} needs held-out records: give data.eval=held_out.json, or use train.show_answers=0",
+    ),
+    value(
         lambda c: c.train.eval_loss_only and c.train.eval_every is None,
         "train.eval_loss_only=true is about evaluation during training, and there is none: use train.eval_every=epoch, or train.eval_loss_only=false",
     ),

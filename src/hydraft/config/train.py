@@ -72,6 +72,8 @@ class TrainConfig:
     """The held-out score that decides which evaluation is the best: ``loss``, or a score of generated answers such as ``exact_match``."""
     keep: Keep = Keep.last
     """Which weights the result has: those of the ``last`` step, or of the ``best`` evaluation, which needs ``eval_every``."""
+    show_answers: int = setting(0, at_least=0, unit="records")
+    """Held-out records whose answers before and after training are printed at the end, and shown as a table on the dashboard."""
     save: Save = Save.end
     """``end``: the model is saved at the end. ``epoch``: a checkpoint of each epoch is kept as well."""
     save_every: int | None = setting(None, at_least=1, unit="steps", hint=", or null for none by steps")

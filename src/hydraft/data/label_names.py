@@ -1,9 +1,15 @@
-"""The answer that a class label stands for (``data.labels``). No torch."""
+"""Class labels (``data.labels``): the answers that they stand for, and the classes that are told apart. No torch."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from hydraft.errors import ConfigError
+
+
+def classes(labels: Sequence[str]) -> list[str]:
+    """The different answers in ``data.labels``; none if there are fewer than two, between which nothing can be told."""
+    found = list(dict.fromkeys(label.strip() for label in labels if label.strip()))
+    return found if len(found) > 1 else []
 
 
 def answer_of(label: Any, labels: Sequence[str], what: str) -> Any:

@@ -9,7 +9,7 @@ Shapes: T tokens of one record.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import NotRequired, TypedDict
 
@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from hydraft.config.data import DataConfig
 from hydraft.data import special_tokens
 from hydraft.data.labels import IGNORE
-from hydraft.data.records import Conversation, Record
+from hydraft.data.records import Conversation, Record, Turn
 from hydraft.data.rendering import Piece, Rendering, begin, last_answer, render, trains
 from hydraft.errors import ConfigError
 
@@ -93,6 +93,17 @@ def encode_one(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, d
         return [tokens(whole, tokenizer)] if any(piece.trained for piece in whole) else []
     ends = [index + 1 for index in range(len(chat.turns)) if trains(rendering, index)]
     return [tokens(last_answer(rendering, end), tokenizer) for end in ends]
+
+
+def answered(conversation: Conversation, answer: str, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> Example:
+    """The conversation with ``answer`` in place of its last answer, which alone is trained, before truncation.
+
+    Raises:
+        ConfigError: the template rejects the conversation, or has no place for its tools.
+    """
+    turns = (*conversation.prompt, Turn("assistant", answer))
+    chat = special_tokens.of(tokenizer).hide(replace(conversation, turns=turns))
+    return tokens(last_answer(Rendering(chat, tokenizer, data), len(turns)), tokenizer)
 
 
 def prompt_ids(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> list[int]:

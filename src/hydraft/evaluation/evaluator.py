@@ -1,4 +1,4 @@
-"""Evaluates a model on held-out records: the loss, and scores of generated answers. The records are shared out over the ranks.
+"""Evaluates a model on held-out records: the loss, and scores of answers, generated or chosen among labels. The records are shared out over the ranks.
 
 The number of ranks changes which rank takes a batch, never the batches; so the scores do not depend on it.
 
@@ -10,14 +10,14 @@ Shapes: B records of a batch, T tokens, V vocabulary.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from statistics import fmean
+from typing import Protocol
 
-import peft
 import torch
 import torch.distributed as dist
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from hydraft.config.data import DataConfig
 from hydraft.data import held_out
@@ -27,13 +27,14 @@ from hydraft.data.examples import Item, mismatch
 from hydraft.data.records import Record
 from hydraft.data.thinking import Answer
 from hydraft.data.tokenize import prompt_ids
+from hydraft.evaluation import label_scores
+from hydraft.evaluation.batches import BatchSizes, Done, chunks, of_this_rank
+from hydraft.evaluation.generated import generate
+from hydraft.evaluation.label_scores import LabelScorer
 from hydraft.evaluation.metrics import Scores, scored
 from hydraft.evaluation.record_scores import RecordScores, of_items
-from hydraft.models import exchange, generation
-from hydraft.plan import scoring
+from hydraft.models import exchange
 
-Done = Callable[[int], None]
-"""Called with the number of records that all ranks have finished since the last call."""
 Batch = dict[str, torch.Tensor]
 
 
@@ -72,43 +73,14 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True)
-class BatchSizes:
-    """How many records are evaluated at a time."""
-
-    micro_batch_size: int
-    """Records, for the loss."""
-    tokens: int
-    """Tokens of a micro-batch, at most; used if ``memory`` is None."""
-    max_new_tokens: int
-    """Tokens of an answer, at most."""
-    memory: scoring.GenerationMemory | None = None
-    """Memory for answers; None for an architecture that the plan does not know."""
-
-    @classmethod
-    def of(
-        cls, data: DataConfig, micro_batch_size: int, memory: scoring.GenerationMemory | None = None
-    ) -> "BatchSizes":
-        """The sizes of a run."""
-        return cls(micro_batch_size, micro_batch_size * data.max_length, data.eval_max_new_tokens, memory)
-
-    def answers(self, prompt: int) -> int:
-        """Answers to generate at a time if the longest prompt has ``prompt`` tokens.
-
-        If the memory is not known, they have no more tokens than a micro-batch: without recomputation, training keeps the keys and
-        values of as many.
-        """
-        if self.memory is not None:
-            return self.memory.records(prompt)
-        return max(1, min(scoring.MOST, self.tokens // (prompt + self.max_new_tokens)))
-
-
-@dataclass(frozen=True)
 class Evaluated:
     """The results of an evaluation."""
 
     scores: Scores
     by_record: list[RecordScores]
     unfinished: int
+    answers: dict[int, str]
+    """The answer of the model to each record that has one, by the record's index."""
 
 
 class Evaluator:
@@ -133,7 +105,11 @@ class Evaluator:
         """The record of each item, as its index."""
         self.items = self._with_mismatched(list(self._encode()))
         first = [record.conversations[0] for record in records]
-        self.asked = [index for index, conversation in enumerate(first) if conversation.plain is None]
+        self.chosen = [index for index, conversation in enumerate(first) if label_scores.is_choice(conversation, data)]
+        """The records whose answer is chosen among ``data.labels``."""
+        self.labels = LabelScorer([first[index] for index in self.chosen], tokenizer, data, device, sizes)
+        by_label = set(self.chosen)
+        self.asked = [i for i, conversation in enumerate(first) if conversation.plain is None and i not in by_label]
         """The records for which an answer is generated."""
         self.questions = [first[index] for index in self.asked]
         """Their conversations."""
@@ -143,6 +119,8 @@ class Evaluator:
         """The loss and the scores of each record in the last evaluation."""
         self.unfinished = 0
         """Answers of the last evaluation whose thoughts did not end within ``data.eval_max_new_tokens``; they count as empty."""
+        self.found: dict[int, str] = {}
+        """The answers of the last evaluation, by the index of their record."""
 
     def _encode(self) -> Iterator[Item]:
         encoding = self.objective.encoding
@@ -169,43 +147,73 @@ class Evaluator:
     @property
     def last(self) -> Evaluated:
         """The results of the last evaluation."""
-        return Evaluated(self.scores, self.by_record, self.unfinished)
+        return Evaluated(self.scores, self.by_record, self.unfinished, self.found)
 
     @last.setter
     def last(self, found: Evaluated) -> None:
         self.scores, self.by_record, self.unfinished = found.scores, found.by_record, found.unfinished
+        self.found = found.answers
+
+    @property
+    def note(self) -> str:
+        """A line about ``data.labels`` if the answers to some held-out records are not chosen among them; empty otherwise."""
+        if not self.labels.labels or not self.asked:
+            return ""
+        chosen = f"{len(self.chosen):,} of {len(self.records):,}" if self.chosen else "no"
+        return f"data.labels: {chosen} held-out records have one of these labels as the answer; answers to the others are generated"
 
     def parts(self, loss_only: bool = False) -> int:
         """The sum of the numbers that ``evaluate`` passes to ``done``."""
-        return len(self.items) if loss_only or not self.questions else len(self.questions)
+        answers = len(self.questions) + len(self.labels.rows)
+        return len(self.items) if loss_only or not answers else answers
 
     def evaluate(self, model: torch.nn.Module, done: Done, loss_only: bool = False) -> Scores:
-        """Means of the objective's measures, and scores of generated answers. Every rank must call it; all get the same."""
-        generates = bool(self.questions) and not loss_only
+        """Means of the objective's measures, and scores of answers. Every rank must call it; all get the same."""
+        answers = bool(self.questions or self.chosen) and not loss_only
+        self.found = {}
         model.eval()
         try:
             # done(0) reports no progress, but lets the caller end the evaluation
-            scores = self.measure(model, (lambda _: done(0)) if generates else done)
-            if generates:
-                found, each = scored(self.questions, self.answers(model, done), self.data.task)
-                scores |= found
-                for index, own in zip(self.asked, each, strict=True):
-                    self.by_record[index].scores.update(own)
+            scores = self.measure(model, (lambda _: done(0)) if answers else done)
+            if answers:
+                scores |= self._scores_of_answers(model, done)
         finally:
             model.train()
         self.scores = scores
         return scores
+
+    def _scores_of_answers(self, model: torch.nn.Module, done: Done) -> Scores:
+        """Choose and generate the answers; their scores over all records, and in ``by_record`` those of each."""
+        scores: Scores = {}
+        if self.chosen:
+            choices = self.labels.choices(model, done)
+            scores |= choices.scores
+            self._keep(self.chosen, choices.answers, choices.each)
+        if self.questions:
+            texts = self.answers(model, done)
+            found, each = scored(self.questions, texts, self.data.task)
+            both = found.keys() & scores.keys()
+            scores |= found
+            self._keep(self.asked, texts, each)
+            for name in both:  # of a task with chosen and generated answers
+                scores[name] = fmean(one.scores[name] for one in self.by_record if name in one.scores)
+        return scores
+
+    def _keep(self, indices: list[int], texts: list[str], each: list[Scores]) -> None:
+        for index, text, own in zip(indices, texts, each, strict=True):
+            self.found[index] = text
+            self.by_record[index].scores.update(own)
 
     @torch.no_grad()
     def measure(self, model: torch.nn.Module, done: Done) -> Scores:
         """Means of the objective's measures over all records. The loss is in nats, and every trained token has the same weight."""
         collate, names = Padded(int(self.tokenizer.pad_token_id)), self.objective.measures
         lengths = [max(len(example["input_ids"]) for example in item) for item in self.items]
-        chunks = _chunks(lengths, lambda _: self.sizes.micro_batch_size)
-        sums = torch.zeros(len(chunks), len(names) + 1, dtype=torch.float64, device=self.device)  # of each chunk
+        batches = chunks(lengths, lambda _: self.sizes.micro_batch_size)
+        sums = torch.zeros(len(batches), len(names) + 1, dtype=torch.float64, device=self.device)  # of each chunk
         parts = torch.zeros(len(self.items), 2, dtype=torch.float64, device=self.device)  # of each item: loss, count
-        for number, counts, current in _of_this_rank(len(chunks)):
-            peers = [[self.items[index] for index in chunks[other]] for other in current]
+        for number, counts, current in of_this_rank(len(batches)):
+            peers = [[self.items[index] for index in batches[other]] for other in current]
             batch = collate(peers[number - current.start])
             batch = {key: value if key == "labels" else value.to(self.device) for key, value in batch.items()}
             found = self.objective.measure(model, batch, peers)
@@ -213,9 +221,9 @@ class Evaluator:
                 for column, value in enumerate(found.sums):
                     sums[number, column] = value
                 sums[number, -1] = found.count
-                parts[chunks[number], 0] = found.of_items.to(parts)
-                parts[chunks[number], 1] = found.counts.to(parts)
-            done(sum(len(chunks[other]) for other in current))
+                parts[batches[number], 0] = found.of_items.to(parts)
+                parts[batches[number], 1] = found.counts.to(parts)
+            done(sum(len(batches[other]) for other in current))
         dist.all_reduce(sums)  # exact: each number is added to zeros
         dist.all_reduce(parts)
         self.by_record = of_items(self.records, self.owners, parts.tolist())
@@ -227,54 +235,14 @@ class Evaluator:
         """Greedy answers to the last question of each conversation, without thoughts, gathered over the ranks."""
         encoded = [prompt_ids(conversation, self.tokenizer, self.data) for conversation in self.questions]
         prompts = [ids[-self.data.max_length :] for ids in encoded]
-        chunks = _chunks([len(prompt) for prompt in prompts], self.sizes.answers)
+        batches = chunks([len(prompt) for prompt in prompts], self.sizes.answers)
         found: dict[int, Answer] = {}
-        for number, _, current in _of_this_rank(len(chunks)):
-            answers = self._generate(model, [prompts[index] for index in chunks[number]])
-            found |= dict(zip(chunks[number], answers, strict=True))
-            done(sum(len(chunks[other]) for other in current))
+        for number, _, current in of_this_rank(len(batches)):
+            some = [prompts[index] for index in batches[number]]
+            answers = generate(model, self.tokenizer, some, self.sizes.max_new_tokens, self.device)
+            found |= dict(zip(batches[number], answers, strict=True))
+            done(sum(len(batches[other]) for other in current))
         shares = exchange.all_gather([[index, *answer] for index, answer in found.items()])
         merged = {index: Answer(*answer) for share in shares for index, *answer in share}
         self.unfinished = sum(not answer.ended for answer in merged.values())
         return [merged[index].text for index in range(len(prompts))]
-
-    def _generate(self, model: Any, prompts: Sequence[list[int]]) -> list[Answer]:
-        length, device = max(map(len, prompts)), self.device
-        pad = int(self.tokenizer.pad_token_id)
-        ids = torch.tensor([[pad] * (length - len(row)) + row for row in prompts], device=device)  # (B, T)
-        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in prompts], device=device)  # (B, T)
-        inner = model.get_base_model() if isinstance(model, peft.PeftModel) else model
-        settings = GenerationConfig(
-            max_new_tokens=self.sizes.max_new_tokens,
-            do_sample=False,
-            pad_token_id=pad,
-            eos_token_id=generation.end_ids(self.tokenizer, inner),
-            use_cache=True,
-        )
-        several = dist.get_world_size() > 1
-        with generation.greedy(inner):
-            out = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings, synced_gpus=several)
-        made = out[:, length:].tolist()
-        return [generation.read_answer(self.tokenizer, *pair) for pair in zip(prompts, made, strict=True)]
-
-
-def _chunks(lengths: list[int], size: Callable[[int], int]) -> list[list[int]]:
-    """Indices in chunks of similar lengths; ``size`` returns the number in a chunk whose longest has so many tokens."""
-    chunks: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
-        if not chunks or len(chunks[-1]) >= size(lengths[index]):  # this one is the longest of the chunk
-            chunks.append([])
-        chunks[-1].append(index)
-    return chunks
-
-
-def _of_this_rank(count: int) -> Iterator[tuple[int, bool, range]]:
-    """This rank's chunks out of ``count``: the chunk, whether its result counts, and the chunks of all ranks in this round.
-
-    ZeRO-3 gathers weights in every forward pass, so all ranks must make the same number of passes. In the last round, a rank for
-    which no chunk is left takes the last one again, and its result does not count.
-    """
-    rank, world = dist.get_rank(), dist.get_world_size()
-    for start in range(0, count, world):
-        current = range(start, min(start + world, count))
-        yield min(start + rank, current[-1]), start + rank < count, current

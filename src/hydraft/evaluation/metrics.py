@@ -91,6 +91,15 @@ def _named(text: str, classes: list[str]) -> set[str]:
     return named
 
 
+def macro_f1(references: list[str], predictions: list[str]) -> float:
+    """The mean of the F1 of every class in ``references`` or ``predictions``, as scikit-learn's ``f1_score(average="macro")``."""
+    found = []
+    for name in sorted({*references, *predictions} - {""}):
+        both = sum(right == text == name for right, text in zip(references, predictions, strict=True))
+        found.append(2 * both / (references.count(name) + predictions.count(name)))
+    return fmean(found)
+
+
 def character_f1(reference: str, prediction: str) -> float:
     """F1 of the longest common substring, as in CMRC 2018 (Cui et al., arXiv:1810.07366).
 

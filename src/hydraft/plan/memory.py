@@ -153,14 +153,23 @@ def _training(config: Config, subject: ModelSize, kept: States, frozen: _Frozen,
 
 
 def _scoring(config: Config, subject: ModelSize, kept: States, frozen: _Frozen, width: int) -> Parts:
-    """The largest of three phases: a layer, the loss, answers; plus the memory that training keeps between steps."""
+    """The largest of a layer, the loss, answers and labels; plus the memory that training keeps between steps."""
     layout, learns = subject.layout, subject.learns
     if config.data.eval is None:
         return Parts()
     base = Parts(weights=frozen.device) + _relabelled(kept.device, learns)
     layer, head = scoring.losses(config, layout, learns, width)
-    answers = scoring.generation_memory(config, layout, learns, width).most(config.data.max_length)
+    memory = scoring.generation_memory(config, layout, learns, width)
+    answers = memory.most(config.data.max_length)
+    label = scoring.label_tokens(config.data)
+    labels = memory.most_rows(config.data.max_length, label) if label else Parts()
     working = Parts(buffers=frozen.gathered.layers + _dequantised(config, layout, width))
     embedding = Parts(buffers=frozen.gathered.start)
-    phases = [embedding, layer + working, head + Parts(buffers=frozen.gathered.head), answers + working]
+    phases = [
+        embedding,
+        layer + working,
+        head + Parts(buffers=frozen.gathered.head),
+        answers + working,
+        labels + working,
+    ]
     return base + max(phases, key=lambda parts: parts.total)

@@ -18,7 +18,7 @@ from hydraft.runs import claim, run_folder
 CHANGEABLE = (
     "mode", "resume", "cluster", "zero", "tracker", "train.epochs", "train.max_steps", "train.log_every", "train.save",
     "train.save_every", "train.save_minutes", "train.keep_last", "train.grace", "train.eval_every",
-    "train.eval_loss_only", "train.patience", "train.min_delta", "train.best_by", "train.keep",
+    "train.eval_loss_only", "train.show_answers", "train.patience", "train.min_delta", "train.best_by", "train.keep",
     "train.micro_batch_size",
     "train.gradient_accumulation_steps", "train.gradient_checkpointing", "train.compile", "data.eval",
     "data.eval_limit",

@@ -24,6 +24,9 @@ class Tracker:
     def upload(self, folder: Path) -> None:
         """Upload what was trained as an artifact."""
 
+    def table(self, name: str, columns: list[str], rows: list[list[str]]) -> None:
+        """Log a table of texts; a dashboard that has no tables logs none."""
+
     def finish(self, summary: dict[str, Any]) -> None:
         """Close the dashboard run; ``summary`` holds its final values."""
 

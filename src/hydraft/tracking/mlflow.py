@@ -45,6 +45,10 @@ class MlflowTracker(Tracker):
         """Upload ``folder`` to the run's artifacts."""
         self.mlflow.log_artifacts(str(folder), artifact_path=folder.name)
 
+    def table(self, name: str, columns: list[str], rows: list[list[str]]) -> None:
+        """Log the artifact ``<name>.json``, in the form of mlflow's own tables, whose ``log_table`` needs pandas."""
+        self.mlflow.log_dict({"columns": columns, "data": rows}, f"{name}.json")
+
     def finish(self, summary: dict[str, Any]) -> None:
         """Log the final values and end the run."""
         self.mlflow.log_metrics(

@@ -27,6 +27,11 @@ class TensorboardTracker(Tracker):
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
+    def table(self, name: str, columns: list[str], rows: list[list[str]]) -> None:
+        """Log the table as text in Markdown."""
+        lines = [_row(columns), _row(["---"] * len(columns)), *map(_row, rows)]
+        self.writer.add_text(name, "\n".join(lines), 0)
+
     def finish(self, summary: dict[str, Any]) -> None:
         """Log the settings and final values for the HParams table, and close the file."""
         known = {
@@ -42,3 +47,8 @@ class TensorboardTracker(Tracker):
             for name, value in scores.items():
                 self.writer.add_scalar(name, value)
         self.writer.close()
+
+
+def _row(cells: list[str]) -> str:
+    """A row of a table in Markdown, in which a cell is one line without bars."""
+    return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"

@@ -65,6 +65,12 @@ class WandbTracker(Tracker):
         artifact.add_dir(str(folder))
         self.run.log_artifact(artifact)
 
+    def table(self, name: str, columns: list[str], rows: list[list[str]]) -> None:
+        """Log a ``wandb.Table``."""
+        import wandb
+
+        self.run.log({name: wandb.Table(columns=list(columns), data=rows)})
+
     def finish(self, summary: dict[str, Any]) -> None:
         """Close the run; every file is on the disk afterwards."""
         self.run.summary.update(summary)

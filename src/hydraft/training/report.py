@@ -3,14 +3,22 @@
 from pathlib import Path
 from typing import Any
 
+from rich.table import Table
+from rich.text import Text
+
 from hydraft.config import printed
 from hydraft.config.schema import Config
+from hydraft.evaluation import answers
 from hydraft.evaluation.metrics import shown
 from hydraft.plan import plan
 from hydraft.runs import loss_plot
 from hydraft.system import files
 from hydraft.system.console import Screen
+from hydraft.system.escaping import escaped
 from hydraft.tracking.base import Tracker
+
+COLUMNS = ["prompt", "reference", "before", "after"]
+"""Of the table of answers."""
 
 SUMMARY = ("train_loss", "tokens", "train_seconds", "peak_memory_bytes", "trained_parameters")
 """Values of result.json that are also sent to the dashboard."""
@@ -20,6 +28,8 @@ def write_result(config: Config, folder: Path, result: dict[str, Any], trained: 
     """Write result.json and the loss plot, and finish the run on the dashboard. ``trained``: the saved adapter or model."""
     files.write_json(folder / "result.json", result)
     loss_plot.draw_loss(folder, plan.headline(config))
+    if shown := answers.before_and_after(folder, config.train.show_answers):
+        tracker.table("answers", COLUMNS, [_cells(pair) for pair in shown])
     if config.tracker.upload:
         tracker.upload(trained)
     scores = {f"{when}/{name}": value for when in ("before", "best", "after") for name, value in result[when].items()}
@@ -36,7 +46,7 @@ def show_result(screen: Screen, folder: Path, result: dict[str, Any], seconds: f
     ]
     best, kept, ended = result["best"], result.get("kept"), result.get("ended_early")
     if kept is None and best.get("step") not in (None, 0, result["steps"]):
-        rows.insert(1, [f"best, at step {best['step']:,}", "", _shown("loss", best["loss"])])
+        rows.insert(1, [f"best, at step {best['step']:,}", "", shown("loss", best["loss"])])
     if kept is not None:
         rows.append(["weights that are kept", "", f"step {kept['step']:,}"])
     speed = result["tokens"] / result["train_seconds"]
@@ -52,6 +62,29 @@ def show_result(screen: Screen, folder: Path, result: dict[str, Any], seconds: f
     screen.progress.stop()
     screen.table(str(folder), ["", "before", "after"], rows)
     screen.say(f'try it: {printed.command("infer.py", printed.override("run", _short(folder)))} prompt="…"')
+
+
+def show_answers(screen: Screen, folder: Path, count: int) -> None:
+    """Print the answers to the first ``count`` held-out records before and after training."""
+    found = answers.before_and_after(folder, count)
+    if not found:
+        if count:
+            screen.say(
+                f"train.show_answers={count}: there are no answers to held-out records from before and after training"
+            )
+        return
+    table = Table(title=f"the first {len(found)} answers", title_justify="left", show_lines=True)
+    for name in COLUMNS:
+        table.add_column(name, overflow="fold")
+    for pair in found:
+        table.add_row(*(Text("\n".join(map(escaped, cell.split("\n")))) for cell in _cells(pair)))
+    screen.console.print(table)
+
+
+def _cells(pair: answers.Pair) -> list[str]:
+    """The cells of ``COLUMNS``; an answer is marked as right or wrong."""
+    marked = [f"{'✓' if one.is_right else '✗'} {one.answer}" for one in (pair.first, pair.second)]
+    return [pair.first.prompt, pair.first.reference, *marked]
 
 
 def _peaks(result: dict[str, Any]) -> list[list[str]]:

@@ -18,10 +18,10 @@ from hydraft.checkpoint import optimizer_state, starting_adapter, weights
 from hydraft.config.lora import LoraMethod, start_name
 from hydraft.config.model import ModelConfig
 from hydraft.config.schema import Config
-from hydraft.data.batch import collator
 from hydraft.data.records import Record
 from hydraft.data.template_default import with_default
-from hydraft.evaluation.evaluator import BatchSizes, Evaluated, Evaluator
+from hydraft.evaluation.batches import BatchSizes
+from hydraft.evaluation.evaluator import Evaluated, Evaluator
 from hydraft.models import base_identity, exchange, prepare, quantised_copy
 from hydraft.models.load import check_vocabulary, has_chunked_loss, load_tokenizer, settle_batching, trainable
 from hydraft.plan import plan
@@ -29,7 +29,7 @@ from hydraft.system.console import Screen
 from hydraft.system.heartbeat import Heartbeat
 from hydraft.system.signals import EarlyExit, SignalListener
 from hydraft.tracking.factory import make_tracker
-from hydraft.training import reference, report, targets
+from hydraft.training import report, targets
 from hydraft.training.callbacks import best
 from hydraft.training.callbacks.checkpoint import CheckpointCallback, find_start
 from hydraft.training.callbacks.divergence import DivergenceCallback
@@ -37,11 +37,10 @@ from hydraft.training.callbacks.early_stop import EarlyStopCallback
 from hydraft.training.callbacks.evaluation import EvaluationCallback
 from hydraft.training.callbacks.logging import LoggingCallback
 from hydraft.training.callbacks.pause import PauseCallback
-from hydraft.training.callbacks.reference import ReferenceCallback
+from hydraft.training.callbacks.reference import referring_callbacks
 from hydraft.training.dataset import TrainingData, load_held_out, load_training_data
 from hydraft.training.memory_peaks import MemoryPeaks
 from hydraft.training.objectives.base import Objective
-from hydraft.training.objectives.preference import PreferenceObjective
 from hydraft.training.objectives.registry import make_objective
 from hydraft.training.oom import OutOfMemoryHandler
 from hydraft.training.trainer import RunTrainer, Start
@@ -94,6 +93,7 @@ def train(rank: Rank, config: Config) -> EarlyExit | None:
             run.evaluation.write_records(folder)
         report.write_result(parts.config, folder, result, trained, run.logging.tracker)
         report.show_result(screen, folder, result, seconds)
+        report.show_answers(screen, folder, parts.config.train.show_answers)
     return None
 
 
@@ -183,11 +183,13 @@ def _make_run(parts: _Parts, rank: Rank, early_stop: EarlyStopCallback) -> _Run:
     with screen.heartbeat.while_working():  # a share of many records takes long to find
         evaluator = _evaluator(parts, device)
     evaluation = EvaluationCallback(model, evaluator, config.train, logging, early_stop, peaks)
+    if start is None:
+        evaluation.begin()
     evaluation.known = rank.evaluations if config.lora.starts_as_base else None
     evaluation.best_so_far.more = functools.partial(_beside_best, parts, evaluation)
     checkpoint = CheckpointCallback(config, folder, parts.data.encoded.key, logging, evaluation, parts.origin)
     compiling = _compile_callbacks(config, model, logging, device)
-    referring = _reference_callbacks(parts, rank, evaluator)
+    referring = referring_callbacks(config, parts.objective, model, parts.data, evaluator, (folder, screen))
     trainer = _trainer(parts, rank, start, [*compiling, *referring, early_stop, evaluation, logging, checkpoint])
     for callback in compiling:
         callback.trainer = trainer
@@ -223,19 +225,6 @@ def _evaluator(parts: _Parts, device: torch.device) -> Evaluator:
     sizes = BatchSizes.of(config.data, config.train.micro_batch_size, plan.generation_memory(config))
     data = dataclasses.replace(config.data, thinking=parts.data.encoded.thinking)
     return Evaluator(parts.held_out, parts.tokenizer, data, device, sizes, objective)
-
-
-def _reference_callbacks(parts: _Parts, rank: Rank, evaluator: Evaluator) -> list[TrainerCallback]:
-    """The callback of an objective with a reference; before all that evaluate."""
-    config, objective, data = parts.config, parts.objective, parts.data
-    if not isinstance(objective, PreferenceObjective) or not objective.needs_reference:
-        return []
-    documents = reference.Documents(data.examples, data.encoded.lengths, evaluator.items)
-    key = reference.key(config, data.encoded.key, evaluator.records) if dist.get_rank() == 0 else None
-    store = reference.Store(rank.folder, key)
-    collate = collator(config.data, int(parts.tokenizer.pad_token_id), config.kernels.kind)
-    batches = config.train.micro_batch_size, collate
-    return [ReferenceCallback(objective, parts.model, documents, store, rank.screen, batches)]
 
 
 def _compile_callbacks(config: Config, model: Any, logging: LoggingCallback, device: torch.device) -> list[Any]:

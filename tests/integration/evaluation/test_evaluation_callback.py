@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 from transformers import TrainerControl, TrainerState
 
+from bench.equivalence import compose_run
+from bench.resume import cut, train
 from conftest import run_script
 from hydraft.config.train import TrainConfig
+from hydraft.evaluation import answers
 from hydraft.training.callbacks import logging as logging_callback
 from hydraft.training.callbacks.evaluation import EvaluationCallback
 from hydraft.training.callbacks.logging import LoggingCallback
@@ -63,6 +66,28 @@ def test_each_epoch_can_be_evaluated_with_the_loss_only(tmp_path: Path, records:
     sizes = [len(line) for line in lines if "eval_loss" in line]
     assert sizes[0] == sizes[3] > 2 == sizes[1] == sizes[2]  # step and loss
     assert (tmp_path / "run/loss.png").stat().st_size > 0
+
+
+def test_a_resumed_run_has_the_answers_of_one_that_was_not_interrupted(tmp_path: Path, records: Path) -> None:
+    """Under ZeRO-3 with two ranks, where half of the answers are chosen among labels and the others are generated."""
+    labels = ",".join(f"'等于{number}。'" for number in range(1, 13))
+    config = compose_run([
+        f"data.train={records}", f"data.eval={records}", "data.eval_limit=5", "data.eval_max_new_tokens=4", f"data.labels=[{labels}]",
+        "train.micro_batch_size=2", "train.max_steps=6", "train.save_every=2", "train.keep_last=9", "train.eval_every=2",
+        "zero=stage3", "cluster=1x2", "quant=none",
+    ])  # fmt: skip
+    train(config, tmp_path / "whole")
+    by_step = answers.read(tmp_path / "whole")
+    assert {step: len(lines) for step, lines in by_step.items()} == {0: 5, 2: 5, 4: 5, 6: 5}
+    chosen = [line for line in by_step[6] if "accuracy" in line.scores]
+    assert 0 < len(chosen) < 5 and {line.answer for line in chosen} <= set(config.data.labels)
+    after = json.loads((tmp_path / "whole/result.json").read_text())["after"]
+    assert {"accuracy", "accuracy_norm", "macro_f1", "exact_match"} <= after.keys()
+    resumed = cut(tmp_path / "whole", tmp_path / "cut", 4)
+    with (resumed / answers.FILE).open("a") as file:
+        file.write('{"step": 6, "rec')  # what a process that was killed may leave
+    train(config, resumed)
+    assert (resumed / answers.FILE).read_bytes() == (tmp_path / "whole" / answers.FILE).read_bytes()
 
 
 def test_excluded_time_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

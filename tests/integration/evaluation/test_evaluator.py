@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from conftest import config_of
 from forks import run_forks
@@ -15,7 +16,8 @@ from hydraft.config.objective import ObjectiveConfig
 from hydraft.config.schema import QuantConfig
 from hydraft.data import mixture
 from hydraft.data.labels import IGNORE
-from hydraft.evaluation.evaluator import BatchSizes, Evaluator
+from hydraft.evaluation.batches import BatchSizes
+from hydraft.evaluation.evaluator import Evaluator
 from hydraft.models.load import load_base, load_tokenizer
 from hydraft.training.objectives.registry import make_objective
 
@@ -44,9 +46,42 @@ def find(world: int) -> list[Any]:
         assert sum(done) == evaluator.parts() == count
         model.eval()
         found.append([scores, evaluator.answers(model, lambda _: None), [asdict(one) for one in evaluator.by_record]])
+    found.append(chosen_answers(model, tokenizer))
     if world == 1:
         found.append(by_the_formula(model, evaluator))  # of each record
     return found
+
+
+def chosen_answers(model: Any, tokenizer: Any) -> list[Any]:
+    """The scores of records of which some have a label as the answer, with the prompts of all labels computed once, and again."""
+    config = config_of("data.eval_max_new_tokens=2", "data.labels=['正面','负面','不是正面']", "data.eval_limit=30")
+    records = mixture.held_out(config.data, config.seed)
+    sizes, objective = BatchSizes.of(config.data, 4), make_objective(ObjectiveConfig())
+    evaluator = Evaluator(records, tokenizer, config.data, torch.device("cpu"), sizes, objective)
+    assert 1 < len(evaluator.chosen) < len(records)
+    done: list[int] = []
+    scores = evaluator.evaluate(model, done.append)
+    assert sum(done) == evaluator.parts()
+    assert evaluator.found.keys() == set(range(len(records)))
+    assert {"accuracy", "macro_f1", "sentiment_accuracy", "exact_match"} <= scores.keys()
+    model.eval()
+    shared = evaluator.labels.log_likelihoods(model, done.append)
+    rows = evaluator.labels._of_rows(model, done.append)
+    dist.all_reduce(rows)
+    expected = [likelihood(model, row) for row in evaluator.labels.rows]
+    for found in ([value for own in shared for value in own], rows.tolist()):
+        assert found == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    for index, own in zip(evaluator.chosen, shared, strict=True):
+        label = evaluator.labels.labels.index(records[index].conversations[0].reference)
+        assert -own[label] == pytest.approx(evaluator.by_record[index].loss_sum, rel=1e-5)  # its loss with that answer
+    return [scores, shared, rows.tolist(), [asdict(one) for one in evaluator.by_record], list(evaluator.found.values())]
+
+
+@torch.no_grad()
+def likelihood(model: Any, row: Any) -> float:
+    """The sum of log p over the trained tokens of a row, from its logits."""
+    log_p = model(input_ids=torch.tensor([row["input_ids"]])).logits[0].log_softmax(-1)
+    return sum(float(log_p[at - 1, token]) for at, token in enumerate(row["labels"]) if token != IGNORE)
 
 
 @torch.no_grad()
@@ -75,7 +110,7 @@ def test_two_ranks_get_exactly_the_scores_of_one(tmp_path: Path) -> None:
     (alone,), (first, second) = scores(1, tmp_path / "1"), scores(2, tmp_path / "2")
     formula = alone.pop()
     assert alone == first == second
-    scores_of_all, texts, by_record = alone[-1]
+    scores_of_all, texts, by_record = alone[-2]
     assert scores_of_all["loss"] == pytest.approx(
         sum(total for total, _ in formula) / sum(n for _, n in formula), rel=1e-6
     )

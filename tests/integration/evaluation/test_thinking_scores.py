@@ -17,7 +17,8 @@ from hydraft.data import thinking
 from hydraft.data.batch import Padded
 from hydraft.data.records import Conversation, Turn
 from hydraft.data.tokenize import encode_one
-from hydraft.evaluation.evaluator import BatchSizes, Evaluator
+from hydraft.evaluation.batches import BatchSizes
+from hydraft.evaluation.evaluator import Evaluator
 from hydraft.training.objectives.registry import make_objective
 
 RECORDS = [

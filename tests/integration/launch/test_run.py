@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,18 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import ROOT, run_script
+from forks import run_forks
 from hydraft.config.infer import InferConfig
+from hydraft.config.schema import load_config
+from hydraft.data import mixture
+from hydraft.evaluation import answers
+from hydraft.evaluation.batches import BatchSizes
+from hydraft.evaluation.label_scores import LabelScorer, is_choice
 from hydraft.infer.load import load
 from hydraft.infer.resolve import find
 
 FILES = {
-    "adapter", "config.yaml", "environment.json", "loss.png", "metrics.jsonl", "plan.json", "rank-0.log", "result.json",
+    "adapter", "answers.jsonl", "config.yaml", "environment.json", "loss.png", "metrics.jsonl", "plan.json", "rank-0.log", "result.json",
     "train.log",
 }  # fmt: skip
 
@@ -95,6 +102,31 @@ def test_the_screen_shows_the_run_and_no_messages_of_libraries(default_run: tupl
         assert word in said
     assert "Warning" not in said
     assert "DeepSpeed deepspeed" in (default_run[0] / "rank-0.log").read_text()  # it went to the log
+
+
+def test_labels_are_chosen_as_answers_are_generated(default_run: tuple[Path, str], tmp_path: Path) -> None:
+    """On the held-out reviews of the trained model: the label with the highest likelihood, and the answer in answers.jsonl."""
+    generated = answers.read(default_run[0])
+    last = {line.record: line for line in generated[max(generated)]}
+    options = InferConfig(run=str(default_run[0]))
+    source = load(find(options), options)
+    config = load_config(default_run[0] / "config.yaml")
+    data = replace(config.data, labels=["正面", "负面"], thinking=source.select().data.thinking)
+    reviews = [
+        (index, record.conversations[0])
+        for index, record in enumerate(mixture.held_out(config.data, config.seed))
+        if is_choice(record.conversations[0], data)
+    ]
+    conversations = [review for _, review in reviews]
+    scorer = LabelScorer(conversations, source.select().tokenizer, data, source.device, BatchSizes.of(data, 4))
+
+    def choose(_: int) -> list[str]:
+        torch.set_num_threads(1)  # a fork has no other threads
+        return scorer.choices(source.model, lambda _: None).answers
+
+    (chosen,) = run_forks(choose, tmp_path, 1)
+    same = [answer == last[index].answer.strip() for answer, (index, _) in zip(chosen, reviews, strict=True)]
+    assert len(same) >= 40 and sum(same) >= 0.98 * len(same)
 
 
 def test_infer_answers_from_the_run(default_run: tuple[Path, str]) -> None:

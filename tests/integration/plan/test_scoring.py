@@ -12,8 +12,8 @@ from conftest import config_of, run_script
 from families import FAMILIES, WITH_ALIBI
 from hydraft.config.schema import Config
 from hydraft.data.batch import Padded
-from hydraft.evaluation.evaluator import BatchSizes
-from hydraft.models import generation, loss_scored
+from hydraft.evaluation.batches import BatchSizes
+from hydraft.models import generation, loss_scored, shared_prompt
 from hydraft.models.quant import DTYPES
 from hydraft.models.shapes import planned_config
 from hydraft.plan import scoring
@@ -26,7 +26,7 @@ from unit.plan.test_activations import Live
 from unit.plan.test_memory import priced
 
 LENGTHS = (256, 255, 255, 250)
-NEW, PROMPT, COUNT = 32, 64, 32
+NEW, PROMPT, COUNT, LABEL = 32, 64, 32, 4
 CASES = [(family, precision) for family in FAMILIES for precision in ("fp32", "bf16")]
 
 
@@ -88,6 +88,30 @@ def test_the_peak_of_generating_answers_is_that_of_the_plan(family: str, precisi
     assert one.cache <= peak / COUNT * (tokens + 1) / tokens
 
 
+@pytest.mark.parametrize(("family", "precision"), [("llama3", "fp32"), ("qwen3", "bf16"), ("alibi", "fp32")])
+def test_the_peak_of_choosing_labels_is_that_of_the_plan(family: str, precision: str) -> None:
+    config, _, model = made(family, precision)
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randint(9, 99, (COUNT, PROMPT), generator=generator).tolist()
+    labels = torch.randint(9, 99, (COUNT, 2, LABEL), generator=generator).tolist()
+    with Live() as live:
+        shared_prompt.log_likelihoods(model, prompts, labels, 0, torch.device("cpu"))
+    room = generation_memory(config)
+    assert room is not None
+    assert -0.05 <= COUNT * room.row(PROMPT, LABEL).total / live.most - 1 <= 0.3
+
+
+def test_a_batch_of_labels_needs_no_more_memory_than_training() -> None:
+    room = generation_memory(config_of("model=llama3", "mode=plan", "train.precision=bf16", "data.max_length=4096"))
+    assert room is not None
+    for length in (16, 1000, 4096):
+        count = room.rows(length, LABEL)
+        assert count == scoring.MOST or count * room.row(length, LABEL).total <= room.bytes
+    labelled = config_of("data.labels=['正面','负面']").data
+    assert scoring.label_tokens(labelled) == len("正面".encode()) + 1
+    assert scoring.label_tokens(config_of().data) == 0
+
+
 def test_a_batch_of_answers_needs_no_more_memory_than_training() -> None:
     """32 records of Llama-3 with 8,192 tokens each would need 34 GB for keys and values alone."""
     cards = ["mode=plan", "train.precision=bf16", "train.micro_batch_size=2", "data.eval_max_new_tokens=256"]
@@ -109,12 +133,12 @@ def test_a_batch_of_answers_needs_no_more_memory_than_training() -> None:
 
 
 def test_batches_of_answers_are_limited_by_tokens_and_have_every_record() -> None:
-    from hydraft.evaluation.evaluator import _chunks
+    from hydraft.evaluation.batches import chunks
 
     lengths = [50, 3, 700, 20, 700, 4, 90, 5]
-    chunks = _chunks(lengths, lambda longest: max(1, 100 // longest))
-    assert sorted(index for chunk in chunks for index in chunk) == list(range(len(lengths)))
-    assert [[lengths[index] for index in chunk] for chunk in chunks] == [[3, 4, 5, 20], [50], [90], [700], [700]]
+    found = chunks(lengths, lambda longest: max(1, 100 // longest))
+    assert sorted(index for chunk in found for index in chunk) == list(range(len(lengths)))
+    assert [[lengths[index] for index in chunk] for chunk in found] == [[3, 4, 5, 20], [50], [90], [700], [700]]
 
 
 def test_without_a_plan_a_batch_of_answers_has_the_tokens_of_a_micro_batch() -> None:

@@ -10,6 +10,8 @@ import pytest
 import folders
 from bench.browser import Browser, missing
 from conftest import wait_for
+from hydraft.evaluation import answers
+from hydraft.evaluation.answers import AnswerLine
 from hydraft.sweep.results import html, outcome, reading
 from hydraft.sweep.results.ledger import State
 from unit.sweep.test_points import sweep as several_seeds
@@ -96,8 +98,14 @@ def test_configs_and_errors_are_shown_as_text(tmp_path: Path, browser: Browser) 
     jobs = grid(zero=["stage0", "stage2"], data__template=["chat", "中文：{instruction}", MALICIOUS])
     about = {"name": MALICIOUS, "command": MALICIOUS, "objective": MALICIOUS}
     folder = folders.make(tmp_path / "evil", jobs, [State.failed], {0: MALICIOUS}, about)
+    best = outcome.read(folder).best
+    assert best is not None
+    for step, text in ((0, ""), (40, MALICIOUS)):
+        scores = {"exact_match": float(bool(text))}
+        answers.append(best.folder, [AnswerLine(step, 0, "d", None, MALICIOUS, text, MALICIOUS, scores)])
     page = written(folder)
     browser.open(page)
+    assert browser.texts("#answers td") == [MALICIOUS, MALICIOUS, "✗ ", f"✓ {MALICIOUS}"]
     places = [one.values["data.template"] for one in outcome.read(folder).outcomes]
     browser.click(f"#jobs tbody tr:nth-child({places.index(MALICIOUS) + 1})")
     assert browser.console_messages() == []  # a missing image would print a message

@@ -36,7 +36,7 @@ def test_wandb_without_a_key_is_offline_and_complete(tmp_path: Path, records: Pa
     begin(tmp_path / "sweep", SWEEP)
     folder = tmp_path / "sweep" / "r=8"
     done = run_script(
-        "train.py", "tracker=wandb", "tracker.upload=true", "tracker.tags=[mine]", f"data.train={records}", f"data.eval={records}",
+        "train.py", "tracker=wandb", "train.show_answers=1", "tracker.upload=true", "tracker.tags=[mine]", f"data.train={records}", f"data.eval={records}",
         "data.eval_limit=2", "train.max_steps=3", "train.log_every=1", "cluster=1x2", "cluster.slurm.setup=['export HF_TOKEN=hush']",
         f"hydra.run.dir={folder}", WANDB_API_KEY="", HOME=str(tmp_path),
     )  # fmt: skip
@@ -64,6 +64,10 @@ def test_wandb_without_a_key_is_offline_and_complete(tmp_path: Path, records: Pa
         "before/loss",
     ):
         assert f'"{name}"' in metrics, name
+    (table,) = folder.glob("wandb/offline-run-*/files/media/table/answers*.table.json")
+    shown = json.loads(table.read_text())
+    assert shown["columns"] == ["prompt", "reference", "before", "after"]
+    assert len(shown["data"]) == 1 and "加一等于几" in shown["data"][0][0] and shown["data"][0][0] in done.stdout
     lines = subprocess.run([*wandb, str(file)], capture_output=True, text=True, check=True).stdout
     for word in ('"rank-f00dfeed"', '"train"', '"mine"', '"sweep"', '"nf4"', "adapter-"):
         assert word in lines, word
@@ -92,10 +96,13 @@ def test_tensorboard_has_scalars_and_hyperparameters(tmp_path: Path) -> None:
     tracker = make_tracker(prepared(folder, "tracker=tensorboard"), folder, rank=0)
     tracker.log({"loss": 2.0}, 1)
     tracker.log({"loss": 1.0}, 2)
+    tracker.table("answers", ["prompt", "after"], [["a|b\nc", "✓ d"]])
     tracker.finish({"objective": 0.5})
     events = reader.EventAccumulator(str(folder / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 2.0), (2, 1.0)]
     assert events.Scalars("objective")[0].value == 0.5
+    (text,) = events.Tensors("answers/text_summary")
+    assert text.tensor_proto.string_val[0].decode() == "| prompt | after |\n| --- | --- |\n| a\\|b c | ✓ d |"
     assert "_hparams_/session_start_info" in events.summary_metadata
 
 
@@ -111,6 +118,7 @@ def test_mlflow_resumes_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
     first.finish({})
     resumed = make_tracker(config, folder, rank=0, identity=first.identity)
     resumed.log({"loss": 1.0}, 2)
+    resumed.table("answers", ["prompt"], [["问"]])
     resumed.upload(folder / "adapter")
     resumed.finish({"objective": 0.5})
     (run,) = mlflow.search_runs(experiment_names=["hydraft"], output_format="list")
@@ -120,6 +128,7 @@ def test_mlflow_resumes_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
         "3",
         "rank-f00dfeed",
     )
+    assert json.loads((Path(run.info.artifact_uri) / "answers.json").read_text())["data"] == [["问"]]
     assert (Path(run.info.artifact_uri) / "adapter" / "x.txt").exists()
 
 

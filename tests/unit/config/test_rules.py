@@ -29,7 +29,7 @@ VIOLATIONS = [  # overrides that are refused
     "train.weight_decay=-1", "train.betas=[0.9]", "train.eps=0", "train.max_grad_norm=-1", "train.log_every=0",
     "train.gradient_checkpointing=maybe", "train.compile=true zero=stage3", "train.compile=true", "train.save_every=0", "train.save_minutes=0", "train.keep_last=0", "train.grace=-1", "train.loss_spike=1", "train.zero_grad_steps=0", "train.max_rewinds=0",
     "train.pass_over=[0]", "cluster.launcher=joined train.on_divergence=rewind", "cluster.launcher=joined train.auto_micro_batch=true",
-    "train.eval_every=0", "train.eval_every=often", "train.eval_every=epoch data.eval=null", "train.eval_loss_only=true",
+    "train.eval_every=0", "train.eval_every=often", "train.eval_every=epoch data.eval=null", "train.show_answers=-1", "train.show_answers=3 data.eval=null", "train.eval_loss_only=true",
     "train.patience=0", "train.patience=2", "train.keep=best", "train.min_delta=-1 train.patience=2 train.eval_every=5", "train.min_delta=0.1 train.eval_every=5",
     "train.best_by=exact_match data.eval=null", "train.best_by=exact_match train.eval_every=5 train.eval_loss_only=true", "train.best_by=''",
     "train.keep=best train.eval_every=5 train.eval_loss_only=true sweep.objective=[loss,exact_match]",

@@ -11,7 +11,8 @@ from hydraft.config.data import DataConfig
 from hydraft.config.lora import VARIANTS
 from hydraft.config.train import TrainConfig
 from hydraft.data.records import Conversation
-from hydraft.evaluation.evaluator import BatchSizes, Evaluated, Evaluator
+from hydraft.evaluation.batches import BatchSizes
+from hydraft.evaluation.evaluator import Evaluated, Evaluator
 from hydraft.training.callbacks.evaluation import EvaluationCallback
 
 DATA = DataConfig(name="own", train="x.json")
@@ -37,7 +38,7 @@ class Counting(Evaluator):
 
 def callback(evaluator: Evaluator, known: dict[str, Evaluated] | None) -> EvaluationCallback:
     screen = SimpleNamespace(say=lambda _: None, phase=lambda *_: None, advance=lambda _: None)
-    logging: Any = SimpleNamespace(screen=screen, write=lambda *_: None)
+    logging: Any = SimpleNamespace(screen=screen, write=lambda *_: None, rank=0)
     anything: Any = SimpleNamespace(end=lambda _: None, stops=lambda: False)
     made = EvaluationCallback(anything, evaluator, TrainConfig(), logging, anything, anything)
     made.known = known

@@ -11,10 +11,10 @@ def test_unfinished_thoughts_are_said_once() -> None:
     said: list[str] = []
     evaluator: Any = SimpleNamespace(
         records=[1], questions=[1] * 8, unfinished=3, sizes=SimpleNamespace(max_new_tokens=64), parts=lambda: 8,
-        evaluate=lambda *_: {"loss": 1.0},
+        evaluate=lambda *_: {"loss": 1.0}, found={},
     )  # fmt: skip
     screen = SimpleNamespace(say=said.append, phase=lambda *_: None, advance=lambda _: None)
-    logging: Any = SimpleNamespace(screen=screen, write=lambda *_: None)
+    logging: Any = SimpleNamespace(screen=screen, write=lambda *_: None, rank=0)
     anything: Any = SimpleNamespace(end=lambda _: None)
     callback = EvaluationCallback(anything, evaluator, TrainConfig(), logging, anything, anything)
     for step in (0, 10):

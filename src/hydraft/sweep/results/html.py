@@ -16,6 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from hydraft.evaluation import answers
 from hydraft.sweep.results import charts, charts_multi, scales
 from hydraft.sweep.results.axes import number
 from hydraft.sweep.results.ledger import State
@@ -27,6 +28,9 @@ from hydraft.system import files
 from hydraft.system.redaction import redact
 
 FILE = "report.html"
+
+ANSWERS = 10
+"""Held-out records whose answers are shown."""
 
 
 def write(sweep: Sweep) -> Path:
@@ -76,6 +80,7 @@ def content(sweep: Sweep) -> dict[str, Any]:
         "command": sweep.command,
         "tiles": _tiles(sweep),
         "best": _best(sweep),
+        "answers": _answers(sweep),
         "note": "" if sections else "There is nothing to plot yet.",
         "sections": sections,
         "failures": _failures(sweep),
@@ -169,6 +174,24 @@ def _best(sweep: Sweep) -> dict[str, str] | None:
         "note": note if len(sweep.objectives) > 1 else "This command runs it again:",
         "command": sweep.best.command,
     }
+
+
+def _answers(sweep: Sweep) -> list[dict[str, Any]]:
+    """The answers of the best job to the first ``ANSWERS`` held-out records, before and after training."""
+    if sweep.best is None:
+        return []
+    try:
+        found = answers.before_and_after(sweep.best.folder, ANSWERS)
+    except OSError:
+        return []
+    return [
+        {
+            "prompt": pair.first.prompt,
+            "reference": pair.first.reference,
+            "answers": [[one.answer, one.is_right] for one in (pair.first, pair.second)],
+        }
+        for pair in found
+    ]
 
 
 def _failures(sweep: Sweep) -> list[dict[str, Any]]:

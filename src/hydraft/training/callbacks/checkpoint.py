@@ -95,7 +95,7 @@ class CheckpointCallback(TrainerCallback):
             )
         self.state = state
         divergence.resume(state.divergence)
-        self.evaluation.scores |= {int(step): scores for step, scores in state.scores.items()}
+        self.evaluation.resume({int(step): scores for step, scores in state.scores.items()})
         best.begin(state)
 
     def on_train_begin(

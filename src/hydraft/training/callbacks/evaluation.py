@@ -1,7 +1,7 @@
 """The callback that evaluates on held-out records: before training, after it, and with ``train.eval_every`` in between."""
 
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hydraft.config.train import TrainConfig
-from hydraft.evaluation import record_scores, standing
+from hydraft.evaluation import answers, record_scores, standing
 from hydraft.evaluation.evaluator import Evaluated, Evaluator
 from hydraft.evaluation.metrics import Scores
 from hydraft.training.callbacks.best import BestEvaluation
@@ -59,6 +59,8 @@ class EvaluationCallback(TrainerCallback):
     ) -> None:
         """Evaluate the model before training. (Under ZeRO-3 that is not possible before there is an engine.)"""
         self.peaks.end("loading")
+        if note := self.evaluator.note:
+            self.screen.say(note)
         if state.global_step == 0:
             self.evaluate_all("before training", 0)
         elif self._is_due(state) and state.global_step not in self.scores:  # a signal interrupted it
@@ -95,6 +97,16 @@ class EvaluationCallback(TrainerCallback):
         if step:
             self.best_so_far.evaluated(step)
         return scores
+
+    def begin(self) -> None:
+        """Start from the first step: remove the answers of an earlier attempt that left no checkpoint."""
+        self.resume({})
+
+    def resume(self, scores: Mapping[int, Scores]) -> None:
+        """Resume with these scores, by step: remove the answers of later evaluations, which are repeated."""
+        self.scores |= scores
+        if self.logging.rank == 0:
+            answers.keep(self.logging.file.parent, list(scores))
 
     def write_records(self, folder: Path) -> None:
         """Write the loss and scores of each record in the last evaluation to the run's folder, if there are held-out records."""
@@ -164,6 +176,16 @@ class EvaluationCallback(TrainerCallback):
                 f"{len(self.evaluator.questions)} answers did not end within it, so these count as empty: give more"
             )
         self.logging.write(step, {f"eval_{name}": value for name, value in scores.items()})
+        self._write_answers(step)
         self.scores[step] = scores
         self.complete = None if loss_only else step
         return scores
+
+    def _write_answers(self, step: int) -> None:
+        """Write the answers of the last evaluation, if it has any, on rank 0."""
+        found = self.evaluator
+        if self.logging.rank == 0 and found.found:
+            task = found.data.task
+            answers.append(
+                self.logging.file.parent, answers.lines(step, found.records, found.by_record, found.found, task)
+            )

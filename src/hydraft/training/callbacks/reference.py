@@ -1,17 +1,23 @@
 """The callback that gives a preference objective the log-probabilities of its reference, before the first step."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hydraft.config.schema import Config
+from hydraft.data.batch import collator
 from hydraft.data.examples import Item
 from hydraft.errors import ConfigError
+from hydraft.evaluation.evaluator import Evaluator
 from hydraft.models import exchange
 from hydraft.system.console import Screen
 from hydraft.training import reference
+from hydraft.training.dataset import TrainingData
+from hydraft.training.objectives.base import Objective
 from hydraft.training.objectives.preference import PreferenceObjective, to
 
 Collate = Callable[[list[Item]], dict[str, Any]]
@@ -69,3 +75,21 @@ class ReferenceCallback(TrainerCallback):
         self.screen.phase("log-probabilities of the reference", len(self.documents.lengths))
         with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
             return reference.compute(self.model, self.documents, self.size, sums, self.screen.advance)
+
+
+def referring_callbacks(
+    config: Config,
+    objective: Objective,
+    model: torch.nn.Module,
+    data: TrainingData,
+    evaluator: Evaluator,
+    place: tuple[Path, Screen],
+) -> list[TrainerCallback]:
+    """The callback of an objective with a reference, which comes before all that evaluate. ``place``: the run's folder, and its screen."""
+    if not isinstance(objective, PreferenceObjective) or not objective.needs_reference:
+        return []
+    documents = reference.Documents(data.examples, data.encoded.lengths, evaluator.items)
+    key = reference.key(config, data.encoded.key, evaluator.records) if dist.get_rank() == 0 else None
+    collate = collator(config.data, int(evaluator.tokenizer.pad_token_id), config.kernels.kind)
+    batches = config.train.micro_batch_size, collate
+    return [ReferenceCallback(objective, model, documents, reference.Store(place[0], key), place[1], batches)]

@@ -210,6 +210,16 @@ function failures() {
       failure.jobs.length > MOST ? make("span", { class: "muted" }, `and ${failure.jobs.length - MOST} more`) : ""))));
 }
 
+function answers() { // of the best job, before and after training
+  if (!data.answers.length) return;
+  const cell = (text) => make("td", { class: "text" }, text);
+  const marked = ([text, right]) => make("td", { class: `text ${right ? "state-done" : "state-failed"}` }, `${right ? "✓" : "✗"} ${text}`);
+  const head = ["question", "reference", "before training", "after training"].map((name) => make("th", { class: "word", scope: "col" }, name));
+  const rows = data.answers.map((one) => make("tr", {}, cell(one.prompt), cell(one.reference), ...one.answers.map(marked)));
+  main.append(make("h2", {}, "Answers of the best"),
+    make("div", { class: "panel jobs", id: "answers" }, make("table", {}, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...rows))));
+}
+
 // ---- the page -----------------------------------------------------------------------------------------------------
 
 const main = document.getElementById("main");
@@ -243,6 +253,7 @@ async function begin() {
     main.append(make("p", { class: "note" }, `The charts cannot be drawn here: ${error}`));
     console.error(error);
   }
+  answers();
   failures();
   if (data.rows.length) jobs();
   document.getElementById("job").addEventListener("click", (event) => { if (event.target.id === "job") event.target.close(); });
