@@ -13,6 +13,7 @@ from typing import Any
 from hydraft.config import rules
 from hydraft.config.choices import Kernels, Precision
 from hydraft.config.lora import start_name
+from hydraft.config.objective import ObjectiveKind
 from hydraft.config.schema import Config
 from hydraft.config.train import AUTO
 from hydraft.models.loss import chunked
@@ -247,6 +248,8 @@ def headline(config: Config) -> str:
     trained = "full fine-tuning" if method == "none" else f"{method} r={config.lora.r}"
     if config.lora.start is not None:
         trained += f" from {start_name(config.lora.start)}"
+    if config.objective.kind is not ObjectiveKind.sft:
+        trained = f"{config.objective.kind.value} · {trained}"
     return (
         f"{config.model.name} · quant {config.quant.kind.value} · {trained} · ZeRO-{config.zero.stage}{offload} · "
         f"{config.cluster.nodes}x{config.cluster.ranks_per_node} · {config.train.precision.value}"

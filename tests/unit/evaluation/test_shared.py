@@ -26,7 +26,9 @@ class Counting(Evaluator):
     total = 0
 
     def __init__(self, text: str = "床前明月光", data: DataConfig = DATA, sizes: BatchSizes = SIZES) -> None:
-        objective: Any = SimpleNamespace(encoding=SimpleNamespace(encode=lambda *_: [], cut=lambda *_: [], sequences=1))
+        objective: Any = SimpleNamespace(
+            encoding=SimpleNamespace(judged=False, encode=lambda *_: [], cut=lambda *_: [], sequences=1)
+        )
         tokenizer: Any = None
         super().__init__([Conversation(plain=text)], tokenizer, data, torch.device("cpu"), sizes, objective)
 

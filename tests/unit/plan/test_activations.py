@@ -18,7 +18,7 @@ from conftest import ROOT, config_of
 from families import FAMILIES, WITH_ALIBI
 from hydraft.config.schema import Config
 from hydraft.data.batch import Padded, PaddingFree
-from hydraft.models import loss_chunked, prepare
+from hydraft.models import log_probs, loss_chunked, prepare
 from hydraft.models.load import load_trainable
 from hydraft.models.quant import DTYPES
 from hydraft.models.shapes import planned_config
@@ -146,23 +146,29 @@ class Live(TorchDispatchMode):
             del self.users[address], self.sizes[address]
 
 
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_peak_of_a_chunked_loss_is_that_of_the_formula(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_peak_of_a_chunked_loss_is_that_of_the_formula(
+    precision: str, objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A few hundred tokens in chunks of 64, with a vocabulary that is much larger than the hidden size."""
     monkeypatch.setattr("hydraft.models.loss.ROWS", 64)
     monkeypatch.setattr("hydraft.plan.activations.ROWS", 64)
-    config = config_of("model=tiny", "quant=none", f"train.precision={precision}", "kernels.loss=chunked")
+    config = config_of(
+        "model=tiny", "quant=none", f"train.precision={precision}", "kernels.loss=chunked", f"objective={objective}"
+    )
     native = planned_config(config.model)
     assert native is not None
     known = layout(native | {"vocab_size": 4096, "hidden_size": 64})
     assert known is not None
+    compute: Any = loss_chunked.summed_loss if objective == "sft" else log_probs.of_hidden
     weight = torch.zeros(4096, 64, dtype=DTYPES[config.train.precision])
     states = torch.ones(1, 512, 64, dtype=weight.dtype).requires_grad_()
     with Live() as live:
         kept = states[:, torch.arange(320)].flatten(0, 1)
         saved: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.nbytes) or t, lambda t: t):
-            loss_chunked.summed_loss(kept, weight, torch.zeros(320, dtype=torch.long))
+            compute(kept, weight, torch.zeros(320, dtype=torch.long))
     made = activations(config, known, trained(known, config.lora), weight.itemsize, 512, 320)
     assert saved == [320 * 64 * weight.itemsize]
     assert made.logits == pytest.approx(live.most, rel=0.05)
