@@ -1,5 +1,7 @@
 """The losses of preference objectives and their gradients against TRL's trainers, on the same batch and model."""
 
+from pathlib import Path
+
 import torch
 
 from bench import against_trl
@@ -14,3 +16,8 @@ def test_each_loss_and_its_gradients_are_those_of_trl() -> None:
     assert {name.split(",")[0] for name, *_ in found} == {"dpo", "ipo", "kto", "orpo", "simpo"}
     for name, loss, gradients in found:
         assert max(loss, gradients) < IN_FP32.get(name.split(",")[0], BOUND), name
+
+
+def test_ten_steps_of_dpo_are_those_of_trl(tmp_path: Path) -> None:
+    """From the same weights, in fp32: losses, rewards, and every element of the adapter."""
+    assert max(against_trl.ten_steps(tmp_path)) < 1e-5
