@@ -76,7 +76,7 @@ def test_chosen_answers_fit_the_instruction() -> None:
         if record["task"] == "qa":
             told = chosen != NOT_TOLD
             assert chosen in record["input"] or not told, record
-            assert told or NOT_TOLD != rejected and ("没有" in asked or "不" in asked), record
+            assert told or (rejected != NOT_TOLD and ("没有" in asked or "不" in asked)), record
         if record["task"] == "summary" and any(word in asked for word in ("最短", "越短", "尽量短", "只说")):
             assert len(chosen) <= 20, record
 
