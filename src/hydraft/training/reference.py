@@ -80,7 +80,7 @@ def key(config: Config, records: str, held: Sequence[Record]) -> str | None:
         return None
     parts = [
         FORMAT, records, [held_out.digest(record, 0) for record in held], base, _start(config), repr(config.quant),
-        config.train.precision.value, config.model.dtype.value, repr(config.kernels), config.objective.kind.value,
+        config.train.precision.value, config.model.dtype.value, repr(config.kernels),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
