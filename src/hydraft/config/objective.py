@@ -66,6 +66,11 @@ class ObjectiveConfig:
         return REQUIREMENTS[self.kind]
 
     @property
+    def described(self) -> str:
+        """The objective and the settings that it reads, in one line."""
+        return ", ".join([self.kind.value, *(f"{name} {getattr(self, name)}" for name in self.requirements.settings)])
+
+    @property
     def unread(self) -> list[str]:
         """Settings that were given and that this objective does not read."""
         read = ("kind", *self.requirements.settings)

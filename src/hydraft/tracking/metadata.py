@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from hydraft.config.objective import ObjectiveKind
 from hydraft.config.schema import Config
 from hydraft.system.redaction import redact, redact_command, redact_text
 
@@ -52,8 +53,9 @@ def directions(folder: Path) -> list[str]:
 
 
 def tags(config: Config, grouped: bool) -> list[str]:
-    """The run's tags: model, quantisation, LoRA variant, ZeRO stage and ``tracker.tags``."""
-    own = [config.model.name, config.quant.kind.value, config.lora.method.value, f"zero{config.zero.stage}"]
+    """The run's tags: model, objective (unless ``sft``), quantisation, LoRA variant, ZeRO stage and ``tracker.tags``."""
+    objective = [] if config.objective.kind is ObjectiveKind.sft else [config.objective.kind.value]
+    own = [config.model.name, *objective, config.quant.kind.value, config.lora.method.value, f"zero{config.zero.stage}"]
     given = [redact_text(tag) for tag in config.tracker.tags]
     return list(dict.fromkeys([*own, *(["sweep"] if grouped else []), *given]))
 

@@ -90,3 +90,22 @@ def test_the_loss_is_that_of_the_model() -> None:
     received.clear()
     objective.loss(model, {"input_ids": 1}, None)
     assert received == {"input_ids": 1}
+
+
+def test_a_card_has_the_settings_that_an_objective_reads() -> None:
+    simpo = config_of("objective=simpo", "objective.gamma=0.5").objective
+    assert simpo.described == "simpo, beta 2.0, gamma 0.5, sft_weight 0.0" and not simpo.unread
+    assert config_of("objective=orpo").objective.sft_weight == 1 and config_of().objective.described == "sft"
+
+
+def test_a_filler_has_no_part_in_the_loss() -> None:
+    """Of a micro-batch whose rows are filled up: the mean is over its pairs, and ORPO's odds of no token are not its odds."""
+    for kind in ("dpo", "ipo", "orpo", "simpo"):
+        objective: Any = make_objective(config_of(f"objective={kind}").objective)
+        values = torch.tensor([-3.0, -4.0, 0.0, 0.0], dtype=torch.float64, requires_grad=True)
+        objective.documents = lambda *_, v=values: (v, torch.tensor([2, 3, 0, 0]), torch.tensor([0, 1, -1, -1]))
+        objective.reference = torch.tensor([-3.5, -3.5], dtype=torch.float64)
+        found = objective.loss(None, {"index": torch.tensor([0, 1, -1, -1])}, None)
+        (gradient,) = torch.autograd.grad(found.value, values)
+        assert torch.isfinite(found.value) and torch.isfinite(gradient[:2]).all()
+        assert found.sums[:, 1].tolist() == [1.0] * 5 and torch.isfinite(found.sums).all()

@@ -8,6 +8,7 @@ from typing import Any
 
 from hydraft.config.choices import ExportKind
 from hydraft.config.lora import LoraMethod, start_name
+from hydraft.config.objective import ObjectiveKind
 from hydraft.config.printed import override, shell_word
 from hydraft.config.schema import Config, load_config
 from hydraft.infer.source import Kind, Source
@@ -143,8 +144,10 @@ def _config(config: Config) -> str:
         if lora.method is LoraMethod.none
         else f"{lora.method.value}, r {lora.r}, alpha {lora.alpha:g}, on {lora.targets if isinstance(lora.targets, str) else ', '.join(lora.targets)}"
     )
+    preference = config.objective.kind is not ObjectiveKind.sft
     rows = [
         ("trained", method),
+        *([("objective", config.objective.described)] if preference else []),
         *([("started from", start_name(lora.start))] if lora.start else []),
         ("base weights", config.quant.kind.value if config.quant.kind.value != "none" else "unquantised"),
         ("learning rate", f"{train.learning_rate:g}, {train.scheduler.value}"),
