@@ -171,6 +171,12 @@ def chosen(
     return Choices(answers, scores, each)
 
 
+def names(conversations: Sequence[Conversation], data: DataConfig) -> list[str]:
+    """The names of the scores of these records."""
+    labels = classes(data.labels)
+    return list(chosen(conversations, labels, [[0.0] * len(labels)] * len(conversations), data.task).scores)
+
+
 def _most_likely(labels: Sequence[str], values: Sequence[float]) -> str:
     if any(math.isnan(value) for value in values):
         return ""

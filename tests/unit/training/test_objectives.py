@@ -1,5 +1,6 @@
 """Objectives: supervised fine-tuning counts tokens as the Trainer does; each objective has its own cache and plan."""
 
+import math
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -109,3 +110,11 @@ def test_a_filler_has_no_part_in_the_loss() -> None:
         (gradient,) = torch.autograd.grad(found.value, values)
         assert torch.isfinite(found.value) and torch.isfinite(gradient[:2]).all()
         assert found.sums[:, 1].tolist() == [1.0] * 5 and torch.isfinite(found.sums).all()
+
+
+def test_the_loss_without_a_preference_is_known() -> None:
+    """By it a diverged first step is told from one of a large loss (IPO's is 25 with its default beta)."""
+    known = {"sft": math.log(100), "dpo": math.log(2), "ipo": 25, "simpo": math.log(1 + math.e), "kto": 0.5}
+    known["orpo"] = 0.1 * math.log(2) + math.log(100)
+    for kind, loss in known.items():
+        assert make_objective(config_of(f"objective={kind}").objective).uninformed(100) == pytest.approx(loss)

@@ -13,7 +13,7 @@ from hydraft.config.schema import Config
 from hydraft.config.train import TrainConfig
 from hydraft.data.records import Record
 from hydraft.errors import ConfigError
-from hydraft.evaluation import standing
+from hydraft.evaluation import label_scores, standing
 from hydraft.evaluation.metrics import Scores, scored
 from hydraft.models import exchange
 from hydraft.training.callbacks.logging import LoggingCallback
@@ -29,11 +29,15 @@ def check(config: Config, records: Sequence[Record], measures: Sequence[str]) ->
     """
     train, known = config.train, [*measures]
     first = [record.conversations[0] for record in records]
-    questions = [conversation for conversation in first if conversation.plain is None]
     if train.best_by in known or not records:
         return
-    if questions and not train.eval_loss_only:
-        known += scored(questions, [question.reference for question in questions], config.data.task)[0]
+    if not train.eval_loss_only:
+        choices = [conversation for conversation in first if label_scores.is_choice(conversation, config.data)]
+        questions = [each for each in first if each.plain is None and each not in choices]
+        known += (
+            scored(questions, [question.reference for question in questions], config.data.task)[0] if questions else ()
+        )
+        known += label_scores.names(choices, config.data) if choices else ()
     if train.best_by not in known:
         raise ConfigError(
             f"train.best_by={train.best_by}: the held-out records have no such score: use one of {', '.join(known)}"

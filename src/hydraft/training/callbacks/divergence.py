@@ -4,7 +4,8 @@ A step has diverged if its loss or gradient norm is not finite, if the loss is a
 last ``WINDOW`` steps, or if the norm has been exactly 0 for ``train.zero_grad_steps`` steps. The highest is used, not the median,
 because the losses of small batches have a long tail: over 200 normal steps in batches of 1 to 8, the largest loss was 1.6 times the
 highest before it, but 17 times the median, and 9 standard deviations above the mean (``bench/spikes.py``). Before there are
-``FEWEST`` steps, the bound is at least ``train.loss_spike`` times ln V, the loss of guessing among all tokens.
+``FEWEST`` steps, the bound is at least ``train.loss_spike`` times ln V, the loss of guessing among all tokens. The loss of preferences
+is near 0 for pairs that are told apart, and not for others: its bound is always at least ``train.loss_spike`` times that of no preference.
 
 An fp16 step that DeepSpeed's loss scaler skips has not diverged, unless the loss scale is already the smallest.
 
@@ -19,7 +20,7 @@ import math
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -180,15 +181,16 @@ class DivergenceCallback(TrainerCallback):
             return Cause(f"the gradient norm has been 0 for {steps}", zero_gradients=True)
         if train.loss_spike is None:
             return None
-        highest = max(self.losses, default=0.0)
-        if len(self.losses) >= FEWEST and loss > train.loss_spike * highest:
+        highest, objective, model = max(self.losses, default=0.0), self.trainer.objective, cast(Any, self.trainer.model)
+        guess = objective.uninformed(model.config.vocab_size)
+        enough = len(self.losses) >= FEWEST
+        if loss <= train.loss_spike * (highest if enough and not objective.trained else max(highest, guess)):
+            return None
+        if enough:
             times = f"{loss / highest:.3g} times the highest of the last {len(self.losses)} steps"
             return Cause(f"the loss is {loss:.4g}, {times}")
-        model: Any = self.trainer.model
-        guess = math.log(model.config.vocab_size)
-        if len(self.losses) < FEWEST and loss > train.loss_spike * max(highest, guess):
-            return Cause(f"the loss is {loss:.4g}; guessing among all tokens gives {guess:.3g}")
-        return None
+        known = "no preference" if objective.trained else "guessing among all tokens"
+        return Cause(f"the loss is {loss:.4g}; {known} gives {guess:.3g}")
 
     def _handle(self, step: int, cause: Cause, losses: torch.Tensor, loss: float) -> None:
         shares = exchange.all_gather(losses.tolist())

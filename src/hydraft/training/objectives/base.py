@@ -43,6 +43,9 @@ class Objective(Protocol):
     def trained(self) -> tuple[str, ...]:
         """Names of the values besides the loss that are logged in training."""
 
+    def uninformed(self, vocabulary: int) -> float:
+        """The loss of a model that has learned nothing, by which divergence is detected. ``vocabulary``: tokens."""
+
     def check(self, config: Config) -> None:
         """Raise ``ConfigError`` if a run with this config cannot be trained with this objective."""
 

@@ -64,6 +64,10 @@ class KahnemanTverskyOptimization(PreferenceObjective):
 
         return both
 
+    def uninformed(self, vocabulary: int) -> float:
+        """The loss of answers that are as likely as to the reference."""
+        return max(self.config.desirable_weight, self.config.undesirable_weight) / 2
+
     def count(self, batch: Batch) -> torch.Tensor:
         """The answers, without fillers."""
         return (batch[INDEX] >= 0).sum()  # type: ignore[no-any-return]

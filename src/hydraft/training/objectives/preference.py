@@ -9,6 +9,7 @@ Shapes: P pairs (or judged answers) of a micro-batch, D documents, L trained tok
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,6 +78,10 @@ class PreferenceObjective(ABC):
         """How a record is encoded."""
 
     @abstractmethod
+    def uninformed(self, vocabulary: int) -> float:
+        """The loss without a preference."""
+
+    @abstractmethod
     def read(self, values: dict[str, Any], form: Format, place: str, number: int) -> Record:
         """A record of this objective."""
 
@@ -104,12 +109,16 @@ class PreferenceObjective(ABC):
 
     def documents(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The sums of log-probabilities of the documents of a batch, their trained tokens, and ``INDEX``; each (D,)."""
+        import torch
+
         from hydraft.data.examples import BESIDE
         from hydraft.models.log_probs import token_log_probs
 
         inputs = {name: value for name, value in batch.items() if name not in BESIDE}
         found = token_log_probs(model, inputs, self.chunked)
-        return found.summed(), found.tokens(), batch[INDEX].to(found.values.device)
+        index = batch.get(INDEX)  # held-out answers without a reference have none
+        index = torch.arange(found.length) if index is None else index
+        return found.summed(), found.tokens(), index.to(found.values.device)
 
     def referred(self, index: torch.Tensor) -> torch.Tensor | None:
         """The reference's log-probabilities of documents, (D,); any value for a filler."""
@@ -162,6 +171,14 @@ class PairObjective(PreferenceObjective):
 
     def begin_step(self, model: torch.nn.Module, batches: list[Batch], device: torch.device) -> None:
         """Nothing of a pair depends on other pairs."""
+
+    def uninformed(self, vocabulary: int) -> float:
+        """The loss of two answers that are equal to the model, and no likelier than guessing."""
+        import torch
+
+        sums, tokens = torch.tensor([-math.log(vocabulary)], dtype=torch.float64), torch.tensor([1])
+        same = Answers(sums, tokens, sums)
+        return float(self.losses(same, same)) + self.config.sft_weight * math.log(vocabulary)
 
     def count(self, batch: Batch) -> torch.Tensor:
         """The pairs, without fillers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,10 @@ class SupervisedFineTuning:
 
     def __init__(self, config: ObjectiveConfig) -> None:
         """Takes no settings."""
+
+    def uninformed(self, vocabulary: int) -> float:
+        """That of guessing among all tokens."""
+        return math.log(vocabulary)
 
     def check(self, config: Config) -> None:
         """Every config that passes ``config/rules.py`` can be trained."""
