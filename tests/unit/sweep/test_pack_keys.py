@@ -11,6 +11,7 @@ import pytest
 from conftest import config_of
 from hydraft.config.choices import Kernels, Launcher, Offload, Precision, TrackerKind
 from hydraft.config.lora import LoraMethod
+from hydraft.config.objective import ObjectiveKind
 from hydraft.sweep import packs
 from hydraft.sweep.packs import FREE, pack_key, why_alone
 from hydraft.training.pack import scheduler
@@ -20,7 +21,7 @@ PRECISION = "train.precision=fp32"
 MAY_RUN_ALONE = {
     "cluster.nodes", "cluster.ranks_per_node", "cluster.launcher", "cluster.hosts", "cluster.hostfile", "zero.stage",
     "zero.offload_optimizer", "zero.offload_param", "train.compile", "kernels.kind", "lora.bias", "lora.method",
-    "train.precision", "tracker.kind",
+    "train.precision", "tracker.kind", "objective.kind",
 }  # fmt: skip
 """Settings with values for which a job runs alone."""
 
@@ -108,6 +109,7 @@ ALONE = [
     ("lora.method", LoraMethod.pissa, "lora.method=pissa"),
     ("lora.bias", "all", "lora.bias=all"),
     ("tracker.kind", TrackerKind.swanlab, "tracker=swanlab"),
+    ("objective.kind", ObjectiveKind.dpo, "objective=dpo"),
     ("sweep.objective", ["loss", "memory"], "sweep.objective=memory"),
     ("sweep.objective", ["tokens_per_second"], "sweep.objective=tokens_per_second"),
 ]
