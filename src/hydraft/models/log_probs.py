@@ -116,7 +116,7 @@ def token_log_probs(model: Any, batch: dict[str, Any], chunked: bool) -> TokenLo
     if "logits_to_keep" in batch:
         kept, targets, ends = batch["logits_to_keep"], batch["shift_labels"], batch["cu_seq_lens_q"]
         place: Any = (torch.zeros_like(kept), torch.arange(len(kept), device=kept.device))
-        documents, count = torch.bucketize(kept, ends[1:], right=True), len(ends) - 1
+        documents, count = torch.bucketize(kept, ends[1:].to(kept), right=True), len(ends) - 1
     else:
         following = pad(batch["labels"], (0, 1), value=IGNORE)[:, 1:]  # (B, T): the next token
         place = (following != IGNORE).nonzero(as_tuple=True)

@@ -34,10 +34,10 @@ def check(config: Config, records: Sequence[Record], measures: Sequence[str]) ->
     if not train.eval_loss_only:
         choices = [conversation for conversation in first if label_scores.is_choice(conversation, config.data)]
         questions = [each for each in first if each.plain is None and each not in choices]
-        known += (
-            scored(questions, [question.reference for question in questions], config.data.task)[0] if questions else ()
-        )
-        known += label_scores.names(choices, config.data) if choices else ()
+        if questions:
+            known += scored(questions, [question.reference for question in questions], config.data.task)[0]
+        if choices:
+            known += label_scores.names(choices, config.data)
     if train.best_by not in known:
         raise ConfigError(
             f"train.best_by={train.best_by}: the held-out records have no such score: use one of {', '.join(known)}"

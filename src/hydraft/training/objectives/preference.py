@@ -125,7 +125,7 @@ class PreferenceObjective(ABC):
         if not self.needs_reference:
             return None
         assert self.reference is not None, "ReferenceCallback sets it"
-        return self.reference[index.cpu()].to(index.device)
+        return self.reference.to(index.device)[index]
 
 
 class PairObjective(PreferenceObjective):
