@@ -80,8 +80,9 @@ bench-%: setup ## bench/%.py, such as bench-sweep, bench-serve, bench-kernels, b
 bench-gpu: $(if $(WHEELS),,setup) ## All measurements for a GPU within BUDGET=530 seconds: PARTS="first llama serve tests chatglm2" OUT=… SCRATCH=… WHEELS=…
 	@$(if $(WHEELS),$(PYTHON),$(PY)) -m bench.gpu --budget "$(BUDGET)" --parts "$(PARTS)" --out "$(OUT)" --wheels "$(WHEELS)" --scratch "$(SCRATCH)" $(if $(REHEARSE),--rehearse) $(ARGS)
 
-data: setup ## Regenerate the instruction set
+data: setup ## Regenerate the instruction set and the preference pairs
 	@$(PY) data/generate.py
+	@$(PY) data/preference_pairs.py
 
 tiny: setup ## Train the embedded model from random weights (about 15 minutes)
 	@$(PY) data/generate.py --corpus data/tiny_corpus.jsonl

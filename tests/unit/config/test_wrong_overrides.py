@@ -32,7 +32,7 @@ MEANT = {
     "quant=4": "quant=nf4?", "quant=4bit": "quant=nf4?", "quant=8": "quant=int8?", "quant=[4bit]": "quant=nf4?",
     "model=ChatGLM2-6B": "model=chatglm2 model.size=6b?", "model=tinny": "model=tiny?", "tracker=wand": "tracker=wandb?",
     "kernels=lige": "kernels=liger?", "sweep=rank-lr": "sweep=rank_lr?", "experiment=zh_q": "experiment=zh_qa?",
-    "objective=ppo": "(there are: dpo", "experiment={a:1}": "(there are: chatglm2", "data=zh": "data=zh_tasks?",
+    "objective=ppo": "(there are: dpo", "experiment={a:1}": "(there are: chatglm2", "data=zh_task": "data=zh_tasks?",
     "zero=stage2,3": "zero=stage2,stage3?", "zero=[stage2,9]": "zero=9: no such option", "zero=range(1,3)": "an option is no number",
 }  # fmt: skip
 """What is typed, and what the refusal has."""

@@ -126,3 +126,14 @@ def test_settings_that_suit_the_shipped_records_are_not_kept_for_others(tmp_path
     chosen = config_of(f"data.train={file}", "data.eval=0.5", "data.max_length=300").data
     assert (chosen.eval, chosen.max_length) == ("0.5", 300)
     assert config_of(f"data.train={ROOT}/src/../data/zh_tasks.train.json").data.max_length == 256
+
+
+def test_shipped_pairs_have_their_own_held_out_file() -> None:
+    pairs = config_of("data=zh_preferences").data
+    assert (Path(pairs.train).name, Path(pairs.eval or "").name, pairs.max_length) == (
+        "zh_preferences.train.json",
+        "zh_preferences.test.json",
+        256,
+    )
+    crossed = config_of(f"data.train={pairs.train}").data
+    assert (crossed.name, crossed.eval, crossed.max_length) == ("zh_tasks", None, 256)
