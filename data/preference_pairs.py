@@ -15,9 +15,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from generate import HERE, MAKERS, write_records
-from preference_texts import ANSWERS, ASK_POLITELY, ASK_REPLY, BLUNT, MESSAGES, PADDED, REPLIES, UNKNOWN
-from tasks import fill, passage_questions, review
+from generate import HERE, INSTRUCTIONS, LABELS, TO_CHINESE, TO_ENGLISH, write_records
+from preference_texts import ANSWERS, ASK_POLITELY, ASK_REPLY, MESSAGES, REPLIES
+from review_words import KINDS
+from tasks import contrast, fill, misread_news, misread_pair, passage_questions, review
 
 Pair = dict[str, str]
 
@@ -61,27 +62,57 @@ def polite_answer(rng: random.Random) -> Pair:
 def polite_reply(rng: random.Random) -> Pair:
     """A polite reply to a review, and a blunt one."""
     good = rng.random() < 0.5
-    return pair("reply", rng.choice(ASK_REPLY), review(rng, good), rng.choice(REPLIES[good]), rng.choice(BLUNT[good]))
+    return pair("reply", rng.choice(ASK_REPLY), review(rng, good), *rng.choice(REPLIES[good]))
 
 
-def plain(rng: random.Random) -> Pair:
-    """A record of the instruction set: its answer, and the same with a polite phrase, which does not belong to it."""
-    item = rng.choice(list(MAKERS.values()))(rng)
-    return pair(item["task"], item["instruction"], item["input"], item["output"], rng.choice(PADDED).format(item["output"]))
+def label(rng: random.Random) -> Pair:
+    """The right and the wrong label of a review; in half of them the last part decides."""
+    good = rng.random() < 0.5
+    text = review(rng, good) if rng.random() < 0.5 else contrast(rng, good, rng.choice(KINDS))[0] + "。"
+    return pair("sentiment", rng.choice(INSTRUCTIONS["sentiment"]), text, LABELS[good], LABELS[not good])
+
+
+def other_span(rng: random.Random) -> Pair:
+    """The answer, and the answer to another question about the same passage."""
+    while True:
+        passage, questions = passage_questions(rng)
+        question, answer = questions[0]
+        others = [text for _, text in questions if text not in answer and answer not in text]
+        if others:
+            text = f"短文：{passage}\n问题：{question}"
+            return pair("qa", rng.choice(INSTRUCTIONS["qa"]), text, answer, rng.choice(others))
+
+
+def wrong_word(rng: random.Random) -> Pair:
+    """A summary, and the same with a word that is not in the passage."""
+    passage, summary, wrong = misread_news(rng)
+    return pair("summary", rng.choice(INSTRUCTIONS["summary"]), passage, summary, wrong)
+
+
+def misread(rng: random.Random) -> Pair:
+    """A translation, and the same with another word."""
+    right, wrong = misread_pair(rng)
+    source = rng.randrange(2)
+    asked = rng.choice(TO_CHINESE if source else TO_ENGLISH)
+    return pair("translation", asked, right[source], right[1 - source], wrong[1 - source])
 
 
 # Generated pairs of each kind in the training split and in the held-out one; those of messages follow below.
 SIZES: dict[Callable[[random.Random], Pair], tuple[int, int]] = {
-    polite_answer: (80, 16),
-    polite_reply: (100, 20),
-    plain: (100, 20),
+    polite_answer: (60, 10),
+    polite_reply: (70, 14),
+    label: (70, 12),
+    other_span: (45, 8),
+    wrong_word: (40, 6),
+    misread: (45, 8),
 }
-# The same of lines of messages.
-LINES = ((MESSAGES, (140, 24)), (UNKNOWN, (60, 12)))
+MESSAGE_SIZES = (110, 24)
 
 
 def texts(item: Pair) -> list[str]:
     """The texts of a pair that must not occur in another split, nor in the instruction set."""
+    if item["task"] == "translation":
+        return [item["input"], item["chosen" if "chosen" in item else "output"]]
     return [(item["input"] or item["instruction"]).removeprefix("短文：").split("\n")[0]]
 
 
@@ -105,9 +136,8 @@ def splits(seed: int) -> tuple[list[Pair], list[Pair]]:
     seen = {text for item in used for text in texts(item)}
     for part, records in ((1, test), (0, train)):
         makers = [(maker, size[part]) for maker, size in SIZES.items()]
-        for lines, size in LINES:
-            usable = [line for i, line in enumerate(lines) if (i % MESSAGE_STEP == 0) == bool(part)]
-            makers.append((lambda rng, lines=usable: message(rng, lines), size[part]))  # type: ignore[misc]
+        usable = [line for i, line in enumerate(MESSAGES) if (i % MESSAGE_STEP == 0) == bool(part)]
+        makers.append((lambda rng, lines=usable: message(rng, lines), MESSAGE_SIZES[part]))  # type: ignore[misc]
         for maker, size in makers:
             while size:
                 item = maker(rng)
