@@ -1,9 +1,8 @@
 """Write the preference pairs: for each prompt a chosen and a rejected answer, in a training and a held-out split.
 
-What is preferred is what supervised fine-tuning on the instruction set does not teach: a polite reply, and the form of
-the answer that the instruction asks for (a full sentence, a reason, the shortest summary). About half of the other
-pairs have the instructions of the instruction set, and prefer its answers to these forms, so that neither the length
-nor a phrase tells which is chosen. Both answers of a pair say the same, or one of them is wrong.
+What is preferred is what supervised fine-tuning on the instruction set does not teach: a polite reply to a guest, not a
+blunt one that says the same in about as many words. The other pairs have the instructions of the instruction set and
+prefer its answer to a wrong one of the same form, so that the tasks are not forgotten.
 
 The hand-written pairs are mixed with generated ones. The same seed always gives the same bytes.
 """
