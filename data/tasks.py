@@ -123,6 +123,18 @@ def news(rng: random.Random) -> tuple[str, str]:
     return passage, summary
 
 
+def misread_news(rng: random.Random) -> tuple[str, str, str]:
+    """Write a news item or a diary entry, its summary, and the summary once more with one word exchanged."""
+    while True:
+        body, summary = rng.choice(SUMMARY).split("=>")
+        body = body.replace("{nd}", rng.choice(NEWS_DETAILS)).replace("{dd}", rng.choice(DIARY_DETAILS))
+        key = rng.choice([key for key, _ in SLOT.findall(summary)] or [""])
+        other = "{" + key.rstrip("0123456789") + "8}"
+        if key:
+            passage, summary, wrong = fill(rng, body, summary, summary.replace(f"{{{key}}}", other))
+            return passage, summary, wrong
+
+
 def _bilingual(line: str, words: dict[str, tuple[str, ...]]) -> tuple[str, str]:
     """Fill a line of the translation templates with the forms of the chosen words."""
 

@@ -30,3 +30,19 @@ def test_an_experiment_learns_its_task(name: str, tmp_path: Path) -> None:
     scored = [line["step"] for line in lines if "eval_loss" in line]
     assert len(scored) >= 4  # before, after each of three epochs or more
     assert scored[-1] == result["steps"]
+
+
+def test_preference_training_goes_on_from_a_fine_tuned_adapter(tmp_path: Path) -> None:
+    """A third of a default run is enough to start from. Answers are not generated: preferences need none."""
+    start, tuned = tmp_path / "start", tmp_path / "tuned"
+    done = run_script("train.py", "train.epochs=1", "data.eval=null", f"hydra.run.dir={start}")
+    assert done.returncode == 0, done.stderr
+    least = ("data.eval_max_new_tokens=1", f"lora.start={start}", f"hydra.run.dir={tuned}")
+    done = run_script("train.py", "experiment=zh_preference", *least)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tuned / "result.json").read_text())
+    before, after = result["before"], result["after"]
+    assert before["reward_accuracy"] == 0.5
+    assert after["reward_accuracy"] >= 0.8
+    assert before["preference_accuracy"] <= 0.6
+    assert after["preference_accuracy"] >= before["preference_accuracy"] + 0.2
