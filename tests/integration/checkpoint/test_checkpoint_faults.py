@@ -38,7 +38,7 @@ os.dup2(2, 1)
 import torch.distributed as dist
 from pathlib import Path
 from deepspeed.accelerator import get_accelerator
-from hydraft.training import trainer, worker
+from hydraft.training import arguments, worker
 from hydraft.training.callbacks import checkpoint
 from small_disk import fill
 for line in sys.stdin:
@@ -84,9 +84,9 @@ def watched(self, trainer):
 checkpoint.CheckpointCallback.save = watched
 if asked["fp16"]:
     get_accelerator().__class__.is_fp16_supported = lambda self: True
-    made = trainer.deepspeed_config
+    made = arguments.deepspeed_config
     scale = {"enabled": True, "initial_scale_power": 24, "loss_scale_window": 2}
-    trainer.deepspeed_config = lambda config: {**made(config), "fp16": scale}
+    arguments.deepspeed_config = lambda config: {**made(config), "fp16": scale}
 worker.main(Path(asked["folder"]), os.open(os.devnull, os.O_WRONLY))
 os._exit(0)
 """

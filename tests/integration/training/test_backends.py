@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from conftest import config_of, run_script
 from hydraft.checkpoint import optimizer_state
 from hydraft.models import exchange
-from hydraft.training import trainer
+from hydraft.training import arguments
 
 
 class Chosen(Exception):
@@ -30,7 +30,7 @@ def backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(deepspeed, "init_distributed", init)
         with pytest.raises(Chosen) as chosen:
-            trainer.training_arguments(config_of("quant=none"), tmp_path)
+            arguments.training_arguments(config_of("quant=none"), tmp_path)
     asked = str(chosen.value)
     return "cuda:gloo" if asked == "nccl" else asked.replace("nccl", "gloo")
 
@@ -64,7 +64,7 @@ def test_a_group_with_nccl_only_rejects_them(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 def test_weights_are_broadcast_on_the_gpu_and_copied_to_their_device(tmp_path: Path) -> None:
-    for number, backend in enumerate(("cuda:nccl", trainer.GPU_BACKENDS)):
+    for number, backend in enumerate(("cuda:nccl", arguments.GPU_BACKENDS)):
         folder = tmp_path / str(number)
         folder.mkdir()
         model = torch.nn.Linear(3, 2)

@@ -100,7 +100,7 @@ class _Loader(importlib.abc.Loader):
         return getattr(self.inner, name)
 
 
-def _after_trainer(module):
+def _after_arguments(module):
     """Let a rank compute on the CPU once its process group has a backend.
 
     NCCL is then replaced by gloo, for the device types of the backend. Until DeepSpeed moves the model, its tensors are
@@ -143,7 +143,7 @@ def _after_trainer(module):
 
 
 HOOKS = {
-    "hydraft.training.trainer": (lambda: None, _after_trainer),
+    "hydraft.training.arguments": (lambda: None, _after_arguments),
     "torch.cuda": (_before_torch_cuda, _after_torch_cuda),
 }
 
