@@ -2,7 +2,7 @@
 
 Put this folder first on PYTHONPATH and on PATH (for nvidia-smi). The Python code of torch.cuda is unchanged; the
 functions of torch._C that it calls are replaced, and so is NVML's count. As with CUDA, a fork of a process that has
-touched the driver cannot use it. Nothing can be computed on the simulated GPU: see ``_after_trainer``.
+touched the driver cannot use it. Nothing can be computed on the simulated GPU: see ``_after_arguments``.
 
     PRETEND_CUDA_LOG    a file with a JSON object per line: pid, parent, command, call, stack; the call is ``fork`` if a
                         process that has touched the driver forks
