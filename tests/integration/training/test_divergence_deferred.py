@@ -19,6 +19,7 @@ from transformers import TrainerControl, TrainerState
 from bench.resume import metrics, weights
 from conftest import RECORDS, ROOT, config_of, run_script
 from hydraft.checkpoint import manifest
+from hydraft.config.objective import ObjectiveConfig
 from hydraft.data.batch import EpochOrder
 from hydraft.errors import Diverged
 from hydraft.launch.local import elastic
@@ -29,6 +30,7 @@ from hydraft.training.callbacks import divergence as divergence_callback
 from hydraft.training.callbacks.checkpoint import CheckpointCallback
 from hydraft.training.callbacks.divergence import DivergenceCallback
 from hydraft.training.callbacks.early_stop import EarlyStopCallback
+from hydraft.training.objectives.registry import make_objective
 
 STEPS = 30
 NAN = math.nan
@@ -57,6 +59,7 @@ class Run:
         self.trainer: Any = SimpleNamespace(
             args=SimpleNamespace(device=torch.device("cpu")), start=None, losses=[], model_wrapped=engine,
             scale_at_floor=False, model=SimpleNamespace(config=SimpleNamespace(vocab_size=100)),
+            objective=make_objective(ObjectiveConfig()),
             order=EpochOrder([1] * 100 * world, world, world, None, skipped=self.config.train.pass_over),
         )  # fmt: skip
         self.listener = SignalListener()
