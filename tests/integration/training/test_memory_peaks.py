@@ -63,7 +63,7 @@ class Records:
 
     def __init__(self, card: Counter, takes: list[int]) -> None:
         self.card, self.takes, self.records = card, takes, [None]
-        self.unfinished = 0
+        self.unfinished, self.note, self.found = 0, None, {}
 
     def parts(self, loss_only: bool = False) -> int:
         return 1
