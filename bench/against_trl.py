@@ -85,9 +85,9 @@ def _example(prompt: list[int], answer: list[int]) -> Any:
     return {"input_ids": prompt + answer, "labels": [IGNORE] * len(prompt) + answer}
 
 
-def gradients(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The gradients of a loss, by parameter."""
-    found = torch.autograd.grad(loss, list(trainable(model).values()))
+def gradients(model: torch.nn.Module, loss: torch.Tensor, keep: bool = False) -> dict[str, torch.Tensor]:
+    """The gradients of a loss, by parameter. ``keep``: the graph, for another loss of the same logits."""
+    found = torch.autograd.grad(loss, list(trainable(model).values()), retain_graph=keep)
     return dict(zip(trainable(model), found, strict=True))
 
 
@@ -228,15 +228,9 @@ def _of_experimental(dtype: torch.dtype) -> Iterator[tuple[str, float, float]]:
         trainer.loss_type, trainer.simpo_gamma, trainer.alpha = "simpo", config.gamma, 0.0
         means = kind.get_batch_logps(logits, batch["labels"], average_log_prob=True).chunk(2)
         found = -trainer.odds_ratio_loss(*means)[0].mean() if name == "orpo" else trainer.cpo_loss(*means)[0].mean()
-        theirs = float(found.detach()), gradients_kept(model, found)
+        theirs = float(found.detach()), gradients(model, found, keep=True)
         for form, collate in (("padded", Padded(0)), ("padding-free", PaddingFree())):
             yield f"{name}, {form}", *apart(ours(config, model, torch.zeros(1), items, collate), theirs)
-
-
-def gradients_kept(model: torch.nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    """``gradients``, and the graph is kept."""
-    found = torch.autograd.grad(loss, list(trainable(model).values()), retain_graph=True)
-    return dict(zip(trainable(model), found, strict=True))
 
 
 STEPS, BATCH = 10, 4

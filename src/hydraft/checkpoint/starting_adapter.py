@@ -16,27 +16,26 @@ from hydraft.models import adapter_files, base_identity, exchange
 Parameters = dict[str, torch.nn.Parameter]
 
 
-def saved_names(model: peft.PeftModel, adapter: str = "default") -> Parameters:
-    """The parameters of an adapter, by their names in a file that peft writes."""
+def saved_names(model: peft.PeftModel) -> Parameters:
+    """The parameters of its adapter, by their names in a file that peft writes."""
     parameters: dict[str, Any] = dict(model.named_parameters())
-    found = peft.get_peft_model_state_dict(model, parameters, adapter_name=adapter, save_embedding_layers=False)
+    found = peft.get_peft_model_state_dict(model, parameters, save_embedding_layers=False)
     return dict(found)
 
 
 @torch.no_grad()
-def load(model: peft.PeftModel, start: str, base_sha256: str | None = None, adapter: str = "default") -> None:
-    """Replace the weights of an adapter by those of the folder ``start``. Rank 0 reads and broadcasts.
+def load(model: peft.PeftModel, start: str, base_sha256: str | None = None) -> None:
+    """Replace the weights of the adapter by those of the folder ``start``. Rank 0 reads and broadcasts.
 
     They are cast to the data type of the parameters, as peft does. Under ZeRO-3, one parameter at a time is whole.
 
     Args:
         base_sha256: ``base_identity.fingerprint`` of the loaded base, on rank 0.
-        adapter: peft's name of it in ``model``.
 
     Raises:
         ConfigError: on every rank, if the file does not have the tensors of the model's adapter, or is for another base.
     """
-    parameters, folder = saved_names(model, adapter), Path(start)
+    parameters, folder = saved_names(model), Path(start)
     fault = _fault(parameters, folder, base_sha256) if dist.get_rank() == 0 else None
     if (fault := exchange.broadcast(fault)) is not None:
         raise ConfigError(f"lora.start={start}: {fault}")

@@ -1,9 +1,8 @@
 """Which folder of weights ``run=`` means: that of a run, of a sweep's best job, of a checkpoint, or of the best evaluation. No torch."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydraft.checkpoint import best_weights, manifest
 from hydraft.config.schema import load_config
@@ -11,6 +10,7 @@ from hydraft.errors import ConfigError
 from hydraft.evaluation import standing
 from hydraft.evaluation.metrics import Scores
 from hydraft.runs import loss_plot, run_folder
+from hydraft.system import files
 
 if TYPE_CHECKING:
     from hydraft.sweep.results.outcome import Outcome
@@ -105,7 +105,7 @@ def _of_run(run: Path, typed: str) -> Place:
     if checkpoint is None:
         damaged = "".join(f"; {line}" for line in skipped)
         raise ConfigError(f"run={typed}: it saved no adapter ({_status(run)}{damaged})")
-    step, total = manifest.step_of(checkpoint), _json(run / "plan.json").get("steps")
+    step, total = manifest.step_of(checkpoint), files.read_object(run / "plan.json").get("steps")
     of = f" of {total:,}" if isinstance(total, int) else ""
     chosen = f"{run}: the run is not finished ({_status(run)}): the checkpoint of step {step:,}{of} answers"
     return Place(checkpoint, run, [*notes, chosen])
@@ -151,16 +151,8 @@ def _evaluations(run: Path) -> dict[int, Scores]:
 
 
 def _status(run: Path) -> str:
-    result = _json(run / "result.json")
+    result = files.read_object(run / "result.json")
     if not result:
         return "it has not ended"
     error = result.get("error")
     return f"status {result.get('status')}" + (f", {error['cause']}" if isinstance(error, dict) else "")
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -17,8 +17,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.functional import pad
 
 from hydraft.data.labels import IGNORE
-from hydraft.models import loss
 from hydraft.models.families.registry import has_plain_head
+from hydraft.models.loss_chunked import chunks
 from hydraft.models.loss_scored import replaced_forward
 
 NOT_INPUTS = ("labels", "shift_labels")
@@ -56,7 +56,7 @@ class _OfTokens(torch.autograd.Function):
     ) -> torch.Tensor:
         found = torch.empty(len(targets), dtype=_precise(hidden[:0]).dtype, device=hidden.device)
         gradient = torch.empty_like(hidden)
-        for rows, into, value, target in _chunks(hidden, gradient, found, targets[:, None]):
+        for rows, into, value, target in chunks(hidden, gradient, found, targets[:, None]):
             log_p = torch.log_softmax(_precise(rows @ weight.T), -1)  # (C, V)
             value.copy_(log_p.gather(1, target)[:, 0])
             # d log p(t) / d hidden = weight[t] - sum over v of p(v) weight[v]
@@ -86,7 +86,7 @@ def of_hidden(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor)
         return found
     parts = [
         torch.log_softmax(_precise(rows @ weight.T), -1).gather(1, target)[:, 0]
-        for rows, target in _chunks(hidden, targets[:, None])
+        for rows, target in chunks(hidden, targets[:, None])
     ]
     return torch.cat(parts)
 
@@ -94,12 +94,6 @@ def of_hidden(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor)
 def _precise(values: torch.Tensor) -> torch.Tensor:
     """``values`` in fp32, or in fp64 if they are."""
     return values if values.dtype is torch.float64 else values.float()
-
-
-def _chunks(*tensors: torch.Tensor) -> Any:
-    """Chunks of equal size along the first axis: a short last one would read the whole head too."""
-    count = -(-len(tensors[0]) // loss.ROWS) or 1
-    return zip(*(tensor.chunk(count) for tensor in tensors), strict=True)
 
 
 def token_log_probs(model: Any, batch: dict[str, Any], chunked: bool) -> TokenLogProbs:

@@ -10,6 +10,7 @@ Shapes: L trained tokens, C of a chunk, H hidden, V vocabulary; B rows, T tokens
 """
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,6 +21,12 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from hydraft.data.labels import IGNORE
 from hydraft.models import loss
+
+
+def chunks(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Parts of ``loss.ROWS`` rows at most, of equal size: a short last one would read the whole head too."""
+    count = -(-len(tensors[0]) // loss.ROWS) or 1
+    return zip(*(tensor.chunk(count) for tensor in tensors), strict=True)
 
 
 class _Summed(torch.autograd.Function):
@@ -34,10 +41,7 @@ class _Summed(torch.autograd.Function):
     ) -> torch.Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden)
-        # Of equal size: a short last chunk would read the whole head too.
-        chunks = -(-len(hidden) // loss.ROWS) or 1
-        parts = zip(hidden.chunk(chunks), gradient.chunk(chunks), targets[:, None].chunk(chunks), strict=True)
-        for rows, into, target in parts:
+        for rows, into, target in chunks(hidden, gradient, targets[:, None]):
             logits = (rows @ weight.T).float()  # (C, V)
             probabilities = torch.log_softmax(logits, -1)
             del logits

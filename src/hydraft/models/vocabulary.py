@@ -1,6 +1,5 @@
 """Compares a tokenizer with the rows of the embedding, from files, before a model is loaded. No torch."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from hydraft.config.model import ModelConfig
 from hydraft.errors import ConfigError
 from hydraft.models import shapes
 from hydraft.models.families.registry import published_config, published_family
+from hydraft.system import files
 
 PLACEHOLDERS = {"<image_soft_token>"}
 """Tokens that a processor puts in place of an image, and that a text never becomes. google/gemma-3-1b-it, which has no images, has no
@@ -22,7 +22,7 @@ byte-level vocabulary never needs.)"""
 
 def tokens(folder: Path) -> dict[str, int]:
     """The tokens of a folder's tokenizer with their ids, as far as its JSON files have them; empty for other tokenizers."""
-    read = _json(folder / "tokenizer.json")
+    read = files.read_object(folder / "tokenizer.json")
     model = read.get("model")
     vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
     if isinstance(vocabulary, list):  # Unigram: pieces with their scores
@@ -30,12 +30,12 @@ def tokens(folder: Path) -> dict[str, int]:
     elif isinstance(vocabulary, Mapping):
         known = {str(token): int(index) for token, index in vocabulary.items()}
     else:
-        known = {str(token): int(index) for token, index in _json(folder / "vocab.json").items()}
+        known = {str(token): int(index) for token, index in files.read_object(folder / "vocab.json").items()}
     if not known:
         return {}
     known |= {str(entry["content"]): int(entry["id"]) for entry in read.get("added_tokens") or ()}
-    known |= {str(token): int(index) for token, index in _json(folder / "added_tokens.json").items()}
-    for token in _more(_json(folder / "tokenizer_config.json")):
+    known |= {str(token): int(index) for token, index in files.read_object(folder / "added_tokens.json").items()}
+    for token in _more(files.read_object(folder / "tokenizer_config.json")):
         known.setdefault(token, max(known.values()) + 1)
     return known
 
@@ -48,14 +48,6 @@ def _more(config: Mapping[str, Any]) -> list[str]:
     found += list(listed.values() if isinstance(listed, Mapping) else listed)
     found += [config[name] for name in SPECIAL if config.get(name)]
     return [str(entry["content"] if isinstance(entry, Mapping) else entry) for entry in found]
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        read = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return read if isinstance(read, dict) else {}
 
 
 def rows(config: Mapping[str, Any]) -> int | None:

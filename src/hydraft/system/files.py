@@ -77,6 +77,15 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(finite(value), ensure_ascii=False, indent=2, default=str) + "\n", "backslashreplace")
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if there is none, or the file is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def finite(value: Any) -> Any:
     """``value`` with None in place of NaN and infinities, inside dicts and lists too: JSON does not have them."""
     if isinstance(value, dict):

@@ -1,7 +1,6 @@
 """What a dashboard gets besides metrics: config, plan, environment and sweep, with secrets redacted. No torch."""
 
 import dataclasses
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any
 
 from hydraft.config.objective import ObjectiveKind
 from hydraft.config.schema import Config
+from hydraft.system import files
 from hydraft.system.redaction import redact, redact_command, redact_text
 
 
@@ -21,7 +21,11 @@ def settings(config: Config, folder: Path) -> dict[str, Any]:
         size: shape for size, shape in found["model"]["sizes"].items() if size == config.model.size
     }
     shown: dict[str, Any] = redact(
-        {**found, "plan": _json(folder / "plan.json"), "environment": _json(folder / "environment.json")}
+        {
+            **found,
+            "plan": files.read_object(folder / "plan.json"),
+            "environment": files.read_object(folder / "environment.json"),
+        }
     )
     return shown
 
@@ -39,7 +43,7 @@ def group(config: Config, folder: Path) -> str | None:
     """The group of a sweep's runs: ``tracker.group``, or the sweep's name and id; None for a single run."""
     if config.tracker.group is not None:
         return config.tracker.group
-    about = _json(folder.parent / "sweep.json")
+    about = files.read_object(folder.parent / "sweep.json")
     if about.get("id"):
         return f"{Path(str(about.get('name') or folder.parent.name)).name}-{about['id']}"
     return folder.parent.name if (folder.parent / "multirun.yaml").exists() else None
@@ -47,7 +51,7 @@ def group(config: Config, folder: Path) -> str | None:
 
 def directions(folder: Path) -> list[str]:
     """``min`` or ``max`` for each objective of the run's sweep."""
-    about = _json(folder.parent / "sweep.json")
+    about = files.read_object(folder.parent / "sweep.json")
     given = about.get("direction") or about.get("directions") or ["minimize"]
     return [str(one)[:3] for one in ([given] if isinstance(given, str) else given)]
 
@@ -83,11 +87,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return [plain(item) for item in value] if isinstance(value, list) else value
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

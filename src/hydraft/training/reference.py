@@ -22,6 +22,7 @@ from hydraft.config.schema import Config
 from hydraft.data import held_out
 from hydraft.data.examples import Examples, Item
 from hydraft.data.records import Record
+from hydraft.evaluation.batches import chunks, of_this_rank
 from hydraft.models import base_identity
 from hydraft.models.adapter_files import SETTINGS, WEIGHTS
 from hydraft.system import cache_entries, files
@@ -158,20 +159,16 @@ def compute(
         sums: the log-probabilities of the documents of items, and their numbers.
         done: called with the number of items that all ranks have finished.
     """
-    order = sorted(range(len(documents.lengths)), key=lambda item: documents.lengths[item])
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
-    rank, world = dist.get_rank(), dist.get_world_size()
+    batches = chunks(documents.lengths, lambda _: size)
     found: torch.Tensor | None = None
     model.eval()
-    for start in range(0, len(batches), world):
-        current = batches[start : start + world]
-        # ZeRO-3 gathers weights in every pass: a rank without a batch takes the last one, too, which does not count.
-        values, index = sums(model, [documents[item] for item in current[min(rank, len(current) - 1)]])
+    for number, counts, current in of_this_rank(len(batches)):
+        values, index = sums(model, [documents[item] for item in batches[number]])
         if found is None:
             found = torch.zeros(len(documents), dtype=torch.float64, device=values.device)
-        if rank < len(current):
+        if counts:
             found[index] = values
-        done(sum(map(len, current)))
+        done(sum(len(batches[other]) for other in current))
     model.train()
     assert found is not None, "a run has records"
     dist.all_reduce(found)  # exact: each number is added to zeros

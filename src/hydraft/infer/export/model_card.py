@@ -13,6 +13,7 @@ from hydraft.config.printed import override, shell_word
 from hydraft.config.schema import Config, load_config
 from hydraft.infer.source import Kind, Source
 from hydraft.models.families.registry import native_family
+from hydraft.system import files
 from hydraft.system.redaction import redact_command, redact_text
 from hydraft.system.version import __version__
 
@@ -49,7 +50,7 @@ def commands(source: Source, kind: ExportKind, target: Path, base: str) -> list[
 
 def _own_class(base: str) -> bool:
     """Whether the model class is ours and comes with the weights (``models/architectures``): other programs do not have it."""
-    family = native_family(str(_read(Path(base) / "config.json").get("model_type")))
+    family = native_family(str(files.read_object(Path(base) / "config.json").get("model_type")))
     return family is not None and family.alibi
 
 
@@ -161,7 +162,7 @@ def _config(config: Config) -> str:
 
 
 def _scores(run: Path) -> str:
-    result = _read(run / "result.json")
+    result = files.read_object(run / "result.json")
     before, after = result.get("before") or {}, result.get("after") or {}
     rows = [
         f"| {name.replace('_', ' ')} | {_number(before.get(name))} | {_number(value)} |"
@@ -181,7 +182,7 @@ def _number(value: Any) -> str:
 
 
 def _plan(run: Path) -> str:
-    plan = _read(run / "plan.json")
+    plan = files.read_object(run / "plan.json")
     rows = [
         f"- {name.replace('_', ' ')}: {value:,}"
         for name, value in plan.items()
@@ -191,7 +192,7 @@ def _plan(run: Path) -> str:
 
 
 def _command(run: Path) -> str:
-    environment = _read(run / "environment.json")
+    environment = files.read_object(run / "environment.json")
     words = [str(word) for word in environment.get("command") or []]
     if not words:
         return ""
@@ -207,10 +208,3 @@ def _without_folders(word: str) -> str:
     """An override of a command, with the name of the run for the path of one in ``lora.start``."""
     key, _, value = word.partition("=")
     return f"{key}={start_name(value)}" if key == "lora.start" and Path(value).is_absolute() else word
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}

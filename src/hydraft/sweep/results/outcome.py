@@ -4,7 +4,6 @@ A sweep is read from its ledger and its jobs' folders. One that Hydra's own laun
 folders and the command that is saved in each.
 """
 
-import json
 import math
 import shlex
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from hydraft.sweep.results import config_text, ledger
 from hydraft.sweep.results.axes import Axis
 from hydraft.sweep.results.command import of_job
 from hydraft.sweep.results.ledger import Job, Ledger, State
-from hydraft.system import line_file
+from hydraft.system import files, line_file
 from hydraft.system.redaction import redact, redact_command, redact_line, redact_text
 
 ENDS = {"completed": State.done, "failed": State.failed}
@@ -61,7 +60,7 @@ class Outcome:
     @cached_property
     def result(self) -> dict[str, Any]:
         """``result.json``."""
-        return _json(self.folder / "result.json")
+        return files.read_object(self.folder / "result.json")
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
@@ -228,14 +227,6 @@ def rank(outcomes: Sequence[Outcome], minimize: Sequence[bool]) -> list[Outcome]
     return scored + sorted(rest, key=lambda outcome: order[outcome.job.state])
 
 
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _with_true_state(book: Ledger, job: Job) -> Job:
     """``job``; its state is ``interrupted`` if it was running and its process has ended."""
     if job.state is State.running and not book.is_claimed(job.key):
@@ -251,8 +242,8 @@ def _runs(folder: Path) -> list[Path]:
 
 def _job_of(run: Path) -> Job:
     """A job from its run's folder alone, without a ledger."""
-    result = _json(run / "result.json")
-    command = _json(run / "environment.json").get("command") or []
+    result = files.read_object(run / "result.json")
+    command = files.read_object(run / "environment.json").get("command") or []
     overrides = of_job([str(part) for part in command[1:]], run.name)
     state = ENDS.get(str(result.get("status")), State.interrupted)
     return Job(run.name, run.name, overrides, state)
@@ -274,7 +265,7 @@ def _objectives(about: dict[str, Any], outcomes: Sequence[Outcome], count: int) 
 def _recorded_command(outcomes: Sequence[Outcome]) -> list[str]:
     """The command of a sweep without a ledger, from a job's environment.json."""
     for outcome in outcomes:
-        if command := _json(outcome.folder / "environment.json").get("command"):
+        if command := files.read_object(outcome.folder / "environment.json").get("command"):
             return [str(part) for part in command]
     return []
 

@@ -28,7 +28,6 @@ class SupervisedFineTuning:
 
     measures = ("loss",)
     trained: tuple[str, ...] = ()
-    needs_reference = False
 
     def __init__(self, config: ObjectiveConfig) -> None:
         """Takes no settings."""
