@@ -1,6 +1,7 @@
 """What would grow with the square of the number of jobs: reads of the ledger, the Pareto front, the charts."""
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from hydraft.sweep.results.plot_style import some
 
 def test_each_event_of_a_ledger_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[str] = []
-    loads = outcome.json.loads
-    monkeypatch.setattr(outcome.json, "loads", lambda text: (parsed.append(text), loads(text))[1])
+    loads = json.loads
+    monkeypatch.setattr(json, "loads", lambda text: (parsed.append(text), loads(text))[1])
     book = Ledger(tmp_path)
     book.add([Job(str(number), f"job-{number}") for number in range(50)])
     for number in range(50):
