@@ -36,6 +36,7 @@ from hydraft.models import (
     row_documents,
     stored_quant,
     unsloth,
+    vector_math,
     vocabulary,
 )
 from hydraft.models.architectures.register import register
@@ -92,6 +93,7 @@ def load_base(
         ConfigError: it cannot be read, is stored in another quantisation than ``quant``, or tensors are missing, which transformers
             would draw at random.
     """
+    vector_math.resolve()
     kept = model.kept_in(precision)
     known = _config(model).to_dict()
     stored = stored_quant.recorded(known)
