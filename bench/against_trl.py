@@ -57,19 +57,20 @@ LOSSES: dict[str, tuple[ObjectiveConfig, Any]] = {
 def model_of(dtype: torch.dtype) -> tuple[Any, Any]:
     """The tokenizer, and the embedded model with an adapter whose B is not 0."""
     torch.manual_seed(0)
-    base = AutoModelForCausalLM.from_pretrained(TINY, dtype=dtype)
+    base = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
     attention.use(base)
     model = peft.get_peft_model(
         base, peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"])
     )
     _shift(model, 0.02)
-    return AutoTokenizer.from_pretrained(TINY), model
+    return AutoTokenizer.from_pretrained(TINY), model.to(dtype)  # the same weights in either
 
 
 def _shift(model: torch.nn.Module, scale: float) -> None:
     generator = torch.Generator().manual_seed(1)
     for parameter in trainable(model).values():
-        parameter.data = parameter.data + torch.randn(parameter.shape, generator=generator).to(parameter) * scale
+        shifted = parameter.data.float() + torch.randn(parameter.shape, generator=generator) * scale
+        parameter.data = shifted.to(parameter)
 
 
 def items_of(rows: Any) -> list[list[Any]]:
@@ -122,15 +123,15 @@ def apart(one: Result, other: Result) -> tuple[float, float]:
     return abs(one[0] - other[0]) / max(1.0, abs(other[0])), furthest / largest
 
 
-def losses(dtype: torch.dtype) -> Iterator[tuple[str, float, float]]:
-    """For each objective: its name, and the differences of its loss and its gradients from TRL's."""
+def losses(dtype: torch.dtype) -> Iterator[tuple[str, Result, Result]]:
+    """For each objective: its name, its loss and gradients, and TRL's."""
     with tempfile.TemporaryDirectory() as folder:
         yield from _of_dpo_trainer(folder, dtype)
         yield from _of_kto_trainer(folder, dtype)
         yield from _of_experimental(dtype)
 
 
-def _of_dpo_trainer(folder: str, dtype: torch.dtype) -> Iterator[tuple[str, float, float]]:
+def _of_dpo_trainer(folder: str, dtype: torch.dtype) -> Iterator[tuple[str, Result, Result]]:
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -156,10 +157,10 @@ def _of_dpo_trainer(folder: str, dtype: torch.dtype) -> Iterator[tuple[str, floa
         loss = trainer._compute_loss(model, batch, False)
         theirs = float(loss.detach()), gradients(model, loss)
         for form, collate in (("padded", Padded(0)), ("padding-free", PaddingFree())):
-            yield f"{name}, {form}", *apart(ours(config, model, reference, items, collate), theirs)
+            yield f"{name}, {form}", ours(config, model, reference, items, collate), theirs
 
 
-def _of_kto_trainer(folder: str, dtype: torch.dtype) -> Iterator[tuple[str, float, float]]:
+def _of_kto_trainer(folder: str, dtype: torch.dtype) -> Iterator[tuple[str, Result, Result]]:
     from trl.trainer.kto_config import KTOConfig
     from trl.trainer.kto_trainer import KTOTrainer
 
@@ -189,7 +190,7 @@ def _of_kto_trainer(folder: str, dtype: torch.dtype) -> Iterator[tuple[str, floa
     theirs = float(loss.detach()), gradients(model, loss)
     config = ObjectiveConfig(Kind.kto, desirable_weight=1.3)
     for form, collate in (("padded", Padded(0)), ("padding-free", PaddingFree())):
-        yield f"kto, {form}", *apart(_kto(config, model, reference, items, collate), theirs)
+        yield f"kto, {form}", _kto(config, model, reference, items, collate), theirs
 
 
 def _kto(config: ObjectiveConfig, model: Any, reference: torch.Tensor, items: list[Any], collate: Any) -> Result:
@@ -203,7 +204,7 @@ def _kto(config: ObjectiveConfig, model: Any, reference: torch.Tensor, items: li
     return float(loss.detach()), gradients(model, loss)
 
 
-def _of_experimental(dtype: torch.dtype) -> Iterator[tuple[str, float, float]]:
+def _of_experimental(dtype: torch.dtype) -> Iterator[tuple[str, Result, Result]]:
     """ORPO and SimPO: TRL's functions of log-probabilities, which are taken from all logits."""
     from types import SimpleNamespace
 
@@ -230,7 +231,7 @@ def _of_experimental(dtype: torch.dtype) -> Iterator[tuple[str, float, float]]:
         found = -trainer.odds_ratio_loss(*means)[0].mean() if name == "orpo" else trainer.cpo_loss(*means)[0].mean()
         theirs = float(found.detach()), gradients(model, found, keep=True)
         for form, collate in (("padded", Padded(0)), ("padding-free", PaddingFree())):
-            yield f"{name}, {form}", *apart(ours(config, model, torch.zeros(1), items, collate), theirs)
+            yield f"{name}, {form}", ours(config, model, torch.zeros(1), items, collate), theirs
 
 
 STEPS, BATCH = 10, 4
@@ -326,10 +327,12 @@ def ten_steps(folder: Path) -> tuple[float, float, float]:
 
 def main() -> int:
     """Print the table."""
-    print("| objective | loss, fp64 | gradients | loss, fp32 | gradients |")
-    print("|---|---|---|---|---|")
+    print("| objective | loss, fp64 | gradients | loss, fp32 | gradients | from fp64: ours | TRL's |")
+    print("|---|---|---|---|---|---|---|")
     for (name, *exact), (_, *single) in zip(losses(torch.float64), losses(torch.float32), strict=True):
-        print(f"| {name} | {' | '.join(f'{value:.1e}' for value in (*exact, *single))} |")
+        rounded = [apart(one, other)[1] for one, other in zip(single, exact, strict=True)]
+        figures = (*apart(*exact), *apart(*single), *rounded)
+        print(f"| {name} | {' | '.join(f'{value:.1e}' for value in figures)} |")
     with tempfile.TemporaryDirectory() as folder:
         found = ten_steps(Path(folder))
     names = ("losses", "rewards", "adapter")
