@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from conftest import run_script
+from hydraft.system.source_tree import ROOT
 
 AT_LEAST = {  # after training; before, none is above 0.15
     "zh_sentiment": {"sentiment_accuracy": 0.65},
@@ -33,7 +34,7 @@ def test_an_experiment_learns_its_task(name: str, tmp_path: Path) -> None:
 
 
 def test_preference_training_goes_on_from_a_fine_tuned_adapter(tmp_path: Path) -> None:
-    """A third of a default run is enough to start from. Answers are not generated: preferences need none."""
+    """A third of a default run is enough to start from. It does not unlearn its tasks for it."""
     start, tuned = tmp_path / "start", tmp_path / "tuned"
     done = run_script("train.py", "train.epochs=1", "data.eval=null", f"hydra.run.dir={start}")
     assert done.returncode == 0, done.stderr
@@ -46,3 +47,14 @@ def test_preference_training_goes_on_from_a_fine_tuned_adapter(tmp_path: Path) -
     assert after["reward_accuracy"] >= 0.8
     assert before["preference_accuracy"] <= 0.6
     assert after["preference_accuracy"] >= before["preference_accuracy"] + 0.2
+    some = tmp_path / "tasks.json"  # of each task, every other record
+    some.write_text(json.dumps(json.loads((ROOT / "data/zh_tasks.test.json").read_text())[::2], ensure_ascii=False))
+    assert exact_match(tuned, some) >= exact_match(start, some) - 0.05
+
+
+def exact_match(run: Path, records: Path) -> float:
+    """The share of records that a run answers as their reference does."""
+    output = run.with_suffix(".jsonl")
+    done = run_script("infer.py", "mode=batch", f"run={run}", f"input={records}", f"output={output}")
+    assert done.returncode == 0, done.stderr
+    return float(json.loads(output.with_suffix(".summary.json").read_text())["scores"]["exact_match"])
