@@ -134,6 +134,13 @@ def run_script(
         return completed(process, [script, *arguments], Path(streams), timeout)
 
 
+def run_code(code: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program as ``run_script`` does; it is written to a file in ``folder``."""
+    script = folder / "program.py"
+    script.write_text(code, encoding="utf-8")
+    return run_script(str(script), *arguments)
+
+
 def completed(
     process: multiprocessing.context.ForkServerProcess, command: list[str], streams: Path, timeout: float
 ) -> subprocess.CompletedProcess[str]:

@@ -32,7 +32,7 @@ METHODS = {
     "head": "lora=default lora.dropout=0 lora.target_modules=[q_proj,lm_head]",
 }
 VOCABULARY = 384
-LENGTHS = (20, 12, 16)
+LENGTHS = (12, 7, 9)
 
 Step = tuple[float, dict[str, torch.Tensor], torch.Tensor]
 """Loss, gradients by name, and logits of a second call."""

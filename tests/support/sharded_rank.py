@@ -109,9 +109,11 @@ def trained(overrides: list[str], sharded: bool) -> dict[str, Any]:
 
 if __name__ == "__main__":
     deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
-    results = [
-        {"sharded": trained(one.split(), True), "bitsandbytes": trained(one.split(), False)} for one in sys.argv[1:]
-    ]
+    results = []
+    for one in sys.argv[1:]:
+        results.append({"sharded": trained(one.split(), True)})
+        if "quant=nf4" in one.split():
+            results[-1]["bitsandbytes"] = trained(one.split(), False)
     if dist.get_rank() == 0:
         print(json.dumps(results))
     dist.destroy_process_group()

@@ -2,13 +2,11 @@
 
 import dataclasses
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,38 +15,27 @@ from test_resume import CUT, settings
 
 from bench.equivalence import compose_run
 from bench.resume import cut, differs, train
-from conftest import ROOT, SCALE, run_script
+from conftest import run_code, run_script
 from hydraft.checkpoint import manifest
 from hydraft.config.choices import Precision
 from hydraft.plan import plan
 from hydraft.runs import run_folder
 from hydraft.system import hardware
 
-# Runs of one rank, each in a process forked from this one, which has imported the stack: a line of stdin asks for one, a line of
-# stdout is its exit code. Python tells an audit hook of every file it is about to open, rename, make or remove. At each of them the
-# run's folder is copied: what a process that is killed there leaves, without the copy's own buffers. At the one whose number is
-# given, the process is killed. `fp16`: DeepSpeed has it on a CPU too, once it is told so; its loss scale begins too high and grows
-# every other step, so some steps overflow. `full_at`: the disk is filled as the first file of that name is about to be written.
-FORKS = """
+# A run of one rank. Python tells an audit hook of every file it is about to open, rename, make or remove. At each of them the run's
+# folder is copied: what a process that is killed there leaves, without the copy's own buffers. At the one whose number is given, the
+# process is killed. `fp16`: DeepSpeed has it on a CPU too, once it is told so; its loss scale begins too high and grows every other
+# step, so some steps overflow. `full_at`: the disk is filled as the first file of that name is about to be written.
+RANK = """
 import json, os, shutil, signal, sys
 os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
-sys.path[:0] = sys.argv[1:]
-answers = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)
 import torch.distributed as dist
 from pathlib import Path
 from deepspeed.accelerator import get_accelerator
 from hydraft.training import arguments, worker
 from hydraft.training.callbacks import checkpoint
 from small_disk import fill
-for line in sys.stdin:
-    asked = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        break
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
-else:
-    sys.exit(0)
+asked = json.loads(sys.argv[1])
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 seen, filled = [0], []
 armed = [False]
@@ -92,42 +79,20 @@ os._exit(0)
 """
 
 
-class Forks:
-    """Runs a run's one rank in a fork of a warm process, and waits."""
+def run_rank(folder: Path, stop_at: int = 0, copies: Path | None = None, fp16: bool = False, full_at: str = "") -> int:
+    """Run a run's one rank; its exit code.
 
-    def __init__(self) -> None:
-        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", FORKS, str(ROOT / "src"), str(ROOT / "tests/support")],
-            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    def run(
-        self, folder: Path, stop_at: int = 0, copies: Path | None = None, fp16: bool = False, full_at: str = ""
-    ) -> int:
-        """Its exit code.
-
-        Args:
-            folder: of the run.
-            stop_at: number of the write of the checkpoint of step 6 at which it is killed; 0 for none.
-            copies: where the folder is copied to at each of these writes, under the write's number.
-            fp16: train in fp16.
-            full_at: a file; as it is about to be written, the disk is filled.
-        """
-        assert self.process.stdin and self.process.stdout
-        kept = None if copies is None else str(copies)
-        asked = {"folder": str(folder), "stop_at": stop_at, "copies": kept, "fp16": fp16, "full_at": full_at}
-        self.process.stdin.write(json.dumps(asked) + "\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-
-@pytest.fixture(scope="module")
-def forks() -> Iterator[Forks]:
-    """A warm process."""
-    forks = Forks()
-    yield forks
-    forks.process.communicate(timeout=60 * SCALE)
+    Args:
+        folder: of the run.
+        stop_at: number of the write of the checkpoint of step 6 at which it is killed; 0 for none.
+        copies: where the folder is copied to at each of these writes, under the write's number.
+        fp16: train in fp16.
+        full_at: a file; as it is about to be written, the disk is filled.
+    """
+    kept = None if copies is None else str(copies)
+    asked = {"folder": str(folder), "stop_at": stop_at, "copies": kept, "fp16": fp16, "full_at": full_at}
+    with tempfile.TemporaryDirectory() as scratch:
+        return run_code(RANK, Path(scratch), json.dumps(asked)).returncode
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +115,9 @@ def names(run: Path) -> list[str]:
     return sorted(re.sub(r"[0-9a-f]{8}(?=/|$|\.old)", "*", str(file.relative_to(run))) for file in run.rglob("*"))
 
 
-def test_a_kill_at_any_write_leaves_a_whole_checkpoint(begun: Path, forks: Forks, tmp_path: Path) -> None:
+def test_a_kill_at_any_write_leaves_a_whole_checkpoint(begun: Path, tmp_path: Path) -> None:
     shutil.copytree(begun, tmp_path / "run")
-    assert forks.run(tmp_path / "run", copies=tmp_path / "copies") == 0
+    assert run_rank(tmp_path / "run", copies=tmp_path / "copies") == 0
     copies = sorted((tmp_path / "copies").iterdir(), key=lambda copy: int(copy.name))
     assert len(copies) >= 10
     found = []
@@ -165,23 +130,25 @@ def test_a_kill_at_any_write_leaves_a_whole_checkpoint(begun: Path, forks: Forks
     for number in (last // 2, last):
         killed = tmp_path / f"killed-{number}"
         shutil.copytree(begun, killed)
-        assert forks.run(killed, stop_at=number) == -signal.SIGKILL
+        assert run_rank(killed, stop_at=number) == -signal.SIGKILL
         assert names(killed) == names(tmp_path / "copies" / str(number)), "a copy is what a kill leaves"
     assert set(found) == {"step-000004", "step-000006"}  # before the name is given, and after
 
 
 @pytest.mark.parametrize("zero", ["stage1", "stage3"])
-def test_fp16_goes_on_with_its_loss_scale(zero: str, forks: Forks, records: Path, tmp_path: Path) -> None:
+def test_fp16_goes_on_with_its_loss_scale(zero: str, records: Path, tmp_path: Path) -> None:
     """Steps that overflowed are no steps of Adam's nor of the schedule's."""
-    config = compose_run([*settings(records), f"zero={zero}", "quant=none", "train.micro_batch_size=8"])
+    config = compose_run(
+        [*settings(records, "train.max_steps=9"), f"zero={zero}", "quant=none", "train.micro_batch_size=4"]
+    )
     fp16 = dataclasses.replace(config.train, precision=Precision.fp16)  # refused without a GPU: it would be slow
     config = dataclasses.replace(config, train=fp16, model=dataclasses.replace(config.model, dtype=Precision.fp16))
     run_folder.create(tmp_path / "whole", config, plan.make_plan(config, 24), hardware.detect())
-    assert forks.run(tmp_path / "whole", fp16=True) == 0
+    assert run_rank(tmp_path / "whole", fp16=True) == 0
     numbers = json.loads((tmp_path / "whole/checkpoints/step-000009/state.json").read_text())
     assert 0 < numbers["schedule_step"] == numbers["adam_step"] < 9
     resumed = cut(tmp_path / "whole", tmp_path / "cut", CUT)
-    assert forks.run(resumed, fp16=True) == 0
+    assert run_rank(resumed, fp16=True) == 0
     assert differs(resumed, tmp_path / "whole") is None
 
 
@@ -227,18 +194,18 @@ def test_a_full_disk_ends_the_run_and_with_room_it_ends_as_it_would_have(begun: 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "result.json"])
 def test_a_disk_that_is_full_at_any_file_costs_only_what_came_after_the_checkpoint(
-    name: str, begun: Path, forks: Forks, tmp_path: Path
+    name: str, begun: Path, tmp_path: Path
 ) -> None:
     with mounted(tmp_path / "disk", "32m") as disk:
         run = disk / "run"
         shutil.copytree(begun, run)
         with (run / "metrics.jsonl").open("ab") as file:
             file.write(b'{"step": 5, "los')  # as an earlier version left it
-        assert forks.run(run, full_at=name) == 1
+        assert run_rank(run, full_at=name) == 1
         newest, skipped = manifest.newest(run)
         assert newest is not None and skipped == []
         lines = (run / "metrics.jsonl").read_bytes().splitlines()
         assert all(json.loads(line) for line in lines[:-1])  # the last one was cut off before, if it was not reached
         make_room(disk)
-        assert forks.run(run) == 0
+        assert run_rank(run) == 0
         assert differs(run, begun.parent / "all") is None

@@ -26,7 +26,7 @@ from hydraft.runs import start
 from hydraft.system.source_tree import TINY
 from using import adapter
 
-QUICK = ("data.eval_limit=8", "train.save_minutes=null")
+QUICK = ("data.eval_limit=4", "data.eval_max_new_tokens=8", "train.save_minutes=null")
 
 
 @pytest.fixture
@@ -109,9 +109,9 @@ def test_tensors_that_do_not_fit_the_model_are_refused(made: Path, tmp_path: Pat
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of eight steps."""
+    """A run of four steps."""
     folder = tmp_path_factory.mktemp("outputs") / "first"
-    done = run_script("train.py", f"hydra.run.dir={folder}", "train.max_steps=8", "train.warmup_ratio=0", *QUICK)
+    done = run_script("train.py", f"hydra.run.dir={folder}", "train.max_steps=4", "train.warmup_ratio=0", *QUICK)
     assert done.returncode == 0, done.stderr
     return folder
 

@@ -18,10 +18,10 @@ from hydraft.training.callbacks.logging import LoggingCallback
 
 
 def run(folder: Path, records: Path, *overrides: str) -> list[dict[str, Any]]:
-    """Train 4 steps on 24 records, and evaluate on them too; returns the lines of metrics.jsonl."""
+    """Train 3 steps on 24 records, and evaluate on them too; returns the lines of metrics.jsonl."""
     done = run_script(
-        "train.py", f"data.train={records}", f"data.eval={records}", "train.micro_batch_size=4", "train.max_steps=4",
-        "train.log_every=1", "data.eval_limit=5", "data.eval_max_new_tokens=4", "train.warmup_ratio=0", "lora.dropout=0.2",
+        "train.py", f"data.train={records}", f"data.eval={records}", "train.micro_batch_size=4", "train.max_steps=3",
+        "train.log_every=1", "data.eval_limit=3", "data.eval_max_new_tokens=2", "train.warmup_ratio=0", "lora.dropout=0.2",
         f"hydra.run.dir={folder}", *overrides,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -47,8 +47,8 @@ def scored(lines: list[dict[str, Any]]) -> list[int]:
 def test_evaluation_during_training_changes_no_bit(topology: list[str], tmp_path: Path, records: Path) -> None:
     with_scores = run(tmp_path / "with", records, *topology, "train.eval_every=1")
     without = run(tmp_path / "without", records, *topology)
-    assert scored(with_scores) == [0, 1, 2, 3, 4]  # the last step is scored once
-    assert scored(without) == [0, 4]
+    assert scored(with_scores) == [0, 1, 2, 3]  # the last step is scored once
+    assert scored(without) == [0, 3]
     assert trained(with_scores) == trained(without)
     one, other = ((tmp_path / name / "adapter/adapter_model.safetensors").read_bytes() for name in ("with", "without"))
     assert one == other
@@ -72,20 +72,20 @@ def test_a_resumed_run_has_the_answers_of_one_that_was_not_interrupted(tmp_path:
     """Under ZeRO-3 with two ranks, where half of the answers are chosen among labels and the others are generated."""
     labels = ",".join(f"'等于{number}。'" for number in range(1, 13))
     config = compose_run([
-        f"data.train={records}", f"data.eval={records}", "data.eval_limit=5", "data.eval_max_new_tokens=4", f"data.labels=[{labels}]",
-        "train.micro_batch_size=2", "train.max_steps=6", "train.save_every=2", "train.keep_last=9", "train.eval_every=2",
+        f"data.train={records}", f"data.eval={records}", "data.eval_limit=5", "data.eval_max_new_tokens=2", f"data.labels=[{labels}]",
+        "train.micro_batch_size=2", "train.max_steps=4", "train.save_every=2", "train.keep_last=9", "train.eval_every=2",
         "zero=stage3", "cluster=1x2", "quant=none",
     ])  # fmt: skip
     train(config, tmp_path / "whole")
     by_step = answers.read(tmp_path / "whole")
-    assert {step: len(lines) for step, lines in by_step.items()} == {0: 5, 2: 5, 4: 5, 6: 5}
-    chosen = [line for line in by_step[6] if "accuracy" in line.scores]
+    assert {step: len(lines) for step, lines in by_step.items()} == {0: 5, 2: 5, 4: 5}
+    chosen = [line for line in by_step[4] if "accuracy" in line.scores]
     assert 0 < len(chosen) < 5 and {line.answer for line in chosen} <= set(config.data.labels)
     after = json.loads((tmp_path / "whole/result.json").read_text())["after"]
     assert {"accuracy", "accuracy_norm", "macro_f1", "exact_match"} <= after.keys()
-    resumed = cut(tmp_path / "whole", tmp_path / "cut", 4)
+    resumed = cut(tmp_path / "whole", tmp_path / "cut", 2)
     with (resumed / answers.FILE).open("a") as file:
-        file.write('{"step": 6, "rec')  # what a process that was killed may leave
+        file.write('{"step": 4, "rec')  # what a process that was killed may leave
     train(config, resumed)
     assert (resumed / answers.FILE).read_bytes() == (tmp_path / "whole" / answers.FILE).read_bytes()
 

@@ -1,9 +1,7 @@
 """Interrupted conversions: a kill, Ctrl-C or a full disk; and the memory that a conversion needs."""
 
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from conftest import ROOT
+from conftest import run_code
 from hydraft.errors import ConfigError
 from hydraft.models.convert import convert as conversion
 from hydraft.models.convert.convert import convert
@@ -46,8 +44,7 @@ def test_a_killed_conversion_resumes_after_its_complete_shards(tmp_path: Path, s
     target, staging = tmp_path / "native", tmp_path / ".native.converting"
     sizes = [file.stat().st_size for file in sorted((tmp_path / "whole").glob("model-*"))]
     limit = str(sizes[0] + sizes[1] - 1000)  # in the second shard
-    command = [sys.executable, "-c", KILLED, str(source), str(target), limit]
-    assert subprocess.run(command, check=False, env={**os.environ, "PYTHONPATH": str(ROOT / "src")}).returncode == -9
+    assert run_code(KILLED, tmp_path, str(source), str(target), limit).returncode == -9
     assert not target.exists()
     assert len(list(staging.glob("model-*"))) == 1 and len(list(staging.glob(".model-*"))) == 1
     before = next(staging.glob("model-*")).stat()
@@ -152,8 +149,8 @@ def test_memory_is_limited_to_about_one_shard(tmp_path: Path, source: Path, suff
     tensors = chatglm2_tensors(**large)
     total = sum(tensor.nbytes for tensor in tensors.values())
     published = save(tmp_path / "big", CHATGLM2 | large, tensors, sentencepiece_model(), suffix, count=8)
-    command = [sys.executable, "-c", MEASURED, str(source), str(published)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    grown = int(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
+    done = run_code(MEASURED, tmp_path, str(source), str(published))
+    assert done.returncode == 0, done.stderr
+    grown = int(done.stdout)
     print(f"{suffix}: {total / 2**20:.0f} MiB in 8 shards, memory grew by {grown / 2**20:.0f} MiB")
     assert grown < total / 8 * 1.5

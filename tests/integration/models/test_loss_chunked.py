@@ -149,14 +149,14 @@ def test_an_unknown_head_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_sharded_head_is_gathered_for_the_chunks(records: Path, tmp_path: Path) -> None:
-    """Three steps under ZeRO-3 on two ranks with different numbers of trained tokens."""
+    """Two steps under ZeRO-3 on two ranks with different numbers of trained tokens."""
     run = [
         "model=tiny", "quant=none", "zero=stage3", "zero.stage3_param_persistence_threshold=0", "cluster=1x2", "data.eval=null",
-        f"data.train={records}", "train.max_steps=3", "train.log_every=1", "train.micro_batch_size=2", "train.eps=1e-5",
+        f"data.train={records}", "train.max_steps=2", "train.log_every=1", "train.micro_batch_size=2", "train.eps=1e-5",
         "train.gradient_accumulation_steps=2",
     ]  # fmt: skip
     assert len(RECORDS) >= 24
     chunks, whole = (train([*run, f"kernels.loss={kind}"], tmp_path / kind) for kind in ("chunked", "whole"))
-    assert len(whole.losses) == 3
+    assert len(whole.losses) == 2
     assert chunks.losses == pytest.approx(whole.losses, rel=1e-5)
     assert chunks.grad_norms == pytest.approx(whole.grad_norms, rel=1e-5)

@@ -119,7 +119,7 @@ from integration.models.test_loss_scored import CASES, examples_of, loaded, ours
 for family in ("llama3", "qwen2.5", "qwen3", "chatglm2"):
     model = loaded(*CASES[family].split(), "kernels=liger")
     assert "liger" in type(model.get_base_model().model.norm).forward.__module__ + repr(model)[:9999].lower()
-    examples = examples_of(model.config.vocab_size)
+    examples = examples_of(model.config.vocab_size, (7, 14, 11))
     print("found", *(ours(model, examples, rows) for rows in (512, 7)), theirs(model, examples))
 """
 

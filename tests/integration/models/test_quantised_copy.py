@@ -7,9 +7,6 @@ import json
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +18,7 @@ import small_disk
 from rich.console import Console
 
 import stored
-from conftest import SCALE, config_of, run_script
+from conftest import SCALE, completed, config_of, run_script, start_script
 from forks import run_forks
 from hydraft.config.choices import Precision, QuantKind
 from hydraft.config.model import ModelConfig
@@ -171,10 +168,24 @@ print(prepare.native(model, 0, storage=storage).path)
 """
 
 
-def making(folder: Path) -> "subprocess.Popen[str]":
-    """A process that makes a copy."""
-    command = [sys.executable, "-c", MAKING, str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+class Making:
+    """A command that makes a copy."""
+
+    def __init__(self, base: Path, streams: Path) -> None:
+        streams.mkdir()
+        program = streams / "making.py"
+        program.write_text(MAKING)
+        self.streams, self.process = streams, start_script(str(program), str(base), streams=streams)
+
+    def ended(self) -> tuple[int | None, str, str]:
+        """Wait for its exit code, its output and its errors."""
+        done = completed(self.process, ["making.py"], self.streams, 120)
+        return done.returncode, done.stdout.strip(), done.stderr
+
+    def child(self) -> psutil.Process:
+        """The process that quantises."""
+        (child,) = awaited(lambda: psutil.Process(self.process.pid).children())
+        return child
 
 
 def awaited(what: Callable[[], Any]) -> Any:
@@ -191,39 +202,39 @@ def test_kills_at_any_moment_leave_nothing_half(seed: int, place: Path, tmp_path
     random.seed(seed)
     base = stored.plain(tmp_path / "base", hidden_size=512, intermediate_size=2048, num_hidden_layers=6)
     # The process that makes it: the run goes on without a copy.
-    with making(base) as parent:
-        (child,) = awaited(lambda: psutil.Process(parent.pid).children())
-        time.sleep(random.uniform(0, 4))
-        child.kill()
-        out, err = parent.communicate()
-    assert (parent.returncode, out.strip()) == (0, str(base)), err
+    making = Making(base, tmp_path / "first")
+    child = making.child()
+    time.sleep(random.uniform(0, 4))
+    child.kill()
+    code, out, err = making.ended()
+    assert (code, out) == (0, str(base)), err
     assert "killed by SIGKILL" in err and copies(place) == []
     # The run: the other process ends with it, and what it left is removed when the copy is made.
-    with making(base) as parent:
-        (child,) = awaited(lambda: psutil.Process(parent.pid).children())
-        time.sleep(random.uniform(0, 4))
-        parent.send_signal(signal.SIGKILL)
-        parent.wait()
-        awaited(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    making = Making(base, tmp_path / "second")
+    child = making.child()
+    time.sleep(random.uniform(0, 4))
+    making.process.kill()
+    making.process.join()
+    awaited(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
     assert all(name.startswith(".") for name in copies(place))
-    with making(base) as first, making(base) as second:
-        (out, err), (other, waited) = first.communicate(), second.communicate()
-    assert out == other and is_copy(ModelConfig(name="copy", path=out.strip())), err + waited
+    both = [Making(base, tmp_path / name) for name in ("third", "fourth")]
+    (_, out, err), (_, other, waited) = (one.ended() for one in both)
+    assert out == other and is_copy(ModelConfig(name="copy", path=out)), err + waited
     assert sorted("quantising it to" in text for text in (err, waited)) == [False, True], (
         "one made it, the other waited"
     )
-    assert copies(place) == [Path(out.strip()).name]
-    assert native(section(base)) == (dataclasses.replace(section(base), path=out.strip()), "")
+    assert copies(place) == [Path(out).name]
+    assert native(section(base)) == (dataclasses.replace(section(base), path=out), "")
 
 
-def test_a_run_over_a_copy_equals_one_that_quantises(place: Path, tmp_path: Path) -> None:
+def test_a_run_over_a_copy_equals_one_that_quantises(place: Path, records: Path, tmp_path: Path) -> None:
     """On two ranks, whose weights ZeRO-3 shards as they load; the adapter names the unquantised model as its base."""
     folders = {}
     for setting in ("true", "false"):
         folders[setting] = tmp_path / setting
         done = run_script(
             "train.py", "model=tiny", "quant=nf4", "zero=stage3", "cluster=1x2", "train.max_steps=2", "data.eval=null",
-            f"model.cache_quantised={setting}", f"hydra.run.dir={folders[setting]}", HYDRAFT_CACHE=str(place),
+            f"data.train={records}", "train.micro_batch_size=2", f"model.cache_quantised={setting}", f"hydra.run.dir={folders[setting]}", HYDRAFT_CACHE=str(place),
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert ("quantising it to" in done.stderr) == (setting == "true")

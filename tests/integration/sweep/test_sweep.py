@@ -69,7 +69,7 @@ def start(tmp_path: Path) -> Any:
 
 def test_a_killed_job_does_not_affect_the_others(records: Path, tmp_path: Path, start: Any) -> None:
     folder = tmp_path / "sweep"
-    command = sweep(records, "lora.r=2,3,4,5", "train.max_steps=12", "hydra.launcher.jobs=2")
+    command = sweep(records, "lora.r=2,3,4", "train.max_steps=4", "hydra.launcher.jobs=2")
     process = start(*command, f"hydra.sweep.dir={folder}")
     wait_for(lambda: (folder / "r=3" / "rank-0.log").exists(), 240, "the second job's rank")
     jobs = by_name(folder)
@@ -80,45 +80,52 @@ def test_a_killed_job_does_not_affect_the_others(records: Path, tmp_path: Path, 
     process.join(300 * SCALE)
     assert process.exitcode == 1
     wait_for(have_ended(below), 10, "the end of the killed job's ranks")
-    assert states(folder) == {"r=2": State.done, "r=3": State.failed, "r=4": State.done, "r=5": State.done}
+    assert states(folder) == {"r=2": State.done, "r=3": State.failed, "r=4": State.done}
     stderr = (tmp_path / "streams-0" / "err").read_text()
     assert "r=3: failed: its process was killed by SIGKILL" in stderr and "sweep.retry_failed=true" in stderr
-    for name in ("r=2", "r=4", "r=5"):
+    for name in ("r=2", "r=4"):
         result = json.loads((folder / name / "result.json").read_text())
         assert by_name(folder)[name].objective == result["objective"]
-        assert "training 12/12" in (folder / name / "job.log").read_text()
+        assert "training 4/4" in (folder / name / "job.log").read_text()
 
     repeated = run_script("train.py", *command, f"sweep.resume={folder}")
     assert repeated.returncode == 1, "a failed job is not retried by default"
     assert {job.attempt for job in by_name(folder).values()} == {1}
-    command[-3] = "lora.r=2,3,4,5,6"
+    command[-3] = "lora.r=2,3,4,5"
     more = run_script("train.py", *command, f"sweep.resume={folder}", "sweep.retry_failed=true")
     assert more.returncode == 0, more.stderr
     assert {name: job.attempt for name, job in by_name(folder).items()} == {
-        "r=2": 1, "r=3": 2, "r=4": 1, "r=5": 1, "r=6": 1
+        "r=2": 1, "r=3": 2, "r=4": 1, "r=5": 1
     }  # fmt: skip
     assert set(states(folder).values()) == {State.done}
 
 
 def test_two_sweeps_in_one_folder_share_its_jobs(records: Path, tmp_path: Path, start: Any) -> None:
     folder = tmp_path / "sweep"
-    command = sweep(records, "train.max_steps=300,20,21", "hydra.launcher.jobs=1")
+    command = sweep(records, "train.max_steps=30,4,5", "hydra.launcher.jobs=1")
     first = start(*command, f"hydra.sweep.dir={folder}")
-    wait_for(is_in(folder, "ms=300", State.running), 240, "the first sweep's first job")
+    wait_for(is_in(folder, "ms=30", State.running), 240, "the first sweep's first job")
+    pid = by_name(folder)["ms=30"].pid
+    assert pid is not None
+    job = family(pid)
+    for process in job:  # so that it goes on while the second sweep starts
+        process.suspend()
     second = start(*command, f"sweep.resume={folder}")
-    wait_for(is_in(folder, "ms=20", State.running), 240, "the second sweep's first job")
-    assert states(folder)["ms=300"] is State.running, "the sweeps run different jobs concurrently"
-    for process in (first, second):
-        process.join(300 * SCALE)
-        assert process.exitcode == 0
+    wait_for(is_in(folder, "ms=4", State.running), 240, "the second sweep's first job")
+    assert states(folder)["ms=30"] is State.running, "the sweeps run different jobs concurrently"
+    for process in job:
+        process.resume()
+    for sweeping in (first, second):
+        sweeping.join(300 * SCALE)
+        assert sweeping.exitcode == 0
     assert {name: (job.state, job.attempt) for name, job in by_name(folder).items()} == {
-        f"ms={steps}": (State.done, 1) for steps in (300, 20, 21)
+        f"ms={steps}": (State.done, 1) for steps in (30, 4, 5)
     }
 
 
 def test_members_of_a_pack_save_on_a_signal_and_are_resumed(records: Path, tmp_path: Path, start: Any) -> None:
     folder = tmp_path / "sweep"
-    command = packed(records, "lora.r=2,3,4", "train.max_steps=200", "train.save_every=5", "hydra.launcher.pack=2")
+    command = packed(records, "lora.r=2,3,4", "train.max_steps=60", "train.save_every=5", "hydra.launcher.pack=2")
     first = start(*command, f"hydra.sweep.dir={folder}")
     wait_for(lambda: all((folder / name / "checkpoints").exists() for name in ("r=2", "r=3")), 240, "checkpoints")
     pids = {job.pid for name, job in by_name(folder).items() if name != "r=4"}
@@ -128,7 +135,7 @@ def test_members_of_a_pack_save_on_a_signal_and_are_resumed(records: Path, tmp_p
     assert first.exitcode == 128 + signal.SIGTERM
     assert states(folder) == {"r=2": State.interrupted, "r=3": State.interrupted, "r=4": State.pending}
     saved = {name: max(steps(folder / name)) for name in ("r=2", "r=3")}
-    assert all(0 < step < 200 for step in saved.values())
+    assert all(0 < step < 60 for step in saved.values())
     assert "preempted by SIGTERM after step" in (by_name(folder)["r=2"].error or "")
 
     again = start(*command, f"sweep.resume={folder}")
@@ -146,7 +153,7 @@ def test_members_of_a_pack_save_on_a_signal_and_are_resumed(records: Path, tmp_p
     assert set(states(folder).values()) == {State.done}
     for name in ("r=2", "r=3", "r=4"):
         seen = steps(folder / name)
-        assert sorted(set(seen)) == list(range(1, 201)), "each step, some of them again after the kill"
+        assert sorted(set(seen)) == list(range(1, 61)), "each step, some of them again after the kill"
         assert "lora r=" + name[-1] in (folder / name / "job.log").read_text()
 
 

@@ -1,4 +1,4 @@
-"""How records are laid out and ordered changes what a run costs, not what it learns. Real runs, on one rank and on two."""
+"""How records are laid out and ordered changes what a run costs, not what it learns. Real runs, on two ranks."""
 
 import json
 from pathlib import Path
@@ -37,10 +37,9 @@ def assert_same(curve: Curve, reference: Curve) -> None:
         assert (curve.adapter[name] - tensor).abs().max() <= TOLERANCE, name
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_padded_and_padding_free_batches_train_the_same(shipped: str, ranks: int, tmp_path: Path) -> None:
+def test_padded_and_padding_free_batches_train_the_same(shipped: str, tmp_path: Path) -> None:
     sizes = [
-        f"cluster=1x{ranks}",
+        "cluster=1x2",
         "train.micro_batch_size=3",
         "train.gradient_accumulation_steps=1",
         "train.max_steps=4",
@@ -52,16 +51,11 @@ def test_padded_and_padding_free_batches_train_the_same(shipped: str, ranks: int
     assert_same(curves[1], curves[0])
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_a_step_over_all_records_is_the_same_packed_and_unpacked(shipped: str, ranks: int, tmp_path: Path) -> None:
-    once = [*COMMON, shipped, f"cluster=1x{ranks}", "train.max_steps=1", "data.shuffle=false"]
-    loose = train(
-        [*once, "train.micro_batch_size=6", f"train.gradient_accumulation_steps={4 // ranks}"], tmp_path / "loose"
-    )
-    packed = train(
-        [*once, "data.packing=true", "train.micro_batch_size=4", f"train.gradient_accumulation_steps={4 // ranks}"],
-        tmp_path / "packed",
-    )
+def test_a_step_over_all_records_is_the_same_packed_and_unpacked(shipped: str, tmp_path: Path) -> None:
+    once = [*COMMON, shipped, "cluster=1x2", "train.max_steps=1", "data.shuffle=false"]
+    once += ["train.gradient_accumulation_steps=2"]
+    loose = train([*once, "train.micro_batch_size=6"], tmp_path / "loose")
+    packed = train([*once, "data.packing=true", "train.micro_batch_size=4"], tmp_path / "packed")
     assert_same(packed, loose)
     (loose_tokens,), (packed_tokens,) = tokens_of_steps(tmp_path / "loose"), tokens_of_steps(tmp_path / "packed")
     assert loose_tokens <= packed_tokens <= loose_tokens + 16  # a blank bin is one token
@@ -80,7 +74,8 @@ def test_grouping_by_length_trains_every_record_once_an_epoch(ranks: int, tmp_pa
     train_on = write(tmp_path, [{"instruction": "数", "output": "一" * answer} for answer in answers])
     sizes = [f"cluster=1x{ranks}", "train.micro_batch_size=1", "train.gradient_accumulation_steps=1", "train.epochs=2"]
     orders = {}
-    for name, grouped in {"plain": "false", "grouped": "true", "again": "true"}.items():
+    runs = {"plain": "false", "grouped": "true", **({"again": "true"} if ranks == 2 else {})}
+    for name, grouped in runs.items():
         run = [*COMMON, *sizes, train_on, "data.max_length=256", f"data.group_by_length={grouped}"]
         train(run, tmp_path / name)
         orders[name] = [members(count, ranks, answers) for count in tokens_of_steps(tmp_path / name)]
@@ -88,7 +83,7 @@ def test_grouping_by_length_trains_every_record_once_an_epoch(ranks: int, tmp_pa
         assert len(orders[name]) == 2 * steps
         for epoch in (orders[name][:steps], orders[name][steps:]):
             assert sorted(answer for step in epoch for answer in step) == answers
-    assert orders["grouped"] == orders["again"] != orders["plain"]
+    assert orders["grouped"] == orders.get("again", orders["grouped"]) != orders["plain"]
     largest = [max(step) for step in orders["grouped"]]
     assert largest == sorted(largest[: len(largest) // 2], reverse=True) * 2
 

@@ -17,7 +17,7 @@ from hydraft.training.reference import NAME
 )
 def test_every_topology_trains_the_same(objective: str, quant: str, stage: str, tmp_path: Path) -> None:
     """Two of the cells of ``bench/equivalence.py --objective``."""
-    data, more = write_data(tmp_path, objective), [f"objective={objective}"]
+    data, more = write_data(tmp_path, objective), [f"objective={objective}", "train.max_steps=4"]
     reference = equivalence.train([*overrides_for("stage0", 1, quant, "fp32", data), *more], tmp_path / "reference")
     curve = equivalence.train([*overrides_for(stage, 2, quant, "fp32", data), *more], tmp_path / "run")
     assert max(apart(curve, reference)) <= TOLERANCE["fp32"]
