@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lab import Lab
     from serving import Server
     from slurm_cluster import Slurm
+    from warm_python import WarmPython
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in a run: threads that spin starve the ranks beside them
 
@@ -208,6 +209,15 @@ def survivors() -> Iterator[list[psutil.Process]]:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator["WarmPython"]:
+    """A Python for commands that other programs start, which has the libraries in memory."""
+    from warm_python import WarmPython  # tests/support
+
+    with WarmPython(tmp_path_factory.mktemp("python")) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")
