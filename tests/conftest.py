@@ -221,13 +221,13 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator["WarmPython"]:
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Lab"]:
+def lab(python: "WarmPython", tmp_path_factory: pytest.TempPathFactory) -> Iterator["Lab"]:
     """Two hosts behind a bridge, for the tests of many machines."""
     from lab import Lab, missing  # tests/support
 
     if reason := missing():
         pytest.skip(reason)
-    hosts = Lab(tmp_path_factory.mktemp("lab"))
+    hosts = Lab(tmp_path_factory.mktemp("lab"), python)
     try:
         hosts.start()
         yield hosts

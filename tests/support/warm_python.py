@@ -96,8 +96,10 @@ class WarmPython:
         self.process.join()
 
     def forks(self) -> list[psutil.Process]:
-        """All that runs in place of the program, and all below."""
-        return psutil.Process(self.process.pid).children(recursive=True)
+        """All that runs in place of the program, then all below."""
+        server = psutil.Process(self.process.pid)
+        direct = server.children()
+        return direct + [process for process in server.children(recursive=True) if process not in direct]
 
     def fork(self, client: int) -> psutil.Process:
         """What runs in place of the program with the process id ``client``."""
