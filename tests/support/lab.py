@@ -121,11 +121,11 @@ class Lab:
 
     def processes(self, name: str) -> list[psutil.Process]:
         """Processes on a worker that its sshd has started, without the sshd, the agent before the others."""
-        network = os.readlink(f"/proc/{self.servers[name].pid}/ns/net")
+        network = Path(f"/proc/{self.servers[name].pid}/ns/net").readlink()
         found = []
         for process in [*self.python.forks(), *family(self.servers[name].pid)[1:]]:
             with suppress(psutil.NoSuchProcess, FileNotFoundError):  # it has ended in the meantime
-                if process.name() != "sshd" and os.readlink(f"/proc/{process.pid}/ns/net") == network:
+                if process.name() != "sshd" and Path(f"/proc/{process.pid}/ns/net").readlink() == network:
                     found.append(process)
         return found
 

@@ -9,18 +9,23 @@ torchrun, ssh or Slurm start it. What the forks of one server have in common wit
 import array
 import atexit
 import ctypes
+import importlib
 import json
 import multiprocessing
+import multiprocessing.context
 import os
 import runpy
 import selectors
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing import util
 from pathlib import Path
@@ -72,28 +77,36 @@ NAMESPACES = ("net", "mnt")
 
 
 class WarmPython:
-    """``with WarmPython(folder) as python``: ``python.path`` is the program."""
+    """``with WarmPython(folder) as python``: ``python.path`` is the program.
 
-    def __init__(self, folder: Path) -> None:
+    With ``environment``, the server is a new process, which imports the libraries with these variables.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self.path = folder / "python"
         self.socket = folder / "socket"
+        self.environment = environment
 
     def __enter__(self) -> Self:
         self.path.write_text(CLIENT.format(python=sys.executable, socket=str(self.socket)))
         self.path.chmod(0o755)
-        elastic.start_fork_server(detect())
-        self.process = multiprocessing.get_context("forkserver").Process(
-            target=serve, args=(str(self.path), str(self.socket))
-        )
-        self.process.start()
+        arguments = str(self.path), str(self.socket)
+        self.process: subprocess.Popen[bytes] | multiprocessing.context.ForkServerProcess
+        if self.environment is not None:
+            variables = {**os.environ, **self.environment}
+            self.process = subprocess.Popen([sys.executable, __file__, *arguments], env=variables)
+        else:
+            elastic.start_fork_server(detect())
+            self.process = multiprocessing.get_context("forkserver").Process(target=serve, args=arguments)
+            self.process.start()
         while not self.socket.exists():
-            self.process.join(0.05)
-            assert self.process.exitcode is None, "the server has ended"
+            time.sleep(0.02)
+            assert psutil.Process(self.process.pid).status() != psutil.STATUS_ZOMBIE, "the server has ended"
         return self
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()  # its forks end with it
-        self.process.join()
+        self.process.wait() if isinstance(self.process, subprocess.Popen) else self.process.join()
 
     def forks(self) -> list[psutil.Process]:
         """All that runs in place of the program, then all below."""
@@ -114,7 +127,7 @@ def serve(program: str, address: str) -> NoReturn:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{address}.new")
     listener.listen(64)
-    os.rename(f"{address}.new", address)
+    Path(f"{address}.new").rename(address)
     forks: dict[socket.socket, tuple[int, int]] = {}  # each connection's fork, and its pidfd
     with selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
@@ -202,9 +215,9 @@ def _become(program: str, request: dict[str, Any], streams: list[int]) -> None:
         os.dup2(stream, number)
     for stream in streams:
         os.close(stream)
-    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # type: ignore[misc]
-    sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # type: ignore[misc]
+    sys.stdin = sys.__stdin__ = os.fdopen(0, closefd=False)  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # type: ignore[misc]
     for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -229,7 +242,7 @@ def _exit_code(arguments: list[str]) -> int:
     sys.argv = others if option == "-m" else ["-c", *others[1:]] if option == "-c" else rest
     try:
         if option == "-m":
-            sys.path.insert(0, os.getcwd())
+            sys.path.insert(0, str(Path.cwd()))
             runpy.run_module(others[0], run_name="__main__", alter_sys=True)
         elif option == "-c":
             exec(others[0], {"__name__": "__main__"})
@@ -248,3 +261,8 @@ def _exit_code(arguments: list[str]) -> int:
         traceback.print_exc()
         return 1
     return 0
+
+
+if __name__ == "__main__":
+    importlib.import_module(elastic.LIBRARIES)
+    serve(*sys.argv[1:])

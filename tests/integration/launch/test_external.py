@@ -68,8 +68,9 @@ def test_another_launcher_trains_the_same(
     name: str, python: WarmPython, settings: list[str], own: list[float], tmp_path: Path
 ) -> None:
     """torchrun is the real program, with a Python for each rank; the other launchers, and all below them, have the libraries in memory."""
-    command = [*(() if name == "torchrun" else (str(python.path),)), str(BIN / LAUNCHERS[name][0]), *LAUNCHERS[name][1:-1]]
+    command = [str(BIN / LAUNCHERS[name][0]), *LAUNCHERS[name][1:-1]]
     if name != "torchrun":
+        command = [str(python.path), *command]
         command += ["--main_process_port" if name == "accelerate" else "--master_port", str(free_port())]
     done = run_in(tmp_path, [*command, TRAIN, *settings])
     assert_ran(tmp_path, done, own, name)
@@ -129,7 +130,8 @@ def test_under_torchrun_a_signal_preempts_all(
 ) -> None:
     torchrun = _under_torchrun(python, tmp_path, settings, survivors)
     if number == signal.SIGINT:
-        os.killpg(python.fork(torchrun.pid).pid, number)  # a terminal signals every process, and torchrun signals its own once more
+        group = python.fork(torchrun.pid).pid
+        os.killpg(group, number)  # a terminal signals every process, and torchrun signals its own once more
     else:
         torchrun.send_signal(number)
     said = torchrun.communicate(timeout=60 * SCALE)[0]
@@ -157,7 +159,8 @@ def _under_torchrun(
     python: WarmPython, folder: Path, settings: list[str], survivors: list[psutil.Process]
 ) -> "subprocess.Popen[str]":
     """Two ranks that would run for hours, after their first step; ``survivors`` gets all processes."""
-    command = [str(python.path), str(BIN / "torchrun"), "--nproc-per-node", "2", TRAIN, *settings[:2], "train.epochs=100000"]
+    launcher = [str(python.path), str(BIN / "torchrun"), "--nproc-per-node", "2"]
+    command = [*launcher, TRAIN, *settings[:2], "train.epochs=100000"]
     torchrun = subprocess.Popen(
         command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,

@@ -32,7 +32,8 @@ class FarRun:
         assert self.process.poll() is None, self.stderr.read_text()
         self.desk = family(lab.python.fork(self.process.pid).pid)
         self.workers = {name: lab.processes(name) for name in HOSTS}
-        assert all(len(found) >= 5 for found in self.workers.values())  # agent, node, fork server, rank; the agent's client
+        # agent, node, fork server, rank, and the program that stands for the agent
+        assert all(len(found) >= 5 for found in self.workers.values())
 
     def rank(self, number: int) -> psutil.Process:
         """The process whose output is the log of this rank."""

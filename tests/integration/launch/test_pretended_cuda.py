@@ -9,15 +9,17 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from conftest import ROOT, run_script
+from conftest import ROOT, SCALE, run_script
 from hydraft.launch.local import fork_server
 from hydraft.launch.local.rank import read_failures
 from touches import calls, environment, touching
+from warm_python import WarmPython
 
 pytestmark = pytest.mark.skipif(
     torch.backends.cuda.is_built(), reason="torch has CUDA here: pytest -m gpu tests the real GPU"
@@ -52,11 +54,30 @@ def test_without_nvml_counting_gpus_touches_the_driver() -> None:
     assert touching("torch, torch.cuda; torch.cuda.is_available()") == []
 
 
-def test_jobs_and_ranks_of_a_sweep_are_forks_that_can_use_the_gpu(records: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmPython]:
+    """A Python that has the preloaded modules in memory, imported with the simulated GPU."""
+    folder = tmp_path_factory.mktemp("with-gpu")
+    server = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "DS_ACCELERATOR": "cuda"}
+    with WarmPython(folder, {**environment(folder / "log"), **server}) as started:
+        yield started
+
+
+def run_with(python: WarmPython, log: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run train.py with the simulated GPU, and wait."""
+    command, variables = [str(python.path), str(ROOT / "train.py"), *arguments], {**os.environ, **environment(log)}
+    return subprocess.run(
+        command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300 * SCALE, check=False
+    )
+
+
+def test_jobs_and_ranks_of_a_sweep_are_forks_that_can_use_the_gpu(
+    python: WarmPython, records: Path, tmp_path: Path
+) -> None:
     folder, log = tmp_path / "sweep", tmp_path / "log"
-    done = run_script(
-        "train.py", "-m", *SHORT, f"data.train={records}", "lora.r=2,4", "train.max_steps=2", "hydra.launcher.jobs=2",
-        f"hydra.sweep.dir={folder}", **environment(log),
+    done = run_with(
+        python, log, "-m", *SHORT, f"data.train={records}", "lora.r=2,4", "train.max_steps=2", "hydra.launcher.jobs=2",
+        f"hydra.sweep.dir={folder}",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "spawned" not in done.stdout + done.stderr
@@ -70,29 +91,43 @@ def test_jobs_and_ranks_of_a_sweep_are_forks_that_can_use_the_gpu(records: Path,
     assert len(touched) == 2
 
 
-@pytest.mark.parametrize("nvml", ["1", "0"])
 def test_a_run_without_quantization_resumes_with_weights_in_main_memory(
-    nvml: str, records: Path, tmp_path: Path
+    python: WarmPython, records: Path, tmp_path: Path
 ) -> None:
-    """With ZeRO 0 to 2, weights are in main memory until DeepSpeed moves the model; without NVML, ranks are spawned."""
+    """With ZeRO 0 to 2, weights are in main memory until DeepSpeed moves the model."""
     folder, log = tmp_path / "run", tmp_path / "log"
-    variables = {**environment(log), "PRETEND_CUDA_NVML": nvml}
-    first = run_script(
-        "train.py", *SHORT, f"data.train={records}", "zero=stage1", "train.max_steps=2", "train.save_every=1",
-        f"hydra.run.dir={folder}", **variables,
-    )  # fmt: skip
+    first = run_with(python, log, *_stage1(records, folder))
     assert first.returncode == 0, first.stderr
-    runs = [first]
-    if nvml == "1":  # the start method has no effect on what ranks load
-        runs.append(run_script("train.py", f"resume={folder}", "train.max_steps=4", **variables))
-        assert runs[1].returncode == 0, runs[1].stderr
-        assert "resuming from" in runs[1].stdout
-    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 2 * len(runs) + 1))
-    for done in runs:
-        assert ("ranks are spawned" in done.stderr) == (nvml == "0"), done.stderr
-    touched = {call["pid"] for call in calls(log) if str(call["call"]).startswith("_cuda_init")}
-    assert len(touched) == len(runs), "one call per rank"
+    second = run_with(python, log, f"resume={folder}", "train.max_steps=4")
+    assert second.returncode == 0, second.stderr
+    assert "resuming from" in second.stdout
+    assert _steps(folder) == [1, 2, 3, 4]
+    assert "ranks are spawned" not in first.stderr + second.stderr
+    assert len(_touched(log)) == 2, "one call per rank"
+
+
+def test_without_nvml_ranks_are_spawned(records: Path, tmp_path: Path) -> None:
+    """The start method has no effect on what ranks load. Here every process is a new interpreter."""
+    folder, log = tmp_path / "run", tmp_path / "log"
+    done = run_script("train.py", *_stage1(records, folder), **environment(log), PRETEND_CUDA_NVML="0")
+    assert done.returncode == 0, done.stderr
+    assert _steps(folder) == [1, 2]
+    assert "ranks are spawned" in done.stderr
+    assert len(_touched(log)) == 1, "one call per rank"
+
+
+def _stage1(records: Path, folder: Path) -> list[str]:
+    steps = ["train.max_steps=2", "train.save_every=1"]
+    return [*SHORT, f"data.train={records}", "zero=stage1", *steps, f"hydra.run.dir={folder}"]
+
+
+def _steps(folder: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def _touched(log: Path) -> set[object]:
+    """The processes that have initialised CUDA."""
+    return {call["pid"] for call in calls(log) if str(call["call"]).startswith("_cuda_init")}
 
 
 DRIVER = """

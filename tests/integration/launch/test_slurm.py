@@ -21,6 +21,7 @@ from slurm_cluster import Slurm
 from test_external import assert_ran, losses, own, run_in, settings  # noqa: F401
 from warm_python import WarmPython
 
+AGENT = "hydraft.launch.remote.agent"
 TWO_MACHINES = ["cluster=slurm_2x4", "cluster.ranks_per_node=1", "cluster.address=127.0.0.1"]
 
 
@@ -77,7 +78,7 @@ def _output(process: psutil.Process) -> str:
 def _task(rank: psutil.Process, python: WarmPython) -> psutil.Process:
     """The task of Slurm that a rank belongs to: the program whose fork is its agent."""
     agent = next(p for p in rank.parents() if p.ppid() == python.process.pid)
-    tasks = (p for p in psutil.process_iter() if p.name() == "python" and p.cmdline()[-1:] == ["hydraft.launch.remote.agent"])
+    tasks = (p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [""])[-1] == AGENT)
     return next(p for p in tasks if p.parent().name().startswith("slurmstepd") and python.fork(p.pid) == agent)
 
 
