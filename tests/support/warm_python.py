@@ -3,10 +3,9 @@
 ``WarmPython.path`` is a small program that takes the arguments of ``python``. It passes its arguments, directory, environment, streams and
 namespaces to a server, a fork of which runs the code, and ends as that fork ends. A signal that it receives is sent on, and if it is
 killed, so is the fork. ``sys.executable`` there is the program again, so that launchers start their ranks with it too, whether
-torchrun, ssh or Slurm start it. What the forks of one server have in common with real interpreters is all but the time of the imports.
+torchrun, ssh or Slurm start it. A variable that is read on import, such as TRITON_INTERPRET, has the value that it had for the server.
 """
 
-import array
 import atexit
 import ctypes
 import importlib
@@ -18,7 +17,6 @@ import runpy
 import selectors
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -136,7 +134,11 @@ def serve(program: str, address: str) -> NoReturn:
                 if key.fileobj is listener:
                     connection, _ = listener.accept()
                     opened = [listener, selector, *forks, *(pidfd for _, pidfd in forks.values())]
-                    forks[connection] = started = _start(connection, program, Path(address).parent, opened)
+                    try:
+                        forks[connection] = started = _start(connection, program, Path(address).parent, opened)
+                    except EOFError:
+                        connection.close()
+                        continue
                     selector.register(connection, selectors.EVENT_READ)
                     selector.register(started[1], selectors.EVENT_READ, connection)
                     continue
@@ -172,12 +174,19 @@ def _start(connection: socket.socket, program: str, folder: Path, opened: list[A
 
 
 def _received(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """A request, and the three streams that came with it."""
-    length, control, _, _ = connection.recvmsg(4, socket.CMSG_SPACE(3 * array.array("i").itemsize))
-    streams = list(struct.unpack("3i", control[0][2]))
+    """A request, and the three streams that came with it.
+
+    Raises:
+        EOFError: the program has been killed before it had sent all of it.
+    """
+    length, streams, _, _ = socket.recv_fds(connection, 4, 3)
     raw = b""
-    while len(raw) < int.from_bytes(length, "big"):
-        raw += connection.recv(1 << 20)
+    while len(raw) < int.from_bytes(length, "big") or not length:
+        if not (piece := connection.recv(1 << 20)):
+            for stream in streams:
+                os.close(stream)
+            raise EOFError
+        raw += piece
     return json.loads(raw), streams
 
 

@@ -25,6 +25,9 @@ pytestmark = pytest.mark.skipif(
     torch.backends.cuda.is_built(), reason="torch has CUDA here: pytest -m gpu tests the real GPU"
 )
 SHORT = ["quant=none", "data.eval=null", "train.precision=fp32", "train.log_every=1"]
+SERVER = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "DS_ACCELERATOR": "cuda"}
+"""What a fork server has in its environment on a machine with a GPU."""
+
 JOB = """
 import hydra
 
@@ -38,37 +41,39 @@ if __name__ == "__main__":
 """
 
 
-def test_the_preloaded_modules_do_not_touch_the_driver_and_the_others_do() -> None:
-    """The others are imported in forks of a process that has imported the preloaded modules."""
-    others = fork_server.TOUCHING[:2]
-    forks = [
-        f"os; child = os.fork(); child or (__import__({name!r}), os._exit(0)); os.waitpid(child, 0)" for name in others
-    ]
-    first = {call["pid"]: call["call"] for call in reversed(touching(*fork_server.CLEAN, *forks))}
-    assert list(first.values()) == ["_cuda_init"] * len(others), "a call in each fork, and none in the process"
-
-
-def test_without_nvml_counting_gpus_touches_the_driver() -> None:
-    found = touching("torch, torch.cuda; torch.cuda.is_available()", PRETEND_CUDA_NVML="0")
-    assert [call["call"] for call in found] == ["_cuda_getDeviceCount"]
-    assert touching("torch, torch.cuda; torch.cuda.is_available()") == []
-
-
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmPython]:
-    """A Python that has the preloaded modules in memory, imported with the simulated GPU."""
+    """A Python that has the preloaded modules in memory, imported with the simulated GPU; ``log`` beside it has their calls."""
     folder = tmp_path_factory.mktemp("with-gpu")
-    server = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "DS_ACCELERATOR": "cuda"}
-    with WarmPython(folder, {**environment(folder / "log"), **server}) as started:
+    with WarmPython(folder, {**environment(folder / "log"), **SERVER}) as started:
         yield started
 
 
-def run_with(python: WarmPython, log: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run train.py with the simulated GPU, and wait."""
-    command, variables = [str(python.path), str(ROOT / "train.py"), *arguments], {**os.environ, **environment(log)}
+def run_with(
+    python: WarmPython, log: Path, *arguments: str, folder: Path = ROOT, **more: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run ``python arguments`` in ``folder`` with the simulated GPU, and wait."""
+    command, variables = [str(python.path), *arguments], {**os.environ, **environment(log), **more}
     return subprocess.run(
-        command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300 * SCALE, check=False
+        command, cwd=folder, env=variables, capture_output=True, text=True, timeout=300 * SCALE, check=False
     )
+
+
+def test_the_preloaded_modules_do_not_touch_the_driver_and_the_others_do(python: WarmPython, tmp_path: Path) -> None:
+    """The others are imported in forks of a process that has imported the preloaded modules."""
+    assert calls(python.path.with_name("log")) == []
+    for name in fork_server.TOUCHING[:2]:
+        done = run_with(python, tmp_path / name, "-c", f"import {name}", **SERVER)
+        assert done.returncode == 0, done.stderr
+        assert calls(tmp_path / name)[0]["call"] == "_cuda_init"
+
+
+def test_without_nvml_counting_gpus_touches_the_driver(python: WarmPython, tmp_path: Path) -> None:
+    found = touching("torch, torch.cuda; torch.cuda.is_available()", PRETEND_CUDA_NVML="0")
+    assert [call["call"] for call in found] == ["_cuda_getDeviceCount"]
+    count = "import torch; print(torch.cuda.is_available())"
+    assert run_with(python, tmp_path / "log", "-c", count, **SERVER).stdout == "True\n"
+    assert calls(tmp_path / "log") == []
 
 
 def test_jobs_and_ranks_of_a_sweep_are_forks_that_can_use_the_gpu(
@@ -76,7 +81,7 @@ def test_jobs_and_ranks_of_a_sweep_are_forks_that_can_use_the_gpu(
 ) -> None:
     folder, log = tmp_path / "sweep", tmp_path / "log"
     done = run_with(
-        python, log, "-m", *SHORT, f"data.train={records}", "lora.r=2,4", "train.max_steps=2", "hydra.launcher.jobs=2",
+        python, log, str(ROOT / "train.py"), "-m", *SHORT, f"data.train={records}", "lora.r=2,4", "train.max_steps=2", "hydra.launcher.jobs=2",
         f"hydra.sweep.dir={folder}",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -96,9 +101,9 @@ def test_a_run_without_quantization_resumes_with_weights_in_main_memory(
 ) -> None:
     """With ZeRO 0 to 2, weights are in main memory until DeepSpeed moves the model."""
     folder, log = tmp_path / "run", tmp_path / "log"
-    first = run_with(python, log, *_stage1(records, folder))
+    first = run_with(python, log, str(ROOT / "train.py"), *_stage1(records, folder))
     assert first.returncode == 0, first.stderr
-    second = run_with(python, log, f"resume={folder}", "train.max_steps=4")
+    second = run_with(python, log, str(ROOT / "train.py"), f"resume={folder}", "train.max_steps=4")
     assert second.returncode == 0, second.stderr
     assert "resuming from" in second.stdout
     assert _steps(folder) == [1, 2, 3, 4]
@@ -176,17 +181,13 @@ PRELOADS = {
 
 @pytest.mark.parametrize("kind", PRELOADS)
 def test_jobs_are_spawned_and_the_reason_is_printed_if_a_preload_prevents_forks(
-    kind: str, driver: Path, tmp_path: Path
+    kind: str, python: WarmPython, driver: Path, tmp_path: Path
 ) -> None:
     code, reason = PRELOADS[kind]
     (tmp_path / "warmed.py").write_text(code)
     (tmp_path / "app.py").write_text(JOB)
-    variables = {**os.environ, **environment(tmp_path / "log"), "DRIVER": str(driver)}
-    variables["PYTHONPATH"] += f":{tmp_path}"
-    done = subprocess.run(
-        [sys.executable, "app.py", "-m", "hydra/launcher=pool", "hydra.launcher.preload=[warmed]", "+a=1,2"],
-        env=variables, cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    options = ["-m", "hydra/launcher=pool", "hydra.launcher.preload=[warmed]", "+a=1,2"]
+    done = run_with(python, tmp_path / "log", "app.py", *options, folder=tmp_path, DRIVER=str(driver))
     assert done.returncode == 0, done.stderr
     output = done.stdout + done.stderr
     assert output.count("Jobs are spawned") == (reason is not None), output
@@ -206,9 +207,8 @@ sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
 """
 
 
-def test_a_rank_that_cannot_use_its_gpu_fails(tmp_path: Path) -> None:
-    variables = {**os.environ, **environment(tmp_path / "log")}
-    done = subprocess.run([sys.executable, "-c", RANK, str(tmp_path)], env=variables, cwd=ROOT, check=False)
+def test_a_rank_that_cannot_use_its_gpu_fails(python: WarmPython, tmp_path: Path) -> None:
+    done = run_with(python, tmp_path / "log", "-c", RANK, str(tmp_path))
     assert done.returncode == 1
     cause = read_failures(tmp_path)[0].failure.cause
     assert cause == f"RuntimeError: this rank is a fork that cannot use a GPU: {fork_server.TOUCHED}"
