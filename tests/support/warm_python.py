@@ -12,6 +12,7 @@ import importlib
 import json
 import multiprocessing
 import multiprocessing.context
+import multiprocessing.spawn  # before sys.executable is set: a spawned process is a new interpreter
 import os
 import runpy
 import selectors
