@@ -12,6 +12,7 @@ import importlib
 import json
 import multiprocessing
 import multiprocessing.context
+import multiprocessing.process
 import multiprocessing.spawn  # before sys.executable is set: a spawned process is a new interpreter
 import os
 import runpy
@@ -236,6 +237,7 @@ def _become(program: str, request: dict[str, Any], streams: list[int]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     tempfile.tempdir = None  # TMPDIR is read again
+    multiprocessing.process.ORIGINAL_DIR = request["folder"]  # type: ignore[attr-defined]
     multiprocessing.current_process()._config.pop("tempdir", None)  # type: ignore[attr-defined]
     sys.modules.pop(elastic.LIBRARIES, None)  # as a new interpreter it has a fork server for its ranks
     util.spawnv_passfds = warm_command._fork_server
