@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lab import Lab
     from serving import Server
     from slurm_cluster import Slurm
+    from warm_python import WarmPython
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in a run: threads that spin starve the ranks beside them
 
@@ -218,13 +219,22 @@ def survivors() -> Iterator[list[psutil.Process]]:
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Lab"]:
+def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator["WarmPython"]:
+    """A Python for commands that other programs start, which has the libraries in memory."""
+    from warm_python import WarmPython  # tests/support
+
+    with WarmPython(tmp_path_factory.mktemp("python")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def lab(python: "WarmPython", tmp_path_factory: pytest.TempPathFactory) -> Iterator["Lab"]:
     """Two hosts behind a bridge, for the tests of many machines."""
     from lab import Lab, missing  # tests/support
 
     if reason := missing():
         pytest.skip(reason)
-    hosts = Lab(tmp_path_factory.mktemp("lab"))
+    hosts = Lab(tmp_path_factory.mktemp("lab"), python)
     try:
         hosts.start()
         yield hosts

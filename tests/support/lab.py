@@ -8,7 +8,6 @@ All share the file system, except for the folder ``far``, which is a separate on
 import os
 import shutil
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from conftest import ROOT, SCALE, family
+from warm_python import WarmPython
 
 HOSTS = {"worker-1": "10.77.0.11", "worker-2": "10.77.0.12"}
 DESK = "10.77.0.1"
@@ -43,8 +43,9 @@ def _run(*command: str) -> None:
 class Lab:
     """The hosts, from ``start`` to ``stop``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, python: WarmPython) -> None:
         self.folder = folder
+        self.python = python
         self.far = folder / "far"
         self.ssh_config = folder / "ssh_config"
         self.names = {name: f"hydraft-{os.getpid()}-{name}" for name in ("desk", *HOSTS)}
@@ -105,10 +106,13 @@ class Lab:
         """``command``, run in the namespace of the desk."""
         return ["ip", "netns", "exec", self.names["desk"], *command]
 
-    def command(self, *overrides: str) -> list[str]:
-        """train.py on the desk, with both workers unless ``overrides`` set other hosts."""
+    def command(self, *overrides: str, python: str | None = None) -> list[str]:
+        """train.py on the desk, with both workers unless ``overrides`` set other hosts.
+
+        ``python`` is the interpreter here and there; by default one that has the libraries in memory.
+        """
         hosts = [] if any("cluster.host" in text for text in overrides) else ["cluster.hosts=[worker-1,worker-2]"]
-        script = [sys.executable, str(ROOT / "train.py"), f"cluster.ssh_config={self.ssh_config}"]
+        script = [python or str(self.python.path), str(ROOT / "train.py"), f"cluster.ssh_config={self.ssh_config}"]
         return self.at_desk(*script, *hosts, *overrides)
 
     def cable(self, name: str, state: str) -> None:
@@ -116,11 +120,12 @@ class Lab:
         _run("ip", "-n", self.names["desk"], "link", "set", name, state)
 
     def processes(self, name: str) -> list[psutil.Process]:
-        """Processes on a worker that its sshd has started, without the sshd."""
+        """Processes on a worker that its sshd has started, without the sshd, the agent before the others."""
+        network = Path(f"/proc/{self.servers[name].pid}/ns/net").readlink()
         found = []
-        for process in family(self.servers[name].pid)[1:]:
-            with suppress(psutil.NoSuchProcess):  # it has ended in the meantime
-                if process.name() != "sshd":
+        for process in [*self.python.forks(), *family(self.servers[name].pid)[1:]]:
+            with suppress(psutil.NoSuchProcess, FileNotFoundError):  # it has ended in the meantime
+                if process.name() != "sshd" and Path(f"/proc/{process.pid}/ns/net").readlink() == network:
                     found.append(process)
         return found
 

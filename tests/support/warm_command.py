@@ -1,5 +1,6 @@
 """Runs a command in a fork of a process that has imported PyTorch and the other libraries."""
 
+import contextlib
 import multiprocessing
 import os
 import resource
@@ -62,6 +63,7 @@ def _fork_server(path: bytes, arguments: Sequence[str], descriptors: Sequence[in
         return child
     try:
         die_with_parent()
+        _leave(set(descriptors))
         sys.modules.pop(
             "hydraft.launch.local.server_preload", None
         )  # else it would not import what this server is to have
@@ -70,6 +72,16 @@ def _fork_server(path: bytes, arguments: Sequence[str], descriptors: Sequence[in
         traceback.print_exc()
     finally:
         os._exit(0)
+
+
+def _leave(kept: set[int]) -> None:
+    """Give up the files that exec would have closed: a pipe ends when the last process that holds it has."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in kept | {0, 1, 2}:
+            with contextlib.suppress(OSError):  # that of the listing itself
+                os.fstat(int(name))
+                os.dup2(nowhere, int(name), inheritable=False)
 
 
 class ForkedPython:

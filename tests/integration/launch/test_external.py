@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import psutil
@@ -14,6 +13,7 @@ import pytest
 from conftest import RECORDS, SCALE, family, run_script, wait_for
 from external import BIN, TRAIN, environment, free_port, the_run
 from sshd import Sshd
+from warm_python import WarmPython
 
 LAUNCHERS = {
     "torchrun": ["torchrun", "--nproc-per-node", "2", TRAIN],
@@ -64,22 +64,28 @@ def assert_ran(folder: Path, done: "subprocess.CompletedProcess[str]", own: list
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
-def test_another_launcher_trains_the_same(name: str, settings: list[str], own: list[float], tmp_path: Path) -> None:
+def test_another_launcher_trains_the_same(
+    name: str, python: WarmPython, settings: list[str], own: list[float], tmp_path: Path
+) -> None:
+    """torchrun is the real program, with a Python for each rank; the other launchers, and all below them, have the libraries in memory."""
     command = [str(BIN / LAUNCHERS[name][0]), *LAUNCHERS[name][1:-1]]
     if name != "torchrun":
+        command = [str(python.path), *command]
         command += ["--main_process_port" if name == "accelerate" else "--master_port", str(free_port())]
     done = run_in(tmp_path, [*command, TRAIN, *settings])
     assert_ran(tmp_path, done, own, name)
 
 
-def test_deepspeed_with_a_hostfile_trains_the_same(settings: list[str], own: list[float], tmp_path: Path) -> None:
+def test_deepspeed_with_a_hostfile_trains_the_same(
+    python: WarmPython, settings: list[str], own: list[float], tmp_path: Path
+) -> None:
     if shutil.which("pdsh") is None:
         pytest.skip("pdsh is not installed")
     hostfile = tmp_path / "hostfile"
     hostfile.write_text("localhost slots=1\n127.0.0.1 slots=1\n")
     with Sshd(tmp_path / "sshd") as sshd:
         command = [
-            str(BIN / "deepspeed"), "--hostfile", str(hostfile), "--ssh_port", str(sshd.port), "--no_ssh_check",
+            str(python.path), str(BIN / "deepspeed"), "--hostfile", str(hostfile), "--ssh_port", str(sshd.port), "--no_ssh_check",
             "--master_addr", "127.0.0.1", "--master_port", str(free_port()), TRAIN, *settings,
         ]  # fmt: skip
         done = run_in(tmp_path, command, PDSH_SSH_ARGS_APPEND=" ".join(sshd.options))
@@ -88,9 +94,9 @@ def test_deepspeed_with_a_hostfile_trains_the_same(settings: list[str], own: lis
 
 
 @pytest.mark.parametrize("name", ["torchrun", "deepspeed"])
-def test_a_refusal_is_printed_once(name: str, tmp_path: Path) -> None:
+def test_a_refusal_is_printed_once(name: str, python: WarmPython, tmp_path: Path) -> None:
     port = ["--master_port", str(free_port())]
-    command = [str(BIN / LAUNCHERS[name][0]), *port, *LAUNCHERS[name][1:]]
+    command = [str(python.path), str(BIN / LAUNCHERS[name][0]), *port, *LAUNCHERS[name][1:]]
     done = run_in(tmp_path, [*command, "train.lr=3"])
     assert done.returncode == (2 if name == "deepspeed" else 1)  # torchrun has one code for all that is not 0
     assert done.stderr.count("train.py: train.lr: no such setting; did you mean train.learning_rate?") == 1
@@ -98,7 +104,7 @@ def test_a_refusal_is_printed_once(name: str, tmp_path: Path) -> None:
 
 
 def test_without_a_shared_file_system_a_rank_logs_on_its_own_machine(
-    tmp_path: Path, settings: list[str], own: list[float]
+    python: WarmPython, tmp_path: Path, settings: list[str], own: list[float]
 ) -> None:
     if os.geteuid() != 0:
         pytest.skip("a file system of its own needs root")
@@ -107,7 +113,7 @@ def test_without_a_shared_file_system_a_rank_logs_on_its_own_machine(
     shared = environment(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(free_port()))
     ranks = [
         subprocess.Popen(
-            [*(elsewhere if rank else ()), sys.executable, TRAIN, *settings],
+            [*(elsewhere if rank else ()), str(python.path), TRAIN, *settings],
             cwd=tmp_path, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True,
         )
         for rank in (0, 1)
@@ -120,11 +126,12 @@ def test_without_a_shared_file_system_a_rank_logs_on_its_own_machine(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_under_torchrun_a_signal_preempts_all(
-    number: int, tmp_path: Path, settings: list[str], survivors: list[psutil.Process]
+    number: int, python: WarmPython, tmp_path: Path, settings: list[str], survivors: list[psutil.Process]
 ) -> None:
-    torchrun = _under_torchrun(tmp_path, settings, survivors)
+    torchrun = _under_torchrun(python, tmp_path, settings, survivors)
     if number == signal.SIGINT:
-        os.killpg(torchrun.pid, number)  # a terminal signals every process, and torchrun signals its own once more
+        group = python.fork(torchrun.pid).pid
+        os.killpg(group, number)  # a terminal signals every process, and torchrun signals its own once more
     else:
         torchrun.send_signal(number)
     said = torchrun.communicate(timeout=60 * SCALE)[0]
@@ -136,9 +143,9 @@ def test_under_torchrun_a_signal_preempts_all(
 
 
 def test_under_torchrun_a_killed_rank_ends_all(
-    tmp_path: Path, settings: list[str], survivors: list[psutil.Process]
+    python: WarmPython, tmp_path: Path, settings: list[str], survivors: list[psutil.Process]
 ) -> None:
-    torchrun = _under_torchrun(tmp_path, settings, survivors)
+    torchrun = _under_torchrun(python, tmp_path, settings, survivors)
     log = str(the_run(tmp_path) / "rank-1.log")
     next(p for p in survivors if str(Path(f"/proc/{p.pid}/fd/1").readlink()) == log).kill()
     said = torchrun.communicate(timeout=60 * SCALE)[0]
@@ -148,13 +155,16 @@ def test_under_torchrun_a_killed_rank_ends_all(
     wait_for(lambda: not any(process.is_running() for process in survivors), 5, "the end of all")
 
 
-def _under_torchrun(folder: Path, settings: list[str], survivors: list[psutil.Process]) -> "subprocess.Popen[str]":
+def _under_torchrun(
+    python: WarmPython, folder: Path, settings: list[str], survivors: list[psutil.Process]
+) -> "subprocess.Popen[str]":
     """Two ranks that would run for hours, after their first step; ``survivors`` gets all processes."""
-    command = [str(BIN / "torchrun"), "--nproc-per-node", "2", TRAIN, *settings[:2], "train.epochs=100000"]
+    launcher = [str(python.path), str(BIN / "torchrun"), "--nproc-per-node", "2"]
+    command = [*launcher, TRAIN, *settings[:2], "train.epochs=100000"]
     torchrun = subprocess.Popen(
         command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
     )  # fmt: skip
     wait_for(lambda: bool(list(folder.glob("outputs/*/*/metrics.jsonl"))), 120, "the first step")
-    survivors += family(torchrun.pid)
+    survivors += [*family(torchrun.pid), *python.forks()]
     return torchrun

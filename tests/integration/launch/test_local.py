@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,15 +15,16 @@ from conftest import HANG_TIMEOUT, ROOT, SCALE, config_of, family, run_script, s
 from hydraft.plan.plan import make_plan
 from hydraft.runs import run_folder
 from hydraft.system.hardware import detect
+from warm_python import WarmPython
 
 
 class Run:
     """A train.py that would run for hours."""
 
-    def __init__(self, folder: Path, records: Path, *more: str) -> None:
+    def __init__(self, python: WarmPython, folder: Path, records: Path, *more: str) -> None:
         self.folder = folder
         command = [
-            sys.executable, str(ROOT / "train.py"), f"data.train={records}", "data.eval=null", "train.epochs=100000",
+            str(python.path), str(ROOT / "train.py"), f"data.train={records}", "data.eval=null", "train.epochs=100000",
             "train.log_every=1", "cluster=1x2", f"hydra.run.dir={folder}", *more,
         ]  # fmt: skip
         self.process = subprocess.Popen(
@@ -33,7 +33,7 @@ class Run:
         wait_for(lambda: (folder / "metrics.jsonl").exists() or self.process.poll() is not None, 120, "the first step")
         assert self.process.stdout is not None
         assert self.process.poll() is None, self.process.stdout.read()
-        self.family = family(self.process.pid)
+        self.family = family(python.fork(self.process.pid).pid)
         assert len(self.family) >= 4  # train.py, the fork server, two ranks
 
     def rank(self, number: int) -> psutil.Process:
@@ -51,14 +51,14 @@ class Run:
 
 
 @pytest.fixture
-def run(tmp_path: Path, records: Path, survivors: list[psutil.Process]) -> Run:
-    started = Run(tmp_path / "run", records)
+def run(python: WarmPython, tmp_path: Path, records: Path, survivors: list[psutil.Process]) -> Run:
+    started = Run(python, tmp_path / "run", records)
     survivors += started.family
     return started
 
 
 def test_ctrl_c_saves_and_leaves_no_process(run: Run) -> None:
-    os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does
+    os.killpg(run.family[0].pid, signal.SIGINT)  # as a terminal does
     wait_for(run.has_ended, 8, "the end")
     assert run.process.returncode == 130
     assert (run.result()["status"], run.result()["signal"]) == ("preempted", "SIGINT")
@@ -86,7 +86,7 @@ def test_a_second_sigterm_leaves_no_process(run: Run) -> None:
 
 
 def test_sigkill_of_the_parent_leaves_no_process(run: Run) -> None:
-    run.process.kill()
+    run.family[0].kill()
     wait_for(run.has_ended, 5, "the end")
 
 
@@ -107,9 +107,9 @@ def test_a_killed_rank_ends_the_run_and_is_named(run: Run) -> None:
 
 
 def test_a_rank_that_hangs_is_named_with_the_stacks_of_the_others(
-    tmp_path: Path, records: Path, survivors: list[psutil.Process]
+    python: WarmPython, tmp_path: Path, records: Path, survivors: list[psutil.Process]
 ) -> None:
-    run = Run(tmp_path / "run", records, f"cluster.hang_timeout={HANG_TIMEOUT:g}")
+    run = Run(python, tmp_path / "run", records, f"cluster.hang_timeout={HANG_TIMEOUT:g}")
     survivors += run.family
     run.rank(1).suspend()
     assert wait_for(run.has_ended, 20, "the end") > HANG_TIMEOUT

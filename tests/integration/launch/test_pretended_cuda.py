@@ -9,20 +9,25 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from conftest import ROOT, run_script
+from conftest import ROOT, SCALE, run_script
 from hydraft.launch.local import fork_server
 from hydraft.launch.local.rank import read_failures
 from touches import calls, environment, touching
+from warm_python import WarmPython
 
 pytestmark = pytest.mark.skipif(
     torch.backends.cuda.is_built(), reason="torch has CUDA here: pytest -m gpu tests the real GPU"
 )
 SHORT = ["quant=none", "data.eval=null", "train.precision=fp32", "train.log_every=1"]
+SERVER = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1", "DS_ACCELERATOR": "cuda"}
+"""What a fork server has in its environment on a machine with a GPU."""
+
 JOB = """
 import hydra
 
@@ -36,27 +41,48 @@ if __name__ == "__main__":
 """
 
 
-def test_the_preloaded_modules_do_not_touch_the_driver_and_the_others_do() -> None:
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmPython]:
+    """A Python that has the preloaded modules in memory, imported with the simulated GPU; ``log`` beside it has their calls."""
+    folder = tmp_path_factory.mktemp("with-gpu")
+    with WarmPython(folder, {**environment(folder / "log"), **SERVER}) as started:
+        yield started
+
+
+def run_with(
+    python: WarmPython, log: Path, *arguments: str, folder: Path = ROOT, **more: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run ``python arguments`` in ``folder`` with the simulated GPU, and wait."""
+    command, variables = [str(python.path), *arguments], {**os.environ, **environment(log), **more}
+    return subprocess.run(
+        command, cwd=folder, env=variables, capture_output=True, text=True, timeout=300 * SCALE, check=False
+    )
+
+
+def test_the_preloaded_modules_do_not_touch_the_driver_and_the_others_do(python: WarmPython, tmp_path: Path) -> None:
     """The others are imported in forks of a process that has imported the preloaded modules."""
-    others = fork_server.TOUCHING[:2]
-    forks = [
-        f"os; child = os.fork(); child or (__import__({name!r}), os._exit(0)); os.waitpid(child, 0)" for name in others
-    ]
-    first = {call["pid"]: call["call"] for call in reversed(touching(*fork_server.CLEAN, *forks))}
-    assert list(first.values()) == ["_cuda_init"] * len(others), "a call in each fork, and none in the process"
+    assert calls(python.path.with_name("log")) == []
+    for name in fork_server.TOUCHING[:2]:
+        done = run_with(python, tmp_path / name, "-c", f"import {name}", **SERVER)
+        assert done.returncode == 0, done.stderr
+        assert calls(tmp_path / name)[0]["call"] == "_cuda_init"
 
 
-def test_without_nvml_counting_gpus_touches_the_driver() -> None:
+def test_without_nvml_counting_gpus_touches_the_driver(python: WarmPython, tmp_path: Path) -> None:
     found = touching("torch, torch.cuda; torch.cuda.is_available()", PRETEND_CUDA_NVML="0")
     assert [call["call"] for call in found] == ["_cuda_getDeviceCount"]
-    assert touching("torch, torch.cuda; torch.cuda.is_available()") == []
+    count = "import torch; print(torch.cuda.is_available())"
+    assert run_with(python, tmp_path / "log", "-c", count, **SERVER).stdout == "True\n"
+    assert calls(tmp_path / "log") == []
 
 
-def test_jobs_and_ranks_of_a_sweep_are_forks_that_can_use_the_gpu(records: Path, tmp_path: Path) -> None:
+def test_jobs_and_ranks_of_a_sweep_are_forks_that_can_use_the_gpu(
+    python: WarmPython, records: Path, tmp_path: Path
+) -> None:
     folder, log = tmp_path / "sweep", tmp_path / "log"
-    done = run_script(
-        "train.py", "-m", *SHORT, f"data.train={records}", "lora.r=2,4", "train.max_steps=2", "hydra.launcher.jobs=2",
-        f"hydra.sweep.dir={folder}", **environment(log),
+    done = run_with(
+        python, log, str(ROOT / "train.py"), "-m", *SHORT, f"data.train={records}", "lora.r=2,4", "train.max_steps=2", "hydra.launcher.jobs=2",
+        f"hydra.sweep.dir={folder}",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "spawned" not in done.stdout + done.stderr
@@ -70,29 +96,43 @@ def test_jobs_and_ranks_of_a_sweep_are_forks_that_can_use_the_gpu(records: Path,
     assert len(touched) == 2
 
 
-@pytest.mark.parametrize("nvml", ["1", "0"])
 def test_a_run_without_quantization_resumes_with_weights_in_main_memory(
-    nvml: str, records: Path, tmp_path: Path
+    python: WarmPython, records: Path, tmp_path: Path
 ) -> None:
-    """With ZeRO 0 to 2, weights are in main memory until DeepSpeed moves the model; without NVML, ranks are spawned."""
+    """With ZeRO 0 to 2, weights are in main memory until DeepSpeed moves the model."""
     folder, log = tmp_path / "run", tmp_path / "log"
-    variables = {**environment(log), "PRETEND_CUDA_NVML": nvml}
-    first = run_script(
-        "train.py", *SHORT, f"data.train={records}", "zero=stage1", "train.max_steps=2", "train.save_every=1",
-        f"hydra.run.dir={folder}", **variables,
-    )  # fmt: skip
+    first = run_with(python, log, str(ROOT / "train.py"), *_stage1(records, folder))
     assert first.returncode == 0, first.stderr
-    runs = [first]
-    if nvml == "1":  # the start method has no effect on what ranks load
-        runs.append(run_script("train.py", f"resume={folder}", "train.max_steps=4", **variables))
-        assert runs[1].returncode == 0, runs[1].stderr
-        assert "resuming from" in runs[1].stdout
-    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 2 * len(runs) + 1))
-    for done in runs:
-        assert ("ranks are spawned" in done.stderr) == (nvml == "0"), done.stderr
-    touched = {call["pid"] for call in calls(log) if str(call["call"]).startswith("_cuda_init")}
-    assert len(touched) == len(runs), "one call per rank"
+    second = run_with(python, log, str(ROOT / "train.py"), f"resume={folder}", "train.max_steps=4")
+    assert second.returncode == 0, second.stderr
+    assert "resuming from" in second.stdout
+    assert _steps(folder) == [1, 2, 3, 4]
+    assert "ranks are spawned" not in first.stderr + second.stderr
+    assert len(_touched(log)) == 2, "one call per rank"
+
+
+def test_without_nvml_ranks_are_spawned(records: Path, tmp_path: Path) -> None:
+    """The start method has no effect on what ranks load. Here every process is a new interpreter."""
+    folder, log = tmp_path / "run", tmp_path / "log"
+    done = run_script("train.py", *_stage1(records, folder), **environment(log), PRETEND_CUDA_NVML="0")
+    assert done.returncode == 0, done.stderr
+    assert _steps(folder) == [1, 2]
+    assert "ranks are spawned" in done.stderr
+    assert len(_touched(log)) == 1, "one call per rank"
+
+
+def _stage1(records: Path, folder: Path) -> list[str]:
+    steps = ["train.max_steps=2", "train.save_every=1"]
+    return [*SHORT, f"data.train={records}", "zero=stage1", *steps, f"hydra.run.dir={folder}"]
+
+
+def _steps(folder: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def _touched(log: Path) -> set[object]:
+    """The processes that have initialised CUDA."""
+    return {call["pid"] for call in calls(log) if str(call["call"]).startswith("_cuda_init")}
 
 
 DRIVER = """
@@ -141,17 +181,13 @@ PRELOADS = {
 
 @pytest.mark.parametrize("kind", PRELOADS)
 def test_jobs_are_spawned_and_the_reason_is_printed_if_a_preload_prevents_forks(
-    kind: str, driver: Path, tmp_path: Path
+    kind: str, python: WarmPython, driver: Path, tmp_path: Path
 ) -> None:
     code, reason = PRELOADS[kind]
     (tmp_path / "warmed.py").write_text(code)
     (tmp_path / "app.py").write_text(JOB)
-    variables = {**os.environ, **environment(tmp_path / "log"), "DRIVER": str(driver)}
-    variables["PYTHONPATH"] += f":{tmp_path}"
-    done = subprocess.run(
-        [sys.executable, "app.py", "-m", "hydra/launcher=pool", "hydra.launcher.preload=[warmed]", "+a=1,2"],
-        env=variables, cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    options = ["-m", "hydra/launcher=pool", "hydra.launcher.preload=[warmed]", "+a=1,2"]
+    done = run_with(python, tmp_path / "log", "app.py", *options, folder=tmp_path, DRIVER=str(driver))
     assert done.returncode == 0, done.stderr
     output = done.stdout + done.stderr
     assert output.count("Jobs are spawned") == (reason is not None), output
@@ -171,9 +207,8 @@ sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
 """
 
 
-def test_a_rank_that_cannot_use_its_gpu_fails(tmp_path: Path) -> None:
-    variables = {**os.environ, **environment(tmp_path / "log")}
-    done = subprocess.run([sys.executable, "-c", RANK, str(tmp_path)], env=variables, cwd=ROOT, check=False)
+def test_a_rank_that_cannot_use_its_gpu_fails(python: WarmPython, tmp_path: Path) -> None:
+    done = run_with(python, tmp_path / "log", "-c", RANK, str(tmp_path))
     assert done.returncode == 1
     cause = read_failures(tmp_path)[0].failure.cause
     assert cause == f"RuntimeError: this rank is a fork that cannot use a GPU: {fork_server.TOUCHED}"

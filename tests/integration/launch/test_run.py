@@ -201,7 +201,7 @@ def test_every_kind_of_adapter_loads_elsewhere(
     overrides: list[str], quant: str, tolerance: float, tmp_path: Path, records: Path, loaded_elsewhere: Loader
 ) -> None:
     done = run_script(
-        "train.py", *overrides, f"data.train={records}", "data.eval=null", "train.max_steps=6", "train.learning_rate=1e-3",
+        "train.py", *overrides, f"data.train={records}", "data.eval=null", "train.max_steps=3", "train.learning_rate=2e-3",
         f"hydra.run.dir={tmp_path / 'run'}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -211,7 +211,7 @@ def test_every_kind_of_adapter_loads_elsewhere(
 def test_full_fine_tuning_saves_a_model_that_loads(tmp_path: Path, records: Path) -> None:
     done = run_script(
         "train.py", "lora=none", "quant=none", "zero=stage3", "cluster=1x2", f"data.train={records}", f"data.eval={records}",
-        "train.max_steps=3", f"hydra.run.dir={tmp_path / 'run'}",
+        "data.eval_limit=4", "data.eval_max_new_tokens=4", "train.max_steps=3", f"hydra.run.dir={tmp_path / 'run'}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     answer = run_script("infer.py", f"run={tmp_path / 'run'}", "prompt=你好", "max_new_tokens=4")
@@ -236,20 +236,20 @@ def test_wandb_without_a_key_is_offline_and_a_resumed_run_stays_one(
     monkeypatch.setenv("WANDB_API_KEY", "")
     monkeypatch.setenv("HOME", str(tmp_path))
     done = run_script(
-        "train.py", "tracker=wandb", f"data.train={records}", f"data.eval={records}", "data.eval_limit=2", "train.max_steps=5",
-        "train.log_every=1", "train.save_every=3", "cluster=1x2", f"hydra.run.dir={folder}",
+        "train.py", "tracker=wandb", f"data.train={records}", f"data.eval={records}", "data.eval_limit=2", "data.eval_max_new_tokens=2", "train.max_steps=3",
+        "train.log_every=1", "train.save_every=2", "cluster=1x2", f"hydra.run.dir={folder}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    shutil.rmtree(folder / "checkpoints/step-000005")  # as if it had been killed after step 5
+    shutil.rmtree(folder / "checkpoints/step-000003")  # as if it had been killed after step 3
     (first,) = folder.glob("wandb/offline-run-*/run-*.wandb")  # one run, however many ranks
     assert '"objective"' in _inspect(first, "--summary")
-    more = run_script("train.py", f"resume={folder}", "train.max_steps=7", "cluster=1x2")
+    more = run_script("train.py", f"resume={folder}", "train.max_steps=4", "cluster=1x2")
     assert more.returncode == 0, more.stderr
     (again,) = set(folder.glob("wandb/offline-run-*/run-*.wandb")) - {first}
     assert again.name == first.name  # the dashboard's id is in it
     records_of = [json.loads(line) for line in _inspect(again).splitlines()]
     steps = [record["history"]["step"]["num"] for record in records_of if record["type"] == "history"]
-    assert steps == list(range(8))
+    assert steps == list(range(5))
     losses = [
         line["loss"] for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "loss" in line
     ]
@@ -269,8 +269,8 @@ def test_evaluation_before_training_does_not_change_the_training(zero: str, tmp_
     for held_out in (str(records), "null"):
         folder = tmp_path / Path(held_out).stem
         done = run_script(
-            "train.py", "quant=nf4", f"zero={zero}", f"data.train={records}", f"data.eval={held_out}", "train.max_steps=4",
-            "train.log_every=1", "data.eval_limit=4", "data.eval_max_new_tokens=4", f"hydra.run.dir={folder}",
+            "train.py", "quant=nf4", f"zero={zero}", f"data.train={records}", f"data.eval={held_out}", "train.max_steps=3",
+            "train.log_every=1", "data.eval_limit=2", "data.eval_max_new_tokens=2", f"hydra.run.dir={folder}",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -286,7 +286,7 @@ def test_a_base_in_bf16_leaves_the_adapter_in_fp32(tmp_path: Path, records: Path
         folder = tmp_path / dtype
         done = run_script(
             "train.py", f"data.train={records}", "data.eval=null", "quant=none", f"model.dtype={dtype}",
-            "train.precision=fp32", "train.epochs=4", "train.log_every=1", f"hydra.run.dir={folder}",
+            "train.precision=fp32", "train.epochs=2", "train.log_every=1", f"hydra.run.dir={folder}",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         losses[dtype] = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]

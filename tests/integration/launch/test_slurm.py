@@ -19,13 +19,17 @@ from hydraft.launch.remote.protocol import pieces
 from hydraft.launch.slurm import job_script as launcher
 from slurm_cluster import Slurm
 from test_external import assert_ran, losses, own, run_in, settings  # noqa: F401
+from warm_python import WarmPython
 
+AGENT = "hydraft.launch.remote.agent"
 TWO_MACHINES = ["cluster=slurm_2x4", "cluster.ranks_per_node=1", "cluster.address=127.0.0.1"]
 
 
-def start(slurm: Slurm, folder: Path, *arguments: str, ahead: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
+def start(
+    slurm: Slurm, python: str | Path, folder: Path, *arguments: str, ahead: tuple[str, ...] = ()
+) -> "subprocess.Popen[str]":
     """Start train.py on two machines with its run in ``folder``; ``ahead`` is prepended to the command."""
-    command = [*ahead, sys.executable, str(ROOT / "train.py"), *TWO_MACHINES, f"hydra.run.dir={folder}", *arguments]
+    command = [*ahead, str(python), str(ROOT / "train.py"), *TWO_MACHINES, f"hydra.run.dir={folder}", *arguments]
     return subprocess.Popen(
         command,
         cwd=folder.parent,
@@ -44,16 +48,17 @@ def result(folder: Path) -> dict[str, object]:
 @pytest.fixture
 def running_job(
     slurm: Slurm,
+    python: WarmPython,
     tmp_path: Path,
     settings: list[str],  # noqa: F811
     survivors: list[psutil.Process],
 ) -> "subprocess.Popen[str]":
     """A job that would run for hours, after its first step; its agents and ranks are added to ``survivors``."""
-    job = start(slurm, tmp_path / "run", *settings[:2], "train.epochs=100000", "train.log_every=1")
+    job = start(slurm, python.path, tmp_path / "run", *settings[:2], "train.epochs=100000", "train.log_every=1")
     wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists() or job.poll() is not None, 120, "the first step")
     for daemon in slurm.daemons[2:]:
         survivors += [p for p in family(daemon.pid)[1:] if "hydraft" in " ".join(p.cmdline())]
-    survivors += _of_run(tmp_path / "run")
+    survivors += python.forks()
     return job
 
 
@@ -70,13 +75,11 @@ def _output(process: psutil.Process) -> str:
         return ""
 
 
-def _agent(rank: psutil.Process) -> psutil.Process:
-    """The task that a rank belongs to."""
-    return next(
-        p
-        for p in rank.parents()
-        if p.cmdline()[-1] == "hydraft.launch.remote.agent" and p.parent().name().startswith("slurmstepd")
-    )
+def _task(rank: psutil.Process, python: WarmPython) -> psutil.Process:
+    """The task of Slurm that a rank belongs to: the program whose fork is its agent."""
+    agent = next(p for p in rank.parents() if p.ppid() == python.process.pid)
+    tasks = (p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [""])[-1] == AGENT)
+    return next(p for p in tasks if p.parent().name().startswith("slurmstepd") and python.fork(p.pid) == agent)
 
 
 def _the_rank(number: int, folder: Path) -> psutil.Process:
@@ -90,7 +93,7 @@ def test_a_job_gives_the_same_losses_and_is_monitored(
     own: list[float],  # noqa: F811
 ) -> None:
     run = tmp_path / "run"
-    job = start(slurm, run, *settings)
+    job = start(slurm, sys.executable, run, *settings)
     out, err = job.communicate(timeout=120 * SCALE)
     assert job.returncode == 0, out + err
     for line in ("submitted; Ctrl-C ends it", "running on n[1-2]", "training 3/3", "try it: python infer.py run="):
@@ -104,12 +107,13 @@ def test_a_job_gives_the_same_losses_and_is_monitored(
 
 def test_an_existing_allocation_is_used(
     slurm: Slurm,
+    python: WarmPython,
     tmp_path: Path,
     settings: list[str],  # noqa: F811
     own: list[float],  # noqa: F811
 ) -> None:
     run = tmp_path / "run"
-    job = start(slurm, run, *settings, ahead=("salloc", "--nodes=2", "--exclusive", "--quiet"))
+    job = start(slurm, python.path, run, *settings, ahead=("salloc", "--nodes=2", "--exclusive", "--quiet"))
     out, err = job.communicate(timeout=120 * SCALE)
     assert job.returncode == 0, out + err
     assert losses(run) == pytest.approx(own, rel=1e-5)
@@ -118,11 +122,12 @@ def test_an_existing_allocation_is_used(
 
 def test_ranks_started_by_srun_give_the_same_losses(
     slurm: Slurm,
+    python: WarmPython,
     tmp_path: Path,
     settings: list[str],  # noqa: F811
     own: list[float],  # noqa: F811
 ) -> None:
-    srun = ["srun", "--nodes=2", "--ntasks-per-node=1", sys.executable, str(ROOT / "train.py"), *settings]
+    srun = ["srun", "--nodes=2", "--ntasks-per-node=1", str(python.path), str(ROOT / "train.py"), *settings]
     assert_ran(tmp_path, run_in(tmp_path, srun, SLURM_CONF=str(slurm.config)), own, "srun")
 
 
@@ -149,9 +154,9 @@ def test_a_signal_and_a_warning_preempt_the_job(
 
 
 def test_a_killed_task_ends_the_job_and_names_its_machine(
-    running_job: "subprocess.Popen[str]", tmp_path: Path, survivors: list[psutil.Process]
+    running_job: "subprocess.Popen[str]", python: WarmPython, tmp_path: Path, survivors: list[psutil.Process]
 ) -> None:
-    _agent(_the_rank(1, tmp_path / "run")).kill()
+    _task(_the_rank(1, tmp_path / "run"), python).kill()
     _, err = running_job.communicate(timeout=60 * SCALE)
     assert running_job.returncode == 1
     assert err.count("n2 failed: its task was killed: Killed") == 1
@@ -171,19 +176,25 @@ def test_a_killed_rank_ends_the_job_and_is_named(running_job: "subprocess.Popen[
 
 def test_a_config_error_in_a_rank_is_a_refusal(
     slurm: Slurm,
+    python: WarmPython,
     tmp_path: Path,
     settings: list[str],  # noqa: F811
     untemplated: list[str],
 ) -> None:
-    job = start(slurm, tmp_path / "run", *settings, *untemplated)
+    job = start(slurm, python.path, tmp_path / "run", *settings, *untemplated)
     _, err = job.communicate(timeout=120 * SCALE)
     assert job.returncode == 2
     assert err.startswith("train.py: data.template=chat: this model's tokenizer has no chat template")
     assert err.count("\n") == 1
 
 
-def test_a_job_that_slurm_rejects_is_reported_on_one_line(slurm: Slurm, tmp_path: Path, settings: list[str]) -> None:  # noqa: F811
-    job = start(slurm, tmp_path / "run", *settings, "cluster.slurm.partition=nowhere")
+def test_a_job_that_slurm_rejects_is_reported_on_one_line(
+    slurm: Slurm,
+    python: WarmPython,
+    tmp_path: Path,
+    settings: list[str],  # noqa: F811
+) -> None:
+    job = start(slurm, python.path, tmp_path / "run", *settings, "cluster.slurm.partition=nowhere")
     _, err = job.communicate(timeout=60 * SCALE)
     assert job.returncode == 2
     assert "Slurm rejected the job: invalid partition specified: nowhere" in err

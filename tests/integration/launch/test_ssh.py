@@ -17,11 +17,12 @@ import pytest
 
 from conftest import ROOT, SCALE, run_script
 from lab import HOSTS, Lab
+from warm_python import WarmPython
 
 SECRET = "not-for-anyones-eyes-4711"
 TINY_CHATGLM2 = (
     "model=chatglm2", "model.init=random", "model.scale=tiny", "quant=nf4", "zero=stage3", "lora.dropout=0", "data.eval=null",
-    "train.max_steps=6", "train.log_every=1", "train.micro_batch_size=1", "train.learning_rate=1e-2", "train.eps=1e-5",
+    "train.max_steps=4", "train.log_every=1", "train.micro_batch_size=1", "train.learning_rate=1e-2", "train.eps=1e-5",
 )  # fmt: skip
 
 
@@ -89,7 +90,7 @@ def test_two_by_four_gives_the_losses_of_one_rank_and_keeps_a_secret(
     hostfile.write_text("# both workers\nworker-1 slots=4\nworker-2   slots=8\n")
     command = lab.command(
         *TINY_CHATGLM2, f"data.train={records}", "cluster=2x4", f"cluster.hostfile={hostfile}", "cluster.env=[MY_TOKEN]",
-        f"hydra.run.dir={folder}",
+        f"hydra.run.dir={folder}", python=sys.executable,
     )  # fmt: skip
     environment = {**os.environ, "WANDB_API_KEY": SECRET, "MY_TOKEN": f"{SECRET}-too", "UNRELATED": "stays here"}
     with Watcher(SECRET) as watcher, (tmp_path / "output").open("w") as stream:
@@ -141,10 +142,12 @@ def test_a_remote_rank_0_sends_all_files_and_arguments_arrive_as_typed(lab: Lab,
     assert lab.processes("worker-2") == []
 
 
-def test_localhost_twice_shows_one_bar_in_the_terminals_width(records: Path, tmp_path: Path) -> None:
+def test_localhost_twice_shows_one_bar_in_the_terminals_width(
+    python: WarmPython, records: Path, tmp_path: Path
+) -> None:
     control, terminal = pty.openpty()
     command = [
-        sys.executable, str(ROOT / "train.py"), "cluster.nodes=2", "cluster.hosts=[localhost,localhost]",
+        str(python.path), str(ROOT / "train.py"), "cluster.nodes=2", "cluster.hosts=[localhost,localhost]",
         f"data.train={records}", "data.eval=null", "train.max_steps=2", f"hydra.run.dir={tmp_path / 'run'}",
     ]  # fmt: skip
     run = subprocess.Popen(
@@ -209,6 +212,7 @@ def test_hosts_with_different_versions_are_reported(lab: Lab, records: Path, tmp
         f"data.train={records}",
         "data.eval=null",
         f"hydra.run.dir={tmp_path / 'run'}",
+        python=sys.executable,
     )
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr

@@ -18,19 +18,19 @@ import traceback
 import types
 from pathlib import Path
 
-LOG = os.environ.get("PRETEND_CUDA_LOG")
 state = {"touched": False, "bad_fork": False}
 
 
 def _write(call):
-    if LOG is None:
+    log = os.environ.get("PRETEND_CUDA_LOG")
+    if log is None:
         return
     frames = traceback.extract_stack()[:-2]
     stack = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames if "importlib" not in frame.filename]
     command = Path("/proc/self/cmdline").read_text().replace("\0", " ").strip()
     line = {"pid": os.getpid(), "parent": os.getppid(), "command": command, "call": call, "stack": stack[::-1]}
-    with Path(LOG).open("a") as log:
-        log.write(json.dumps(line) + "\n")
+    with Path(log).open("a") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def _touch(call):
