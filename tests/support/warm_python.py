@@ -60,9 +60,8 @@ def send_on(number, _):
         os.kill(fork, number)
     except ProcessLookupError:
         pass
-for number in SENT_ON:
-    if int(number) not in ignored:
-        signal.signal(number, send_on)
+for number in SENT_ON:  # also those ignored here: the fork ignores them too, unless its code asks for them
+    signal.signal(number, send_on)
 signal.pthread_sigmask(signal.SIG_UNBLOCK, SENT_ON)
 code = int(replies.readline() or 1)
 if code < 0:
