@@ -77,8 +77,12 @@ def prepare_run(overrides: list[str], folder: Path) -> Config:
 
 def train(overrides: list[str], folder: Path) -> Curve:
     """Run ``overrides`` in ``folder`` and return what it wrote."""
-    launch.run(prepare_run(overrides, folder), folder, quiet=True)
-    return read(folder)
+    config = prepare_run(overrides, folder)
+    launch.run(config, folder, quiet=True)
+    curve = read(folder)
+    if config.train.max_steps is not None and config.train.log_every == 1:
+        assert len(curve.losses) == config.train.max_steps
+    return curve
 
 
 def read(folder: Path) -> Curve:
@@ -114,7 +118,7 @@ def overrides_for(stage: str, ranks: int, quant: str, precision: str, data: Path
 
 def apart(curve: Curve, reference: Curve) -> tuple[float, float, float]:
     """Relative differences of loss and gradient norm, and the absolute difference of the adapter."""
-    assert len(curve.losses) == len(curve.grad_norms) == len(reference.losses) > 0
+    assert len(curve.losses) == len(curve.grad_norms) == len(reference.losses)
     assert curve.adapter.keys() == reference.adapter.keys()
     return (
         worst(curve.losses, reference.losses),

@@ -1,7 +1,6 @@
 """The default run, as a user starts it, and its files."""
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -227,39 +226,6 @@ def test_a_checkpoint_is_saved_every_epoch(tmp_path: Path, records: Path) -> Non
     kept = sorted(entry.name for entry in (tmp_path / "run/checkpoints").iterdir())
     assert kept == ["step-000003", "step-000006"]  # the last one is there for more epochs to go on from
     assert (tmp_path / "run/checkpoints/step-000003/adapter_model.safetensors").is_file()
-
-
-def test_wandb_without_a_key_is_offline_and_a_resumed_run_stays_one(
-    tmp_path: Path, records: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "run"
-    monkeypatch.setenv("WANDB_API_KEY", "")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    done = run_script(
-        "train.py", "tracker=wandb", f"data.train={records}", f"data.eval={records}", "data.eval_limit=2", "data.eval_max_new_tokens=2", "train.max_steps=3",
-        "train.log_every=1", "train.save_every=2", "cluster=1x2", f"hydra.run.dir={folder}",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    shutil.rmtree(folder / "checkpoints/step-000003")  # as if it had been killed after step 3
-    (first,) = folder.glob("wandb/offline-run-*/run-*.wandb")  # one run, however many ranks
-    assert '"objective"' in _inspect(first, "--summary")
-    more = run_script("train.py", f"resume={folder}", "train.max_steps=4", "cluster=1x2")
-    assert more.returncode == 0, more.stderr
-    (again,) = set(folder.glob("wandb/offline-run-*/run-*.wandb")) - {first}
-    assert again.name == first.name  # the dashboard's id is in it
-    records_of = [json.loads(line) for line in _inspect(again).splitlines()]
-    steps = [record["history"]["step"]["num"] for record in records_of if record["type"] == "history"]
-    assert steps == list(range(5))
-    losses = [
-        line["loss"] for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "loss" in line
-    ]
-    logged = [record["history"]["item"] for record in records_of if record["type"] == "history"]
-    assert [item["loss"] for item in logged if "loss" in item] == losses
-
-
-def _inspect(file: Path, *options: str) -> str:
-    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", *options, str(file)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize("zero", ["stage2", "stage3"])

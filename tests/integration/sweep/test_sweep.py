@@ -108,7 +108,7 @@ def test_two_sweeps_in_one_folder_share_its_jobs(records: Path, tmp_path: Path, 
     pid = by_name(folder)["ms=30"].pid
     assert pid is not None
     job = family(pid)
-    for process in job:  # so that it goes on while the second sweep starts
+    for process in job:  # so that it has not ended when the second sweep starts
         process.suspend()
     second = start(*command, f"sweep.resume={folder}")
     wait_for(is_in(folder, "ms=4", State.running), 240, "the second sweep's first job")

@@ -1,6 +1,7 @@
 """Dashboards: the logged values, read from their files without a network."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,12 @@ def prepared(folder: Path, *overrides: str) -> Any:
     return config
 
 
+def _inspect(file: Path, *options: str) -> str:
+    """What wandb's own program reads from the file of an offline run."""
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", *options, str(file)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def test_wandb_without_a_key_is_offline_and_complete(tmp_path: Path, records: Path) -> None:
     """One run for any number of ranks, in its sweep's group, with all values that a table sorts by, and no secrets."""
     begin(tmp_path / "sweep", SWEEP)
@@ -42,10 +49,7 @@ def test_wandb_without_a_key_is_offline_and_complete(tmp_path: Path, records: Pa
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    wandb = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json"]
-    summary = json.loads(
-        subprocess.run([*wandb, "--summary", str(file)], capture_output=True, text=True, check=True).stdout
-    )
+    summary = json.loads(_inspect(file, "--summary"))
     config, metrics = summary["config"], json.dumps(summary)
     result = json.loads((folder / "result.json").read_text())
     assert config["lora"]["r"] == 8
@@ -68,7 +72,7 @@ def test_wandb_without_a_key_is_offline_and_complete(tmp_path: Path, records: Pa
     shown = json.loads(table.read_text())
     assert shown["columns"] == ["prompt", "reference", "before", "after"]
     assert len(shown["data"]) == 1 and "加一等于几" in shown["data"][0][0] and shown["data"][0][0] in done.stdout
-    lines = subprocess.run([*wandb, str(file)], capture_output=True, text=True, check=True).stdout
+    lines = _inspect(file)
     for word in ('"rank-f00dfeed"', '"train"', '"mine"', '"sweep"', '"nf4"', "adapter-"):
         assert word in lines, word
 
@@ -184,3 +188,31 @@ def test_wandbs_page_for_a_sweep_is_built_without_a_network(tmp_path: Path) -> N
         "eval_loss",
     ):
         assert part in text, part
+
+
+def test_a_resumed_run_stays_one_offline_run_of_wandb(
+    tmp_path: Path, records: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    monkeypatch.setenv("WANDB_API_KEY", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    done = run_script(
+        "train.py", "tracker=wandb", f"data.train={records}", f"data.eval={records}", "data.eval_limit=2", "data.eval_max_new_tokens=2", "train.max_steps=3",
+        "train.log_every=1", "train.save_every=2", "cluster=1x2", f"hydra.run.dir={folder}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(folder / "checkpoints/step-000003")  # as if it had been killed after step 3
+    (first,) = folder.glob("wandb/offline-run-*/run-*.wandb")  # one run, however many ranks
+    assert '"objective"' in _inspect(first, "--summary")
+    more = run_script("train.py", f"resume={folder}", "train.max_steps=4", "cluster=1x2")
+    assert more.returncode == 0, more.stderr
+    (again,) = set(folder.glob("wandb/offline-run-*/run-*.wandb")) - {first}
+    assert again.name == first.name  # the dashboard's id is in it
+    records_of = [json.loads(line) for line in _inspect(again).splitlines()]
+    steps = [record["history"]["step"]["num"] for record in records_of if record["type"] == "history"]
+    assert steps == list(range(5))
+    losses = [
+        line["loss"] for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "loss" in line
+    ]
+    logged = [record["history"]["item"] for record in records_of if record["type"] == "history"]
+    assert [item["loss"] for item in logged if "loss" in item] == losses

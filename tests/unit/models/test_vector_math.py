@@ -17,7 +17,7 @@ TINY = Path(vector_math.__file__).parent / "tiny"
 
 
 class Calls(TorchDispatchMode):
-    """The largest number of elements in the first call of each function."""
+    """The number of elements in the first call of each function."""
 
     def __init__(self) -> None:
         super().__init__()

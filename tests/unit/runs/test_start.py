@@ -7,14 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.constants
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import config_of
-from hub_server import COMMIT, hub
-from hydraft.config.choices import Mode
 from hydraft.config.lora import LoraMethod, start_name
 from hydraft.config.schema import Config, load_config, save_config
 from hydraft.errors import ConfigError
@@ -231,42 +228,6 @@ def _refused_in(folder: Path, *overrides: str) -> str:
     with pytest.raises(ConfigError) as error:
         settled(*overrides, folder=folder)
     return str(error.value)
-
-
-def test_an_adapter_on_the_hub_is_read_from_its_cache(
-    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commit = "0123456789" * 4
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    place = tmp_path / "models--someone--zh-lora"
-    shutil.copytree(made / "adapter", place / "snapshots" / commit)
-    (place / "refs").mkdir()
-    (place / "refs/main").write_text(commit)
-    config, lines = settled("lora.start=someone/zh-lora")
-    assert config.lora.start == str(place / "snapshots" / commit) and config.lora.r == 4
-    assert lines[0].startswith("lora.start: someone/zh-lora@0123456 decides r=4")
-    (place / "snapshots" / commit / WEIGHTS).unlink()  # a plan downloads the settings only
-    assert settled("lora.start=someone/zh-lora", f"mode={Mode.plan.value}")[0].lora.r == 4
-    assert f"no {WEIGHTS}" in refused("lora.start=someone/zh-lora")
-    assert "could not be downloaded" in refused("lora.start=someone/other")
-    assert "given as a folder" in refused("lora.start=someone/other", "model.hub=modelscope")
-
-
-def test_an_adapter_is_downloaded_from_the_hub(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By huggingface_hub itself, from a server of this machine: a plan reads the settings only, and nothing is downloaded twice."""
-    shutil.copytree(made / "adapter", tmp_path / "hub/someone/zh-lora")
-    (tmp_path / "hub/someone/empty").mkdir()
-    with hub(tmp_path / "hub", tmp_path / "cache", monkeypatch) as served:
-        config, lines = settled("lora.start=someone/zh-lora", f"mode={Mode.plan.value}")
-        assert config.lora.r == 4 and lines[0].startswith(f"lora.start: someone/zh-lora@{COMMIT[:7]} decides r=4")
-        assert sorted(served) == [SETTINGS, base_identity.NAME]
-        config, _ = settled("lora.start=someone/zh-lora")
-        place = Path(str(config.lora.start))
-        assert (place / WEIGHTS).read_bytes() == (made / "adapter" / WEIGHTS).read_bytes()
-        assert sorted(served) == [SETTINGS, WEIGHTS, base_identity.NAME]
-        assert "someone/other could not be downloaded from the hub" in refused("lora.start=someone/other")
-        assert f"{SETTINGS} is missing" in refused("lora.start=someone/empty")
 
 
 @pytest.mark.parametrize(
