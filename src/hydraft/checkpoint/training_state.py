@@ -45,8 +45,6 @@ class TrainingState:
     """The last logged step."""
     tokens: int = 0
     """Tokens of all ranks, without padding."""
-    tokens_logged: int = 0
-    """``tokens`` at the last logged step."""
     seconds: float = 0.0
     """Time that the optimizer steps took."""
     scores: dict[str, dict[str, float]] = field(default_factory=dict)

@@ -191,6 +191,7 @@ def _make_run(parts: _Parts, rank: Rank, early_stop: EarlyStopCallback) -> _Run:
     compiling = _compile_callbacks(config, model, logging, device)
     referring = referring_callbacks(config, parts.objective, model, parts.data, evaluator, (folder, screen))
     trainer = _trainer(parts, rank, start, [*compiling, *referring, early_stop, evaluation, logging, checkpoint])
+    logging.count_tokens = trainer.all_tokens
     for callback in compiling:
         callback.trainer = trainer
     divergence = DivergenceCallback(config, folder, logging, trainer, early_stop)
