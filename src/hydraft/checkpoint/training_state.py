@@ -53,6 +53,8 @@ class TrainingState:
     """The step of the best evaluation whose weights are kept (``checkpoint/best_weights.py``); None if none are."""
     tracker: Any = None
     """Identifies the run on the dashboard."""
+    tracker_name: str | None = None
+    """The run's name there."""
     divergence: dict[str, Any] = field(default_factory=dict)
     """The losses and counts by which divergence is detected."""
     skipped_steps: list[int] = field(default_factory=list)

@@ -115,7 +115,9 @@ class CheckpointCallback(TrainerCallback):
         trainer._globalstep_last_logged = saved.last_logged
         if saved.measured and rank == 0:
             trainer.measured = torch.tensor(saved.measured, dtype=torch.float64, device=args.device)
-        over = control.should_training_stop or saved.step >= state.max_steps  # no step follows that would log the last ones anew
+        over = (
+            control.should_training_stop or saved.step >= state.max_steps
+        )  # no step follows that would log the last ones anew
         self.logging.resume(saved.step, saved.step if over else saved.last_logged, saved.tokens, saved.seconds)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
@@ -178,6 +180,7 @@ class CheckpointCallback(TrainerCallback):
             scores={str(step): scores for step, scores in self.evaluation.scores.items()},
             best_step=self.evaluation.best_so_far.kept,
             tracker=self.logging.tracker.identity,
+            tracker_name=self.logging.tracker.name,
             divergence={} if self.divergence is None else self.divergence.state(),
             skipped_steps=self.config.train.pass_over,
         )

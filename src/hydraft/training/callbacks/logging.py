@@ -110,7 +110,7 @@ class LoggingCallback(TrainerCallback):
         }
         kept |= logs.get("measures", {})
         self.write(state.global_step, {**kept, "tokens": logs["tokens"], SPEED: round(speed, 1)})
-        self.tracker.log(ranks, state.global_step)
+        self.tracker.log(numbers(ranks), state.global_step)
         pairs = "".join(
             f"  {name} {kept[key]:{form}}"
             for name, key, form in (("margin", "margin", ".3f"), ("accuracy", "reward_accuracy", ".0%"))
@@ -121,6 +121,8 @@ class LoggingCallback(TrainerCallback):
     def _ranks(self, ranks: list[list[int]], seconds: float) -> dict[str, float]:
         """Values of each rank for the dashboard: memory and speed."""
         found = {f"rank {rank}/memory_gib": bytes_ / 2**30 for rank, (_, bytes_) in enumerate(ranks)}
+        if found:
+            found["memory_gib"] = max(found.values())
         before = self.of_ranks or [self.tokens, *[0] * (len(ranks) - 1)]
         for rank, ((tokens, _), old) in enumerate(zip(ranks, before, strict=False)):
             found[f"rank {rank}/{SPEED}"] = (tokens - old) / seconds
