@@ -84,7 +84,7 @@ def definition(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         notes.append(
             f"hydra.sweeper.pruner={pruner} is left out: wandb stops runs with successive_halving and hyperband only"
         )
-    plain, _ = _composed([one for one in typed.fixed if not one.startswith(("sweep=", "sweep."))])
+    plain, _ = _composed([one for one in typed.fixed if not one.startswith(("sweep=", "sweep.", "hydra."))])
     of_option = [f"{key}={_spelled(after)}" for key, (_, after) in resume.differences(plain, whole).items()]
     own = [one for one in typed.fixed if not one.startswith(("sweep=", "sweep.", "hydra."))]
     tracker = [] if config.tracker.kind is TrackerKind.wandb else ["tracker=wandb"]

@@ -18,6 +18,7 @@ class WandbTracker(Tracker):
 
     def __init__(self, config: Config, folder: Path, identity: str | None = None, name: str | None = None) -> None:
         import wandb
+        from wandb.sdk.lib import runid
 
         # Without a key wandb would prompt for one, and an unattended run would hang; offline, its files wait for `wandb sync`.
         mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
@@ -25,7 +26,7 @@ class WandbTracker(Tracker):
         self.name = names.title(config, folder, name)
         agent = bool(os.environ.get("WANDB_SWEEP_ID"))  # it has chosen project and run, which WANDB_RUN_ID names
         if identity is None and not agent and names.in_sweep(folder):
-            identity = str(wandb.util.generate_id())  # WANDB_RUN_ID would make all jobs one run
+            identity = runid.generate_id()  # WANDB_RUN_ID would make all jobs one run
         with metadata.published_arguments():
             self.run = wandb.init(
                 project=None if agent else config.tracker.project,

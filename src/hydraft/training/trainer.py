@@ -253,11 +253,11 @@ class RunTrainer(Trainer):
         trained = sum(not self.order.skips(step) for step in range(after + 1, to + 1))
         return (to - after) / trained if trained else 1.0
 
-    def _maybe_log_save_evaluate(self, loss: Any, grad_norm: Any, *args: Any, **named: Any) -> None:
-        found = {"grad_norm": grad_norm, "learning_rate": named.get("learning_rate")}
+    def _maybe_log_save_evaluate(self, *args: Any, **named: Any) -> None:
+        found = {"grad_norm": args[1], "learning_rate": named.get("learning_rate")}
         self._last_step = {name: float(value) for name, value in found.items() if value is not None}
         self._logged_before = self._globalstep_last_logged  # the Trainer sets it before it calls ``log``
-        super()._maybe_log_save_evaluate(loss, grad_norm, *args, **named)
+        super()._maybe_log_save_evaluate(*args, **named)
 
     def _finalize_training(self, *args: Any) -> TrainOutput:
         """As in the Trainer, with the steps since the last logged one logged too, and in the mean loss those of all ranks."""

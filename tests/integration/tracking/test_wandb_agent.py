@@ -30,14 +30,14 @@ def test_the_command_of_an_agent_trains_one_run_that_resumes(tmp_path: Path, rec
     arguments = {key: {"value": axis["values"][0]} for key, axis in found["parameters"].items()}
     forms = utils.create_sweep_command_args({"args": {**arguments, "train.eval_every": {"value": None}}})
     for number, form in enumerate(("args", "args_no_hyphens")):  # the second time as an agent starts a run again
-        command = [word for word in found["command"] if not word.startswith("${")]
+        command = [word.replace("=outputs/", f"={tmp_path}/outputs/") for word in found["command"] if word[:2] != "${"]
         environment = {
             "WANDB_SWEEP_ID": "sweep123",
             "WANDB_RUN_ID": "run4567",
             "WANDB_API_KEY": "",
             "HOME": str(tmp_path),
         }
-        done = run_script("train.py", *command, *forms[form], cwd=tmp_path, **environment)
+        done = run_script("train.py", *command, *forms[form], **environment)
         assert done.returncode == 0, done.stderr
         if number:
             assert "nothing is left to do" in done.stdout

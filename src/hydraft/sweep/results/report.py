@@ -8,10 +8,6 @@ from hydraft.sweep.results import write
 
 def main(arguments: list[str]) -> int:
     """The exit code: 0, or 2 if there is no such sweep."""
-    if "--wandb" in arguments:
-        from hydraft.sweep import wandb_sweep  # Hydra, only where it is used
-
-        return wandb_sweep.main([argument for argument in arguments if argument != "--wandb"])
     try:
         if len(arguments) > 1 or any(argument.startswith("-") for argument in arguments):
             raise ConfigError("takes a sweep's folder or name, or nothing for the newest: hydraft sweep multirun/…")

@@ -53,8 +53,23 @@ def build(folder: Path, entity: str = "") -> Any:
         panels.ParameterImportancePlot(with_respect_to="objective"),
         *against,
     ]
+    order = pages.Ordering(item=pages.Summary("objective"), ascending=sweep.minimize[0])
+    return pages.Workspace(
+        entity=entity,
+        project=config.tracker.project,
+        name=f"sweep {sweep.name}",
+        sections=[
+            pages.Section(name="Settings and objective", panels=results, is_open=True),
+            pages.Section(name="Training", panels=_training(panels, sweep), is_open=True),
+        ],
+        runset_settings=pages.RunsetSettings(order=[order], filters=f"Group == {metadata.group(config, run)!r}"),
+    )
+
+
+def _training(panels: Any, sweep: outcome.Sweep) -> list[Any]:
+    """The charts of the steps; the scores of the task come first."""
     known = list(dict.fromkeys(name for one in sweep.outcomes for name in one.result.get("after") or {}))
-    training = [
+    return [
         *(
             panels.LinePlot(title=name.replace("_", " "), x="Step", y=[f"eval/{name}"])
             for name in score.ordered(known)
@@ -69,17 +84,6 @@ def build(folder: Path, entity: str = "") -> Any:
         panels.LinePlot(title="tokens per second", x="Step", y=["train/tokens_per_second"]),
         panels.LinePlot(title="memory of each rank (GiB)", x="Step", metric_regex="ranks/memory_gib .*"),
     ]
-    order = pages.Ordering(item=pages.Summary("objective"), ascending=sweep.minimize[0])
-    return pages.Workspace(
-        entity=entity,
-        project=config.tracker.project,
-        name=f"sweep {sweep.name}",
-        sections=[
-            pages.Section(name="Settings and objective", panels=results, is_open=True),
-            pages.Section(name="Training", panels=training, is_open=True),
-        ],
-        runset_settings=pages.RunsetSettings(order=[order], filters=f"Group == {metadata.group(config, run)!r}"),
-    )
 
 
 def spec(folder: Path) -> str:
