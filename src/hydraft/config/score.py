@@ -9,7 +9,7 @@ LOWER = (LOSS, "empty")
 
 
 OF_TASK = {"sentiment": "accuracy", "qa": "f1", "summary": "rougel", "general": "rougel"}
-"""The score that a task is usually compared by, without the task's name; of other tasks the exact match."""
+"""The score that a task is usually compared by, without the task's name; other tasks by the exact match of all records."""
 
 
 def direction(name: str) -> Literal["minimize", "maximize"]:
@@ -24,8 +24,8 @@ def main(names: Collection[str]) -> str | None:
     own = {name.partition("_")[0]: name for name in names if name.endswith(("_exact_match", "sentiment_accuracy"))}
     if len(own) == 1:
         (task, name), *_ = own.items()
-        usual = f"{task}_{OF_TASK.get(task, 'exact_match')}"
-        return usual if usual in names else name
+        usual = f"{task}_{OF_TASK.get(task)}"
+        return usual if usual in names else "exact_match" if "exact_match" in names else name
     return "exact_match" if "exact_match" in names else None
 
 

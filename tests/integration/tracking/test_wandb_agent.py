@@ -10,6 +10,7 @@ import yaml
 from wandb.sdk.launch.sweeps import utils
 
 from conftest import run_script
+from hydraft.config import score
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
 from hydraft.sweep import wandb_sweep
@@ -102,3 +103,27 @@ def test_names_say_model_method_and_what_differs(tmp_path: Path) -> None:
     config.tracker.name = None
     begin(tmp_path / "sweep", {"id": "a", "name": "s", "axes": [], "direction": "minimize"})
     assert names.title(config, tmp_path / "sweep" / "r=4,lr=1e-3") == "tiny-lora8-stage2 · r=4,lr=1e-3"
+
+
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [
+        (["loss"], ["loss"]),
+        (["loss", "margin", "reward_accuracy"], ["loss", "margin", "reward_accuracy"]),
+        (
+            ["loss", "exact_match", "empty", "sentiment_accuracy"],
+            ["sentiment_accuracy", "exact_match", "loss", "empty"],
+        ),
+        (
+            ["loss", "exact_match", "empty", "qa_exact_match", "qa_f1", "sentiment_accuracy"],
+            ["exact_match", "qa_exact_match", "qa_f1", "sentiment_accuracy", "loss", "empty"],
+        ),
+        (["loss", "accuracy", "macro_f1"], ["accuracy", "macro_f1", "loss"]),
+        (
+            ["loss", "exact_match", "summary_exact_match", "summary_rougel"],
+            ["summary_rougel", "exact_match", "summary_exact_match", "loss"],
+        ),
+    ],
+)
+def test_the_tasks_own_score_is_first(names: list[str], order: list[str]) -> None:
+    assert score.ordered(names) == order
