@@ -12,7 +12,10 @@ COMMANDS = {
         "hydraft.models.convert.convert",
         "convert a published checkpoint that needs remote code to a native one: SRC DST",
     ),
-    "sweep": ("hydraft.sweep.results.report", "table, summary.csv and report.html of a sweep: [multirun/…]"),
+    "sweep": (
+        "hydraft.sweep.results.report",
+        "table, summary.csv and report.html of a sweep: [multirun/…]; a search space as a sweep of wandb: --wandb sweep=…",
+    ),
     "answers": (
         "hydraft.evaluation.answers_command",
         "answers to held-out records, of one run or two: RUN [RUN2] [--before] [--differ]",
@@ -28,6 +31,9 @@ COMMANDS = {
 }
 """By name: the module whose ``main`` takes the arguments and returns the exit code, and a line of help."""
 
+WANDB = "--wandb"
+"""Of ``sweep``: prints a search space as a sweep of wandb."""
+
 WRITING = (["convert"], ["sweep"], ["ops"])
 """Commands whose result is files, not what they print."""
 
@@ -39,9 +45,12 @@ def main(arguments: list[str]) -> int:
         Its exit code; 2 for an unknown one.
     """
     name = arguments[0] if arguments else "--help"
+    if name == "sweep" and WANDB in arguments:
+        code = import_module("hydraft.sweep.wandb_sweep").main([one for one in arguments[1:] if one != WANDB])
+        return int(code)
     if name in COMMANDS:
-        code: int = import_module(COMMANDS[name][0]).main(arguments[1:])
-        return code
+        code = import_module(COMMANDS[name][0]).main(arguments[1:])
+        return int(code)
     lines = [f"  {command:10} {help}" for command, (_, help) in COMMANDS.items()]
     usage = "\n".join(["usage: hydraft <command> [arguments]", *lines, "Training is train.py, inference is infer.py."])
     if name in ("-h", "--help"):

@@ -45,8 +45,6 @@ class TrainingState:
     """The last logged step."""
     tokens: int = 0
     """Tokens of all ranks, without padding."""
-    tokens_logged: int = 0
-    """``tokens`` at the last logged step."""
     seconds: float = 0.0
     """Time that the optimizer steps took."""
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -55,6 +53,8 @@ class TrainingState:
     """The step of the best evaluation whose weights are kept (``checkpoint/best_weights.py``); None if none are."""
     tracker: Any = None
     """Identifies the run on the dashboard."""
+    tracker_name: str | None = None
+    """The run's name there."""
     divergence: dict[str, Any] = field(default_factory=dict)
     """The losses and counts by which divergence is detected."""
     skipped_steps: list[int] = field(default_factory=list)

@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from hydraft.config import help, job_folder, mistakes, shipped, text, yaml_text
+from hydraft.config import agent_form, help, job_folder, mistakes, shipped, text, yaml_text
 from hydraft.config.explain import explain as explain
 from hydraft.config.infer import InferConfig
 from hydraft.config.schema import Config
@@ -83,6 +83,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str, check: job_folder.C
 
     try:
         limits.raise_open_files()
+        sys.argv[1:] = [agent_form.plain(argument, config_name) for argument in sys.argv[1:]]
         mistakes.refuse(sys.argv[1:], config_name)
         sweep = bool({"-m", "--multirun"} & set(sys.argv[1:])) or "hydra.mode=MULTIRUN" in sys.argv[1:]
         sys.argv[1:] = [quote(argument, sweep, commas=config_name == "infer") for argument in sys.argv[1:]]

@@ -33,6 +33,12 @@ def shell_word(text: str) -> str:
     return text if re.fullmatch(r"[\w@%+=:,./…-]+", text) else shlex.quote(text)
 
 
+def short_path(path: Path) -> str:
+    """``path`` relative to the current folder if it is below it."""
+    path, here = path.absolute(), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
 def command(script: str, *words: str) -> str:
     """``python script words``; the words are those of a shell already."""
     return " ".join(["python", script, *words])

@@ -48,9 +48,10 @@ COMBINATIONS = [
     ),
     value(
         lambda c: (
-            bool(c.tracker.group or c.tracker.tags) and c.tracker.kind in (TrackerKind.none, TrackerKind.tensorboard)
+            bool(c.tracker.group or c.tracker.tags or c.tracker.name or c.tracker.notes)
+            and c.tracker.kind in (TrackerKind.none, TrackerKind.tensorboard)
         ),
-        "tracker.group and tracker.tags need a dashboard that has groups and tags: use tracker=wandb, mlflow or swanlab",
+        "tracker.group, tracker.tags, tracker.name and tracker.notes need a dashboard that has them: use tracker=wandb, mlflow or swanlab",
     ),
     value(
         lambda c: c.tracker.kind is not TrackerKind.none and find_spec(c.tracker.kind.value) is None,

@@ -135,6 +135,10 @@ class TrackerConfig:
     need an extra package each."""
     project: str = setting("hydraft", effect=Effect.acts)
     """Project on the dashboard; with MLflow, the experiment."""
+    name: str | None = setting(None, effect=Effect.acts)
+    """Name of the run on the dashboard. null: model, method and what differs, as in ``tiny-nf4-lora8-stage2 · lr=1e-3``."""
+    notes: str | None = setting(None, effect=Effect.acts)
+    """Text about the run on the dashboard."""
     group: str | None = setting(None, effect=Effect.acts)
     """Group of the run on the dashboard. null: in a sweep, its name and id."""
     tags: list[str] = field(default_factory=list)

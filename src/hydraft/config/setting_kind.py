@@ -29,6 +29,17 @@ def is_list(name: str) -> bool:
     return any(typing.get_origin(_hint(schema, name.split("."))) is list for schema in (Config, InferConfig))
 
 
+def is_optional(name: str) -> bool:
+    """Whether a setting may be null."""
+    parent, _, last = name.rpartition(".")
+    for schema in (Config, InferConfig):
+        section = _hint(schema, parent.split(".") if parent else [])
+        hint = typing.get_type_hints(section).get(last) if dataclasses.is_dataclass(section) else None
+        if type(None) in typing.get_args(hint):
+            return True
+    return False
+
+
 def _hint(hint: Any, path: list[str]) -> Any:
     """The type of what is at ``path`` below a value of type ``hint``; None if nothing is."""
     hint = _without_none(hint)

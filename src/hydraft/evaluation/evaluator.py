@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedTokenizerBase
 
+from hydraft.config import score
 from hydraft.config.data import DataConfig
 from hydraft.data import held_out
 from hydraft.data.batch import Padded
@@ -179,8 +180,8 @@ class Evaluator:
                 scores |= self._scores_of_answers(model, done)
         finally:
             model.train()
-        self.scores = scores
-        return scores
+        self.scores = {name: scores[name] for name in score.ordered(scores)}
+        return self.scores
 
     def _scores_of_answers(self, model: torch.nn.Module, done: Done) -> Scores:
         """Choose and generate the answers; their scores over all records, and in ``by_record`` those of each."""

@@ -21,9 +21,11 @@ TRACKERS = {
 """The class of each kind, imported when a run uses it."""
 
 
-def make_tracker(config: Config, folder: Path, rank: int, identity: str | None = None) -> Tracker:
-    """The tracker of ``config.tracker`` on rank 0, one that logs nothing elsewhere; ``identity`` is a run to resume."""
+def make_tracker(
+    config: Config, folder: Path, rank: int, identity: str | None = None, name: str | None = None
+) -> Tracker:
+    """The tracker of ``config.tracker`` on rank 0, one that logs nothing elsewhere; ``identity`` is a run to resume, ``name`` its name."""
     kind = config.tracker.kind if rank == 0 else TrackerKind.none
-    module, _, name = TRACKERS[kind].partition(":")
-    tracker: Tracker = getattr(import_module(module), name)(config, folder, identity)
+    module, _, kind_name = TRACKERS[kind].partition(":")
+    tracker: Tracker = getattr(import_module(module), kind_name)(config, folder, identity, name)
     return tracker

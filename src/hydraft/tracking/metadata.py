@@ -64,11 +64,6 @@ def tags(config: Config, grouped: bool) -> list[str]:
     return list(dict.fromkeys([*own, *(["sweep"] if grouped else []), *given]))
 
 
-def title(folder: Path) -> str:
-    """The run's name on the dashboard; a folder of a sweep is named by overrides."""
-    return redact_text(folder.name)
-
-
 @contextmanager
 def published_arguments() -> Iterator[None]:
     """While the block runs, ``sys.argv`` has no secrets: a dashboard reads the command line itself."""

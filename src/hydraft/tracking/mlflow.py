@@ -7,7 +7,7 @@ from typing import Any
 from filelock import FileLock
 
 from hydraft.config.schema import Config
-from hydraft.tracking import metadata
+from hydraft.tracking import metadata, names
 from hydraft.tracking.base import Tracker
 
 LONGEST = 500
@@ -17,7 +17,7 @@ LONGEST = 500
 class MlflowTracker(Tracker):
     """One MLflow run per training run."""
 
-    def __init__(self, config: Config, folder: Path, identity: str | None = None) -> None:
+    def __init__(self, config: Config, folder: Path, identity: str | None = None, name: str | None = None) -> None:
         import mlflow
 
         self.mlflow: Any = mlflow
@@ -29,9 +29,10 @@ class MlflowTracker(Tracker):
         group = metadata.group(config, folder)
         tags = {"group": group} if group else {}
         tags |= {f"tag.{tag}": "true" for tag in metadata.tags(config, group is not None)}
-        name = None if identity else metadata.title(folder)
+        self.name = names.title(config, folder, name)
+        shown = self.name if identity is None or config.tracker.name else None
         with metadata.published_arguments():
-            self.run = mlflow.start_run(run_id=identity, run_name=name, tags=tags)
+            self.run = mlflow.start_run(run_id=identity, run_name=shown, tags=tags, description=config.tracker.notes)
         self.identity = str(self.run.info.run_id)
         if identity is None:  # a parameter cannot be logged twice
             known = metadata.flat(metadata.settings(config, folder))

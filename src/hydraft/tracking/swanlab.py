@@ -4,15 +4,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+from hydraft.config import printed
 from hydraft.config.schema import Config
-from hydraft.tracking import metadata
+from hydraft.tracking import metadata, names
 from hydraft.tracking.base import Tracker
 
 
 class SwanlabTracker(Tracker):
     """One SwanLab run per training run; offline, its files are in the run's folder for ``swanlab sync``."""
 
-    def __init__(self, config: Config, folder: Path, identity: str | None = None) -> None:
+    def __init__(self, config: Config, folder: Path, identity: str | None = None, name: str | None = None) -> None:
         import swanlab
 
         self.swanlab: Any = swanlab
@@ -21,11 +22,13 @@ class SwanlabTracker(Tracker):
         mode: Any = os.environ.get("SWANLAB_MODE") or ("online" if keyed else "offline")
         group = metadata.group(config, folder)
         logs = folder / "swanlog"
+        self.name = names.title(config, folder, name)
         logs.mkdir(exist_ok=True)
         with metadata.published_arguments():
             self.run = swanlab.init(
                 project=config.tracker.project,
-                name=metadata.title(folder),
+                name=self.name,
+                description=config.tracker.notes,
                 config=metadata.settings(config, folder),
                 mode=mode,
                 log_dir=str(logs),
@@ -36,6 +39,9 @@ class SwanlabTracker(Tracker):
                 tags=metadata.tags(config, group is not None),
             )
         self.identity = getattr(self.run, "id", None)
+        written = sorted(logs.glob("run-*"), key=lambda run: run.stat().st_mtime)
+        if mode == "offline" and written:
+            self.upload_command = f"swanlab sync {printed.shell_word(printed.short_path(written[-1]))}"
 
     def log(self, values: dict[str, float], step: int) -> None:
         """Log the metrics of one step."""

@@ -15,7 +15,7 @@ FOLDER = "tensorboard"
 class TensorboardTracker(Tracker):
     """One folder of event files per run; a resumed run adds a file to it."""
 
-    def __init__(self, config: Config, folder: Path, identity: str | None = None) -> None:
+    def __init__(self, config: Config, folder: Path, identity: str | None = None, name: str | None = None) -> None:
         from tensorboardX import SummaryWriter
 
         self.writer: Any = SummaryWriter(str(folder / FOLDER), filename_suffix=f".{os.getpid()}")

@@ -6,32 +6,36 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
+from hydraft.config import printed
 from hydraft.config.schema import Config
 from hydraft.system.redaction import redact_text
-from hydraft.tracking import metadata
+from hydraft.tracking import metadata, names
 from hydraft.tracking.base import Tracker, numbers
-
-LOWER = ("loss", "eval_loss", "eval_empty", "train_loss")
-"""Metrics that are better when lower: a table shows their minimum."""
 
 
 class WandbTracker(Tracker):
     """One wandb run per training run."""
 
-    def __init__(self, config: Config, folder: Path, identity: str | None = None) -> None:
+    def __init__(self, config: Config, folder: Path, identity: str | None = None, name: str | None = None) -> None:
         import wandb
+        from wandb.sdk.lib import runid
 
         # Without a key wandb would prompt for one, and an unattended run would hang; offline, its files wait for `wandb sync`.
         mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
         group = metadata.group(config, folder)
+        self.name = names.title(config, folder, name)
+        agent = bool(os.environ.get("WANDB_SWEEP_ID"))  # it has chosen project and run, which WANDB_RUN_ID names
+        if identity is None and not agent and names.in_sweep(folder):
+            identity = runid.generate_id()  # WANDB_RUN_ID would make all jobs one run
         with metadata.published_arguments():
             self.run = wandb.init(
-                project=config.tracker.project,
-                name=metadata.title(folder),
+                project=None if agent else config.tracker.project,
+                name=self.name,
+                notes=config.tracker.notes,
                 dir=str(folder),
                 config=metadata.settings(config, folder),
                 mode=mode,  # type: ignore[arg-type]
-                id=identity,
+                id=None if agent and os.environ.get("WANDB_RUN_ID") else identity,
                 resume="allow",
                 reinit="create_new",  # several runs of a pack are in one process
                 group=group,
@@ -43,9 +47,8 @@ class WandbTracker(Tracker):
             _redact_prints(stream)
         self.identity = self.run.id
         self.offline = mode == "offline"
-        self.run.define_metric("eval_*", summary="max")
-        for name in LOWER:
-            self.run.define_metric(name, summary="min")
+        if self.offline:
+            self.upload_command = f"wandb sync {printed.shell_word(printed.short_path(Path(self.run.dir).parent))}"
         self.run.define_metric("objective", summary=metadata.directions(folder)[0])
 
     def log(self, values: dict[str, float], step: int) -> None:
@@ -73,6 +76,7 @@ class WandbTracker(Tracker):
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Close the run; every file is on the disk afterwards."""
+        self.run.log({name: value for name, value in summary.items() if isinstance(value, (int, float))})
         self.run.summary.update(summary)
         self.run.finish()
 

@@ -35,18 +35,29 @@ def write_result(config: Config, folder: Path, result: dict[str, Any], trained: 
     scores = {f"{when}/{name}": value for when in ("before", "best", "after") for name, value in result[when].items()}
     scores |= {f"kept/{name}": value for name, value in result.get("kept", {}).items() if name != "best_by"}
     scores |= {f"ended_early/{name}": value for name, value in result.get("ended_early", {}).items()}
-    tracker.finish({"objective": result["objective"], **scores, **{name: result[name] for name in SUMMARY}})
+    first = {
+        f"after/{name}": value for name, value in result["after"].items()
+    }  # the task's own score is the first of them
+    tracker.finish(
+        {
+            **first,
+            "objective": result["objective"],
+            **scores,
+            **{name: result[name] for name in SUMMARY},
+            "tokens_per_second": result["tokens"] / max(result["train_seconds"], 1e-9),
+        }
+    )
 
 
-def show_result(screen: Screen, folder: Path, result: dict[str, Any], seconds: float) -> None:
+def show_result(screen: Screen, folder: Path, result: dict[str, Any], seconds: float, tracker: Tracker) -> None:
     """Print the final table, and a command that tries the result."""
     before, after = result["before"], result["after"]
     rows = [
         [f"held-out {name.replace('_', ' ')}", shown(name, before[name]), shown(name, after[name])] for name in after
     ]
     best, kept, ended = result["best"], result.get("kept"), result.get("ended_early")
-    if kept is None and best.get("step") not in (None, 0, result["steps"]):
-        rows.insert(1, [f"best, at step {best['step']:,}", "", shown("loss", best["loss"])])
+    if kept is None and "loss" in after and best.get("step") not in (None, 0, result["steps"]):
+        rows.insert(list(after).index("loss") + 1, [f"best, at step {best['step']:,}", "", shown("loss", best["loss"])])
     if kept is not None:
         rows.append(["weights that are kept", "", f"step {kept['step']:,}"])
     speed = result["tokens"] / result["train_seconds"]
@@ -62,6 +73,13 @@ def show_result(screen: Screen, folder: Path, result: dict[str, Any], seconds: f
     screen.progress.stop()
     screen.table(str(folder), ["", "before", "after"], rows)
     screen.say(f'try it: {printed.command("infer.py", printed.override("run", _short(folder)))} prompt="…"')
+    show_upload(screen, tracker)
+
+
+def show_upload(screen: Screen, tracker: Tracker) -> None:
+    """Print the command that uploads an offline run of a dashboard, if this is one."""
+    if tracker.upload_command:
+        screen.say(f"the dashboard's files are on this machine; to upload them: {tracker.upload_command}")
 
 
 def show_answers(screen: Screen, folder: Path, count: int) -> None:

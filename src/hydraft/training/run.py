@@ -92,7 +92,7 @@ def train(rank: Rank, config: Config) -> EarlyExit | None:
         if run.evaluation.best_so_far.kept is None:  # otherwise they are those of the kept weights
             run.evaluation.write_records(folder)
         report.write_result(parts.config, folder, result, trained, run.logging.tracker)
-        report.show_result(screen, folder, result, seconds)
+        report.show_result(screen, folder, result, seconds, run.logging.tracker)
         report.show_answers(screen, folder, parts.config.train.show_answers)
     return None
 
@@ -175,7 +175,8 @@ def _make_run(parts: _Parts, rank: Rank, early_stop: EarlyStopCallback) -> _Run:
     elif config.lora.start is not None:
         known = (parts.origin.base or {}).get("base", {})
         starting_adapter.load(model, config.lora.start, known.get("sha256"))
-    tracker = make_tracker(config, folder, dist.get_rank(), None if start is None else start.state.tracker)
+    known = (None, None) if start is None else (start.state.tracker, start.state.tracker_name)
+    tracker = make_tracker(config, folder, dist.get_rank(), *known)
     logging = LoggingCallback(folder, dist.get_rank(), screen, tracker)
     if start is None:
         logging.begin()
@@ -191,6 +192,7 @@ def _make_run(parts: _Parts, rank: Rank, early_stop: EarlyStopCallback) -> _Run:
     compiling = _compile_callbacks(config, model, logging, device)
     referring = referring_callbacks(config, parts.objective, model, parts.data, evaluator, (folder, screen))
     trainer = _trainer(parts, rank, start, [*compiling, *referring, early_stop, evaluation, logging, checkpoint])
+    logging.count_tokens = trainer.all_tokens
     for callback in compiling:
         callback.trainer = trainer
     divergence = DivergenceCallback(config, folder, logging, trainer, early_stop)
@@ -243,6 +245,7 @@ def _end_early(run: _Run, save: bool) -> EarlyExit:
     run.early_stop.listener.report_early_exit(*ended)
     run.logging.screen.heartbeat.stop()
     run.logging.tracker.finish({})
+    report.show_upload(run.logging.screen, run.logging.tracker)
     return ended
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import torch
@@ -84,6 +84,8 @@ class RunTrainer(Trainer):
         self.scale_at_floor = False
         """Whether gradients overflow at the smallest loss scale of fp16."""
         self._logged_before = 0
+        self._last_step: dict[str, float] | None = None
+        """Gradient norm and learning rate of the last step of this attempt; None before its first step."""
         self._operations_per_token: int | None = None
         super().__init__(model=model, **rest)
         if objective.trained:  # its loss is computed here, whatever arguments the model takes
@@ -252,8 +254,29 @@ class RunTrainer(Trainer):
         return (to - after) / trained if trained else 1.0
 
     def _maybe_log_save_evaluate(self, *args: Any, **named: Any) -> None:
+        found = {"grad_norm": args[1], "learning_rate": named.get("learning_rate")}
+        self._last_step = {name: float(value) for name, value in found.items() if value is not None}
         self._logged_before = self._globalstep_last_logged  # the Trainer sets it before it calls ``log``
         super()._maybe_log_save_evaluate(*args, **named)
+
+    def _finalize_training(self, *args: Any) -> TrainOutput:
+        """As in the Trainer, with the steps since the last logged one logged too, and in the mean loss those of all ranks."""
+        logged, rest = self._total_loss_scalar, self._tr_loss.clone()
+        dist.all_reduce(rest)
+        total = float(rest) / dist.get_world_size()
+        self._log_last_steps(total)
+        output = super()._finalize_training(*args)  # type: ignore[no-untyped-call]
+        self._total_loss_scalar = logged  # a checkpoint that follows has the rest in ``loss_sums``
+        return cast(TrainOutput, output._replace(training_loss=(logged + total) / max(1, self.state.global_step)))
+
+    def _log_last_steps(self, total: float) -> None:
+        """Log the steps since the last logged one, whose losses sum up to ``total``, and keep the sums: a run that resumes logs them anew."""
+        steps = self.state.global_step - self._globalstep_last_logged
+        if steps < 1 or self._last_step is None:
+            return
+        self._logged_before, measured = self._globalstep_last_logged, self.measured
+        self.log({"loss": total / steps, **self._last_step})
+        self.measured = measured
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in the Trainer, with the tokens of all ranks; does nothing if all steps were skipped."""

@@ -64,7 +64,7 @@ def test_each_epoch_can_be_evaluated_with_the_loss_only(tmp_path: Path, records:
     lines = run(tmp_path / "run", records, *every_epoch)
     assert scored(lines) == [0, 6, 12, 18]
     sizes = [len(line) for line in lines if "eval_loss" in line]
-    assert sizes[0] == sizes[3] > 2 == sizes[1] == sizes[2]  # step and loss
+    assert sizes[0] == sizes[3] > 3 == sizes[1] == sizes[2]  # step, loss and tokens
     assert (tmp_path / "run/loss.png").stat().st_size > 0
 
 
@@ -88,6 +88,41 @@ def test_a_resumed_run_has_the_answers_of_one_that_was_not_interrupted(tmp_path:
         file.write('{"step": 4, "rec')  # what a process that was killed may leave
     train(config, resumed)
     assert (resumed / answers.FILE).read_bytes() == (tmp_path / "whole" / answers.FILE).read_bytes()
+
+
+def test_the_first_line_after_a_resume_has_the_speed_of_its_own_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither tokens of the earlier attempt count, nor the time that the records before the checkpoint are skipped in."""
+    now = 100.0
+    monkeypatch.setattr(logging_callback.time, "perf_counter", lambda: now)
+
+    class Nothing:
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_, **__: None
+
+    nothing: Any = Nothing()
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 10, "loss": 2.0, "tokens_per_second": 9}\n{"step": 13, "loss": 1.0, "tokens_per_second": 9}\n{"step": 13, "eval_loss": 1.0}\n'
+    )
+    logging = LoggingCallback(tmp_path, 0, nothing, nothing)
+    state = TrainerState(max_steps=20, global_step=13)
+    logging.on_train_begin(nothing, state, TrainerControl())
+    logging.resume(13, 10, 1_000, 50.0)
+    now = 107.0
+    logging.on_step_begin(nothing, state, TrainerControl())
+    now = 109.0
+    logging.exclude_from_speed(1.0)
+    logs = {"loss": 1.0, "tokens": 1_060, "ranks": [[1_040, 0], [20, 0]]}
+    spied: list[dict[str, float]] = []
+    logging.tracker = nothing
+    monkeypatch.setattr(logging, "_ranks", lambda *given: spied.append(LoggingCallback._ranks(logging, *given)) or {})
+    logging.on_log(nothing, TrainerState(global_step=20), TrainerControl(), logs)
+    logging.on_step_end(nothing, TrainerState(global_step=20), TrainerControl())
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line.get("tokens_per_second")) for line in lines] == [(10, 9), (13, None), (20, 60)]
+    assert [spied[0][f"rank {rank}/tokens_per_second"] for rank in (0, 1)] == [40, 20]
+    assert logging.seconds == 52
 
 
 def test_excluded_time_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Dashboards: the logged values, read from their files without a network."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -61,9 +62,15 @@ def test_wandb_without_a_key_is_offline_and_complete(tmp_path: Path, records: Pa
     ]
     assert str(result["objective"])[:8] in metrics
     for name in (
-        "rank 0/tokens_per_second",
-        "rank 1/tokens_per_second",
-        "rank 1/memory_gib",
+        "ranks/tokens_per_second 0",
+        "ranks/tokens_per_second 1",
+        "ranks/memory_gib 1",
+        "train/memory_gib",
+        "train/grad_norm",
+        "train/learning_rate",
+        "train/tokens",
+        "eval/exact_match",
+        "tokens_per_second",
         "after/loss",
         "before/loss",
     ):
@@ -72,7 +79,13 @@ def test_wandb_without_a_key_is_offline_and_complete(tmp_path: Path, records: Pa
     shown = json.loads(table.read_text())
     assert shown["columns"] == ["prompt", "reference", "before", "after"]
     assert len(shown["data"]) == 1 and "加一等于几" in shown["data"][0][0] and shown["data"][0][0] in done.stdout
+    command = done.stdout[done.stdout.index("wandb sync") :].replace("\n", "")
+    sync = [str(Path(sys.executable).parent / "wandb"), "sync", "--dry-run", str(file.parent)]
+    assert file.parent.name in command
+    found = subprocess.run(sync, capture_output=True, text=True, check=True, env={**os.environ, "HOME": str(tmp_path)})
+    assert "Would sync 1 run(s)" in found.stdout + found.stderr
     lines = _inspect(file)
+    assert '"tiny-nf4-lora8-stage2 · r=8"' in lines
     for word in ('"rank-f00dfeed"', '"train"', '"mine"', '"sweep"', '"nf4"', "adapter-"):
         assert word in lines, word
 
@@ -185,7 +198,7 @@ def test_wandbs_page_for_a_sweep_is_built_without_a_network(tmp_path: Path) -> N
         "config:zero.value.stage",
         "summary:objective",
         "Parallel Coordinates Plot",
-        "eval_loss",
+        "eval/loss",
     ):
         assert part in text, part
 
@@ -215,4 +228,4 @@ def test_a_resumed_run_stays_one_offline_run_of_wandb(
         line["loss"] for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if "loss" in line
     ]
     logged = [record["history"]["item"] for record in records_of if record["type"] == "history"]
-    assert [item["loss"] for item in logged if "loss" in item] == losses
+    assert [item["train/loss"] for item in logged if "train/loss" in item] == losses

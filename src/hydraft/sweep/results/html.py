@@ -16,7 +16,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from hydraft.evaluation import answers
+from hydraft.config import score
+from hydraft.evaluation import answers, metrics
 from hydraft.sweep.results import charts, charts_multi, scales
 from hydraft.sweep.results.axes import number
 from hydraft.sweep.results.ledger import State
@@ -136,6 +137,12 @@ def _tiles(sweep: Sweep) -> list[list[str]]:
     over = sweep.count(State.done)
     tiles = [["jobs done", f"{over} of {len(sweep.jobs)}", _rest(sweep)]]
     if sweep.best:
+        scores = sweep.best.result.get("after") or {}
+        first = score.main(scores)
+        if first and first not in sweep.objectives:
+            before = (sweep.best.result.get("before") or {}).get(first)
+            note = "" if before is None else f"{metrics.shown(first, before)} before training"
+            tiles.append([f"{first.replace('_', ' ')} of the best", metrics.shown(first, scores[first]), note])
         least = ["lowest" if least else "highest" for least in sweep.minimize]
         for name, value, word in zip(sweep.objectives, sweep.best.objectives, least, strict=False):
             tiles.append(
@@ -164,7 +171,7 @@ def _before(outcome: Outcome, name: str) -> str:
     return f"{number(before)} before training" if before is not None and name == "held-out loss" else ""
 
 
-def _best(sweep: Sweep) -> dict[str, str] | None:
+def _best(sweep: Sweep) -> dict[str, Any] | None:
     if sweep.best is None:
         return None
     what = ", ".join(f"{axis.key} {number(sweep.best.values.get(axis.key))}" for axis in sweep.axes)
@@ -173,6 +180,7 @@ def _best(sweep: Sweep) -> dict[str, str] | None:
         "title": f"The best of {sum(o.rank is not None for o in sweep.outcomes)}: {what or sweep.best.job.name}",
         "note": note if len(sweep.objectives) > 1 else "This command runs it again:",
         "command": sweep.best.command,
+        "uses": [{"note": f"{what}:", "command": command} for what, command in sweep.best.uses],
     }
 
 
@@ -229,7 +237,8 @@ def _job(outcome: Outcome, common: dict[str, Any]) -> dict[str, Any]:
     ]
     facts += [["error", outcome.error]] if outcome.error else []
     for when in ("before", "after"):
-        scores = {name: value for name, value in (result.get(when) or {}).items() if isinstance(value, (int, float))}
+        known = result.get(when) or {}
+        scores = {name: known[name] for name in score.ordered(known) if isinstance(known[name], (int, float))}
         facts += (
             [[f"held-out, {when}", ", ".join(f"{k.replace('_', ' ')} {number(v)}" for k, v in scores.items())]]
             if scores

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hydraft.config import printed
 from hydraft.errors import ConfigError
 from hydraft.sweep.results import axes as axes_of
 from hydraft.sweep.results import config_text, ledger
@@ -119,6 +120,15 @@ class Outcome:
             override for override in self.job.overrides if not override.lstrip("+~").startswith(("sweep.", "hydra."))
         ]
         return shlex.join(["python", "train.py", *redact_command(own)])
+
+    @property
+    def uses(self) -> list[tuple[str, str]]:
+        """Commands that use what it has trained, each with what it does."""
+        if not any((self.folder / name).is_dir() for name in ("adapter", "model")):
+            return []
+        run = printed.override("run", printed.short_path(self.folder))
+        asked = printed.command("infer.py", run, 'prompt="…"')
+        return [("to ask it", asked), ("to serve it", printed.command("infer.py", run, "mode=serve"))]
 
 
 @dataclass

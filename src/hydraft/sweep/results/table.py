@@ -12,6 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from hydraft.config import printed, score
 from hydraft.evaluation import metrics
 from hydraft.sweep.results.axes import Axis, number
 from hydraft.sweep.results.ledger import State
@@ -62,6 +63,14 @@ def columns(sweep: Sweep) -> list[Column]:
     found += [_setting(axis) for axis in sweep.axes]
     if not sweep.axes:
         found.append(Column("job", "job", lambda outcome: outcome.job.name, str, word=True))
+    names = _scores(sweep)
+    first = names[0] if names and names[0] != "loss" and names[0] not in sweep.objectives else None
+    if first:
+        found.append(
+            Column(
+                f"after/{first}", f"{first.replace('_', ' ')} after", _score("after", first), _shown_as(first), spare=1
+            )
+        )
     for which in range(len(sweep.objectives)):
         found.append(_objective(sweep, which))
         if sweep.runs:
@@ -69,10 +78,10 @@ def columns(sweep: Sweep) -> list[Column]:
     if sweep.runs:
         found.append(Column("seeds", "seeds", lambda outcome: outcome.seeds, str))
         found.append(Column("p", "p", lambda outcome: outcome.p, lambda p: f"{p:.3f}"))
-    for name in _scores(sweep):
+    for name in names:
         label = name.replace("_", " ")
         found.append(Column(f"before/{name}", f"{label} before", _score("before", name), _shown_as(name), spare=3))
-        if name != "loss" or sweep.objectives != ["held-out loss"]:
+        if name != first and (name != "loss" or sweep.objectives != ["held-out loss"]):
             found.append(Column(f"after/{name}", f"{label} after", _score("after", name), _shown_as(name), spare=2))
     found += [
         Column("tokens_per_second", "tokens/s", lambda outcome: outcome.speed, lambda value: f"{value:,.0f}", spare=4),
@@ -106,6 +115,21 @@ def show(sweep: Sweep, console: Console) -> None:
         console.print(Text(finding), soft_wrap=True)
     if sweep.best:
         console.print(Text(f"to run the best again: {sweep.best.command}"), soft_wrap=True)
+        for what, command in sweep.best.uses:
+            console.print(Text(f"{what}: {command}"), soft_wrap=True)
+    for command in uploads(sweep.folder):
+        console.print(
+            Text(f"the dashboard's files are on this machine; to upload those of all jobs: {command}"), soft_wrap=True
+        )
+
+
+def uploads(folder: Path) -> list[str]:
+    """The commands that upload the offline runs of all jobs to their dashboards."""
+    found = []
+    for program, part in (("wandb", "wandb/offline-run-*"), ("swanlab", "swanlog/run-*")):
+        if next(folder.glob(f"*/{part}"), None) is not None:
+            found.append(f"{program} sync {printed.shell_word(printed.short_path(folder))}/*/{part}")
+    return found
 
 
 def write(sweep: Sweep) -> Path:
@@ -120,14 +144,11 @@ def write(sweep: Sweep) -> Path:
 
 
 def _write(sweep: Sweep, name: str) -> Path:
-    scores = sorted(
-        {
-            (when, name)
-            for o in sweep.outcomes
-            for when in ("before", "best", "after")
-            for name in o.result.get(when, {})
-        }
-    )
+    scores = [
+        (when, name)
+        for when in ("after", "before", "best")
+        for name in score.ordered(list(dict.fromkeys(name for o in sweep.outcomes for name in o.result.get(when, {}))))
+    ]
     head = ["rank", "job", "state", *(axis.key for axis in sweep.axes), *sweep.objectives]
     pointwise = [f"{name} {end}" for name in sweep.objectives for end in ("low", "high")] + [
         "difference",
@@ -213,8 +234,8 @@ def _shown_as(name: str) -> Callable[[Any], str]:
 
 
 def _scores(sweep: Sweep) -> list[str]:
-    """The main held-out scores: the loss, and exact match or the first other score."""
+    """The main held-out scores: the task's own, and the loss."""
     known = list(dict.fromkeys(name for o in sweep.outcomes for name in o.result.get("after") or {}))
-    answers = [name for name in known if name not in ("loss", "empty")]
-    main = ["exact_match"] if "exact_match" in answers else answers[:1]
-    return [name for name in known if name == "loss"] + main
+    first, answers = score.main(known), [name for name in known if name not in ("loss", "empty")]
+    loss = [name for name in known if name == "loss"]
+    return loss + answers[:1] if first is None else [first, *loss]

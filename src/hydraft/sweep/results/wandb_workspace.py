@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hydraft.config import score
 from hydraft.config.schema import load_config
 from hydraft.errors import ConfigError
 from hydraft.sweep.results import outcome
@@ -52,13 +53,6 @@ def build(folder: Path, entity: str = "") -> Any:
         panels.ParameterImportancePlot(with_respect_to="objective"),
         *against,
     ]
-    training = [
-        panels.LinePlot(title="training loss", x="Step", y=["loss"]),
-        panels.LinePlot(title="held-out loss", x="Step", y=["eval_loss"]),
-        panels.LinePlot(title="gradient norm", x="Step", y=["grad_norm"]),
-        panels.LinePlot(title="tokens per second", x="Step", y=["tokens_per_second"]),
-        panels.LinePlot(title="memory of each rank (GiB)", x="Step", metric_regex="rank .*/memory_gib"),
-    ]
     order = pages.Ordering(item=pages.Summary("objective"), ascending=sweep.minimize[0])
     return pages.Workspace(
         entity=entity,
@@ -66,10 +60,30 @@ def build(folder: Path, entity: str = "") -> Any:
         name=f"sweep {sweep.name}",
         sections=[
             pages.Section(name="Settings and objective", panels=results, is_open=True),
-            pages.Section(name="Training", panels=training, is_open=True),
+            pages.Section(name="Training", panels=_training(panels, sweep), is_open=True),
         ],
         runset_settings=pages.RunsetSettings(order=[order], filters=f"Group == {metadata.group(config, run)!r}"),
     )
+
+
+def _training(panels: Any, sweep: outcome.Sweep) -> list[Any]:
+    """The charts of the steps; the scores of the task come first."""
+    known = list(dict.fromkeys(name for one in sweep.outcomes for name in one.result.get("after") or {}))
+    return [
+        *(
+            panels.LinePlot(title=name.replace("_", " "), x="Step", y=[f"eval/{name}"])
+            for name in score.ordered(known)
+            if name not in score.LOWER
+        ),
+        panels.LinePlot(title="training loss", x="Step", y=["train/loss"]),
+        panels.LinePlot(title="learning rate", x="Step", y=["train/learning_rate"]),
+        panels.LinePlot(title="training loss by tokens", x="train/tokens", y=["train/loss"]),
+        panels.LinePlot(title="held-out loss by tokens", x="train/tokens", y=["eval/loss"]),
+        panels.LinePlot(title="held-out loss", x="Step", y=["eval/loss"]),
+        panels.LinePlot(title="gradient norm", x="Step", y=["train/grad_norm"]),
+        panels.LinePlot(title="tokens per second", x="Step", y=["train/tokens_per_second"]),
+        panels.LinePlot(title="memory of each rank (GiB)", x="Step", metric_regex="ranks/memory_gib .*"),
+    ]
 
 
 def spec(folder: Path) -> str:

@@ -94,6 +94,7 @@ class CheckpointCallback(TrainerCallback):
                 "files, the tokenizer or the version of hydraft changed): start a new run"
             )
         self.state = state
+        trainer.tokens = state.tokens if dist.get_rank() == 0 else 0
         divergence.resume(state.divergence)
         self.evaluation.resume({int(step): scores for step, scores in state.scores.items()})
         best.begin(state)
@@ -112,10 +113,12 @@ class CheckpointCallback(TrainerCallback):
         trainer._tr_loss = torch.tensor(own, device=args.device)
         trainer._total_loss_scalar = saved.loss_total
         trainer._globalstep_last_logged = saved.last_logged
-        trainer.tokens = saved.tokens if rank == 0 else 0
         if saved.measured and rank == 0:
             trainer.measured = torch.tensor(saved.measured, dtype=torch.float64, device=args.device)
-        self.logging.resume(saved.step, saved.tokens_logged, saved.seconds)
+        over = (
+            control.should_training_stop or saved.step >= state.max_steps
+        )  # no step follows that would log the last ones anew
+        self.logging.resume(saved.step, saved.step if over else saved.last_logged, saved.tokens, saved.seconds)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **rest: Any) -> None:
         """Request a checkpoint; the Trainer saves it after it has logged the step."""
@@ -173,11 +176,11 @@ class CheckpointCallback(TrainerCallback):
             loss_total=trainer._total_loss_scalar,
             last_logged=trainer._globalstep_last_logged,
             tokens=trainer.all_tokens(),
-            tokens_logged=self.logging.tokens,
             seconds=self.logging.seconds,
             scores={str(step): scores for step, scores in self.evaluation.scores.items()},
             best_step=self.evaluation.best_so_far.kept,
             tracker=self.logging.tracker.identity,
+            tracker_name=self.logging.tracker.name,
             divergence={} if self.divergence is None else self.divergence.state(),
             skipped_steps=self.config.train.pass_over,
         )

@@ -118,6 +118,7 @@ class CompileCallback(TrainerCallback):
             return
         tokens, graphs = self.before
         self.steps.append(Step(self._now() - self.began, self.trainer.tokens - tokens, _graphs() - graphs))
+        self.logging.exclude_from_speed(extra(self.steps))
         self.beating.close()
         if made > EAGER and (made - EAGER) % INTERVAL == 0:
             self._compare(state)
@@ -192,6 +193,14 @@ def compare(steps: list[Step]) -> Comparison | None:
     size = mean(step.tokens for step in eager + compiled)
     lost = sum(step.seconds - before * step.tokens for step in compiling)
     return Comparison(lost, before * size, after * size, len(compiling))
+
+
+def extra(steps: list[Step]) -> float:
+    """Seconds that the last step took longer than an eager one of its size, if something was compiled in it; else 0."""
+    eager = [step.seconds / step.tokens for step in steps[WARM:EAGER] if step.tokens]
+    if not steps[-1].graphs or not eager:
+        return 0.0
+    return max(0.0, steps[-1].seconds - median(eager) * steps[-1].tokens)
 
 
 def _graphs() -> int:

@@ -175,7 +175,8 @@ class EvaluationCallback(TrainerCallback):
                 f"data.eval_max_new_tokens={self.evaluator.sizes.max_new_tokens}: the thoughts of {cut} of "
                 f"{len(self.evaluator.questions)} answers did not end within it, so these count as empty: give more"
             )
-        self.logging.write(step, {f"eval_{name}": value for name, value in scores.items()})
+        tokens = self.logging.count_tokens()
+        self.logging.write(step, {**{f"eval_{name}": value for name, value in scores.items()}, "tokens": tokens})
         self._write_answers(step)
         self.scores[step] = scores
         self.complete = None if loss_only else step

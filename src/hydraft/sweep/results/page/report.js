@@ -239,7 +239,8 @@ async function begin() {
       make("span", {}, label), make("b", {}, value), make("span", {}, note)))));
   if (data.best) {
     main.append(make("div", { class: "panel", id: "best" }, make("h3", {}, data.best.title), make("p", { class: "note" }, data.best.note),
-      command(data.best.command)));
+      command(data.best.command),
+      ...data.best.uses.flatMap((use) => [make("p", { class: "note" }, use.note), command(use.command)])));
   }
   if (data.findings.length) {
     main.append(make("div", { class: "panel", id: "findings" }, make("h3", {}, "What can be told apart"),
