@@ -103,6 +103,14 @@ def _reading(board: Board) -> APIRouter:
     def configs(run: Ids) -> JSONResponse:
         return JSONResponse(details.configs([board.run(name) for name in run]))
 
+    @api.get("/memory")
+    def memory(run: Ids) -> JSONResponse:
+        return JSONResponse({name: details.memory(board.run(name)) for name in run})
+
+    @api.get("/logs")
+    def log_names(run: str) -> JSONResponse:
+        return JSONResponse({"logs": details.logs_in(board.run(run).folder)})
+
     @api.get("/answers")
     def answers(run: Ids, step: int | None = None) -> JSONResponse:
         if not 1 <= len(run) <= 2:
