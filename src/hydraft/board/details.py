@@ -94,7 +94,7 @@ def configs(runs: Sequence[Run]) -> dict[str, Any]:
             {
                 "key": key,
                 "values": values,
-                "differs": len(known) > 1,
+                "differs": len(known) > 1 and is_column(key),
                 "default": _shown(default[key]) if key in default else None,
             }
         )

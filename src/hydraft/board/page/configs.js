@@ -1,5 +1,5 @@
 // Settings of the chosen runs side by side, with what differs marked.
-import { addView, api, board, dot, go, labels, make, on, subjects, t } from "./main.js";
+import { addView, api, board, dot, go, make, on, subjects, t } from "./main.js";
 
 const view = { differing: true, changed: true, find: "" };
 
@@ -14,7 +14,7 @@ export function install() {
   }
   function fill() {
     if (!place?.isConnected || !found) return;
-    const names = labels(found.runs);
+    const names = new Map(found.runs.map((id) => [id, board.runs.get(id)?.name || id]));
     const words = view.find.toLowerCase();
     const many = found.runs.length > 1;
     const rows = found.rows.filter((row) => row.key.toLowerCase().includes(words) && (!view.differing || !many || row.differs)

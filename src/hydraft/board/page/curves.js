@@ -97,7 +97,7 @@ function chart(name, ids) {
   };
 }
 
-export function panel(place, choose, most = 5) { // charts of the runs that choose() names; call update() after each poll
+export function panel(place, choose, most = 5, limit = 100) { // charts of the runs that choose() names; call update() after each poll
   const charts = new Map();
   const grid = make("div", { class: "charts" });
   const more = make("div", { class: "charts" });
@@ -111,7 +111,8 @@ export function panel(place, choose, most = 5) { // charts of the runs that choo
     if (!grid.isConnected) return;
     const ids = choose();
     const found = new Set(ids.flatMap((id) => Object.entries(series.get(id)?.values || {}).filter(([, values]) => values.some((one) => one !== null)).map(([name]) => name)));
-    const names = [...FIRST.filter((name) => found.has(name)), ...[...found].filter((name) => !FIRST.includes(name) && !UNDRAWN.includes(name)).sort()];
+    const rest_ = [...found].filter((name) => !FIRST.includes(name) && !UNDRAWN.includes(name)).sort();
+    const names = [...FIRST.filter((name) => found.has(name)), ...rest_.filter((name) => name !== "eval_empty"), ...rest_.filter((name) => name === "eval_empty")].slice(0, limit);
     note.textContent = names.length ? "" : t("no_curves");
     note.hidden = names.length > 0;
     const said = ids.flatMap((id, index) => (series.get(id)?.events || []).map((one) => make("p", { class: "note bad" }, dot(id, index), t("diverged_at", one))));

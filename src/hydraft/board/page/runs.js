@@ -1,4 +1,5 @@
 // The table of all runs and sweeps.
+import { panel } from "./curves.js";
 import { addView, board, bytes, differing, dot, duration, go, LIVE, make, number, on, scoreName, seconds, setChosen, shortKey, state, t, toggle, value, when } from "./main.js";
 
 const kept = JSON.parse(localStorage.getItem("table") || "{}");
@@ -161,6 +162,13 @@ function choices(all) {
   }));
 }
 
+function above() { // the losses of the chosen runs, over the table
+  if (!parts?.curves.isConnected) return;
+  if (!board.chosen.length) { parts.curves.replaceChildren(); parts.charts = null; return; }
+  if (parts.charts) parts.charts.update(true);
+  else parts.charts = panel(parts.curves, () => board.chosen, 2, 2);
+}
+
 function build(main) {
   cells.clear();
   const group = make("input", { type: "checkbox", onchange: () => { view.group = group.checked; keep(); fill(); } });
@@ -173,15 +181,18 @@ function build(main) {
     make("div", { class: "panel jobs scroll", tabindex: 0, role: "region", "aria-label": t("view_runs") }, make("table", { id: "runs" }, make("thead", {}, parts.head), parts.body), parts.none));
   parts.empty = make("div", { class: "panel empty", id: "empty", hidden: true }, make("h2", {}, t("empty_title")), make("p", {}, t("empty_text")), Charts.command("python train.py"),
     make("p", { class: "note", id: "where" }));
-  main.append(parts.full, parts.empty, parts.notes);
+  parts.curves = make("div", { class: "above" });
+  main.append(parts.curves, parts.full, parts.empty, parts.notes);
+  above();
   parts.empty.querySelector("#where").textContent = t("empty_where", { folders: board.roots.map((root) => root.folder).join(", ") });
   fill();
 }
 
 export function install() {
   addView({ name: "runs", label: "view_runs", build, update: ({ runs }) => {
+    parts?.charts?.update();
     if (parts?.empty.isConnected) parts.empty.querySelector("#where").textContent = t("empty_where", { folders: board.roots.map((root) => root.folder).join(", ") });
     if (runs.size || [...board.runs.values()].some((run) => LIVE.includes(run.state))) fill();
   } });
-  on("chosen", fill);
+  on("chosen", () => { fill(); above(); });
 }

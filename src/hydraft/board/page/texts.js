@@ -3,7 +3,7 @@ export const languages = { en: "English", zh: "中文" };
 const texts = {
   en: {
     board: "board", skip: "To the content", views: "Views", colours: "Colours", theme_auto: "system", theme_light: "light", theme_dark: "dark",
-    counts: "{runs} runs, {sweeps} sweeps, {live} running", lost: "The board does not answer: is hydraft board still running?",
+    counts: "runs {runs} · sweeps {sweeps} · running {live}", lost: "The board does not answer: is hydraft board still running?",
     view_runs: "Runs", view_curves: "Curves", view_configs: "Settings", view_answers: "Answers", view_memory: "Memory", view_logs: "Logs", view_run: "Run", view_sweep: "Sweep",
     leave_out: "leave out {name}", choose_none: "choose none", close: "Close", copy: "Copy", copied: "Copied", loading: "Reading …",
     state_queued: "queued", state_starting: "starting", state_running: "running", state_evaluating: "evaluating", state_saving: "saving",
@@ -23,7 +23,7 @@ const texts = {
     only_differing: "only what differs", hide_defaults: "hide what no run changes", find_setting: "find a setting", setting: "setting", default: "default", no_settings: "These runs have the same settings.",
     first: "first", second: "second", before_after: "before and after training", only_different: "only different answers", question: "question", reference: "reference", at_step: "step {step}",
     before: "before training", after: "after training", no_answers: "There are no answers: a run with held-out records (data.eval) writes those to questions.", right: "{right} of {all} right", answers_differ: "{count} answers differ",
-    planned: "planned", measured: "measured", not_measured: "not measured yet", no_plan: "The plan of this run has no memory (the size of its model is not known).",
+    planned: "planned", measured: "measured", not_measured: "not measured", no_plan: "The plan of this run has no memory (the size of its model is not known).",
     memory_gpu: "Memory of one GPU by phase: the plan, and the highest peak of a rank. Neither has the memory of the driver and of the allocator's unused blocks.",
     memory_cpu: "Main memory of one rank in training: the plan, and what was resident at the end. On a CPU there is no peak.",
     phase_loading: "loading", phase_training: "training", phase_scoring: "evaluation",
@@ -36,7 +36,7 @@ const texts = {
   },
   zh: {
     board: "看板", skip: "跳到内容", views: "视图", colours: "颜色", theme_auto: "跟随系统", theme_light: "浅色", theme_dark: "深色",
-    counts: "{runs} 个运行，{sweeps} 个扫参，{live} 个正在进行", lost: "看板没有响应：hydraft board 还在运行吗？",
+    counts: "运行 {runs} · 扫参 {sweeps} · 进行中 {live}", lost: "看板没有响应：hydraft board 还在运行吗？",
     view_runs: "运行", view_curves: "曲线", view_configs: "设置", view_answers: "回答", view_memory: "内存", view_logs: "日志", view_run: "运行", view_sweep: "扫参",
     leave_out: "去掉 {name}", choose_none: "全部取消", close: "关闭", copy: "复制", copied: "已复制", loading: "读取中…",
     state_queued: "排队", state_starting: "启动中", state_running: "训练中", state_evaluating: "评测中", state_saving: "保存中",
@@ -56,7 +56,7 @@ const texts = {
     only_differing: "只看不同的", hide_defaults: "隐藏没有改动的", find_setting: "查找设置", setting: "设置", default: "默认值", no_settings: "这些运行的设置相同。",
     first: "第一个", second: "第二个", before_after: "训练前后", only_different: "只看不同的回答", question: "问题", reference: "参考答案", at_step: "第 {step} 步",
     before: "训练前", after: "训练后", no_answers: "没有回答：有留出集（data.eval）的运行才会写出对问题的回答。", right: "{all} 个中 {right} 个正确", answers_differ: "{count} 个回答不同",
-    planned: "预估", measured: "实测", not_measured: "尚未测得", no_plan: "这个运行的资源预估没有内存（模型大小未知）。",
+    planned: "预估", measured: "实测", not_measured: "未测得", no_plan: "这个运行的资源预估没有内存（模型大小未知）。",
     memory_gpu: "一块 GPU 在各阶段的内存：预估值，以及各 rank 中最高的峰值。两者都不含驱动和分配器的空闲块。",
     memory_cpu: "一个 rank 训练时的主内存：预估值，以及结束时的常驻内存。CPU 上没有峰值。",
     phase_loading: "加载", phase_training: "训练", phase_scoring: "评测",
