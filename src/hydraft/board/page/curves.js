@@ -7,7 +7,13 @@ const POINTS = 1000; // of a line on the page
 const view = { axis: "step", smooth: 0, log: false, ...JSON.parse(localStorage.getItem("curves") || "{}") };
 const series = new Map(); // by run: { cursor, steps, values, events, moved }
 
-export async function load(ids) { // whether there is anything new
+let reading = Promise.resolve();
+export function load(ids) { // whether there is anything new; one request after the other, since each begins where the last one ended
+  reading = reading.catch(() => {}).then(() => read(ids));
+  return reading;
+}
+
+async function read(ids) {
   const wanted = ids.filter((id) => {
     const run = board.runs.get(id);
     const known = series.get(id);

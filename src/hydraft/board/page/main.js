@@ -89,7 +89,7 @@ async function ask() {
     chips();
   }
   counts();
-  shown?.view.update?.({ runs: changed });
+  if (shown) shown.view.update?.({ runs: changed });
   document.documentElement.dataset.ready = "true";
 }
 
@@ -196,9 +196,12 @@ export function go(name, parameters = {}) {
 function open() {
   const query = new URLSearchParams(location.hash.slice(1));
   const ids = query.getAll("run");
-  if (ids.join("\n") !== board.chosen.join("\n")) setChosen(board.ready ? ids.filter((id) => board.runs.has(id)) : ids);
+  const view = views.get(query.get("view")) || views.get("runs");
   const parameters = Object.fromEntries([...query].filter(([name]) => name !== "view" && name !== "run"));
-  show(views.get(query.get("view")) || views.get("runs"), parameters);
+  shown = { view, parameters };
+  document.getElementById("main").replaceChildren();
+  if (ids.join("\n") !== board.chosen.join("\n")) setChosen(ids.filter((id) => board.runs.has(id)));
+  show(view, parameters);
 }
 function show(view, parameters) {
   const main = document.getElementById("main");
@@ -278,7 +281,8 @@ async function begin() {
   addEventListener("hashchange", open);
   document.addEventListener("visibilitychange", () => { if (!document.hidden) poll(); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { emit("theme"); drawn.forEach((one) => one.show()); });
-  open();
+  tabs();
+  document.getElementById("main").append(make("p", { class: "note" }, t("loading")));
   await poll();
   open();
 }

@@ -1,5 +1,6 @@
 // The table of all runs and sweeps.
 import { panel } from "./curves.js";
+import { command } from "./run.js";
 import { addView, board, bytes, differing, dot, duration, go, LIVE, make, number, on, scoreName, seconds, setChosen, shortKey, state, t, toggle, value, when } from "./main.js";
 
 const kept = JSON.parse(localStorage.getItem("table") || "{}");
@@ -179,7 +180,7 @@ function build(main) {
   parts.full = make("div", {},
     make("div", { class: "bar" }, find, make("label", {}, group, ` ${t("group")}`), make("details", { class: "menu" }, make("summary", {}, t("columns")), parts.choices), parts.count),
     make("div", { class: "panel jobs scroll", tabindex: 0, role: "region", "aria-label": t("view_runs") }, make("table", { id: "runs" }, make("thead", {}, parts.head), parts.body), parts.none));
-  parts.empty = make("div", { class: "panel empty", id: "empty", hidden: true }, make("h2", {}, t("empty_title")), make("p", {}, t("empty_text")), Charts.command("python train.py"),
+  parts.empty = make("div", { class: "panel empty", id: "empty", hidden: true }, make("h2", {}, t("empty_title")), make("p", {}, t("empty_text")), command("python train.py"),
     make("p", { class: "note", id: "where" }));
   parts.curves = make("div", { class: "above" });
   main.append(parts.curves, parts.full, parts.empty, parts.notes);
