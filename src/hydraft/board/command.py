@@ -3,6 +3,7 @@
 import argparse
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -49,6 +50,7 @@ def main(arguments: list[str]) -> int:
         return EXIT_REFUSED
     access = Access(key, local=True, max_body=MOST_BODY, patience=serve.client_timeout, full=lambda: False)
     app = build(board, access, routers())
+    threading.Thread(target=board.listing.changes, daemon=True).start()  # read by the time that the page asks
     print(f"http://{serve.host}:{listener.getsockname()[1]}/", flush=True)
     folders = ", ".join(str(root.folder) for root in board.listing.roots)
     print(f"shows {folders}; Ctrl-C ends the board, and no run", file=sys.stderr, flush=True)

@@ -51,8 +51,11 @@ def read(file: Path, cursor: str = "", most: int = MOST) -> Part:
         )
 
 
-def last(file: Path, size: int) -> list[dict[str, Any]]:
-    """The whole lines in the last ``size`` bytes of a file; none if it cannot be read."""
+def ends(file: Path, size: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The last training step and the last evaluation in the last ``size`` bytes of a metrics.jsonl; each empty if there is none.
+
+    Lines are parsed from the end, and no more than are needed.
+    """
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(handle, "rb") as opened:
@@ -61,10 +64,24 @@ def last(file: Path, size: int) -> list[dict[str, Any]]:
             opened.seek(start)
             data = opened.read(size)
     except OSError:
-        return []
-    if start:
-        data = data[data.find(b"\n") + 1 :]
-    return line_file.parse(data[: data.rfind(b"\n") + 1]).values
+        return {}, {}
+    found = data[: data.rfind(b"\n") + 1].split(b"\n")
+    step: dict[str, Any] = {}
+    evaluation: dict[str, Any] = {}
+    for line in reversed(found[1:] if start else found):
+        evaluates, trains = (
+            not evaluation and b'"eval_' in line,
+            not step and b'"loss"' in line and b'"sick"' not in line,
+        )
+        if evaluates or trains:
+            (value,) = line_file.parse(line).values or [{}]
+            if evaluates and any(key.startswith("eval_") for key in value):
+                evaluation = value
+            elif trains and isinstance(value.get("loss"), (int, float)):
+                step = value
+        if step and evaluation:
+            break
+    return step, evaluation
 
 
 def position(cursor: str) -> tuple[int | None, int]:

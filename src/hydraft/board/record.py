@@ -3,6 +3,7 @@
 import math
 import os
 import stat
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ LIVE = ("queued", "starting", "running", "evaluating", "saving")
 TAIL = 1 << 14
 """Bytes at the end of metrics.jsonl that are read of a run that has ended."""
 
+UNSEEN = 600.0
+"""Seconds for which a job that another host has begun is believed to start, before it holds the lock of its run."""
+
 WATCHED = ("config.yaml", "plan.json", "result.json", "metrics.jsonl", process.HOLDER)
 
 
@@ -47,7 +51,11 @@ class Run:
     _seen: dict[str, tuple[int, int, int] | None] = field(default_factory=dict)
     _result: dict[str, Any] = field(default_factory=dict)
     _plan: dict[str, Any] = field(default_factory=dict)
-    _last: list[dict[str, Any]] = field(default_factory=list)
+    _last: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
+    """The last training step and the last evaluation in metrics.jsonl."""
+    _told: dict[str, Any] | None = None
+    """What the ledger said."""
+    _files: dict[str, str] = field(default_factory=dict)
 
     def read(self, job: dict[str, Any] | None = None) -> bool:
         """Read what has changed; ``job`` is what the sweep's ledger says of it.
@@ -55,8 +63,12 @@ class Run:
         Returns:
             Whether its config has changed.
         """
-        now = {name: _signature(self.folder / name) for name in WATCHED}
+        self._files = self._files or {name: str(self.folder / name) for name in WATCHED}
+        now = {name: _signature(file) for name, file in self._files.items()}
         before, self._seen = self._seen, now
+        if before == now and job == self._told and not now[process.HOLDER]:
+            return False
+        self._told = job
         changed = [name for name in WATCHED if not before or now[name] != before[name]]
         if "config.yaml" in changed:
             self._read_config()
@@ -65,7 +77,7 @@ class Run:
         if "plan.json" in changed:
             self._plan = files.read_object(self.folder / "plan.json") if now["plan.json"] else {}
         if "metrics.jsonl" in changed:
-            self._last = lines.last(self.folder / "metrics.jsonl", TAIL) if now["metrics.jsonl"] else []
+            self._last = lines.ends(self.folder / "metrics.jsonl", TAIL) if now["metrics.jsonl"] else ({}, {})
         self._show(process.holder(self.folder) if now[process.HOLDER] else None, job or {})
         return "config.yaml" in changed
 
@@ -84,8 +96,7 @@ class Run:
             self.reason = redact_text(f"config.yaml: {text}")
 
     def _show(self, holder: dict[str, Any] | None, job: dict[str, Any]) -> None:
-        result, trained = self._result, _newest(self._last, "loss")
-        evaluated = _newest_evaluation(self._last)
+        result, (trained, evaluated) = self._result, self._last
         step, steps = _count(trained.get("step")), _count(self._plan.get("steps"))
         state = self._state(holder, job, (step, steps, _count(evaluated.get("step"))))
         live, error = state in LIVE, result.get("error")
@@ -130,7 +141,8 @@ class Run:
             return str(told)
         if told == "pending":
             return "queued"
-        if told == "running" and job.get("alive") is not False and status == "None":
+        lately = job.get("alive") or (job.get("alive") is None and time.time() - (job.get("time") or 0) < UNSEEN)
+        if told == "running" and lately and status == "None":
             return "starting"  # its lock is not held yet
         if status in ENDS:
             return ENDS[status]
@@ -138,7 +150,7 @@ class Run:
             return "completed"
         if self.reason is not None:
             return "unreadable"
-        if not self._last and (self.folder / "job.sbatch").exists():
+        if not any(self._last) and (self.folder / "job.sbatch").exists():
             return "queued"
         return "interrupted"
 
@@ -166,20 +178,12 @@ class Run:
         return None if seen is None else round(seen[1] / 1e9, 1)
 
 
-def _signature(file: Path) -> tuple[int, int, int] | None:
+def _signature(file: str) -> tuple[int, int, int] | None:
     try:
         found = os.lstat(file)
     except OSError:
         return None
     return (found.st_size, found.st_mtime_ns, found.st_ino) if stat.S_ISREG(found.st_mode) else None
-
-
-def _newest(found: list[dict[str, Any]], key: str) -> dict[str, Any]:
-    return next((line for line in reversed(found) if _number(line.get(key)) is not None and "sick" not in line), {})
-
-
-def _newest_evaluation(found: list[dict[str, Any]]) -> dict[str, Any]:
-    return next((line for line in reversed(found) if any(key.startswith("eval_") for key in line)), {})
 
 
 def _numbers(value: Any) -> dict[str, float]:

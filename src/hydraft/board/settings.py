@@ -2,8 +2,10 @@
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import yaml
 
 from hydraft.sweep.results import config_text
 from hydraft.system.redaction import redact
@@ -13,6 +15,9 @@ UNIMPORTANT = ("mode", "resume", "sweep", "tracker", "model.sizes", "model.path"
 
 LARGEST = 2**20
 """Characters of a config. A run's has about 4,000."""
+
+MAYBE_ALIAS = re.compile(r"(?<![^\s\[{,])\*[^\s*]")
+"""Where an alias may stand; a value that begins so is in quotes."""
 
 BLOCK = re.compile(r"^(?=  [A-Za-z_])", re.MULTILINE)
 """Where a setting of a section begins."""
@@ -28,6 +33,10 @@ def settings(text: str) -> dict[str, Any]:
     """
     if len(text) > LARGEST:
         raise ValueError("it is too large for a config")
+    if MAYBE_ALIAS.search(text) and any(isinstance(token, yaml.AliasToken) for token in _tokens(text)):
+        raise ValueError(
+            "it has an alias, which a saved config does not have"
+        )  # a few lines of them stand for gigabytes
     found: dict[str, Any] = {}
     for section in config_text.SECTION.split(text):
         head, *blocks = BLOCK.split(section)
@@ -36,6 +45,13 @@ def settings(text: str) -> dict[str, Any]:
     if not found:
         raise ValueError("it is empty")
     return found
+
+
+def _tokens(text: str) -> Iterator[Any]:
+    try:
+        yield from yaml.scan(text, Loader=config_text.LOADER)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
 
 
 @functools.lru_cache(maxsize=65536)

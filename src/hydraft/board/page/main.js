@@ -90,7 +90,6 @@ async function ask() {
   }
   counts();
   if (shown) shown.view.update?.({ runs: changed });
-  document.documentElement.dataset.ready = "true";
 }
 
 export const LIVE = ["starting", "running", "evaluating", "saving"];
@@ -285,6 +284,8 @@ async function begin() {
   document.getElementById("main").append(make("p", { class: "note" }, t("loading")));
   await poll();
   open();
+  performance.mark("ready");
+  document.documentElement.dataset.ready = "true";
 }
 let plotly = null;
 export function withPlotly() { // 5 MB, only once there is a chart
