@@ -3,11 +3,12 @@
 Whatever writes or starts something has a router of its own, which ``build`` takes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Query
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -77,7 +78,12 @@ def build(board: Board, access: Access, routers: Sequence[APIRouter] = ()) -> Fa
 
 def _reading(board: Board) -> APIRouter:
     api = APIRouter(prefix="/api")
+    _add_tables(api, board)
+    _add_texts(api, board)
+    return api
 
+
+def _add_tables(api: APIRouter, board: Board) -> None:
     @api.get("/board")
     def listed(since: int = 0) -> JSONResponse:
         return JSONResponse(board.listing.changes(since))
@@ -85,7 +91,7 @@ def _reading(board: Board) -> APIRouter:
     @api.get("/curves")
     def curves(run: Ids, at: Ids) -> JSONResponse:
         """Of each run what was logged after its cursor ``at``."""
-        found = {}
+        found: dict[str, Any] = {}
         for name, cursor in zip(run, at, strict=False):
             try:
                 found[name] = series.part(board.run(name).folder, cursor)
@@ -107,6 +113,17 @@ def _reading(board: Board) -> APIRouter:
     def memory(run: Ids) -> JSONResponse:
         return JSONResponse({name: details.memory(board.run(name)) for name in run})
 
+    @api.get("/sweep")
+    def sweep(sweep: str) -> JSONResponse:
+        try:
+            folder = folder_of(board.listing.roots, sweep)
+        except Outside:
+            raise ApiError(404, f"There is no sweep {sweep!r} below the board's folders.") from None
+        with _readable():
+            return JSONResponse(sweeps.report(folder))
+
+
+def _add_texts(api: APIRouter, board: Board) -> None:
     @api.get("/logs")
     def log_names(run: str) -> JSONResponse:
         return JSONResponse({"logs": details.logs_in(board.run(run).folder)})
@@ -127,27 +144,14 @@ def _reading(board: Board) -> APIRouter:
         with _readable():
             return JSONResponse(logs.part(file, at))
 
-    @api.get("/sweep")
-    def sweep(sweep: str) -> JSONResponse:
-        try:
-            folder = folder_of(board.listing.roots, sweep)
-        except Outside:
-            raise ApiError(404, f"There is no sweep {sweep!r} below the board's folders.") from None
-        with _readable():
-            return JSONResponse(sweeps.report(folder))
 
-    return api
-
-
-class _readable:
+@contextmanager
+def _readable() -> Iterator[None]:
     """Turns an error of reading into a response."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise ApiError(500, f"It cannot be read: {error.strerror}") from None
+    try:
+        yield
+    except OSError as error:
+        raise ApiError(500, f"It cannot be read: {error.strerror}") from None
 
 
 def _add_page(app: FastAPI) -> None:

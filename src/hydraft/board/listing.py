@@ -130,22 +130,22 @@ class Listing:
         sweeps: dict[str, Path] = {}
         self.notes, self._left = {}, MOST_FOLDERS
         for root in self.roots:
-            for kind, name, folder, sweep in self._walk(root.folder, root.label, None, 0):
+            for kind, name, folder, of in self._walk(root.folder, root.label, None, 0):
                 if kind == "sweep":
                     sweeps[name] = folder
                 else:
-                    found[name] = folder, sweep
+                    found[name] = folder, of
         self.sweeps = {name: self.sweeps.get(name) or Sweep(name, at, Follower(at)) for name, at in sweeps.items()}
         for sweep in self.sweeps.values():
             sweep.read()
             for job in sweep.jobs:  # also those that have not begun
                 if "/" not in job and job not in (".", ".."):
                     found.setdefault(f"{sweep.id}/{job}", (sweep.folder / job, sweep.id))
-        self.runs = {name: self.runs.get(name) or Run(name, at, of) for name, (at, of) in found.items()}
+        self.runs = {name: self.runs.get(name) or Run(name, at, parent) for name, (at, parent) in found.items()}
         changed = False
         for run in self.runs.values():
-            of = self.sweeps.get(run.sweep or "")
-            changed |= run.read(of.jobs.get(run.folder.name) if of else None)
+            group = self.sweeps.get(run.sweep or "")
+            changed |= run.read(group.jobs.get(run.folder.name) if group else None)
         if changed:
             self.keys = differing([run.config for run in self.runs.values() if run.config])
         self._publish()

@@ -33,7 +33,7 @@ def is_alive(host: str, pid: int, since: float) -> bool | None:
         return None
     try:
         process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= since + 2
+        return bool(process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= since + 2)
     except psutil.AccessDenied:
         return True
     except (psutil.NoSuchProcess, ValueError, OverflowError):

@@ -29,6 +29,10 @@ LIVE = ("queued", "starting", "running", "evaluating", "saving")
 TAIL = 1 << 14
 """Bytes at the end of metrics.jsonl that are read of a run that has ended."""
 
+SILENT = 3600.0
+"""Seconds without a logged step after which a run on another host is no longer believed to run: a container that is gone leaves the
+name of its host behind."""
+
 UNSEEN = 600.0
 """Seconds for which a job that another host has begun is believed to start, before it holds the lock of its run."""
 
@@ -66,7 +70,7 @@ class Run:
         self._files = self._files or {name: str(self.folder / name) for name in WATCHED}
         now = {name: _signature(file) for name, file in self._files.items()}
         before, self._seen = self._seen, now
-        if before == now and job == self._told and not now[process.HOLDER]:
+        if before == now and job == self._told and not now[process.HOLDER] and self.shown["state"] != "starting":
             return False
         self._told = job
         changed = [name for name in WATCHED if not before or now[name] != before[name]]
@@ -107,7 +111,6 @@ class Run:
         cause = (error.get("cause") if isinstance(error, dict) else None) if not live else None
         note = job.get("error") or cause or self.reason or ""
         end = _number(result.get("ended")) if not live else None
-        moved = max((seen[1] for name, seen in self._seen.items() if seen and name != "plan.json"), default=0) / 1e9
         self.shown = {
             "id": self.id,
             "name": self.folder.name if self.sweep else self.id.partition("/")[2] or self.id,
@@ -124,7 +127,7 @@ class Run:
             or _number(result.get("started") if not live else None)
             or self._began(),
             "ended": end,
-            "moved": round(moved or _number(job.get("time")) or 0, 1),
+            "moved": round(self._moved() or _number(job.get("time")) or 0, 1),
             "peak": _count(result.get("peak_memory_bytes")),
             "planned": _planned(self._plan),
             "host": holder["host"] if holder and holder["alive"] is None else None,
@@ -132,9 +135,15 @@ class Run:
             "note": redact_text(" ".join(str(note).split()))[:500],
         }
 
+    def _moved(self) -> float:
+        """When anything of it was last written."""
+        return max((seen[1] for name, seen in self._seen.items() if seen and name != "plan.json"), default=0) / 1e9
+
     def _state(self, holder: dict[str, Any] | None, job: dict[str, Any], at: tuple[int | None, ...]) -> str:
         """The state, by who holds the run's lock, how it ended, and what the ledger of its sweep says."""
-        if holder is not None and holder["alive"] is not False:
+        if holder is not None and (
+            holder["alive"] or (holder["alive"] is None and time.time() - self._moved() < SILENT)
+        ):
             return self._phase(*at)
         told, status = job.get("state"), str(self._result.get("status"))
         if told in ("pruned", "refused", "failed") and not (told == "failed" and status == "diverged"):

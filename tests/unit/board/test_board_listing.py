@@ -30,6 +30,8 @@ def listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Listing:
     for file in tmp_path.rglob("*"):
         if file.suffix in (".yaml", ".json", ".jsonl"):
             file.write_text(file.read_text().replace("@ROOT@", "/root").replace("@RUN@", "/run"))
+    for file in (tmp_path / "multirun/ranks/r=3").iterdir():  # whose process, on another host, was killed
+        os.utime(file, (1.7e9, 1.7e9))
     monkeypatch.chdir(tmp_path)
     return Listing(roots_of([]))
 
@@ -107,7 +109,7 @@ def test_damaged_and_hostile_folders_are_shown_with_the_reason(listing: Listing,
     (outputs / "bare").mkdir()
     (outputs / "bare/metrics.jsonl").write_text("{}")
     (outputs / "odd").mkdir()
-    shutil.copy(BEFORE / "sweep/r=2/config.yaml", outputs / "odd")
+    shutil.copy(tmp_path / "multirun/ranks/r=2/config.yaml", outputs / "odd")
     (outputs / "odd/metrics.jsonl").write_text(
         '{"step": "1", "loss": "x"}\n{"step": 2, "loss": null, "eval_loss": [1]}\n[]\n' + "[" * 5000 + "\n"
     )
