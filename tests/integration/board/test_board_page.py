@@ -126,17 +126,21 @@ def test_every_view_in_both_languages_and_colours(folder: Path, address: str, br
     views = {"runs": "#runs tr.chosen-row", "curves": ".js-line", "configs": "#configs tr.differs", "answers": "#answers td.text", "memory": ".stack i", "logs": "pre.log"}  # fmt: skip
     for language, dark in itertools.product(("en", "zh"), (False, True)):
         browser.run("localStorage.setItem('language', arguments[0])", language)
-        for width in (1280, 390):
-            browser.set_display(width, dark)
-            for view, mark in views.items():
-                open_view(browser, address, view + chosen)
-                wait_for(lambda mark=mark: bool(browser.texts(mark)), 30, f"{view}: {mark}")  # type: ignore[misc]
+        browser.set_display(dark=dark)
+        open_view(browser, address, "runs" + chosen)
+        for view, mark in views.items():
+            browser.run("location.hash = arguments[0]", f"view={view}{chosen}")
+            wait_for(lambda mark=mark: bool(browser.texts(mark)), 30, f"{view}: {mark}")  # type: ignore[misc]
+            for width in (390, 1280):
+                browser.set_display(width, dark)
                 assert browser.run("return document.documentElement.scrollWidth") <= width, view
-                paper, ink = browser.run(
-                    "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color].map((c) => +c.match(/\\d+/)[0])"
+                browser.driver.save_screenshot(
+                    str(tmp_path / f"{view}-{language}-{'dark' if dark else 'light'}-{width}.png")
                 )
-                assert (paper < 60 and ink > 200) if dark else (paper > 200 and ink < 60)
-            browser.driver.save_screenshot(str(tmp_path / f"{language}-{'dark' if dark else 'light'}-{width}.png"))
+        paper, ink = browser.run(
+            "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color].map((c) => +c.match(/\\d+/)[0])"
+        )
+        assert (paper < 60 and ink > 200) if dark else (paper > 200 and ink < 60)
         assert browser.texts("nav button")[0] == {"en": "Runs", "zh": "运行"}[language]
     open_view(browser, address, "configs" + chosen)
     wait_for(lambda: bool(browser.texts("#configs tbody th")), 30, "settings are compared")
