@@ -1,5 +1,7 @@
 """Time the board with many runs: python bench/board.py [RUN] [--runs 500] [--repeat 5]
 
+With ``--picture FILE`` it takes a picture of the board of outputs/ and multirun/ instead, with the three newest runs chosen.
+
 The folders are copies of the files of a real run (the newest below outputs/ by default), each with other settings; a fifth are jobs
 of a sweep. Printed are medians: the first answer of a new board, which reads every folder; a poll when nothing, and when one run
 has logged a step; and in headless Chromium the time from the request of the page until its table is there.
@@ -131,13 +133,34 @@ def of_page(folder: Path, repeat: int, count: int) -> list[float]:
     return found
 
 
+def picture(target: Path) -> None:
+    """The board of the working directory, with the three newest runs outside of sweeps chosen."""
+    with Served(Path.cwd()) as served:
+        runs = [run for run in served.get("api/board")[0]["runs"] if run["sweep"] is None and run["loss"] is not None]
+        newest = sorted(runs, key=lambda run: -run["started"])[:3]
+        browser = Browser()
+        try:
+            browser.set_display(1360)
+            browser.driver.get(f"{served.address}#view=runs&" + "&".join(f"run={run['id']}" for run in newest))
+            while not browser.run("return document.querySelectorAll('.js-line').length"):
+                time.sleep(0.2)
+            time.sleep(2)  # until the page has its size
+            browser.driver.save_screenshot(str(target))
+        finally:
+            browser.close()
+
+
 def main() -> None:
     """Make the folders, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="?", help="folder of a finished run (the newest below outputs/)")
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--picture", type=Path, help="write a picture of the board to this file")
     given = parser.parse_args()
+    if given.picture:
+        picture(given.picture)
+        return
     from hydraft.runs import run_folder
 
     run = run_folder.find(given.run or "last", "run").resolve()

@@ -107,7 +107,7 @@ export function panel(place, choose, most = 5, limit = 100) { // charts of the r
   const charts = new Map();
   const grid = make("div", { class: "charts" });
   const more = make("div", { class: "charts" });
-  const rest = make("details", {}, make("summary", {}), more);
+  const rest = make("details", { hidden: true }, make("summary", {}), more);
   rest.addEventListener("toggle", () => draw());
   const note = make("p", { class: "note" }, t("loading"));
   const events = make("div");
