@@ -8,7 +8,7 @@ ARGS ?=
 PYTEST := PYTHONDONTWRITEBYTECODE= $(PY) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-tools test-fast test-gpu check format sweep report bench bench-gpu equivalence resume-matrix fit-table memory live-bytes tiny data
+.PHONY: help setup train test test-tools test-fast test-gpu check format sweep report board bench bench-gpu equivalence resume-matrix fit-table memory live-bytes tiny data
 
 help: ## List the targets
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ sweep: setup ## A small sweep: three LoRA ranks by two learning rates
 
 report: setup ## Table, summary.csv and report.html of the newest sweep, or of ARGS="multirun/…"
 	@$(PY) -m hydraft sweep $(ARGS)
+
+board: setup ## A local page of all runs and sweeps, live; folders or --port N with ARGS="…"
+	@$(PY) -m hydraft board $(ARGS)
 
 equivalence: bench-equivalence ## Train the same data in every topology and print how much the results differ
 

@@ -26,6 +26,10 @@ COMMANDS = {
         "every setting with default, unit, bounds and meaning, as a Markdown page: [zh]",
     ),
     "kernels": ("hydraft.models.kernel_support", "which kernels work with which settings, as a Markdown table"),
+    "board": (
+        "hydraft.board.command",
+        "a local page of all runs and sweeps, live: [FOLDER…] [--port N] [--api-key-file FILE]",
+    ),
     "hardware": ("hydraft.system.hardware", "GPUs, cores and memory of this machine, as JSON"),
     "ops": ("hydraft.training.deepspeed_ops", "build the DeepSpeed ops that this machine can use"),
 }

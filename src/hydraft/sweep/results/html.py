@@ -53,8 +53,8 @@ def page(found: dict[str, Any]) -> str:
     title = found["title"].replace("&", "&amp;").replace("<", "&lt;")
     return string.Template(_part("report.html")).substitute(
         title=title,
-        style=_part("report.css"),
-        script=_part("report.js"),
+        style=_part("colours.css") + _part("report.css"),
+        script=_part("charts.js") + _part("report.js"),
         data=data,
         plotly=plotly() if found["sections"] else "",
     )

@@ -1,0 +1,1 @@
+"""The board: a local page of all runs and sweeps, live."""

@@ -1,0 +1,2 @@
+// The form that composes a new run and starts it.
+export function install() {}
