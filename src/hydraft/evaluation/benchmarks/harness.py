@@ -53,6 +53,10 @@ class Harness(HFLM):  # type: ignore[misc]
         )
         self.rows, self.done = rows, done
 
+    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """As the harness makes them of texts, without its bar."""
+        return list(super().loglikelihood(requests, disable_tqdm=True))
+
     def _loglikelihood_tokens(
         self,
         requests: Sequence[tuple[Any, list[int], list[int]]],

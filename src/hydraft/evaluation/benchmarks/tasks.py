@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
 from hydraft.evaluation.benchmarks import task_files
 
@@ -48,6 +49,19 @@ class Tasks:
     """Those whose scores are reported: the requested tasks, and the groups that have scores of their own."""
     notes: list[str] = field(default_factory=list)
     """Lines to print."""
+
+
+def of_run(config: Config) -> Requested:
+    """The benchmarks of a training run."""
+    data = config.data
+    return Requested(
+        data.benchmark,
+        data.benchmark_shots,
+        data.benchmark_limit,
+        data.benchmark_chat,
+        config.model.trust_remote_code,
+        "data.benchmark",
+    )
 
 
 def is_path(name: str) -> bool:

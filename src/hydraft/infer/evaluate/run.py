@@ -3,7 +3,6 @@
 The tasks and their data sets are read before the model is loaded. The scores are printed, and written to the run's folder.
 """
 
-import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -88,8 +87,7 @@ def _scores(
         assert isinstance(loaded.model, peft.PeftModel)
         with loaded.model.disable_adapter():
             before = measured("the base")
-    with contextlib.nullcontext():
-        return before, measured(source.name)
+    return before, measured(source.name)
 
 
 def _write(
