@@ -30,14 +30,14 @@ class Benchmarks:
         """What the scores of the base depend on, as a text."""
         return f"benchmark {self.tasks.requested}"
 
-    def evaluate(self, done: Callable[[int], None]) -> Scores:
-        """The scores by name. ``done`` is called between batches, with 0."""
+    def evaluate(self, done: Callable[[], None]) -> Scores:
+        """The scores by name. ``done`` is called between batches."""
         from hydraft.evaluation.benchmarks.harness import Harness
         from hydraft.evaluation.benchmarks.run import evaluate
 
         self.model.eval()
         try:
-            harness = Harness(self.model, self.tokenizer, self.device, self.sizes.rows, lambda _: done(0))
+            harness = Harness(self.model, self.tokenizer, self.device, self.sizes.rows, lambda _: done())
             return {name: value for one in evaluate(self.tasks, harness) for name, value in one.named.items()}
         finally:
             self.model.train()

@@ -10,7 +10,6 @@ import torch
 from lm_eval import evaluator
 from lm_eval.api import task as lm_task
 from lm_eval.utils import hash_string
-from tqdm import tqdm
 
 from hydraft.evaluation.benchmarks.harness import Harness
 from hydraft.evaluation.benchmarks.scores import Score
@@ -45,7 +44,7 @@ def evaluate(tasks: Tasks, model: Harness) -> list[Score]:
 
 def _score(name: str, values: dict[str, object], found: dict[str, dict[str, object]], tasks: Tasks) -> Score:
     """The score of a task or group."""
-    measured = {key: float(value) for key, value in values.items() if isinstance(value, (int, float)) and "," in key}  # type: ignore[arg-type]
+    measured = {key: float(value) for key, value in values.items() if isinstance(value, (int, float)) and "," in key}
     metrics = {key: value for key, value in measured.items() if "_stderr," not in key}
     errors = {key.replace("_stderr,", ","): value for key, value in measured.items() if "_stderr," in key}
     members = [name] if name in tasks.loaded["tasks"] else _members(name, tasks)
@@ -74,7 +73,7 @@ def _seeded() -> Iterator[None]:
     """Set the seeds of the harness, and restore afterwards what training draws from. No bar is drawn while prompts are made."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     states, bar = (random.getstate(), np.random.get_state()), lm_task.tqdm
-    lm_task.tqdm = functools.partial(tqdm, disable=True)
+    lm_task.tqdm = functools.partial(bar, disable=True)
     try:
         with torch.random.fork_rng(devices):
             random.seed(SEEDS[0])

@@ -108,7 +108,7 @@ class EvaluationCallback(TrainerCallback):
         if shared is not None and benchmarks.key in shared:
             found = shared[benchmarks.key].scores
         else:
-            found = benchmarks.evaluate(self._done)
+            found = benchmarks.evaluate(self._beat)
         if shared is not None:
             shared[benchmarks.key] = Evaluated(found, [], 0, {})
         self.peaks.end("scoring")
@@ -116,9 +116,17 @@ class EvaluationCallback(TrainerCallback):
         self.scores[step] = {**self.scores.get(step, {}), **found}
 
     def _done(self, count: int) -> None:
-        self.screen.advance(count) if count else self.screen.heartbeat.beat()
+        self.screen.advance(count)
+        self._check_signal()
+
+    def _check_signal(self) -> None:
         if self.early_stop.stops():
             raise Interrupted
+
+    def _beat(self) -> None:
+        """Between the batches of benchmarks, whose number is not known before."""
+        self.screen.heartbeat.beat()
+        self._check_signal()
 
     def begin(self) -> None:
         """Start from the first step: remove the answers of an earlier attempt that left no checkpoint."""
