@@ -29,10 +29,11 @@ MODULES = {
     InferMode.serve: "hydraft.infer.serve.run",
     InferMode.export: "hydraft.infer.export.run",
     InferMode.verify: "hydraft.infer.verify.run",
+    InferMode.evaluate: "hydraft.infer.evaluate.run",
 }
 """The module of each mode; its ``run`` gets the sources and the options."""
 
-GO_ON = (InferMode.batch, InferMode.serve, InferMode.export)
+GO_ON = (InferMode.batch, InferMode.serve, InferMode.export, InferMode.evaluate)
 """Modes whose result is not what they print."""
 
 

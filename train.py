@@ -21,6 +21,7 @@ try:
     from hydraft.config import cli, rules
     from hydraft.config.choices import Mode
     from hydraft.config.schema import Config
+    from hydraft.evaluation.benchmarks import tasks
     from hydraft.launch import run as launch
     from hydraft.launch.external import environment
     from hydraft.launch.external.coordinator import enter
@@ -65,6 +66,8 @@ def train(composed: DictConfig, store: RendezvousStore | None = None) -> float |
         resume.changes(saved, resolved.config, folder)  # refused before any records are read
     objective = make_objective(requested.objective)
     objective.check(requested)
+    if requested.data.benchmark and requested.mode is Mode.train:
+        tasks.load(tasks.of_run(requested))  # refused before any records are read
     admitted = preflight.admit(resolved, objective.read, packs.measured())
     config = admitted.config
     changes = [] if saved is None else resume.changes(saved, config, folder)  # now with the records

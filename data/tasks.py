@@ -135,7 +135,7 @@ def misread_news(rng: random.Random) -> tuple[str, str, str]:
             return passage, summary, wrong
 
 
-def _bilingual(line: str, words: dict[str, tuple[str, ...]]) -> tuple[str, str]:
+def bilingual(line: str, words: dict[str, tuple[str, ...]]) -> tuple[str, str]:
     """Fill a line of the translation templates with the forms of the chosen words."""
 
     def form(match: re.Match[str]) -> str:
@@ -149,7 +149,7 @@ def _bilingual(line: str, words: dict[str, tuple[str, ...]]) -> tuple[str, str]:
 def sentence_pair(rng: random.Random) -> tuple[str, str]:
     """Write a Chinese sentence and its English translation."""
     line = rng.choice(TRANSLATION)
-    return _bilingual(line, {key: rng.choice(PAIRS[key]) for key, _ in SLOT.findall(line)})
+    return bilingual(line, {key: rng.choice(PAIRS[key]) for key, _ in SLOT.findall(line)})
 
 
 def misread_pair(rng: random.Random) -> tuple[tuple[str, str], tuple[str, str]]:
@@ -157,8 +157,8 @@ def misread_pair(rng: random.Random) -> tuple[tuple[str, str], tuple[str, str]]:
     line = rng.choice([line for line in TRANSLATION if SLOT.search(line)])
     words = {key: rng.choice(PAIRS[key]) for key, _ in SLOT.findall(line)}
     key = rng.choice(list(words))
-    right = _bilingual(line, words)
+    right = bilingual(line, words)
     while True:
-        wrong = _bilingual(line, words | {key: rng.choice(PAIRS[key])})
+        wrong = bilingual(line, words | {key: rng.choice(PAIRS[key])})
         if wrong[0] != right[0] and wrong[1] != right[1]:
             return right, wrong

@@ -135,6 +135,7 @@ class InferMode(Enum):
     serve = "serve"
     export = "export"
     verify = "verify"
+    evaluate = "evaluate"
 
 
 class ExportKind(Enum):

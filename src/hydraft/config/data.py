@@ -32,6 +32,15 @@ class DataConfig:
     eval: str | None = setting(None, effect=Effect.reads)
     """Held-out records, evaluated before and after training: a source such as ``data.train``, or a share of the training records to hold
     out (``0.05`` or ``5%``). null: none."""
+    benchmark: list[str] = setting(factory=list, effect=Effect.reads)
+    """Benchmarks that are run before and after training, to see what the model forgets: tasks of lm-evaluation-harness by name, YAML
+    files of tasks, or folders of them. Their scores are ``benchmark/<task>``. ``[]``: none."""
+    benchmark_shots: int | None = setting(None, at_least=0, unit="examples")
+    """Solved examples before each question of a benchmark. null: as each task has it."""
+    benchmark_limit: int | None = setting(None, at_least=1, unit="questions")
+    """Ask only the first questions of each task of a benchmark, so many. null: all."""
+    benchmark_chat: bool = False
+    """Format the prompts of benchmarks with the model's chat template."""
     template: str = setting("chat", valid=is_template, allowed=TEMPLATE)
     """``chat`` for the model's chat template, or a prompt with {instruction} and {input} in it."""
     max_length: int = setting(512, at_least=16, unit="tokens")

@@ -56,7 +56,8 @@ class InferConfig:
 
     mode: InferMode = InferMode.generate
     """``generate`` answers one prompt, ``chat`` is a dialogue in the terminal, ``batch`` answers the prompts of a file, ``serve`` is an
-    OpenAI-compatible server, ``export`` writes a model folder, ``verify`` compares a server's answers with those of the trained model."""
+    OpenAI-compatible server, ``export`` writes a model folder, ``verify`` compares a server's answers with those of the trained model,
+    ``evaluate`` runs benchmarks."""
     run: Any = MISSING
     """A run's folder, ``last`` for the newest below outputs/, the folder of a sweep for its best job, ``best`` for that of the newest
     sweep, ``<run>/best`` for the best evaluation of a run, a folder with an adapter or a model, or several adapters of one base model:
@@ -75,14 +76,25 @@ class InferConfig:
     """verify: address of an OpenAI-compatible server (vLLM, Ollama, ``mode=serve``)."""
     input: str | None = None
     """batch, and verify in place of the run's held-out records: a .json (list), .jsonl or .parquet file of prompts, or of records in a format that training reads."""
+    benchmark: list[str] = field(default_factory=list)
+    """evaluate: tasks of lm-evaluation-harness by name (``[ceval,cmmlu,mmlu]``), YAML files of tasks, or folders of them."""
+    benchmark_shots: int | None = setting(None, at_least=0, unit="examples")
+    """evaluate: solved examples before each question. null: as each task has it."""
+    benchmark_limit: int | None = setting(None, at_least=1, unit="questions")
+    """evaluate: ask only the first questions of each task, so many. null: all."""
+    benchmark_chat: bool = False
+    """evaluate: format prompts with the model's chat template."""
+    before: bool = False
+    """evaluate: also evaluate the base model without the adapter, for a comparison."""
     format: Format = Format.auto
     """batch: format of the records, as in ``data.format``."""
     columns: dict[str, str] = setting(factory=dict, valid=are_columns, allowed=COLUMNS_ALLOWED)
     """batch: names of the records' keys, as in ``data.columns``."""
     output: str | None = None
-    """batch: the .jsonl file for the answers. export: the folder to create."""
+    """batch: the .jsonl file for the answers. export: the folder to create. evaluate: a .json file for
+    the scores, besides the run's folder."""
     batch_size: int = setting(16, at_least=1, unit="prompts")
-    """batch: prompts that are processed together."""
+    """batch and evaluate: prompts that are processed together."""
     cluster: ProcessesConfig = field(default_factory=ProcessesConfig)
     task: Task = Task.auto
     """batch: which scores are computed, as in ``data.task``."""

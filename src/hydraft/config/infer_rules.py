@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hydraft.config import bounds
 from hydraft.config.choices import ExportKind, InferMode, Layout, QuantKind
+from hydraft.config.evaluate_rules import EVALUATE
 from hydraft.config.infer import InferConfig
 from hydraft.config.serve import ServeConfig
 from hydraft.config.verify import VerifyConfig
@@ -72,8 +73,8 @@ RULES: list[tuple[Broken, str]] = [
         "input={o.input} is for mode=batch and mode=verify: give one of them too",
     ),
     (
-        lambda o: o.mode not in (InferMode.batch, InferMode.export) and o.output is not None,
-        "output={o.output} is for mode=batch and mode=export, and this is mode={o.mode.value}",
+        lambda o: o.mode not in (InferMode.batch, InferMode.export, InferMode.evaluate) and o.output is not None,
+        "output={o.output} is for mode=batch, mode=export and mode=evaluate, and this is mode={o.mode.value}",
     ),
     (
         lambda o: o.mode is not InferMode.batch and o.cluster.ranks_per_node > 1,
@@ -136,6 +137,9 @@ RULES: list[tuple[Broken, str]] = [
         "serve.batch_tokens={o.serve.batch_tokens}: must be at least serve.max_running={o.serve.max_running}, a token for each",
     ),
 ]
+
+
+RULES += EVALUATE
 
 
 def check(options: InferConfig) -> None:

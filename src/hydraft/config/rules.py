@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from hydraft.config import bounds
+from hydraft.config.benchmark_rules import BENCHMARKS
 from hydraft.config.best_rules import BEST
 from hydraft.config.choices import (
     Batching,
@@ -38,6 +39,7 @@ NO_MODELSCOPE = "model.hub=modelscope needs a package that is not installed: pip
 COMBINATIONS = [
     *MACHINE,
     *BEST,
+    *BENCHMARKS,
     value(
         lambda c: bool(c.objective.unread),
         "objective.{c.objective.unread[0]} is not read by objective={c.objective.kind.value}: leave it out, or use objective={c.objective.readers}",

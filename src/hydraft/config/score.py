@@ -10,10 +10,16 @@ LOWER = (LOSS, "empty")
 
 OF_TASK = {"sentiment": "accuracy", "qa": "f1", "summary": "rougel", "general": "rougel"}
 """The score that a task is usually compared by, without the task's name; other tasks by the exact match of all records."""
+BENCHMARK = "benchmark/"
+"""Scores of benchmarks: ``benchmark/<task>``, and ``benchmark/<task>/<metric>`` for further metrics."""
+LOWER_METRICS = ("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter")
+"""Metrics of lm-evaluation-harness of which less is better."""
 
 
 def direction(name: str) -> Literal["minimize", "maximize"]:
     """``minimize`` or ``maximize``, as Optuna calls them."""
+    if name.startswith(BENCHMARK):
+        return "minimize" if name.split("/")[2:3] and name.split("/")[2] in LOWER_METRICS else "maximize"
     return "minimize" if name in LOWER else "maximize"
 
 

@@ -9,6 +9,7 @@ from functools import cache
 from statistics import fmean
 from typing import Any
 
+from hydraft.config import score as score_names
 from hydraft.config.choices import Task
 from hydraft.data.records import Conversation
 
@@ -154,4 +155,5 @@ def _matches(conversation: Conversation, text: str) -> bool:
 
 def shown(name: str, value: float) -> str:
     """A score as text: losses and rewards as numbers, the others as shares."""
-    return f"{value:.3f}" if name == "loss" or name.endswith(("reward", "margin")) else f"{value:.1%}"
+    cost = name != "empty" and score_names.direction(name) == "minimize"
+    return f"{value:.3f}" if cost or name.endswith(("reward", "margin")) else f"{value:.1%}"

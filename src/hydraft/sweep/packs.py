@@ -29,7 +29,7 @@ FREE = (
     "train.zero_grad_steps", "train.max_rewinds", "train.pass_over", "train.auto_micro_batch",
     "data.name", "data.train", "data.mix", "data.only", "data.format", "data.train_on", "data.eval", "data.eval_seed", "data.template",
     "data.packing", "data.group_by_length", "data.shuffle", "data.eval_limit", "data.task", "data.eval_max_new_tokens",
-    "data.thinking", "data.columns", "data.labels", "data.on_bad_record",
+    "data.thinking", "data.columns", "data.labels", "data.on_bad_record", "data.benchmark", "data.benchmark_shots", "data.benchmark_limit", "data.benchmark_chat",
 )  # fmt: skip
 """Sections and settings in which the members of a pack may differ, besides ``seed``. Any other one is the same for all of them, so a
 new setting splits packs until it is listed here."""

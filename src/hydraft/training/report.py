@@ -8,6 +8,7 @@ from rich.text import Text
 
 from hydraft.config import printed
 from hydraft.config.schema import Config
+from hydraft.config.score import BENCHMARK
 from hydraft.evaluation import answers
 from hydraft.evaluation.metrics import shown
 from hydraft.plan import plan
@@ -53,7 +54,7 @@ def show_result(screen: Screen, folder: Path, result: dict[str, Any], seconds: f
     """Print the final table, and a command that tries the result."""
     before, after = result["before"], result["after"]
     rows = [
-        [f"held-out {name.replace('_', ' ')}", shown(name, before[name]), shown(name, after[name])] for name in after
+        [_label(name), shown(name, before[name]) if name in before else "", shown(name, after[name])] for name in after
     ]
     best, kept, ended = result["best"], result.get("kept"), result.get("ended_early")
     if kept is None and "loss" in after and best.get("step") not in (None, 0, result["steps"]):
@@ -80,6 +81,10 @@ def show_upload(screen: Screen, tracker: Tracker) -> None:
     """Print the command that uploads an offline run of a dashboard, if this is one."""
     if tracker.upload_command:
         screen.say(f"the dashboard's files are on this machine; to upload them: {tracker.upload_command}")
+
+
+def _label(name: str) -> str:
+    return name.replace("/", " ") if name.startswith(BENCHMARK) else f"held-out {name.replace('_', ' ')}"
 
 
 def show_answers(screen: Screen, folder: Path, count: int) -> None:

@@ -30,6 +30,7 @@ from hydraft.system.heartbeat import Heartbeat
 from hydraft.system.signals import EarlyExit, SignalListener
 from hydraft.tracking.factory import make_tracker
 from hydraft.training import report, targets
+from hydraft.training.benchmarks import Benchmarks
 from hydraft.training.callbacks import best
 from hydraft.training.callbacks.checkpoint import CheckpointCallback, find_start
 from hydraft.training.callbacks.divergence import DivergenceCallback
@@ -184,6 +185,8 @@ def _make_run(parts: _Parts, rank: Rank, early_stop: EarlyStopCallback) -> _Run:
     with screen.heartbeat.while_working():  # a share of many records takes long to find
         evaluator = _evaluator(parts, device)
     evaluation = EvaluationCallback(model, evaluator, config.train, logging, early_stop, peaks)
+    if config.data.benchmark:
+        evaluation.benchmarks = Benchmarks(config, model, parts.tokenizer, device, evaluator.sizes)
     if start is None:
         evaluation.begin()
     evaluation.known = rank.evaluations if config.lora.starts_as_base else None

@@ -18,7 +18,7 @@ DATA = {
     "cluster": "nodes ranks_per_node gpu_memory port link_timeout hang_timeout max_restarts",
     "cluster.slurm": "cpus_per_rank",
     "data": "name only format train_on template max_length batching packing group_by_length shuffle eval_limit task eval_max_new_tokens "
-    "thinking columns labels on_bad_record eval_seed",
+    "thinking columns labels on_bad_record eval_seed benchmark_shots benchmark_limit benchmark_chat",
     "tracker": "tags",
     "objective": "kind beta label_smoothing length_normalized gamma sft_weight desirable_weight undesirable_weight",
     "train": "epochs max_steps micro_batch_size gradient_accumulation_steps learning_rate scheduler warmup_ratio weight_decay betas eps "

@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from conftest import ROOT
-from hydraft.config import bounds, cli, machine_rules, rules
+from hydraft.config import benchmark_rules, bounds, cli, machine_rules, rules
 from hydraft.config.bounds import Bounds, bounds_of
 from hydraft.config.infer import InferConfig
 from hydraft.config.rules import COMBINATIONS, check
@@ -41,17 +41,20 @@ VIOLATIONS = [  # overrides that are refused
     "lora=dora zero=stage3", "tracker.upload=true", "tracker.tags=[a]", "tracker=swanlab", "zero.offload_param=cpu", "train.precision=fp16", "train.precision=fp16 zero=stage0", "train.precision=bf16", "cluster=1x2",
     "kernels=liger data.max_length=64", "train.epochs=1", "model=qwen model.hub=modelscope", "model.cache_quantised=maybe",
     "objective=dpo objective.gamma=1", "objective.beta=0.2", "objective=dpo objective.label_smoothing=0.5", "objective=kto objective.desirable_weight=0",
+    "data.benchmark=[cmmlu]", "data.benchmark_limit=0", "data.benchmark_shots=-1", "data.benchmark_chat=true", "sweep.objective=[loss,benchmark/cmmlu]",
+    "data.benchmark=[cmmlu] train.keep=best train.eval_every=5", "kernels=unsloth data.benchmark=[cmmlu]",
     "objective=simpo objective.gamma=-1", "objective=dpo objective.sft_weight=-1", "objective=kto objective.undesirable_weight=0", "objective=dpo objective.beta=0",
 ]  # fmt: skip
 
 
-MISSING = ("swanlab", "liger_kernel", "modelscope")
+MISSING = ("lm_eval", "swanlab", "liger_kernel", "modelscope")
 
 
 @pytest.fixture(autouse=True)
 def without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     """An environment in which some packages are not installed."""
     monkeypatch.setattr(rules, "find_spec", lambda name: None if name in MISSING else True)
+    monkeypatch.setattr(benchmark_rules, "find_spec", lambda name: None if name in MISSING else True)
     monkeypatch.setattr(machine_rules, "which", lambda name: None)  # no compiler either
     monkeypatch.setattr(machine_rules, "has_headers", lambda: False)  # nor the headers that it needs
 
@@ -116,7 +119,7 @@ def test_every_bound_is_violated_by_one_of_the_cases() -> None:
 
 def test_every_bound_of_infer_is_checked() -> None:
     refused_values = {
-        "cluster.nodes": 2, "cluster.ranks_per_node": 0, "batch_size": 0, "device": "tpu", "template": "question", "columns": {"question": "instruction"}, "max_new_tokens": 0,
+        "cluster.nodes": 2, "cluster.ranks_per_node": 0, "batch_size": 0, "device": "tpu", "benchmark_shots": -1, "benchmark_limit": 0, "template": "question", "columns": {"question": "instruction"}, "max_new_tokens": 0,
         "temperature": -1, "top_p": 0, "top_k": -1, "repetition_penalty": 0.5, "seed": -1, "serve.port": 65536, "serve.max_context": 1,
         "serve.max_tokens": 0, "serve.max_running": 0, "serve.max_waiting": -1, "serve.max_body": 999, "serve.cache_tokens": 255,
         "serve.batch_tokens": 0, "serve.client_timeout": 0, "serve.drain": -1, "against": "ftp://host", "verify.records": 0, "verify.timeout": 0,

@@ -12,6 +12,7 @@ from hydraft.config.train import TrainConfig
 from hydraft.evaluation import answers, record_scores, standing
 from hydraft.evaluation.evaluator import Evaluated, Evaluator
 from hydraft.evaluation.metrics import Scores
+from hydraft.training.benchmarks import Benchmarks
 from hydraft.training.callbacks.best import BestEvaluation
 from hydraft.training.callbacks.early_stop import EarlyStopCallback
 from hydraft.training.callbacks.logging import LoggingCallback
@@ -51,6 +52,8 @@ class EvaluationCallback(TrainerCallback):
         self.said_unfinished = False
         self.known: MutableMapping[str, Evaluated] | None = None
         """Evaluations of this model as it is before training, if others have the same one (``training/pack/base.py``), by key."""
+        self.benchmarks: Benchmarks | None = None
+        """Run before and after training."""
         self.before: Callable[[], None] = lambda: None
         """Called before an evaluation during training, so that the last step is checked for divergence first."""
 
@@ -84,19 +87,46 @@ class EvaluationCallback(TrainerCallback):
         return self.every == "epoch" and float(state.epoch or 0).is_integer()
 
     def evaluate_all(self, when: str, step: int) -> Scores:
-        """All scores, before or after training; empty if there are no held-out records or a signal interrupts it."""
-        if not self.evaluator.records:
-            return {}
-        if self.complete == step:  # training has ended early, after an evaluation
-            return self.scores[step]
-        self.screen.phase(f"evaluating {when}", self.evaluator.parts())
+        """All scores, before or after training; with those of benchmarks; empty if there are none or a signal interrupts it."""
         try:
-            scores = self._evaluate(step, False)
+            if self.evaluator.records and self.complete != step:  # else training has ended early, after an evaluation
+                self.screen.phase(f"evaluating {when}", self.evaluator.parts())
+                self._evaluate(step, False)
+                if step:
+                    self.best_so_far.evaluated(step)
+            if self.benchmarks is not None:
+                self.screen.phase(f"benchmarks {when}")
+                self._run_benchmarks(self.benchmarks, step)
         except Interrupted:
             return {}
-        if step:
-            self.best_so_far.evaluated(step)
-        return scores
+        return self.scores.get(step, {})
+
+    def _run_benchmarks(self, benchmarks: Benchmarks, step: int) -> None:
+        """Run the benchmarks, and add their scores to those of ``step``."""
+        self.peaks.end("training")
+        shared = self.known if step == 0 else None
+        if shared is not None and benchmarks.key in shared:
+            found = shared[benchmarks.key].scores
+        else:
+            found = benchmarks.evaluate(self._beat)
+        if shared is not None:
+            shared[benchmarks.key] = Evaluated(found, [], 0, {})
+        self.peaks.end("scoring")
+        self.logging.write(step, {f"eval_{name}": value for name, value in found.items()})
+        self.scores[step] = {**self.scores.get(step, {}), **found}
+
+    def _done(self, count: int) -> None:
+        self.screen.advance(count)
+        self._check_signal()
+
+    def _check_signal(self) -> None:
+        if self.early_stop.stops():
+            raise Interrupted
+
+    def _beat(self) -> None:
+        """Between the batches of benchmarks, whose number is not known before."""
+        self.screen.heartbeat.beat()
+        self._check_signal()
 
     def begin(self) -> None:
         """Start from the first step: remove the answers of an earlier attempt that left no checkpoint."""
@@ -159,14 +189,9 @@ class EvaluationCallback(TrainerCallback):
         return self.evaluator.scores
 
     def _evaluate(self, step: int, loss_only: bool) -> Scores:
-        def done(count: int) -> None:
-            self.screen.advance(count)
-            if self.early_stop.stops():
-                raise Interrupted
-
         self.peaks.end("training")
         try:
-            scores = self._scores(step, done, loss_only)
+            scores = self._scores(step, self._done, loss_only)
         finally:
             self.peaks.end("scoring")
         if not loss_only and (cut := self.evaluator.unfinished) and not self.said_unfinished:
