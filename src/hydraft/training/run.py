@@ -16,20 +16,19 @@ from transformers import TrainerCallback, TrainingArguments
 
 from hydraft.checkpoint import optimizer_state, starting_adapter, weights
 from hydraft.config.lora import LoraMethod, start_name
-from hydraft.config.model import ModelConfig
 from hydraft.config.schema import Config
 from hydraft.data.records import Record
 from hydraft.data.template_default import with_default
 from hydraft.evaluation.batches import BatchSizes
 from hydraft.evaluation.evaluator import Evaluated, Evaluator
-from hydraft.models import base_identity, exchange, prepare, quantised_copy
+from hydraft.models import base_identity
 from hydraft.models.load import check_vocabulary, has_chunked_loss, load_tokenizer, settle_batching, trainable
 from hydraft.plan import plan
 from hydraft.system.console import Screen
 from hydraft.system.heartbeat import Heartbeat
 from hydraft.system.signals import EarlyExit, SignalListener
 from hydraft.tracking.factory import make_tracker
-from hydraft.training import report, targets
+from hydraft.training import native_model, report, targets
 from hydraft.training.benchmarks import Benchmarks
 from hydraft.training.callbacks import best
 from hydraft.training.callbacks.checkpoint import CheckpointCallback, find_start
@@ -127,7 +126,7 @@ class _Run:
 def _load(requested: Config, rank: Rank) -> _Parts:
     """The data set and the model. ``requested``: with the model section of the user, which may be a published checkpoint."""
     screen = rank.screen
-    native = _native(requested, screen)
+    native = native_model.find(requested, screen)
     config, notes = settle_batching(dataclasses.replace(requested, model=native))
     for note in notes:
         screen.say(note)
@@ -150,20 +149,6 @@ def _load(requested: Config, rank: Rank) -> _Parts:
     known = dataclasses.replace(requested, data=dataclasses.replace(requested.data, thinking=data.encoded.thinking))
     origin = weights.Origin(initial, base_identity.of(known) if dist.get_rank() == 0 else None)
     return _Parts(config, objective, tokenizer, data, held_out, model, origin)
-
-
-def _native(config: Config, screen: Screen) -> ModelConfig:
-    """The model that every rank loads: the quantised copy only if each rank finds one, since they quantise together otherwise."""
-    storage = quantised_copy.of_run(config)
-    found = prepare.native(config.model, config.seed, screen.console, verified=True, storage=storage)
-    if storage is None:
-        return found
-    copied = quantised_copy.is_copy(found)
-    if all(exchange.all_gather(copied)):
-        return found
-    if copied:
-        screen.say(f"{config.model.path}: quantised at each start, since another machine has no quantised copy of it")
-    return prepare.native(config.model, config.seed, screen.console, verified=True)
 
 
 def _make_run(parts: _Parts, rank: Rank, early_stop: EarlyStopCallback) -> _Run:

@@ -40,7 +40,7 @@ class Counting(Evaluator):
 
 def callback(evaluator: Evaluator, known: dict[str, Evaluated] | None) -> EvaluationCallback:
     screen = SimpleNamespace(say=lambda _: None, phase=lambda *_: None, advance=lambda _: None)
-    logging: Any = SimpleNamespace(screen=screen, write=lambda *_: None, rank=0)
+    logging: Any = SimpleNamespace(screen=screen, write=lambda *_: None, rank=0, count_tokens=lambda: 0)
     anything: Any = SimpleNamespace(end=lambda _: None, stops=lambda: False)
     made = EvaluationCallback(anything, evaluator, TrainConfig(), logging, anything, anything)
     made.known = known

@@ -14,7 +14,7 @@ def test_unfinished_thoughts_are_said_once() -> None:
         evaluate=lambda *_: {"loss": 1.0}, found={},
     )  # fmt: skip
     screen = SimpleNamespace(say=said.append, phase=lambda *_: None, advance=lambda _: None)
-    logging: Any = SimpleNamespace(screen=screen, write=lambda *_: None, rank=0)
+    logging: Any = SimpleNamespace(screen=screen, write=lambda *_: None, rank=0, count_tokens=lambda: 0)
     anything: Any = SimpleNamespace(end=lambda _: None)
     callback = EvaluationCallback(anything, evaluator, TrainConfig(), logging, anything, anything)
     for step in (0, 10):
