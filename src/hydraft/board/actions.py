@@ -15,12 +15,14 @@ from starlette.responses import JSONResponse
 from hydraft.board import commands, composing
 from hydraft.board.app import Board
 from hydraft.board.form import Composition, refusal
+from hydraft.board.process import HOLDER
 from hydraft.board.roots import Outside, Root, folder_of
 from hydraft.board.started import Processes, Started
 from hydraft.board.stopping import Stops, find
 from hydraft.config import printed
 from hydraft.errors import ConfigError
 from hydraft.infer.serve.errors import ApiError
+from hydraft.sweep.holder import NAMES
 
 WAIT = 4.0
 """Seconds in which most refusals of a command come; the page shows later ones too."""
@@ -178,7 +180,8 @@ def _answer(act: Callable[[], Started]) -> JSONResponse:
     except ConfigError as error:
         return JSONResponse({"started": None, **refusal(str(error))})
     deadline = time.monotonic() + WAIT
-    while started.runs and time.monotonic() < deadline and not (started.folder / "config.yaml").exists():
+    begun = started.folder / (HOLDER if started.kind == "run" else NAMES.replace("*", str(started.process.pid)))
+    while started.runs and time.monotonic() < deadline and not begun.exists():
         time.sleep(0.05)
     refused = None if started.runs else started.refusal
     return JSONResponse({"started": started.to_dict(), **(refusal(refused) if refused else {"refusal": None})})

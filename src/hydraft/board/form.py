@@ -127,7 +127,12 @@ def _option(group: str, option: str, chinese: dict[str, str]) -> dict[str, Any]:
         summary = groups.summary(group, option)
     except StopIteration:  # one's own, without a comment
         summary = ""
-    return {"name": option, "summary": _texts(summary, f"{group}={option}", chinese)}
+    sizes = dict.fromkeys(
+        name.removeprefix("model.sizes.").rpartition(".")[0]
+        for name in groups.values(group, option)
+        if name.startswith("model.sizes.")
+    )
+    return {"name": option, "summary": _texts(summary, f"{group}={option}", chinese), "sizes": list(sizes)}
 
 
 def _section_meanings() -> dict[str, str]:

@@ -74,7 +74,7 @@ class Processes:
         """Start ``python train.py`` with these arguments, without a shell; it becomes the leader of its own session."""
         environment = {key: value for key, value in os.environ.items() if key != KEY}
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "train.py"), *arguments],
+            [sys.executable, "train.py" if Path.cwd() == ROOT else str(ROOT / "train.py"), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
