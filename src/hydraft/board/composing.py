@@ -64,6 +64,9 @@ def typed(chosen: Mapping[str, str], settings: Mapping[str, str], more: str = ""
     Raises:
         ConfigError: it has something that the board does not pass on.
     """
+    for name in (*chosen, *settings):
+        if NAME.fullmatch(name) is None:
+            raise ConfigError(f"{name!r}: is no name of a setting")
     try:
         words = shlex.split(more)
     except ValueError as error:

@@ -43,9 +43,6 @@ class Composition(BaseModel, extra="forbid"):
         Raises:
             ConfigError: it has something that the board does not pass on.
         """
-        for name in (*self.groups, *self.settings):
-            if composing.NAME.fullmatch(name) is None:
-                raise ConfigError(f"{name!r}: is no name of a setting")
         return composing.typed(self.groups, self.settings, self.more)
 
 
