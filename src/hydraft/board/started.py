@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydraft.board import composing
 from hydraft.board.logs import clean
 from hydraft.config import printed
+from hydraft.errors import EXIT_REFUSED
 from hydraft.infer.serve.listen import KEY
 from hydraft.system.redaction import redact_line, redact_text
 from hydraft.system.source_tree import ROOT
@@ -43,7 +45,9 @@ class Started:
 
     def to_dict(self) -> dict[str, Any]:
         """For the page."""
+        refused = self.refusal
         return {
+            "refusal": refused, "fields": [] if refused is None else composing.fields_of(refused),
             "id": self.id, "kind": self.kind, "folder": str(self.folder), "command": redact_line(self.command),
             "pid": self.process.pid, "began": self.began, "code": self.process.poll(), "output": self.text,
         }  # fmt: skip
@@ -55,12 +59,14 @@ class Started:
 
     @property
     def refusal(self) -> str | None:
-        """The line with which it was refused; None if it was not."""
-        if self.process.poll() in (None, 0):
+        """The line with which it was refused, or failed before it had a folder; None otherwise."""
+        code = self.process.poll()
+        begun = self.folder / ("config.yaml" if self.kind == "run" else "sweep.json")
+        if code in (None, 0) or (code != EXIT_REFUSED and begun.exists()):
             return None
         lines = [line for line in self.text.splitlines() if line.strip()]
         last = next((line for line in reversed(lines) if line.startswith("train.py: ")), lines[-1] if lines else "")
-        return redact_text(last.removeprefix("train.py: ")) or f"exit code {self.process.poll()}"
+        return redact_text(last.removeprefix("train.py: ")) or f"exit code {code}"
 
 
 class Processes:

@@ -15,7 +15,7 @@ import pytest
 from bench.browser import Browser, missing
 from conftest import ROOT, run_script, wait_for
 from hydraft.board.planner import Planner
-from hydraft.sweep.results import reading
+from hydraft.sweep.results.ledger import Ledger, State
 from hydraft.system import line_file
 
 MORE = "quant.kind=none data.eval=null data.max_length=64 train.micro_batch_size=2 train.log_every=1"
@@ -96,7 +96,7 @@ def test_a_run_from_the_form_is_stopped_and_resumed(browser: Browser, tmp_path: 
         _sweep(browser, address)
         process.kill()  # not even time to say goodbye
         sweep = next((tmp_path / "multirun").glob("*/*"))
-        wait_for(lambda: reading.read(sweep).jobs != [] and all(job.state.value == "done" for job in reading.read(sweep).jobs), 120, "the sweep goes on without its board")  # fmt: skip
+        wait_for(lambda: [job.state for job in Ledger(sweep).jobs().values()] == [State.done] * 2, 120, "the sweep goes on without its board")  # fmt: skip
         wait_for(lambda: not list(sweep.glob(".holder.*")), 30, "it ends")
     finally:
         process.kill()
@@ -140,10 +140,11 @@ def _resume(browser: Browser, folder: Path) -> None:
     others = ".resuming > input"
     browser.run("const e = document.querySelector(arguments[0]); e.value = arguments[1]", others, "lora.r=4")
     browser.click("[data-action=resume-start]")
-    wait_for(lambda: any("cannot be changed on resume" in text for text in [*browser.texts(".resuming .refusal"), *browser.texts(".toast.bad")]), 60, "what may not be changed is refused")  # fmt: skip
+    wait_for(lambda: any("cannot be changed on resume" in text for text in browser.texts(".acts .refusal")), 60, "what may not be changed is refused")  # fmt: skip
     browser.run("document.querySelector(arguments[0]).value = ''", others)
     enter(browser, "resume-train.max_steps", str(step + 3))
     browser.click("[data-action=resume-start]")
+    wait_for(lambda: browser.texts(".acts .refusal") == [], 20, "the refusal is gone")
     wait_for(lambda: browser.texts("h2.run-name .state") == ["completed"], 120, "it is resumed to its end")
     steps = [line["step"] for line in line_file.read(folder / "metrics.jsonl").values if "loss" in line]
     assert steps == list(range(1, step + 4))  # each once

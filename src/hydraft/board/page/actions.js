@@ -13,10 +13,11 @@ export function acts() { return known; }
 export function onActs(f) { listeners.push(f); }
 export async function refreshActs() {
   clearTimeout(timer);
-  const before = JSON.stringify(known.stopping);
+  const state = () => JSON.stringify([known.stopping, known.started.map((one) => [one.id, one.refusal])]);
+  const before = state();
   try { known = await api("acts"); } catch { /* the poll says that the board is gone */ }
   listeners.forEach((f) => f(known));
-  if (before !== JSON.stringify(known.stopping)) bars.forEach(draw);
+  if (before !== state()) bars.forEach(draw);
   const busy = known.started.some((one) => one.code === null) || Object.keys(known.stopping).length;
   timer = setTimeout(refreshActs, document.hidden || !busy ? 10 * EVERY : EVERY);
 }
@@ -52,7 +53,8 @@ function draw(bar) {
   }
   items.push(button("copy", t("copy_command"), copy(of)));
   if (job) items.push(make("span", { class: "note" }, t("part_of_sweep")));
-  place.replaceChildren(...items, more);
+  const refusal = known.started.find((one) => one.id === record.id)?.refusal; // it may come later than the answer to the start
+  place.replaceChildren(...items, more, refusal ? make("pre", { class: "refusal", role: "alert" }, refusal) : "");
 }
 function copy(of) {
   return async (event) => {
@@ -71,18 +73,14 @@ async function resume({ record, more }) {
   try { config = (await api("run", { run: record.id })).config; } catch { /* shown without what it has now */ }
   const inputs = new Map(CHANGED.map((name) => [name, make("input", { type: "text", id: `resume-${name}`, placeholder: t("current", { value: config[name] ?? "" }), autocomplete: "off" })]));
   const others = make("input", { type: "text", class: "mono", "aria-label": t("more_title"), placeholder: "train.save_every=50 tracker=tensorboard", autocomplete: "off" });
-  const refusal = make("pre", { class: "refusal", role: "alert", hidden: true });
   const begin = async () => {
     const settings = Object.fromEntries([...inputs].map(([name, input]) => [name, input.value.trim()]).filter(([, value]) => value));
     start.disabled = true;
-    refusal.hidden = true;
-    const found = await act("resume", { id: record.id, kind: "run", settings, more: others.value }, () => { toast(t("resuming")); more.replaceChildren(); });
+    await act("resume", { id: record.id, kind: "run", settings, more: others.value }, () => { toast(t("resuming")); more.replaceChildren(); });
     start.disabled = false;
-    refusal.hidden = !found?.refusal;
-    refusal.textContent = found?.refusal || "";
   };
   const start = button("resume-start", t("resume_start"), begin, { class: "primary" });
-  more.replaceChildren(make("p", { class: "note" }, t("resume_hint")), make("div", { class: "fields" }, ...[...inputs].map(([name, input]) => make("div", { class: "field" }, make("label", { for: input.id }, name), input))), others, refusal, make("div", { class: "bar" }, start));
+  more.replaceChildren(make("p", { class: "note" }, t("resume_hint")), make("div", { class: "fields" }, ...[...inputs].map(([name, input]) => make("div", { class: "field" }, make("label", { for: input.id }, name), input))), others, make("div", { class: "bar" }, start));
   inputs.get("train.epochs").focus();
 }
 

@@ -189,6 +189,10 @@ export function install() {
     },
     update: () => open(),
   });
-  onActs((found) => { if (parts?.started?.isConnected) showStarted(parts.started, found); if (waiting && found.started.some((one) => one.id === waiting.id && one.code !== null)) waiting = null; });
+  onActs((found) => {
+    if (parts?.started?.isConnected) showStarted(parts.started, found);
+    const ended = waiting && found.started.find((one) => one.id === waiting.id && one.code !== null);
+    if (ended?.refusal) { waiting = null; result = { ...result, refusal: ended.refusal, fields: ended.fields, plans: [] }; show(); }
+  });
   on("changed", open);
 }
