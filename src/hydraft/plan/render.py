@@ -154,10 +154,10 @@ def phases(config: Config, plan: Plan, cost: Cost) -> dict[str, Parts]:
 def _bars(config: Config, plan: Plan, cost: Cost) -> Table:
     """A stacked bar per phase, with a mark at the available memory."""
     available = plan.host_memory if plan.gpu_memory is None else plan.gpu_memory
-    columns = phases(config, plan, cost)
-    scale = max(available, *(parts.total for parts in columns.values())) / WIDTH
+    bars = phases(config, plan, cost)
+    scale = max(available, *(parts.total for parts in bars.values())) / WIDTH
     grid = Table.grid(padding=(0, 1))
-    for name, parts in columns.items():
+    for name, parts in bars.items():
         bar = Text()
         done = 0.0
         for part, count in parts.to_dict().items():

@@ -93,9 +93,8 @@ def test_a_run_from_the_form_is_stopped_and_resumed(browser: Browser, tmp_path: 
         _stop(browser, folder)
         _resume(browser, folder)
         assert browser.console_messages() == []
-        _sweep(browser, address)
+        sweep = _sweep(browser, address, tmp_path)
         process.kill()  # not even time to say goodbye
-        sweep = next((tmp_path / "multirun").glob("*/*"))
         wait_for(lambda: [job.state for job in Ledger(sweep).jobs().values()] == [State.done] * 2, 120, "the sweep goes on without its board")  # fmt: skip
         wait_for(lambda: not list(sweep.glob(".holder.*")), 30, "it ends")
     finally:
@@ -150,15 +149,23 @@ def _resume(browser: Browser, folder: Path) -> None:
     assert steps == list(range(1, step + 4))  # each once
 
 
-def _sweep(browser: Browser, address: str) -> None:
+def _sweep(browser: Browser, address: str, folder: Path) -> Path:
+    """A sweep that is started, stopped and resumed, and still runs."""
     open_form(browser, address)
     enter(browser, "setting-lora.r", "2,4")
-    enter(browser, "setting-train.max_steps", "20")
+    enter(browser, "setting-train.max_steps", "150")
     wait_for(lambda: browser.texts("#jobs-count") == ["A sweep of 2 jobs"], 20, "the number of jobs is shown")
-    wait_for(lambda: "max_steps=20" in browser.texts(".plan .command pre")[0], 20, "the last change is planned")
+    wait_for(lambda: "max_steps=150" in browser.texts(".plan .command pre")[0], 20, "the last change is planned")
     browser.click("#start")
     wait_for(lambda: browser.run("return document.getElementById('main').dataset.view") == "sweep", 90, "the sweep is opened")  # fmt: skip
-    wait_for(lambda: browser.texts("[data-action=stop]") != [], 60, "it can be stopped")
+    sweep = next((folder / "multirun").glob("*/*"))
+    wait_for(lambda: any(file.stat().st_size for file in sweep.glob("*/metrics.jsonl")), 90, "its jobs train")
+    browser.click("[data-action=stop]")
+    wait_for(lambda: browser.texts("[data-action=resume]") != [], 90, "it has stopped and can be resumed")
+    assert State.interrupted in [job.state for job in Ledger(sweep).jobs().values()]
+    browser.click("[data-action=resume]")
+    wait_for(lambda: browser.texts("[data-action=stop]") != [], 90, "it runs again")
+    return sweep
 
 
 def _end(folder: Path) -> None:

@@ -138,6 +138,26 @@ def test_the_process_that_runs_a_run_is_stopped(folder: Path, process: "subproce
     assert "has ended" in board.post("/api/stop", json={"id": "outputs/one"}).json()["refusal"]
 
 
+def test_a_second_request_ends_it_at_once(folder: Path) -> None:
+    handler = (
+        "import signal, time; signal.signal(15, lambda *_: print('saving', flush=True)); print('ready', flush=True)"
+    )
+    code = f"{handler}\nwhile True: time.sleep(0.05)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        started = ProcessId.of(process.pid).started
+        hold(folder / "outputs/one", host=socket.gethostname(), pid=process.pid, started=started)
+        board, asked = client(), {"id": "outputs/one"}
+        assert board.post("/api/stop", json=asked).json()["now"] is False
+        assert process.stdout.readline() == "saving\n"
+        assert "is being stopped" in board.post("/api/stop", json=asked).json()["refusal"]
+        assert board.get("/api/acts").json()["stopping"]["outputs/one"]["now"] is False
+        assert board.post("/api/stop", json={**asked, "now": True}).json()["now"] is True
+        assert process.stdout.readline() == "saving\n"
+        process.kill()
+    assert board.get("/api/acts").json()["stopping"] == {}
+
+
 def test_a_run_writes_down_which_process_runs_it(tmp_path: Path) -> None:
     with run_folder.held(tmp_path):
         assert find(tmp_path, False, None) == [ProcessId.of(os.getpid())]

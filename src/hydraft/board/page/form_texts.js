@@ -28,7 +28,7 @@ addTexts({
     sweep_of: "扫参，共 {jobs} 个任务", sweep_unknown: "扫参", sweep_searches: "搜索：边运行边选择任务。这里预估的是不含搜索项的一次运行。",
     sweep_first: "预估了前 {count} 个任务；开始之前会检查全部任务。", refused_here: "在本机会被拒绝：{text}", as_printed: "mode=plan 的输出",
     start_run: "开始运行", start_sweep: "开始扫参", starting_at: "正在 {folder} 中启动…", clear: "清空表单", start_anyway: "资源预估认为放不下，仍然开始吗？",
-    started_title: "由此看板启动", ended_with: "已结束，退出码 {code}", goes_on: "正在运行，进程 {pid}；看板结束后它会继续", open: "打开", output: "输出",
+    started_title: "由本地看板启动", ended_with: "已结束，退出码 {code}", goes_on: "正在运行，进程 {pid}；本地看板结束后它会继续", open: "打开", output: "输出",
     stop: "停止", stop_title: "完成当前步、保存检查点后结束（train.grace），之后可以续训。", stopping: "正在停止：完成当前步并保存…", stop_now: "立即停止", stopping_now: "正在立即结束…",
     stop_now_sure: "不保存，立即结束吗？之前保存的内容会保留。", resume: "续训…", resume_start: "续训", resume_sweep: "续跑扫参", retry_failed: "续跑，并重跑失败的任务",
     resume_hint: "可以改动的设置；留空则与之前相同。其他设置的写法与命令行相同。", copy_command: "复制命令", no_command: "没有记录它的命令。",
