@@ -23,7 +23,7 @@ from hydraft.errors import ConfigError
 from hydraft.infer.serve.middleware import Access
 from hydraft.runs import run_folder
 from hydraft.sweep import holder
-from hydraft.sweep.results.ledger import ABOUT, FORMAT, MARK
+from hydraft.sweep.results.ledger import ABOUT, FORMAT, MARK, Job, Ledger
 from hydraft.system.processes import ProcessId
 
 ADDRESS = "http://127.0.0.1:8600"
@@ -242,6 +242,20 @@ def test_a_sweep_is_resumed_with_its_own_overrides(folder: Path) -> None:
     refused = board.post("/api/resume", json={"id": "multirun/mine", "kind": "sweep"}).json()
     assert refused["started"] is None and "can be changed by others" in refused["refusal"]
     assert board.get("/api/acts").json()["started"] == []
+
+
+def test_a_sweep_whose_jobs_have_not_begun_is_running(folder: Path) -> None:
+    sweep, key = sweep_in(folder, {"task": [], "hydra": []}), "1" * 16
+    Ledger(sweep).add([Job(key, "r=1", ["lora.r=1"])])
+
+    def state() -> str:
+        return str(client().get("/api/board").json()["sweeps"][0]["state"])
+
+    assert state() == "interrupted"
+    with holder.named(sweep):
+        assert state() == "running"
+    assert state() == "interrupted"
+    assert commands.of_job(sweep / "r=1") == "python train.py lora.r=1"
 
 
 @pytest.mark.parametrize("overrides", [{}, {"task": [["a"]], "hydra": []}, None, {"task": "lora.r=1", "hydra": [1]}])

@@ -13,7 +13,7 @@ export function acts() { return known; }
 export function onActs(f) { listeners.push(f); }
 export async function refreshActs() {
   clearTimeout(timer);
-  const state = () => JSON.stringify([known.stopping, known.started.map((one) => [one.id, one.refusal])]);
+  const state = () => JSON.stringify([known.stopping, known.started.map((one) => [one.id, one.code, one.refusal])]);
   const before = state();
   try { known = await api("acts"); } catch { /* the poll says that the board is gone */ }
   listeners.forEach((f) => f(known));
@@ -37,7 +37,8 @@ function draw(bar) {
   bar.shown = true;
   const of = { id: record.id, kind };
   const stopping = known.stopping[record.id];
-  const live = kind === "run" ? LIVE.includes(record.state) : record.state === "running";
+  const begins = known.started.some((one) => one.id === record.id && one.code === null);
+  const live = begins || (kind === "run" ? LIVE.includes(record.state) : record.state === "running");
   const job = kind === "run" && record.sweep;
   const stop = (now) => act("stop", { ...of, now }, () => toast(t("stop_asked")));
   const items = [];
@@ -46,7 +47,7 @@ function draw(bar) {
     if (!stopping.now) items.push(button("stop-now", t("stop_now"), () => { if (confirm(t("stop_now_sure"))) stop(true); }, { class: "danger" }));
   } else if (live && !job) items.push(button("stop", t("stop"), () => stop(false), { title: t("stop_title") }));
   if (!live && kind === "run" && !job && record.state !== "queued" && record.state !== "unreadable") items.push(button("resume", t("resume"), () => resume(bar)));
-  if (kind === "sweep" && record.state !== "running" && record.state !== "unreadable") {
+  if (kind === "sweep" && !live && record.state !== "unreadable") {
     const counts = record.counts || {};
     if (Object.entries(counts).some(([state, count]) => count && !["completed", "pruned", "refused", "failed", "diverged"].includes(state))) items.push(button("resume", t("resume_sweep"), () => act("resume", of, () => toast(t("resuming")))));
     if (counts.failed || counts.diverged) items.push(button("retry", t("retry_failed"), () => act("resume", { ...of, retry_failed: true }, () => toast(t("resuming")))));

@@ -3,6 +3,7 @@ import { board, bytes, go, make, t } from "./main.js";
 import { command } from "./run.js";
 
 const PARTS = ["weights", "adapter", "gradients", "optimizer", "activations", "logits", "cache", "buffers", "overhead"];
+const STOPPED = [0, 130, 137, 143, -9, -15]; // exit codes of a run that ended, or that a signal did
 const SHADES = [0, 1, 2, 3, 4, 5, 6, 9, 7];
 
 export function showPlan(place, result, { apply }) {
@@ -45,7 +46,7 @@ export function showStarted(place, found) {
   if (!found.started.length) { place.replaceChildren(); return; }
   place.replaceChildren(make("h3", {}, t("started_title")), ...found.started.slice(0, 8).map((one) => {
     const there = (one.kind === "run" ? board.runs : board.sweeps).has(one.id);
-    const failed = one.code !== null && one.code !== 0;
+    const failed = one.code !== null && !STOPPED.includes(one.code);
     return make("div", { class: "panel start", "data-started": one.id },
       make("p", {}, there ? make("button", { type: "button", class: "plain link", onclick: () => go(one.kind, { id: one.id }) }, one.id) : one.id),
       make("p", { class: failed ? "note bad" : "note" }, one.code === null ? t("goes_on", { pid: one.pid }) : t("ended_with", { code: one.code })),
