@@ -68,8 +68,10 @@ class GridSweeper(Sweeper):  # type: ignore[misc]
             made = files.missing(Path(str(self.config.hydra.sweep.dir)).absolute())
             here = BasicLauncher()
             here.setup(hydra_context=self.hydra_context, task_function=self.task_function, config=self.config)
-            looked = here.launch(jobs, initial_job_idx=0)
-            files.remove_empty(made)
+            try:
+                looked = here.launch(jobs, initial_job_idx=0)
+            finally:
+                files.remove_empty(made)
             for one in looked:
                 if isinstance(one._return_value, Exception):
                     raise one._return_value

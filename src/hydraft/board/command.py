@@ -10,8 +10,10 @@ from typing import NoReturn
 import uvicorn
 from fastapi import APIRouter
 
+from hydraft.board import actions, form
 from hydraft.board.app import Board, build
 from hydraft.board.listing import Listing
+from hydraft.board.planner import Planner
 from hydraft.board.roots import roots_of
 from hydraft.config.serve import ServeConfig
 from hydraft.errors import EXIT_REFUSED, ConfigError
@@ -49,7 +51,7 @@ def main(arguments: list[str]) -> int:
         print(f"hydraft board: {error}", file=sys.stderr)
         return EXIT_REFUSED
     access = Access(key, local=True, max_body=MOST_BODY, patience=serve.client_timeout, full=lambda: False)
-    app = build(board, access, routers())
+    app = build(board, access, routers(board))
     threading.Thread(target=board.listing.changes, daemon=True).start()  # read by the time that the page asks
     print(f"http://{serve.host}:{listener.getsockname()[1]}/", flush=True)
     folders = ", ".join(str(root.folder) for root in board.listing.roots)
@@ -64,9 +66,9 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def routers() -> Sequence[APIRouter]:
+def routers(board: Board) -> Sequence[APIRouter]:
     """The routers of what the page does to runs."""
-    return ()
+    return (form.router(board, Planner()), actions.router(board))
 
 
 def _port(text: str) -> int:

@@ -62,7 +62,7 @@ class Sweep:
         """What the table shows of it."""
         counts = Counter(run.shown["state"] for run in runs)
         live = [run for run in runs if run.shown["state"] in LIVE]
-        active = any(run.shown["state"] != "queued" for run in live)
+        active = any(run.shown["state"] != "queued" for run in live) or (bool(live) and process.runs_sweep(self.folder))
         left = self.follower.all_left() if active else None
         command = self.about.get("command")
         state = "unreadable" if self.reason else "running" if active else "interrupted" if live else "completed"

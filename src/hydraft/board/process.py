@@ -6,17 +6,19 @@ from typing import Any
 
 import psutil
 
+from hydraft.sweep.holder import NAMES as SWEEP_HOLDERS
 from hydraft.system import files
 
 HOLDER = ".holder.json"
+"""Of a run."""
 
 
-def holder(folder: Path) -> dict[str, Any] | None:
+def holder(folder: Path, name: str = HOLDER) -> dict[str, Any] | None:
     """Host and process id of the process that holds a run's lock, as it wrote them; None if nothing holds it.
 
     The lock itself is not tried: the attempt alone could refuse a run that begins at that moment.
     """
-    file = folder / HOLDER
+    file = folder / name
     known = files.read_object(file)
     if not isinstance(known.get("host"), str) or type(known.get("pid")) is not int:
         return None
@@ -25,6 +27,12 @@ def holder(folder: Path) -> dict[str, Any] | None:
     except OSError:
         return None
     return {"host": known["host"], "pid": known["pid"], "alive": is_alive(known["host"], known["pid"], written)}
+
+
+def runs_sweep(folder: Path) -> bool:
+    """Whether a process of this host runs the sweep in ``folder``, also while its jobs have not begun."""
+    found = [holder(folder, file.name) for file in folder.glob(SWEEP_HOLDERS)]
+    return any(one is not None and one["alive"] for one in found)
 
 
 def is_alive(host: str, pid: int, since: float) -> bool | None:

@@ -1,6 +1,8 @@
 """Prints a plan: bars and a table of memory, and one line for each other figure. No torch."""
 
 import sys
+from collections.abc import Callable
+from contextvars import ContextVar
 
 from rich.console import Console
 from rich.table import Table
@@ -25,6 +27,9 @@ STYLES = {  # a glyph, for terminals without colour
 WIDTH = 48
 """Columns of a bar."""
 
+listener: ContextVar[Callable[[Config, Plan, list[str]], None] | None] = ContextVar("listener", default=None)
+"""Gets what ``report`` prints, in a process that shows plans in another way too."""
+
 
 def announce(config: Config, plan: Plan, console: Console | None = None) -> None:
     """Print the summary of a run before it starts: its headline, the batch arithmetic and its memory."""
@@ -44,6 +49,8 @@ def announce(config: Config, plan: Plan, console: Console | None = None) -> None
 def report(config: Config, plan: Plan, refused: list[str], console: Console | None = None) -> None:
     """Print the whole plan, for ``mode=plan``."""
     console = console or _console()
+    if (hears := listener.get()) is not None:
+        hears(config, plan, refused)
     _say(console, headline(config), style="bold")
     _say(console, batch(config, plan))
     if plan.cost is None:
@@ -133,7 +140,7 @@ def _peak(config: Config, plan: Plan) -> str:
     return f"{size(memory.peak)}{of} per GPU, {size(memory.host_peak * ranks)} of main memory per machine"
 
 
-def _phases(config: Config, plan: Plan, cost: Cost) -> dict[str, Parts]:
+def phases(config: Config, plan: Plan, cost: Cost) -> dict[str, Parts]:
     """The columns: per GPU, or per machine on CPUs; scoring is one if there are held-out records."""
     memory, ranks = cost.memory, config.cluster.ranks_per_node
     if plan.gpu_memory is not None:
@@ -147,10 +154,10 @@ def _phases(config: Config, plan: Plan, cost: Cost) -> dict[str, Parts]:
 def _bars(config: Config, plan: Plan, cost: Cost) -> Table:
     """A stacked bar per phase, with a mark at the available memory."""
     available = plan.host_memory if plan.gpu_memory is None else plan.gpu_memory
-    phases = _phases(config, plan, cost)
-    scale = max(available, *(parts.total for parts in phases.values())) / WIDTH
+    bars = phases(config, plan, cost)
+    scale = max(available, *(parts.total for parts in bars.values())) / WIDTH
     grid = Table.grid(padding=(0, 1))
-    for name, parts in phases.items():
+    for name, parts in bars.items():
         bar = Text()
         done = 0.0
         for part, count in parts.to_dict().items():
@@ -171,7 +178,7 @@ def _table(config: Config, plan: Plan, cost: Cost) -> Table:
     """A table of memory by purpose."""
     on_gpu, ranks = plan.gpu_memory is not None, config.cluster.ranks_per_node
     table = Table(title="memory per GPU" if on_gpu else "main memory", title_justify="left", show_footer=True)
-    columns = dict(_phases(config, plan, cost))
+    columns = dict(phases(config, plan, cost))
     if on_gpu:
         larger = max(cost.memory.host_loading, cost.memory.host_training, key=lambda parts: parts.total)
         columns["main memory per machine"] = larger.times(ranks)

@@ -21,6 +21,7 @@ from hydraft.runs import claim
 from hydraft.system.files import clear_staging, version_of, write_json, write_text
 from hydraft.system.hardware import Hardware
 from hydraft.system.line_file import NO_LOCKS
+from hydraft.system.processes import ProcessId
 from hydraft.system.redaction import redact, redact_command, redact_text
 from hydraft.system.source_tree import ROOT
 
@@ -109,7 +110,7 @@ def held(folder: Path) -> Iterator[None]:
                 raise
     try:
         with claim.writable(folder):
-            write_json(holder, {"host": socket.gethostname(), "pid": os.getpid()})
+            write_json(holder, this_process())
         yield
     finally:
         with suppress(OSError):  # a folder that is gone, or a file system that has become read-only, must not hide why
@@ -117,6 +118,11 @@ def held(folder: Path) -> Iterator[None]:
             if not (folder / claim.CONFIG).exists():  # no run has begun
                 (folder / ".lock").unlink(missing_ok=True)
         lock.release()
+
+
+def this_process() -> dict[str, Any]:
+    """This process by host, id and start time, for another program that has to find it again."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": ProcessId.of(os.getpid()).started}
 
 
 def _who(holder: Path) -> str:

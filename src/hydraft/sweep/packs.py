@@ -1,6 +1,9 @@
 """Which jobs of a sweep can share a process and its frozen base: a pack. No torch."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -78,11 +81,22 @@ def why_alone(config: Config) -> str | None:
 
 _MEASURED: preflight.Measured = {}
 """Of the jobs of this process."""
+_kept: ContextVar[preflight.Measured | None] = ContextVar("kept", default=None)
 
 
 def measured() -> preflight.Measured | None:
     """In a pack, the records that its other members have measured, so that the next one starts sooner; None outside."""
-    return None if scheduler.current() is None else _MEASURED
+    return _kept.get() if scheduler.current() is None else _MEASURED
+
+
+@contextmanager
+def keeping(known: preflight.Measured) -> Iterator[None]:
+    """While the block makes plans, look in ``known`` for records that were measured before, and add new ones."""
+    token = _kept.set(known)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
 
 
 def found(admitted: Admitted, job: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution
 from hydraft.config import cli, printed
 from hydraft.errors import EXIT_REFUSED, ConfigError, RunFailed
 from hydraft.plan.pack import largest
-from hydraft.sweep import decide, limits, replicas
+from hydraft.sweep import decide, holder, limits, replicas
 from hydraft.sweep.candidate import Candidate, refusal
 from hydraft.sweep.results.live_table import Live
 from hydraft.sweep.rung_jobs import RungJobs
@@ -61,7 +61,7 @@ def run(session: Session, launcher: Launcher, settings: dict[str, Any], argument
     jobs.checked = {tuple(one.overrides): one for one in checked}
     session.add([])  # claims the folder
     try:
-        with Live(session.folder, lines=not streams), jobs:
+        with Live(session.folder, lines=not streams), holder.named(session.folder), jobs:
             if streams:
                 launcher.stream(jobs, demand, POLL_SECONDS)
             else:

@@ -27,7 +27,7 @@ from hydraft.launch import run as launch
 from hydraft.plan import preflight
 from hydraft.plan.render import verdict
 from hydraft.runs import claim, run_folder
-from hydraft.sweep import folder_names, job_status, packs, replicas, sweep_folder
+from hydraft.sweep import folder_names, holder, job_status, packs, replicas, sweep_folder
 from hydraft.sweep.candidate import CONFIGS, Candidate, failure, refusal, returned
 from hydraft.sweep.results import ledger, objective, write
 from hydraft.sweep.results.ledger import Job, Ledger, State
@@ -205,7 +205,7 @@ class Session:
         todo = self._left(candidates)
         live = Live(self.folder, lines=not hasattr(launcher, "demands"))  # other launchers' jobs print to this terminal
         try:
-            with live:
+            with live, holder.named(self.folder):
                 while todo:
                     free = [key for key in todo if not self.ledger.is_claimed(key)]
                     if free:
