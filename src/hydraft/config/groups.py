@@ -14,11 +14,13 @@ from hydraft.system.source_tree import ROOT
 
 CONF = ROOT / "conf"
 GLOBAL = "# @package _global_"
+LOCAL = "local"
+"""The group whose files are those of this machine, and of nobody else: each command takes one if it is there."""
 
 
 def groups() -> dict[str, list[str]]:
     """The options of every group, both sorted by name."""
-    folders = sorted(folder for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
+    folders = sorted(folder for folder in CONF.iterdir() if folder.is_dir() and folder.name not in ("hydra", LOCAL))
     return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders}
 
 
@@ -67,6 +69,6 @@ def defaults(command: str) -> Mapping[str, str | None]:
     for entry in composed["defaults"]:
         if isinstance(entry, dict):
             ((group, option),) = entry.items()
-            if not group.startswith("override "):
+            if not group.startswith(("override ", "optional ")):
                 chosen[group] = option
     return chosen

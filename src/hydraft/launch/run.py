@@ -83,6 +83,8 @@ def run(config: Config, folder: Path, quiet: bool = False, store: RendezvousStor
             _write_result(folder, started, "failed", error={"rank": None, "cause": cause})
             raise
         _write_result(folder, started, "completed")
+    if (verdict := run_folder.not_learned(folder)) is not None:
+        raise RunFailed(verdict)
     return run_folder.objective(folder)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from hydraft.config import rules
 from hydraft.config.choices import Kernels, Precision
+from hydraft.config.debug import DebugKind
 from hydraft.config.lora import start_name
 from hydraft.config.objective import ObjectiveKind
 from hydraft.config.schema import Config
@@ -98,7 +99,10 @@ def make_plan(config: Config, records: int, machine: Hardware | None = None, tex
         ConfigError: the adapter's targets are not in the model.
     """
     machine = machine or detect()
-    examples = max(records, text.examples if text else 0)
+    examples, tokens = max(records, text.examples if text else 0), text.tokens if text else None
+    if config.debug.kind is DebugKind.overfit and examples > config.global_batch_size:  # one batch is an epoch
+        tokens = None if tokens is None else tokens * config.global_batch_size // examples
+        records = examples = config.global_batch_size
     steps_per_epoch = math.ceil(examples / config.global_batch_size)
     steps = config.train.max_steps or math.ceil(steps_per_epoch * config.train.epochs)
     known, stored = known_layout(config)
@@ -121,7 +125,7 @@ def make_plan(config: Config, records: int, machine: Hardware | None = None, tex
     gpu = smallest_gpu(config, machine)
     return Plan(
         records, config.global_batch_size, steps_per_epoch, steps, steps / steps_per_epoch,
-        text.tokens if text else None, labelled, None if gpu is None else gpu.available, machine.memory, cost,
+        tokens, labelled, None if gpu is None else gpu.available, machine.memory, cost,
         without, fits,
         change, 0 if gpu is None else gpu.taken,
     )  # fmt: skip
@@ -251,7 +255,8 @@ def headline(config: Config) -> str:
     if config.objective.kind is not ObjectiveKind.sft:
         trained = f"{config.objective.kind.value} · {trained}"
     return (
-        f"{config.model.name} · quant {config.quant.kind.value} · {trained} · ZeRO-{config.zero.stage}{offload} · "
+        (f"debug={config.debug.name} · " if config.debug.on else "")
+        + f"{config.model.name} · quant {config.quant.kind.value} · {trained} · ZeRO-{config.zero.stage}{offload} · "
         f"{config.cluster.nodes}x{config.cluster.ranks_per_node} · {config.train.precision.value}"
         + (f" · {config.kernels.kind.value}" if config.kernels.kind is not Kernels.torch else "")
     )

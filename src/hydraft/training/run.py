@@ -29,7 +29,7 @@ from hydraft.system.console import Screen
 from hydraft.system.heartbeat import Heartbeat
 from hydraft.system.signals import EarlyExit, SignalListener
 from hydraft.tracking.factory import make_tracker
-from hydraft.training import report, targets
+from hydraft.training import debugging, report, targets
 from hydraft.training.callbacks import best
 from hydraft.training.callbacks.checkpoint import CheckpointCallback, find_start
 from hydraft.training.callbacks.divergence import DivergenceCallback
@@ -94,6 +94,7 @@ def train(rank: Rank, config: Config) -> EarlyExit | None:
         report.write_result(parts.config, folder, result, trained, run.logging.tracker)
         report.show_result(screen, folder, result, seconds)
         report.show_answers(screen, folder, parts.config.train.show_answers)
+        debugging.show(run.debugging, screen, result)
     return None
 
 
@@ -121,6 +122,7 @@ class _Run:
     checkpoint: CheckpointCallback
     early_stop: EarlyStopCallback
     peaks: MemoryPeaks
+    debugging: list[TrainerCallback]
 
 
 def _load(requested: Config, rank: Rank) -> _Parts:
@@ -190,7 +192,9 @@ def _make_run(parts: _Parts, rank: Rank, early_stop: EarlyStopCallback) -> _Run:
     checkpoint = CheckpointCallback(config, folder, parts.data.encoded.key, logging, evaluation, parts.origin)
     compiling = _compile_callbacks(config, model, logging, device)
     referring = referring_callbacks(config, parts.objective, model, parts.data, evaluator, (folder, screen))
-    trainer = _trainer(parts, rank, start, [*compiling, *referring, early_stop, evaluation, logging, checkpoint])
+    looking = debugging.callbacks(config, folder)
+    every = [*compiling, *referring, early_stop, evaluation, logging, checkpoint, *looking]
+    trainer = _trainer(parts, rank, start, every)
     for callback in compiling:
         callback.trainer = trainer
     divergence = DivergenceCallback(config, folder, logging, trainer, early_stop)
@@ -199,7 +203,7 @@ def _make_run(parts: _Parts, rank: Rank, early_stop: EarlyStopCallback) -> _Run:
     if config.sweep.stop_at is not None:
         trainer.add_callback(PauseCallback(config.sweep.stop_at, early_stop))
     checkpoint.attach(trainer, divergence)
-    return _Run(trainer, logging, evaluation, checkpoint, early_stop, peaks)
+    return _Run(trainer, logging, evaluation, checkpoint, early_stop, peaks, looking)
 
 
 def _trainer(parts: _Parts, rank: Rank, start: Start | None, callbacks: list[TrainerCallback]) -> RunTrainer:
@@ -269,6 +273,7 @@ def _save(run: _Run, parts: _Parts, folder: Path, ended: dict[str, Any]) -> tupl
         **({} if kept in (None, state.global_step) else {"last": ended["after"]}),
         **leader.result(state.global_step, state.max_steps),
         "steps": state.global_step,
+        **debugging.result(run.debugging, state.global_step),
         "tokens": run.trainer.all_tokens(),
         "train_seconds": run.logging.seconds,
         **run.peaks.result(),
