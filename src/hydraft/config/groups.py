@@ -38,8 +38,12 @@ def summary(group: str, option: str) -> str:
 @cache
 def values(group: str, option: str) -> Mapping[str, Any]:
     """The settings that an option's file sets itself, by their dotted names; interpolations as they are written."""
-    file = file_of(group, option)
-    prefix = "" if file.read_text(encoding="utf-8").startswith(GLOBAL) else f"{group}."
+    return settings_of(file_of(group, option), f"{group}.")
+
+
+def settings_of(file: Path, package: str) -> Mapping[str, Any]:
+    """The settings of a file by their dotted names; ``package`` is before each, unless the file is for the whole config."""
+    prefix = "" if file.read_text(encoding="utf-8").startswith(GLOBAL) else package
     found: dict[str, Any] = {}
 
     def walk(node: Any, name: str) -> None:

@@ -24,6 +24,7 @@ from hydraft.config.choices import (
     Scale,
     TrackerKind,
 )
+from hydraft.config.debug_rules import DEBUG
 from hydraft.config.kernel_packages import PACKAGES
 from hydraft.config.lora import LoraMethod
 from hydraft.config.machine_rules import MACHINE
@@ -38,6 +39,7 @@ NO_MODELSCOPE = "model.hub=modelscope needs a package that is not installed: pip
 COMBINATIONS = [
     *MACHINE,
     *BEST,
+    *DEBUG,
     value(
         lambda c: bool(c.objective.unread),
         "objective.{c.objective.unread[0]} is not read by objective={c.objective.kind.value}: leave it out, or use objective={c.objective.readers}",

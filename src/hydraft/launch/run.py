@@ -197,6 +197,8 @@ def machine(config: Config) -> Hardware | None:
     """
     if config.cluster.launcher is Launcher.slurm:
         return job_script.machine(config.cluster, config.mode)
+    if config.debug.cpu:
+        hardware.hide_gpus()  # the hosts get the variable too
     if not config.cluster.on_hosts:
         return hardware.detect()
     try:
@@ -205,7 +207,8 @@ def machine(config: Config) -> Hardware | None:
         if config.mode is Mode.train:
             raise
         return None
-    return ssh.query_hardware(chosen[0], config.cluster)
+    found = ssh.query_hardware(chosen[0], config.cluster)
+    return dataclasses.replace(found, gpus=()) if config.debug.cpu else found
 
 
 def refused_here(cluster: ClusterConfig) -> list[str]:

@@ -114,7 +114,7 @@ def make_plan(config: Config, records: int, machine: Hardware | None = None, tex
         fits = fits_memory(config, cost.memory, machine)
         if config.train.recomputes:
             kept = memory(apply(config, [(RECOMPUTES, False)]), subject, bool(machine.gpus))
-            without = kept.peak if machine.gpus else kept.host_peak * config.cluster.ranks_per_node
+            without = kept.peak if machine.gpus else kept.host_peak * config.cluster.ranks_here
         if fits is False:
             change = cheapest(
                 config,
@@ -144,7 +144,7 @@ def price(config: Config, subject: ModelSize, machine: Hardware) -> Cost:
 
 def fits_memory(config: Config, cost: Memory, machine: Hardware) -> bool | None:
     """Whether each GPU and each machine has enough memory; None if neither is known."""
-    gpu, ranks = smallest_gpu(config, machine), config.cluster.ranks_per_node
+    gpu, ranks = smallest_gpu(config, machine), config.cluster.ranks_here
     verdicts = []
     if gpu is not None and gpu.available:
         verdicts.append(cost.peak <= gpu.available)
@@ -156,7 +156,7 @@ def fits_memory(config: Config, cost: Memory, machine: Hardware) -> bool | None:
 
 def smallest_gpu(config: Config, machine: Hardware) -> Gpu | None:
     """The GPU with the least available memory among those that a machine's ranks use; None without GPUs."""
-    taken = machine.gpus[: max(1, config.cluster.ranks_per_node)]
+    taken = machine.gpus[: max(1, config.cluster.ranks_here)]
     return min(taken, key=lambda gpu: gpu.available, default=None)
 
 
@@ -186,14 +186,14 @@ def planned_for(config: Config, here: Hardware | None) -> Hardware:
     Raises:
         ConfigError: ``cluster.gpu_memory`` is not a size.
     """
-    here = here or Hardware(gpus=(UNKNOWN_GPU,) * max(1, config.cluster.ranks_per_node))
+    here = here or Hardware(gpus=(UNKNOWN_GPU,) * max(1, config.cluster.ranks_here))
     capability = min((gpu.compute_capability for gpu in here.gpus), default=UNKNOWN_GPU.compute_capability)
     if config.cluster.gpu_memory is not None:
         size = parse_memory(config.cluster.gpu_memory, "cluster.gpu_memory")
-        gpus = (Gpu(config.cluster.gpu_memory, size, capability),) * max(1, config.cluster.ranks_per_node)
+        gpus = (Gpu(config.cluster.gpu_memory, size, capability),) * max(1, config.cluster.ranks_here)
         return dataclasses.replace(here, gpus=gpus, memory=here.memory if here.gpus else 0)
     if not here.gpus and rules.refused_here(config, here):
-        return dataclasses.replace(here, gpus=(UNKNOWN_GPU,) * max(1, config.cluster.ranks_per_node), memory=0)
+        return dataclasses.replace(here, gpus=(UNKNOWN_GPU,) * max(1, config.cluster.ranks_here), memory=0)
     return here
 
 
