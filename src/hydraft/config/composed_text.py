@@ -1,11 +1,13 @@
 """``--cfg job``: the composed config as YAML that can be read and read again: the option of each group, and what is not the default. No torch."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf, flag_override
 
 from hydraft.config import groups, reference
 
@@ -32,16 +34,12 @@ def text(command: str, overrides: list[str], resolve: bool) -> str:
     with initialize_config_dir(str(groups.CONF), version_base="1.3"):
         composed = compose(command, overrides, return_hydra_config=True)
     choices = {name: option for name, option in composed.hydra.runtime.choices.items() if option is not None}
-    OmegaConf.set_struct(composed, False)
-    OmegaConf.set_readonly(composed, False)
-    if resolve:
-        from hydra.core.hydra_config import HydraConfig
-
-        HydraConfig.instance().set_config(composed)
-        OmegaConf.resolve(composed)
-    values = OmegaConf.to_container(composed, resolve=False, enum_to_str=True)
+    HydraConfig.instance().set_config(composed)  # for ${hydra:…}
+    job = copy.copy(composed)
+    with flag_override(job, ["struct", "readonly"], False):
+        job.pop("hydra")
+    values = OmegaConf.to_container(job, resolve=resolve, enum_to_str=True)
     assert isinstance(values, dict)
-    values.pop("hydra", None)
     defaults = {one.name: one.default for section in reference.sections(command) for one in section.settings}
     other = [
         f"{name}={option}"

@@ -103,8 +103,11 @@ def _refuse_known(folder: Path, typed: str, place: str) -> None:
         if folder == path or (folder.exists() and path.exists() and folder.samefile(path)):
             raise ConfigError(f"{place}: is {what}: give a folder for this alone")
     resolved = folder.resolve()
-    if resolved.is_relative_to(ROOT) and (own := resolved.relative_to(ROOT).parts[0]) in OF_PROJECT:
-        raise ConfigError(f"{place}: is in {own}, a folder of the project: give another, such as outputs/{folder.name}")
+    inside = resolved.relative_to(ROOT).parts if resolved.is_relative_to(ROOT) else ()
+    if len(inside) > 1 and inside[0] in OF_PROJECT:
+        raise ConfigError(
+            f"{place}: is in {inside[0]}, a folder of the project: give another, such as outputs/{folder.name}"
+        )
     for inner, outer in zip(folder.parents, folder.parents[1:], strict=False):
         if inner.name in ("adapter", "model", "checkpoints") and (outer / CONFIG).is_file():
             raise ConfigError(f"{place}: is in {inner}, which another run replaces: give another folder")

@@ -193,15 +193,16 @@ def _make_run(parts: _Parts, rank: Rank, early_stop: EarlyStopCallback) -> _Run:
     compiling = _compile_callbacks(config, model, logging, device)
     referring = referring_callbacks(config, parts.objective, model, parts.data, evaluator, (folder, screen))
     looking = debugging.callbacks(config, folder)
-    every = [*compiling, *referring, early_stop, evaluation, logging, checkpoint, *looking]
-    trainer = _trainer(parts, rank, start, every)
+    trainer = _trainer(
+        parts, rank, start, [*compiling, *referring, early_stop, evaluation, logging, checkpoint, *looking]
+    )
     for callback in compiling:
         callback.trainer = trainer
     divergence = DivergenceCallback(config, folder, logging, trainer, early_stop)
     evaluation.before = divergence.settle
     trainer.add_callback(divergence)
-    if config.sweep.stop_at is not None:
-        trainer.add_callback(PauseCallback(config.sweep.stop_at, early_stop))
+    if (step := config.sweep.stop_at) is not None:
+        trainer.add_callback(PauseCallback(step, early_stop))
     checkpoint.attach(trainer, divergence)
     return _Run(trainer, logging, evaluation, checkpoint, early_stop, peaks, looking)
 
@@ -209,17 +210,13 @@ def _make_run(parts: _Parts, rank: Rank, early_stop: EarlyStopCallback) -> _Run:
 def _trainer(parts: _Parts, rank: Rank, start: Start | None, callbacks: list[TrainerCallback]) -> RunTrainer:
     config, data, pad_id = parts.config, parts.data, int(parts.tokenizer.pad_token_id)
     trainer = rank.trainer(
-        config,
-        parts.model,
-        parts.objective,
-        data.lengths,
-        start,
+        config, parts.model, parts.objective, data.lengths, start,
         args=rank.arguments,
         train_dataset=data.examples,
         processing_class=parts.tokenizer,
         data_collator=parts.objective.collator(config.data, config.kernels, pad_id),
         callbacks=callbacks,
-    )
+    )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
 
@@ -284,8 +281,7 @@ def _save(run: _Run, parts: _Parts, folder: Path, ended: dict[str, Any]) -> tupl
 
 
 def _write_probe(parts: _Parts, folder: Path | None) -> None:
-    ids = parts.data.encoded[0]["input_ids"][:PROBE_TOKENS]
-    weights.write_probe(parts.model, parts.tokenizer, ids, folder)
+    weights.write_probe(parts.model, parts.tokenizer, parts.data.encoded[0]["input_ids"][:PROBE_TOKENS], folder)
 
 
 def _beside_best(parts: _Parts, evaluation: EvaluationCallback, staging: Path | None) -> dict[str, str]:
