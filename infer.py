@@ -17,8 +17,9 @@ try:
     from hydraft.config.choices import InferMode
     from hydraft.config.infer import InferConfig
     from hydraft.infer.resolve import find
-    from hydraft.system import deferred_compile, hardware
+    from hydraft.system import deferred_compile, hardware, wrapping
     from hydraft.system.imports import import_large
+    from hydraft.training import deepspeed_ops
 except ModuleNotFoundError as error:
     sys.exit(f"infer.py: {error.name} is not installed here: run make setup, then .venv/bin/python infer.py")
 
@@ -46,10 +47,10 @@ def infer(composed: DictConfig) -> None:
     machine = hardware.detect()
     infer_rules.usable(options, machine)
     sources = find(options)
-    for line in (line for source in sources for line in source.chosen):
-        print(f"notice: {line}", file=sys.stderr)
+    for line in (*cli.local_settings(), *(line for source in sources for line in source.chosen)):
+        wrapping.say(f"notice: {line}", sys.stderr)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads must not spin
-    os.environ.update(hardware.environment(machine))
+    os.environ.update(deepspeed_ops.environment(machine))
     deferred_compile.prepare()
     import_large(MODULES[options.mode]).run(sources, options)  # imports torch
 

@@ -32,6 +32,7 @@ try:
     from hydraft.runs import claim, resume, run_folder, start
     from hydraft.sweep import packs
     from hydraft.sweep.job_status import Recorded
+    from hydraft.system import wrapping
     from hydraft.system.imports import import_large
     from hydraft.training.objectives.registry import make_objective
 except ModuleNotFoundError as error:
@@ -50,9 +51,10 @@ def train(composed: DictConfig, store: RendezvousStore | None = None) -> float |
         streams.go_on()
     if requested.resume is None:
         requested, started = start.settled(requested, cli.overrides(), folder)
+        started += cli.local_settings()
     if requested.mode is Mode.verify:
         for note in started:
-            print(note)
+            wrapping.say(note)
         verification.verify(requested, folder)
         return None
     if requested.resume is not None:
@@ -74,14 +76,14 @@ def train(composed: DictConfig, store: RendezvousStore | None = None) -> float |
     if config.mode is Mode.plan:
         render.report(config, admitted.plan, rules.refused_here(config, machine) + launch.refused_here(config.cluster))
         for note in (*packs.planned(admitted), *started, *admitted.notes):
-            print(note)
+            wrapping.say(note)
         return None
     if config.mode is Mode.preview:
         import_large("hydraft.training.preview").show(config)  # imports torch
         return None
     exists = saved is not None or resume.same(config, folder)
     if exists and run_folder.status(folder) == "completed" and not changes:
-        print(f"{folder}: the run is complete: nothing is left to do")
+        wrapping.say(f"{folder}: the run is complete: nothing is left to do")
         return run_folder.objective(folder)
     if config.cluster.on_hosts:
         config = launch.placed(config)
@@ -95,7 +97,7 @@ def train(composed: DictConfig, store: RendezvousStore | None = None) -> float |
         run_folder.keep_private(folder)
         render.announce(config, admitted.plan)
         for note in (*started, *admitted.notes, *(f"changed: {change}" for change in changes)):
-            print(note)
+            wrapping.say(note)
         return launch.run(config, folder, store=store)
 
 

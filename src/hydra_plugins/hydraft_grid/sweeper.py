@@ -60,7 +60,9 @@ class GridSweeper(Sweeper):  # type: ignore[misc]
             imports.start_for(self.launcher)  # they run while the jobs are checked
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*cli.params(self.params), *arguments])
-        replicas.check(self.config, [one.key_or_group for one in parsed if one.is_sweep_override()])
+        varied = [one.key_or_group for one in parsed if one.is_sweep_override()]
+        replicas.check(self.config, varied)
+        replicas.refuse_single(self.config, varied)
         jobs = BasicSweeper.split_arguments(parsed, None)[0]
         if not jobs:
             raise ConfigError("nothing to sweep over: a list of values is empty")

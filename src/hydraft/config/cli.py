@@ -23,17 +23,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from hydraft.config import agent_form, help, job_folder, mistakes, shipped, text, yaml_text
+from hydraft.config import agent_form, composed_text, groups, help, job_folder, mistakes, shipped, text, yaml_text
 from hydraft.config.explain import explain as explain
 from hydraft.config.infer import InferConfig
 from hydraft.config.schema import Config
 from hydraft.config.typed_text import quote as quote
 from hydraft.errors import EXIT_INTERRUPTED, EXIT_REFUSED, ConfigError, RunFailed, RunStopped
-from hydraft.system import files, limits
+from hydraft.system import files, limits, wrapping
 from hydraft.system.redaction import redact_text
 from hydraft.system.source_tree import ROOT
 
 T = TypeVar("T")
+
+MULTIRUN = ("-m", "--multirun")
 
 NO_HOME = "Could not determine home directory."
 """The message of pathlib, Path.expanduser and Path.home."""
@@ -85,26 +87,30 @@ def run(task: Callable[[DictConfig], Any], config_name: str, check: job_folder.C
         limits.raise_open_files()
         sys.argv[1:] = [agent_form.plain(argument, config_name) for argument in sys.argv[1:]]
         mistakes.refuse(sys.argv[1:], config_name)
-        sweep = bool({"-m", "--multirun"} & set(sys.argv[1:])) or "hydra.mode=MULTIRUN" in sys.argv[1:]
+        sys.argv[1:] = mistakes.flags_first(sys.argv[1:])
+        sweep = bool(set(MULTIRUN) & set(sys.argv[1:])) or "hydra.mode=MULTIRUN" in sys.argv[1:]
         sys.argv[1:] = [quote(argument, sweep, commas=config_name == "infer") for argument in sys.argv[1:]]
         if help.requested(sys.argv[1:]):
             return help.print_help(config_name, sys.argv[1:])
+        if (shown := composed_text.requested(sys.argv[1:])) is not None and not sweep:
+            print(composed_text.text(config_name, *shown), end="")
+            return 0
         with job_folder.checked(check):
             hydra.main(config_path=str(ROOT / "conf"), config_name=config_name, version_base="1.3")(guarded)()
         if caught:
             raise caught[0]
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
-        print(f"{Path(sys.argv[0]).name}: {redact_text(explain(error, config_name, _typed()))}", file=sys.stderr)
+        wrapping.say(f"{Path(sys.argv[0]).name}: {redact_text(explain(error, config_name, _typed()))}", sys.stderr)
         return EXIT_REFUSED
     except (RunFailed, RunStopped) as error:
-        print(redact_text(str(error)), file=sys.stderr)
+        wrapping.say(redact_text(str(error)), sys.stderr)
         return error.code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:  # Hydra does not expect everything that can be typed
         if _has_begun(error):
             raise
-        print(f"{Path(sys.argv[0]).name}: {redact_text(explain(error, config_name, _typed()))}", file=sys.stderr)
+        wrapping.say(f"{Path(sys.argv[0]).name}: {redact_text(explain(error, config_name, _typed()))}", sys.stderr)
         return EXIT_REFUSED
     return 0
 
@@ -182,6 +188,17 @@ def output_folder() -> Path:
 def overrides() -> list[str]:
     """The overrides of this job's command line."""
     return list(HydraConfig.get().overrides.task)
+
+
+def local_settings() -> list[str]:
+    """A line about the file of this machine in ``conf/local/`` that the config was composed with; none without one."""
+    chosen, sources = HydraConfig.get().runtime.choices.get(groups.LOCAL), HydraConfig.get().runtime.config_sources
+    for source in sources:
+        file = Path(source.path) / groups.LOCAL / f"{chosen}.yaml"
+        if chosen and source.schema == "file" and file.is_file():
+            found = ", ".join(groups.settings_of(file, f"{groups.LOCAL}.")) or "options of groups"
+            return [f"{file.relative_to(file.parents[2])} sets {found}"]
+    return []
 
 
 def names(group: str) -> bool:

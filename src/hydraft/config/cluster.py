@@ -1,10 +1,19 @@
 """Schema of the ``cluster`` section: machines, ranks, launcher and timeouts. No torch."""
 
 import re
+import socket
 from dataclasses import dataclass, field
 
 from hydraft.config.bounds import Effect, setting
 from hydraft.config.choices import Launcher
+
+HERE = ("localhost", "127.0.0.1", "::1")
+"""Names of this machine besides its own."""
+
+
+def is_here(host: str) -> bool:
+    """Whether a host is this machine, for which no ssh is needed."""
+    return host in (*HERE, socket.gethostname())
 
 
 def _are_sbatch_options(options: dict[str, str | None]) -> bool:
@@ -77,6 +86,16 @@ class ClusterConfig:
     max_restarts: int = setting(0, at_least=0, unit="restarts")
     """How often a run restarts from its newest complete checkpoint after a rank or a host failed."""
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
+
+    @property
+    def hosts_here(self) -> int:
+        """How many of the run's hosts are this machine: more than one in a trial of several hosts."""
+        return sum(map(is_here, self.hosts[: self.nodes]))
+
+    @property
+    def ranks_here(self) -> int:
+        """The most ranks that share a machine, and its memory."""
+        return self.ranks_per_node * max(1, self.hosts_here)
 
     @property
     def on_hosts(self) -> bool:

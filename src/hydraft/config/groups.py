@@ -14,11 +14,13 @@ from hydraft.system.source_tree import ROOT
 
 CONF = ROOT / "conf"
 GLOBAL = "# @package _global_"
+LOCAL = "local"
+"""The group whose files are those of this machine, and of nobody else: each command takes one if it is there."""
 
 
 def groups() -> dict[str, list[str]]:
     """The options of every group, both sorted by name."""
-    folders = sorted(folder for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
+    folders = sorted(folder for folder in CONF.iterdir() if folder.is_dir() and folder.name not in ("hydra", LOCAL))
     return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders}
 
 
@@ -36,8 +38,12 @@ def summary(group: str, option: str) -> str:
 @cache
 def values(group: str, option: str) -> Mapping[str, Any]:
     """The settings that an option's file sets itself, by their dotted names; interpolations as they are written."""
-    file = file_of(group, option)
-    prefix = "" if file.read_text(encoding="utf-8").startswith(GLOBAL) else f"{group}."
+    return settings_of(file_of(group, option), f"{group}.")
+
+
+def settings_of(file: Path, package: str) -> Mapping[str, Any]:
+    """The settings of a file by their dotted names; ``package`` is before each, unless the file is for the whole config."""
+    prefix = "" if file.read_text(encoding="utf-8").startswith(GLOBAL) else package
     found: dict[str, Any] = {}
 
     def walk(node: Any, name: str) -> None:
@@ -67,6 +73,6 @@ def defaults(command: str) -> Mapping[str, str | None]:
     for entry in composed["defaults"]:
         if isinstance(entry, dict):
             ((group, option),) = entry.items()
-            if not group.startswith("override "):
+            if not group.startswith(("override ", "optional ")):
                 chosen[group] = option
     return chosen

@@ -4,6 +4,8 @@ Hydra's own help loads the config once for every option of every group; this one
 """
 
 import difflib
+import re
+import shutil
 import string
 import sys
 import textwrap
@@ -19,7 +21,20 @@ from hydraft.config.reference import Section, Setting
 from hydraft.errors import EXIT_REFUSED
 
 FLAGS = ("-h", "--help")
-WIDTH = 120
+NARROWEST, WIDEST = 60, 120
+"""Columns of a text, on a terminal of at least and at most so many."""
+
+LONG_MEANING = 100
+"""Characters of a first sentence of which only the part before a colon is shown."""
+
+MOST_USED = {
+    "train": (
+        "data.train", "data.eval", "data.max_length", "train.epochs", "train.max_steps", "train.learning_rate",
+        "train.micro_batch_size", "train.gradient_accumulation_steps", "train.eval_every", "lora.r", "lora.alpha", "seed",
+    ),
+    "infer": (),
+}  # fmt: skip
+"""By command: the settings that ``--help`` explains."""
 
 
 def requested(arguments: list[str]) -> bool:
@@ -61,9 +76,32 @@ def overview(command: str, overrides: list[str]) -> str:
             composed = compose(command, overrides)
         with flag_override(composed, ["struct", "readonly"], False):
             config = OmegaConf.to_yaml(composed)
-    listed = "".join(f"{group}: {', '.join(options)}\n" for group, options in groups.groups().items())
+    lines = [_hanging(f"{group}: {', '.join(options)}") for group, options in groups.groups().items()]
+    listed = "".join(f"{line}\n" for line in lines)
     template = string.Template(texts["template"].replace("${hydra.help.header}", texts["header"]))
-    return template.substitute(APP_CONFIG_GROUPS=listed, CONFIG=config)
+    return template.substitute(APP_CONFIG_GROUPS=listed, CONFIG=config, SETTINGS="\n".join(_most_used(command)))
+
+
+def _most_used(command: str) -> Iterator[str]:
+    """The settings that are used most, each with its default and the first sentence of its meaning."""
+    known = {setting.name: setting for section in reference.sections(command) for setting in section.settings}
+    shown = {name: f"  {name}={known[name].default}".replace(reference.REQUIRED, "…") for name in MOST_USED[command]}
+    width = max(map(len, shown.values()), default=0) + 2
+    for name, text in shown.items():
+        first = re.split(r"(?<=\.) ", _plain(" ".join(known[name].meaning.split())))[0]
+        if len(first) > LONG_MEANING:
+            first = f"{first.partition(': ')[0].removesuffix('.')}."
+        yield from textwrap.wrap(
+            first, _width(), initial_indent=f"{text:{width}}", subsequent_indent=" " * width, break_on_hyphens=False
+        )
+
+
+def _hanging(text: str) -> str:
+    return textwrap.fill(text, _width(), subsequent_indent="    ", break_on_hyphens=False, break_long_words=False)
+
+
+def _width() -> int:
+    return min(WIDEST, max(NARROWEST, shutil.get_terminal_size().columns))
 
 
 def _groups(command: str) -> dict[str, list[str]]:
@@ -130,7 +168,7 @@ def _of_group(group: str, options: list[str], default: str | None) -> Iterator[s
 
 
 def _wrapped(text: str, indent: str = "  ") -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+    return textwrap.wrap(text, _width(), initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _plain(text: str) -> str:

@@ -31,6 +31,12 @@ MACHINE = [
         here=True,
     ),
     Rule(
+        lambda c, h: bool(h.gpus) and c.cluster.hosts_here > 1 and not c.debug.cpu,
+        "cluster.hosts: names this machine {c.cluster.hosts_here} times, and each would use the same GPUs, which NCCL refuses: use debug.cpu=true, which uses none",
+        source="NCCL, src/init.cc: Duplicate GPU detected",
+        here=True,
+    ),
+    Rule(
         lambda c, h: c.train.precision is Precision.fp16 and not h.gpus,
         "train.precision=fp16 needs a GPU, and none was found: use train.precision=fp32 or bf16",
         source="DeepSpeed, accelerator/cpu_accelerator.py, is_fp16_supported",

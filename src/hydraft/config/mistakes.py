@@ -83,6 +83,22 @@ def refuse(arguments: Sequence[str], command: str) -> None:
             group_choice.refuse(argument, command, others)
 
 
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """A command line with its flags before its overrides: Hydra takes none between two of them."""
+    flags: list[str] = []
+    others: list[str] = []
+    left = list(arguments)
+    while left:
+        argument = left.pop(0)
+        if not argument.startswith("-"):
+            others.append(argument)
+            continue
+        flags.append(argument)
+        if argument in WITH_VALUE and left and not left[0].startswith("-"):
+            flags.append(left.pop(0))
+    return flags + others
+
+
 def _refuse_unreadable(arguments: Sequence[str]) -> None:
     """Refuse what no file could hold as it is, and what would run code from another's folder before a config is read."""
     for number, argument in enumerate(arguments):

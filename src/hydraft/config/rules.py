@@ -25,6 +25,7 @@ from hydraft.config.choices import (
     Scale,
     TrackerKind,
 )
+from hydraft.config.debug_rules import DEBUG
 from hydraft.config.kernel_packages import PACKAGES
 from hydraft.config.lora import LoraMethod
 from hydraft.config.machine_rules import MACHINE
@@ -40,6 +41,7 @@ COMBINATIONS = [
     *MACHINE,
     *BEST,
     *BENCHMARKS,
+    *DEBUG,
     value(
         lambda c: bool(c.objective.unread),
         "objective.{c.objective.unread[0]} is not read by objective={c.objective.kind.value}: leave it out, or use objective={c.objective.readers}",

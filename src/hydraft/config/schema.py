@@ -23,6 +23,7 @@ from hydraft.config.choices import (
 )
 from hydraft.config.cluster import ClusterConfig
 from hydraft.config.data import DataConfig
+from hydraft.config.debug import DebugConfig
 from hydraft.config.lora import ALL_LINEAR, TARGETS, VARIANTS, LoraMethod, Variant, as_targets, has_head, is_targets
 from hydraft.config.model import ModelConfig
 from hydraft.config.objective import ObjectiveConfig
@@ -169,6 +170,7 @@ class Config:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    debug: DebugConfig = field(default_factory=DebugConfig)
 
     @property
     def world_size(self) -> int:

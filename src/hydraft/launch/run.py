@@ -83,6 +83,8 @@ def run(config: Config, folder: Path, quiet: bool = False, store: RendezvousStor
             _write_result(folder, started, "failed", error={"rank": None, "cause": cause})
             raise
         _write_result(folder, started, "completed")
+    if (verdict := run_folder.not_learned(folder)) is not None:
+        raise RunFailed(verdict)
     return run_folder.objective(folder)
 
 
@@ -195,6 +197,8 @@ def machine(config: Config) -> Hardware | None:
     """
     if config.cluster.launcher is Launcher.slurm:
         return job_script.machine(config.cluster, config.mode)
+    if config.debug.cpu:
+        hardware.hide_gpus()  # the hosts get the variable too
     if not config.cluster.on_hosts:
         return hardware.detect()
     try:
@@ -203,7 +207,8 @@ def machine(config: Config) -> Hardware | None:
         if config.mode is Mode.train:
             raise
         return None
-    return ssh.query_hardware(chosen[0], config.cluster)
+    found = ssh.query_hardware(chosen[0], config.cluster)
+    return dataclasses.replace(found, gpus=()) if config.debug.cpu else found
 
 
 def refused_here(cluster: ClusterConfig) -> list[str]:

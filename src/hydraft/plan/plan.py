@@ -12,6 +12,7 @@ from typing import Any
 
 from hydraft.config import rules
 from hydraft.config.choices import Kernels, Precision
+from hydraft.config.debug import DebugKind
 from hydraft.config.lora import start_name
 from hydraft.config.objective import ObjectiveKind
 from hydraft.config.schema import Config
@@ -98,7 +99,10 @@ def make_plan(config: Config, records: int, machine: Hardware | None = None, tex
         ConfigError: the adapter's targets are not in the model.
     """
     machine = machine or detect()
-    examples = max(records, text.examples if text else 0)
+    examples, tokens = max(records, text.examples if text else 0), text.tokens if text else None
+    if config.debug.kind is DebugKind.overfit and examples > config.global_batch_size:  # one batch is an epoch
+        tokens = None if tokens is None else tokens * config.global_batch_size // examples
+        records = examples = config.global_batch_size
     steps_per_epoch = math.ceil(examples / config.global_batch_size)
     steps = config.train.max_steps or math.ceil(steps_per_epoch * config.train.epochs)
     known, stored = known_layout(config)
@@ -110,7 +114,7 @@ def make_plan(config: Config, records: int, machine: Hardware | None = None, tex
         fits = fits_memory(config, cost.memory, machine)
         if config.train.recomputes:
             kept = memory(apply(config, [(RECOMPUTES, False)]), subject, bool(machine.gpus))
-            without = kept.peak if machine.gpus else kept.host_peak * config.cluster.ranks_per_node
+            without = kept.peak if machine.gpus else kept.host_peak * config.cluster.ranks_here
         if fits is False:
             change = cheapest(
                 config,
@@ -121,7 +125,7 @@ def make_plan(config: Config, records: int, machine: Hardware | None = None, tex
     gpu = smallest_gpu(config, machine)
     return Plan(
         records, config.global_batch_size, steps_per_epoch, steps, steps / steps_per_epoch,
-        text.tokens if text else None, labelled, None if gpu is None else gpu.available, machine.memory, cost,
+        tokens, labelled, None if gpu is None else gpu.available, machine.memory, cost,
         without, fits,
         change, 0 if gpu is None else gpu.taken,
     )  # fmt: skip
@@ -140,7 +144,7 @@ def price(config: Config, subject: ModelSize, machine: Hardware) -> Cost:
 
 def fits_memory(config: Config, cost: Memory, machine: Hardware) -> bool | None:
     """Whether each GPU and each machine has enough memory; None if neither is known."""
-    gpu, ranks = smallest_gpu(config, machine), config.cluster.ranks_per_node
+    gpu, ranks = smallest_gpu(config, machine), config.cluster.ranks_here
     verdicts = []
     if gpu is not None and gpu.available:
         verdicts.append(cost.peak <= gpu.available)
@@ -152,7 +156,7 @@ def fits_memory(config: Config, cost: Memory, machine: Hardware) -> bool | None:
 
 def smallest_gpu(config: Config, machine: Hardware) -> Gpu | None:
     """The GPU with the least available memory among those that a machine's ranks use; None without GPUs."""
-    taken = machine.gpus[: max(1, config.cluster.ranks_per_node)]
+    taken = machine.gpus[: max(1, config.cluster.ranks_here)]
     return min(taken, key=lambda gpu: gpu.available, default=None)
 
 
@@ -182,14 +186,14 @@ def planned_for(config: Config, here: Hardware | None) -> Hardware:
     Raises:
         ConfigError: ``cluster.gpu_memory`` is not a size.
     """
-    here = here or Hardware(gpus=(UNKNOWN_GPU,) * max(1, config.cluster.ranks_per_node))
+    here = here or Hardware(gpus=(UNKNOWN_GPU,) * max(1, config.cluster.ranks_here))
     capability = min((gpu.compute_capability for gpu in here.gpus), default=UNKNOWN_GPU.compute_capability)
     if config.cluster.gpu_memory is not None:
         size = parse_memory(config.cluster.gpu_memory, "cluster.gpu_memory")
-        gpus = (Gpu(config.cluster.gpu_memory, size, capability),) * max(1, config.cluster.ranks_per_node)
+        gpus = (Gpu(config.cluster.gpu_memory, size, capability),) * max(1, config.cluster.ranks_here)
         return dataclasses.replace(here, gpus=gpus, memory=here.memory if here.gpus else 0)
     if not here.gpus and rules.refused_here(config, here):
-        return dataclasses.replace(here, gpus=(UNKNOWN_GPU,) * max(1, config.cluster.ranks_per_node), memory=0)
+        return dataclasses.replace(here, gpus=(UNKNOWN_GPU,) * max(1, config.cluster.ranks_here), memory=0)
     return here
 
 
@@ -251,7 +255,8 @@ def headline(config: Config) -> str:
     if config.objective.kind is not ObjectiveKind.sft:
         trained = f"{config.objective.kind.value} · {trained}"
     return (
-        f"{config.model.name} · quant {config.quant.kind.value} · {trained} · ZeRO-{config.zero.stage}{offload} · "
+        (f"debug={config.debug.name} · " if config.debug.on else "")
+        + f"{config.model.name} · quant {config.quant.kind.value} · {trained} · ZeRO-{config.zero.stage}{offload} · "
         f"{config.cluster.nodes}x{config.cluster.ranks_per_node} · {config.train.precision.value}"
         + (f" · {config.kernels.kind.value}" if config.kernels.kind is not Kernels.torch else "")
     )

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -24,14 +23,14 @@ STYLES = {  # a glyph, for terminals without colour
     "buffers": ("░", "red", "buffers"),
     "overhead": ("·", "bright_black", "driver and libraries"),
 }
-WIDTH = 48
-"""Columns of a bar."""
+WIDTH, BESIDE = 48, 32
+"""Columns of a bar, on a terminal that has them, and of what stands beside it."""
 
 listener: ContextVar[Callable[[Config, Plan, list[str]], None] | None] = ContextVar("listener", default=None)
 """Gets what ``report`` prints, in a process that shows plans in another way too."""
 
 
-def announce(config: Config, plan: Plan, console: Console | None = None) -> None:
+def announce(config: Config, plan: Plan, console: PlainConsole | None = None) -> None:
     """Print the summary of a run before it starts: its headline, the batch arithmetic and its memory."""
     console = console or _console()
     _say(console, headline(config))
@@ -46,7 +45,7 @@ def announce(config: Config, plan: Plan, console: Console | None = None) -> None
         _say(console, verdict(plan), style="red")
 
 
-def report(config: Config, plan: Plan, refused: list[str], console: Console | None = None) -> None:
+def report(config: Config, plan: Plan, refused: list[str], console: PlainConsole | None = None) -> None:
     """Print the whole plan, for ``mode=plan``."""
     console = console or _console()
     if (hears := listener.get()) is not None:
@@ -62,7 +61,7 @@ def report(config: Config, plan: Plan, refused: list[str], console: Console | No
         where = f" (r {config.lora.r} on {', '.join(plan.cost.targets)})" if plan.cost.targets else ""
         _say(console, parameters(plan.cost) + where)
         console.print()
-        console.print(_bars(config, plan, plan.cost))
+        console.print(_bars(config, plan, plan.cost, max(10, min(WIDTH, console.width - BESIDE))))
         console.print(_table(config, plan, plan.cost))
         _say(console, _startup(plan.cost))
         _say(console, _network(config, plan.cost))
@@ -133,7 +132,7 @@ def other_processes(plan: Plan) -> str:
 
 def _peak(config: Config, plan: Plan) -> str:
     assert plan.cost is not None
-    memory, ranks = plan.cost.memory, config.cluster.ranks_per_node
+    memory, ranks = plan.cost.memory, config.cluster.ranks_here
     if plan.gpu_memory is None:
         return f"{size(memory.host_peak * ranks)} of {size(plan.host_memory)} of main memory"
     of = f" of {size(plan.gpu_memory)}" if plan.gpu_memory else ""
@@ -142,7 +141,7 @@ def _peak(config: Config, plan: Plan) -> str:
 
 def phases(config: Config, plan: Plan, cost: Cost) -> dict[str, Parts]:
     """The columns: per GPU, or per machine on CPUs; scoring is one if there are held-out records."""
-    memory, ranks = cost.memory, config.cluster.ranks_per_node
+    memory, ranks = cost.memory, config.cluster.ranks_here
     if plan.gpu_memory is not None:
         found = {"loading": memory.loading, "training": memory.training, "scoring": memory.scoring}
     else:
@@ -151,11 +150,11 @@ def phases(config: Config, plan: Plan, cost: Cost) -> dict[str, Parts]:
     return {name: parts for name, parts in found.items() if name != "scoring" or parts.total}
 
 
-def _bars(config: Config, plan: Plan, cost: Cost) -> Table:
+def _bars(config: Config, plan: Plan, cost: Cost, width: int) -> Table:
     """A stacked bar per phase, with a mark at the available memory."""
     available = plan.host_memory if plan.gpu_memory is None else plan.gpu_memory
     bars = phases(config, plan, cost)
-    scale = max(available, *(parts.total for parts in bars.values())) / WIDTH
+    scale = max(available, *(parts.total for parts in bars.values())) / width
     grid = Table.grid(padding=(0, 1))
     for name, parts in bars.items():
         bar = Text()
@@ -165,7 +164,7 @@ def _bars(config: Config, plan: Plan, cost: Cost) -> Table:
             columns = round((done + count) / scale) - round(done / scale)
             bar.append(glyph * columns, style=colour)
             done += count
-        bar.append(" " * (WIDTH - len(bar)))
+        bar.append(" " * (width - len(bar)))
         if 0 < available < done:
             edge = round(available / scale)
             bar = bar[:edge] + Text("│", style="bold red") + bar[edge + 1 :]
@@ -176,7 +175,7 @@ def _bars(config: Config, plan: Plan, cost: Cost) -> Table:
 
 def _table(config: Config, plan: Plan, cost: Cost) -> Table:
     """A table of memory by purpose."""
-    on_gpu, ranks = plan.gpu_memory is not None, config.cluster.ranks_per_node
+    on_gpu, ranks = plan.gpu_memory is not None, config.cluster.ranks_here
     table = Table(title="memory per GPU" if on_gpu else "main memory", title_justify="left", show_footer=True)
     columns = dict(phases(config, plan, cost))
     if on_gpu:
@@ -233,9 +232,9 @@ def _rounded(count: int) -> str:
     return f"{round(count, -digits):,}"
 
 
-def _console() -> Console:
+def _console() -> PlainConsole:
     return PlainConsole(file=sys.stdout, highlight=False)
 
 
-def _say(console: Console, line: str, style: str | None = None) -> None:
-    console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
+def _say(console: PlainConsole, line: str, style: str | None = None) -> None:
+    console.say(line, style)

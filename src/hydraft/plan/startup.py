@@ -40,7 +40,7 @@ def startup(config: Config, subject: ModelSize, cpus: int | None, copied: bool) 
         cpus: cores of a machine without GPUs, None with GPUs.
         copied: whether a quantised copy is made in the cache.
     """
-    ranks, per_machine = config.world_size, config.cluster.ranks_per_node
+    ranks, per_machine = config.world_size, config.cluster.ranks_here
     nf4, dtype = config.quant.kind is QuantKind.nf4, WIDTH[config.model.dtype]
     unquantised = subject.layout.count * WIDTH[subject.stored]
     share = per_machine / ranks if nf4 and config.zero.stage == 3 else 1.0

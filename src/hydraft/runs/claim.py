@@ -20,6 +20,9 @@ BEFORE_A_RUN = re.compile(
 """Names of what is in a folder before a run begins there: its lock, the files of a start that failed, a job's log, a batch script,
 and what file systems make."""
 
+OF_PROJECT = (".git", ".github", ".venv", "bench", "conf", "data", "docs", "src", "tests")
+"""Folders of the project that no run is saved in."""
+
 ELSEWHERE = "give another folder with hydra.run.dir=…"
 
 
@@ -99,6 +102,12 @@ def _refuse_known(folder: Path, typed: str, place: str) -> None:
     for path, what in _taken():
         if folder == path or (folder.exists() and path.exists() and folder.samefile(path)):
             raise ConfigError(f"{place}: is {what}: give a folder for this alone")
+    resolved = folder.resolve()
+    inside = resolved.relative_to(ROOT).parts if resolved.is_relative_to(ROOT) else ()
+    if len(inside) > 1 and inside[0] in OF_PROJECT:
+        raise ConfigError(
+            f"{place}: is in {inside[0]}, a folder of the project: give another, such as outputs/{folder.name}"
+        )
     for inner, outer in zip(folder.parents, folder.parents[1:], strict=False):
         if inner.name in ("adapter", "model", "checkpoints") and (outer / CONFIG).is_file():
             raise ConfigError(f"{place}: is in {inner}, which another run replaces: give another folder")

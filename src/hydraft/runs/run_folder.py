@@ -148,6 +148,23 @@ def objective(folder: Path) -> float | None:
     return None if found is None else float(found)
 
 
+def _debugs(config: Path) -> bool:
+    """Whether a run's config is one of ``debug=``, whose result is not what anyone wants."""
+    if "debug" in config.parts[1:-1] and config.parts[1] == "debug":
+        return True
+    try:
+        text = config.read_text(encoding="utf-8").partition("\ndebug:\n")[2]
+    except (OSError, UnicodeDecodeError):
+        return False
+    return any(line.split() not in (["kind:", "none"], ["cpu:", "false"]) for line in text.splitlines()[:2])
+
+
+def not_learned(folder: Path) -> str | None:
+    """The verdict of the run in ``folder``, one of ``debug=overfit``, on a batch that was not learned; None otherwise."""
+    found = json.loads((folder / "result.json").read_text(encoding="utf-8")).get("debug") or {}
+    return None if found.get("learned", True) else str(found["verdict"])
+
+
 def _environment(hardware: Hardware | None) -> dict[str, Any]:
     return {
         "command": redact_command(sys.argv),
@@ -184,9 +201,12 @@ def find(run: str, setting: str = "run") -> Path:
     """
     if run == "last":
         configs = sorted(Path("outputs").glob("**/config.yaml"), key=lambda path: path.stat().st_mtime)
-        if not configs:
-            raise ConfigError(f"{setting}=last: no run below outputs/; train one with python train.py")
-        return configs[-1].parent
+        trained = [config for config in reversed(configs) if not _debugs(config)]
+        newest = next(iter(trained), None)
+        if newest is None:
+            only = f": {configs[-1].parent} is one of debug=, give its folder" if configs else ""
+            raise ConfigError(f"{setting}=last: no run below outputs/{only}; train one with python train.py")
+        return newest.parent
     folder = Path(run)
     if not (folder / claim.CONFIG).is_file():
         raise ConfigError(f"{setting}={run}: not a run's folder (no config.yaml in it)")

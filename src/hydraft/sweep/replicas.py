@@ -40,6 +40,20 @@ def check(config: DictConfig, swept: Sequence[str]) -> None:
         )
 
 
+def refuse_single(config: DictConfig, swept: Sequence[str]) -> None:
+    """Refuse a sweep of one job, of which ``-m`` alone makes a sweep. With a launcher such as submitit it is how that job is submitted.
+
+    Raises:
+        ConfigError: nothing has several values.
+    """
+    here = str(config.hydra.launcher._target_).startswith(("hydra_plugins.hydraft_", "hydra._internal."))
+    if here and not swept and config.sweep.replicas == 1 and config.sweep.resume is None:
+        raise ConfigError(
+            "-m: nothing varies: give a setting several values, such as lora.r=4,8, or a ready-made sweep, such as sweep=rank_lr; "
+            "for a single run leave -m out"
+        )
+
+
 def axes(found: Sequence[str], config: DictConfig) -> list[str]:
     """The keys by which jobs are named: with replicas also the seed, but not ``data.eval_seed``, which follows from it."""
     if config.sweep.replicas == 1:

@@ -186,6 +186,8 @@ class Session:
         cluster = repr(requested.cluster)
         if cluster not in self.machines:
             self.machines[cluster] = launch.machine(requested) if self.is_here else None
+        if requested.debug.name not in ("none", "fast"):
+            raise ConfigError(f"debug={requested.debug.name}: is for a single run: leave out -m, or debug")
         if requested.mode is not Mode.train:
             raise ConfigError(f"mode={requested.mode.value}: all jobs of a sweep must have the same mode")
         chosen = make_objective(requested.objective)
@@ -196,8 +198,8 @@ class Session:
         if requested.cluster.launcher is Starter.slurm:
             return Demand(ranks=0), admitted.plan.steps
         cost = admitted.plan.cost
-        memory = cost.memory.host_peak * requested.cluster.ranks_per_node if cost else 0
-        ranks, alone = requested.cluster.ranks_per_node, requested.cluster.on_hosts
+        memory = cost.memory.host_peak * requested.cluster.ranks_here if cost else 0
+        ranks, alone = requested.cluster.ranks_here, requested.cluster.on_hosts
         return Demand(ranks, memory, alone, **packs.found(admitted, self.config.hydra.job)), admitted.plan.steps
 
     def _launch(self, launcher: Launcher, candidates: dict[str, Candidate]) -> None:

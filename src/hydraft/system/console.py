@@ -22,6 +22,9 @@ from hydraft.system import streams
 from hydraft.system.heartbeat import Heartbeat
 from hydraft.system.plain_console import PlainConsole
 
+WIDE = 72
+"""Columns of a terminal below which there is no room for the bar itself, only for its numbers."""
+
 
 class Screen:
     """Progress bar and lines on the terminal of rank 0; the other ranks print nothing.
@@ -40,17 +43,20 @@ class Screen:
         self.heartbeat = heartbeat or Heartbeat()
         stream = streams.writer(terminal, "stdout", closefd=True)
         self.console = PlainConsole(file=stream, quiet=not visible, soft_wrap=not stream.isatty())
+        wide = self.console.width >= WIDE
         self.progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            *([BarColumn()] if wide else []),
             TextColumn("{task.fields[count]}", markup=False),
             TextColumn("{task.fields[note]}", markup=False),
-            TimeElapsedColumn(),
+            *([TimeElapsedColumn()] if wide else []),
             TextColumn("{task.fields[left]}", markup=False),
             TimeRemainingColumn(),
             console=self.console,
             get_time=lambda: time.monotonic() - self.skipped,
             disable=not visible or not self.console.is_terminal,
+            redirect_stdout=False,  # what libraries print is for the rank's log
+            redirect_stderr=False,
         )
         self.task: Any = None
         self.name = ""
@@ -68,7 +74,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        self.console.print(text, highlight=False, markup=False)  # a path may have brackets
+        self.console.say(text)
 
     def phase(self, name: str, total: int | None = None) -> None:
         """Replace the bar by a new one with ``total`` units."""

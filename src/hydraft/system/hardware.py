@@ -116,6 +116,12 @@ def detect() -> Hardware:
     )  # fmt: skip
 
 
+def hide_gpus() -> None:
+    """From now on, this process and those that it starts find no GPU. Call it before torch is imported."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    detect.cache_clear()
+
+
 def environment(machine: Hardware) -> dict[str, str]:
     """Environment variables with which CUDA shows a process the GPUs of ``machine`` and no others.
 

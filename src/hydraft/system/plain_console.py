@@ -3,6 +3,9 @@
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
+
+from hydraft.system.wrapping import wrapped
 
 
 class PlainConsole(Console):
@@ -11,3 +14,19 @@ class PlainConsole(Console):
     def __init__(self, **options: Any) -> None:
         """``options``: those of ``Console``."""
         super().__init__(**{"markup": False, "emoji": False, "highlight": False, **options})
+
+    def print(self, *objects: Any, soft_wrap: bool | None = None, **options: Any) -> None:
+        """As in rich; a text of any length (``soft_wrap``) is broken between words on a terminal, and left as it is elsewhere."""
+        soft = self.soft_wrap if soft_wrap is None else soft_wrap
+        if soft and self.is_terminal:
+            objects = tuple(map(self._broken, objects))
+        super().print(*objects, soft_wrap=soft_wrap, **options)
+
+    def _broken(self, text: Any) -> Any:
+        if isinstance(text, str):
+            return wrapped(text, self.width)
+        return Text(wrapped(text.plain, self.width), style=text.style) if isinstance(text, Text) else text
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """Print lines of text."""
+        self.print(text, style=style, highlight=False, markup=False, soft_wrap=True)

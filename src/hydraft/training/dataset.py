@@ -12,6 +12,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from hydraft.config.debug import DebugKind
 from hydraft.config.schema import Config
 from hydraft.data import cache, held_out, mixture
 from hydraft.data.batch import fill, group
@@ -61,6 +62,8 @@ def load_training_data(config: Config, tokenizer: Any, encoding: Encoding, scree
     bins = group(encoded.lengths, sequences, data.max_length if data.packing else None)
     if data.packing and bins is not None:
         screen.say(fill(encoded.lengths, bins, data.max_length * sequences))
+    if config.debug.kind is DebugKind.overfit:  # each epoch is one step, of the same batch
+        bins = ([[i] for i in range(len(encoded))] if bins is None else bins)[: config.global_batch_size]
     pad_id, indexed = int(tokenizer.pad_token_id), bool(encoding.name)
     mismatched = data.max_length if encoding.judged else None
     examples = Examples(encoded, pad_id, bins, sequences, indexed, mismatched)

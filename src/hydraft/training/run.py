@@ -28,7 +28,7 @@ from hydraft.system.console import Screen
 from hydraft.system.heartbeat import Heartbeat
 from hydraft.system.signals import EarlyExit, SignalListener
 from hydraft.tracking.factory import make_tracker
-from hydraft.training import native_model, report, targets
+from hydraft.training import debugging, native_model, report, targets
 from hydraft.training.benchmarks import Benchmarks
 from hydraft.training.callbacks import best
 from hydraft.training.callbacks.checkpoint import CheckpointCallback, find_start
@@ -94,6 +94,7 @@ def train(rank: Rank, config: Config) -> EarlyExit | None:
         report.write_result(parts.config, folder, result, trained, run.logging.tracker)
         report.show_result(screen, folder, result, seconds, run.logging.tracker)
         report.show_answers(screen, folder, parts.config.train.show_answers)
+        debugging.show(run.debugging, screen, result)
     return None
 
 
@@ -121,6 +122,7 @@ class _Run:
     checkpoint: CheckpointCallback
     early_stop: EarlyStopCallback
     peaks: MemoryPeaks
+    debugging: list[TrainerCallback]
 
 
 def _load(requested: Config, rank: Rank) -> _Parts:
@@ -179,33 +181,32 @@ def _make_run(parts: _Parts, rank: Rank, early_stop: EarlyStopCallback) -> _Run:
     checkpoint = CheckpointCallback(config, folder, parts.data.encoded.key, logging, evaluation, parts.origin)
     compiling = _compile_callbacks(config, model, logging, device)
     referring = referring_callbacks(config, parts.objective, model, parts.data, evaluator, (folder, screen))
-    trainer = _trainer(parts, rank, start, [*compiling, *referring, early_stop, evaluation, logging, checkpoint])
+    looking = debugging.callbacks(config, folder)
+    trainer = _trainer(
+        parts, rank, start, [*compiling, *referring, early_stop, evaluation, logging, checkpoint, *looking]
+    )
     logging.count_tokens = trainer.all_tokens
     for callback in compiling:
         callback.trainer = trainer
     divergence = DivergenceCallback(config, folder, logging, trainer, early_stop)
     evaluation.before = divergence.settle
     trainer.add_callback(divergence)
-    if config.sweep.stop_at is not None:
-        trainer.add_callback(PauseCallback(config.sweep.stop_at, early_stop))
+    if (step := config.sweep.stop_at) is not None:
+        trainer.add_callback(PauseCallback(step, early_stop))
     checkpoint.attach(trainer, divergence)
-    return _Run(trainer, logging, evaluation, checkpoint, early_stop, peaks)
+    return _Run(trainer, logging, evaluation, checkpoint, early_stop, peaks, looking)
 
 
 def _trainer(parts: _Parts, rank: Rank, start: Start | None, callbacks: list[TrainerCallback]) -> RunTrainer:
     config, data, pad_id = parts.config, parts.data, int(parts.tokenizer.pad_token_id)
     trainer = rank.trainer(
-        config,
-        parts.model,
-        parts.objective,
-        data.lengths,
-        start,
+        config, parts.model, parts.objective, data.lengths, start,
         args=rank.arguments,
         train_dataset=data.examples,
         processing_class=parts.tokenizer,
         data_collator=parts.objective.collator(config.data, config.kernels, pad_id),
         callbacks=callbacks,
-    )
+    )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
 
@@ -260,6 +261,7 @@ def _save(run: _Run, parts: _Parts, folder: Path, ended: dict[str, Any]) -> tupl
         **({} if kept in (None, state.global_step) else {"last": ended["after"]}),
         **leader.result(state.global_step, state.max_steps),
         "steps": state.global_step,
+        **debugging.result(run.debugging, state.global_step),
         "tokens": run.trainer.all_tokens(),
         "train_seconds": run.logging.seconds,
         **run.peaks.result(),
@@ -270,8 +272,7 @@ def _save(run: _Run, parts: _Parts, folder: Path, ended: dict[str, Any]) -> tupl
 
 
 def _write_probe(parts: _Parts, folder: Path | None) -> None:
-    ids = parts.data.encoded[0]["input_ids"][:PROBE_TOKENS]
-    weights.write_probe(parts.model, parts.tokenizer, ids, folder)
+    weights.write_probe(parts.model, parts.tokenizer, parts.data.encoded[0]["input_ids"][:PROBE_TOKENS], folder)
 
 
 def _beside_best(parts: _Parts, evaluation: EvaluationCallback, staging: Path | None) -> dict[str, str]:

@@ -79,6 +79,13 @@ def test_help_shows_groups_and_commands() -> None:
         assert word in done.stdout
 
 
+def test_a_sweep_of_nothing_is_refused_and_flags_may_be_anywhere() -> None:
+    done = run_script("train.py", "lora.r=4", "-m", "train.max_steps=2")
+    assert done.returncode == 2 and done.stderr.startswith("train.py: -m: nothing varies: "), done.stderr
+    done = run_script("train.py", "lora.r=4,8", "-m", "mode=plan", "train.max_steps=2")
+    assert done.returncode == 0 and "lora r=4" in done.stdout and "lora r=8" in done.stdout, done.stderr
+
+
 def test_a_plan_is_shown_without_a_run(tmp_path: Path) -> None:
     done = run_script("train.py", "mode=plan", "cluster=1x2", f"hydra.run.dir={tmp_path / 'run'}")
     assert done.returncode == 0

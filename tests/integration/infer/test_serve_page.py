@@ -48,6 +48,11 @@ def test_a_conversation_in_the_browser(page: Any, server: Server) -> None:
     page.find_element("id", "language").click()
     assert run("$('send').textContent") == "发送" and run("document.documentElement.lang") == "zh-CN"
 
+    wait_for(lambda: run("document.querySelectorAll('#examples button').length") == 3, 30, "prompts to begin with")
+    page.find_elements("css selector", "#examples button")[0].click()
+    assert run("$('ask').value") == run("document.querySelector('#examples button').textContent") != ""
+    run("($('ask').value = '')")
+
     run("($('model').value = 'tiny', $('temperature').value = 0, $('tokens').value = 12)")
     ask("<b>你好</b>")
     wait_for(lambda: not run("$('send').disabled") and turns("assistant"), 30, "an answer")
@@ -55,13 +60,16 @@ def test_a_conversation_in_the_browser(page: Any, server: Server) -> None:
     expected = server.client().chat.completions.create(model="tiny", messages=messages, max_tokens=12, temperature=0)
     assert turns("user") == ["<b>你好</b>"] and turns("assistant") == [expected.choices[0].message.content]
 
+    counted = expected.usage.completion_tokens if expected.usage else 0
+    assert [text.partition("，")[0] for text in turns("speed")] == [f"{counted} 个 token"] and not run("$('examples')")
+
     run("($('tokens').value = 450, $('temperature').value = 2)")  # with the earlier turns, the prompt is too long
     ask("再说一遍" * 60)
     wait_for(lambda: bool(turns("error")), 30, "an error")
     assert "maximum context length" in turns("error")[-1] and len(turns("assistant")) == 1
 
     page.find_element("id", "new").click()
-    assert not turns("user") + turns("assistant")
+    assert not turns("user") + turns("assistant") + turns("speed") and run("$('examples') !== null")
     run("($('tokens').value = 400)")
     ask("写一首很长的诗")
     wait_for(lambda: len("".join(turns("assistant"))) > 3 or not run("$('stop').disabled"), 30, "a beginning")

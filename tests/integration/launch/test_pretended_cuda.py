@@ -76,6 +76,16 @@ def test_without_nvml_counting_gpus_touches_the_driver(python: WarmPython, tmp_p
     assert calls(tmp_path / "log") == []
 
 
+def test_debug_cpu_does_not_touch_the_gpu(python: WarmPython, records: Path, tmp_path: Path) -> None:
+    typed = ["debug=cpu", f"data.train={records}", "data.eval=null", "train.max_steps=1", "quant=none"]
+    found = run_with(python, tmp_path / "log", str(ROOT / "train.py"), *typed, f"hydra.run.dir={tmp_path}/run")
+    assert found.returncode == 0, found.stderr
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["hardware"]["gpus"] == []
+    assert [call["call"] for call in calls(tmp_path / "log")] == ["init_distributed(gloo)"]
+    planned = run_with(python, tmp_path / "log", str(ROOT / "train.py"), "mode=plan", "model=tiny")
+    assert "memory per GPU" in planned.stdout  # there is one for other runs
+
+
 def test_jobs_and_ranks_of_a_sweep_are_forks_that_can_use_the_gpu(
     python: WarmPython, records: Path, tmp_path: Path
 ) -> None:

@@ -5,7 +5,6 @@ import io
 
 import pytest
 from hydra import compose, initialize_config_dir
-from rich.console import Console
 
 from conftest import ROOT, config_of
 from hydraft.config import cli
@@ -14,6 +13,7 @@ from hydraft.plan import preflight
 from hydraft.plan.plan import Plan, fits_memory, make_plan, planned_for
 from hydraft.plan.render import announce, report
 from hydraft.system.hardware import Gpu, Hardware
+from hydraft.system.plain_console import PlainConsole
 
 GIB = 2**30
 LLAMA = ["model=llama3", "model.init=random", "train.precision=bf16", "data.max_length=512"]
@@ -36,7 +36,7 @@ def printed(config: Config, plan: Plan) -> list[str]:
     """The summary of a run, and the complete plan."""
     texts = []
     for show in (lambda console: announce(config, plan, console), lambda console: report(config, plan, [], console)):
-        console = Console(file=io.StringIO(), width=200)
+        console = PlainConsole(file=io.StringIO(), width=200)
         show(console)
         assert isinstance(console.file, io.StringIO)
         texts.append(console.file.getvalue())

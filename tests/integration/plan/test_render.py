@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-from rich.console import Console
 
 from conftest import ROOT, config_of, run_script
 from hydraft.plan.memory_parts import Parts, size
@@ -13,6 +12,7 @@ from hydraft.plan.plan import Plan, make_plan, planned_for
 from hydraft.plan.render import STYLES, announce, report
 from hydraft.plan.token_count import Text
 from hydraft.system.hardware import Gpu, Hardware
+from hydraft.system.plain_console import PlainConsole
 
 MACHINE = Hardware(cpus=8, memory=64 * 2**30)
 
@@ -20,7 +20,7 @@ MACHINE = Hardware(cpus=8, memory=64 * 2**30)
 def shown(*overrides: str, short: bool = False, refused: tuple[str, ...] = ()) -> tuple[str, Plan]:
     config = config_of(*overrides)
     plan = make_plan(config, 1000, planned_for(config, MACHINE), Text(123_456, 40))
-    console = Console(file=io.StringIO(), width=120)
+    console = PlainConsole(file=io.StringIO(), width=120)
     if short:
         announce(config, plan, console)
     else:

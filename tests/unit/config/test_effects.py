@@ -25,6 +25,7 @@ DATA = {
     "max_grad_norm precision gradient_checkpointing compile log_every eval_every eval_loss_only patience min_delta best_by keep save save_every "
     "save_minutes grace keep_last on_divergence loss_spike zero_grad_steps max_rewinds pass_over auto_micro_batch show_answers",
     "sweep": "name resume retry_failed skip_invalid objective replicas decide max_replicas budget stop_at",
+    "debug": "kind cpu learned_loss",
 }
 """By section: the settings that only describe the run. They name no program, machine, account or file, and no code: a new setting
 belongs either here, or gets ``setting(..., effect=…)`` in the schema."""

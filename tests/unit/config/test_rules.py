@@ -43,6 +43,8 @@ VIOLATIONS = [  # overrides that are refused
     "objective=dpo objective.gamma=1", "objective.beta=0.2", "objective=dpo objective.label_smoothing=0.5", "objective=kto objective.desirable_weight=0",
     "data.benchmark=[cmmlu]", "data.benchmark_limit=0", "data.benchmark_shots=-1", "data.benchmark_chat=true", "sweep.objective=[loss,benchmark/cmmlu]",
     "data.benchmark=[cmmlu] train.keep=best train.eval_every=5", "kernels=unsloth data.benchmark=[cmmlu]",
+    "debug.learned_loss=1", "debug.learned_loss=0", "debug=profile cluster=2x1 cluster.hosts=[localhost,localhost]", "debug=cpu cluster=slurm_1x4",
+    "debug.cpu=true cluster.launcher=joined", "cluster=2x1 cluster.hosts=[localhost,localhost]",
     "objective=simpo objective.gamma=-1", "objective=dpo objective.sft_weight=-1", "objective=kto objective.undesirable_weight=0", "objective=dpo objective.beta=0",
 ]  # fmt: skip
 
@@ -64,6 +66,7 @@ OLD_DRIVER = dataclasses.replace(T4, driver="550.54.15", driver_cuda="12.4", tor
 ELSEWHERE = {  # settings that are not checked on the CPU
     "train.precision=bf16": T4,
     "cluster=1x2": T4,
+    "cluster=2x1 cluster.hosts=[localhost,localhost]": T4,
     "kernels=liger data.max_length=64": T4,
     "train.epochs=1": OLD_DRIVER,
 }

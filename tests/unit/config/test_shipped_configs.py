@@ -35,7 +35,7 @@ def test_every_option_gives_a_valid_config(group: str, option: str, monkeypatch:
 @pytest.mark.parametrize("file", sorted((ROOT / "conf").rglob("*.yaml")), ids=lambda file: file.stem)
 def test_each_file_describes_its_use_and_is_short(file: Path) -> None:
     lines = file.read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= 25
+    assert len(lines) <= 30
     assert any(line.startswith("# ") and not line.startswith("# @package") for line in lines[:2])
     assert "_target_" not in file.read_text(encoding="utf-8")
 

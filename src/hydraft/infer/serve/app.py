@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,8 @@ EVENTS: dict[str, Any] = {"content": {"text/event-stream": {"itemSchema": EVENT}
 CSP = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'"
 
 
-def build(engine: Engine, models: dict[str, ServedModel], access: Access) -> FastAPI:
-    """The application."""
+def build(engine: Engine, models: dict[str, ServedModel], access: Access, examples: Sequence[str] = ()) -> FastAPI:
+    """The application. ``examples``: prompts that the chat page offers; without any, it has some of its own."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -58,6 +58,7 @@ def build(engine: Engine, models: dict[str, ServedModel], access: Access) -> Fas
     _add_completions(app, handler)
     _add_models(app, handler)
     _add_status(app, engine, metrics)
+    _add_page(app, list(examples))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
@@ -85,7 +86,7 @@ def _add_models(app: FastAPI, handler: CompletionHandler) -> None:
 
 
 def _add_status(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
-    """Health, metrics and the chat page."""
+    """Health and metrics."""
 
     @app.get("/health", responses={200: {"content": {"application/json": {"schema": {"type": "object"}}}}})
     async def health() -> JSONResponse:
@@ -95,6 +96,14 @@ def _add_status(app: FastAPI, engine: Engine, metrics: Metrics) -> None:
     @app.get("/metrics", include_in_schema=False)
     async def read_metrics() -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _add_page(app: FastAPI, examples: list[str]) -> None:
+    """The chat page, and the prompts that it offers."""
+
+    @app.get("/examples", include_in_schema=False)
+    async def read_examples() -> JSONResponse:
+        return JSONResponse(examples)
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:

@@ -12,7 +12,7 @@ import uvicorn
 from hydraft.config.serve import ServeConfig
 from hydraft.errors import RunFailed
 from hydraft.infer.load import LoadedModel
-from hydraft.infer.serve import logs
+from hydraft.infer.serve import examples, logs
 from hydraft.infer.serve.app import build
 from hydraft.infer.serve.connections import Connection, Connections
 from hydraft.infer.serve.engine import Engine
@@ -88,7 +88,7 @@ def serve(loaded: LoadedModel, options: ServeConfig, listener: socket.socket, ke
     if connections.most < options.max_running + options.max_waiting:
         print(f"notice: ulimit -n leaves room for {connections.most} connections at once", file=sys.stderr)
     access = Access(key, is_local(options.host), options.max_body, options.client_timeout, lambda: connections.full)
-    app = build(engine, models, access)
+    app = build(engine, models, access, examples.prompts(loaded) if access.local else [])
     logs.install()
     config = uvicorn.Config(
         app,
@@ -104,7 +104,8 @@ def serve(loaded: LoadedModel, options: ServeConfig, listener: socket.socket, ke
     server = Server(config, engine, connections, options.drain)
     host, port = listener.getsockname()[:2]
     name = f"[{host}]" if ":" in host else host
-    print(f"serving {', '.join(models)} at http://{name}:{port}", file=sys.stderr, flush=True)
+    url = f"http://{name}:{port}"
+    print(f"serving {', '.join(models)} at {url}\nchat page: {url}/", file=sys.stderr, flush=True)
     asyncio.run(server.serve(sockets=[listener]))
     if server.failed:
         raise RunFailed("infer.py: the model stopped; the error is above")

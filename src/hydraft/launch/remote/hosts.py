@@ -1,11 +1,10 @@
 """The hosts of a run: from ``cluster.hosts``, or from a hostfile in DeepSpeed's format. No torch."""
 
 import re
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydraft.config.cluster import ClusterConfig
+from hydraft.config.cluster import ClusterConfig, is_here
 from hydraft.errors import ConfigError
 from hydraft.system import ownership
 
@@ -21,8 +20,6 @@ LINE = re.compile(r"(?P<name>\S+)\s+slots=(?P<slots>\d+)(?P<rest>(?:[\s#].*)?)")
 """A line of a hostfile. As in DeepSpeed (launcher/runner.py, _parse_hostfile), what follows the slots, such as ``max_slots=8``, is not
 read."""
 
-HERE = ("localhost", "127.0.0.1", "::1")
-
 
 @dataclass(frozen=True)
 class Host:
@@ -35,7 +32,7 @@ class Host:
     @property
     def is_here(self) -> bool:
         """Whether it is this machine, for which no ssh is needed."""
-        return self.name in (*HERE, socket.gethostname())
+        return is_here(self.name)
 
 
 def choose(cluster: ClusterConfig) -> list[Host]:

@@ -107,6 +107,9 @@ def admit(requested: Config, machine: Hardware, read: Read) -> tuple[Admitted, A
     """
     known: Measured = {}
 
+    if requested.debug.on:
+        raise ConfigError(f"debug={requested.debug.name}: mode=verify trains runs of its own: leave one of the two out")
+
     def admitted(config: Config) -> Admitted:
         return preflight.admit(preflight.resolve(config, machine), read, known)
 
