@@ -25,6 +25,9 @@ HELD_SECONDS = 1.0
 LINES = 40
 """Of what it printed last, those that are kept for an error."""
 
+OF_A_NOTEBOOK = ("FORCE_COLOR", "CLICOLOR_FORCE", "CLICOLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "MPLBACKEND")
+"""With these, the command would take its files for a terminal, and draw into a notebook."""
+
 WITH_PARENT = (
     "import os, sys\n"
     "from hydraft.system.parent_death import die_with_parent\n"
@@ -47,6 +50,12 @@ def kept(lines: list[str], new: Sequence[str]) -> None:
     del lines[:-LINES]
 
 
+def _environment() -> dict[str, str]:
+    """That of the caller, without what the kernel of a notebook has for its own output."""
+    kept = {name: value for name, value in os.environ.items() if name not in OF_A_NOTEBOOK}
+    return {**kept, "PYTHONPATH": own_code_first(), "PYTHONUNBUFFERED": "1"}
+
+
 class Command:
     """A command that runs. Its output goes to files, which it can still write to when the caller has ended."""
 
@@ -64,7 +73,7 @@ class Command:
         self.process = subprocess.Popen(
             [sys.executable, "-c", WITH_PARENT, *program("train.py"), *arguments],
             stdin=subprocess.DEVNULL, stdout=self.streams[0], stderr=self.streams[1], start_new_session=True,
-            env={**os.environ, "PYTHONPATH": own_code_first(), "PYTHONUNBUFFERED": "1"},
+            env=_environment(),
         )  # fmt: skip
 
     def wait(self, follow: Callable[[list[str]], None]) -> None:
@@ -78,21 +87,28 @@ class Command:
             RunFailed: it failed; the message is what it printed.
             RunStopped: it was interrupted, and has saved what it said.
         """
-        interrupts = 0
-        while True:
-            try:
-                ended = self.process.poll() is not None
-                follow(self._new_lines(ended))
-                if ended:
-                    break
-                time.sleep(POLL_SECONDS)
-            except KeyboardInterrupt:
-                interrupts += 1
-                if self.process.poll() is None:
-                    self.process.send_signal(signal.SIGINT)  # a second one ends it at once
-        for stream in self.streams:
-            stream.close()
-        self._raise(self.process.returncode, interrupts > 0)
+        interrupted = False
+        try:
+            while True:
+                try:
+                    ended = self.process.poll() is not None
+                    follow(self._new_lines(ended))
+                    if ended:
+                        break
+                    time.sleep(POLL_SECONDS)
+                except KeyboardInterrupt:
+                    interrupted = True
+                    self._signal(signal.SIGINT)  # a second one ends it at once
+        finally:
+            self._signal(signal.SIGTERM)  # nothing, unless an error ended the loop
+            self.process.wait()
+            for stream in self.streams:
+                stream.close()
+        self._raise(self.process.returncode, interrupted)
+
+    def _signal(self, number: int) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
 
     def _new_lines(self, ended: bool) -> list[str]:
         """The whole lines that it has printed since the last call. Those on stderr come later, and not if it ends with them: as an error."""

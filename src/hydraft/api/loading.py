@@ -52,6 +52,8 @@ def load(
     for line in (line for source in sources for line in source.chosen):
         print(f"notice: {line}", file=sys.stderr)
     os.environ.update(hardware.environment(machine))
+    if not machine.gpus:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # peft imports deepspeed, which would print a line otherwise
     deferred_compile.prepare()
     loaded = import_large("hydraft.infer.load").load(sources, found)  # imports torch
     selected = loaded.select(found.adapter)

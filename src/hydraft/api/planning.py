@@ -12,7 +12,7 @@ from hydraft.config.schema import Config
 from hydraft.launch import run as launch
 from hydraft.launch.external import environment
 from hydraft.plan import preflight, render
-from hydraft.plan.plan import Cost, Plan
+from hydraft.plan.plan import Cost, Plan, headline
 from hydraft.runs import start
 from hydraft.system.plain_console import PlainConsole
 from hydraft.training.objectives.registry import make_objective
@@ -21,7 +21,7 @@ WIDTH = 110
 """Columns of a plan as text."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PlannedRun:
     """A plan, with what ``mode=plan`` prints beside it."""
 
@@ -54,8 +54,11 @@ class PlannedRun:
         """Overrides of the cheapest change that makes it fit; empty if it does, or if none was found."""
         return [] if self.plan.change is None else list(self.plan.change.overrides)
 
+    def __repr__(self) -> str:
+        return f"PlannedRun({headline(self.config)}: {self.steps:,} steps, {render.verdict(self.plan)})"
+
     def __str__(self) -> str:
-        return self._printed(PlainConsole(file=io.StringIO(), width=WIDTH, force_terminal=False))
+        return self._printed(PlainConsole(file=io.StringIO(), width=WIDTH, force_terminal=False, force_jupyter=False))
 
     def _printed(self, console: Console) -> str:
         render.report(self.config, self.plan, self.refused, console)
@@ -68,7 +71,12 @@ class PlannedRun:
     def _repr_html_(self) -> str:
         """The same in colours, for a notebook."""
         console = PlainConsole(
-            file=io.StringIO(), width=WIDTH, record=True, force_terminal=True, color_system="truecolor"
+            file=io.StringIO(),
+            width=WIDTH,
+            record=True,
+            force_terminal=True,
+            force_jupyter=False,
+            color_system="truecolor",
         )
         self._printed(console)
         return console.export_html(inline_styles=True, code_format="<pre style='line-height:1.25'>{code}</pre>")
