@@ -63,7 +63,9 @@ class Sweep:
         from pandas import DataFrame
 
         head, *rows = results_table.rows(self.read())
-        return DataFrame(rows, columns=head)
+        found = DataFrame(rows, columns=head, dtype=object).infer_objects()
+        whole = [name for index, name in enumerate(head) if _are_whole([row[index] for row in rows])]
+        return found.astype(dict.fromkeys(whole, "Int64"))  # which may have gaps
 
     @property
     def runs(self) -> list[Run]:
@@ -144,6 +146,11 @@ def sweep(
     with SweepBar(place, progress) as bar:
         command.wait(bar.follow)
     return Sweep(place)
+
+
+def _are_whole(values: list[Any]) -> bool:
+    """Whether values are whole numbers, some of which may be missing."""
+    return {type(value) for value in values} <= {int, type(None)} and any(value is not None for value in values)
 
 
 def _key(override: str) -> str:
