@@ -13,7 +13,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "hydraft"
 
 ORDER = (
     "errors", "system", "config", "data", "models", "plan", "runs", "tracking", "evaluation", "checkpoint", "training", "launch",
-    "sweep", "infer", "board", "__main__",
+    "sweep", "infer", "board", "api", "__main__",
 )  # fmt: skip
 """The packages: each may import only those before it. ``__main__`` runs commands of all of them."""
 

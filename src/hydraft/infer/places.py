@@ -80,14 +80,15 @@ def _of_sweep(sweep: Path, typed: str) -> Place:
     found = reading.read(sweep)
     if found.best is None:
         raise ConfigError(f"run={typed}: no job of the sweep {sweep} has a result ({found.counts})")
-    job = _best_seed(found.best, found.minimize[0])
+    job = best_seed(found.best, found.minimize[0])
     value = f"{found.objectives[0]} {job.objectives[0]:.4g}"
     place = _of_run(job.folder, typed)
     chosen = f"{sweep}: of {len(found.jobs):,} jobs the best one answers, {job.job.name} ({value})"
     return Place(place.folder, place.run, [chosen, *place.notes])
 
 
-def _best_seed(best: "Outcome", minimize: bool) -> "Outcome":
+def best_seed(best: "Outcome", minimize: bool) -> "Outcome":
+    """Of a point with several seeds, the job whose first objective is the best; a job itself."""
     from hydraft.sweep.results.points import Point
 
     if not isinstance(best, Point):

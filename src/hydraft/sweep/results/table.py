@@ -144,6 +144,16 @@ def write(sweep: Sweep) -> Path:
 
 
 def _write(sweep: Sweep, name: str) -> Path:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows(rows(sweep))
+    target = sweep.folder / name
+    files.write_text(target, text.getvalue())
+    return target
+
+
+def rows(sweep: Sweep) -> list[list[Any]]:
+    """What ``summary.csv`` has: the names of the columns, then a row per job or point, without secrets."""
     scores = [
         (when, name)
         for when in ("after", "before", "best")
@@ -160,9 +170,7 @@ def _write(sweep: Sweep, name: str) -> Path:
     head += pointwise if sweep.runs else []
     head += [f"{when}/{name}" for when, name in scores]
     head += ["train_loss", "steps", "tokens", "tokens_per_second", "peak_memory_bytes", "seconds", "error", "command"]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
+    found: list[list[Any]] = [head]
     for o in sweep.outcomes:
         goals = [o.objectives[i] if i < len(o.objectives) else None for i in range(len(sweep.objectives))]
         row = [o.rank, o.job.name, o.job.state.value, *(o.values.get(axis.key) for axis in sweep.axes), *goals]
@@ -171,10 +179,8 @@ def _write(sweep: Sweep, name: str) -> Path:
             row += [*(o.difference or (None,) * 3), o.seeds, o.p]
         row += [o.result.get(when, {}).get(name) for when, name in scores]
         row += [o.result.get(name) for name in ("train_loss", "steps", "tokens")]
-        writer.writerow(map(redact, [*row, o.speed, o.peak, o.seconds, o.error, o.command]))
-    target = sweep.folder / name
-    files.write_text(target, text.getvalue())
-    return target
+        found.append([redact(value) for value in (*row, o.speed, o.peak, o.seconds, o.error, o.command)])
+    return found
 
 
 def duration(seconds: float) -> str:
