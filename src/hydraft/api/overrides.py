@@ -159,7 +159,7 @@ def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 def _options(wanted: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The option of each group that is nearest to a config, if that is not the default."""
     for group, default in groups.defaults("train").items():
-        if group in SECTIONS and group != "sweep":
+        if group in SECTIONS and group != "sweep" and default is not None:
             ordered = sorted(groups.groups()[group], key=default.__ne__)
             nearest = min(ordered, key=lambda option: _distance(group, option, wanted))
             if nearest != default:

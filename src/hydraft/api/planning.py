@@ -3,8 +3,6 @@
 import io
 from dataclasses import dataclass, replace
 
-from rich.console import Console
-
 from hydraft.api import overrides
 from hydraft.config import rules
 from hydraft.config.choices import Mode
@@ -60,7 +58,7 @@ class PlannedRun:
     def __str__(self) -> str:
         return self._printed(PlainConsole(file=io.StringIO(), width=WIDTH, force_terminal=False, force_jupyter=False))
 
-    def _printed(self, console: Console) -> str:
+    def _printed(self, console: PlainConsole) -> str:
         render.report(self.config, self.plan, self.refused, console)
         for note in self.notes:
             console.print(note, highlight=False, markup=False, soft_wrap=True)

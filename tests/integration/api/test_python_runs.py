@@ -73,7 +73,7 @@ def test_a_loaded_model_answers_as_infer_py_does(trained: hydraft.Run) -> None:
     assert not model.training and type(model).__name__ == "PeftModelForCausalLM"
     base = model.get_base_model().model.layers[0].self_attn.q_proj.base_layer
     assert type(base).__name__ == "Linear4bit"  # as it was trained
-    with pytest.raises(hydraft.ConfigError, match="for infer.py"):
+    with pytest.raises(hydraft.ConfigError, match=r"for infer\.py"):
         hydraft.load(trained, "prompt=a")
     with pytest.raises(hydraft.ConfigError, match="no such folder"):
         hydraft.load("nowhere")
@@ -87,7 +87,7 @@ def test_an_interrupt_saves_and_the_run_can_go_on(folder: Path) -> None:
         os.kill(os.getpid(), signal.SIGINT)  # as the stop button of a notebook does
 
     threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(hydraft.RunStopped, match="to resume: hydraft.Run") as caught:
+    with pytest.raises(hydraft.RunStopped, match=r"to resume: hydraft\.Run") as caught:
         hydraft.train(config, "stopped", progress=False)
     run = hydraft.Run("stopped")
     assert (run.status, caught.value.step, caught.value.signal) == ("preempted", run.result["step"], signal.SIGINT)
@@ -95,7 +95,7 @@ def test_an_interrupt_saves_and_the_run_can_go_on(folder: Path) -> None:
     last = caught.value.step + 2
     assert run.resume(f"train.max_steps={last}").status == "completed" and run.config.train.max_steps == last
     assert list(run.metrics.index) == list(range(1, last + 1))
-    with pytest.raises(hydraft.ConfigError, match="seed=7: .* cannot be changed on resume"):
+    with pytest.raises(hydraft.ConfigError, match=r"seed=7: .* cannot be changed on resume"):
         run.resume("seed=7", progress=False)
 
 
