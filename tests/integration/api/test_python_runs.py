@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from warm_python import WarmPython
 
 SHORT = ("train.log_every=1", "data.eval_limit=4", "train.save_minutes=null")
+REAL = sys.executable
 QUESTION = "请为这段文字写一句话摘要：\n今天我和妈妈去图书馆借书。"
 
 
@@ -123,9 +124,10 @@ def test_failures_are_exceptions_with_the_runs_own_words(folder: Path, capsys: p
     assert not Path("refused").exists()
 
 
-def test_a_caller_that_is_killed_leaves_a_run_that_saves(folder: Path, tmp_path: Path) -> None:
+def test_a_caller_that_is_killed_leaves_a_run_that_saves(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import multiprocessing
 
+    monkeypatch.setattr(sys, "executable", REAL)  # the kernel signals the process that the caller started
     caller = multiprocessing.get_context("fork").Process(target=_train_until_killed)
     caller.start()
     wait_for(lambda: _lines(folder / "orphan") >= 3, 60, "steps")
