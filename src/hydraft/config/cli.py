@@ -23,15 +23,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from hydraft.config import help, job_folder, mistakes, shipped, text, yaml_text
+from hydraft.config import help, job_folder, mistakes, own_options, shipped, text, yaml_text
 from hydraft.config.explain import explain as explain
 from hydraft.config.infer import InferConfig
 from hydraft.config.schema import Config
 from hydraft.config.typed_text import quote as quote
 from hydraft.errors import EXIT_INTERRUPTED, EXIT_REFUSED, ConfigError, RunFailed, RunStopped
-from hydraft.system import files, limits
+from hydraft.system import files, limits, program
 from hydraft.system.redaction import redact_text
-from hydraft.system.source_tree import ROOT
+from hydraft.system.source_tree import ROOT, TINY
 
 T = TypeVar("T")
 
@@ -50,6 +50,7 @@ def _schema(section: type[Any], open_dict: str) -> DictConfig:
 ConfigStore.instance().store("train_schema", _schema(Config, "data.columns"))
 ConfigStore.instance().store("infer_schema", _schema(InferConfig, "columns"))
 OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
+OmegaConf.register_new_resolver("tiny", lambda: str(TINY), replace=True)
 OmegaConf.register_new_resolver(shipped.RESOLVER, shipped.with_shipped, replace=True)
 
 
@@ -83,17 +84,22 @@ def run(task: Callable[[DictConfig], Any], config_name: str, check: job_folder.C
 
     try:
         limits.raise_open_files()
+        own_options.refuse_foreign()
         mistakes.refuse(sys.argv[1:], config_name)
         sweep = bool({"-m", "--multirun"} & set(sys.argv[1:])) or "hydra.mode=MULTIRUN" in sys.argv[1:]
         sys.argv[1:] = [quote(argument, sweep, commas=config_name == "infer") for argument in sys.argv[1:]]
         if help.requested(sys.argv[1:]):
             return help.print_help(config_name, sys.argv[1:])
+        if replaced := own_options.replaced():
+            print(
+                f"notice: {own_options.OWN}/ here has {', '.join(replaced)}, in place of the shipped", file=sys.stderr
+            )
         with job_folder.checked(check):
             hydra.main(config_path=str(ROOT / "conf"), config_name=config_name, version_base="1.3")(guarded)()
         if caught:
             raise caught[0]
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
-        print(f"{Path(sys.argv[0]).name}: {redact_text(explain(error, config_name, _typed()))}", file=sys.stderr)
+        print(f"{program.name()}: {redact_text(explain(error, config_name, _typed()))}", file=sys.stderr)
         return EXIT_REFUSED
     except (RunFailed, RunStopped) as error:
         print(redact_text(str(error)), file=sys.stderr)
@@ -103,7 +109,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str, check: job_folder.C
     except Exception as error:  # Hydra does not expect everything that can be typed
         if _has_begun(error):
             raise
-        print(f"{Path(sys.argv[0]).name}: {redact_text(explain(error, config_name, _typed()))}", file=sys.stderr)
+        print(f"{program.name()}: {redact_text(explain(error, config_name, _typed()))}", file=sys.stderr)
         return EXIT_REFUSED
     return 0
 

@@ -27,7 +27,7 @@ from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
 from hydraft.launch.remote import hosts, ssh
 from hydraft.launch.slurm import job_script, monitor
 from hydraft.runs import run_folder
-from hydraft.system import files, hardware, limits, streams, temporary
+from hydraft.system import files, hardware, limits, program, streams, temporary
 from hydraft.system.hardware import Hardware
 from hydraft.system.redaction import redact, redact_command, redact_text
 from hydraft.system.source_tree import ROOT
@@ -61,7 +61,7 @@ def run(config: Config, folder: Path, quiet: bool = False, store: RendezvousStor
     """
     started = time.time()
     with run_log.writing(folder):
-        logger.info("command: %s", redact_command(sys.argv))
+        logger.info("command: %s", redact_command(program.words()))
         try:
             with packed.shutdown() or ShutdownHandler(config.train.grace) as shutdown:
                 _run_with_restarts(config, folder, quiet, shutdown, store)
@@ -73,7 +73,7 @@ def run(config: Config, folder: Path, quiet: bool = False, store: RendezvousStor
         except Preempted as error:
             name = signal.Signals(error.number).name
             _write_result(folder, started, "preempted", signal=name, step=error.step)
-            advice = f"to resume: {printed.command('train.py', printed.override('resume', folder))}"
+            advice = f"to resume: {printed.command('train', printed.override('resume', folder))}"
             raise RunStopped(str(error), error.number, error.step, advice) from None
         except Stopped as error:
             _write_result(folder, started, "interrupted", signal=signal.Signals(error.number).name)
@@ -120,7 +120,7 @@ def _raise_failed(train: TrainConfig, folder: Path, failure: Failure) -> NoRetur
         raise RunFailed(f"the run diverged: {failure.message}{advice}", failure=failure, details=details) from None
     cause = f"{failure.cause}{recovery.advice_on_kill(train, failure)}"
     if any(text in failure.message for text in files.FULL.values()):
-        cause += f"; free space there, then: python train.py resume={shlex.quote(str(folder))}"
+        cause += f"; free space there, then: {program.typed('train')} resume={shlex.quote(str(folder))}"
     raise RunFailed(f"{failure.subject} failed: {cause}", failure=failure, details=f"its log: {failure.log}") from None
 
 
