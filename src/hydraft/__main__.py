@@ -5,6 +5,7 @@ import re
 import runpy
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 
 from hydraft.errors import EXIT_REFUSED
 from hydraft.system import program, streams
@@ -41,6 +42,9 @@ COMMANDS = {
 
 WRITING = (["convert"], ["report"], ["ops"])
 """Commands whose result is files, not what they print."""
+
+NEEDED = ("hydra", "omegaconf", "rich", "torch", "transformers", "peft")
+"""Packages without which neither script answers."""
 
 RANK = re.compile(r"--local[-_]rank=\d+")
 """What deepspeed puts before the other arguments."""
@@ -90,6 +94,9 @@ def _script(name: str, arguments: list[str]) -> int:
     added = SCRIPTS[name][0]
     if name == "plan" and any(argument.startswith("mode=") for argument in arguments):
         print("hydraft plan: is mode=plan: leave mode= out, or type hydraft train", file=sys.stderr)
+        return EXIT_REFUSED
+    if missing := next((one for one in NEEDED if find_spec(one) is None), None):
+        print(f"hydraft: {missing} is not installed here: {program.with_packages()}", file=sys.stderr)
         return EXIT_REFUSED
     helped = {"-h", "--help"} & set(arguments)
     kept = [argument for argument in arguments if argument not in ("-m", "--multirun")] if "-m" in added else arguments

@@ -46,7 +46,7 @@ def print_help(command: str, arguments: list[str]) -> int:
     for name, text in texts.items():
         if text is None:
             hint = did_you_mean(name, command)
-            print(f"{program.name()}: {name}: no such setting, section or group{hint}", file=sys.stderr)
+            print(f"{program.named(command)}: {name}: no such setting, section or group{hint}", file=sys.stderr)
             return EXIT_REFUSED
     print("\n\n".join(text for text in texts.values() if text))
     return 0

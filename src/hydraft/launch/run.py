@@ -30,7 +30,7 @@ from hydraft.runs import run_folder
 from hydraft.system import files, hardware, limits, program, streams, temporary
 from hydraft.system.hardware import Hardware
 from hydraft.system.redaction import redact, redact_command, redact_text
-from hydraft.system.source_tree import ROOT
+from hydraft.system.source_tree import INSTALLED, ROOT
 from hydraft.training import deepspeed_ops
 
 logger = logging.getLogger(__name__)
@@ -224,7 +224,7 @@ def placed(config: Config) -> Config:
     def there(path: str) -> str:
         return f"{workdir}{path.removeprefix(str(ROOT))}" if path.startswith(f"{ROOT}/") else path
 
-    if workdir is None:
+    if workdir is None or INSTALLED:  # what is shipped is in the package there
         return config
     data = config.data
     held_out = None if data.eval is None else there(data.eval)

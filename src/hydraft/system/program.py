@@ -23,6 +23,9 @@ PIP = "pip install 'hydraft" if INSTALLED else "pip install -e '."
 SCRIPT = re.compile(r"python (train|infer)\.py\b(?P<rest>.*?)(?P<space> {3,}|$)", re.MULTILINE)
 """A command in a text with columns."""
 
+SOURCE = "wheel" if INSTALLED else "working copy"
+"""What this program comes from."""
+
 
 def begin(as_module: bool, environ: MutableMapping[str, str] = os.environ) -> None:
     """Record that this process was started with the command ``hydraft``, or as ``python -m hydraft``."""
@@ -41,10 +44,15 @@ def typed(script: str) -> str:
     return f"python {script}.py" if command is None else f"{command} {script}"
 
 
+def named(script: str) -> str:
+    """The name of ``train`` or ``infer`` before its messages: ``train.py`` or ``hydraft train``."""
+    return f"{script}.py" if _command() is None else f"hydraft {script}"
+
+
 def name() -> str:
-    """The name before this program's messages: ``train.py`` or ``hydraft train``."""
+    """The name of this process before its messages."""
     file = Path(sys.argv[0]).name
-    return file if _command() is None or file not in ("train.py", "infer.py") else f"hydraft {file.removesuffix('.py')}"
+    return named(file.removesuffix(".py")) if file in ("train.py", "infer.py") else file
 
 
 def under(module_flag: str = "-m") -> str:
@@ -89,6 +97,13 @@ def install(extra: str) -> str:
     return f"{PIP}[{extra}]'"
 
 
-def prepared() -> str:
-    """What a machine without this program, or without its packages, needs."""
-    return "install the same hydraft" if INSTALLED else "run make setup"
+def set_up() -> str:
+    """What to do on a machine that has not this program, or not its packages."""
+    return "install the same hydraft there" if INSTALLED else "run make setup there"
+
+
+def with_packages() -> str:
+    """What to do here, where a package that this program needs is missing."""
+    if INSTALLED:
+        return "install hydraft's wheel with its dependencies: pip install hydraft-….whl"
+    return "run make setup, then .venv/bin/hydraft"
