@@ -58,7 +58,7 @@ sweep: setup ## A small sweep: three LoRA ranks by two learning rates
 	@$(PY) train.py -m lora.r=4,8,16 train.learning_rate=2e-3,4e-3 $(ARGS)
 
 report: setup ## Table, summary.csv and report.html of the newest sweep, or of ARGS="multirun/…"
-	@$(PY) -m hydraft sweep $(ARGS)
+	@$(PY) -m hydraft report $(ARGS)
 
 board: setup ## A local page of all runs and sweeps, live; folders or --port N with ARGS="…"
 	@$(PY) -m hydraft board $(ARGS)

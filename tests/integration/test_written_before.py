@@ -106,7 +106,7 @@ def test_a_checkpoint_can_be_used_for_inference(tmp_path: Path) -> None:
 def test_a_sweep_is_reported(tmp_path: Path) -> None:
     folder = copied("sweep", tmp_path / "sweep")
     done = subprocess.run(
-        [sys.executable, "-m", "hydraft", "sweep", str(folder)], capture_output=True, text=True, cwd=ROOT, check=False
+        [sys.executable, "-m", "hydraft", "report", str(folder)], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "2 done" in done.stdout and "1 interrupted" in done.stdout

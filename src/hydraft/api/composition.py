@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from hydraft.config import cli, groups, mistakes, rules, yaml_text
+from hydraft.config import cli, mistakes, own_options, rules, yaml_text
 from hydraft.config.choices import Mode
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
@@ -104,7 +104,7 @@ def _loaded(overrides: list[str], command: str, mode: RunMode) -> DictConfig:
     """The config of overrides in Hydra's grammar."""
     with _lock, _version_base():
         setup_globals()
-        loader = ConfigLoaderImpl(config_search_path=create_config_search_path(str(groups.CONF)))
+        loader = ConfigLoaderImpl(config_search_path=create_config_search_path(str(own_options.CONF)))
         named = [*overrides, f"hydra.job.name={command}"]  # of a command, it is the script's
         composed: DictConfig = loader.load_configuration(command, named, mode)
     with open_dict(composed.hydra):

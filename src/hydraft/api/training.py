@@ -9,6 +9,7 @@ from hydraft.config.choices import Mode
 from hydraft.config.schema import Config
 from hydraft.config.sweep import SweepConfig
 from hydraft.errors import ConfigError
+from hydraft.system import program
 
 
 def train(config: Config, folder: "str | os.PathLike[str] | None" = None, *, progress: bool = True) -> Run:
@@ -29,7 +30,9 @@ def train(config: Config, folder: "str | os.PathLike[str] | None" = None, *, pro
     """
     config = overrides.checked(config)
     if config.mode is not Mode.train:
-        other = "hydraft.plan(config)" if config.mode is Mode.plan else f"python train.py mode={config.mode.value}"
+        other = (
+            "hydraft.plan(config)" if config.mode is Mode.plan else f"{program.typed('train')} mode={config.mode.value}"
+        )
         raise ConfigError(f"mode={config.mode.value}: is not trained: use {other}, or mode=train")
     if config.resume is not None:
         raise ConfigError(f"resume={config.resume}: a run is resumed with hydraft.Run({config.resume!r}).resume()")

@@ -9,7 +9,7 @@ import yaml
 from hydraft.config import printed
 from hydraft.errors import ConfigError
 from hydraft.sweep.results.ledger import Ledger, read_about
-from hydraft.system import files, ownership
+from hydraft.system import files, ownership, program
 from hydraft.system.redaction import redact_command, redact_line
 
 MULTIRUN = "multirun.yaml"
@@ -29,7 +29,7 @@ def of(folder: Path, sweep: bool) -> str | None:
     words = files.read_object(folder / "environment.json").get("command")
     if not isinstance(words, list) or not words:
         return None
-    return printed.command(*map(printed.shell_word, redact_command([str(word) for word in words])))
+    return " ".join(map(printed.shell_word, program.as_line(redact_command([str(word) for word in words]))))
 
 
 def of_job(folder: Path) -> str | None:
@@ -38,7 +38,7 @@ def of_job(folder: Path) -> str | None:
         found = next(job for job in Ledger(folder.parent).jobs().values() if job.name == folder.name)
     except (OSError, ValueError, KeyError, TypeError, StopIteration):
         return of(folder, sweep=False)
-    return printed.command("train.py", *map(printed.shell_word, redact_command(found.overrides)))
+    return printed.command("train", *map(printed.shell_word, redact_command(found.overrides)))
 
 
 def resume_sweep(folder: Path, retry_failed: bool) -> list[str]:

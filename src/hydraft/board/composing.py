@@ -50,7 +50,7 @@ class Typed:
     @property
     def line(self) -> str:
         """As it is typed into a shell."""
-        return printed.command("train.py", *map(printed.shell_word, self.arguments))
+        return printed.command("train", *map(printed.shell_word, self.arguments))
 
     def value_of(self, name: str) -> str | None:
         """The last value that is given to a setting; None if none is."""

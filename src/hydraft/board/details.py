@@ -39,7 +39,7 @@ def run(one: Run) -> dict[str, Any]:
         "result": redact(files.finite({key: result[key] for key in result if key not in ("divergence",)})),
         "environment": redact(files.finite(environment)),
         "command": _command(environment),
-        "resume": printed.command("train.py", printed.override("resume", _typed(folder))),
+        "resume": printed.command("train", printed.override("resume", _typed(folder))),
         "memory": memory(one),
         "logs": logs_in(folder),
         "has_answers": file_in(folder, answers.FILE) is not None,

@@ -87,7 +87,7 @@ class Processes:
             env=environment,
             start_new_session=True,
         )
-        line = printed.command("train.py", *map(printed.shell_word, arguments))
+        line = printed.command("train", *map(printed.shell_word, arguments))
         started = Started(name, kind, folder, line, process)
         with self._lock:
             others = [one for one in self._all if one.runs or one.id != name]

@@ -23,15 +23,26 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from hydraft.config import agent_form, composed_text, groups, help, job_folder, mistakes, shipped, text, yaml_text
+from hydraft.config import (
+    agent_form,
+    composed_text,
+    groups,
+    help,
+    job_folder,
+    mistakes,
+    own_options,
+    shipped,
+    text,
+    yaml_text,
+)
 from hydraft.config.explain import explain as explain
 from hydraft.config.infer import InferConfig
 from hydraft.config.schema import Config
 from hydraft.config.typed_text import quote as quote
 from hydraft.errors import EXIT_INTERRUPTED, EXIT_REFUSED, ConfigError, RunFailed, RunStopped
-from hydraft.system import files, limits, wrapping
+from hydraft.system import files, limits, program, wrapping
 from hydraft.system.redaction import redact_text
-from hydraft.system.source_tree import ROOT
+from hydraft.system.source_tree import ROOT, TINY
 
 T = TypeVar("T")
 
@@ -52,6 +63,7 @@ def _schema(section: type[Any], open_dict: str) -> DictConfig:
 ConfigStore.instance().store("train_schema", _schema(Config, "data.columns"))
 ConfigStore.instance().store("infer_schema", _schema(InferConfig, "columns"))
 OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
+OmegaConf.register_new_resolver("tiny", lambda: str(TINY), replace=True)
 OmegaConf.register_new_resolver(shipped.RESOLVER, shipped.with_shipped, replace=True)
 
 
@@ -85,6 +97,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str, check: job_folder.C
 
     try:
         limits.raise_open_files()
+        own_options.refuse_foreign()
         sys.argv[1:] = [agent_form.plain(argument, config_name) for argument in sys.argv[1:]]
         mistakes.refuse(sys.argv[1:], config_name)
         sys.argv[1:] = mistakes.flags_first(sys.argv[1:])
@@ -95,13 +108,13 @@ def run(task: Callable[[DictConfig], Any], config_name: str, check: job_folder.C
         if (shown := composed_text.requested(sys.argv[1:])) is not None and not sweep:
             print(composed_text.text(config_name, *shown), end="")
             return 0
+        own_options.report_replaced()
         with job_folder.checked(check):
             hydra.main(config_path=str(ROOT / "conf"), config_name=config_name, version_base="1.3")(guarded)()
         if caught:
             raise caught[0]
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
-        wrapping.say(f"{Path(sys.argv[0]).name}: {redact_text(explain(error, config_name, _typed()))}", sys.stderr)
-        return EXIT_REFUSED
+        return _refused(error, config_name)
     except (RunFailed, RunStopped) as error:
         wrapping.say(redact_text(str(error)), sys.stderr)
         return error.code
@@ -110,9 +123,14 @@ def run(task: Callable[[DictConfig], Any], config_name: str, check: job_folder.C
     except Exception as error:  # Hydra does not expect everything that can be typed
         if _has_begun(error):
             raise
-        wrapping.say(f"{Path(sys.argv[0]).name}: {redact_text(explain(error, config_name, _typed()))}", sys.stderr)
-        return EXIT_REFUSED
+        return _refused(error, config_name)
     return 0
+
+
+def _refused(error: Exception, config_name: str) -> int:
+    """Print what is wrong with the command line; returns the exit code."""
+    wrapping.say(f"{program.name()}: {redact_text(explain(error, config_name, _typed()))}", sys.stderr)
+    return EXIT_REFUSED
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, flag_override
 
-from hydraft.config import groups, reference
+from hydraft.config import groups, own_options, reference
 
 ASKED = (["--cfg", "job"], ["-c", "job"])
 
@@ -31,7 +31,7 @@ def requested(arguments: Sequence[str]) -> tuple[list[str], bool] | None:
 
 def text(command: str, overrides: list[str], resolve: bool) -> str:
     """The config as YAML, in the order of the schema; each comment is about the line that it is in or above."""
-    with initialize_config_dir(str(groups.CONF), version_base="1.3"):
+    with initialize_config_dir(str(own_options.CONF), version_base="1.3"):
         composed = compose(command, overrides, return_hydra_config=True)
     choices = {name: option for name, option in composed.hydra.runtime.choices.items() if option is not None}
     HydraConfig.instance().set_config(composed)  # for ${hydra:…}

@@ -9,8 +9,8 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import InterpolationKeyError, InterpolationResolutionError, OmegaConfBaseException
 
-from hydraft.config import groups
 from hydraft.config.help import did_you_mean
+from hydraft.config.own_options import CONF
 from hydraft.config.setting_kind import is_list
 from hydraft.errors import ConfigError
 from hydraft.system.escaping import escaped
@@ -53,7 +53,7 @@ def _unexpected(error: Exception, command: str, typed: Sequence[str]) -> str:
 def _composes(override: str, command: str) -> bool:
     """Whether Hydra can compose a config with one override alone, or refuses it in words."""
     try:
-        with initialize_config_dir(str(groups.CONF), version_base="1.3"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
             compose(command, [override])
     except (HydraException, OmegaConfBaseException):
         return True

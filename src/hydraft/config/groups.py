@@ -1,4 +1,7 @@
-"""Config groups: the options below ``conf/``, their first comment lines and the values that they set. No torch."""
+"""Config groups: the options below ``conf/``, their first comment lines and the values that they set. No torch.
+
+Those of a user are in ``conf/`` of the current folder, and come before the shipped ones (``own_options.py``).
+"""
 
 import re
 from collections.abc import Mapping
@@ -9,10 +12,9 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from hydraft.config.own_options import CONF, folders
 from hydraft.config.shipped import RESOLVER
-from hydraft.system.source_tree import ROOT
 
-CONF = ROOT / "conf"
 GLOBAL = "# @package _global_"
 LOCAL = "local"
 """The group whose files are those of this machine, and of nobody else: each command takes one if it is there."""
@@ -20,27 +22,35 @@ LOCAL = "local"
 
 def groups() -> dict[str, list[str]]:
     """The options of every group, both sorted by name."""
-    folders = sorted(folder for folder in CONF.iterdir() if folder.is_dir() and folder.name not in ("hydra", LOCAL))
-    return {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders}
+    found: dict[str, set[str]] = {}
+    for folder in (inner for conf in folders() for inner in conf.iterdir() if inner.is_dir()):
+        if folder.name not in ("hydra", LOCAL) and (options := {file.stem for file in folder.glob("*.yaml")}):
+            found[folder.name] = found.get(folder.name, set()) | options
+    return {name: sorted(options) for name, options in sorted(found.items())}
 
 
 def file_of(group: str, option: str) -> Path:
     """The file of an option."""
-    return CONF / group / f"{option}.yaml"
+    return _first(Path(group, f"{option}.yaml"))
+
+
+def _first(name: Path) -> Path:
+    """The file that Hydra finds: a user's own one before a shipped one."""
+    return next((conf / name for conf in folders() if (conf / name).is_file()), CONF / name)
 
 
 def summary(group: str, option: str) -> str:
     """The first comment line of an option's file."""
     lines = file_of(group, option).read_text(encoding="utf-8").splitlines()
-    return next(line.removeprefix("# ") for line in lines if line.startswith("# ") and line != GLOBAL)
+    return next((line.removeprefix("# ") for line in lines if line.startswith("# ") and line != GLOBAL), "")
 
 
-@cache
 def values(group: str, option: str) -> Mapping[str, Any]:
     """The settings that an option's file sets itself, by their dotted names; interpolations as they are written."""
     return settings_of(file_of(group, option), f"{group}.")
 
 
+@cache
 def settings_of(file: Path, package: str) -> Mapping[str, Any]:
     """The settings of a file by their dotted names; ``package`` is before each, unless the file is for the whole config."""
     prefix = "" if file.read_text(encoding="utf-8").startswith(GLOBAL) else package
@@ -65,11 +75,15 @@ def _plain(value: Any) -> Any:
     return value if match is None else yaml.safe_load(match[1])
 
 
-@cache
 def defaults(command: str) -> Mapping[str, str | None]:
     """The option that ``conf/<command>.yaml`` takes of each group; None for a group that it takes none of."""
+    return _defaults(_first(Path(f"{command}.yaml")))
+
+
+@cache
+def _defaults(file: Path) -> Mapping[str, str | None]:
     chosen: dict[str, str | None] = {}
-    composed: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{command}.yaml"), resolve=False)
+    composed: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     for entry in composed["defaults"]:
         if isinstance(entry, dict):
             ((group, option),) = entry.items()

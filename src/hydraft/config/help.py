@@ -17,8 +17,10 @@ from omegaconf import OmegaConf, flag_override
 
 from hydraft.config import groups, reference
 from hydraft.config.other_names import meant
+from hydraft.config.own_options import CONF
 from hydraft.config.reference import Section, Setting
 from hydraft.errors import EXIT_REFUSED
+from hydraft.system import program
 
 FLAGS = ("-h", "--help")
 NARROWEST, WIDEST = 60, 120
@@ -59,7 +61,7 @@ def print_help(command: str, arguments: list[str]) -> int:
     for name, text in texts.items():
         if text is None:
             hint = did_you_mean(name, command)
-            print(f"{command}.py: {name}: no such setting, section or group{hint}", file=sys.stderr)
+            print(f"{program.named(command)}: {name}: no such setting, section or group{hint}", file=sys.stderr)
             return EXIT_REFUSED
     print("\n\n".join(text for text in texts.values() if text))
     return 0
@@ -67,19 +69,18 @@ def print_help(command: str, arguments: list[str]) -> int:
 
 def overview(command: str, overrides: list[str]) -> str:
     """The text of ``--help``: the template in ``conf/hydra/help/`` with the groups and, where it has them, the settings."""
-    texts: Any = OmegaConf.to_container(
-        OmegaConf.load(groups.CONF / "hydra" / "help" / f"{command}.yaml"), resolve=False
-    )
+    texts: Any = OmegaConf.to_container(OmegaConf.load(CONF / "hydra" / "help" / f"{command}.yaml"), resolve=False)
     config = ""
     if overrides or "$CONFIG" in texts["template"]:
-        with initialize_config_dir(str(groups.CONF), version_base="1.3"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
             composed = compose(command, overrides)
         with flag_override(composed, ["struct", "readonly"], False):
             config = OmegaConf.to_yaml(composed)
     lines = [_hanging(f"{group}: {', '.join(options)}") for group, options in groups.groups().items()]
     listed = "".join(f"{line}\n" for line in lines)
     template = string.Template(texts["template"].replace("${hydra.help.header}", texts["header"]))
-    return template.substitute(APP_CONFIG_GROUPS=listed, CONFIG=config, SETTINGS="\n".join(_most_used(command)))
+    settings = "\n".join(_most_used(command))
+    return program.as_typed(template.substitute(APP_CONFIG_GROUPS=listed, CONFIG=config, SETTINGS=settings))
 
 
 def _most_used(command: str) -> Iterator[str]:

@@ -22,7 +22,7 @@ def _triton(config: Config, hardware: Hardware) -> bool:
 MACHINE = [
     Rule(
         lambda c, h: c.mode is not Mode.preview and bool(h.unusable),
-        "{h.unusable}; without a card: CUDA_VISIBLE_DEVICES= python train.py …",
+        "{h.unusable}; without a card: CUDA_VISIBLE_DEVICES= {train} …",
         here=True,
     ),
     Rule(

@@ -13,7 +13,7 @@ from hydraft.config.setting_kind import Kind, kind_of
 from hydraft.config.split_text import split
 from hydraft.config.typed_text import TEMPLATES, VERBATIM
 from hydraft.errors import ConfigError
-from hydraft.system import files, ownership
+from hydraft.system import files, ownership, program
 
 WITH_VALUE = (
     "--info", "-i", "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
@@ -181,7 +181,7 @@ def _dashed(argument: str, rest: Sequence[str], command: str) -> str:
         return f"{typed}: no such option: {reason}"
     override = _named(name, value, command)
     if override is None:
-        hint = did_you_mean(name, command) or f"; python {command}.py --help lists the settings"
+        hint = did_you_mean(name, command) or f"; {program.typed(command)} --help lists the settings"
         return f"{typed}: no such option; a setting is typed without dashes, as name=value{hint}"
     return f"{typed}: a setting is typed without dashes: {override}"
 

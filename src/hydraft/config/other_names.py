@@ -8,6 +8,7 @@ import re
 
 from hydraft.config import groups
 from hydraft.config.printed import shell_word
+from hydraft.system import program
 
 BOTH = {
     "quant={}": "quantization quantization_bit quant_bits quant_method bits",
@@ -135,7 +136,9 @@ def _by_name(table: dict[str, str]) -> dict[str, str]:
 TRAIN = _by_name(BOTH | TRAIN_NAMES)
 INFER = _by_name(BOTH | INFER_NAMES)
 
-OF_INFER = {"against": "a server is compared with a trained run by python infer.py mode=verify run=last against=…"}
+OF_INFER = {
+    "against": f"a server is compared with a trained run by {program.typed('infer')} mode=verify run=last against=…"
+}
 """Settings of infer.py that train.py has not, by name: what they are for."""
 
 ABSENT = {

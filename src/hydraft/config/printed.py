@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from hydraft.config.text import escaped
 from hydraft.config.typed_text import quote
 from hydraft.errors import ConfigError
+from hydraft.system import program
 
 
 def override(key: str, value: str | Path) -> str:
@@ -40,8 +41,8 @@ def short_path(path: Path) -> str:
 
 
 def command(script: str, *words: str) -> str:
-    """``python script words``; the words are those of a shell already."""
-    return " ".join(["python", script, *words])
+    """The command ``train`` or ``infer`` with words that are those of a shell already."""
+    return " ".join([program.typed(script), *words])
 
 
 def _read(argument: str, commas: bool) -> object:

@@ -182,5 +182,8 @@ def option_defaults(command: str) -> dict[str, tuple[str, str]]:
             for name, value in groups.values(group, option).items():
                 text = shown(value)
                 if name in schema and schema[name] != text:
-                    found[name] = (text.replace("${root:}/", ""), f"{group}={option}")
+                    found[name] = (
+                        text.replace("${root:}/", "").replace("${tiny:}", "src/hydraft/models/tiny"),
+                        f"{group}={option}",
+                    )
     return found

@@ -32,10 +32,11 @@ from hydraft.config.machine_rules import MACHINE
 from hydraft.config.rule import Rule, value
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
+from hydraft.system import program
 from hydraft.system.hardware import Gpu, Hardware
 from hydraft.system.source_tree import TINY
 
-NO_MODELSCOPE = "model.hub=modelscope needs a package that is not installed: pip install 'hydraft[modelscope]', or use model.hub=huggingface"
+NO_MODELSCOPE = f"model.hub=modelscope needs a package that is not installed: {program.install('modelscope')}, or use model.hub=huggingface"
 
 COMBINATIONS = [
     *MACHINE,
@@ -59,7 +60,7 @@ COMBINATIONS = [
     ),
     value(
         lambda c: c.tracker.kind is not TrackerKind.none and find_spec(c.tracker.kind.value) is None,
-        "tracker={c.tracker.kind.value} needs a package that is not installed: pip install 'hydraft[{c.tracker.kind.value}]', or use tracker=none",
+        "tracker={c.tracker.kind.value} needs a package that is not installed: {pip}[{c.tracker.kind.value}]', or use tracker=none",
         here=True,
     ),
     value(
@@ -80,7 +81,7 @@ COMBINATIONS = [
     ),
     value(
         lambda c: c.kernels.kind in PACKAGES and find_spec(PACKAGES[c.kernels.kind]) is None,
-        "kernels={c.kernels.kind.value} needs a package that is not installed: pip install 'hydraft[{c.kernels.kind.value}]', or use kernels=torch",
+        "kernels={c.kernels.kind.value} needs a package that is not installed: {pip}[{c.kernels.kind.value}]', or use kernels=torch",
         here=True,
     ),
     # The chunked loss computes a gradient of the hidden states, but none of the head.
@@ -118,11 +119,11 @@ COMBINATIONS = [
     ),
     value(
         lambda c: c.cluster.launcher is Launcher.joined and c.train.on_divergence is OnDivergence.rewind,
-        "train.on_divergence=rewind must restart the ranks, and an external launcher (cluster.launcher=joined) started them: use train.on_divergence=stop, or python train.py without that launcher",
+        "train.on_divergence=rewind must restart the ranks, and an external launcher (cluster.launcher=joined) started them: use train.on_divergence=stop, or {train} without that launcher",
     ),
     value(
         lambda c: c.cluster.launcher is Launcher.joined and c.train.auto_micro_batch,
-        "train.auto_micro_batch=true must restart the ranks, and an external launcher (cluster.launcher=joined) started them: use train.auto_micro_batch=false, or python train.py without that launcher",
+        "train.auto_micro_batch=true must restart the ranks, and an external launcher (cluster.launcher=joined) started them: use train.auto_micro_batch=false, or {train} without that launcher",
     ),
     # A quantised weight has no gradient: with bitsandbytes only adapters are trained.
     value(
@@ -210,14 +211,14 @@ def refusals(config: Config, hardware: Hardware, rules: list[Rule]) -> Iterator[
     """The message of each broken rule; with ``mode=plan`` without the rules about this machine and this version."""
     for rule in rules:
         if not (rule.here and config.mode is Mode.plan) and rule.broken(config, hardware):
-            yield rule.message.format(c=config, h=hardware)
+            yield rule.text(config, hardware)
 
 
 def refused_here(config: Config, hardware: Hardware | None) -> list[str]:
     """The messages of the broken rules about this machine and this version, each with its source."""
     machine = hardware or SUITABLE
     return [
-        rule.message.format(c=config, h=machine) + (f" ({rule.source})" if rule.source else "")
+        rule.text(config, machine) + (f" ({rule.source})" if rule.source else "")
         for rule in COMBINATIONS
         if rule.here and rule.broken(config, machine)
     ]

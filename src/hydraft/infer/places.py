@@ -10,7 +10,7 @@ from hydraft.errors import ConfigError
 from hydraft.evaluation import standing
 from hydraft.evaluation.metrics import Scores
 from hydraft.runs import loss_plot, run_folder
-from hydraft.system import files
+from hydraft.system import files, program
 
 if TYPE_CHECKING:
     from hydraft.sweep.results.outcome import Outcome
@@ -70,7 +70,7 @@ def _newest_sweep() -> Path:
     try:
         return sweep_folder.find(LAST)
     except ConfigError:
-        raise ConfigError("run=best: no sweep below multirun/; start one with python train.py -m …") from None
+        raise ConfigError(f"run=best: no sweep below multirun/; start one with {program.typed('train')} -m …") from None
 
 
 def _of_sweep(sweep: Path, typed: str) -> Place:

@@ -27,10 +27,10 @@ from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
 from hydraft.launch.remote import hosts, ssh
 from hydraft.launch.slurm import job_script, monitor
 from hydraft.runs import run_folder
-from hydraft.system import files, hardware, limits, streams, temporary
+from hydraft.system import files, hardware, limits, program, streams, temporary
 from hydraft.system.hardware import Hardware
 from hydraft.system.redaction import redact, redact_command, redact_text
-from hydraft.system.source_tree import ROOT
+from hydraft.system.source_tree import INSTALLED, ROOT
 from hydraft.training import deepspeed_ops
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def run(config: Config, folder: Path, quiet: bool = False, store: RendezvousStor
     """
     started = time.time()
     with run_log.writing(folder):
-        logger.info("command: %s", redact_command(sys.argv))
+        logger.info("command: %s", redact_command(program.words()))
         try:
             with packed.shutdown() or ShutdownHandler(config.train.grace) as shutdown:
                 _run_with_restarts(config, folder, quiet, shutdown, store)
@@ -73,7 +73,7 @@ def run(config: Config, folder: Path, quiet: bool = False, store: RendezvousStor
         except Preempted as error:
             name = signal.Signals(error.number).name
             _write_result(folder, started, "preempted", signal=name, step=error.step)
-            advice = f"to resume: {printed.command('train.py', printed.override('resume', folder))}"
+            advice = f"to resume: {printed.command('train', printed.override('resume', folder))}"
             raise RunStopped(str(error), error.number, error.step, advice) from None
         except Stopped as error:
             _write_result(folder, started, "interrupted", signal=signal.Signals(error.number).name)
@@ -122,7 +122,7 @@ def _raise_failed(train: TrainConfig, folder: Path, failure: Failure) -> NoRetur
         raise RunFailed(f"the run diverged: {failure.message}{advice}", failure=failure, details=details) from None
     cause = f"{failure.cause}{recovery.advice_on_kill(train, failure)}"
     if any(text in failure.message for text in files.FULL.values()):
-        cause += f"; free space there, then: python train.py resume={shlex.quote(str(folder))}"
+        cause += f"; free space there, then: {program.typed('train')} resume={shlex.quote(str(folder))}"
     raise RunFailed(f"{failure.subject} failed: {cause}", failure=failure, details=f"its log: {failure.log}") from None
 
 
@@ -229,7 +229,7 @@ def placed(config: Config) -> Config:
     def there(path: str) -> str:
         return f"{workdir}{path.removeprefix(str(ROOT))}" if path.startswith(f"{ROOT}/") else path
 
-    if workdir is None:
+    if workdir is None or INSTALLED:  # what is shipped is in the package there
         return config
     data = config.data
     held_out = None if data.eval is None else there(data.eval)

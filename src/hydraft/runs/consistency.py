@@ -7,6 +7,7 @@ from functools import cache
 
 from hydraft.config.schema import Config, saved
 from hydraft.errors import ConfigError
+from hydraft.system import program
 from hydraft.system.files import version_of
 from hydraft.system.source_tree import PACKAGE
 from hydraft.system.version import __version__
@@ -56,5 +57,5 @@ def check(hosts: list[tuple[str, dict[str, str]]]) -> None:
                 f"{key} is {expected[key]} on {first} and {found.get(key)} on {name}" for key in wrong
             )
             raise ConfigError(
-                f"{differences}: all hosts need the same (run make setup there, from the same working copy)"
+                f"{differences}: all hosts need the same ({program.set_up()}, from the same {program.SOURCE})"
             )

@@ -18,6 +18,7 @@ from hydraft.config import printed
 from hydraft.config.schema import Config, saved
 from hydraft.errors import ConfigError
 from hydraft.runs import claim
+from hydraft.system import program
 from hydraft.system.files import clear_staging, version_of, write_json, write_text
 from hydraft.system.hardware import Hardware
 from hydraft.system.line_file import NO_LOCKS
@@ -167,7 +168,7 @@ def not_learned(folder: Path) -> str | None:
 
 def _environment(hardware: Hardware | None) -> dict[str, Any]:
     return {
-        "command": redact_command(sys.argv),
+        "command": redact_command(program.words()),
         "python": sys.version.split()[0],
         "packages": {name: version_of(name) for name in PACKAGES},
         "commit": _commit(),
@@ -205,7 +206,7 @@ def find(run: str, setting: str = "run") -> Path:
         newest = next(iter(trained), None)
         if newest is None:
             only = f": {configs[-1].parent} is one of debug=, give its folder" if configs else ""
-            raise ConfigError(f"{setting}=last: no run below outputs/{only}; train one with python train.py")
+            raise ConfigError(f"{setting}=last: no run below outputs/{only}; train one with {program.typed('train')}")
         return newest.parent
     folder = Path(run)
     if not (folder / claim.CONFIG).is_file():

@@ -1,7 +1,6 @@
 """A job of a sweep before it is known whether it can run. No torch."""
 
 import pickle
-import sys
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from hydraft.runs import start
 from hydraft.sweep import folder_names
 from hydraft.sweep.results.ledger import Job, State
 from hydraft.sweep.slots import Demand
+from hydraft.system import program
 
 CONFIGS = 1000
 """Jobs of a batch up to which each job's config is part of what Hydra's sweeper receives; ten thousand would take gigabytes."""
@@ -115,7 +115,7 @@ def refusal(candidates: Sequence[Candidate]) -> str:
     refused = [one for one in candidates if one.refused]
     names = folder_names.names([one.overrides for one in candidates])
     lines = [f"  {name}: {one.refused}" for one, name in zip(candidates, names, strict=True) if one.refused]
-    head = f"{Path(sys.argv[0]).name}: {len(refused)} of {len(candidates)} jobs cannot run, and none was started:"
+    head = f"{program.name()}: {len(refused)} of {len(candidates)} jobs cannot run, and none was started:"
     rest = [] if len(refused) == len(candidates) else ["sweep.skip_invalid=true runs the others"]
     return "\n".join([head, *lines, *rest])
 

@@ -19,7 +19,7 @@ from hydraft.plan.pack import pack_memory
 from hydraft.plan.preflight import Admitted
 from hydraft.sweep.results import objective
 from hydraft.sweep.slots import MEMORY_SHARE
-from hydraft.system.source_tree import ROOT
+from hydraft.system.source_tree import portable
 from hydraft.training.pack import scheduler
 
 FREE = (
@@ -44,7 +44,7 @@ def pack_key(config: Config) -> str | None:
         return None
     # Random weights are drawn from the seed.
     free = FREE if config.model.init is Init.random else (*FREE, "seed")
-    text = saved(config, leave_out=free).replace(str(ROOT), "ROOT")
+    text = portable(saved(config, leave_out=free))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

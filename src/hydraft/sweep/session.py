@@ -33,7 +33,7 @@ from hydraft.sweep.results import ledger, objective, write
 from hydraft.sweep.results.ledger import Job, Ledger, State
 from hydraft.sweep.results.live_table import Live
 from hydraft.sweep.slots import Demand
-from hydraft.system import files, streams
+from hydraft.system import files, program, streams
 from hydraft.system.hardware import Hardware
 from hydraft.system.redaction import redact_command, redact_text
 from hydraft.system.version import __version__
@@ -46,7 +46,7 @@ ELSEWHERE_SECONDS = 0.5
 
 
 class Session:
-    """One command ``python train.py -m …`` and the folder of its sweep."""
+    """One command ``train -m …`` and the folder of its sweep."""
 
     def __init__(self, context: HydraContext, config: DictConfig) -> None:
         """Find the folder of the sweep, and set it as ``hydra.sweep.dir`` of the sweep's ``config``.
@@ -290,7 +290,7 @@ class Session:
         return {
             "id": folder_names.mark([str(self.folder.resolve()), str(time.time_ns())]),
             "name": self.name,
-            "command": shlex.join(["python", *redact_command(sys.argv)]),
+            "command": shlex.join(redact_command(program.as_line(program.words()))),
             "created": time.time(),
             "axes": axes,
             "replicas": int(self.config.sweep.replicas),

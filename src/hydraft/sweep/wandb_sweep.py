@@ -24,6 +24,7 @@ from hydraft.config.schema import Config
 from hydraft.errors import EXIT_REFUSED, ConfigError
 from hydraft.runs import resume
 from hydraft.sweep.results import axes, objective
+from hydraft.system import program
 from hydraft.system.source_tree import ROOT
 
 METHODS = {"grid": "grid", "random": "random", "qmc": "random", "tpe": "bayes", "cmaes": "bayes", "nsga2": "bayes"}
@@ -92,7 +93,8 @@ def definition(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         raise ConfigError(
             f"tracker={config.tracker.kind.value}: the runs of wandb's agents need tracker=wandb: leave it out"
         )
-    head = ["${env}", "${interpreter}", "${program}"]
+    in_place = program.under() == "train.py"
+    head = ["${env}", "${interpreter}", "${program}"] if in_place else ["${env}", *program.typed("train").split()]
     found["command"] = [*head, *own, *of_option, *tracker, FOLDER, "${args_no_hyphens}"]
     return found, notes
 

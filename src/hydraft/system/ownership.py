@@ -9,7 +9,7 @@ import os
 import pwd
 import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 LINKS = 40
@@ -23,16 +23,27 @@ def doubt(folder: Path, file: str) -> str | None:
     A folder with the sticky bit, such as /tmp, protects what is in it.
     """
     passed = list(_passed(folder / file))
+    if others := _written_by_others(passed):
+        return others
+    for place, found in (list(_passed(folder))[-1], passed[-1]):
+        if found.st_uid != os.geteuid():
+            return f"{place} belongs to {_name(found.st_uid)}"
+        if _open_to_others(found):
+            return _can_be_changed(place)
+    return None
+
+
+def writable_by_others(path: Path) -> str | None:
+    """Why another user than this one and root may have written what is at ``path``; None if none can have."""
+    return _written_by_others(_passed(path))
+
+
+def _written_by_others(passed: Iterable[tuple[Path, os.stat_result]]) -> str | None:
     for place, found in passed:
         if found.st_uid not in (os.geteuid(), 0):
             return f"{place} belongs to {_name(found.st_uid)}"
         in_sticky = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
         if _open_to_others(found) and not in_sticky:
-            return _can_be_changed(place)
-    for place, found in (list(_passed(folder))[-1], passed[-1]):
-        if found.st_uid != os.geteuid():
-            return f"{place} belongs to {_name(found.st_uid)}"
-        if _open_to_others(found):
             return _can_be_changed(place)
     return None
 

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from hydraft.config.choices import Offload
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
-from hydraft.system import files
+from hydraft.system import files, program
 from hydraft.system.hardware import Hardware
 from hydraft.system.hardware import environment as cards
 from hydraft.system.parent_death import die_with_parent
@@ -224,7 +224,7 @@ def ready_device() -> None:
             reason = " ".join(str(error).split())
         raise ConfigError(
             f"the driver reports a GPU, but torch {torch.__version__} sees none ({reason}); "
-            "to train on the CPU: CUDA_VISIBLE_DEVICES= python train.py …"
+            f"to train on the CPU: CUDA_VISIBLE_DEVICES= {program.typed('train')} …"
         )
     if count < ranks:
         raise ConfigError(

@@ -73,7 +73,7 @@ def show_result(screen: Screen, folder: Path, result: dict[str, Any], seconds: f
     ]
     screen.progress.stop()
     screen.table(str(folder), ["", "before", "after"], rows)
-    screen.say(f'try it: {printed.command("infer.py", printed.override("run", _short(folder)))} prompt="…"')
+    screen.say(f'try it: {printed.command("infer", printed.override("run", _short(folder)))} prompt="…"')
     show_upload(screen, tracker)
 
 

@@ -290,6 +290,6 @@ def test_files_of_others_in_the_working_directory_are_named_before_they_are_read
 
 def test_python_m_does_not_import_from_the_working_directory(tmp_path: Path) -> None:
     (tmp_path / "yaml.py").write_text("open('canary', 'w')\n")
-    command = [sys.executable, "-m", "hydraft", "sweep", "nothing"]
+    command = [sys.executable, "-m", "hydraft", "report", "nothing"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and not (tmp_path / "canary").exists(), done.stderr

@@ -103,7 +103,7 @@ def test_a_sweep_of_hydras_own_launcher_is_read_from_its_folders(tmp_path: Path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (folder / "0" / "result.json").unlink()  # as if it had been killed
-    done = run_script("src/hydraft/__main__.py", "sweep", str(folder))
+    done = run_script("src/hydraft/__main__.py", "report", str(folder))
     assert done.returncode == 0, done.stderr
     assert "1 done, 1 interrupted" in done.stdout
     found = outcome.read(folder)
@@ -119,5 +119,5 @@ def test_a_sweep_of_hydras_own_launcher_is_read_from_its_folders(tmp_path: Path,
 
 
 def test_a_missing_sweep_is_refused(tmp_path: Path) -> None:
-    done = run_script("src/hydraft/__main__.py", "sweep", str(tmp_path / "nothing"))
-    assert (done.returncode, done.stderr) == (2, f"hydraft sweep: {tmp_path / 'nothing'}: no such folder\n")
+    done = run_script("src/hydraft/__main__.py", "report", str(tmp_path / "nothing"))
+    assert (done.returncode, done.stderr) == (2, f"hydraft report: {tmp_path / 'nothing'}: no such folder\n")

@@ -13,7 +13,7 @@ from hydraft.config.printed import override, shell_word
 from hydraft.config.schema import Config, load_config
 from hydraft.infer.source import Kind, Source
 from hydraft.models.families.registry import native_family
-from hydraft.system import files
+from hydraft.system import files, program
 from hydraft.system.redaction import redact_command, redact_text
 from hydraft.system.version import __version__
 
@@ -37,7 +37,7 @@ def commands(source: Source, kind: ExportKind, target: Path, base: str) -> list[
         return [
             (
                 "vLLM does not support DoRA adapters; export a merged model",
-                f"python infer.py mode=export {override('run', source.folder)} output=…",
+                f"{program.typed('infer')} mode=export {override('run', source.folder)} output=…",
             )
         ]
     return [
@@ -57,15 +57,15 @@ def _own_class(base: str) -> bool:
 def _own_commands(kind: ExportKind, target: Path, base: str) -> list[tuple[str, str]]:
     if kind is ExportKind.adapter:
         used = f"{override('run', target)} {override('base', base)}"
-        return [("answer a file of prompts", f"python infer.py mode=batch {used} input=… output=…")]
+        return [("answer a file of prompts", f"{program.typed('infer')} mode=batch {used} input=… output=…")]
     load = f"AutoModelForCausalLM.from_pretrained({str(target)!r}, trust_remote_code=True)"
-    program = shell_word(f"from transformers import AutoModelForCausalLM; {load}")
+    code = shell_word(f"from transformers import AutoModelForCausalLM; {load}")
     return [
-        ("load it: its class is in the folder", f"python -c {program}"),
-        ("answer a file of prompts", f"python infer.py mode=batch {override('run', target)} input=… output=…"),
+        ("load it: its class is in the folder", f"python -c {code}"),
+        ("answer a file of prompts", f"{program.typed('infer')} mode=batch {override('run', target)} input=… output=…"),
         (
             "for vLLM, which has this architecture in its published layout",
-            "python infer.py mode=export export.layout=published run=… output=…",
+            f"{program.typed('infer')} mode=export export.layout=published run=… output=…",
         ),
     ]
 

@@ -21,7 +21,7 @@ from hydraft.launch.external.environment import World
 from hydraft.launch.external.rank import POLL_SECONDS, ReceivedSignals, run_rank
 from hydraft.launch.external.store import FAILED, STOPPED, RendezvousStore, StoreLost
 from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
-from hydraft.system import files, temporary
+from hydraft.system import files, program, temporary
 from hydraft.system.parent_death import die_with_parent
 from hydraft.system.signals import SHUTDOWN_SIGNALS
 
@@ -58,7 +58,7 @@ def enter(compose: Callable[[RendezvousStore | None], int]) -> int:
 
 
 def _refuse(why: str) -> int:
-    print(f"{Path(sys.argv[0]).name}: {why}", file=sys.stderr)
+    print(f"{program.name()}: {why}", file=sys.stderr)
     return EXIT_REFUSED
 
 

@@ -16,17 +16,17 @@ from hydraft.config.choices import Launcher
 from hydraft.config.cluster import ClusterConfig
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
-from hydraft.system import hardware
+from hydraft.system import hardware, program
 
 STARTERS = {
-    "accelerate": "accelerate launch --multi_gpu --num_machines {nodes} --num_processes {size} train.py",
-    "torchrun": "torchrun --nnodes {nodes} --nproc-per-node {ranks} train.py",
-    "deepspeed": "deepspeed --num_nodes {nodes} --num_gpus {ranks} train.py",
-    "srun": "srun --nodes {nodes} --ntasks-per-node {ranks} python train.py",
+    "accelerate": "accelerate launch --multi_gpu --num_machines {nodes} --num_processes {size} {module}",
+    "torchrun": "torchrun --nnodes {nodes} --nproc-per-node {ranks} {module}",
+    "deepspeed": "deepspeed --num_nodes {nodes} --num_gpus {ranks} {module}",
+    "srun": "srun --nodes {nodes} --ntasks-per-node {ranks} {train}",
     "RANK": "torchrun --nnodes {nodes} --node-rank $RANK --nproc-per-node {ranks} --master-addr $MASTER_ADDR "
-    "--master-port $MASTER_PORT train.py",
+    "--master-port $MASTER_PORT {module}",
 }
-"""The command that starts another number of ranks, by launcher."""
+"""The command that starts another number of ranks, by launcher; ``{module}``: what it starts in place of a command."""
 
 SLURM_PORTS = range(20_000, 30_000)
 """Ports for the rendezvous of a Slurm step, chosen by its id: below the kernel's ephemeral ports."""
@@ -224,7 +224,11 @@ def apply(config: Config, world: World | None, explicit: bool) -> Config:
     wanted, started = config.cluster, (world.nodes, world.local_size)
     if (wanted.nodes, wanted.ranks_per_node) != started and (explicit or wanted.nodes * wanted.ranks_per_node > 1):
         command = STARTERS[world.starter].format(
-            nodes=wanted.nodes, ranks=wanted.ranks_per_node, size=wanted.nodes * wanted.ranks_per_node
+            nodes=wanted.nodes,
+            ranks=wanted.ranks_per_node,
+            size=wanted.nodes * wanted.ranks_per_node,
+            train=program.typed("train"),
+            module=program.under("--module" if world.starter == "deepspeed" else "-m"),
         )
         raise ConfigError(
             f"cluster={wanted.nodes}x{wanted.ranks_per_node}: {_name(world)} started {started[0]}x{started[1]}: "
@@ -245,8 +249,8 @@ def _refuse_ignored(cluster: ClusterConfig, world: World) -> None:
     for name in (field.name for field in dataclasses.fields(ClusterConfig)):
         if name not in USED and getattr(cluster, name) != getattr(default, name):
             raise ConfigError(
-                f"cluster.{name} is for ranks that train.py starts itself, and {_name(world)} has started these: "
-                f"leave it out, or type python train.py … without {_name(world)}"
+                f"cluster.{name} is for ranks that {program.typed('train')} starts itself, and {_name(world)} has started these: "
+                f"leave it out, or type {program.typed('train')} … without {_name(world)}"
             )
 
 
@@ -264,4 +268,4 @@ def sweep_command(arguments: list[str], world: World) -> str:
     """The command to type instead of a sweep under another launcher."""
     kept = [argument for argument in arguments if not argument.startswith("cluster")]
     cluster = [] if world.size == 1 else [f"cluster={world.nodes}x{world.local_size}"]
-    return shlex.join(["python", "train.py", *kept, *cluster])
+    return shlex.join([*program.typed("train").split(), *kept, *cluster])

@@ -19,7 +19,7 @@ from hydraft.launch.local.rank import exit_failure, read_failures
 from hydraft.launch.local.shutdown import REPEAT_SECONDS
 from hydraft.runs import consistency
 from hydraft.system import hardware, signals, temporary
-from hydraft.system.source_tree import ROOT
+from hydraft.system.source_tree import own_code_first
 from hydraft.training import deepspeed_ops
 
 POLL_SECONDS = 0.2
@@ -152,8 +152,12 @@ def _environment(world: World, folder: Path) -> dict[str, str]:
     needed = deepspeed_ops.needed(load_config(folder / "config.yaml"), machine)
     deepspeed_ops.prepare(needed, machine)  # on each machine the first rank builds, and the others wait
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "FSDP_"))}
-    path = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
-    own = {**_interface(world), **deepspeed_ops.environment(machine), **world.environment(), "PYTHONPATH": path}
+    own = {
+        **_interface(world),
+        **deepspeed_ops.environment(machine),
+        **world.environment(),
+        "PYTHONPATH": own_code_first(),
+    }
     return {"OMP_WAIT_POLICY": "PASSIVE", **kept, **own}
 
 

@@ -23,7 +23,7 @@ from hydraft.models import prepare, quantised_copy
 from hydraft.runs.consistency import canonical
 from hydraft.system import files, hardware, limits, temporary
 from hydraft.system.plain_console import PlainConsole
-from hydraft.system.source_tree import ROOT
+from hydraft.system.source_tree import INSTALLED, ROOT
 from hydraft.training import deepspeed_ops
 
 PIECE = 1 << 20
@@ -114,7 +114,10 @@ def _prepare(node: NodeRun, events: int) -> None:
     spec, folder = node.spec, node.folder
     limits.raise_open_files(spec.ranks)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    os.chdir(spec.cwd if Path(spec.cwd).is_dir() else ROOT)
+    if Path(spec.cwd).is_dir():
+        os.chdir(spec.cwd)
+    elif not INSTALLED:
+        os.chdir(ROOT)
     if not node.shared:
         files.write_text(folder / "config.yaml", spec.config)
     config = load_config(folder / "config.yaml")

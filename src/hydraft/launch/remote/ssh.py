@@ -20,19 +20,22 @@ from hydraft.launch.remote.hosts import Host
 from hydraft.launch.remote.protocol import LaunchSpec, forwarded
 from hydraft.launch.remote.supervisor import HELLO_SECONDS, Supervisor
 from hydraft.runs.consistency import canonical
-from hydraft.system import hardware, limits, private_file
+from hydraft.system import hardware, limits, private_file, program
 from hydraft.system.hardware import Hardware
-from hydraft.system.source_tree import ROOT
+from hydraft.system.source_tree import INSTALLED, ROOT
 
 NO_PROJECT, NO_PYTHON = 81, 82
 
 FILES_PER_HOST, OTHER_FILES = 3, 64
 """Open files of the launcher: the pipes of each ssh, and the rest."""
 
-# Any login shell can pass this line to sh. It contains nothing of the run but two paths.
+# Any login shell can pass this line to sh. It contains nothing of the run but two paths. A working copy is imported from the current
+# folder; an installed package from where the python there has it, whatever is in the current folder (-P).
+PLACE, SAFE = (
+    ('cd -- "$1"', " -P") if INSTALLED else ('[ -f "$1/src/hydraft/launch/remote/agent.py" ] && cd -- "$1/src"', "")
+)
 REMOTE_SCRIPT = (
-    f'[ -f "$1/src/hydraft/launch/remote/agent.py" ] && cd -- "$1/src" || exit {NO_PROJECT}; '
-    f'command -v -- "$2" >/dev/null || exit {NO_PYTHON}; exec "$2" -u -m "$3"'
+    f'{PLACE} || exit {NO_PROJECT}; command -v -- "$2" >/dev/null || exit {NO_PYTHON}; exec "$2"{SAFE} -u -m "$3"'
 )
 
 CAUSES = {  # from part of a message of ssh to what the user can do
@@ -173,11 +176,23 @@ def _command(host: Host, cluster: ClusterConfig, module: str) -> list[str]:
         "-c",
         REMOTE_SCRIPT,
         "hydraft",
-        cluster.workdir or str(ROOT),
+        project(cluster),
         cluster.python or sys.executable,
         module,
     ]
     return remote_command if host.is_here else _ssh(host.name, remote_command, cluster)
+
+
+def project(cluster: ClusterConfig) -> str:
+    """The folder on every host where the project is; of an installed package, where its processes start."""
+    return cluster.workdir or ("." if INSTALLED else str(ROOT))
+
+
+def no_project(cluster: ClusterConfig) -> str:
+    """Why a host exits with ``NO_PROJECT``, and what to do."""
+    if INSTALLED:
+        return f"there is no folder {cluster.workdir} there: make it, or set cluster.workdir= to one that is there"
+    return f"the project is not at {cluster.workdir or ROOT} there: copy it, or set cluster.workdir= to its folder"
 
 
 def _ssh(name: str, remote_command: list[str], cluster: ClusterConfig) -> list[str]:
@@ -200,11 +215,11 @@ def _explain(host: Host, code: int, stderr: str, cluster: ClusterConfig) -> str:
     """Why an agent ended before its final event."""
     last = next((text for text in reversed(stderr.splitlines()) if text.strip()), "")
     if code == NO_PROJECT:
-        return f"the project is not at {cluster.workdir or ROOT} there: copy it, or set cluster.workdir= to its folder"
+        return no_project(cluster)
     if code == NO_PYTHON:
-        return f"there is no {cluster.python or sys.executable} there: run make setup there, or set cluster.python= to its python"
-    if "ModuleNotFoundError" in stderr:
-        return f"the project's python there lacks a package ({last}): run make setup there, or use cluster.python="
+        return f"there is no {cluster.python or sys.executable} there: {program.set_up()}, or set cluster.python= to its python"
+    if "ModuleNotFoundError" in stderr or "No module named" in stderr:
+        return f"the project's python there lacks a package ({last}): {program.set_up()}, or use cluster.python="
     if code == 255 and not host.is_here:
         for part, advice in CAUSES.items():
             if part in stderr.lower():

@@ -23,11 +23,11 @@ from hydraft.errors import ConfigError, Failure, FailureReason, RankFailed
 from hydraft.launch.local.shutdown import ShutdownHandler
 from hydraft.launch.remote.channel import Channel, describe_exit
 from hydraft.launch.remote.protocol import LaunchSpec
-from hydraft.launch.remote.ssh import NO_PROJECT, NO_PYTHON, REMOTE_SCRIPT, make_spec
+from hydraft.launch.remote.ssh import NO_PROJECT, NO_PYTHON, REMOTE_SCRIPT, make_spec, no_project, project
 from hydraft.launch.remote.supervisor import Supervisor
-from hydraft.system import private_file
+from hydraft.system import private_file, program
 from hydraft.system.hardware import Hardware
-from hydraft.system.source_tree import ROOT
+from hydraft.system.source_tree import INSTALLED
 
 SPARE_SECONDS = 30
 """From the end of the grace period, which begins with Slurm's warning, to the time limit."""
@@ -121,8 +121,8 @@ def _command(names: list[str], cluster: ClusterConfig, module: str) -> list[str]
     if os.environ.get("SLURM_STEP_ID"):  # a shell inside a step holds the resources that it has to share
         srun.append("--overlap")
     remote_script = "\n".join([*cluster.slurm.setup, REMOTE_SCRIPT])
-    project, python = cluster.workdir or str(ROOT), cluster.python or sys.executable
-    return [*srun, "sh", "-c", remote_script, "hydraft", project, python, module]
+    python = cluster.python or sys.executable
+    return [*srun, "sh", "-c", remote_script, "hydraft", project(cluster), python, module]
 
 
 def _srun(spec: LaunchSpec, cluster: ClusterConfig) -> Channel:
@@ -147,11 +147,11 @@ def _srun(spec: LaunchSpec, cluster: ClusterConfig) -> Channel:
 def _explain(code: int, stderr: str, cluster: ClusterConfig) -> str:
     """Why srun ended before the agents' final events."""
     if code == NO_PROJECT:
-        return f"the project is not at {cluster.workdir or ROOT} there: set cluster.workdir= to its folder"
+        return no_project(cluster)
     if code == NO_PYTHON:
         return f"there is no {cluster.python or sys.executable} there: set cluster.python= to its python"
     if "ModuleNotFoundError" in stderr:
-        return "the project's python there lacks a package: run make setup there, or use cluster.python="
+        return f"the project's python there lacks a package: {program.set_up()}, or use cluster.python="
     last = next((text for text in reversed(stderr.splitlines()) if text.strip()), "")
     return f"srun {describe_exit(code)}" + (f" ({last.strip()})" if last else "")
 
@@ -181,8 +181,16 @@ def _terminal() -> list[int] | None:
 def script(config: Config, folder: Path, quiet: bool, terminal: os.terminal_size | None) -> str:
     """The batch script, for sbatch."""
     cluster, slurm = config.cluster, config.cluster.slurm
-    python, project = cluster.python or sys.executable, Path(cluster.workdir or ROOT)
-    command = [python, "-u", "-m", "hydraft.launch.slurm_job", str(folder.resolve()), *(["--quiet"] if quiet else [])]
+    python = cluster.python or sys.executable
+    command = [
+        python,
+        *(["-P"] if INSTALLED else []),
+        "-u",
+        "-m",
+        "hydraft.launch.slurm_job",
+        str(folder.resolve()),
+        *(["--quiet"] if quiet else []),
+    ]
     size = [f"export {TERMINAL}={terminal.columns}x{terminal.lines}"] if terminal else []
     return "\n".join(
         [
@@ -190,11 +198,19 @@ def script(config: Config, folder: Path, quiet: bool, terminal: os.terminal_size
             *(f"#SBATCH {option}" for option in _options(config, folder, slurm)),
             *slurm.setup,
             *size,
-            f"export PYTHONPATH={shlex.quote(str(project / 'src'))}${{PYTHONPATH:+:$PYTHONPATH}}",
+            *_import_from(cluster),
             f"exec {shlex.join(command)}",
             "",
         ]
     )
+
+
+def _import_from(cluster: ClusterConfig) -> list[str]:
+    """The line with which a job imports the working copy; an installed package needs none."""
+    if INSTALLED:
+        return []
+    source = shlex.quote(str(Path(project(cluster), "src")))
+    return [f"export PYTHONPATH={source}${{PYTHONPATH:+:$PYTHONPATH}}"]
 
 
 def _options(config: Config, folder: Path, slurm: SlurmConfig) -> list[str]:

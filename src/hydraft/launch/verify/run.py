@@ -25,7 +25,7 @@ from hydraft.models import prepare, quantised_copy, stored_quant
 from hydraft.plan import plan, preflight, render
 from hydraft.plan.preflight import Admitted, Measured
 from hydraft.runs import claim, run_folder
-from hydraft.system import files, hardware, temporary
+from hydraft.system import files, hardware, program, temporary
 from hydraft.system.console import Screen
 from hydraft.system.hardware import Hardware
 from hydraft.training.objectives.registry import make_objective
@@ -96,7 +96,7 @@ def _refuse(requested: Config) -> None:
     if requested.cluster.gpu_memory is not None:
         raise ConfigError(f"cluster.gpu_memory={requested.cluster.gpu_memory}: is for mode=plan: leave it out")
     if environment.detect() is not None:
-        raise ConfigError("mode=verify: starts its own ranks: use python train.py without another launcher")
+        raise ConfigError(f"mode=verify: starts its own ranks: use {program.typed('train')} without another launcher")
 
 
 def admit(requested: Config, machine: Hardware, read: Read) -> tuple[Admitted, Admitted]:

@@ -22,6 +22,7 @@ from hydraft.errors import ConfigError
 from hydraft.models.convert import shards
 from hydraft.models.convert.mapping import FORMAT, Output, Plan, make_plan, take
 from hydraft.models.families.registry import PUBLISHED
+from hydraft.system import program
 from hydraft.system.console import Bytes
 from hydraft.system.files import sync_folder, write_json
 from hydraft.system.plain_console import PlainConsole
@@ -274,7 +275,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=f"Turn a published checkpoint of {_models()} into one that transformers "
         "loads without remote code, with a fast tokenizer and its chat template.",
         epilog="Needs the size of DST on the disk and the memory of about one shard. An interrupted conversion resumes when it is "
-        "run again. Then train with it: python train.py model=auto model.path=DST",
+        f"run again. Then train with it: {program.typed('train')} model=auto model.path=DST",
     )
     parser.add_argument("source", metavar="SRC", type=Path, help="the published checkpoint's folder")
     parser.add_argument("target", metavar="DST", type=Path, help="a folder that does not exist yet")

@@ -24,7 +24,7 @@ from hydraft.config.schema import Config, saved
 from hydraft.config.sweep import SweepConfig
 from hydraft.errors import ConfigError
 from hydraft.system import files, line_file
-from hydraft.system.source_tree import ROOT
+from hydraft.system.source_tree import portable
 
 FILE = "ledger.jsonl"
 ABOUT = "sweep.json"
@@ -90,7 +90,7 @@ def key_of(config: Config) -> str:
     config = replace(config, resume=None, sweep=SweepConfig())
     default = Config()
     unused = [name for name in ADDED if attrgetter(name)(config) == attrgetter(name)(default)]
-    text = saved(config, leave_out=unused).replace(str(ROOT), "ROOT")
+    text = portable(saved(config, leave_out=unused))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

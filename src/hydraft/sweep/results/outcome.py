@@ -19,7 +19,7 @@ from hydraft.sweep.results import config_text, ledger
 from hydraft.sweep.results.axes import Axis
 from hydraft.sweep.results.command import of_job
 from hydraft.sweep.results.ledger import Job, Ledger, State
-from hydraft.system import files, line_file
+from hydraft.system import files, line_file, program
 from hydraft.system.redaction import redact, redact_command, redact_line, redact_text
 
 ENDS = {"completed": State.done, "failed": State.failed}
@@ -119,7 +119,7 @@ class Outcome:
         own = [
             override for override in self.job.overrides if not override.lstrip("+~").startswith(("sweep.", "hydra."))
         ]
-        return shlex.join(["python", "train.py", *redact_command(own)])
+        return shlex.join([*program.typed("train").split(), *redact_command(own)])
 
     @property
     def uses(self) -> list[tuple[str, str]]:
@@ -127,8 +127,8 @@ class Outcome:
         if not any((self.folder / name).is_dir() for name in ("adapter", "model")):
             return []
         run = printed.override("run", printed.short_path(self.folder))
-        asked = printed.command("infer.py", run, 'prompt="…"')
-        return [("to ask it", asked), ("to serve it", printed.command("infer.py", run, "mode=serve"))]
+        asked = printed.command("infer", run, 'prompt="…"')
+        return [("to ask it", asked), ("to serve it", printed.command("infer", run, "mode=serve"))]
 
 
 @dataclass
@@ -254,7 +254,7 @@ def _job_of(run: Path) -> Job:
     """A job from its run's folder alone, without a ledger."""
     result = files.read_object(run / "result.json")
     command = files.read_object(run / "environment.json").get("command") or []
-    overrides = of_job([str(part) for part in command[1:]], run.name)
+    overrides = of_job(program.arguments([str(part) for part in command]), run.name)
     state = ENDS.get(str(result.get("status")), State.interrupted)
     return Job(run.name, run.name, overrides, state)
 
@@ -283,4 +283,4 @@ def _recorded_command(outcomes: Sequence[Outcome]) -> list[str]:
 def _as_text(command: Any) -> str:
     if isinstance(command, str):
         return redact_line(command)
-    return shlex.join(["python", *redact_command(command)]) if command else ""
+    return shlex.join(redact_command(program.as_line(command))) if command else ""

@@ -11,6 +11,7 @@ from hydraft.config import score
 from hydraft.config.schema import load_config
 from hydraft.errors import ConfigError
 from hydraft.sweep.results import outcome
+from hydraft.system import program
 from hydraft.tracking import metadata
 
 
@@ -25,7 +26,7 @@ def build(folder: Path, entity: str = "") -> Any:
         import wandb_workspaces.workspaces as pages
     except ImportError:
         raise ConfigError(
-            "wandb's pages need a package that is not installed: pip install 'hydraft[workspace]'"
+            f"wandb's pages need a package that is not installed: {program.install('workspace')}"
         ) from None
 
     sweep = outcome.read(folder)

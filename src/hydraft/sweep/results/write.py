@@ -7,6 +7,7 @@ from rich.console import Console
 
 from hydraft.errors import ConfigError
 from hydraft.sweep.results import html, ledger, reading, table
+from hydraft.system import program
 from hydraft.system.plain_console import PlainConsole
 
 
@@ -44,5 +45,5 @@ def find(name: str | None, below: Path = Path("multirun")) -> Path:
         return below / name if not Path(name).exists() and (below / name).exists() else Path(name)
     found = [file for mark in (ledger.ABOUT, "multirun.yaml") for file in below.glob(f"**/{mark}")]
     if not found:
-        raise ConfigError(f"no sweep below {below}/; start one with python train.py -m …, or give a folder")
+        raise ConfigError(f"no sweep below {below}/; start one with {program.typed('train')} -m …, or give a folder")
     return max(found, key=lambda file: file.stat().st_mtime).parent

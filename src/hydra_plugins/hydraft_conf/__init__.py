@@ -1,0 +1,1 @@
+"""Options of the user, in conf/ of the current folder."""

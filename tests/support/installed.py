@@ -1,0 +1,98 @@
+"""hydraft installed from a wheel in a virtual environment of its own, which sees the packages of the project's."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+
+from conftest import ROOT, SCALE
+
+SOURCES = (
+    "setup.py",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "train.py",
+    "infer.py",
+    "conf",
+    "data",
+    "docs/zh/settings.yaml",
+    "src",
+)
+"""What a wheel is built from."""
+
+IGNORED = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An installed hydraft, and a folder to work in."""
+
+    wheel: Path
+    environment: Path
+    """The virtual environment."""
+    folder: Path
+    """Empty at first; its path has a space."""
+
+    @property
+    def command(self) -> Path:
+        """The console script."""
+        return self.environment / "bin" / "hydraft"
+
+    @property
+    def packages(self) -> Path:
+        """Its site-packages."""
+        return next(self.environment.glob("lib/python*/site-packages"))
+
+    def variables(self, **more: str) -> dict[str, str]:
+        """The environment of a shell in which the virtual environment is active."""
+        kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HYDRAFT_COMMAND")}
+        return {**kept, "PATH": f"{self.environment / 'bin'}:{kept['PATH']}", **more}
+
+    def run(self, *arguments: str, folder: Path | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+        """``hydraft arguments`` as a person types it, in ``folder``."""
+        return subprocess.run(
+            [str(self.command), *arguments], cwd=folder or self.folder, env=self.variables(**more),
+            capture_output=True, text=True, timeout=300 * SCALE, check=False,
+        )  # fmt: skip
+
+
+def build(folder: Path) -> Path:
+    """A wheel of this working copy, built from a copy of it without the network."""
+    source = folder / "source"
+    for name in SOURCES:
+        target = source / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target, ignore=IGNORED)
+        else:
+            shutil.copyfile(ROOT / name, target)
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
+    _run([*pip, "-w", str(folder), str(source)])
+    shutil.rmtree(source)
+    (wheel,) = folder.glob("hydraft-*.whl")
+    return wheel
+
+
+def install(folder: Path) -> Installed:
+    """Build a wheel and install it in a new virtual environment below ``folder``."""
+    wheel, environment = build(folder), folder / "environment"
+    venv.create(environment, symlinks=True, with_pip=False)
+    work = folder / "a folder"
+    work.mkdir()
+    made = Installed(wheel, environment, work)
+    pip = [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python"), "install", "-q"]
+    _run([*pip, "--no-deps", "--no-index", "--disable-pip-version-check", str(wheel)])
+    # Packages of the project's environment, but not the working copy, which a .pth file in there names.
+    (made.packages / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return made
+
+
+def _run(command: list[str]) -> None:
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # else pip finds the working copy
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=own)
+    assert done.returncode == 0, done.stdout + done.stderr
