@@ -18,6 +18,9 @@ CONF = ROOT / "conf"
 
 OWN = "conf"
 
+MOST_NAMES = 5
+"""Files that a notice names."""
+
 
 def own() -> Path | None:
     """The current folder's ``conf/`` as an absolute path; None if there is none, or if it is the shipped one."""
@@ -53,7 +56,10 @@ def report_replaced() -> None:
     mine = own()
     names = [file.relative_to(mine or file) for file in _files(mine)]
     if found := [str(name) for name in names if (CONF / name).is_file()]:
-        wrapping.say(f"notice: {OWN}/ here has {', '.join(found)}, in place of the shipped", sys.stderr)
+        rest = f" and {len(found) - MOST_NAMES} more" if len(found) > MOST_NAMES else ""
+        wrapping.say(
+            f"notice: {OWN}/ here has {', '.join(found[:MOST_NAMES])}{rest}, in place of the shipped", sys.stderr
+        )
 
 
 def _files(mine: Path | None) -> Iterator[Path]:

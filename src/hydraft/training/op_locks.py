@@ -1,6 +1,6 @@
 """Locks of builds that end with their holder, for those that already wait too. No torch at module level.
 
-torch protects a build with a file named ``lock``, which stays when the build is killed, and waits for it without a timeout. Ours
+Before 2.14, torch protects a build with a file named ``lock``, which stays when the build is killed, and waits for it without a timeout. Ours
 names its holder and is locked by the kernel until the holder ends.
 """
 
@@ -138,7 +138,9 @@ def install(say: Say) -> None:
     """Have torch's builds in this process wait for holders that live, and for no others; ``say`` is told who that is."""
     from torch.utils import cpp_extension
 
-    torchs: Any = vars(cpp_extension)["FileBaton"]
+    torchs: Any = vars(cpp_extension).get("FileBaton")
+    if torchs is None:  # torch 2.14 has the kernel lock a file in its place
+        return
     if getattr(torchs, "say", None) is not None:
         torchs.say = staticmethod(say)
         return

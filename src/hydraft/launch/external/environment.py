@@ -249,7 +249,7 @@ def _refuse_ignored(cluster: ClusterConfig, world: World) -> None:
     for name in (field.name for field in dataclasses.fields(ClusterConfig)):
         if name not in USED and getattr(cluster, name) != getattr(default, name):
             raise ConfigError(
-                f"cluster.{name} is for ranks that {program.typed('train')} starts itself, and {_name(world)} has started these: "
+                f"cluster.{name} is for ranks that {program.named('train')} starts itself, and {_name(world)} has started these: "
                 f"leave it out, or type {program.typed('train')} … without {_name(world)}"
             )
 
