@@ -6,6 +6,9 @@ from hydraft.config.choices import Keep, Kernels
 from hydraft.config.rule import value
 from hydraft.config.schema import Config
 from hydraft.config.score import BENCHMARK
+from hydraft.system import program
+
+MISSING = f"data.benchmark={{c.data.benchmark}} needs a package that is not installed: {program.install('benchmark')}, or use data.benchmark=[]"
 
 
 def _compared(config: Config) -> bool:
@@ -20,7 +23,7 @@ def _has_options(config: Config) -> bool:
 BENCHMARKS = [
     value(
         lambda c: bool(c.data.benchmark) and find_spec("lm_eval") is None,
-        "data.benchmark={c.data.benchmark} needs a package that is not installed: pip install 'hydraft[benchmark]', or use data.benchmark=[]",
+        MISSING,
         here=True,
     ),
     value(

@@ -17,7 +17,7 @@ from hydraft.config.verify import VerifyConfig
 
 @dataclass
 class ProcessesConfig:
-    """Processes of ``mode=batch`` on this machine; ``cluster=1x4`` is four."""
+    """Processes of ``mode=batch`` and ``mode=evaluate`` on this machine; ``cluster=1x4`` is four."""
 
     nodes: int = setting(
         1, one_of=(1,), refusal="infer.py runs on one machine: use cluster=1x2, cluster=1x4 or cluster=1x8"

@@ -77,14 +77,14 @@ RULES: list[tuple[Broken, str]] = [
         "output={o.output} is for mode=batch, mode=export and mode=evaluate, and this is mode={o.mode.value}",
     ),
     (
-        lambda o: o.mode is not InferMode.batch and o.cluster.ranks_per_node > 1,
-        "cluster.ranks_per_node={o.cluster.ranks_per_node}: several processes are for mode=batch: leave it out",
+        lambda o: o.mode not in (InferMode.batch, InferMode.evaluate) and o.cluster.ranks_per_node > 1,
+        "cluster.ranks_per_node={o.cluster.ranks_per_node}: several processes are for mode=batch and mode=evaluate: leave it out",
     ),
     (_batch(lambda o: o.input is None), "input: needs a value; give input=prompts.jsonl"),
     (_batch(lambda o: o.output is None), "output: needs a value; give output=answers.jsonl"),
     (_batch(lambda o: Path(str(o.output)).suffix != ".jsonl"), "output={o.output}: must end in .jsonl"),
     (
-        _batch(lambda o: o.cluster.ranks_per_node > 1 and ":" in o.device),
+        lambda o: o.cluster.ranks_per_node > 1 and ":" in o.device,
         "device={o.device} is one GPU: leave it out with several processes",
     ),
     (
@@ -155,10 +155,15 @@ def check(options: InferConfig) -> None:
 
 
 def usable(options: InferConfig, machine: Hardware) -> None:
-    """Refuse a machine whose GPUs the installed torch cannot use, before torch is imported.
+    """Refuse a machine whose GPUs the installed torch cannot use, or which has too few of them, before torch is imported.
 
     Raises:
-        ConfigError: names what to install.
+        ConfigError: names what to install or to change.
     """
-    if options.device != "cpu" and machine.unusable:
+    if options.device == "cpu":
+        return
+    if machine.unusable:
         raise ConfigError(f"{machine.unusable}; without a card: device=cpu")
+    gpus, count = len(machine.gpus), options.cluster.ranks_per_node
+    if gpus and count > gpus:
+        raise ConfigError(f"cluster=1x{count} needs {count} GPUs and {gpus} were found: use cluster=1x{gpus}")

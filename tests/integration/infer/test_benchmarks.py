@@ -69,6 +69,14 @@ def test_scores_are_those_of_the_harness(run: Path, tmp_path: Path) -> None:
     trained = json.loads((run / "result.json").read_text())
     for when in ("before", "after"):  # as on two ranks
         assert written[when]["acc,none"] == trained[when]["benchmark/zh_general"]
+    shared = tmp_path / "shared.json"
+    done = run_script(
+        "infer.py", "mode=evaluate", f"run={run}", f"benchmark={TASK}", "before=true", "cluster=1x2", f"output={shared}",
+        f"benchmark_limit={QUESTIONS}", "batch_size=7",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    by_two = json.loads(shared.read_text())["adapter"]["zh_general"]
+    assert [by_two[when] for when in ("before", "after")] == [written[when] for when in ("before", "after")]
     exported = tmp_path / "exported"
     done = run_script("infer.py", "mode=export", f"run={run}", f"output={exported}", "export.dtype=fp32")
     assert done.returncode == 0, done.stderr[-2000:]

@@ -45,13 +45,28 @@ class Harness(HFLM):  # type: ignore[misc]
     """``HFLM`` over a model that is already loaded, perhaps sharded, on one or several ranks. Every rank must make the same calls."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, device: torch.device, rows: Callable[[int, int], int], done: Done
+        self,
+        model: Any,
+        tokenizer: Any,
+        device: torch.device,
+        rows: Callable[[int, int], int],
+        done: Done,
+        begin: Done | None = None,
     ) -> None:
-        """``rows``: the batch size for rows of up to so many tokens, with so many of them scored or generated."""
+        """Take a loaded model.
+
+        Args:
+            model: on every rank the same, or its shards.
+            tokenizer: of the model.
+            device: that of this rank.
+            rows: the batch size for rows of up to so many tokens, with so many of them scored or generated.
+            done: called with the requests that all ranks have finished.
+            begin: called with the number of requests before those of a kind.
+        """
         super().__init__(
             _Model(model, device), "causal", tokenizer=tokenizer, batch_size=WHOLE, softmax_dtype="float32"
         )
-        self.rows, self.done = rows, done
+        self.rows, self.done, self.begin = rows, done, begin or (lambda _: None)
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """As the harness makes them of texts, without its bar."""
@@ -101,6 +116,7 @@ class Harness(HFLM):  # type: ignore[misc]
 
     def _shared(self, parts: list[list[int]], answer: Callable[[list[int]], list[Any]], count: int) -> list[Any]:
         """The answers to ``count`` requests, from this rank's parts and those of the others."""
+        self.begin(count)
         found: dict[int, Any] = {}
         if not dist.is_initialized():
             for part in parts:

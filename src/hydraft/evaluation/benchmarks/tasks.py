@@ -13,6 +13,7 @@ from typing import Any
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
 from hydraft.evaluation.benchmarks import task_files
+from hydraft.system import program
 
 ALIASES = {"ceval": "ceval-valid"}
 """Common names of benchmarks that lm-evaluation-harness has under another one."""
@@ -77,7 +78,7 @@ def load(requested: Requested) -> Tasks:
     """
     if find_spec("lm_eval") is None:
         raise ConfigError(
-            f"{requested.setting}={_typed(requested.names)} needs a package that is not installed: pip install 'hydraft[benchmark]'"
+            f"{requested.setting}={_typed(requested.names)} needs a package that is not installed: {program.install('benchmark')}"
         )
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it reports each setting that it applies
     import datasets

@@ -21,7 +21,6 @@ from hydraft.infer.source import Source
 from hydraft.models import base_identity
 from hydraft.system import files
 from hydraft.system.console import Screen
-from hydraft.system.hardware import detect
 
 MATTERS = (
     "system", "batch_size", "dtype", "template", "max_new_tokens", "temperature", "top_p", "top_k",
@@ -39,9 +38,6 @@ def run(sources: list[Source], options: InferConfig) -> None:
     records, notes = read(str(options.input), options.format, options.system, settings)
     for note in notes:
         print(note)
-    gpus, count = len(detect().gpus), options.cluster.ranks_per_node
-    if gpus and options.device != "cpu" and count > gpus:
-        raise ConfigError(f"cluster=1x{count} needs {count} GPUs and {gpus} were found: use cluster=1x{gpus}")
     try:
         journal = Journal(output, _key(records, source, options))
         if journal.finished:
@@ -49,7 +45,7 @@ def run(sources: list[Source], options: InferConfig) -> None:
             return
         try:
             with Screen(os.dup(1), visible=True) as screen:
-                _run(source, options, records, journal, screen, count)
+                _run(source, options, records, journal, screen, options.cluster.ranks_per_node)
         except ConfigError:
             journal.discard()
             raise

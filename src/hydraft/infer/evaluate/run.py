@@ -12,8 +12,9 @@ from hydraft.errors import ConfigError
 from hydraft.evaluation.benchmarks import scores, tasks
 from hydraft.evaluation.benchmarks.scores import Score
 from hydraft.infer.source import Kind, Source
-from hydraft.system import files
+from hydraft.system import files, wrapping
 from hydraft.system.console import Screen
+from hydraft.system.imports import import_large
 
 HEAD = ["benchmark", "metric", "base", "score", "questions"]
 
@@ -35,12 +36,10 @@ def run(sources: list[Source], options: InferConfig) -> None:
         options.trust_remote_code,
     )
     found = tasks.load(requested)
+    for note in found.notes:
+        wrapping.say(note)
+    before, after = _measured(source, options, found)
     with Screen(os.dup(1), visible=True) as screen:
-        for note in found.notes:
-            screen.say(note)
-        screen.phase("loading the model")
-        before, after = _scores(source, options, found, screen)
-        screen.progress.stop()
         screen.table(str(source.run or source.folder), HEAD, scores.rows(before, after))
         _write(source, options, before, after, screen)
 
@@ -62,32 +61,15 @@ def _check_base(source: Source) -> None:
         )
 
 
-def _scores(
-    source: Source, options: InferConfig, found: tasks.Tasks, screen: Screen
-) -> tuple[list[Score] | None, list[Score]]:
+def _measured(source: Source, options: InferConfig, found: tasks.Tasks) -> tuple[list[Score] | None, list[Score]]:
     """The scores of the base, if they are wanted, and of the source."""
-    import peft
-
-    from hydraft.evaluation.benchmarks.harness import Harness
-    from hydraft.evaluation.benchmarks.run import evaluate
-    from hydraft.infer.load import load
-
-    loaded = load([source], options, screen.console)
-    tokenizer = loaded.select().tokenizer
-    if options.benchmark_chat and not tokenizer.chat_template:
-        raise ConfigError("benchmark_chat=true: the tokenizer has no chat template: leave it out")
-
-    def measured(what: str) -> list[Score]:
-        screen.phase(f"evaluating {what}")
-        model = Harness(loaded.model, tokenizer, loaded.device, lambda *_: options.batch_size, lambda _: None)
-        return evaluate(found, model)
-
-    before = None
-    if options.before:
-        assert isinstance(loaded.model, peft.PeftModel)
-        with loaded.model.disable_adapter():
-            before = measured("the base")
-    return before, measured(source.name)
+    measure: Any = import_large("hydraft.infer.evaluate.measure")  # imports torch
+    if options.cluster.ranks_per_node > 1:
+        shared: tuple[list[Score] | None, list[Score]] = measure.in_processes(source, options, found.requested)
+        return shared
+    with Screen(os.dup(1), visible=True) as screen:
+        own: tuple[list[Score] | None, list[Score]] = measure.here(source, options, found, screen)
+        return own
 
 
 def _write(
