@@ -33,6 +33,7 @@ from hydraft.plan.plan import Plan
 from hydraft.plan.preflight import Measured
 from hydraft.sweep import packs
 from hydraft.sweep.results.axes import flat
+from hydraft.system.program import named, without_name
 from hydraft.system.redaction import redact, redact_text
 from hydraft.system.source_tree import ROOT
 
@@ -136,7 +137,7 @@ class Planner:
         return {
             "code": code,
             "text": redact_text(out.getvalue()),
-            "error": redact_text(errors.getvalue()).strip().removeprefix("train.py: "),
+            "error": without_name(redact_text(errors.getvalue()).strip(), "train"),
             "plans": plans,
             "jobs": _jobs(overrides, params, plans) if sweep else None,
             "searches": False,
@@ -152,7 +153,7 @@ class Planner:
         except SystemExit as error:  # argparse
             return error.code if isinstance(error.code, int) else 1
         except Exception as error:
-            print(f"train.py: {type(error).__name__}: {error}", file=sys.stderr)
+            print(f"{named('train')}: {type(error).__name__}: {error}", file=sys.stderr)
             return 1
         finally:
             render.listener.reset(token)

@@ -15,6 +15,7 @@ from hydraft.board.logs import clean
 from hydraft.config import printed
 from hydraft.errors import EXIT_REFUSED
 from hydraft.infer.serve.listen import KEY
+from hydraft.system import program
 from hydraft.system.redaction import redact_line, redact_text
 from hydraft.system.source_tree import ROOT
 
@@ -65,8 +66,11 @@ class Started:
         if code in (None, 0) or (code != EXIT_REFUSED and begun.exists()):
             return None
         lines = [line for line in self.text.splitlines() if line.strip()]
-        last = next((line for line in reversed(lines) if line.startswith("train.py: ")), lines[-1] if lines else "")
-        return redact_text(last.removeprefix("train.py: ")) or f"exit code {code}"
+        last = next(
+            (line for line in reversed(lines) if line != program.without_name(line, "train")),
+            lines[-1] if lines else "",
+        )
+        return redact_text(program.without_name(last, "train")) or f"exit code {code}"
 
 
 class Processes:

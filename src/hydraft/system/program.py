@@ -49,6 +49,11 @@ def named(script: str) -> str:
     return f"{script}.py" if _command() is None else f"hydraft {script}"
 
 
+def without_name(line: str, script: str) -> str:
+    """A message of ``train`` or ``infer`` without the name before it."""
+    return line.removeprefix(f"{named(script)}: ")
+
+
 def name() -> str:
     """The name of this process before its messages."""
     file = Path(sys.argv[0]).name

@@ -114,7 +114,7 @@ def _start(browser: Browser, folder: Path) -> Path:
     enter(browser, "setting-lora.r", "2")
     enter(browser, "setting-train.max_steps", "4000")
     enter(browser, "more", MORE)
-    command = f"python train.py lora.r=2 train.max_steps=4000 {MORE}"
+    command = f"python -m hydraft train lora.r=2 train.max_steps=4000 {MORE}"
     wait_for(lambda: browser.texts(".plan .command pre") == [command] and browser.texts("#fits") == ["fits"], 20, "the refusal is gone")  # fmt: skip
     browser.click("#start")
     wait_for(lambda: browser.texts("h2.run-name .state") == ["running"], 90, "the run is opened, and trains")

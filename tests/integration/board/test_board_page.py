@@ -160,5 +160,5 @@ def test_an_empty_board_says_how_to_start(browser: Browser, tmp_path: Path) -> N
         assert process.stdout is not None
         browser.set_display()
         open_view(browser, process.stdout.readline().strip())
-        assert browser.texts("#empty pre") == ["python train.py"]
+        assert browser.texts("#empty pre") == ["python -m hydraft train"]
         process.terminate()
