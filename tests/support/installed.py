@@ -27,6 +27,20 @@ SOURCES = (
 
 IGNORED = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
 
+LEFTOVERS = (
+    "conf/local/default.yaml",
+    "conf/local/infer.yaml",
+    "data/tiny_corpus.jsonl",
+    "dist/hydraft-0.0.1-py3-none-any.whl",
+    "outputs/2026-01-01/10-00-00/config.yaml",
+    "src/hydraft/__pycache__/errors.cpython-311.pyc",
+    "src/hydraft/models/tiny/.DS_Store",
+    "src/hydraft/models/notes.txt",
+    "build/lib/hydraft/gone.py",
+    "tests/test_all.py",
+)
+"""What a working copy may also have, and a wheel must not."""
+
 
 @dataclass(frozen=True)
 class Installed:
@@ -71,6 +85,9 @@ def build(folder: Path) -> Path:
             shutil.copytree(ROOT / name, target, ignore=IGNORED)
         else:
             shutil.copyfile(ROOT / name, target)
+    for name in LEFTOVERS:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text("{}\n")
     pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
     _run([*pip, "-w", str(folder), str(source)])
     shutil.rmtree(source)
@@ -89,6 +106,9 @@ def install(folder: Path) -> Installed:
     _run([*pip, "--no-deps", "--no-index", "--disable-pip-version-check", str(wheel)])
     # Packages of the project's environment, but not the working copy, which a .pth file in there names.
     (made.packages / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    ops = Path(sys.prefix) / "torch_extensions"  # the same packages: the ops need not be built again
+    ops.mkdir(exist_ok=True)
+    (environment / ops.name).symlink_to(ops)
     return made
 
 
