@@ -6,6 +6,8 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,6 +112,19 @@ def install(folder: Path) -> Installed:
     ops.mkdir(exist_ok=True)
     (environment / ops.name).symlink_to(ops)
     return made
+
+
+@contextmanager
+def warm(made: Installed, folder: Path) -> Iterator[Path]:
+    """A folder with ``hydraft`` and ``python`` that do what those of the environment do, with the libraries in memory."""
+    from warm_python import WarmPython
+
+    folder.mkdir()
+    with WarmPython(folder, {"PYTHONPATH": ""}, str(made.environment / "bin" / "python")) as python:
+        script = folder / "hydraft"
+        script.write_text(f"#!{python.path}\nfrom hydraft.__main__ import command\ncommand()\n")
+        script.chmod(0o755)
+        yield folder
 
 
 def _run(command: list[str]) -> None:
