@@ -57,8 +57,12 @@ def test_own_options_come_first_and_runs_are_written_here(hydraft: Installed) ->
     assert "mine" in hydraft.run("train", "--help").stdout
     planned = hydraft.run("plan", "experiment=mine", *SHORT)
     assert "lora r=4" in planned.stdout and not (hydraft.folder / "outputs").exists(), planned.stderr
-    swept = hydraft.run("sweep", "experiment=mine", "seed=1,2", "sweep.name=two", *SHORT)
+    cache = hydraft.folder / "cache"
+    swept = hydraft.run("sweep", "experiment=mine", "lora.alpha=8,16", "sweep.name=two", *SHORT, XDG_CACHE_HOME=str(cache))
     assert swept.returncode == 0, swept.stdout + swept.stderr
+    assert (
+        "2 jobs in 1 pack" in swept.stderr and not (cache / "torch_extensions").exists()
+    )  # ops are those of the environment
     assert "hydraft infer run=" in swept.stdout and "train.py" not in swept.stdout + swept.stderr
     assert hydraft.run("report", "multirun/two").returncode == 0
     assert (hydraft.folder / "multirun" / "two" / "report.html").is_file()
