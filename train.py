@@ -1,7 +1,6 @@
 """Train: python train.py [group=option …] [key=value …]. See python train.py --help, and conf/."""
 
 import functools
-import os
 import sys
 from pathlib import Path
 
@@ -80,8 +79,6 @@ def train(composed: DictConfig, store: RendezvousStore | None = None) -> float |
             wrapping.say(note)
         return None
     if config.mode is Mode.preview:
-        if not machine.gpus:
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # peft imports deepspeed, which would print a line otherwise
         import_large("hydraft.training.preview").show(config)  # imports torch
         return None
     exists = saved is not None or resume.same(config, folder)
