@@ -13,7 +13,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends g++ make openssh-client python3-dev python3-venv \
     && rm -rf /var/lib/apt/lists/*
 
-RUN useradd --create-home --uid 10001 --shell /bin/bash hydraft && install -d -o hydraft /opt/hydraft /work
+RUN useradd --create-home --uid 10001 --shell /bin/bash hydraft && install -d -o hydraft /opt/hydraft /opt/hydraft/source /work
 USER 10001
 ENV PATH=/opt/hydraft/venv/bin:$PATH
 ARG PIP_EXTRA_INDEX_URL=

@@ -7,7 +7,17 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
-SHIPPED = ("train.py", "infer.py", "conf/**/*.yaml", "conf/README.md", "data/*.json", "docs/zh/settings.yaml")
+SHIPPED = (
+    "train.py",
+    "infer.py",
+    "conf/**/*.yaml",
+    "conf/README.md",
+    "data/zh_*.json",
+    "data/zh_*.yaml",
+    "docs/zh/settings.yaml",
+)
+PRIVATE = HERE / "conf" / "local"
+"""What is this machine's own, such as names of hosts."""
 
 
 class BuildPy(build_py):
@@ -43,7 +53,8 @@ class BuildPy(build_py):
 
 
 def _files() -> list[Path]:
-    return sorted(file for pattern in SHIPPED for file in HERE.glob(pattern))
+    found = (file for pattern in SHIPPED for file in HERE.glob(pattern))
+    return sorted(file for file in found if not file.is_relative_to(PRIVATE))
 
 
 setup(cmdclass={"build_py": BuildPy})

@@ -14,7 +14,7 @@ TOGETHER = {
 
 LONGEST = (
     "test_run.py", "test_experiments.py", "ssh", "slurm", "test_external.py", "test_resume.py", "test_equivalence.py",
-    "test_sweep.py", "test_families.py", "test_local.py", "test_pretended_cuda.py", "test_checkpoint_faults.py",
+    "test_sweep.py", "test_quickstart.py", "test_families.py", "test_local.py", "test_pretended_cuda.py", "test_checkpoint_faults.py",
     "test_starting_adapter.py", "test_best_runs.py", "test_preference_runs.py", "test_against_trl.py",
     "test_kernels.py", "server", "test_loss_scored.py", "test_quantised_copy.py", "test_compile_layers.py",
     "test_optimizer_states.py", "test_signals.py", "test_rungs.py", "test_gpu_collect.py", "test_kill_storm.py",

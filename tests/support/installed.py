@@ -6,6 +6,8 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,20 @@ SOURCES = (
 """What a wheel is built from."""
 
 IGNORED = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
+
+LEFTOVERS = (
+    "conf/local/default.yaml",
+    "conf/local/infer.yaml",
+    "data/tiny_corpus.jsonl",
+    "dist/hydraft-0.0.1-py3-none-any.whl",
+    "outputs/2026-01-01/10-00-00/config.yaml",
+    "src/hydraft/__pycache__/errors.cpython-311.pyc",
+    "src/hydraft/models/tiny/.DS_Store",
+    "src/hydraft/models/notes.txt",
+    "build/lib/hydraft/gone.py",
+    "tests/test_all.py",
+)
+"""What a working copy may also have, and a wheel must not."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +87,9 @@ def build(folder: Path) -> Path:
             shutil.copytree(ROOT / name, target, ignore=IGNORED)
         else:
             shutil.copyfile(ROOT / name, target)
+    for name in LEFTOVERS:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text("{}\n")
     pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
     _run([*pip, "-w", str(folder), str(source)])
     shutil.rmtree(source)
@@ -89,7 +108,23 @@ def install(folder: Path) -> Installed:
     _run([*pip, "--no-deps", "--no-index", "--disable-pip-version-check", str(wheel)])
     # Packages of the project's environment, but not the working copy, which a .pth file in there names.
     (made.packages / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    ops = Path(sys.prefix) / "torch_extensions"  # the same packages: the ops need not be built again
+    ops.mkdir(exist_ok=True)
+    (environment / ops.name).symlink_to(ops)
     return made
+
+
+@contextmanager
+def warm(made: Installed, folder: Path) -> Iterator[Path]:
+    """A folder with ``hydraft`` and ``python`` that do what those of the environment do, with the libraries in memory."""
+    from warm_python import WarmPython
+
+    folder.mkdir()
+    with WarmPython(folder, {"PYTHONPATH": ""}, str(made.environment / "bin" / "python")) as python:
+        script = folder / "hydraft"
+        script.write_text(f"#!{python.path}\nfrom hydraft.__main__ import command\ncommand()\n")
+        script.chmod(0o755)
+        yield folder
 
 
 def _run(command: list[str]) -> None:

@@ -78,22 +78,25 @@ NAMESPACES = ("net", "mnt")
 class WarmPython:
     """``with WarmPython(folder) as python``: ``python.path`` is the program.
 
-    With ``environment``, the server is a new process, which imports the libraries with these variables.
+    With ``environment``, the server is a new process of ``interpreter``, which imports the libraries with these variables.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str] | None = None, interpreter: str = sys.executable
+    ) -> None:
+        self.interpreter = interpreter
         self.path = folder / "python"
         self.socket = folder / "socket"
         self.environment = environment
 
     def __enter__(self) -> Self:
-        self.path.write_text(CLIENT.format(python=sys.executable, socket=str(self.socket)))
+        self.path.write_text(CLIENT.format(python=self.interpreter, socket=str(self.socket)))
         self.path.chmod(0o755)
         arguments = str(self.path), str(self.socket)
         self.process: subprocess.Popen[bytes] | multiprocessing.context.ForkServerProcess
         if self.environment is not None:
             variables = {**os.environ, **self.environment}
-            self.process = subprocess.Popen([sys.executable, __file__, *arguments], env=variables)
+            self.process = subprocess.Popen([self.interpreter, __file__, *arguments], env=variables)
         else:
             elastic.start_fork_server(detect())
             self.process = multiprocessing.get_context("forkserver").Process(target=serve, args=arguments)
@@ -255,8 +258,8 @@ def _exit_code(arguments: list[str]) -> int:
         if option == "-m":
             sys.path.insert(0, str(Path.cwd()))
             runpy.run_module(others[0], run_name="__main__", alter_sys=True)
-        elif option == "-c":
-            exec(others[0], {"__name__": "__main__"})
+        elif option in ("-c", "-"):
+            exec(others[0] if option == "-c" else sys.stdin.read(), {"__name__": "__main__"})
         else:
             sys.path.insert(0, str(Path(option).parent.resolve()))
             runpy.run_path(option, run_name="__main__")

@@ -31,7 +31,7 @@ EVALUATE: list[tuple[Callable[[InferConfig], bool], str]] = [
     ),
     (
         _evaluates(lambda o: not any(name.strip() for name in o.benchmark)),
-        "benchmark: needs a value; give benchmark=cmmlu, or a task file: benchmark=data/zh_general.yaml",
+        "benchmark: needs a value; give benchmark=cmmlu, benchmark=zh_general, or a task file: benchmark=mine.yaml",
     ),
     (
         _evaluates(_has_own),

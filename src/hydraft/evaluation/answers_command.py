@@ -7,23 +7,25 @@ from pathlib import Path
 from hydraft.errors import EXIT_REFUSED, ConfigError
 from hydraft.evaluation import answers
 from hydraft.evaluation.answers import AnswerLine
+from hydraft.runs import run_folder
 from hydraft.system.escaping import escaped
 
 OPTIONS = ("--before", "--differ")
-USAGE = "takes one or two folders of runs: hydraft answers RUN [RUN2] [--before] [--differ]"
+USAGE = "takes one or two folders of runs, or last: hydraft answers RUN [RUN2] [--before] [--differ]"
 
 
 def main(arguments: list[str]) -> int:
     """Print the answers of the last evaluation, or with ``--before`` of the one before training.
 
-    ``--differ`` leaves out the records for which two runs have the same answer.
+    ``--differ`` leaves out the records for which two runs have the same answer. ``last`` is the newest run.
 
     Returns:
         0, or 2 if there are no such answers.
     """
     options = [argument for argument in arguments if argument.startswith("-")]
-    runs = [Path(argument) for argument in arguments if not argument.startswith("-")]
+    named = [argument for argument in arguments if not argument.startswith("-")]
     try:
+        runs = [run_folder.find(name, "RUN") if name == "last" else Path(name) for name in named]
         if not set(options) <= set(OPTIONS) or not 1 <= len(runs) <= 2:
             raise ConfigError(USAGE)
         if "--differ" in options and len(runs) == 1:

@@ -26,7 +26,7 @@ from hydraft.config.choices import Offload
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
 from hydraft.system import files, program
-from hydraft.system.hardware import Hardware
+from hydraft.system.hardware import Hardware, detect
 from hydraft.system.hardware import environment as cards
 from hydraft.system.parent_death import die_with_parent
 from hydraft.system.source_tree import own_code_first
@@ -100,6 +100,14 @@ def prepare(names: list[str], hardware: Hardware) -> list[str]:
                     _build(name, hardware)
                 lines.append(f"built {name}")
     return lines
+
+
+def prepare_here(config: Config) -> None:
+    """``prepare`` for a run that trains in this process, which then loads the ops from ``folder()``."""
+    machine = detect()
+    for line in prepare(needed(config, machine), machine):
+        _say(line)
+    os.environ.update(TORCH_EXTENSIONS_DIR=str(folder()), PATH=op_marker.search_path())
 
 
 def _say(line: str) -> None:

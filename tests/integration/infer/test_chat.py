@@ -2,71 +2,28 @@
 
 import json
 import os
-import pty
-import re
-import select
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, SCALE
+from conftest import ROOT
 from hydraft.config.infer import InferConfig
 from hydraft.infer.chat import Chat
 from hydraft.infer.load import load
 from hydraft.infer.resolve import find
 from hydraft.system.source_tree import TINY
-
-
-class Terminal:
-    """infer.py in a pty."""
-
-    def __init__(self, *arguments: str) -> None:
-        self.process, self.end = pty.fork()
-        if self.process == 0:
-            environment = {**os.environ, "TERM": "xterm", "LC_ALL": "C.UTF-8", "PROMPT_TOOLKIT_NO_CPR": "1"}
-            os.chdir(ROOT)
-            os.execve(sys.executable, [sys.executable, "infer.py", "mode=chat", *arguments], environment)
-        self.shown = ""
-
-    def type(self, text: str) -> None:
-        """Type ``text``."""
-        self.shown = ""
-        os.write(self.end, text.encode())
-
-    def wait(self, pattern: str, seconds: float = 90, ended: bool = False) -> str:
-        """Wait until ``pattern`` is in the output since the last keys, and return it without terminal control codes."""
-        deadline = time.monotonic() + seconds * SCALE
-        while not re.search(pattern, plain(self.shown), flags=re.DOTALL):
-            assert time.monotonic() < deadline, f"no {pattern!r} in {plain(self.shown)!r}"
-            if select.select([self.end], [], [], 0.2)[0]:
-                try:
-                    self.shown += os.read(self.end, 65536).decode(errors="replace")
-                except OSError:  # the other end is closed
-                    assert ended, plain(self.shown)
-                    break
-        return plain(self.shown)
-
-
-def plain(shown: str) -> str:
-    return re.sub(r"\x1b(\[[0-9;?]*[A-Za-z]|[()][A-Z0-9]|[=>])|[\r\b]", "", shown)
+from terminal import Terminal
 
 
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
-    opened = Terminal(f"run={TINY}", "max_new_tokens=12", "dtype=fp32", "system=你是一个助手。")
-    try:
+    options = (f"run={TINY}", "max_new_tokens=12", "dtype=fp32", "system=你是一个助手。")
+    with Terminal([sys.executable, "infer.py", "mode=chat", *options], ROOT, os.environ) as opened:
         yield opened
-    finally:
-        with suppress(ProcessLookupError, ChildProcessError):
-            os.kill(opened.process, signal.SIGKILL)
-            os.waitpid(opened.process, 0)
-        os.close(opened.end)
 
 
 def test_a_conversation_in_chinese_is_edited_answered_saved_and_reset(terminal: Terminal, tmp_path: Path) -> None:

@@ -89,6 +89,17 @@ def test_two_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "at step 0: 0 of 3 right" in capsys.readouterr().out
 
 
+def test_the_newest_run_is_named_last(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["answers", "last"]) == 2 and "no run below outputs/" in capsys.readouterr().err
+    for name in ("old", "new"):
+        (tmp_path / "outputs" / name).mkdir(parents=True)
+        (written(tmp_path / "outputs" / name, {2: [name]}) / "config.yaml").write_text("{}\n")
+    assert main(["answers", "last"]) == 0 and "outputs/new at step 2" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -14,6 +14,7 @@ from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
 from hydraft.evaluation.benchmarks import task_files
 from hydraft.system import program
+from hydraft.system.source_tree import ROOT
 
 ALIASES = {"ceval": "ceval-valid"}
 """Common names of benchmarks that lm-evaluation-harness has under another one."""
@@ -70,6 +71,12 @@ def is_path(name: str) -> bool:
     return Path(name).suffix in SUFFIXES or "/" in name or Path(name).expanduser().exists()
 
 
+def _place(name: str) -> str:
+    """The task file of a shipped benchmark (``zh_general``); another name as it is."""
+    shipped = ROOT / "data" / f"{name}.yaml"
+    return name if is_path(name) or not shipped.is_file() else str(shipped)
+
+
 def load(requested: Requested) -> Tasks:
     """Find and load the tasks, with their data sets.
 
@@ -86,9 +93,10 @@ def load(requested: Requested) -> Tasks:
 
     datasets.disable_progress_bars()
     _sandbox()
-    paths = [name for name in requested.names if is_path(name)]
+    names = [_place(name) for name in requested.names]
+    paths = [name for name in names if is_path(name)]
     own = task_files.read(paths, requested.setting, requested.code)
-    named = [ALIASES.get(name, name) for name in requested.names if name not in paths]
+    named = [ALIASES.get(name, name) for name in names if name not in paths]
     manager = TaskManager(include_defaults=bool(named or own.others))
     manager.task_index.update(own.entries)
     known = [*manager.all_tasks, *own.entries]

@@ -197,11 +197,11 @@ def _command(run: Path) -> str:
     if not words:
         return ""
     shown = [_without_folders(word) for word in redact_command(words[1:]) if not word.startswith("hydra.")]
-    typed = shlex.join([Path(words[0]).name, *shown])
+    typed = shlex.join(program.as_line([Path(words[0]).name, *shown]))
     versions = ", ".join(
         f"{name} {version}" for name, version in (environment.get("packages") or {}).items() if version
     )
-    return f"## Command\n\n```bash\npython {typed}\n```\n\n{versions}"
+    return f"## Command\n\n```bash\n{typed}\n```\n\n{versions}"
 
 
 def _without_folders(word: str) -> str:

@@ -37,6 +37,7 @@ def train(config: Config, folder: Path) -> EarlyExit | None:
     if not dist.is_initialized():
         process_group.refuse_pickles()
         deepspeed_ops.ready_device()
+        deepspeed_ops.prepare_here(config)
         transformers.logging.disable_progress_bar()
     nowhere = os.open(os.devnull, os.O_WRONLY)
     with OutOfMemoryHandler(config, folder) as memory, Screen(nowhere, False) as screen:
