@@ -51,7 +51,9 @@ def write(source: Source, options: InferConfig, target: Path) -> None:
         _check_space(target, (source.folder / ADAPTER).stat().st_size)
         with files.staged_folder(target) as staging:
             _write_adapter(source, base, staging)
-            (staging / "README.md").write_text(card(source, options.export.kind, target, base, None), encoding="utf-8")
+            (staging / "README.md").write_text(
+                card(source, options.export.kind, target, base, None, options.export.license), encoding="utf-8"
+            )
     else:
         precision = options.export.dtype if options.export.dtype is not Precision.auto else own_precision(section)
         sizes = placement.sizes(section, source.quant, _trained_precision(source, section), precision)
@@ -64,7 +66,7 @@ def write(source: Source, options: InferConfig, target: Path) -> None:
             again = compare.exported_logits(staging, options.export.layout, section, computed, device, prompts)
             differences = compare.difference(trained, again)
             _check_difference(differences, source, precision, section)
-            text = card(source, options.export.kind, target, base, differences)
+            text = card(source, options.export.kind, target, base, differences, options.export.license)
             (staging / "README.md").write_text(text, encoding="utf-8")
     size = sum(file.stat().st_size for file in target.iterdir())
     console.print(f"{target}: {size / 2**20:,.1f} MiB")
