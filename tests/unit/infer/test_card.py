@@ -44,7 +44,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Source:
         "model": "auto",
         "model.path": str(base),
         "data.template": r"'[INST]{instruction}</s>[/INST] http://h/a/b'",
-        "cluster.slurm.setup": f"['export MY_PASS={SECRET}','source /opt/env/bin/activate','cd {tmp_path}/x']",
+        "cluster.slurm.setup": f"['source /opt/env/bin/activate','cd {tmp_path}/x','export MY_PASS={SECRET}']",
     }
     sweep = folders.make(here / "sweep", [typed, {**typed, "lora.r": 8}], about={"command": ["train.py", "-m", "x"]})
     run = next(path.parent for path in sweep.glob("*4*/config.yaml"))
@@ -74,7 +74,7 @@ def test_a_card_has_the_jobs_own_command_and_nothing_of_this_machine(source: Sou
     assert overrides == [
         "lora.r=4", "data.train='[train set.json,data/zh_tasks.train.json]'", "data.mix=['more.jsonl*0.5','owner/records:train*2']",
         "data.eval=held out.json", "model=auto", "model.path=my base", "data.template='[INST]{instruction}</s>[/INST] http://h/a/b'",
-        "cluster.slurm.setup=['export MY_PASS=…','source activate','cd x']",
+        "cluster.slurm.setup=['source activate','cd x','export MY_PASS=…']",
     ]  # fmt: skip
     assert "mixed with `more.jsonl*0.5`" in text and "[/INST] http://h/a/b" in text
     assert "| cmmlu | acc | – | 0.750 |" in text and "| benchmark/ceval | – | 0.250 |" in text

@@ -1,6 +1,7 @@
 """The README.md of an exported folder: its head (``card_head.py``), what its run did (``card_run.py``) and commands. No torch."""
 
 import json
+import re
 from pathlib import Path
 
 from hydraft.config.choices import ExportKind
@@ -16,6 +17,12 @@ from hydraft.system.version import __version__
 def commands(source: Source, kind: ExportKind, target: Path, base: str) -> list[tuple[str, str]]:
     """Commands that use the folder: (description, command)."""
     folder, name, weights = shell_word(str(target)), shell_word(target.name), shell_word(base)
+    if kind is ExportKind.ollama:
+        model = ollama_name(target.name)
+        return [
+            ("make it a model of Ollama", f"ollama create {model} -f {shell_word(str(target / 'Modelfile'))}"),
+            ("ask it", f"ollama run {model}"),
+        ]
     if _own_class(base):
         return _own_commands(kind, target, base)
     if kind is ExportKind.merged:
@@ -41,6 +48,11 @@ def commands(source: Source, kind: ExportKind, target: Path, base: str) -> list[
             f"vllm serve {weights} --enable-lora --max-lora-rank {rank} --lora-modules {shell_word(f'{target.name}={target}')}",
         )
     ]
+
+
+def ollama_name(folder: str) -> str:
+    """A name that Ollama accepts for a model."""
+    return re.sub(r"[^a-z0-9._-]+", "-", folder.lower()).strip("-._") or "model"
 
 
 def _own_class(base: str) -> bool:
