@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from hydraft.errors import ConfigError, RunFailed
@@ -87,8 +88,11 @@ def convert(script: Path, folder: Path, file: Path, outtype: str, name: str, log
     Raises:
         RunFailed: the converter failed.
     """
-    arguments = [str(folder), "--outfile", str(file), "--outtype", outtype, "--model-name", name]
-    if reason := _run(script, arguments, log):
+    with tempfile.TemporaryDirectory() as place:
+        linked = Path(place) / name  # the converter writes the folder's name into the file
+        linked.symlink_to(folder.absolute())
+        reason = _run(script, [str(linked), "--outfile", str(file), "--outtype", outtype, "--model-name", name], log)
+    if reason:
         raise RunFailed(f"llama.cpp's converter failed, and nothing was kept: {reason}; see {log}")
 
 

@@ -16,9 +16,11 @@ from hydraft.errors import ConfigError
 from hydraft.infer.export import card_head, gguf, go_template
 from hydraft.infer.export.modelfile import CONTEXT, Modelfile, check_system
 from hydraft.infer.source import Source
+from hydraft.models import shapes
 from hydraft.system import files
 
 GGUF = "model.gguf"
+PIECES = "tokenizer.model"
 TYPES = {Precision.fp32: "f32", Precision.fp16: "f16", Precision.bf16: "bf16"}
 """Data types as llama.cpp's converter calls them."""
 
@@ -31,6 +33,8 @@ class Recipe:
     tokenizer: PreTrainedTokenizerBase
     """With the chat template of the export."""
     turns: go_template.Turns
+    pieces: Path | None
+    """The base's SentencePiece model."""
     comments: list[str]
     log: Path
     """For the converter's output."""
@@ -63,13 +67,15 @@ def prepare(tokenizer: PreTrainedTokenizerBase, section: ModelConfig, options: I
         if turns.system is None:
             raise ConfigError("system: the model's chat template has no place for a system message: leave it out")
     log = target.with_name(f"{target.name}.convert.log")
-    found = Recipe(gguf.converter(options.export.llama_cpp), tokenizer, turns, _comments(tokenizer, render, turns), log)
+    script, pieces = gguf.converter(options.export.llama_cpp), _pieces(tokenizer, section)
+    found = Recipe(script, tokenizer, turns, pieces, _comments(tokenizer, render, turns), log)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         config = AutoConfig.from_pretrained(
             section.path, revision=section.revision, trust_remote_code=section.trust_remote_code
         )
         config.save_pretrained(folder)
+        _for_converter(found, Path(folder))
         gguf.check(found.converter, Path(folder), log)
     return found
 
@@ -86,6 +92,7 @@ def finish(recipe: Recipe, staging: Path, source: Source, options: InferConfig, 
     """
     precision, name = made
     file = staging / GGUF
+    _for_converter(recipe, staging)
     gguf.convert(recipe.converter, staging, file, TYPES[precision], name, recipe.log)
     turns, begin = recipe.turns, recipe.tokenizer.bos_token
     starts = [turns.begin] if turns.system is None else [turns.begin, turns.system[0]]
@@ -112,6 +119,50 @@ def finish(recipe: Recipe, staging: Path, source: Source, options: InferConfig, 
         if entry.name not in (GGUF, "README.md"):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     (staging / "Modelfile").write_text(text, encoding="utf-8")
+
+
+def _pieces(tokenizer: PreTrainedTokenizerBase, section: ModelConfig) -> Path | None:
+    """The base's SentencePiece model, which has the scores of the tokens; None for a tokenizer of another kind.
+
+    Raises:
+        ConfigError: it is missing; llama.cpp's converter would then give all tokens the same score, and text other tokens.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    model = {} if backend is None else json.loads(backend.to_str())["model"]
+    if not model.get("byte_fallback"):
+        return None
+    folder = shapes.folder_of(section)
+    if folder is None or not (folder / PIECES).is_file():
+        raise ConfigError(
+            f"export.kind=ollama: {section.path} has no {PIECES}, from which llama.cpp's converter takes the scores of the tokens: "
+            "put it into the folder of the base, and give base=<that folder>"
+        )
+    return folder / PIECES
+
+
+def _for_converter(recipe: Recipe, folder: Path) -> None:
+    """Write to ``folder`` what the converter reads of the tokenizer: its SentencePiece model, and defaults that are not GGUF's."""
+    if recipe.pieces is not None:
+        shutil.copyfile(recipe.pieces, folder / PIECES)
+    config = files.read_object(folder / "tokenizer_config.json")
+    if "SpecialToken" not in json.dumps(files.read_object(folder / "tokenizer.json").get("post_processor")):
+        config.setdefault("add_bos_token", False)
+    if recipe.pieces is not None:
+        added = recipe.tokenizer.added_tokens_decoder  # of these, transformers writes no list that the converter reads
+        config["added_tokens_decoder"] = {
+            n: {"content": one.content, "special": one.special} for n, one in added.items()
+        }
+        if not _adds_space(recipe.tokenizer, recipe.turns):
+            config["add_prefix_space"] = False
+    files.write_json(folder / "tokenizer_config.json", config)
+
+
+def _adds_space(tokenizer: PreTrainedTokenizerBase, turns: go_template.Turns) -> bool:
+    """Whether a space is put before text that follows a special token, as llama.cpp does everywhere or nowhere."""
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    begin = tokenizer(turns.begin + "a", add_special_tokens=False)["input_ids"]
+    first = next((number for number in begin if number not in special), None)
+    return first is None or str(tokenizer.convert_ids_to_tokens(first)).startswith("▁")
 
 
 def _without_begin(turns: go_template.Turns, begin: str) -> go_template.Turns:
