@@ -15,11 +15,12 @@ from filelock import FileLock, Timeout
 from hydraft.config.choices import ExportKind, Layout
 from hydraft.config.infer import InferConfig
 from hydraft.errors import ConfigError
-from hydraft.infer.export import gguf
+from hydraft.infer.export import gguf, push
 from hydraft.infer.export.published_source import published_source
 from hydraft.infer.source import Kind, Source
 from hydraft.system import files
 from hydraft.system.imports import import_large
+from hydraft.system.plain_console import PlainConsole
 
 
 def run(sources: list[Source], options: InferConfig) -> None:
@@ -36,11 +37,14 @@ def run(sources: list[Source], options: InferConfig) -> None:
         published_source(source)
     if options.export.kind is ExportKind.ollama:
         gguf.converter(options.export.llama_cpp)
+    push.check(source, options)
     try:
         with _exclusive(target):
             import_large("hydraft.infer.export.write").write(source, options, target)  # imports torch
     except OSError as error:
         raise ConfigError(f"output={target}: {error.strerror or error} ({error.filename or target.parent})") from error
+    if options.export.push is not None:
+        PlainConsole(highlight=False, soft_wrap=True).print(f"uploaded to {push.upload(target, options)}")
 
 
 def _refuse_existing(target: Path) -> None:

@@ -17,7 +17,7 @@ from hydraft.data.rendering import begin
 from hydraft.data.template_default import with_default
 from hydraft.data.tokenize import prompt_ids
 from hydraft.errors import ConfigError, RunFailed
-from hydraft.infer.export import compare, merge, native_layout, ollama, placement
+from hydraft.infer.export import card_head, compare, merge, native_layout, ollama, placement, push
 from hydraft.infer.export.chat_template import jinja
 from hydraft.infer.export.model_card import card, commands, describe_differences
 from hydraft.infer.export.published_layout import publish
@@ -51,6 +51,8 @@ def write(source: Source, options: InferConfig, target: Path) -> None:
         _check_space(target, (source.folder / ADAPTER).stat().st_size)
         with files.staged_folder(target) as staging:
             _write_adapter(source, base, staging)
+            if options.export.push is not None:
+                push.without_folders(staging, str(card_head.base_model(source)))
             (staging / "README.md").write_text(
                 card(source, options.export.kind, target, base, None, options.export.license), encoding="utf-8"
             )
