@@ -33,7 +33,7 @@ def _handler(folder: Path, served: list[str]) -> type[BaseHTTPRequestHandler]:
                 self._file(body=True)
             elif not (repository := folder.joinpath(*parts[2:4])).is_dir():
                 self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
-            elif parts[4] == "revision":
+            elif len(parts) == 4 or parts[4] == "revision":
                 self._json({"id": "/".join(parts[2:4]), "sha": COMMIT, "siblings": []})
             else:
                 files = sorted(repository.iterdir())

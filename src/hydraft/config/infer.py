@@ -85,7 +85,7 @@ class InferConfig:
     prompt: str | None = None
     """generate: the prompt, as plain text."""
     system: str | None = None
-    """A system message before the prompt."""
+    """A system message before the prompt; with ``export.kind=ollama``, that of the Modelfile."""
     against: str | None = setting(
         None,
         valid=lambda address: re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", address) is not None,

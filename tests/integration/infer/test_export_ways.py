@@ -128,7 +128,7 @@ def test_an_export_is_uploaded_and_an_upload_goes_on(
         served.clear()
         monkeypatch.setenv("HF_TOKEN", "wrong")
         options.output = str(tmp_path / "again")
-        with pytest.raises(RunFailed, match="401 .*hf upload owner/name .*again . --private"):
+        with pytest.raises(RunFailed, match=r"401 .*hf upload owner/name .*again \. --private"):
             run(find(options), options)
         assert (tmp_path / "again" / "model.safetensors").is_file()
         monkeypatch.setenv("HF_TOKEN", TOKEN)

@@ -29,8 +29,8 @@ def commands(source: Source, kind: ExportKind, target: Path, base: str) -> list[
         return [
             ("serve it", f"vllm serve {folder} --served-model-name {name}"),
             (
-                "as GGUF, by llama.cpp's converter",
-                f"python convert_hf_to_gguf.py {folder} --outfile {shell_word(f'{target.name}.gguf')}",
+                "as GGUF, for Ollama and llama.cpp",
+                f"{program.typed('infer')} mode=export export.kind=ollama run=… output=…",
             ),
         ]
     settings = json.loads((source.folder / "adapter_config.json").read_text(encoding="utf-8"))
