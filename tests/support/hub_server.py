@@ -1,5 +1,7 @@
-"""A server of this machine that answers as the Hugging Face hub does, as far as downloads ask: the files of repositories in a folder."""
+"""A server of this machine that answers as the Hugging Face hub does, as far as downloads and uploads ask: the files of repositories in a
+folder. An upload writes there, and large files go by Git LFS."""
 
+import base64
 import contextlib
 import hashlib
 import json
@@ -13,6 +15,11 @@ import huggingface_hub.constants
 import pytest
 
 COMMIT = "0123456789" * 4
+TOKEN = "hf_abcdefghijklmnopqrst"
+VISIBILITY = ".visibility"
+"""In the folder of a repository that was made here: ``private`` or ``public``."""
+LARGE = (".safetensors", ".gguf")
+"""Files that go by Git LFS."""
 
 
 def _handler(folder: Path, served: list[str]) -> type[BaseHTTPRequestHandler]:
@@ -26,11 +33,73 @@ def _handler(folder: Path, served: list[str]) -> type[BaseHTTPRequestHandler]:
                 self._file(body=True)
             elif not (repository := folder.joinpath(*parts[2:4])).is_dir():
                 self._send(404, b"", {"X-Error-Code": "RepoNotFound"})
-            elif parts[4] == "revision":
+            elif len(parts) == 4 or parts[4] == "revision":
                 self._json({"id": "/".join(parts[2:4]), "sha": COMMIT, "siblings": []})
             else:
                 files = sorted(repository.iterdir())
                 self._json([{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": _oid(f)} for f in files])
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            path = self.path.partition("?")[0].strip("/")
+            served.append(f"POST {path}")
+            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                self._send(401, b'{"error": "Invalid username or password."}', {})
+            elif path == "api/repos/create":
+                asked = json.loads(body)
+                name = f"{asked['organization']}/{asked['name']}"
+                (folder / name).mkdir(parents=True, exist_ok=True)
+                (folder / name / VISIBILITY).write_text(
+                    "private" if asked.get("visibility") == "private" or asked.get("private") else "public"
+                )
+                self._json({"url": f"http://{self.headers['Host']}/{name}"})
+            elif path == "api/validate-yaml":
+                self._json({"errors": [], "warnings": []})
+            elif path.endswith("/objects/batch"):
+                self._json(
+                    {
+                        "objects": [
+                            self._lfs(path.removesuffix(".git/info/lfs/objects/batch"), one)
+                            for one in json.loads(body)["objects"]
+                        ]
+                    }
+                )
+            elif "/preupload/" in path:
+                modes = [
+                    (one["path"], "lfs" if one["path"].endswith(LARGE) else "regular")
+                    for one in json.loads(body)["files"]
+                ]
+                self._json(
+                    {"files": [{"path": name, "uploadMode": mode, "shouldIgnore": False} for name, mode in modes]}
+                )
+            else:
+                self._commit(folder.joinpath(*path.split("/")[2:4]), body.decode())
+
+        def _lfs(self, repository: str, asked: dict[str, Any]) -> dict[str, Any]:
+            """Where to send a large file; nowhere if it is there."""
+            place = f"{repository}/lfs-{asked['oid']}"
+            actions = {"upload": {"href": f"http://{self.headers['Host']}/{place}"}}
+            return asked if (folder / place).is_file() else {**asked, "actions": actions}
+
+        def do_PUT(self) -> None:
+            served.append(f"PUT {self.path}")
+            (folder / self.path.strip("/")).write_bytes(self.rfile.read(int(self.headers["Content-Length"])))
+            self._send(200, b"", {})
+
+        def _commit(self, repository: Path, lines: str) -> None:
+            for line in map(json.loads, lines.splitlines()):
+                value = line["value"]
+                if line["key"] == "file":
+                    (repository / value["path"]).write_bytes(base64.b64decode(value["content"]))
+                elif line["key"] == "lfsFile":
+                    (repository / value["path"]).write_bytes((repository / f"lfs-{value['oid']}").read_bytes())
+            self._json(
+                {
+                    "success": True,
+                    "commitOid": COMMIT,
+                    "commitUrl": f"http://{self.headers['Host']}/x/y/commit/{COMMIT}",
+                }
+            )
 
         def _file(self, body: bool) -> None:
             owner, name, _, _, file = self.path.strip("/").split("/")

@@ -141,6 +141,7 @@ class InferMode(Enum):
 class ExportKind(Enum):
     merged = "merged"
     adapter = "adapter"
+    ollama = "ollama"
 
 
 class Layout(Enum):

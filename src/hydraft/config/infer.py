@@ -42,12 +42,30 @@ class ExportConfig:
     """What ``mode=export`` writes."""
 
     kind: ExportKind = ExportKind.merged
-    """``merged``: a complete model. ``adapter``: only the adapter, for servers that load it on top of its base model."""
+    """``merged``: a complete model. ``adapter``: only the adapter, for servers that load it on top of its base model. ``ollama``: a
+    complete model as GGUF, with a Modelfile for ``ollama create``."""
     layout: Layout = Layout.native
     """``native``: the layout of transformers. ``published``: that in which the model family was published (ChatGLM2, ChatGLM3, InternLM2
     and Baichuan)."""
     dtype: Precision = Precision.auto
     """Data type of merged weights. ``auto``: that of the base checkpoint."""
+    llama_cpp: str | None = None
+    """ollama: the folder of llama.cpp's source, which has the converter to GGUF (``convert_hf_to_gguf.py``). null: that of the environment
+    variable ``LLAMA_CPP``, or the converter on ``PATH``."""
+    license: str | None = setting(
+        None,
+        valid=lambda name: re.fullmatch(r"[a-z0-9][a-z0-9.+-]{1,63}", name) is not None,
+        allowed="the hub's identifier of a license, such as apache-2.0 or other",
+    )
+    """License in the model card, as the hub calls it (``apache-2.0``). null: the one in the card of the base."""
+    push: str | None = setting(
+        None,
+        valid=lambda name: re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", name) is not None,
+        allowed="owner/name, a repository on the Hugging Face hub",
+    )
+    """The repository on the Hugging Face hub to upload the folder to, ``owner/name``; it is made if there is none. null: no upload."""
+    public: bool = False
+    """A repository that ``push`` makes is public. false: it is private."""
 
 
 @dataclass
@@ -67,7 +85,7 @@ class InferConfig:
     prompt: str | None = None
     """generate: the prompt, as plain text."""
     system: str | None = None
-    """A system message before the prompt."""
+    """A system message before the prompt; with ``export.kind=ollama``, that of the Modelfile."""
     against: str | None = setting(
         None,
         valid=lambda address: re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", address) is not None,

@@ -12,7 +12,7 @@ from conftest import config_of
 from hydraft.config import cli
 from hydraft.config.schema import load_config, saved
 from hydraft.errors import ConfigError, RunFailed
-from hydraft.infer.export import model_card
+from hydraft.infer.export import card_run
 from hydraft.launch import run as launch
 from hydraft.launch import run_log
 from hydraft.plan import plan
@@ -52,7 +52,7 @@ def test_the_files_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with metadata.published_arguments():
         assert SECRET not in " ".join(sys.argv)
     assert sys.argv is ARGUMENTS
-    card = model_card._command(folder)
+    card = card_run.command(folder)
     assert SECRET not in card
     assert "lora.r=4" in card
 

@@ -112,7 +112,7 @@ def test_exports_are_used_without_this_project(tmp_path: Path) -> None:
     done = run_script("infer.py", "mode=export", f"run={made}", f"output={target}", "export.dtype=fp32")
     assert done.returncode == 0, done.stderr
     assert "the same likeliest token at 100.0%" in done.stdout
-    assert f"vllm serve {target}" in done.stdout and "convert_hf_to_gguf.py" in done.stdout
+    assert f"vllm serve {target}" in done.stdout and "mode=export export.kind=ollama" in done.stdout
     card = (target / "README.md").read_text()
     for word in ("## Data", "zh_tasks.train.json", "## Config", "lora, r 8", "differ by at most", "vllm serve out"):
         assert word in card

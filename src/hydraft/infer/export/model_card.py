@@ -1,34 +1,36 @@
-"""The README.md of an exported folder: training data, config, scores and commands. No torch."""
+"""The README.md of an exported folder: its head (``card_head.py``), what its run did (``card_run.py``) and commands. No torch."""
 
 import json
 import re
-import shlex
 from pathlib import Path
-from typing import Any
 
 from hydraft.config.choices import ExportKind
-from hydraft.config.lora import LoraMethod, start_name
-from hydraft.config.objective import ObjectiveKind
 from hydraft.config.printed import override, shell_word
-from hydraft.config.schema import Config, load_config
+from hydraft.infer.export import card_head, card_run, portable
 from hydraft.infer.source import Kind, Source
 from hydraft.models.families.registry import native_family
 from hydraft.system import files, program
-from hydraft.system.redaction import redact_command, redact_text
+from hydraft.system.redaction import redact_text
 from hydraft.system.version import __version__
 
 
 def commands(source: Source, kind: ExportKind, target: Path, base: str) -> list[tuple[str, str]]:
     """Commands that use the folder: (description, command)."""
     folder, name, weights = shell_word(str(target)), shell_word(target.name), shell_word(base)
+    if kind is ExportKind.ollama:
+        model = ollama_name(target.name)
+        return [
+            ("make it a model of Ollama", f"ollama create {model} -f {shell_word(str(target / 'Modelfile'))}"),
+            ("ask it", f"ollama run {model}"),
+        ]
     if _own_class(base):
         return _own_commands(kind, target, base)
     if kind is ExportKind.merged:
         return [
             ("serve it", f"vllm serve {folder} --served-model-name {name}"),
             (
-                "as GGUF, by llama.cpp's converter",
-                f"python convert_hf_to_gguf.py {folder} --outfile {shell_word(f'{target.name}.gguf')}",
+                "as GGUF, for Ollama and llama.cpp",
+                f"{program.typed('infer')} mode=export export.kind=ollama run=… output=…",
             ),
         ]
     settings = json.loads((source.folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -46,6 +48,11 @@ def commands(source: Source, kind: ExportKind, target: Path, base: str) -> list[
             f"vllm serve {weights} --enable-lora --max-lora-rank {rank} --lora-modules {shell_word(f'{target.name}={target}')}",
         )
     ]
+
+
+def ollama_name(folder: str) -> str:
+    """A name that Ollama accepts for a model."""
+    return re.sub(r"[^a-z0-9._-]+", "-", folder.lower()).strip("-._") or "model"
 
 
 def _own_class(base: str) -> bool:
@@ -70,17 +77,30 @@ def _own_commands(kind: ExportKind, target: Path, base: str) -> list[tuple[str, 
     ]
 
 
-def card(source: Source, kind: ExportKind, target: Path, base: str, differences: dict[str, float] | None) -> str:
-    """The text of README.md; ``differences`` is that of ``merge.difference``."""
-    parts = [_head(kind, base), f"# {' '.join(target.name.split())}", _what(source, kind, base)]
+def card(
+    source: Source, kind: ExportKind, target: Path, base: str, differences: dict[str, float] | None, license: str | None
+) -> str:
+    """The text of README.md, without secrets and without folders of this machine.
+
+    Args:
+        source: what is exported.
+        kind: what is written.
+        target: the folder.
+        base: path or hub name of the native base.
+        differences: ``merge.difference``; None without merged weights.
+        license: ``export.license``.
+    """
+    name = " ".join(target.name.split())
+    parts = [card_head.head(source, kind, name, license), f"# {name}", _what(source, kind, base)]
     if source.run is not None:
-        config = load_config(source.run / "config.yaml")
-        parts += [_data(config), _config(config), _scores(source.run), _plan(source.run), _command(source.run)]
+        parts += card_run.sections(source.run, source.folder.name)
     if differences is not None:
         parts.append("## Difference between merged and trained model\n\n" + describe_differences(differences))
     used = "\n".join(f"# {what}\n{command}" for what, command in commands(source, kind, Path(target.name), base))
-    parts.append(f"## Use\n\n```bash\n{used}\n```")
-    return redact_text("\n\n".join(part for part in parts if part) + "\n")
+    for folder in (base, str(source.folder)):
+        used = used.replace(folder, Path(folder).name) if Path(folder).is_absolute() else used
+    parts.append(redact_text(portable.text(f"## Use\n\n```bash\n{used}\n```")))
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def describe_differences(differences: dict[str, float]) -> str:
@@ -88,14 +108,6 @@ def describe_differences(differences: dict[str, float]) -> str:
     return (
         f"logits of the merged and the trained model differ by at most {differences['logit_max']:.2g}, by {differences['logit_mean']:.2g} on average; "
         f"the same likeliest token at {differences['same_token']:.1%} of {differences['positions']:.0f} positions"
-    )
-
-
-def _head(kind: ExportKind, base: str) -> str:
-    library = "peft" if kind is ExportKind.adapter else "transformers"
-    named = [f"base_model: {json.dumps(base)}"] if not Path(base).is_absolute() else []
-    return "\n".join(
-        ["---", f"library_name: {library}", "pipeline_tag: text-generation", *named, "tags: [hydraft]", "---"]
     )
 
 
@@ -108,103 +120,4 @@ def _what(source: Source, kind: ExportKind, base: str) -> str:
         if source.kind is Kind.adapter
         else "the whole model"
     )
-    return f"{name}, fine-tuned with hydraft {__version__}: {what}."
-
-
-def _data(config: Config) -> str:
-    data = config.data
-    rows = [f"trained on {_code(_short(data.train))}", *(f"mixed with {_code(_short(entry))}" for entry in data.mix)]
-    if data.only:
-        rows.append(f"only the tasks {', '.join(data.only)}")
-    if data.eval:
-        rows.append(f"evaluated on {_code(_short(data.eval))}")
-    rows.append(
-        f"at most {data.max_length} tokens per record, formatted with "
-        + ("the model's chat template" if data.template == "chat" else _code(repr(data.template)))
-    )
-    return "## Data\n\n" + "\n".join(f"- {row}" for row in rows)
-
-
-def _code(text: str) -> str:
-    """Inline code in Markdown, for any text."""
-    line = " ".join(text.splitlines())
-    ticks = "`" * (max(map(len, re.findall("`+", line)), default=0) + 1)
-    space = " " if "`" in line else ""
-    return f"{ticks}{space}{line}{space}{ticks}"
-
-
-def _short(path: str) -> str:
-    """The file name of an absolute path, without this machine's folders; a hub name unchanged."""
-    return Path(path).name if Path(path).is_absolute() else path
-
-
-def _config(config: Config) -> str:
-    lora, train = config.lora, config.train
-    method = (
-        "all weights"
-        if lora.method is LoraMethod.none
-        else f"{lora.method.value}, r {lora.r}, alpha {lora.alpha:g}, on {lora.targets if isinstance(lora.targets, str) else ', '.join(lora.targets)}"
-    )
-    preference = config.objective.kind is not ObjectiveKind.sft
-    rows = [
-        ("trained", method),
-        *([("objective", config.objective.described)] if preference else []),
-        *([("started from", start_name(lora.start))] if lora.start else []),
-        ("base weights", config.quant.kind.value if config.quant.kind.value != "none" else "unquantised"),
-        ("learning rate", f"{train.learning_rate:g}, {train.scheduler.value}"),
-        ("global batch", f"{config.global_batch_size} records"),
-        ("length", f"{train.max_steps} steps" if train.max_steps else f"{train.epochs:g} epochs"),
-        ("precision", train.precision.value),
-        ("ranks", f"{config.world_size}, ZeRO-{config.zero.stage}"),
-        ("seed", str(config.seed)),
-    ]
-    return "## Config\n\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
-
-
-def _scores(run: Path) -> str:
-    result = files.read_object(run / "result.json")
-    before, after = result.get("before") or {}, result.get("after") or {}
-    rows = [
-        f"| {name.replace('_', ' ')} | {_number(before.get(name))} | {_number(value)} |"
-        for name, value in after.items()
-    ]
-    if not rows:
-        return ""
-    kept, early = result.get("kept"), result.get("ended_early")
-    notes = [f"The weights are those of step {kept['step']:,}, the best evaluation."] if kept else []
-    notes += [f"The training ended early, at step {early['step']:,} of {early['of']:,}."] if early else []
-    below = f"\n\n{' '.join(notes)}" if notes else ""
-    return "## Scores\n\n| held-out | before | after |\n|---|---|---|\n" + "\n".join(rows) + below
-
-
-def _number(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, (int, float)) else "–"
-
-
-def _plan(run: Path) -> str:
-    plan = files.read_object(run / "plan.json")
-    rows = [
-        f"- {name.replace('_', ' ')}: {value:,}"
-        for name, value in plan.items()
-        if isinstance(value, int) and not isinstance(value, bool)
-    ]
-    return "## Plan\n\n" + "\n".join(rows) if rows else ""
-
-
-def _command(run: Path) -> str:
-    environment = files.read_object(run / "environment.json")
-    words = [str(word) for word in environment.get("command") or []]
-    if not words:
-        return ""
-    shown = [_without_folders(word) for word in redact_command(words[1:]) if not word.startswith("hydra.")]
-    typed = shlex.join(program.as_line([Path(words[0]).name, *shown]))
-    versions = ", ".join(
-        f"{name} {version}" for name, version in (environment.get("packages") or {}).items() if version
-    )
-    return f"## Command\n\n```bash\n{typed}\n```\n\n{versions}"
-
-
-def _without_folders(word: str) -> str:
-    """An override of a command, with the name of the run for the path of one in ``lora.start``."""
-    key, _, value = word.partition("=")
-    return f"{key}={start_name(value)}" if key == "lora.start" and Path(value).is_absolute() else word
+    return redact_text(portable.text(f"{name}, fine-tuned with hydraft {__version__}: {what}."))

@@ -1,7 +1,7 @@
 """Exports a trained model to a folder that does not depend on this project; an incomplete export leaves nothing. No torch.
 
 ``merge.py`` makes the weights, ``native_layout.py`` and ``published_layout.py`` write them, ``compare.py`` compares the result with the
-trained model, each on the device that ``placement.py`` chooses, ``chat_template.py`` makes the chat template and ``model_card.py`` the
+trained model, each on the device that ``placement.py`` chooses, ``ollama.py`` makes a GGUF of it, ``chat_template.py`` makes the chat template and ``model_card.py`` the
 README; ``write.py`` calls them.
 """
 
@@ -15,10 +15,12 @@ from filelock import FileLock, Timeout
 from hydraft.config.choices import ExportKind, Layout
 from hydraft.config.infer import InferConfig
 from hydraft.errors import ConfigError
+from hydraft.infer.export import gguf, push
 from hydraft.infer.export.published_source import published_source
 from hydraft.infer.source import Kind, Source
 from hydraft.system import files
 from hydraft.system.imports import import_large
+from hydraft.system.plain_console import PlainConsole
 
 
 def run(sources: list[Source], options: InferConfig) -> None:
@@ -33,11 +35,16 @@ def run(sources: list[Source], options: InferConfig) -> None:
         raise ConfigError(f"export.kind=adapter: {source.folder} is a whole model: use export.kind=merged")
     if options.export.layout is Layout.published:
         published_source(source)
+    if options.export.kind is ExportKind.ollama:
+        gguf.converter(options.export.llama_cpp)
+    push.check(source, options)
     try:
         with _exclusive(target):
             import_large("hydraft.infer.export.write").write(source, options, target)  # imports torch
     except OSError as error:
         raise ConfigError(f"output={target}: {error.strerror or error} ({error.filename or target.parent})") from error
+    if options.export.push is not None:
+        PlainConsole(highlight=False, soft_wrap=True).print(f"uploaded to {push.upload(target, options)}")
 
 
 def _refuse_existing(target: Path) -> None:

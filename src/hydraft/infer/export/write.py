@@ -17,12 +17,12 @@ from hydraft.data.rendering import begin
 from hydraft.data.template_default import with_default
 from hydraft.data.tokenize import prompt_ids
 from hydraft.errors import ConfigError, RunFailed
-from hydraft.infer.export import compare, merge, native_layout, placement
+from hydraft.infer.export import card_head, compare, merge, native_layout, ollama, placement, push
 from hydraft.infer.export.chat_template import jinja
 from hydraft.infer.export.model_card import card, commands, describe_differences
 from hydraft.infer.export.published_layout import publish
 from hydraft.infer.export.published_source import published_source
-from hydraft.infer.load import LoadedSource, load, own_precision
+from hydraft.infer.load import LoadedSource, load, own_precision, tokenizer_and_data
 from hydraft.infer.resolve import ADAPTER_CONFIG
 from hydraft.infer.source import ADAPTER, Source
 from hydraft.models import base_identity, prepare
@@ -51,11 +51,16 @@ def write(source: Source, options: InferConfig, target: Path) -> None:
         _check_space(target, (source.folder / ADAPTER).stat().st_size)
         with files.staged_folder(target) as staging:
             _write_adapter(source, base, staging)
-            (staging / "README.md").write_text(card(source, options.export.kind, target, base, None), encoding="utf-8")
+            if options.export.push is not None:
+                push.without_folders(staging, str(card_head.base_model(source)))
+            (staging / "README.md").write_text(
+                card(source, options.export.kind, target, base, None, options.export.license), encoding="utf-8"
+            )
     else:
         precision = options.export.dtype if options.export.dtype is not Precision.auto else own_precision(section)
+        recipe = _recipe(source, section, options, target)
         sizes = placement.sizes(section, source.quant, _trained_precision(source, section), precision)
-        _check_space(target, sizes.merged)
+        _check_space(target, sizes.merged * (1 if recipe is None else 2))
         with files.staged_folder(target) as staging:
             prompts, trained = _merge(source, section, options, sizes, staging)
             _release()
@@ -64,8 +69,10 @@ def write(source: Source, options: InferConfig, target: Path) -> None:
             again = compare.exported_logits(staging, options.export.layout, section, computed, device, prompts)
             differences = compare.difference(trained, again)
             _check_difference(differences, source, precision, section)
-            text = card(source, options.export.kind, target, base, differences)
+            text = card(source, options.export.kind, target, base, differences, options.export.license)
             (staging / "README.md").write_text(text, encoding="utf-8")
+            if recipe is not None:
+                ollama.finish(recipe, staging, source, options, (precision, target.name))
     size = sum(file.stat().st_size for file in target.iterdir())
     console.print(f"{target}: {size / 2**20:,.1f} MiB")
     if differences is not None:
@@ -73,6 +80,15 @@ def write(source: Source, options: InferConfig, target: Path) -> None:
     if options.export.layout is Layout.native:
         for what, command in commands(source, options.export.kind, target, base):
             console.print(f"{what}: {command}")
+
+
+def _recipe(source: Source, section: ModelConfig, options: InferConfig, target: Path) -> ollama.Recipe | None:
+    """With ``export.kind=ollama``, what can be known of the model before its weights are loaded."""
+    if options.export.kind is not ExportKind.ollama:
+        return None
+    tokenizer, _ = tokenizer_and_data(source, PlainConsole(stderr=True))
+    _set_template(tokenizer, source)
+    return ollama.prepare(tokenizer, section, options, target)
 
 
 def _merge(
@@ -163,18 +179,20 @@ def _settle_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
 
 
 def _write_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Source, folder: Path) -> None:
-    """Write the tokenizer with the template that the model was trained with."""
+    _set_template(tokenizer, source)
+    tokenizer.save_pretrained(folder)
+
+
+def _set_template(tokenizer: PreTrainedTokenizerBase, source: Source) -> None:
+    """Give the tokenizer the template that the model was trained with."""
     if source.template != "chat":
         tokenizer.chat_template = jinja(source.template, begin(tokenizer), str(tokenizer.eos_token))
     else:
         tokenizer.chat_template = with_default(tokenizer, source.thinking)
-    tokenizer.save_pretrained(folder)
 
 
 def _write_adapter(source: Source, base: str, folder: Path) -> None:
     """Copy the adapter with the name of its base replaced: in training it may have been a folder of the cache."""
-    from hydraft.infer.load import tokenizer_and_data
-
     shutil.copyfile(source.folder / ADAPTER, folder / ADAPTER)
     settings = json.loads((source.folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     files.write_json(folder / ADAPTER_CONFIG, settings | {"base_model_name_or_path": base})
