@@ -11,6 +11,7 @@ from hydraft.config.lora import LoraMethod, start_name
 from hydraft.config.objective import ObjectiveKind
 from hydraft.config.printed import override, shell_word
 from hydraft.config.schema import Config, load_config
+from hydraft.infer.export import combined_card
 from hydraft.infer.source import Kind, Source
 from hydraft.models.families.registry import native_family
 from hydraft.system import files, program
@@ -76,6 +77,8 @@ def card(source: Source, kind: ExportKind, target: Path, base: str, differences:
     if source.run is not None:
         config = load_config(source.run / "config.yaml")
         parts += [_data(config), _config(config), _scores(source.run), _plan(source.run), _command(source.run)]
+    if source.combined is not None:
+        parts.append(combined_card.section(source.combined))
     if differences is not None:
         parts.append("## Difference between merged and trained model\n\n" + describe_differences(differences))
     used = "\n".join(f"# {what}\n{command}" for what, command in commands(source, kind, Path(target.name), base))

@@ -1,0 +1,43 @@
+"""Combinations of settings that ``mode=export`` of infer.py refuses. No torch."""
+
+from collections.abc import Callable
+
+from hydraft.config.choices import ExportKind, InferMode, Layout, QuantKind
+from hydraft.config.infer import ExportConfig, InferConfig
+
+
+def _export(broken: Callable[[InferConfig], bool]) -> Callable[[InferConfig], bool]:
+    return lambda o: o.mode is InferMode.export and broken(o)
+
+
+def _combined(broken: Callable[[InferConfig], bool]) -> Callable[[InferConfig], bool]:
+    return _export(lambda o: o.export.combine is not None and broken(o))
+
+
+EXPORT: list[tuple[Callable[[InferConfig], bool], str]] = [
+    (
+        lambda o: o.mode is not InferMode.export and o.export != ExportConfig(),
+        "export.… is for mode=export, and this is mode={o.mode.value}: leave it out",
+    ),
+    (_export(lambda o: o.output is None), "output: needs a value; give output=<a folder that does not exist yet>"),
+    (
+        _export(lambda o: o.quant.kind not in (None, QuantKind.none) and o.export.kind is ExportKind.merged),
+        "quant={o.quant.kind.value}: adapters are merged into unquantised weights: leave quant out",
+    ),
+    (
+        _export(lambda o: o.export.layout is Layout.published and o.export.kind is ExportKind.adapter),
+        "export.layout=published is for whole models: use export.kind=merged",
+    ),
+    (
+        _export(lambda o: o.export.combine is None and (bool(o.export.weights) or o.export.density is not None)),
+        "export.weights and export.density are for several adapters: give export.combine=cat too",
+    ),
+    (
+        _combined(lambda o: o.adapter is not None),
+        "adapter={o.adapter} is one, and export.combine={o.export.combine.value} takes all adapters of run: leave one of them out",
+    ),
+    (
+        _combined(lambda o: o.export.density is not None and not (o.export.combine and o.export.combine.prunes)),
+        "export.density={o.export.density}: export.combine={o.export.combine.value} keeps every number: leave it out, or use ties or dare",
+    ),
+]
