@@ -174,6 +174,17 @@ class Combine(Enum):
         return self is not Combine.cat and not self.value.endswith("svd")
 
 
+class ExportQuant(Enum):
+    gptq = "gptq"
+    awq = "awq"
+    fp8 = "fp8"
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it looks at records; weights of 4 bits, in groups."""
+        return self is not ExportQuant.fp8
+
+
 class Layout(Enum):
     native = "native"
     published = "published"

@@ -8,7 +8,18 @@ from typing import Any
 from omegaconf import MISSING
 
 from hydraft.config.bounds import LARGEST_SEED, setting
-from hydraft.config.choices import Combine, ExportKind, Format, InferMode, Layout, Precision, QuantKind, Task, Thinking
+from hydraft.config.choices import (
+    Combine,
+    ExportKind,
+    ExportQuant,
+    Format,
+    InferMode,
+    Layout,
+    Precision,
+    QuantKind,
+    Task,
+    Thinking,
+)
 from hydraft.config.columns import ALLOWED as COLUMNS_ALLOWED
 from hydraft.config.columns import are_columns
 from hydraft.config.serve import ServeConfig
@@ -54,8 +65,13 @@ class ExportConfig:
         allowed="numbers other than 0, one for each adapter",
     )
     """combine: the weight of each adapter, in the order of ``run``; a negative one is subtracted. Empty: the same for all, with sum 1."""
-    density: float | None = setting(None, above=0, at_most=1)
+    density: float | None = setting(None, above=0, at_most=1.0)
     """combine: the share of numbers that is kept by ``ties`` and ``magnitude_prune`` (the largest) and ``dare`` (drawn with ``seed``). null: 0.5."""
+    quant: ExportQuant | None = None
+    """Quantise the merged model, for vLLM and transformers (compressed-tensors): ``gptq`` and ``awq`` store weights in 4 bits, calibrated
+    on the run's own training records; ``fp8`` has weights and inputs of 8-bit floats, without calibration. Needs llm-compressor. null: no."""
+    calibration: int = setting(128, at_least=1, unit="records")
+    """quant: training records that ``gptq`` and ``awq`` calibrate on, spread evenly over all."""
     layout: Layout = Layout.native
     """``native``: the layout of transformers. ``published``: that in which the model family was published (ChatGLM2, ChatGLM3, InternLM2
     and Baichuan)."""

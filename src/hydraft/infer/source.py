@@ -65,3 +65,5 @@ class Source:
     """Notices to print, one line each."""
     combined: Combined | None = None
     """For an adapter that ``export.combine`` made."""
+    quantised: str = ""
+    """``export.quant`` of the export that is written of it; empty without one."""

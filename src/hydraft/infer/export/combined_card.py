@@ -1,6 +1,7 @@
 """The part of an exported folder's README.md about the adapters that it was combined from. No torch."""
 
-from hydraft.config.lora import start_name
+from pathlib import Path
+
 from hydraft.config.schema import load_config
 from hydraft.infer.source import Combined, Source
 
@@ -22,4 +23,5 @@ def _data(source: Source) -> str:
     if source.run is None:
         return "–"
     data = load_config(source.run / "config.yaml").data
-    return ", ".join(f"`{start_name(place)}`" for place in (data.train, *data.mix))
+    places = (data.train, *data.mix)
+    return ", ".join(f"`{Path(place).name if Path(place).is_absolute() else place}`" for place in places)

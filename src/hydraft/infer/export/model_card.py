@@ -25,8 +25,11 @@ def commands(source: Source, kind: ExportKind, target: Path, base: str) -> list[
     if _own_class(base):
         return _own_commands(kind, target, base)
     if kind is ExportKind.merged:
+        served = ("serve it", f"vllm serve {folder} --served-model-name {name}")
+        if source.quantised:
+            return [served]
         return [
-            ("serve it", f"vllm serve {folder} --served-model-name {name}"),
+            served,
             (
                 "as GGUF, by llama.cpp's converter",
                 f"python convert_hf_to_gguf.py {folder} --outfile {shell_word(f'{target.name}.gguf')}",

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from hydraft.config.choices import ExportKind, Layout
 from hydraft.config.infer import InferConfig
 from hydraft.errors import ConfigError
-from hydraft.infer.export import combine_check
+from hydraft.infer.export import combine_check, quantise_check
 from hydraft.infer.export.published_source import published_source
 from hydraft.infer.source import Kind, Source
 from hydraft.system import files, wrapping
@@ -40,6 +40,8 @@ def run(sources: list[Source], options: InferConfig) -> None:
         combine_check.check(sources, options)
     elif len(sources) > 1 and options.adapter is None:
         wrapping.say(f"notice: {source.name} is exported; adapter=… is another one, export.combine=cat all", sys.stderr)
+    if options.export.quant is not None:
+        quantise_check.check(sources if options.export.combine is not None else [source], options)
     try:
         with _exclusive(target), _source(sources, source, options, target) as exported:
             import_large("hydraft.infer.export.write").write(exported, options, target)  # imports torch
