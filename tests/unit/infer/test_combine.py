@@ -52,18 +52,26 @@ def options_of(folder: Path, names: str, target: Path, method: Combine | None, *
     return options
 
 
-@pytest.mark.parametrize("method", list(Combine), ids=lambda method: method.value)
-def test_the_tensors_are_those_of_peft(method: Combine, runs: Path, tmp_path: Path) -> None:
-    exported(runs, "a b", tmp_path / "out", method, weights=[0.7, -0.3], seed=7)
-    base = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)  # cat would round to bf16
+@pytest.fixture(scope="module")
+def by_peft(runs: Path) -> peft.PeftModel:
+    """The base with the adapters ``a`` and ``b``, as peft loads them."""
+    base = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)  # in bf16, cat would round
     model = peft.PeftModel.from_pretrained(base, runs / "a" / "adapter", "first")
     model.load_adapter(runs / "b" / "adapter", "second")
+    return model
+
+
+@pytest.mark.parametrize("method", list(Combine), ids=lambda method: method.value)
+def test_the_tensors_are_those_of_peft(method: Combine, runs: Path, by_peft: peft.PeftModel, tmp_path: Path) -> None:
+    exported(runs, "a b", tmp_path / "out", method, weights=[0.7, -0.3], seed=7)
     torch.manual_seed(7)
     kind = {"dare": "dare_linear", "dare_svd": "dare_linear_svd"}.get(method.value, method.value)
     density = None if kind in ("cat", "svd", "linear") else 0.5
-    model.add_weighted_adapter(["first", "second"], [0.7, -0.3], "both", kind, density=density, svd_full_matrices=False)
+    by_peft.add_weighted_adapter(
+        ["first", "second"], [0.7, -0.3], method.value, kind, density=density, svd_full_matrices=False
+    )
     expected, found = (
-        peft.get_peft_model_state_dict(model, adapter_name="both"),
+        peft.get_peft_model_state_dict(by_peft, adapter_name=method.value),
         load_file(tmp_path / "out" / ADAPTER),
     )
     assert expected.keys() == found.keys() and len(found) == 2 * 3 * 4  # A and B of three layers in four blocks
@@ -101,13 +109,21 @@ def _other_template(folder: Path) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"template": "{instruction}{input}"}))
 
 
+def _other_chat(folder: Path) -> None:
+    (folder / "adapter" / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+
+
 def _other_tokens(folder: Path) -> None:
     file = folder / "adapter" / "tokenizer.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"added_tokens": []}))
 
 
 def test_what_cannot_be_combined_is_refused_and_nothing_is_written(runs: Path, tmp_path: Path) -> None:
-    changes: dict[str, Callable[[Path], None]] = {"prompted": _other_template, "words": _other_tokens}
+    changes: dict[str, Callable[[Path], None]] = {
+        "prompted": _other_template,
+        "words": _other_tokens,
+        "chats": _other_chat,
+    }
     for name, change in changes.items():
         shutil.copytree(runs / "b", runs / name)
         change(runs / name)
@@ -125,6 +141,7 @@ def test_what_cannot_be_combined_is_refused_and_nothing_is_written(runs: Path, t
         ("a dora", Combine.cat, {}, r"the adapter dora has use_dora=True, which is not part of its matrices"),
         ("a pissa", Combine.svd, {}, r"the adapter pissa has init_lora_weights=pissa, which changes the base"),
         ("a prompted", Combine.cat, {}, r"data\.template='chat' and prompted with .*choose one with template=…"),
+        ("a chats", Combine.cat, {}, r"a and chats are prompted in different ways, .*\(auto, auto\): choose one"),
         ("a words", Combine.cat, {}, r"a and words have different tokenizers"),
     ]
     for names, method, settings, message in refused:

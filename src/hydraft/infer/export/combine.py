@@ -18,8 +18,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, logg
 from hydraft.config.choices import Combine
 from hydraft.config.infer import InferConfig
 from hydraft.config.model import ModelConfig
+from hydraft.data.records import ask
+from hydraft.data.tokenize import prompt_ids
 from hydraft.errors import ConfigError
-from hydraft.infer.load import check_fit, tokenizer_of
+from hydraft.infer.load import check_fit, tokenizer_and_data, tokenizer_of
 from hydraft.infer.resolve import check_base
 from hydraft.infer.source import Combined, Source
 from hydraft.models import base_identity, prepare
@@ -61,6 +63,7 @@ def write(sources: list[Source], options: InferConfig, folder: Path, name: str) 
     for source in sources:
         check_base(source, options.other_base)  # a model of the hub may have been downloaded only now
         check_fit(source, section)
+    _check_prompts(sources, method)
     logging.set_verbosity_error()
     model, names = adapted(_without_weights(section), sources)
     torch.manual_seed(options.seed)  # of what is drawn by dare
@@ -77,6 +80,21 @@ def write(sources: list[Source], options: InferConfig, folder: Path, name: str) 
     return dataclasses.replace(
         first, folder=folder, name=name, run=None, max_length=longest, notices=[], combined=about
     )
+
+
+def _check_prompts(sources: list[Source], method: Combine) -> None:
+    """Refuse adapters that are prompted in different ways: the new one has one chat template, and thinks or does not.
+
+    Raises:
+        ConfigError: names the first two.
+    """
+    prompts = [prompt_ids(ask("?"), *tokenizer_and_data(source, PlainConsole(stderr=True))) for source in sources]
+    for source, prompt in zip(sources, prompts, strict=True):
+        if prompt != prompts[0]:
+            raise ConfigError(
+                f"export.combine={method.value}: {sources[0].name} and {source.name} are prompted in different ways, by their chat templates "
+                f"or by thinking ({sources[0].thinking.value}, {source.thinking.value}): choose one with thinking=… or template=…"
+            )
 
 
 def _without_weights(section: ModelConfig) -> PreTrainedModel:

@@ -61,7 +61,7 @@ def _check_ranks(sources: list[Source], settings: list[dict[str, object]], metho
 
 
 def _check_prompts(sources: list[Source], method: Combine) -> None:
-    """Refuse adapters that were trained on other tokens, or prompted in another way."""
+    """Refuse adapters that were trained on other tokens, or with another ``data.template``."""
     first = sources[0]
     tokens = [_tokens(source) for source in sources]
     for source, other in zip(sources[1:], tokens[1:], strict=True):
@@ -69,11 +69,6 @@ def _check_prompts(sources: list[Source], method: Combine) -> None:
             raise ConfigError(
                 f"export.combine={method.value}: {first.name} was trained with data.template={first.template!r} and {source.name} with "
                 f"{source.template!r}: choose one with template=…"
-            )
-        if source.thinking is not first.thinking:
-            raise ConfigError(
-                f"export.combine={method.value}: {first.name} was trained with data.thinking={first.thinking.value} and {source.name} with "
-                f"{source.thinking.value}: choose one with thinking=…"
             )
         if tokens[0] and other and tokens[0] != other:
             raise ConfigError(

@@ -40,6 +40,8 @@ NEGLIGIBLE = 0.02
 """A rise of the loss, in nats a token, that is none, however small the loss is."""
 LAYER = re.compile(r"\((\d+)/(\d+)\): (Calibrating|Propagating)")
 """What llm-compressor's bars say of the part of the model that it is at."""
+RAISED = re.compile(r"[\w.]+(Error|Exception): ")
+"""A line that names an exception."""
 FOLDER = "quantised"
 """Of the quantised model, within that of the merged one."""
 RECIPE = "recipe.yaml"
@@ -200,10 +202,10 @@ def _compress(requested: Requested, folder: Path, device: torch.device) -> None:
             raise
     settings.unlink()
     if process.returncode != 0:
-        lines = [line for line in said.splitlines() if line.strip()]
-        raise RunFailed(
-            f"export.quant={requested.kind.value}: llm-compressor failed, and nothing was kept: {lines[-1] if lines else process.returncode}"
-        )
+        lines = [line.strip() for line in said.splitlines() if line.strip()] or [f"exit code {process.returncode}"]
+        raised = [line for line in lines if RAISED.match(line)]
+        why = (raised or lines)[-1]
+        raise RunFailed(f"export.quant={requested.kind.value}: llm-compressor failed, and nothing was kept: {why}")
 
 
 def _follow(process: "subprocess.Popen[bytes]", screen: Screen, name: str) -> str:
