@@ -24,4 +24,5 @@ def _data(source: Source) -> str:
         return "–"
     data = load_config(source.run / "config.yaml").data
     places = (data.train, *data.mix)
-    return ", ".join(f"`{Path(place).name if Path(place).is_absolute() else place}`" for place in places)
+    only = f" ({', '.join(data.only)})" if data.only else ""
+    return ", ".join(f"`{Path(place).name if Path(place).is_absolute() else place}`" for place in places) + only

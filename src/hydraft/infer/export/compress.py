@@ -1,22 +1,13 @@
 """Quantises a model folder with llm-compressor: a process of its own, ``python -m hydraft.infer.export.compress <settings.json>``.
 
-llm-compressor takes whatever GPU it finds, so that ``quantise.py`` decides by ``CUDA_VISIBLE_DEVICES`` what that is. Only it and transformers are
-imported here.
+llm-compressor takes whatever GPU it finds: ``quantise.py`` decides by ``CUDA_VISIBLE_DEVICES`` which one that is. The process ends with the
+one that started it.
 """
 
 import json
 import sys
 from pathlib import Path
 from typing import Any
-
-import torch
-from datasets import Dataset
-from llmcompressor import oneshot
-from llmcompressor.modifiers.gptq import GPTQModifier
-from llmcompressor.modifiers.quantization import QuantizationModifier
-from llmcompressor.modifiers.transform.awq import AWQModifier
-from llmcompressor.pipelines.cache import IntermediatesCache
-from transformers import AutoModelForCausalLM
 
 from hydraft.system.parent_death import die_with_parent
 
@@ -26,6 +17,12 @@ ROUTERS = ("gate", "router", "shared_expert_gate")
 
 def main(file: Path) -> None:
     """Quantise as the settings in ``file`` say: ``model`` and ``output`` (folders), ``kind``, ``group_size`` and ``ids``, the records."""
+    import torch
+    from datasets import Dataset
+    from llmcompressor import oneshot
+    from llmcompressor.pipelines.cache import IntermediatesCache
+    from transformers import AutoModelForCausalLM
+
     settings = json.loads(file.read_text(encoding="utf-8"))
     model: Any = AutoModelForCausalLM.from_pretrained(settings["model"], dtype="auto")
     if not torch.accelerator.is_available():
@@ -53,6 +50,10 @@ def ignored(model: Any) -> list[str]:
 
 def recipe(kind: str, group_size: int | None, ignore: list[str]) -> list[Any]:
     """The modifiers: FP8 with a scale for each output feature and each token, or 4 bits with a scale for each group of weights."""
+    from llmcompressor.modifiers.gptq import GPTQModifier
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+    from llmcompressor.modifiers.transform.awq import AWQModifier
+
     if kind == "fp8":
         return [QuantizationModifier(targets=["Linear"], scheme="FP8_DYNAMIC", ignore=ignore)]
     weights = {

@@ -165,7 +165,8 @@ def quantise(requested: Requested, folder: Path, device: torch.device, gpu: torc
 def _measured(folder: Path, examples: list[Example], device: torch.device) -> float:
     """The mean loss of a model folder on the trained tokens of ``examples``."""
     with contextlib.redirect_stderr(io.StringIO()):  # bars of compressed-tensors
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(device).eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+        model.to(device).eval()
         with torch.no_grad():
             model(
                 input_ids=torch.tensor([examples[0]["input_ids"]], device=device)
