@@ -28,6 +28,7 @@ from hydraft.infer.export import calibration
 from hydraft.infer.export.calibration import RunRecords
 from hydraft.infer.source import Source
 from hydraft.models import loss_scored
+from hydraft.models.families.registry import native_family
 from hydraft.system import files
 from hydraft.system.console import Screen
 from hydraft.system.source_tree import own_code_first
@@ -104,7 +105,8 @@ def request(source: Source, options: InferConfig, section: ModelConfig) -> Reque
     config = AutoConfig.from_pretrained(
         section.path, revision=section.revision, trust_remote_code=section.trust_remote_code
     )
-    if getattr(config, "auto_map", None):
+    family = native_family(config.model_type)
+    if section.trust_remote_code or (family is not None and family.alibi):
         raise ConfigError(
             f"export.quant={kind.value}: the class of {section.path} is not one of transformers: leave it out"
         )
@@ -167,10 +169,8 @@ def _measured(folder: Path, examples: list[Example], device: torch.device) -> fl
     with contextlib.redirect_stderr(io.StringIO()):  # bars of compressed-tensors
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
         model.to(device).eval()
-        with torch.no_grad():
-            model(
-                input_ids=torch.tensor([examples[0]["input_ids"]], device=device)
-            )  # it decompresses in its first pass
+        with torch.no_grad():  # compressed-tensors decompresses in the first pass
+            model(input_ids=torch.tensor([examples[0]["input_ids"]], device=device))
     total, tokens = 0.0, 0
     for example in examples:
         batch = {name: torch.tensor([example[name]], device=device) for name in ("input_ids", "labels")}
