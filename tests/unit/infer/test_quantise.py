@@ -54,7 +54,9 @@ def test_an_export_is_read_again_with_nearly_the_loss_of_the_merged_model(
     made = adapter(tmp_path / "run", "quant=none", target_modules=["q_proj", "down_proj"])
     options = options_of(made, tmp_path / "out", ExportQuant.gptq, calibration=8)
     run(find(options), options)
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("loss on 16 held-out"))
+    line = next(
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("loss on 16 held-out sequences")
+    )
     merged, quantised = (float(line.split(f" {name}")[0].split()[-1]) for name in ("merged", "quantised"))
     records = calibration.read(find(InferConfig(run=str(made)))[0], options)
     assert quantised == pytest.approx(transformers_loss(tmp_path / "out", records), rel=2e-3)

@@ -28,6 +28,7 @@ class RunRecords:
     """Records of one or several runs."""
 
     calibration: list[Example]
+    """Of a preference pair, both sequences."""
     measured: list[Example]
     """Each has a trained token."""
     held_out: bool
@@ -36,7 +37,7 @@ class RunRecords:
     @property
     def described(self) -> str:
         """``measured`` in words."""
-        return f"{len(self.measured)} {'held-out' if self.held_out else 'training'} records"
+        return f"{len(self.measured)} {'held-out' if self.held_out else 'training'} sequences"
 
 
 def read(source: Source, options: InferConfig) -> RunRecords:

@@ -89,7 +89,9 @@ class Quality:
     def section(self) -> str:
         """A section of the model card."""
         grouped = "" if self.group_size is None else f", 4 bits in groups of {self.group_size}"
-        calibrated = f", calibrated on {len(self.records.calibration)} training records" if self.kind.calibrated else ""
+        calibrated = (
+            f", calibrated on {len(self.records.calibration)} training sequences" if self.kind.calibrated else ""
+        )
         how = f"{self.kind.value} by llm-compressor {files.version_of('llmcompressor')}{grouped}{calibrated}"
         return f"## Quantisation\n\n{how}; {self.described}\n"
 
