@@ -144,6 +144,48 @@ class ExportKind(Enum):
     ollama = "ollama"
 
 
+class Combine(Enum):
+    """The combination types of peft's ``add_weighted_adapter``; ``dare`` is its ``dare_linear``."""
+
+    cat = "cat"
+    svd = "svd"
+    linear = "linear"
+    ties = "ties"
+    ties_svd = "ties_svd"
+    dare = "dare"
+    dare_svd = "dare_svd"
+    dare_ties = "dare_ties"
+    dare_ties_svd = "dare_ties_svd"
+    magnitude_prune = "magnitude_prune"
+    magnitude_prune_svd = "magnitude_prune_svd"
+
+    @property
+    def peft(self) -> str:
+        """Its name there."""
+        return {"dare": "dare_linear", "dare_svd": "dare_linear_svd"}.get(self.value, self.value)
+
+    @property
+    def prunes(self) -> bool:
+        """Whether it keeps a share of the numbers, ``export.density``."""
+        return self not in (Combine.cat, Combine.svd, Combine.linear)
+
+    @property
+    def same_rank(self) -> bool:
+        """Whether it adds A to A and B to B, which must have the same shapes; others combine whole updates."""
+        return self is not Combine.cat and not self.value.endswith("svd")
+
+
+class ExportQuant(Enum):
+    gptq = "gptq"
+    awq = "awq"
+    fp8 = "fp8"
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it looks at records; weights of 4 bits, in groups."""
+        return self is not ExportQuant.fp8
+
+
 class Layout(Enum):
     native = "native"
     published = "published"

@@ -1,5 +1,6 @@
 """Schema of infer.py: every setting with its type, bounds and unit. Combinations are checked in ``infer_rules.py``. No torch."""
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,7 +8,18 @@ from typing import Any
 from omegaconf import MISSING
 
 from hydraft.config.bounds import LARGEST_SEED, setting
-from hydraft.config.choices import ExportKind, Format, InferMode, Layout, Precision, QuantKind, Task, Thinking
+from hydraft.config.choices import (
+    Combine,
+    ExportKind,
+    ExportQuant,
+    Format,
+    InferMode,
+    Layout,
+    Precision,
+    QuantKind,
+    Task,
+    Thinking,
+)
 from hydraft.config.columns import ALLOWED as COLUMNS_ALLOWED
 from hydraft.config.columns import are_columns
 from hydraft.config.serve import ServeConfig
@@ -44,6 +56,23 @@ class ExportConfig:
     kind: ExportKind = ExportKind.merged
     """``merged``: a complete model. ``adapter``: only the adapter, for servers that load it on top of its base model. ``ollama``: a
     complete model as GGUF, with a Modelfile for ``ollama create``."""
+    combine: Combine | None = None
+    """Make one adapter of all adapters of ``run=[a,b]``, as peft's ``add_weighted_adapter`` does: ``cat`` is the weighted sum of their
+    updates, with the sum of their ranks; ``svd`` the same, cut to the largest rank. ``linear``, ``ties``, ``dare``, ``dare_ties`` and
+    ``magnitude_prune`` combine the matrices A and B each by itself; with ``_svd``, the updates. null: one adapter is exported."""
+    weights: list[float] = setting(
+        factory=list,
+        valid=lambda weights: all(math.isfinite(weight) and weight != 0 for weight in weights),
+        allowed="numbers other than 0, one for each adapter",
+    )
+    """combine: the weight of each adapter, in the order of ``run``; a negative one is subtracted. Empty: the same for all, with sum 1."""
+    density: float | None = setting(None, above=0, at_most=1.0)
+    """combine: the share of numbers that is kept by ``ties`` and ``magnitude_prune`` (the largest) and ``dare`` (drawn with ``seed``). null: 0.5."""
+    quant: ExportQuant | None = None
+    """Quantise the merged model, for vLLM and transformers (compressed-tensors): ``gptq`` and ``awq`` store weights in 4 bits, calibrated
+    on the run's own training records; ``fp8`` has weights and inputs of 8-bit floats, without calibration. Needs llm-compressor. null: no."""
+    calibration: int = setting(128, at_least=1, unit="records")
+    """quant: training records that ``gptq`` and ``awq`` calibrate on, spread evenly over all."""
     layout: Layout = Layout.native
     """``native``: the layout of transformers. ``published``: that in which the model family was published (ChatGLM2, ChatGLM3, InternLM2
     and Baichuan)."""
@@ -81,7 +110,7 @@ class InferConfig:
     sweep, ``<run>/best`` for the best evaluation of a run, a folder with an adapter or a model, or several adapters of one base model:
     ``[a,b]``, or with names ``{x: a, y: b}``. A run that is not finished answers with its newest checkpoint."""
     adapter: str | None = None
-    """Which of several adapters to use. null: the first."""
+    """Which of several adapters to use. null: the first; ``export.combine``: all."""
     prompt: str | None = None
     """generate: the prompt, as plain text."""
     system: str | None = None
@@ -150,7 +179,7 @@ class InferConfig:
     repetition_penalty: float = setting(1.0, at_least=1, hint="; 1 for none")
     """Above 1: tokens that occurred already become less likely. 1: no penalty."""
     seed: int = setting(42, at_least=0, at_most=LARGEST_SEED)
-    """Seed of the sampling."""
+    """Seed of the sampling; export: of what ``dare`` drops."""
     export: ExportConfig = field(default_factory=ExportConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
     verify: VerifyConfig = field(default_factory=VerifyConfig)

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hydraft.config import bounds
-from hydraft.config.choices import ExportKind, InferMode, Layout, QuantKind
+from hydraft.config.choices import InferMode
 from hydraft.config.evaluate_rules import EVALUATE
+from hydraft.config.export_rules import EXPORT
 from hydraft.config.infer import InferConfig
 from hydraft.config.serve import ServeConfig
 from hydraft.config.verify import VerifyConfig
@@ -29,10 +30,6 @@ def _generate(broken: Broken) -> Broken:
 
 def _batch(broken: Broken) -> Broken:
     return _mode(InferMode.batch, broken)
-
-
-def _export(broken: Broken) -> Broken:
-    return _mode(InferMode.export, broken)
 
 
 def _serve(broken: Callable[[ServeConfig], bool]) -> Broken:
@@ -91,31 +88,6 @@ RULES: list[tuple[Broken, str]] = [
         _mode(InferMode.chat, lambda o: not sys.stdin.isatty()),
         "mode=chat: needs a terminal; in a script use mode=generate or mode=batch",
     ),
-    (_export(lambda o: o.output is None), "output: needs a value; give output=<a folder that does not exist yet>"),
-    (
-        _export(lambda o: o.quant.kind not in (None, QuantKind.none) and o.export.kind is not ExportKind.adapter),
-        "quant={o.quant.kind.value}: adapters are merged into unquantised weights: leave quant out",
-    ),
-    (
-        _export(lambda o: o.export.layout is Layout.published and o.export.kind is ExportKind.adapter),
-        "export.layout=published is for whole models: use export.kind=merged",
-    ),
-    (
-        _export(lambda o: o.export.layout is Layout.published and o.export.kind is ExportKind.ollama),
-        "export.layout=published: GGUF is made from the native layout: leave it out with export.kind=ollama",
-    ),
-    (
-        _export(lambda o: o.export.llama_cpp is not None and o.export.kind is not ExportKind.ollama),
-        "export.llama_cpp={o.export.llama_cpp} is for export.kind=ollama, and this is export.kind={o.export.kind.value}",
-    ),
-    (
-        _export(lambda o: o.system is not None and o.export.kind is not ExportKind.ollama),
-        "system: an export has no system message of its own, except with export.kind=ollama: leave it out",
-    ),
-    (
-        _export(lambda o: o.export.public and o.export.push is None),
-        "export.public=true is for an upload: give export.push=owner/name too",
-    ),
     (
         lambda o: o.mode is not InferMode.serve and o.serve != ServeConfig(),
         "serve.… is for mode=serve, and this is mode={o.mode.value}",
@@ -155,7 +127,7 @@ RULES: list[tuple[Broken, str]] = [
 ]
 
 
-RULES += EVALUATE
+RULES += [*EVALUATE, *EXPORT]
 
 
 def check(options: InferConfig) -> None:

@@ -16,6 +16,19 @@ class Kind(Enum):
     model = "model"
 
 
+@dataclass(frozen=True)
+class Combined:
+    """How an adapter was made of others, by ``export.combine``."""
+
+    method: str
+    weights: list[float]
+    density: float | None
+    """The share of numbers that was kept; None if all were."""
+    seed: int | None
+    """None if nothing was drawn."""
+    sources: "list[Source]"
+
+
 @dataclass
 class Source:
     """An adapter or a model."""
@@ -50,3 +63,7 @@ class Source:
     """What ``run=`` was taken for where it leaves a choice, one line each, to print before anything is loaded."""
     notices: list[str] = field(default_factory=list)
     """Notices to print, one line each."""
+    combined: Combined | None = None
+    """For an adapter that ``export.combine`` made."""
+    quantised: str = ""
+    """``export.quant`` of the export that is written of it; empty without one."""

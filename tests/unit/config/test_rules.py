@@ -127,6 +127,7 @@ def test_every_bound_of_infer_is_checked() -> None:
         "serve.max_tokens": 0, "serve.max_running": 0, "serve.max_waiting": -1, "serve.max_body": 999, "serve.cache_tokens": 255,
         "serve.batch_tokens": 0, "serve.client_timeout": 0, "serve.drain": -1, "against": "ftp://host", "verify.records": 0, "verify.timeout": 0,
         "export.license": "Apache 2.0", "export.push": "mine",
+        "export.weights": [1.0, 0.0], "export.density": 0, "export.calibration": 0,
     }  # fmt: skip
     assert set(refused_values) == bounded(InferConfig)
     for name, value in refused_values.items():

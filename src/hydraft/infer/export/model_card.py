@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hydraft.config.choices import ExportKind
 from hydraft.config.printed import override, shell_word
-from hydraft.infer.export import card_head, card_run, portable
+from hydraft.infer.export import card_head, card_run, combined_card, portable
 from hydraft.infer.source import Kind, Source
 from hydraft.models.families.registry import native_family
 from hydraft.system import files, program
@@ -26,8 +26,11 @@ def commands(source: Source, kind: ExportKind, target: Path, base: str) -> list[
     if _own_class(base):
         return _own_commands(kind, target, base)
     if kind is ExportKind.merged:
+        served = ("serve it", f"vllm serve {folder} --served-model-name {name}")
+        if source.quantised:
+            return [served]
         return [
-            ("serve it", f"vllm serve {folder} --served-model-name {name}"),
+            served,
             (
                 "as GGUF, for Ollama and llama.cpp",
                 f"{program.typed('infer')} mode=export export.kind=ollama run=… output=…",
@@ -94,6 +97,8 @@ def card(
     parts = [card_head.head(source, kind, name, license), f"# {name}", _what(source, kind, base)]
     if source.run is not None:
         parts += card_run.sections(source.run, source.folder.name)
+    if source.combined is not None:
+        parts.append(combined_card.section(source.combined))
     if differences is not None:
         parts.append("## Difference between merged and trained model\n\n" + describe_differences(differences))
     used = "\n".join(f"# {what}\n{command}" for what, command in commands(source, kind, Path(target.name), base))

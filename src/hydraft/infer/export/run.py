@@ -6,6 +6,7 @@ README; ``write.py`` calls them.
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +16,10 @@ from filelock import FileLock, Timeout
 from hydraft.config.choices import ExportKind, Layout
 from hydraft.config.infer import InferConfig
 from hydraft.errors import ConfigError
-from hydraft.infer.export import gguf, push
+from hydraft.infer.export import combine_check, gguf, push, quantise_check
 from hydraft.infer.export.published_source import published_source
 from hydraft.infer.source import Kind, Source
-from hydraft.system import files
+from hydraft.system import files, wrapping
 from hydraft.system.imports import import_large
 from hydraft.system.plain_console import PlainConsole
 
@@ -34,17 +35,34 @@ def run(sources: list[Source], options: InferConfig) -> None:
     if options.export.kind is ExportKind.adapter and source.kind is Kind.model:
         raise ConfigError(f"export.kind=adapter: {source.folder} is a whole model: use export.kind=merged")
     if options.export.layout is Layout.published:
-        published_source(source)
+        for each in sources if options.export.combine is not None else [source]:
+            published_source(each)
+    if options.export.combine is not None:
+        combine_check.check(sources, options)
+    elif len(sources) > 1 and options.adapter is None:
+        wrapping.say(f"notice: {source.name} is exported; adapter=… is another one, export.combine=cat all", sys.stderr)
+    if options.export.quant is not None:
+        quantise_check.check(sources if options.export.combine is not None else [source], options)
     if options.export.kind is ExportKind.ollama:
         gguf.converter(options.export.llama_cpp)
     push.check(source, options)
     try:
-        with _exclusive(target):
-            import_large("hydraft.infer.export.write").write(source, options, target)  # imports torch
+        with _exclusive(target), _source(sources, source, options, target) as exported:
+            import_large("hydraft.infer.export.write").write(exported, options, target)  # imports torch
     except OSError as error:
         raise ConfigError(f"output={target}: {error.strerror or error} ({error.filename or target.parent})") from error
     if options.export.push is not None:
         PlainConsole(highlight=False, soft_wrap=True).print(f"uploaded to {push.upload(target, options)}")
+
+
+@contextmanager
+def _source(sources: list[Source], source: Source, options: InferConfig, target: Path) -> Iterator[Source]:
+    """What is exported: ``source``, or the combination of all."""
+    if options.export.combine is None:
+        yield source
+        return
+    with import_large("hydraft.infer.export.combine").combined(sources, options, target) as combined:
+        yield combined
 
 
 def _refuse_existing(target: Path) -> None:

@@ -17,12 +17,12 @@ from hydraft.data.rendering import begin
 from hydraft.data.template_default import with_default
 from hydraft.data.tokenize import prompt_ids
 from hydraft.errors import ConfigError, RunFailed
-from hydraft.infer.export import card_head, compare, merge, native_layout, ollama, placement, push
+from hydraft.infer.export import card_head, compare, merge, native_layout, ollama, placement, push, quantise
 from hydraft.infer.export.chat_template import jinja
 from hydraft.infer.export.model_card import card, commands, describe_differences
 from hydraft.infer.export.published_layout import publish
 from hydraft.infer.export.published_source import published_source
-from hydraft.infer.load import LoadedSource, load, own_precision, tokenizer_and_data
+from hydraft.infer.load import LoadedSource, device_of, load, own_precision, tokenizer_and_data
 from hydraft.infer.resolve import ADAPTER_CONFIG
 from hydraft.infer.source import ADAPTER, Source
 from hydraft.models import base_identity, prepare
@@ -46,7 +46,7 @@ def write(source: Source, options: InferConfig, target: Path) -> None:
     console = PlainConsole(highlight=False, soft_wrap=True)
     section = prepare.native(source.model, source.seed, PlainConsole(stderr=True))
     base = section.path
-    differences = None
+    differences = quality = None
     if options.export.kind is ExportKind.adapter:
         _check_space(target, (source.folder / ADAPTER).stat().st_size)
         with files.staged_folder(target) as staging:
@@ -60,7 +60,8 @@ def write(source: Source, options: InferConfig, target: Path) -> None:
         precision = options.export.dtype if options.export.dtype is not Precision.auto else own_precision(section)
         recipe = _recipe(source, section, options, target)
         sizes = placement.sizes(section, source.quant, _trained_precision(source, section), precision)
-        _check_space(target, sizes.merged * (1 if recipe is None else 2))
+        requested = None if options.export.quant is None else quantise.request(source, options, section)
+        _check_space(target, sizes.merged * (1 if recipe is None and requested is None else 2))
         with files.staged_folder(target) as staging:
             prompts, trained = _merge(source, section, options, sizes, staging)
             _release()
@@ -69,7 +70,11 @@ def write(source: Source, options: InferConfig, target: Path) -> None:
             again = compare.exported_logits(staging, options.export.layout, section, computed, device, prompts)
             differences = compare.difference(trained, again)
             _check_difference(differences, source, precision, section)
+            if requested is not None:
+                quality = quantise.quantise(requested, staging, device, device_of(options.device))
+                source = dataclasses.replace(source, quantised=requested.kind.value)
             text = card(source, options.export.kind, target, base, differences, options.export.license)
+            text += "" if quality is None else f"\n{quality.section}"
             (staging / "README.md").write_text(text, encoding="utf-8")
             if recipe is not None:
                 ollama.finish(recipe, staging, source, options, (precision, target.name))
@@ -77,6 +82,10 @@ def write(source: Source, options: InferConfig, target: Path) -> None:
     console.print(f"{target}: {size / 2**20:,.1f} MiB")
     if differences is not None:
         console.print(describe_differences(differences))
+    if quality is not None:
+        console.print(quality.described)
+        if quality.notice is not None:
+            PlainConsole(stderr=True).say(f"notice: {quality.notice}")
     if options.export.layout is Layout.native:
         for what, command in commands(source, options.export.kind, target, base):
             console.print(f"{what}: {command}")
