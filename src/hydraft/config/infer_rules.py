@@ -10,7 +10,7 @@ from pathlib import Path
 from hydraft.config import bounds
 from hydraft.config.choices import ExportKind, InferMode, Layout, QuantKind
 from hydraft.config.evaluate_rules import EVALUATE
-from hydraft.config.infer import InferConfig
+from hydraft.config.infer import ExportConfig, InferConfig
 from hydraft.config.serve import ServeConfig
 from hydraft.config.verify import VerifyConfig
 from hydraft.errors import ConfigError
@@ -115,6 +115,10 @@ RULES: list[tuple[Broken, str]] = [
     (
         _export(lambda o: o.export.public and o.export.push is None),
         "export.public=true is for an upload: give export.push=owner/name too",
+    ),
+    (
+        lambda o: o.mode is not InferMode.export and o.export != ExportConfig(),
+        "export.… is for mode=export, and this is mode={o.mode.value}",
     ),
     (
         lambda o: o.mode is not InferMode.serve and o.serve != ServeConfig(),
