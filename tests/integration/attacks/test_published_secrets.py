@@ -22,7 +22,7 @@ from hydraft.sweep.results import outcome, table, write
 from hydraft.sweep.results.ledger import State
 from hydraft.system import hardware
 from hydraft.system.plain_console import PlainConsole
-from hydraft.tracking import metadata
+from hydraft.tracking import metadata, names
 
 SECRET = "hunter2Zz9"
 SETUP = f"cluster.slurm.setup=['export MY_PASS={SECRET}','curl https://me:{SECRET}@h/x?sig={SECRET}']"
@@ -46,7 +46,7 @@ def test_the_files_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (folder / "config.yaml").stat().st_mode & 0o777 == 0o600
     assert load_config(folder / "config.yaml") == config  # the run is restarted from it
     assert json.loads((folder / "environment.json").read_text())["command"][-1] == "lora.r=4"
-    shown = json.dumps([metadata.settings(config, folder), metadata.tags(config, False), metadata.title(folder)])
+    shown = json.dumps([metadata.settings(config, folder), metadata.tags(config, False), names.title(config, folder)])
     assert SECRET not in shown
     assert "lora" in shown
     with metadata.published_arguments():

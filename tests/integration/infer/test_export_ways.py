@@ -41,16 +41,42 @@ def base_with_pieces(folder: Path) -> Path:
     return folder
 
 
-@needs_converter
-def test_a_gguf_is_the_merged_model(tmp_path: Path) -> None:
-    base = base_with_pieces(tmp_path / "base")
-    made = adapter(tmp_path / "run", "model=auto", f"model.path={base}", "quant=none", base=base)
-    shared = ["mode=export", f"run={made}", "system=你是一位导游。"]
-    done = run_script("infer.py", *shared, f"output={tmp_path / 'Out 1'}", "export.kind=ollama", "export.license=mit")
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run exported for Ollama, and its merged model."""
+    folder = tmp_path_factory.mktemp("ollama")
+    base = base_with_pieces(folder / "base")
+    made = adapter(folder / "run", "model=auto", f"model.path={base}", "quant=none", base=base)
+    target, merged = folder / "Out 1", folder / "merged"
+    done = run_script(
+        "infer.py", "mode=export", f"run={made}", f"output={target}", "export.kind=ollama", "export.license=mit", "system=你是一位导游。"
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    target = tmp_path / "Out 1"
+    assert "ollama create out-1 -f" in done.stdout
+    options = InferConfig(run=str(made), output=str(merged))
+    run(find(options), options)
+    return target, merged
+
+
+def asked(merged: Path) -> str:
+    chat = [{"role": "user", "content": "房间很干净😀，12 apples\n\n  of Paris."}]
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+    return str(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
+
+
+def logits_of(merged: Path, ids: list[int], folder: Path | None = None) -> torch.Tensor:
+    """Those of the merged model, or of the GGUF in ``folder`` as transformers reads it."""
+    place, named = (merged, {}) if folder is None else (folder, {"gguf_file": "model.gguf"})
+    with torch.inference_mode():
+        model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **named)
+        return torch.as_tensor(model(torch.tensor([ids])).logits[0])
+
+
+@needs_converter
+def test_a_gguf_is_the_merged_model(exported: tuple[Path, Path]) -> None:
+    target, merged = exported
     assert {file.name for file in target.iterdir()} == {"model.gguf", "Modelfile", "README.md"}
-    assert "ollama create out-1 -f" in done.stdout and str(tmp_path) not in (target / "README.md").read_text()
+    assert str(target.parent) not in (target / "README.md").read_text()
     assert b"staging" not in (target / "model.gguf").read_bytes()[:200_000]
     modelfile = (target / "Modelfile").read_text()
     for line in (
@@ -61,14 +87,28 @@ def test_a_gguf_is_the_merged_model(tmp_path: Path) -> None:
         'LICENSE """mit"""',
     ):
         assert f"{line}\n" in modelfile
-    merged = tmp_path / "merged"
-    options = InferConfig(run=str(made), output=str(merged))
-    run(find(options), options)
-    ours = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
-    theirs = AutoModelForCausalLM.from_pretrained(target, gguf_file="model.gguf", dtype=torch.float32)
-    ids = AutoTokenizer.from_pretrained(merged).apply_chat_template([{"role": "user", "content": "房间很干净，12 apples"}], return_dict=True, return_tensors="pt")  # fmt: skip
-    with torch.inference_mode():
-        assert torch.equal(ours(**ids).logits, theirs(**ids).logits)
+    ids = AutoTokenizer.from_pretrained(merged)(asked(merged), add_special_tokens=False)["input_ids"]
+    assert torch.equal(logits_of(merged, ids), logits_of(merged, ids, target))
+
+
+@needs_converter
+def test_llama_cpp_computes_what_the_merged_model_does(exported: tuple[Path, Path]) -> None:
+    """With the same tokens; its cache has 16 bits."""
+    llama_cpp = pytest.importorskip("llama_cpp")
+    target, merged = exported
+    text = asked(merged)
+    ids = AutoTokenizer.from_pretrained(merged)(text, add_special_tokens=False)["input_ids"]
+    model = llama_cpp.Llama(str(target / "model.gguf"), logits_all=True, verbose=False, n_ctx=256)
+    try:
+        assert (
+            model.tokenize(text.encode(), special=True) == ids
+        )  # with a beginning-of-sequence token if the file asks for one
+        model.eval(ids)
+        found = torch.tensor(model.scores[: len(ids)])
+    finally:
+        model.close()
+    ours = logits_of(merged, ids)
+    assert float((found - ours).abs().max()) < 0.01 * float(ours.abs().max())
 
 
 @needs_converter
