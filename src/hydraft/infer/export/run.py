@@ -2,7 +2,7 @@
 
 ``merge.py`` makes the weights, ``native_layout.py`` and ``published_layout.py`` write them, ``compare.py`` compares the result with the
 trained model, each on the device that ``placement.py`` chooses, ``chat_template.py`` makes the chat template and ``model_card.py`` the
-README; ``write.py`` calls them.
+README; ``write.py`` calls them. ``combine.py`` makes one adapter of several before, ``quantise.py`` a quantised model after.
 """
 
 import os
