@@ -1,8 +1,8 @@
-"""Combinations of settings that ``mode=export`` of infer.py refuses. No torch."""
+"""Combinations of settings that infer.py refuses about ``export.combine`` and ``export.quant``. No torch."""
 
 from collections.abc import Callable
 
-from hydraft.config.choices import ExportKind, InferMode, Layout, QuantKind
+from hydraft.config.choices import ExportKind, InferMode, Layout
 from hydraft.config.infer import ExportConfig, InferConfig
 
 
@@ -22,15 +22,6 @@ EXPORT: list[tuple[Callable[[InferConfig], bool], str]] = [
     (
         lambda o: o.mode is not InferMode.export and o.export != ExportConfig(),
         "export.… is for mode=export, and this is mode={o.mode.value}: leave it out",
-    ),
-    (_export(lambda o: o.output is None), "output: needs a value; give output=<a folder that does not exist yet>"),
-    (
-        _export(lambda o: o.quant.kind not in (None, QuantKind.none) and o.export.kind is ExportKind.merged),
-        "quant={o.quant.kind.value}: adapters are merged into unquantised weights: leave quant out",
-    ),
-    (
-        _export(lambda o: o.export.layout is Layout.published and o.export.kind is ExportKind.adapter),
-        "export.layout=published is for whole models: use export.kind=merged",
     ),
     (
         _export(lambda o: o.export.combine is None and (bool(o.export.weights) or o.export.density is not None)),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hydraft.config import bounds
-from hydraft.config.choices import InferMode
+from hydraft.config.choices import ExportKind, InferMode, Layout, QuantKind
 from hydraft.config.evaluate_rules import EVALUATE
 from hydraft.config.export_rules import EXPORT
 from hydraft.config.infer import InferConfig
@@ -30,6 +30,10 @@ def _generate(broken: Broken) -> Broken:
 
 def _batch(broken: Broken) -> Broken:
     return _mode(InferMode.batch, broken)
+
+
+def _export(broken: Broken) -> Broken:
+    return _mode(InferMode.export, broken)
 
 
 def _serve(broken: Callable[[ServeConfig], bool]) -> Broken:
@@ -87,6 +91,15 @@ RULES: list[tuple[Broken, str]] = [
     (
         _mode(InferMode.chat, lambda o: not sys.stdin.isatty()),
         "mode=chat: needs a terminal; in a script use mode=generate or mode=batch",
+    ),
+    (_export(lambda o: o.output is None), "output: needs a value; give output=<a folder that does not exist yet>"),
+    (
+        _export(lambda o: o.quant.kind not in (None, QuantKind.none) and o.export.kind is ExportKind.merged),
+        "quant={o.quant.kind.value}: adapters are merged into unquantised weights: leave quant out",
+    ),
+    (
+        _export(lambda o: o.export.layout is Layout.published and o.export.kind is ExportKind.adapter),
+        "export.layout=published is for whole models: use export.kind=merged",
     ),
     (
         lambda o: o.mode is not InferMode.serve and o.serve != ServeConfig(),
