@@ -4,6 +4,7 @@ from pathlib import Path
 
 from hydraft.config.schema import load_config
 from hydraft.infer.source import Combined, Source
+from hydraft.system.redaction import redact_text
 
 
 def section(combined: Combined) -> str:
@@ -15,7 +16,8 @@ def section(combined: Combined) -> str:
         f"| {source.name} | {weight:g} | {_data(source)} |"
         for source, weight in zip(combined.sources, combined.weights, strict=True)
     ]
-    return f"## Combined from\n\n{how}\n\n| adapter | weight | trained on |\n|---|---|---|\n" + "\n".join(rows)
+    text = f"## Combined from\n\n{how}\n\n| adapter | weight | trained on |\n|---|---|---|\n" + "\n".join(rows)
+    return redact_text(text)
 
 
 def _data(source: Source) -> str:

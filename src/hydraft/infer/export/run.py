@@ -1,8 +1,9 @@
 """Exports a trained model to a folder that does not depend on this project; an incomplete export leaves nothing. No torch.
 
 ``merge.py`` makes the weights, ``native_layout.py`` and ``published_layout.py`` write them, ``compare.py`` compares the result with the
-trained model, each on the device that ``placement.py`` chooses, ``ollama.py`` makes a GGUF of it, ``chat_template.py`` makes the chat template and ``model_card.py`` the
-README; ``write.py`` calls them.
+trained model, each on the device that ``placement.py`` chooses, ``chat_template.py`` makes the chat template and ``model_card.py`` the
+README; ``write.py`` calls them. ``combine.py`` makes one adapter of several before, ``quantise.py`` a quantised model or ``ollama.py`` a
+GGUF after, and ``push.py`` uploads the folder.
 """
 
 import os
