@@ -81,7 +81,12 @@ def _own_commands(kind: ExportKind, target: Path, base: str) -> list[tuple[str, 
 
 
 def card(
-    source: Source, kind: ExportKind, target: Path, base: str, differences: dict[str, float] | None, license: str | None
+    source: Source,
+    kind: ExportKind,
+    target: Path,
+    base: str,
+    differences: dict[str, float] | None,
+    license: str | None = None,
 ) -> str:
     """The text of README.md, without secrets and without folders of this machine.
 
