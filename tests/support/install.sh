@@ -10,6 +10,7 @@ PACKAGES=(
   munge            # authentication between Slurm's daemons
   pdsh             # deepspeed --hostfile
   slurm-wlm        # slurmctld, slurmd, sbatch, srun
+  golang-go        # text/template, which Ollama renders prompts with
   chromium         # opens a sweep's report
   chromium-driver  # controls chromium
   fonts-wqy-zenhei # Chinese fonts for screenshots
