@@ -1,5 +1,6 @@
 """``mode=preview``: prints examples with their trained tokens coloured, lengths, how full bins are, and what is truncated."""
 
+import os
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,8 +22,9 @@ from hydraft.data.records import Record
 from hydraft.data.split_text import fit
 from hydraft.data.tokenize import Example, Truncation
 from hydraft.models import prepare
-from hydraft.system import deferred_compile
+from hydraft.system import deferred_compile, hardware
 from hydraft.system.plain_console import PlainConsole
+from hydraft.training import deepspeed_ops
 from hydraft.training.objectives.registry import make_objective
 
 EXAMPLES = 3
@@ -35,6 +37,7 @@ def show(config: Config, console: Console | None = None) -> None:
     console = console or PlainConsole(file=sys.stdout)
     logging.set_verbosity_error()
     deferred_compile.prepare()
+    os.environ.update(deepspeed_ops.environment(hardware.detect()))  # DeepSpeed, which others import, says what it guesses
     tokenizer = prepare.tokenizer(config.model)
     data = config.data
     encoding = make_objective(config.objective).encoding
