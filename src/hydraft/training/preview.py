@@ -37,7 +37,9 @@ def show(config: Config, console: Console | None = None) -> None:
     console = console or PlainConsole(file=sys.stdout)
     logging.set_verbosity_error()
     deferred_compile.prepare()
-    os.environ.update(deepspeed_ops.environment(hardware.detect()))  # DeepSpeed, which others import, says what it guesses
+    os.environ.update(
+        deepspeed_ops.environment(hardware.detect())
+    )  # DeepSpeed, which others import, says what it guesses
     tokenizer = prepare.tokenizer(config.model)
     data = config.data
     encoding = make_objective(config.objective).encoding
