@@ -69,9 +69,10 @@ def copied(part: str, folder: Path) -> Path:
 def assert_same_result(run: Path, finished: Path) -> None:
     """``run`` has the same result as the uninterrupted run, up to the rounding of another CPU."""
     ours, theirs = metrics(run), metrics(finished)
-    assert [line.keys() for line in ours] == [line.keys() for line in theirs]
     for line, expected in zip(ours, theirs, strict=True):
-        assert line == pytest.approx(expected, rel=1e-5, abs=1e-6), line["step"]
+        assert line.keys() - expected.keys() <= {"tokens"}, line["step"]  # evaluations have it since
+        known = {name: line[name] for name in expected}
+        assert known == pytest.approx(expected, rel=1e-5, abs=1e-6), line["step"]
     torch.testing.assert_close(weights(run), weights(finished), rtol=1e-5, atol=1e-6)
     results = [json.loads((folder / "result.json").read_text()) for folder in (run, finished)]
     for name in ("objective", "train_loss", "before", "best", "after"):

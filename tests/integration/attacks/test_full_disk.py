@@ -223,11 +223,11 @@ def test_a_line_that_was_cut_off_anywhere_is_dropped_and_the_run_goes_on(tmp_pat
         assert [line["step"] for line in read_metrics(tmp_path)] == steps
         assert [line["step"] for line in Outcome(Job("k", "n"), tmp_path).metrics] == steps
         callback = logging(tmp_path)
-        callback.resume(2, 0, 0.0)
+        callback.resume(2, 2, 0, 0.0)
         callback.write(3, {"loss": 2.5})
         assert [json.loads(line)["step"] for line in file.read_bytes().splitlines()] == [1, 2, 3]
     file.write_bytes(whole + bytes(PAGE))  # what a power cut left of a block
-    logging(tmp_path).resume(2, 0, 0.0)
+    logging(tmp_path).resume(2, 2, 0, 0.0)
     assert file.read_bytes() == whole
 
 

@@ -23,6 +23,7 @@ from hydraft.sweep.results import outcome, write
 from hydraft.sweep.results.live_table import Live
 from hydraft.system.console import Screen
 from hydraft.system.plain_console import PlainConsole
+from hydraft.tracking.base import Tracker
 from hydraft.training import report
 
 NAMES = [
@@ -42,7 +43,7 @@ def test_a_run_in_a_folder_of_this_name_is_shown(name: str, tmp_path: Path) -> N
     with screen:
         screen.phase(name, 2)
         screen.advance(1, name, line=True)
-        report.show_result(screen, Path(name), RESULT, 1.0)
+        report.show_result(screen, Path(name), RESULT, 1.0, Tracker(config_of(), tmp_path))
     shown = (tmp_path / "out").read_text()
     assert shown.expandtabs().count(name) >= 4 or "\n" in name or "\t" in name
     words = shlex.split(shown.partition("try it: ")[2])

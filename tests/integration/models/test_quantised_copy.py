@@ -28,7 +28,7 @@ from hydraft.models.load import load_base
 from hydraft.models.quantised_copy import Job, Storage, is_copy, storage
 from hydraft.system.console import Screen
 from hydraft.system.plain_console import PlainConsole
-from hydraft.training import run
+from hydraft.training import native_model
 from published import contents
 
 SECONDS = 120 * SCALE
@@ -107,7 +107,7 @@ def test_ranks_of_which_one_finds_no_copy_quantise_together(made: Path, tmp_path
     def path(caches: list[Path], rank: int) -> str:
         os.environ["HYDRAFT_CACHE"] = str(caches[rank])
         with Screen(os.open(os.devnull, os.O_WRONLY), visible=False) as screen:
-            return run._native(config, screen).path
+            return native_model.find(config, screen).path
 
     def paths(*caches: Path) -> list[str]:
         folder = tmp_path / caches[-1].name
