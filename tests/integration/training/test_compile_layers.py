@@ -69,8 +69,10 @@ def test_layers_compile_after_the_eager_steps_and_only_steps_run_compiled(monkey
     monkeypatch.setattr(compile_layers.dist, "get_world_size", lambda: 1)
     said: list[str] = []
     written: list[dict[str, Any]] = []
+    excluded: list[float] = []
     reporter: Any = SimpleNamespace(
         screen=SimpleNamespace(say=said.append, heartbeat=Heartbeat()),
+        exclude_from_speed=excluded.append,
         write=lambda step, values: written.append({"step": step, **values}),
     )
 
@@ -102,6 +104,7 @@ def test_layers_compile_after_the_eager_steps_and_only_steps_run_compiled(monkey
     assert said == [
         f"compiled: 4 s, then 50% less a step; pays off after {EAGER + 1 + 8} steps; this run has {EAGER + INTERVAL}"
     ]
+    assert [seconds for seconds in excluded if seconds] == [4.0]
     assert written[0]["step"] == 7 + EAGER + INTERVAL and written[0]["compile_pays_after"] == EAGER + 9
     run(EAGER)
     run(EAGER + 2)
