@@ -16,6 +16,7 @@ from hydraft.board.settings import differing
 from hydraft.errors import ConfigError
 from hydraft.sweep.results import ledger
 from hydraft.sweep.results.progress import Follower
+from hydraft.system import program
 from hydraft.system.redaction import redact_line, redact_text
 
 DEPTH = 8
@@ -117,6 +118,7 @@ class Listing:
             return {
                 "version": self._version, "whole": whole, "keys": self.keys, "runs": found["run"], "sweeps": found["sweep"],
                 "notes": found["note"], "gone": gone, "now": round(time.time(), 1),
+                "command": program.typed("train"),
                 "roots": [{"label": root.label, "folder": str(root.folder), "exists": root.folder.is_dir()} for root in self.roots],
             }  # fmt: skip
 

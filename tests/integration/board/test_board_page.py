@@ -157,8 +157,10 @@ def test_an_empty_board_says_how_to_start(browser: Browser, tmp_path: Path) -> N
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, "-m", "hydraft", "board", str(tmp_path), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        browser.set_display()
-        open_view(browser, process.stdout.readline().strip())
-        assert browser.texts("#empty pre") == ["python -m hydraft train"]
-        process.terminate()
+        try:
+            assert process.stdout is not None
+            browser.set_display()
+            open_view(browser, process.stdout.readline().strip())
+            assert browser.texts("#empty pre") == ["python -m hydraft train"]
+        finally:
+            process.terminate()

@@ -14,7 +14,7 @@ import { addTexts, language, languages, setLanguage, t } from "./texts.js";
 const { make, drawn } = Charts;
 export { addTexts, make, t };
 
-export const board = { runs: new Map(), sweeps: new Map(), notes: new Map(), keys: [], roots: [], chosen: [], version: 0, offset: 0, ready: false };
+export const board = { runs: new Map(), sweeps: new Map(), notes: new Map(), keys: [], roots: [], command: "", chosen: [], version: 0, offset: 0, ready: false };
 const EVERY = 1000; // milliseconds between two polls, and ten times that while the page is hidden
 const SLOTS = 10; // colours
 const views = new Map();
@@ -81,7 +81,7 @@ async function ask() {
     changed.add(id);
   }
   const news = changed.size > 0 || !board.ready || found.version !== board.version;
-  Object.assign(board, { version: found.version, keys: found.keys, roots: found.roots, ready: true });
+  Object.assign(board, { version: found.version, keys: found.keys, roots: found.roots, command: found.command, ready: true });
   if (news) {
     const kept = board.chosen.filter((id) => board.runs.has(id));
     if (kept.length !== board.chosen.length) setChosen(kept);

@@ -180,19 +180,23 @@ function build(main) {
   parts.full = make("div", {},
     make("div", { class: "bar" }, find, make("label", {}, group, ` ${t("group")}`), make("details", { class: "menu" }, make("summary", {}, t("columns")), parts.choices), parts.count),
     make("div", { class: "panel jobs scroll", tabindex: 0, role: "region", "aria-label": t("view_runs") }, make("table", { id: "runs" }, make("thead", {}, parts.head), parts.body), parts.none));
-  parts.empty = make("div", { class: "panel empty", id: "empty", hidden: true }, make("h2", {}, t("empty_title")), make("p", {}, t("empty_text")), command("python train.py"),
-    make("p", { class: "note", id: "where" }));
+  parts.empty = make("div", { class: "panel empty", id: "empty", hidden: true });
   parts.curves = make("div", { class: "above" });
   main.append(parts.curves, parts.full, parts.empty, parts.notes);
   above();
-  parts.empty.querySelector("#where").textContent = t("empty_where", { folders: board.roots.map((root) => root.folder).join(", ") });
+  tell();
   fill();
+}
+
+function tell() { // how to start, while there is nothing to show
+  const where = t("empty_where", { folders: board.roots.map((root) => root.folder).join(", ") });
+  parts.empty.replaceChildren(make("h2", {}, t("empty_title")), make("p", {}, t("empty_text")), command(board.command), make("p", { class: "note", id: "where" }, where));
 }
 
 export function install() {
   addView({ name: "runs", label: "view_runs", build, update: ({ runs }) => {
     parts?.charts?.update();
-    if (parts?.empty.isConnected) parts.empty.querySelector("#where").textContent = t("empty_where", { folders: board.roots.map((root) => root.folder).join(", ") });
+    if (parts?.empty.isConnected) tell();
     if (runs.size || [...board.runs.values()].some((run) => LIVE.includes(run.state))) fill();
   } });
   on("chosen", () => { fill(); above(); });
