@@ -154,7 +154,7 @@ def _shows_what_it_says(hour: Hour) -> None:
     said = "".join(hour.said.values())
     assert "multirun/first: 4 done" in said and "at step 114: " in said and "zh_general" in said
     card = (hour.folder / "reviews-model" / "README.md").read_text(encoding="utf-8")
-    assert "\nhydraft train -m data=reviews lora.r=4,16 " in card
+    assert re.search(r"\nhydraft train data=reviews lora\.r=(4|16) train\.learning_rate=0\.00[24]", card), card
     python = [str(hour.bare / "bin" / "python"), "-c", "import hydraft"]
     alone = subprocess.run(python, env=hour.hydraft.variables(), capture_output=True, text=True, check=False)
     assert "No module named 'hydraft'" in alone.stderr
