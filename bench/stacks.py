@@ -74,7 +74,9 @@ def plain(config: Config) -> Any:
     quant = bits_and_bytes(config.quant, dtype)
     base = AutoModelForCausalLM.from_pretrained(config.model.path, dtype=DTYPES[dtype], quantization_config=quant)
     base.config.use_cache = False
-    for module in base.modules():  # bitsandbytes' kernel for inference on some CPUs, which training does not have, rounds elsewhere
+    for module in (
+        base.modules()
+    ):  # bitsandbytes' kernel for inference on some CPUs, which training does not have, rounds elsewhere
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     base.enable_input_require_grads()
