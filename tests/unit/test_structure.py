@@ -129,3 +129,9 @@ def test_functions_and_files_are_short() -> None:
     lines = {file: file.read_text(encoding="utf-8").count("\n") for file in MODULES.values()}
     files = [f"{file.relative_to(SOURCE)}: {count} lines" for file, count in lines.items() if count > LIMITS["file"]]
     assert not [*long, *wide, *files]
+
+
+def test_modules_of_tests_have_names_of_their_own() -> None:
+    """pytest imports them by their names alone."""
+    names = [file.name for file in (SOURCE.parents[1] / "tests").rglob("test_*.py")]
+    assert len(names) > 100 and [name for name in names if names.count(name) > 1] == []
