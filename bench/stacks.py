@@ -78,7 +78,7 @@ def plain(config: Config) -> Any:
         base.modules()
     ):  # bitsandbytes' kernel for inference on some CPUs, which training does not have, rounds elsewhere
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            vars(module)["support_avx512bf16_for_cpu"] = False
     base.enable_input_require_grads()
     set_seed(config.seed)
     lora = adapter(config.lora, targets(config.lora, base))
