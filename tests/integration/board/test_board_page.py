@@ -98,17 +98,20 @@ def test_a_run_is_seen_while_it_trains(folder: Path, address: str, browser: Brow
     losses = [line["loss"] for line in line_file.read(run / "metrics.jsonl").values if "loss" in line]
     assert browser.run("return [...document.querySelector('[data-metric=loss] .plot').data[0].y]") == losses
     result = json.loads((run / "result.json").read_text())
-    rows = browser.run(
-        "return [...document.querySelectorAll('#scores tbody tr')].map((row) => [...row.cells].map((cell) => cell.textContent))"
-    )
-    after = {row[0]: row[3] for row in rows}
-    assert float(after["held-out loss"]) == pytest.approx(result["after"]["loss"], rel=1e-3)
+    wait_for(lambda: "held-out loss" in _scores(browser), 30, "the scores are there")
+    assert float(_scores(browser)["held-out loss"]) == pytest.approx(result["after"]["loss"], rel=1e-3)
     wait_for(
         lambda: "hydraft.launch.run INFO completed" in "".join(browser.texts("pre.log")) or _choose_log(browser),
         30,
         "the log is shown",
     )
     assert browser.console_messages() == []
+
+
+def _scores(browser: Browser) -> dict[str, str]:
+    """The scores after training that the page of a run shows."""
+    script = "return [...document.querySelectorAll('#scores tbody tr')].map((row) => [...row.cells].map((cell) => cell.textContent))"
+    return {row[0]: row[3] for row in browser.run(script)}
 
 
 def _choose_log(browser: Browser) -> bool:
