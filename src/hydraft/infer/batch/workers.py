@@ -1,19 +1,16 @@
 """Generates the answers to buckets of prompts, in this process or in one process per GPU."""
 
-import dataclasses
 import multiprocessing
-import os
 import queue
-import signal
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from transformers import set_seed
 
 from hydraft.config.bounds import LARGEST_SEED
 from hydraft.config.infer import InferConfig
 from hydraft.errors import RunFailed
+from hydraft.infer import processes as each
 from hydraft.infer.batch.journal import Answers, Bucket
 from hydraft.infer.generate import answers, generation_config
 from hydraft.infer.load import LoadedModel, load
@@ -21,7 +18,6 @@ from hydraft.infer.source import Source
 from hydraft.launch.local import elastic
 from hydraft.models import generation
 from hydraft.system.hardware import detect
-from hydraft.system.parent_death import die_with_parent
 from hydraft.system.plain_console import PlainConsole
 
 
@@ -90,7 +86,9 @@ def _next(done: Any, processes: list[Any], ended: set[int]) -> tuple[int, Answer
     while True:
         for rank, process in enumerate(processes):
             if process.exitcode not in (None, 0):
-                raise RunFailed(f"process {rank} {_ended(process.exitcode)}; the same command resumes where it stopped")
+                raise RunFailed(
+                    f"process {rank} {each.ended(process.exitcode)}; the same command resumes where it stopped"
+                )
         silent = [rank for rank, process in enumerate(processes) if process.exitcode == 0 and rank not in ended]
         try:
             found = done.get(timeout=1)
@@ -108,21 +106,13 @@ def _next(done: Any, processes: list[Any], ended: set[int]) -> tuple[int, Answer
         return int(number), answers
 
 
-def _ended(code: int) -> str:
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-
-
 def _process(rank: int, count: int, source: Source, options: InferConfig, todo: Any, done: Any) -> None:
     """The main function of a process: answer buckets until there are no more."""
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the parent, which ends this process
     try:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // count))
-        if options.device != "cpu" and torch.cuda.is_available():
-            options = dataclasses.replace(options, device=f"cuda:{rank}")
+        options = each.begin(rank, count, options)
         loaded = load([source], options, PlainConsole(quiet=True))
         while (bucket := todo.get()) is not None:
             done.put((bucket[0], answer_bucket(loaded, bucket, options)))
         done.put(rank)
     except Exception as error:
-        done.put(f"process {rank}: {' '.join(f'{type(error).__name__}: {error}'.split())}")
+        done.put(each.failed(rank, error))

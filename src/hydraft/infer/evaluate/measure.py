@@ -1,10 +1,8 @@
 """The scores of a loaded model and of its base: in this process, or in one process for each GPU, which share out the questions."""
 
-import dataclasses
 import multiprocessing
 import os
 import queue
-import signal
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +17,12 @@ from hydraft.evaluation.benchmarks import tasks
 from hydraft.evaluation.benchmarks.harness import Harness
 from hydraft.evaluation.benchmarks.run import evaluate
 from hydraft.evaluation.benchmarks.scores import Score
+from hydraft.infer import processes as each
 from hydraft.infer.load import load
 from hydraft.infer.source import Source
 from hydraft.launch.local import elastic, interface
 from hydraft.system.console import Screen
 from hydraft.system.hardware import detect
-from hydraft.system.parent_death import die_with_parent
 
 Measured = tuple[list[Score] | None, list[Score]]
 """The scores of the base, if they are wanted, and of the source."""
@@ -121,20 +119,15 @@ def _wait(done: Any, processes: list[Any]) -> Measured | Exception:
         except queue.Empty:
             for rank, code in ended:
                 if code != 0 or rank == 0:
-                    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-                    raise RunFailed(f"process {rank} {how} before the scores were complete") from None
+                    raise RunFailed(f"process {rank} {each.ended(code)} before the scores were complete") from None
 
 
 def _process(rank: int, work: Shared, done: Any) -> None:
     """The main function of a process of several."""
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the parent, which ends this process
-    options = work.options
     try:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // work.count))
-        if options.device != "cpu" and torch.cuda.is_available():
-            options = dataclasses.replace(options, device=f"cuda:{rank}")
-            torch.cuda.set_device(rank)
+        options = each.begin(rank, work.count, work.options)
+        if options.device.startswith("cuda:"):
+            torch.cuda.set_device(options.device)
         os.environ.update(interface.environment())
         store = dist.FileStore(work.store, work.count)  # type: ignore[attr-defined]
         # What is exchanged are answers, as bytes in main memory: gloo serves beside GPUs too.
@@ -148,4 +141,4 @@ def _process(rank: int, work: Shared, done: Any) -> None:
     except ConfigError as error:
         done.put(error)
     except Exception as error:
-        done.put(RunFailed(f"process {rank}: {' '.join(f'{type(error).__name__}: {error}'.split())}"))
+        done.put(RunFailed(each.failed(rank, error)))
