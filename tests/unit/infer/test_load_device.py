@@ -9,7 +9,7 @@ import torch
 
 from hydraft.config.infer import InferConfig
 from hydraft.errors import ConfigError
-from hydraft.infer import load
+from hydraft.infer import load, processes
 from hydraft.infer.batch import workers
 from hydraft.infer.resolve import find
 from using import adapter
@@ -57,8 +57,8 @@ def test_the_configured_gpu_is_the_current_one(
 def test_each_process_of_batch_mode_has_its_gpu(
     rank: int, run: Path, cuda_calls: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "die_with_parent", lambda: None)
-    monkeypatch.setattr(workers.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(processes, "die_with_parent", lambda: None)
+    monkeypatch.setattr(processes.signal, "signal", lambda *_: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     options = InferConfig(run=str(run))
     done: queue.Queue[object] = queue.Queue()
