@@ -25,6 +25,7 @@ COMMANDS = {
         "hydraft.evaluation.answers_command",
         "answers to held-out records, of one run or two: RUN [RUN2] [--before] [--differ]",
     ),
+    "trace": ("hydraft.runs.trace_command", "open the trace of train.profile in a browser: RUN"),
     "convert": (
         "hydraft.models.convert.convert",
         "convert a published checkpoint that needs remote code to a native one: SRC DST",

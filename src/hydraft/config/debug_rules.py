@@ -1,4 +1,4 @@
-"""Rules about the debug section. No torch."""
+"""Rules about the debug section and ``train.profile``. No torch."""
 
 from hydraft.config.choices import Launcher
 from hydraft.config.debug import DebugConfig, DebugKind
@@ -10,8 +10,8 @@ DEBUG = [
         "debug.learned_loss={c.debug.learned_loss:g} is read by debug=overfit: leave it out, or use debug=overfit",
     ),
     value(
-        lambda c: c.debug.kind is DebugKind.profile and c.cluster.on_hosts,
-        "debug=profile measures one machine: use cluster=1x{c.cluster.ranks_per_node}",
+        lambda c: c.train.profile is not None and c.train.max_steps is not None and c.train.profile[1] > c.train.max_steps,
+        "train.profile={c.train.profile}: the run has train.max_steps={c.train.max_steps} steps",
     ),
     value(
         lambda c: c.debug.cpu and c.cluster.launcher is Launcher.slurm,

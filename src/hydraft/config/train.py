@@ -13,6 +13,11 @@ def _is_interval(every: int | str) -> bool:
     return every == "epoch" or (isinstance(every, int) and every >= 1)
 
 
+def _is_window(steps: list[int]) -> bool:
+    """Whether ``steps`` can be ``train.profile``."""
+    return len(steps) == 2 and 1 <= steps[0] <= steps[1] < steps[0] + 50
+
+
 @dataclass
 class TrainConfig:
     """The training loop: batch, optimizer, schedule, evaluation, checkpoints and divergence."""
@@ -50,6 +55,15 @@ class TrainConfig:
     fit into memory without it, and does with it."""
     compile: bool = False
     """Compile the decoder layers with torch.compile after the first steps, and print from which step on it saves time."""
+    profile: list[int] | None = setting(
+        None,
+        valid=_is_window,
+        allowed="the first and the last of at most 50 steps, as in [10,13]",
+        unit="steps",
+        hint=", or null",
+    )
+    """Measure the optimizer steps from the first to the last of these with torch.profiler, on rank 0: a trace, a table of operators, where
+    the time of a step goes, and with a GPU a snapshot of its memory. These steps are slower. null: none."""
     log_every: int = setting(10, at_least=1, unit="steps")
     """Optimizer steps between two lines of metrics.jsonl."""
     eval_every: int | str | None = setting(

@@ -20,7 +20,7 @@ CHANGEABLE = (
     "train.save_every", "train.save_minutes", "train.keep_last", "train.grace", "train.eval_every",
     "train.eval_loss_only", "train.show_answers", "train.patience", "train.min_delta", "train.best_by", "train.keep",
     "train.micro_batch_size",
-    "train.gradient_accumulation_steps", "train.gradient_checkpointing", "train.compile", "data.eval",
+    "train.gradient_accumulation_steps", "train.gradient_checkpointing", "train.compile", "train.profile", "data.eval",
     "data.eval_limit",
     "data.eval_max_new_tokens", "train.on_divergence", "train.loss_spike", "train.zero_grad_steps", "train.max_rewinds",
     "train.auto_micro_batch", "kernels", "model.cache_quantised",

@@ -61,6 +61,8 @@ def why_alone(config: Config) -> str | None:
         return "zero.offload_optimizer and zero.offload_param need DeepSpeed's engine"
     if train.precision is Precision.fp16:
         return "train.precision=fp16 scales the loss, and each job by another factor"
+    if train.profile is not None:
+        return "train.profile measures a single job"
     if train.compile:
         return "train.compile=true compiles the layers of a single job"
     if config.kernels.kind is not Kernels.torch:

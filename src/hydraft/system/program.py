@@ -44,6 +44,11 @@ def typed(script: str) -> str:
     return f"python {script}.py" if command is None else f"{command} {script}"
 
 
+def command(name: str) -> str:
+    """The command that starts one of the commands beside ``train`` and ``infer``."""
+    return f"{_command() or AS_MODULE} {name}"
+
+
 def named(script: str) -> str:
     """The name of ``train`` or ``infer`` before its messages: ``train.py`` or ``hydraft train``."""
     return f"{script}.py" if _command() is None else f"hydraft {script}"

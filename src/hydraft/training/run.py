@@ -186,6 +186,7 @@ def _make_run(parts: _Parts, rank: Rank, early_stop: EarlyStopCallback) -> _Run:
         parts, rank, start, [*compiling, *referring, early_stop, evaluation, logging, checkpoint, *looking]
     )
     logging.count_tokens = trainer.all_tokens
+    debugging.attach(looking, trainer)
     for callback in compiling:
         callback.trainer = trainer
     divergence = DivergenceCallback(config, folder, logging, trainer, early_stop)
