@@ -10,7 +10,9 @@ DEBUG = [
         "debug.learned_loss={c.debug.learned_loss:g} is read by debug=overfit: leave it out, or use debug=overfit",
     ),
     value(
-        lambda c: c.train.profile is not None and c.train.max_steps is not None and c.train.profile[1] > c.train.max_steps,
+        lambda c: (
+            c.train.profile is not None and c.train.max_steps is not None and c.train.profile[1] > c.train.max_steps
+        ),
         "train.profile={c.train.profile}: the run has train.max_steps={c.train.max_steps} steps",
     ),
     value(

@@ -2,7 +2,8 @@
 
 ``token_count.py`` estimates the records, ``parameters.py`` counts the model, ``optimizer_states.py``, ``activations.py`` and
 ``scoring.py`` estimate the memory of training and evaluation, ``gathered.py`` that of weights that ZeRO-3 gathers, ``loading.py`` that of
-the start, ``memory.py`` adds it up, ``startup.py``, ``network.py`` and ``disk.py`` count what is read, sent and written, ``suggest.py`` finds what to change, and ``render.py`` prints the plan.
+the start, ``memory.py`` adds it up, ``flops.py`` counts operations,
+``startup.py``, ``network.py`` and ``disk.py`` what is read, sent and written, ``suggest.py`` finds what to change, and ``render.py`` prints the plan.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from hydraft.models.loss import chunked
 from hydraft.models.shapes import planned_config
 from hydraft.plan import scoring
 from hydraft.plan.disk import Disk, disk
+from hydraft.plan.flops import Tokens, operations
 from hydraft.plan.memory import Memory, memory
 from hydraft.plan.model_size import ModelSize
 from hydraft.plan.network import Network, network
@@ -84,6 +86,8 @@ class Plan:
     """The cheapest change that makes the run fit, if it does not."""
     gpu_taken: int = 0
     """Bytes of that GPU that other processes use."""
+    flops: int | None = None
+    """At most: floating-point operations of an optimizer step, on all ranks; None if the tokens or the architecture are not known."""
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON values, for plan.json."""
@@ -128,6 +132,7 @@ def make_plan(config: Config, records: int, machine: Hardware | None = None, tex
         tokens, labelled, None if gpu is None else gpu.available, machine.memory, cost,
         without, fits,
         change, 0 if gpu is None else gpu.taken,
+        None if known is None or not tokens else step_operations(config, known, tokens / steps_per_epoch, tokens / examples),
     )  # fmt: skip
 
 
@@ -140,6 +145,12 @@ def price(config: Config, subject: ModelSize, machine: Hardware) -> Cost:
         layout.count, learns.count, names, memory(config, subject, bool(machine.gpus)),
         network(config, layout, learns), written, startup(config, subject, cpus, written.quantised > 0),
     )  # fmt: skip
+
+
+def step_operations(config: Config, layout: Layout, tokens: float, length: float) -> int:
+    """Floating-point operations of a step of ``tokens`` tokens in sequences of ``length``, if each token has a loss."""
+    sizes = Tokens(tokens, tokens, tokens * length)
+    return round(operations(config, layout, trained(layout, config.lora), sizes))
 
 
 def fits_memory(config: Config, cost: Memory, machine: Hardware) -> bool | None:

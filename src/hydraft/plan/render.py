@@ -64,6 +64,8 @@ def report(config: Config, plan: Plan, refused: list[str], console: PlainConsole
         console.print(_bars(config, plan, plan.cost, max(10, min(WIDTH, console.width - BESIDE))))
         console.print(_table(config, plan, plan.cost))
         _say(console, _startup(plan.cost))
+        if plan.flops is not None:
+            _say(console, f"computation: at most about {plan.flops / 1e12:,.2g} TFLOP per step")
         _say(console, _network(config, plan.cost))
         _say(console, _disk(plan.cost))
         if plan.without is not None:

@@ -78,12 +78,12 @@ class _Server(HTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
-    def do_OPTIONS(self) -> None:  # noqa: N802
+    def do_OPTIONS(self) -> None:
         """A browser asks whether the page may read from this machine."""
         self._answer(204)
         self.end_headers()
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         """The trace, and nothing else."""
         if self.path != f"/{TRACE}" or self.headers.get("Host") != f"127.0.0.1:{PORT}":
             self.send_error(404)

@@ -63,7 +63,9 @@ def _show_profile(measured: Any, screen: Screen) -> None:
         screen.table(title, head, rows)
     folder = measured.folder
     screen.say(f"all operators: {folder / TABLE}")
-    screen.say(f"open the trace: {program.command('trace')} {printed.shell_word(printed.short_path(folder.parent))}  ({folder / TRACE})")
+    screen.say(
+        f"open the trace: {program.command('trace')} {printed.shell_word(printed.short_path(folder.parent))}  ({folder / TRACE})"
+    )
     if (folder / MEMORY).is_file():
         page = (folder / MEMORY).with_suffix(".html")
         screen.say(f"memory, as a page: python -m torch.cuda._memory_viz trace_plot {folder / MEMORY} -o {page}")

@@ -17,6 +17,7 @@ from hydraft.system import files
 from hydraft.system.console import Screen
 from hydraft.system.escaping import escaped
 from hydraft.tracking.base import Tracker
+from hydraft.training.flop_rate import RATE, SHARE
 
 COLUMNS = ["prompt", "reference", "before", "after"]
 """Of the table of answers."""
@@ -44,7 +45,7 @@ def write_result(config: Config, folder: Path, result: dict[str, Any], trained: 
             **first,
             "objective": result["objective"],
             **scores,
-            **{name: result[name] for name in SUMMARY},
+            **{name: result[name] for name in (*SUMMARY, RATE, SHARE) if name in result},
             "tokens_per_second": result["tokens"] / max(result["train_seconds"], 1e-9),
         }
     )
@@ -67,6 +68,7 @@ def show_result(screen: Screen, folder: Path, result: dict[str, Any], seconds: f
         ["training loss", "", f"{result['train_loss']:.3f}"],
         ["steps", "", f"{result['steps']:,}" + ("" if ended is None else f" of {ended['of']:,}, ended early")],
         ["tokens/s", "", f"{speed:,.0f}"],
+        *_operations(result),
         *_peaks(result),
         ["trained parameters", "", f"{result['trained_parameters']:,}"],
         ["time", "", f"{seconds:.0f} s"],
@@ -108,6 +110,14 @@ def _cells(pair: answers.Pair) -> list[str]:
     """The cells of ``COLUMNS``; an answer is marked as right or wrong."""
     marked = [f"{'✓' if one.is_right else '✗'} {one.answer}" for one in (pair.first, pair.second)]
     return [pair.first.prompt, pair.first.reference, *marked]
+
+
+def _operations(result: dict[str, Any]) -> list[list[str]]:
+    """A row of operations a second on a GPU, with their share of the card's peak if that is known."""
+    if RATE not in result:
+        return []
+    share = f", MFU {result[SHARE]:.1%}" if SHARE in result else ""
+    return [["TFLOP/s a GPU", "", f"{result[RATE]:,.1f}{share}"]]
 
 
 def _peaks(result: dict[str, Any]) -> list[list[str]]:

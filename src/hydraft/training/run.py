@@ -28,7 +28,7 @@ from hydraft.system.console import Screen
 from hydraft.system.heartbeat import Heartbeat
 from hydraft.system.signals import EarlyExit, SignalListener
 from hydraft.tracking.factory import make_tracker
-from hydraft.training import debugging, native_model, report, targets
+from hydraft.training import debugging, flop_rate, native_model, report, targets
 from hydraft.training.benchmarks import Benchmarks
 from hydraft.training.callbacks import best
 from hydraft.training.callbacks.checkpoint import CheckpointCallback, find_start
@@ -186,6 +186,7 @@ def _make_run(parts: _Parts, rank: Rank, early_stop: EarlyStopCallback) -> _Run:
         parts, rank, start, [*compiling, *referring, early_stop, evaluation, logging, checkpoint, *looking]
     )
     logging.count_tokens = trainer.all_tokens
+    logging.flops = flop_rate.of(config, parts.data.encoded, device)
     debugging.attach(looking, trainer)
     for callback in compiling:
         callback.trainer = trainer
@@ -242,7 +243,7 @@ def _end_early(run: _Run, save: bool) -> EarlyExit:
 def _save(run: _Run, parts: _Parts, folder: Path, ended: dict[str, Any]) -> tuple[dict[str, Any], Path]:
     """Save the adapter or model and a checkpoint; returns the values of result.json and the folder that was saved."""
     trained = folder / ("model" if parts.config.lora.method is LoraMethod.none else "adapter")
-    leader, state = run.evaluation.best_so_far, run.trainer.state
+    leader, state, tokens = run.evaluation.best_so_far, run.trainer.state, run.trainer.all_tokens()
     after, kept = ended["after"], leader.kept
     if kept is None:
         run.checkpoint.write(run.trainer, trained)
@@ -263,8 +264,9 @@ def _save(run: _Run, parts: _Parts, folder: Path, ended: dict[str, Any]) -> tupl
         **leader.result(state.global_step, state.max_steps),
         "steps": state.global_step,
         **debugging.result(run.debugging, state.global_step),
-        "tokens": run.trainer.all_tokens(),
+        "tokens": tokens,
         "train_seconds": run.logging.seconds,
+        **run.logging.flops.result(tokens / max(run.logging.seconds, 1e-9)),
         **run.peaks.result(),
         "trained_parameters": sum(getattr(p, "ds_numel", p.numel()) for p in trainable(parts.model).values()),
         "truncated": vars(parts.data.encoded.truncation),

@@ -43,7 +43,7 @@ VIOLATIONS = [  # overrides that are refused
     "objective=dpo objective.gamma=1", "objective.beta=0.2", "objective=dpo objective.label_smoothing=0.5", "objective=kto objective.desirable_weight=0",
     "data.benchmark=[cmmlu]", "data.benchmark_limit=0", "data.benchmark_shots=-1", "data.benchmark_chat=true", "sweep.objective=[loss,benchmark/cmmlu]",
     "data.benchmark=[cmmlu] train.keep=best train.eval_every=5", "kernels=unsloth data.benchmark=[cmmlu]",
-    "debug.learned_loss=1", "debug.learned_loss=0", "debug=profile train.max_steps=4", "train.profile=[3]", "train.profile=[4,3]", "train.profile=[0,3]", "train.profile=[1,60]", "debug=cpu cluster=slurm_1x4",
+    "debug.learned_loss=1", "debug.learned_loss=0", "train.profile=[3,5] train.max_steps=4", "train.profile=[3]", "train.profile=[4,3]", "train.profile=[0,3]", "train.profile=[1,60]", "debug=cpu cluster=slurm_1x4",
     "debug.cpu=true cluster.launcher=joined", "cluster=2x1 cluster.hosts=[localhost,localhost]",
     "objective=simpo objective.gamma=-1", "objective=dpo objective.sft_weight=-1", "objective=kto objective.undesirable_weight=0", "objective=dpo objective.beta=0",
 ]  # fmt: skip

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from test_parameters import counted, real
 from torch.utils.flop_counter import FlopCounterMode
 
 from hydraft.plan.flops import Tokens, operations
 from hydraft.plan.parameters import trained
-from test_parameters import counted, real
 
 ROWS, LENGTH = 3, 20
 

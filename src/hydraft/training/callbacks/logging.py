@@ -10,6 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from hydraft.system import line_file
 from hydraft.system.console import Screen
 from hydraft.tracking.base import Tracker, numbers
+from hydraft.training.flop_rate import FlopRate
 
 SPEED = "tokens_per_second"
 """Since the last line, without evaluation; only lines of training steps have it."""
@@ -32,6 +33,8 @@ class LoggingCallback(TrainerCallback):
         """Tokens of each rank at the last log; before the first one, those of the earlier attempts count as rank 0's."""
         self.stepped = False
         """Whether a step of this attempt has begun."""
+        self.flops = FlopRate()
+        """Makes the operations a second from the speed."""
         self.count_tokens: Callable[[], int] = lambda: 0
         """The tokens of all ranks so far; every rank must call it."""
 
@@ -109,7 +112,9 @@ class LoggingCallback(TrainerCallback):
             name: float(logs[name]) for name in ("loss", "grad_norm", "learning_rate", "epoch") if name in logs
         }
         kept |= logs.get("measures", {})
-        self.write(state.global_step, {**kept, "tokens": logs["tokens"], SPEED: round(speed, 1)})
+        self.write(
+            state.global_step, {**kept, "tokens": logs["tokens"], SPEED: round(speed, 1), **self.flops.values(speed)}
+        )
         self.tracker.log(numbers(ranks), state.global_step)
         pairs = "".join(
             f"  {name} {kept[key]:{form}}"
