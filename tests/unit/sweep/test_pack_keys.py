@@ -20,7 +20,7 @@ PRECISION = "train.precision=fp32"
 
 MAY_RUN_ALONE = {
     "cluster.nodes", "cluster.ranks_per_node", "cluster.launcher", "cluster.hosts", "cluster.hostfile", "zero.stage",
-    "zero.offload_optimizer", "zero.offload_param", "train.compile", "kernels.kind", "lora.bias", "lora.method",
+    "zero.offload_optimizer", "zero.offload_param", "train.compile", "train.profile", "kernels.kind", "lora.bias", "lora.method",
     "train.precision", "tracker.kind", "objective.kind",
 }  # fmt: skip
 """Settings with values for which a job runs alone."""
@@ -104,6 +104,7 @@ ALONE = [
     ("zero.offload_param", Offload.cpu, "zero.offload_param"),
     ("train.precision", Precision.fp16, "train.precision=fp16"),
     ("train.compile", True, "train.compile=true"),
+    ("train.profile", [2, 3], "train.profile measures"),
     ("kernels.kind", Kernels.liger, "kernels.kind=liger"),
     ("lora.method", LoraMethod.none, "lora.method=none"),
     ("lora.method", LoraMethod.pissa, "lora.method=pissa"),
