@@ -112,7 +112,7 @@ def overrides_for(stage: str, ranks: int, quant: str, precision: str, data: Path
         "train.log_every=1",
         "train.warmup_ratio=0",
         "lora.dropout=0",
-        f"train.eps={EPS:g}",
+        f"optimizer.eps={EPS:g}",
     ]
 
 

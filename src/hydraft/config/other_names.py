@@ -26,9 +26,11 @@ TRAIN_NAMES = {
     "per_device_train_batch_size train_micro_batch_size_per_gpu",
     "train.gradient_accumulation_steps={}": "grad_accum grad_acc accumulation_steps gradient_accumulation accumulate_grad_batches",
     "train.scheduler={}": "lr_scheduler lr_scheduler_type",
-    "train.weight_decay={}": "wd",
+    "optimizer={}": "optim optim_type",
+    "optimizer.weight_decay={}": "wd weight_decay",
+    "optimizer.lora_plus={}": "loraplus_lr_ratio lora_plus_lr_ratio",
     "train.max_grad_norm={}": "grad_clip clip_grad gradient_clipping gradient_clip_val",
-    "train.eps={}": "adam_epsilon adam_eps",
+    "optimizer.eps={}": "adam_epsilon adam_eps",
     "train.gradient_checkpointing={}": "use_gradient_checkpointing grad_ckpt",
     "train.precision=bf16": "bf16 pure_bf16",
     "train.precision=fp16": "fp16",
@@ -142,10 +144,7 @@ OF_INFER = {
 """Settings of infer.py that train.py has not, by name: what they are for."""
 
 ABSENT = {
-    **dict.fromkeys(
-        ("optim", "optimizer"), "the optimizer is AdamW, with train.betas, train.eps and train.weight_decay"
-    ),
-    **dict.fromkeys(("adam_beta1", "adam_beta2"), "both are train.betas=[0.9,0.999]"),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), "both are optimizer.betas=[0.9,0.999]"),
     **dict.fromkeys(
         ("warmup_steps", "num_warmup_steps"), "the warm-up is a share of all steps: train.warmup_ratio=0.03"
     ),
@@ -186,6 +185,25 @@ VALUES: dict[str, dict[str, str]] = {
         "qlora": "lora=default quant=nf4",
     },
     "kernels": dict.fromkeys(("none", "default", "false", "no", "off", "eager", "sdpa"), "kernels=torch"),
+    "optimizer": {
+        **dict.fromkeys(
+            (
+                "adam",
+                "adamw_torch",
+                "adamw_torch_fused",
+                "adamw_hf",
+                "adamw_apex_fused",
+                "adamw_anyprecision",
+                "adamw_bnb",
+            ),
+            "optimizer=adamw",
+        ),
+        **dict.fromkeys(("adamw_bnb_8bit", "adamw8bit", "adam_8bit", "adam8bit", "8bit_adam"), "optimizer=adamw_8bit"),
+        **dict.fromkeys(
+            ("paged_adamw", "paged_adamw_32bit", "pagedadamw8bit", "paged_adam_8bit"), "optimizer=paged_adamw_8bit"
+        ),
+        **dict.fromkeys(("lion_32bit", "lion_8bit", "paged_lion_32bit", "paged_lion_8bit"), "optimizer=lion"),
+    },
     "tracker": {
         "tb": "tracker=tensorboard",
         **dict.fromkeys(("no", "false", "off"), "tracker=none"),

@@ -31,16 +31,6 @@ class TrainConfig:
     """How the learning rate changes after the warm-up."""
     warmup_ratio: float = setting(0.0, at_least=0, below=1)
     """Fraction of all steps over which the learning rate rises from 0."""
-    weight_decay: float = setting(0.0, at_least=0)
-    """Decoupled weight decay (AdamW)."""
-    betas: list[float] = setting(
-        factory=lambda: [0.9, 0.999],
-        valid=lambda betas: len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
-        allowed="two numbers in [0, 1)",
-    )
-    """Decay rates of the first and the second moment (AdamW)."""
-    eps: float = setting(1e-8, above=0)
-    """Added to the square root of the second moment (AdamW)."""
     max_grad_norm: float = setting(1.0, at_least=0, hint="; 0 turns clipping off")
     """Clip the global gradient norm; 0 for no clipping."""
     precision: Precision = Precision.auto

@@ -25,7 +25,7 @@ from hydraft.training.pack import scheduler
 FREE = (
     "resume", "lora", "tracker", "sweep",
     "train.epochs", "train.max_steps", "train.micro_batch_size", "train.gradient_accumulation_steps",
-    "train.learning_rate", "train.scheduler", "train.warmup_ratio", "train.weight_decay", "train.betas", "train.eps",
+    "train.learning_rate", "train.scheduler", "train.warmup_ratio", "optimizer",
     "train.max_grad_norm", "train.log_every", "train.eval_every", "train.eval_loss_only", "train.show_answers", "train.patience",
     "train.min_delta", "train.best_by", "train.keep", "train.save", "train.save_every", "train.save_minutes", "train.grace",
     "train.keep_last", "train.on_divergence", "train.loss_spike",

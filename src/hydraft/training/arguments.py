@@ -41,10 +41,10 @@ def training_arguments(config: Config, folder: Path, rendezvous: Rendezvous | No
         learning_rate=train.learning_rate,
         lr_scheduler_type=train.scheduler.value,
         warmup_steps=train.warmup_ratio,  # a value below 1 is a share of all steps
-        weight_decay=train.weight_decay,
-        adam_beta1=train.betas[0],
-        adam_beta2=train.betas[1],
-        adam_epsilon=train.eps,
+        weight_decay=config.optimizer.weight_decay,
+        adam_beta1=config.optimizer.betas[0],
+        adam_beta2=config.optimizer.betas[1],
+        adam_epsilon=config.optimizer.eps,
         max_grad_norm=train.max_grad_norm,
         optim="adamw_torch_fused",  # bench/optimizer.py
         gradient_checkpointing=train.recomputes,

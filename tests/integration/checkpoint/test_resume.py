@@ -58,7 +58,7 @@ PLACES = (  # each with a global batch of 8
 
 def test_another_topology_resumes_with_the_same_samples(records: Path, tmp_path: Path) -> None:
     """fp32, to 1e-6 in any element of the adapter at the end (AdamW moves one by up to 3e-4 x 7 steps)."""
-    steady = (SHORT, "train.learning_rate=3e-4", "train.eps=1e-5", "lora.dropout=0", "quant=nf4")
+    steady = (SHORT, "train.learning_rate=3e-4", "optimizer.eps=1e-5", "lora.dropout=0", "quant=nf4")
     written = "cluster=1x2 zero=stage3 train.micro_batch_size=2 train.gradient_accumulation_steps=2"
     train(compose_run(settings(records, *written.split(), *steady)), tmp_path / "whole")
     for number, place in enumerate(PLACES):

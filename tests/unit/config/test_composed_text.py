@@ -15,7 +15,7 @@ assert cli  # registers the schema
         "lora.r=4",
         "debug=overfit experiment=zh_qa",
         "model=qwen zero=stage3_offload cluster.hosts=[a,b]",
-        "data.columns={output:回答} train.betas=[0.8,0.9]",
+        "data.columns={output:回答} optimizer.betas=[0.8,0.9]",
         "+cluster.slurm.options.mem='1e3' data.template={instruction}:{input}",
     ],
 )

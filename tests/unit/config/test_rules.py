@@ -26,7 +26,7 @@ VIOLATIONS = [  # overrides that are refused
     "cluster.link_timeout=1", "cluster.hang_timeout=0", "cluster.max_restarts=-1", "cluster.slurm.cpus_per_rank=0", "+cluster.slurm.options.mem_=1", "data.max_length=8",
     "data.packing=true data.batching=padded", "data.eval_limit=0", "data.eval_seed=-1", "sweep.replicas=0", "sweep.max_replicas=1", "sweep.budget=soon", "sweep.stop_at=0", "data.eval_max_new_tokens=0", "data.template=question", "data.columns={question:instruction}", "train.epochs=0", "train.max_steps=0",
     "train.micro_batch_size=0", "train.gradient_accumulation_steps=0", "train.learning_rate=0", "train.warmup_ratio=1",
-    "train.weight_decay=-1", "train.betas=[0.9]", "train.eps=0", "train.max_grad_norm=-1", "train.log_every=0",
+    "optimizer.weight_decay=-1", "optimizer.betas=[0.9]", "optimizer.eps=0", "train.max_grad_norm=-1", "train.log_every=0",
     "train.gradient_checkpointing=maybe", "train.compile=true zero=stage3", "train.compile=true", "train.save_every=0", "train.save_minutes=0", "train.keep_last=0", "train.grace=-1", "train.loss_spike=1", "train.zero_grad_steps=0", "train.max_rewinds=0",
     "train.pass_over=[0]", "cluster.launcher=joined train.on_divergence=rewind", "cluster.launcher=joined train.auto_micro_batch=true",
     "train.eval_every=0", "train.eval_every=often", "train.eval_every=epoch data.eval=null", "train.show_answers=-1", "train.show_answers=3 data.eval=null", "train.eval_loss_only=true",

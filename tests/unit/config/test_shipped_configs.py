@@ -41,7 +41,7 @@ def test_each_file_describes_its_use_and_is_short(file: Path) -> None:
 
 
 def test_a_config_round_trips(tmp_path: Path) -> None:
-    config = config_of("lora=dora", "train.betas=[0.8,0.99]", "data.eval=null", "train.max_steps=7")
+    config = config_of("lora=dora", "optimizer.betas=[0.8,0.99]", "data.eval=null", "train.max_steps=7")
     save_config(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
 

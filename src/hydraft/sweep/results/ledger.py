@@ -39,6 +39,7 @@ ADDED = (
     "model.cache_quantised", "data.eval_seed", "sweep.replicas", "sweep.decide", "sweep.max_replicas", "sweep.budget", "sweep.stop_at",
     "lora.start", "train.patience", "train.min_delta", "train.best_by", "train.keep", "train.show_answers", "tracker.name", "tracker.notes",
     "debug", "data.benchmark", "data.benchmark_shots", "data.benchmark_limit", "data.benchmark_chat",
+    "optimizer.kind", "optimizer.momentum", "optimizer.lora_plus",
 )  # fmt: skip
 """Sections and settings that earlier versions did not have. At their default they are not part of a job's identity, so that the jobs of
 an older sweep keep theirs."""
@@ -90,7 +91,7 @@ def key_of(config: Config) -> str:
     config = replace(config, resume=None, sweep=SweepConfig())
     default = Config()
     unused = [name for name in ADDED if attrgetter(name)(config) == attrgetter(name)(default)]
-    text = portable(saved(config, leave_out=unused))
+    text = portable(saved(config, leave_out=unused, earlier=True))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
