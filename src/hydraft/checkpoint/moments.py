@@ -21,6 +21,9 @@ SHARDS = (
 )
 """Of DeepSpeed's optimizers: this rank's flat shard of each group (in ZeRO-3: subgroup), and the parameters in it."""
 
+CHUNK = BLOCK * 2**16
+"""Elements that are quantised at once."""
+
 State = dict[str, Any]
 
 
@@ -44,7 +47,9 @@ def create(optimizer: Any, tensor: torch.Tensor) -> State:
     if name == "Muon":
         optimizer.init_state(tensor)
     elif name in ("AdamW8bit", "Lion32bit"):
+        before, group["params"] = group["params"], [tensor]  # it looks there; ZeRO-3 leaves groups empty between steps
         optimizer.init_state(group, tensor, 0, 0)
+        group["params"] = before
     elif name == "Adafactor":
         _init_adafactor(state, tensor)
     else:
@@ -111,9 +116,24 @@ def _put(state: State, key: str, value: torch.Tensor) -> None:
     if state[key].dtype != torch.uint8:
         state[key].copy_(value)
         return
-    from bitsandbytes.functional import quantize_blockwise
-
     number = key.removeprefix("state")
-    codes, made = quantize_blockwise(value.contiguous(), code=state[f"qmap{number}"], blocksize=BLOCK)
-    state[key].copy_(codes)
-    state[f"absmax{number}"].copy_(made.absmax)
+    scales, codes = state[f"absmax{number}"], state[key]
+    for start in range(0, value.numel(), CHUNK):
+        end = min(start + CHUNK, value.numel())
+        blocks = slice(start // BLOCK, -(-end // BLOCK))
+        codes[start:end], scales[blocks] = quantised(value[start:end], state[f"qmap{number}"])
+
+
+def quantised(value: torch.Tensor, table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The codes (n,) of values (n,) and the scales of their blocks, so that what bitsandbytes has dequantised gets its codes again.
+
+    The most negative code of a signed table is above -1, and the scale of a block whose largest value has it is larger accordingly:
+    ``quantize_blockwise`` would scale such a block by less each time that a checkpoint is resumed.
+    """
+    blocks = torch.nn.functional.pad(value, (0, -len(value) % BLOCK)).view(-1, BLOCK)  # (blocks, BLOCK)
+    scale = blocks.amax(1) / table[-1]
+    if table[0] < 0:
+        scale = torch.maximum(scale, blocks.amin(1) / table[0])
+    ratio = blocks / torch.where(scale > 0, scale, 1.0)[:, None]
+    codes = torch.bucketize(ratio, (table[1:] + table[:-1]) / 2, out_int32=True).to(torch.uint8)
+    return codes.view(-1)[: len(value)], scale

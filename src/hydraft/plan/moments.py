@@ -67,6 +67,15 @@ def flat(section: OptimizerConfig, sizes: list[tuple[int, bool]], on_gpu: bool) 
     return Moments(kept + tables, paged)
 
 
+def saved(section: OptimizerConfig, learns: Trained) -> int:
+    """Bytes of the moments in a checkpoint, where those of 8 bits are in fp32."""
+    if section.kind is OptimizerKind.adafactor:
+        return whole(section, learns, on_gpu=False).kept
+    return sum(
+        4 * sum(group.tensors) * (1 if group.hidden else section.algorithm.moments) for group in groups(section, learns)
+    )
+
+
 def whole(section: OptimizerConfig, learns: Trained, on_gpu: bool) -> Moments:
     """Of tensors that are not sharded."""
     if section.kind is OptimizerKind.adafactor:
