@@ -29,6 +29,10 @@ TRAIN_NAMES = {
     "optimizer={}": "optim optim_type",
     "optimizer.weight_decay={}": "wd weight_decay",
     "optimizer.lora_plus={}": "loraplus_lr_ratio lora_plus_lr_ratio",
+    "train.warmup_steps={}": "warmup_steps num_warmup_steps warmup",
+    "train.min_learning_rate={}": "min_lr lr_end",
+    "train.neftune_alpha={}": "neftune_noise_alpha neftune",
+    "train.label_smoothing={}": "label_smoothing_factor label_smoothing",
     "train.max_grad_norm={}": "grad_clip clip_grad gradient_clipping gradient_clip_val",
     "optimizer.eps={}": "adam_epsilon adam_eps",
     "train.gradient_checkpointing={}": "use_gradient_checkpointing grad_ckpt",
@@ -146,9 +150,6 @@ OF_INFER = {
 ABSENT = {
     **dict.fromkeys(("adam_beta1", "adam_beta2"), "both are optimizer.betas=[0.9,0.999]"),
     **dict.fromkeys(
-        ("warmup_steps", "num_warmup_steps"), "the warm-up is a share of all steps: train.warmup_ratio=0.03"
-    ),
-    **dict.fromkeys(
         ("flash_attn", "attn_implementation", "attn_impl", "flash_attention", "use_flash_attn"),
         "it is chosen automatically",
     ),
@@ -208,6 +209,11 @@ VALUES: dict[str, dict[str, str]] = {
         "tb": "tracker=tensorboard",
         **dict.fromkeys(("no", "false", "off"), "tracker=none"),
         "all": "tracker=wandb",
+    },
+    "train.scheduler": {
+        **dict.fromkeys(("constant_with_warmup", "none"), "train.scheduler=constant"),
+        **dict.fromkeys(("cosine_with_min_lr", "cosine_annealing"), "train.scheduler=cosine"),
+        **dict.fromkeys(("warmup_stable_decay",), "train.scheduler=wsd"),
     },
     "train.precision": {
         **dict.fromkeys(("bfloat16", "bf16_mixed", "bf16_true"), "train.precision=bf16"),

@@ -28,9 +28,23 @@ class TrainConfig:
     learning_rate: float = setting(2e-4, above=0, below=100, hint=" (usual for LoRA: 1e-4 to 5e-4)")
     """Peak learning rate."""
     scheduler: Scheduler = Scheduler.linear
-    """How the learning rate changes after the warm-up."""
+    """How the learning rate changes after the warm-up: ``constant``; ``linear`` and ``cosine`` fall until the last step; ``wsd``
+    (warm-up, stable, decay) is constant until ``decay_ratio``, and then falls linearly; ``polynomial`` falls as the power
+    ``decay_power`` of the rest of the steps."""
+    min_learning_rate: float = setting(0.0, at_least=0)
+    """The learning rate that the schedule falls to."""
     warmup_ratio: float = setting(0.0, at_least=0, below=1)
     """Fraction of all steps over which the learning rate rises from 0."""
+    warmup_steps: int | None = setting(None, at_least=1, unit="steps", hint=", or null for train.warmup_ratio")
+    """Steps over which it rises, instead of ``warmup_ratio``, which is then 0. null: ``warmup_ratio`` decides."""
+    decay_ratio: float = setting(0.1, above=0, at_most=1)
+    """``wsd``: fraction of all steps, the last ones, over which the learning rate falls."""
+    decay_power: float = setting(2.0, above=0)
+    """``polynomial``: 1 falls linearly, 2 first faster and then more slowly."""
+    neftune_alpha: float | None = setting(None, above=0, hint=", or null for no noise")
+    """NEFTune (arXiv:2310.05914): uniform noise of at most alpha / sqrt(tokens of a row x features) on embeddings in training. null: none."""
+    label_smoothing: float = setting(0.0, at_least=0, below=1)
+    """Share of a token's target that is spread over the vocabulary (Szegedy et al. 2016). The held-out loss has none."""
     max_grad_norm: float = setting(1.0, at_least=0, hint="; 0 turns clipping off")
     """Clip the global gradient norm; 0 for no clipping."""
     precision: Precision = Precision.auto
@@ -94,6 +108,11 @@ class TrainConfig:
     """Optimizer steps to skip: their records are not trained. ``rewind`` adds to this list."""
     auto_micro_batch: bool = False
     """When a GPU runs out of memory: halve the micro-batch, keep the global batch, and restart from the newest checkpoint."""
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether the learning rate of the first step is 0."""
+        return self.warmup_ratio > 0 or self.warmup_steps is not None
 
     @property
     def recomputes(self) -> bool:

@@ -20,7 +20,7 @@ from hydraft.config.schema import Config
 from hydraft.data.batch import EpochOrder
 from hydraft.models.load import trainable
 from hydraft.system import temporary
-from hydraft.training import muon, optimizer, schedule
+from hydraft.training import muon, optimizer, schedule, smoothed
 from hydraft.training.objectives.base import Objective
 
 SCALE_AT_FLOOR = "loss scale already at minimum"
@@ -123,6 +123,12 @@ class RunTrainer(Trainer):
         self.optimizer = optimizer.build(self.config, self.model, set(self.get_decay_parameter_names(self.model)))
         return self.optimizer
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """That of ``train.scheduler``."""
+        warmup = self.args.get_warmup_steps(num_training_steps)
+        self.args.lr_scheduler_kwargs = schedule.scheduler_kwargs(self.config.train, num_training_steps, warmup)
+        return super().create_scheduler(num_training_steps, optimizer)
+
     def run(self) -> TrainOutput:
         """Train from the beginning or from the checkpoint."""
         if self.start is None:
@@ -197,7 +203,10 @@ class RunTrainer(Trainer):
     ) -> torch.Tensor:
         """The objective's loss, multiplied by the number of ranks, over which DeepSpeed averages gradients."""
         assert not return_outputs, "evaluation/ evaluates"
-        found = self.objective.loss(model, inputs, num_items_in_batch)
+        if self.label_smoother is None:
+            found = self.objective.loss(model, inputs, num_items_in_batch)
+        else:
+            found = smoothed.loss(self.label_smoother, model, inputs, num_items_in_batch)
         if found.sums is not None:
             self.measured = self.measured.to(found.sums.device) + found.sums.detach()
         loss = found.value

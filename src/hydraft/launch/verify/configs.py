@@ -28,6 +28,8 @@ def comparable(config: Config) -> Config:
         config.train,
         max_steps=STEPS,
         warmup_ratio=0.0,
+        warmup_steps=None,
+        neftune_alpha=None,
         compile=False,
         log_every=1,
         eval_every=None,
@@ -70,6 +72,12 @@ def held_fixed(config: Config) -> list[str]:
     if config.train.warmup_ratio:
         lines.append(
             f"train.warmup_ratio=0 in both runs (in the config {config.train.warmup_ratio:g}): the rate would be almost 0"
+        )
+    if config.train.warmup_steps:
+        lines.append(f"train.warmup_steps=null in both runs (in the config {config.train.warmup_steps})")
+    if config.train.neftune_alpha:
+        lines.append(
+            f"train.neftune_alpha=null in both runs (in the config {config.train.neftune_alpha:g}): ranks draw other noise than one rank"
         )
     if config.train.pass_over:
         lines.append(f"train.pass_over=[] in both runs (in the config {config.train.pass_over}): no step is skipped")

@@ -40,6 +40,7 @@ ADDED = (
     "lora.start", "train.patience", "train.min_delta", "train.best_by", "train.keep", "train.show_answers", "tracker.name", "tracker.notes",
     "debug", "data.benchmark", "data.benchmark_shots", "data.benchmark_limit", "data.benchmark_chat",
     "optimizer.kind", "optimizer.momentum", "optimizer.lora_plus",
+    "train.min_learning_rate", "train.warmup_steps", "train.decay_ratio", "train.decay_power", "train.neftune_alpha", "train.label_smoothing",
 )  # fmt: skip
 """Sections and settings that earlier versions did not have. At their default they are not part of a job's identity, so that the jobs of
 an older sweep keep theirs."""
