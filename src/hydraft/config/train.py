@@ -1,4 +1,4 @@
-"""Schema of the ``train`` section: optimizer, schedule, checkpoints and divergence. No torch."""
+"""Schema of the ``train`` section: batch, schedule, checkpoints and divergence. No torch."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ def _is_interval(every: int | str) -> bool:
 
 @dataclass
 class TrainConfig:
-    """The training loop: batch, optimizer, schedule, evaluation, checkpoints and divergence."""
+    """The training loop: batch, learning rate, loss, evaluation, checkpoints and divergence."""
 
     epochs: float = setting(3, above=0, at_most=1_000_000, unit="epochs")
     """Passes over the training records."""

@@ -46,6 +46,13 @@ VIOLATIONS = [  # overrides that are refused
     "debug.learned_loss=1", "debug.learned_loss=0", "debug=profile cluster=2x1 cluster.hosts=[localhost,localhost]", "debug=cpu cluster=slurm_1x4",
     "debug.cpu=true cluster.launcher=joined", "cluster=2x1 cluster.hosts=[localhost,localhost]",
     "objective=simpo objective.gamma=-1", "objective=dpo objective.sft_weight=-1", "objective=kto objective.undesirable_weight=0", "objective=dpo objective.beta=0",
+    "optimizer=lion optimizer.eps=1e-5", "optimizer=adafactor", "optimizer=paged_adamw_8bit", "optimizer=paged_adamw_8bit zero=stage2_offload",
+    "optimizer.lora_plus=16 lora=none quant=none", "optimizer.lora_plus=0.5", "optimizer=muon optimizer.momentum=1",
+    "train.warmup_steps=10", "train.warmup_steps=0", "train.warmup_steps=10 train.warmup_ratio=0 train.max_steps=10",
+    "train.min_learning_rate=1e-5 train.scheduler=constant", "train.min_learning_rate=1", "train.min_learning_rate=-1", "train.decay_ratio=0.5",
+    "train.decay_ratio=0", "train.scheduler=wsd train.decay_ratio=0.99", "train.decay_power=3", "train.decay_power=0",
+    "train.neftune_alpha=5", "train.neftune_alpha=0", "kernels=unsloth data.batching=padded train.neftune_alpha=5",
+    "train.label_smoothing=0.1 objective=dpo", "kernels=liger train.label_smoothing=0.1", "train.label_smoothing=1",
 ]  # fmt: skip
 
 

@@ -38,7 +38,8 @@ def test_text_that_has_a_meaning_to_omegaconf_or_yaml(value: str) -> None:
 
 def test_whole_numbers_in_settings_of_floats() -> None:
     config = config_of()
-    config = replace(config, train=replace(config.train, epochs=3, betas=[0, 1], save_minutes=1, max_steps=4))
+    config = replace(config, train=replace(config.train, epochs=3, save_minutes=1, max_steps=4))
+    config.optimizer.betas = [0, 1]
     assert saved(config).count("  epochs: 3.0\n  max_steps: 4\n") == 1
     assert saved(config, leave_out=["model"]) == "".join(_without(by_omegaconf(config), "model"))
 

@@ -19,6 +19,8 @@ NEEDS = {  # settings that an option needs
     "lora=pissa": ["quant=none"],
     "lora=none": ["quant=none"],
     "model=auto": ["model.path=owner/name"],
+    "optimizer=adafactor": ["zero=stage0"],
+    "optimizer=paged_adamw_8bit": ["mode=plan"],  # a GPU
     "kernels=liger": ["mode=plan"],  # a GPU
     "kernels=unsloth": ["mode=plan"],
 }
