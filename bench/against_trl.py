@@ -265,7 +265,7 @@ def _overrides(folder: Path) -> list[str]:
         "objective=dpo", f"data.train={file}", "data.eval=null", "data.shuffle=false", "quant=none", "zero=stage0", "cluster=1x1",
         "train.precision=fp32", f"train.micro_batch_size={BATCH}", "train.gradient_accumulation_steps=1", f"train.max_steps={STEPS}",
         "train.learning_rate=1e-3", "train.scheduler=linear", "train.warmup_ratio=0", "train.log_every=1", "lora.dropout=0",
-        f"train.eps={EPS:g}",
+        f"optimizer.eps={EPS:g}",
     ]  # fmt: skip
 
 
@@ -286,8 +286,8 @@ def by_trl(folder: Path) -> Trained:
     train = config.train
     arguments = DPOConfig(
         str(folder / "trl"), per_device_train_batch_size=BATCH, max_steps=STEPS, learning_rate=train.learning_rate,
-        lr_scheduler_type=train.scheduler.value, weight_decay=train.weight_decay, adam_beta1=train.betas[0], adam_beta2=train.betas[1],
-        adam_epsilon=train.eps, max_grad_norm=train.max_grad_norm, logging_steps=1, report_to=[], use_cpu=True, disable_dropout=True,
+        lr_scheduler_type=train.scheduler.value, weight_decay=config.optimizer.weight_decay, adam_beta1=config.optimizer.betas[0],
+        adam_beta2=config.optimizer.betas[1], adam_epsilon=config.optimizer.eps, max_grad_norm=train.max_grad_norm, logging_steps=1, report_to=[], use_cpu=True, disable_dropout=True,
         save_strategy="no", max_length=None, train_sampling_strategy="sequential", disable_tqdm=True, gradient_checkpointing=False, bf16=False,
     )  # fmt: skip
     trainer: Any = DPOTrainer(model, args=arguments, train_dataset=rows, processing_class=tokenizer)

@@ -3,6 +3,7 @@
     python bench/equivalence.py                    # fp32: ZeRO stage x ranks x quant, compared with stage 0 on one rank
     python bench/equivalence.py --precision bf16
     python bench/equivalence.py --objective dpo      # or kto: preference pairs, or single answers of them
+    python bench/equivalence.py --optimizer muon     # or another kind
 
 Loss and gradient norm are the largest relative differences over all steps. The adapter column is the largest absolute
 difference of any element after the last step (AdamW at this learning rate changes an element by up to 8e-3). The last
@@ -23,6 +24,7 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
 from hydraft.config import cli, rules
+from hydraft.config.optimizer import ALGORITHMS, OptimizerKind
 from hydraft.config.schema import Config
 from hydraft.config.train import AUTO
 from hydraft.launch import run as launch
@@ -96,9 +98,13 @@ def read(folder: Path) -> Curve:
     )
 
 
-def overrides_for(stage: str, ranks: int, quant: str, precision: str, data: Path) -> list[str]:
+def overrides_for(
+    stage: str, ranks: int, quant: str, precision: str, data: Path, optimizer: str = "adamw"
+) -> list[str]:
     """Overrides for the same 64 records in global batches of 8 in every topology."""
+    has_eps = "eps" in ALGORITHMS[OptimizerKind(optimizer)].settings
     return [
+        f"optimizer={optimizer}",
         f"zero={stage}",
         f"cluster=1x{ranks}",
         f"quant={quant}",
@@ -112,7 +118,7 @@ def overrides_for(stage: str, ranks: int, quant: str, precision: str, data: Path
         "train.log_every=1",
         "train.warmup_ratio=0",
         "lora.dropout=0",
-        f"train.eps={EPS:g}",
+        *([f"optimizer.eps={EPS:g}"] if has_eps else []),
     ]
 
 
@@ -171,6 +177,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--objective", choices=("sft", "dpo", "kto"), default="sft")
+    parser.add_argument("--optimizer", choices=[kind.value for kind in OptimizerKind], default="adamw")
     parser.add_argument("overrides", nargs="*", help="overrides for every run, such as model.path=…")
     arguments = parser.parse_args()
     precision = arguments.precision
@@ -192,7 +199,7 @@ def main() -> int:
                         print(f"| {quant} | {stage} | {ranks} | – | – | – | skipped: {reason} |", flush=True)
                         continue
                     run = folder / f"{quant}-{stage}-{ranks}"
-                    settings = overrides_for(stage, ranks, quant, precision, data)
+                    settings = overrides_for(stage, ranks, quant, precision, data, arguments.optimizer)
                     curve = train([*settings, objective, *arguments.overrides], run)
                     reference = reference or curve
                     cells = apart(curve, reference)

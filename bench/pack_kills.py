@@ -29,7 +29,7 @@ TOLERANCE = 1e-4
 """For members that met other micro-batches than before: rounding, as 24 steps amplify it."""
 SWEEP = [
     "lora.r=2,4", "train.learning_rate=5e-4,1e-3", "quant=none", "data.eval=null", f"train.max_steps={STEPS}", "train.micro_batch_size=4",
-    "train.save_every=3", "train.save_minutes=null", "train.log_every=1", "train.eps=1e-3", "lora.dropout=0.1",
+    "train.save_every=3", "train.save_minutes=null", "train.log_every=1", "optimizer.eps=1e-3", "lora.dropout=0.1",
     "hydra.launcher.pack=4", "hydra.launcher.jobs=1",
 ]  # fmt: skip
 

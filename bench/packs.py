@@ -34,7 +34,7 @@ QUANTS = ("none", "nf4")
 COMMON = (
     "data.eval=null", "train.log_every=1", "train.warmup_ratio=0", "train.learning_rate=5e-4",
     # Below eps, Adam's update is proportional to the gradient; above it, rounding of a small gradient is a whole step.
-    "train.eps=1e-3",
+    "optimizer.eps=1e-3",
 )  # fmt: skip
 """Settings of all members."""
 
@@ -45,7 +45,7 @@ MEMBERS = {
     "lora r 16 on q and v": "lora.r=16 lora.target_modules=[q_proj,v_proj] train.micro_batch_size=3 train.max_steps=6 train.max_grad_norm=0.1",
     "lora r 3, dropout": "lora.r=3 lora.dropout=0.1 train.micro_batch_size=2 train.max_steps=7 train.scheduler=constant",
     "dora r 4, dropout": "lora=dora lora.r=4 lora.dropout=0.2 train.micro_batch_size=2 train.max_steps=4 seed=3",
-    "lora r 1, decay": "lora.r=1 train.weight_decay=0.1 train.betas=[0.8,0.95] train.micro_batch_size=5 train.max_steps=3",
+    "lora r 1, decay": "lora.r=1 optimizer.weight_decay=0.1 optimizer.betas=[0.8,0.95] train.micro_batch_size=5 train.max_steps=3",
     "rslora r 5, packed": "lora=rslora lora.r=5 data.packing=true train.micro_batch_size=1 train.max_steps=4 train.warmup_ratio=0.3",
 }
 """Overrides of each member."""

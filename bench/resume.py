@@ -73,7 +73,7 @@ class Cell:
             "train.keep_last=9", "train.log_every=1", "train.micro_batch_size=2",
             f"train.gradient_accumulation_steps={4 // self.ranks}", "train.learning_rate=3e-4", f"lora.dropout={dropout}",
             # with eps 1e-8, elements whose gradient is only rounding error change by a full step in either direction
-            "train.eps=1e-5",
+            "optimizer.eps=1e-5",
         ]  # fmt: skip
 
 

@@ -16,14 +16,15 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT), str(ROOT / "tests"), str(ROOT / "t
 import deepspeed  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
-from deepspeed.ops.adam import DeepSpeedCPUAdam  # noqa: E402
+from transformers import Trainer  # noqa: E402
 
 from conftest import config_of  # noqa: E402
-from hydraft.config.choices import Offload  # noqa: E402
 from hydraft.models import prepare  # noqa: E402
 from hydraft.models.load import load_trainable, trainable  # noqa: E402
 from hydraft.system import hardware  # noqa: E402
 from hydraft.training import deepspeed_ops  # noqa: E402
+from hydraft.training.muon import Muon  # noqa: E402
+from hydraft.training.optimizer import build  # noqa: E402
 from hydraft.training.zero import deepspeed_config  # noqa: E402
 
 
@@ -42,10 +43,11 @@ def allocated(overrides: str) -> dict[str, int]:
     deepspeed_ops.cache_cpu_info()
     model = load_trainable(dataclasses.replace(config, model=prepare.native(config.model, config.seed)))
     parameters = list(trainable(model).values())
-    on_device = config.zero.offload_optimizer is Offload.none
-    adam = torch.optim.AdamW(parameters, lr=1e-3, fused=True) if on_device else DeepSpeedCPUAdam(parameters, lr=1e-3)
+    made = build(config, model, set(Trainer.get_decay_parameter_names(None, model)))  # type: ignore[arg-type]
     settings = {**deepspeed_config(config), "train_batch_size": config.global_batch_size}
-    engine, optimizer, *_ = deepspeed.initialize(model=model, optimizer=adam, config=settings)
+    engine, optimizer, *_ = deepspeed.initialize(model=model, optimizer=made, config=settings)
+    if isinstance(made, Muon):
+        made.shard(engine)
     for _ in range(config.train.gradient_accumulation_steps):
         ids = torch.randint(9, 99, (1, 32))
         engine.backward(engine(input_ids=ids, labels=ids).loss)

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from hydraft.config import cli, mistakes, own_options, rules, yaml_text
+from hydraft.config import cli, mistakes, moved, own_options, rules, yaml_text
 from hydraft.config.choices import Mode
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
@@ -95,6 +95,7 @@ def composed_of(overrides: Sequence[str], command: str, sweep: bool = False) -> 
         ConfigError: an override is wrong.
     """
     with explained(command, overrides):
+        overrides = moved.overrides(overrides) if command == "train" else overrides
         mistakes.refuse(overrides, command)
         quoted = [cli.quote(override, sweep, commas=command == "infer") for override in overrides]
         return _loaded(quoted, command, RunMode.MULTIRUN if sweep else RunMode.RUN)

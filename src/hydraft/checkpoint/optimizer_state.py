@@ -1,11 +1,14 @@
-"""Saves and restores Adam's state and fp32 weights, independent of the number of ranks, the ZeRO stage and the machine. No pickle.
+"""Saves and restores the optimizer's state and fp32 weights, independent of the number of ranks, the ZeRO stage and the machine. No pickle.
 
 The state is gathered into whole fp32 tensors by parameter name, one parameter at a time: ``optimizer.safetensors``.
 
-Names of a parameter's tensors: ``param`` (the fp32 weight that Adam updates), ``exp_avg`` and ``exp_avg_sq`` (its moments).
+Names of a parameter's tensors: ``param`` (the fp32 weight that the optimizer updates), and its moments: ``exp_avg`` and ``exp_avg_sq``
+of Adam, ``exp_avg`` of Lion, ``momentum_buffer`` of Muon's matrices, ``row_var`` and ``col_var`` or ``variance`` of Adafactor. Moments of 8
+bits are saved in fp32: quantised again in the same blocks they have the same bits, and in those of another topology almost.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +23,33 @@ from deepspeed.utils import (
 )
 from safetensors import safe_open
 
-from hydraft.checkpoint import manifest
+from hydraft.checkpoint import manifest, moments
 from hydraft.models.convert import shards
 
 FILE = manifest.OPTIMIZER
-MOMENTS = ("exp_avg", "exp_avg_sq")
-KINDS = ("param", *MOMENTS)
 SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 """Attributes of fp16's dynamic loss scaler."""
 Parameters = dict[str, torch.nn.Parameter]
+Entry = tuple[str, str, tuple[int, ...]]
+"""The name of a moment, or ``param``, the parameter's name, and the whole tensor's shape."""
 
 
 @torch.no_grad()
 def save_optimizer(engine: Any, parameters: Parameters, folder: Path | None) -> dict[str, str]:
-    """Write Adam's state and its fp32 weights. Every rank must call it; the one with a ``folder`` writes.
+    """Write the optimizer's state and its fp32 weights. Every rank must call it; the one with a ``folder`` writes.
 
     Returns:
         The file's sha256, by its name.
     """
-    _make_states(engine)
-    names = [(kind, name) for name in parameters for kind in KINDS]
-    values = (_get(engine, parameters[name], kind) for kind, name in names)
-    if folder is None:
-        for _ in values:  # takes part in gathering each tensor
-            pass
-        return {}
-    layout = {
-        f"{kind}/{name}": shards.Tensor("F32", tuple(getattr(parameters[name], "ds_shape", parameters[name].shape)))
-        for kind, name in names
-    }
-    return {FILE: shards.write(folder / FILE, layout, (value.cpu() for value in values), lambda _: None)}
+    with _states(engine, write=False):
+        entries = _entries(engine, parameters)
+        values = (_get(engine, parameters[name], kind) for kind, name, _ in entries)
+        if folder is None:
+            for _ in values:  # takes part in gathering each tensor
+                pass
+            return {}
+        layout = {f"{kind}/{name}": shards.Tensor("F32", shape) for kind, name, shape in entries}
+        return {FILE: shards.write(folder / FILE, layout, (value.cpu() for value in values), lambda _: None)}
 
 
 @torch.no_grad()
@@ -57,17 +57,17 @@ def load_optimizer(engine: Any, parameters: Parameters, folder: Path, step: int)
     """Restore what ``save_optimizer`` wrote. Rank 0 reads and broadcasts; the other ranks need no access to ``folder``.
 
     Args:
-        step: the step count of Adam, used for bias correction.
+        step: the step count of the optimizer, used for bias correction.
     """
-    states = _make_states(engine)
-    for (kind, name), value in _broadcast(folder, parameters, KINDS):
-        _set(engine, parameters[name], kind, value)
-    for state in states:
-        state["step"] = torch.full_like(state["step"], step) if torch.is_tensor(state["step"]) else step
+    with _states(engine, write=True) as states:
+        for (kind, name), value in _broadcast(folder, _entries(engine, parameters), parameters):
+            _set(engine, parameters[name], kind, value)
+        for state in states:
+            state["step"] = torch.full_like(state["step"], step) if torch.is_tensor(state["step"]) else step
 
 
 def adam_step(engine: Any) -> int:
-    """The step count of Adam."""
+    """The step count of the optimizer."""
     return int(next(iter(_make_states(engine)))["step"])
 
 
@@ -85,9 +85,9 @@ def set_loss_scale(engine: Any, values: dict[str, float]) -> None:
 
 @torch.no_grad()
 def undo_initial_step(engine: Any) -> None:
-    """Undo the optimizer step with zero gradients by which DeepSpeed initialises Adam's state (only stage 0 in 16 bits).
+    """Undo the step with zero gradients by which DeepSpeed initialises the optimizer's state (only stage 0 in 16 bits).
 
-    It would apply weight decay once more, and count in the bias correction.
+    It would apply weight decay once more, and count in the bias correction. The first step creates the state again.
     """
     optimizer = engine.optimizer
     for stored, stepped in zip(
@@ -95,72 +95,83 @@ def undo_initial_step(engine: Any) -> None:
     ):
         for low, high in zip(stored, stepped, strict=True):
             high.copy_(low)
-            for value in engine.basic_optimizer.state[high].values():
-                value.zero_()
+            engine.basic_optimizer.state.pop(high, None)
 
 
 @torch.no_grad()
 def load_weights(parameters: Parameters, folder: Path) -> None:
     """Restore the weights before there is an engine. Rank 0 reads and broadcasts."""
-    for (_, name), value in _broadcast(folder, parameters, ("param",)):
+    entries = [("param", name, _shape(parameter)) for name, parameter in parameters.items()]
+    for (_, name), value in _broadcast(folder, entries, parameters):
         parameter = parameters[name]
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=hasattr(parameter, "ds_id")):
             if not hasattr(parameter, "ds_id") or dist.get_rank() == 0:
                 parameter.copy_(value)
 
 
+def _shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def _entries(engine: Any, parameters: Parameters) -> list[Entry]:
+    """The tensors of all parameters, in the order in which they are gathered; the same on every rank."""
+    stepped, members = moments.shards(engine)
+    states = engine.basic_optimizer.state
+    of_flat = {id(p): states[flat] for flat, group in zip(stepped, members, strict=True) for p in group}
+    found: list[Entry] = []
+    for name, parameter in parameters.items():
+        whole = _whole(engine, parameter)
+        state = of_flat[id(parameter)] if whole is None else states[whole]
+        found.append(("param", name, _shape(parameter)))
+        for kind in moments.names(state):
+            found.append((kind, name, _shape(parameter) if whole is None else tuple(state[kind].shape)))
+    return found
+
+
 def _broadcast(
-    folder: Path, parameters: Parameters, kinds: tuple[str, ...]
+    folder: Path, entries: list[Entry], parameters: Parameters
 ) -> Iterator[tuple[tuple[str, str], torch.Tensor]]:
-    """Each saved tensor of these kinds, read on rank 0 and broadcast, on this rank's GPU if it has one.
+    """Each of these saved tensors, read on rank 0 and broadcast, on this rank's GPU if it has one.
 
     Broadcasts between GPUs are fast, also for parameters in main memory (before there is an engine, or offloaded).
     """
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     file: Any = safe_open(folder / FILE, framework="pt") if dist.get_rank() == 0 else None
-    for name, parameter in parameters.items():
-        for kind in kinds:
-            shape = getattr(parameter, "ds_shape", parameter.shape)
-            value = torch.empty(shape, dtype=torch.float32) if file is None else file.get_tensor(f"{kind}/{name}")
-            value = value.to(device)
-            dist.broadcast(value, 0)
-            yield (kind, name), value
+    for kind, name, shape in entries:
+        value = torch.empty(shape, dtype=torch.float32) if file is None else file.get_tensor(f"{kind}/{name}")
+        value = value.to(device)
+        dist.broadcast(value, 0)
+        yield (kind, name), value
+
+
+@contextmanager
+def _states(engine: Any, write: bool) -> Iterator[list[dict[str, Any]]]:
+    """Within the block, the states on this rank with fp32 moments; with ``write``, they are those of the optimizer afterwards."""
+    _make_states(engine)
+    stepped, _ = moments.shards(engine)
+    try:
+        with moments.plain(engine.basic_optimizer, stepped, write):
+            _link(engine)
+            yield [engine.basic_optimizer.state[tensor] for tensor in stepped]
+    finally:
+        _link(engine)
 
 
 def _make_states(engine: Any) -> list[dict[str, Any]]:
-    """Adam's states on this rank. Before the first step they are created as Adam creates them."""
-    adam, zero = engine.basic_optimizer, engine.optimizer
-    flat = next(
-        (
-            getattr(zero, name)
-            for name in (
-                "fp32_partitioned_groups_flat",
-                "single_partition_of_fp32_groups",
-                "fp32_groups_flat_partition",
-            )
-            if hasattr(zero, name)
-        ),
-        [parameter for group in adam.param_groups for parameter in group["params"]],
-    )
-    for tensor in flat:
-        state = adam.state[tensor]
-        if not state:
-            on_host = type(adam).__name__ == "DeepSpeedCPUAdam"
-            counts_on = (
-                tensor.device if adam.param_groups[0].get("fused") else "cpu"
-            )  # the fused kernel reads the count
-            state["step"] = 0 if on_host else torch.zeros((), dtype=torch.float32, device=counts_on)
-            for kind in MOMENTS:
-                state[kind] = torch.zeros_like(tensor.detach())
+    """The optimizer's states on this rank. Before the first step they are created as the optimizer creates them."""
+    return [moments.create(engine.basic_optimizer, tensor) for tensor in moments.shards(engine)[0]]
+
+
+def _link(engine: Any) -> None:
+    """Have DeepSpeed find the states as they are now: it links those of all groups during the first group's step."""
+    zero = engine.optimizer
     if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
-        # linked during the first group's step, the state of the second group did not exist yet and was linked as empty
         zero._hp_optimizer_states_linked = False
         zero._lazy_init_hp_params_optimizer_state()
-    return [adam.state[tensor] for tensor in flat]
 
 
 def _whole(engine: Any, parameter: torch.nn.Parameter) -> torch.Tensor | None:
-    """The tensor of a parameter that Adam updates, if this rank has all of it (stage 0); None if it is sharded."""
+    """The tensor of a parameter that the optimizer updates, if this rank has all of it (stage 0); None if it is sharded."""
     optimizer = engine.optimizer
     if optimizer is engine.basic_optimizer:  # fp32: the parameter itself
         return parameter

@@ -42,6 +42,8 @@ class Scheduler(Enum):
     constant = "constant"
     linear = "linear"
     cosine = "cosine"
+    wsd = "wsd"
+    polynomial = "polynomial"
 
 
 class Save(Enum):

@@ -30,14 +30,15 @@ from hydraft.config import (
     help,
     job_folder,
     mistakes,
+    moved,
     own_options,
     shipped,
     text,
     yaml_text,
 )
+from hydraft.config.earlier_schema import EarlierConfig
 from hydraft.config.explain import explain as explain
 from hydraft.config.infer import InferConfig
-from hydraft.config.schema import Config
 from hydraft.config.typed_text import quote as quote
 from hydraft.errors import EXIT_INTERRUPTED, EXIT_REFUSED, ConfigError, RunFailed, RunStopped
 from hydraft.system import files, limits, program, wrapping
@@ -60,7 +61,7 @@ def _schema(section: type[Any], open_dict: str) -> DictConfig:
     return schema
 
 
-ConfigStore.instance().store("train_schema", _schema(Config, "data.columns"))
+ConfigStore.instance().store("train_schema", _schema(EarlierConfig, "data.columns"))
 ConfigStore.instance().store("infer_schema", _schema(InferConfig, "columns"))
 OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
 OmegaConf.register_new_resolver("tiny", lambda: str(TINY), replace=True)
@@ -99,6 +100,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str, check: job_folder.C
         limits.raise_open_files()
         own_options.refuse_foreign()
         sys.argv[1:] = [agent_form.plain(argument, config_name) for argument in sys.argv[1:]]
+        sys.argv[1:] = moved.overrides(sys.argv[1:]) if config_name == "train" else sys.argv[1:]
         mistakes.refuse(sys.argv[1:], config_name)
         sys.argv[1:] = mistakes.flags_first(sys.argv[1:])
         sweep = bool(set(MULTIRUN) & set(sys.argv[1:])) or "hydra.mode=MULTIRUN" in sys.argv[1:]
@@ -195,7 +197,8 @@ def typed(config: DictConfig, schema: type[T]) -> T:
     except MissingMandatoryValue as error:
         missing = min(OmegaConf.missing_keys(config))
         raise ConfigError(f"{missing}: needs a value; give {missing}=…") from error
-    return text.to_object(schema, values)  # + may have added keys
+    assert isinstance(values, dict)
+    return text.to_object(schema, moved.composed(values))  # + may have added keys
 
 
 def output_folder() -> Path:
@@ -226,7 +229,7 @@ def names(group: str) -> bool:
 
 def params(config: Mapping[str, Any] | None) -> list[str]:
     """The overrides of ``hydra.sweeper.params``."""
-    return [quote(f"{key}={value}", sweep=True) for key, value in (config or {}).items()]
+    return [quote(moved.override(f"{key}={value}"), sweep=True) for key, value in (config or {}).items()]
 
 
 def exit_with(code: int) -> NoReturn:

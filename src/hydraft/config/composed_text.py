@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf, flag_override
 
-from hydraft.config import groups, own_options, reference
+from hydraft.config import groups, moved, own_options, reference
 
 ASKED = (["--cfg", "job"], ["-c", "job"])
 
@@ -40,6 +40,7 @@ def text(command: str, overrides: list[str], resolve: bool) -> str:
         job.pop("hydra")
     values = OmegaConf.to_container(job, resolve=resolve, enum_to_str=True)
     assert isinstance(values, dict)
+    values = moved.composed(values)
     defaults = {one.name: one.default for section in reference.sections(command) for one in section.settings}
     other = [
         f"{name}={option}"

@@ -26,9 +26,15 @@ TRAIN_NAMES = {
     "per_device_train_batch_size train_micro_batch_size_per_gpu",
     "train.gradient_accumulation_steps={}": "grad_accum grad_acc accumulation_steps gradient_accumulation accumulate_grad_batches",
     "train.scheduler={}": "lr_scheduler lr_scheduler_type",
-    "train.weight_decay={}": "wd",
+    "optimizer={}": "optim optim_type",
+    "optimizer.weight_decay={}": "wd weight_decay",
+    "optimizer.lora_plus={}": "loraplus_lr_ratio lora_plus_lr_ratio",
+    "train.warmup_steps={}": "warmup_steps num_warmup_steps warmup",
+    "train.min_learning_rate={}": "min_lr lr_end",
+    "train.neftune_alpha={}": "neftune_noise_alpha neftune",
+    "train.label_smoothing={}": "label_smoothing_factor label_smoothing",
     "train.max_grad_norm={}": "grad_clip clip_grad gradient_clipping gradient_clip_val",
-    "train.eps={}": "adam_epsilon adam_eps",
+    "optimizer.eps={}": "adam_epsilon adam_eps",
     "train.gradient_checkpointing={}": "use_gradient_checkpointing grad_ckpt",
     "train.precision=bf16": "bf16 pure_bf16",
     "train.precision=fp16": "fp16",
@@ -142,13 +148,7 @@ OF_INFER = {
 """Settings of infer.py that train.py has not, by name: what they are for."""
 
 ABSENT = {
-    **dict.fromkeys(
-        ("optim", "optimizer"), "the optimizer is AdamW, with train.betas, train.eps and train.weight_decay"
-    ),
-    **dict.fromkeys(("adam_beta1", "adam_beta2"), "both are train.betas=[0.9,0.999]"),
-    **dict.fromkeys(
-        ("warmup_steps", "num_warmup_steps"), "the warm-up is a share of all steps: train.warmup_ratio=0.03"
-    ),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), "both are optimizer.betas=[0.9,0.999]"),
     **dict.fromkeys(
         ("flash_attn", "attn_implementation", "attn_impl", "flash_attention", "use_flash_attn"),
         "it is chosen automatically",
@@ -186,10 +186,34 @@ VALUES: dict[str, dict[str, str]] = {
         "qlora": "lora=default quant=nf4",
     },
     "kernels": dict.fromkeys(("none", "default", "false", "no", "off", "eager", "sdpa"), "kernels=torch"),
+    "optimizer": {
+        **dict.fromkeys(
+            (
+                "adam",
+                "adamw_torch",
+                "adamw_torch_fused",
+                "adamw_hf",
+                "adamw_apex_fused",
+                "adamw_anyprecision",
+                "adamw_bnb",
+            ),
+            "optimizer=adamw",
+        ),
+        **dict.fromkeys(("adamw_bnb_8bit", "adamw8bit", "adam_8bit", "adam8bit", "8bit_adam"), "optimizer=adamw_8bit"),
+        **dict.fromkeys(
+            ("paged_adamw", "paged_adamw_32bit", "pagedadamw8bit", "paged_adam_8bit"), "optimizer=paged_adamw_8bit"
+        ),
+        **dict.fromkeys(("lion_32bit", "lion_8bit", "paged_lion_32bit", "paged_lion_8bit"), "optimizer=lion"),
+    },
     "tracker": {
         "tb": "tracker=tensorboard",
         **dict.fromkeys(("no", "false", "off"), "tracker=none"),
         "all": "tracker=wandb",
+    },
+    "train.scheduler": {
+        **dict.fromkeys(("constant_with_warmup", "none"), "train.scheduler=constant"),
+        **dict.fromkeys(("cosine_with_min_lr", "cosine_annealing"), "train.scheduler=cosine"),
+        **dict.fromkeys(("warmup_stable_decay",), "train.scheduler=wsd"),
     },
     "train.precision": {
         **dict.fromkeys(("bfloat16", "bf16_mixed", "bf16_true"), "train.precision=bf16"),

@@ -29,7 +29,9 @@ from hydraft.config.debug_rules import DEBUG
 from hydraft.config.kernel_packages import PACKAGES
 from hydraft.config.lora import LoraMethod
 from hydraft.config.machine_rules import MACHINE
+from hydraft.config.optimizer_rules import OPTIMIZER
 from hydraft.config.rule import Rule, value
+from hydraft.config.schedule_rules import SCHEDULE
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
 from hydraft.system import program
@@ -43,6 +45,8 @@ COMBINATIONS = [
     *BEST,
     *BENCHMARKS,
     *DEBUG,
+    *OPTIMIZER,
+    *SCHEDULE,
     value(
         lambda c: bool(c.objective.unread),
         "objective.{c.objective.unread[0]} is not read by objective={c.objective.kind.value}: leave it out, or use objective={c.objective.readers}",

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from hydraft.config import saved_yaml, text
+from hydraft.config import moved, saved_yaml, text
 from hydraft.config.bounds import LARGEST_SEED, Effect, setting
 from hydraft.config.choices import (
     Kernels,
@@ -27,6 +27,7 @@ from hydraft.config.debug import DebugConfig
 from hydraft.config.lora import ALL_LINEAR, TARGETS, VARIANTS, LoraMethod, Variant, as_targets, has_head, is_targets
 from hydraft.config.model import ModelConfig
 from hydraft.config.objective import ObjectiveConfig
+from hydraft.config.optimizer import OptimizerConfig
 from hydraft.config.sweep import SweepConfig
 from hydraft.config.train import TrainConfig
 from hydraft.errors import ConfigError
@@ -168,6 +169,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     debug: DebugConfig = field(default_factory=DebugConfig)
@@ -183,18 +185,19 @@ class Config:
         return self.train.micro_batch_size * self.train.gradient_accumulation_steps * self.world_size
 
 
-def saved(config: Config, leave_out: Sequence[str] = ()) -> str:
+def saved(config: Config, leave_out: Sequence[str] = (), earlier: bool = False) -> str:
     """``config`` as YAML, with every value, and of the model's sizes the chosen one.
 
     Args:
         leave_out: sections (``objective``) and settings (``data.thinking``) that are left out.
+        earlier: whether settings have the names and places that earlier versions gave them (``moved.earlier``).
     """
     sizes = {size: shape for size, shape in config.model.sizes.items() if size == config.model.size}
     config = replace(config, model=replace(config.model, sizes=sizes))
     values = {name: value for name, value in text.plain(config).items() if name not in leave_out}
     for section, _, name in (each.partition(".") for each in leave_out if "." in each):
         del values[section][name]
-    return saved_yaml.dumped(values)
+    return saved_yaml.dumped(moved.earlier(values) if earlier else values)
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -209,7 +212,7 @@ def load_config(path: Path) -> Config:
         ConfigError: the file is not a run's config.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Config), text.escaped(saved_yaml.read(path)))
+        merged = OmegaConf.merge(OmegaConf.structured(Config), text.escaped(moved.read(saved_yaml.read(path))))
         for name in sorted(OmegaConf.missing_keys(merged)):
             raise ConfigError(f"it has no {name}")
         return text.to_object(Config, OmegaConf.to_container(merged, resolve=True))

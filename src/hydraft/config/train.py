@@ -1,4 +1,4 @@
-"""Schema of the ``train`` section: optimizer, schedule, checkpoints and divergence. No torch."""
+"""Schema of the ``train`` section: batch, schedule, checkpoints and divergence. No torch."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ def _is_window(steps: list[int]) -> bool:
 
 @dataclass
 class TrainConfig:
-    """The training loop: batch, optimizer, schedule, evaluation, checkpoints and divergence."""
+    """The training loop: batch, learning rate, loss, evaluation, checkpoints and divergence."""
 
     epochs: float = setting(3, above=0, at_most=1_000_000, unit="epochs")
     """Passes over the training records."""
@@ -33,19 +33,23 @@ class TrainConfig:
     learning_rate: float = setting(2e-4, above=0, below=100, hint=" (usual for LoRA: 1e-4 to 5e-4)")
     """Peak learning rate."""
     scheduler: Scheduler = Scheduler.linear
-    """How the learning rate changes after the warm-up."""
+    """How the learning rate changes after the warm-up: ``constant``; ``linear`` and ``cosine`` fall until the last step; ``wsd``
+    (warm-up, stable, decay) is constant until ``decay_ratio``, and then falls linearly; ``polynomial`` falls as the power
+    ``decay_power`` of the rest of the steps."""
+    min_learning_rate: float = setting(0.0, at_least=0)
+    """The learning rate that the schedule falls to."""
     warmup_ratio: float = setting(0.0, at_least=0, below=1)
     """Fraction of all steps over which the learning rate rises from 0."""
-    weight_decay: float = setting(0.0, at_least=0)
-    """Decoupled weight decay (AdamW)."""
-    betas: list[float] = setting(
-        factory=lambda: [0.9, 0.999],
-        valid=lambda betas: len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
-        allowed="two numbers in [0, 1)",
-    )
-    """Decay rates of the first and the second moment (AdamW)."""
-    eps: float = setting(1e-8, above=0)
-    """Added to the square root of the second moment (AdamW)."""
+    warmup_steps: int | None = setting(None, at_least=1, unit="steps", hint=", or null for train.warmup_ratio")
+    """Steps over which it rises, instead of ``warmup_ratio``, which is then 0. null: ``warmup_ratio`` decides."""
+    decay_ratio: float = setting(0.1, above=0, at_most=1)
+    """``wsd``: fraction of all steps, the last ones, over which the learning rate falls."""
+    decay_power: float = setting(2.0, above=0)
+    """``polynomial``: 1 falls linearly, 2 first faster and then more slowly."""
+    neftune_alpha: float | None = setting(None, above=0, hint=", or null for no noise")
+    """NEFTune (arXiv:2310.05914): uniform noise of at most alpha / sqrt(tokens of a row x features) on embeddings in training. null: none."""
+    label_smoothing: float = setting(0.0, at_least=0, below=1)
+    """Share of a token's target that is spread over the vocabulary (Szegedy et al. 2016). The held-out loss has none."""
     max_grad_norm: float = setting(1.0, at_least=0, hint="; 0 turns clipping off")
     """Clip the global gradient norm; 0 for no clipping."""
     precision: Precision = Precision.auto
@@ -118,6 +122,11 @@ class TrainConfig:
     """Optimizer steps to skip: their records are not trained. ``rewind`` adds to this list."""
     auto_micro_batch: bool = False
     """When a GPU runs out of memory: halve the micro-batch, keep the global batch, and restart from the newest checkpoint."""
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether the learning rate of the first step is 0."""
+        return self.warmup_ratio > 0 or self.warmup_steps is not None
 
     @property
     def recomputes(self) -> bool:

@@ -38,7 +38,7 @@ def chunked(config: Config, architecture: str, vocabulary: int) -> bool:
             f"kernels.loss=chunked: whether a model of type {architecture} changes its logits is not known "
             f"(supported: {', '.join(plain_heads())}): use kernels.loss=whole"
         )
-    if config.kernels.loss is Loss.whole or trains_head(config):
+    if config.kernels.loss is Loss.whole or trains_head(config) or config.train.label_smoothing:
         return False
     if config.objective.kind is not ObjectiveKind.sft:  # of two answers at once, and no kernel library has this loss
         return known

@@ -8,11 +8,9 @@ from hydraft.config.schema import Config
 from hydraft.config.train import AUTO
 from hydraft.models import fp32_weights, quantised_copy, shapes, stored_quant
 from hydraft.models.families.registry import is_published_architecture, published_config, published_family
+from hydraft.plan import moments
 from hydraft.plan.parameters import Layout, Trained, codes, constants
 from hydraft.plan.weights import WIDTH
-
-STATE_WIDTH = 12
-"""Bytes per trained parameter in ``optimizer.safetensors``."""
 
 CHECKPOINT_WIDTH, FP32_WIDTH = 2, 4
 """Bytes per weight of published and of random checkpoints, and of what conversions keep in fp32."""
@@ -25,7 +23,7 @@ class Disk:
     weights: int
     """The adapter, or the model in full fine-tuning."""
     checkpoint: int
-    """One checkpoint: the weights, and the optimizer state of an fp32 weight and two moments per trained parameter."""
+    """One checkpoint: the weights, and the optimizer's state, an fp32 weight and the moments of each trained parameter."""
     checkpoints: int
     """The largest number of checkpoints that are kept, including the last."""
     best: int
@@ -42,7 +40,7 @@ def disk(config: Config, layout: Layout, learns: Trained) -> Disk:
     tensors = layout.count if learns.full else sum(learns.adapter)
     if config.lora.variant.changes_base:
         tensors *= 2  # saved as plain LoRA of twice the rank
-    state = (layout.count if learns.full else sum(learns.adapter)) * STATE_WIDTH
+    state = 4 * learns.count + moments.saved(config.optimizer, learns)
     train = config.train
     between = train.save is Save.epoch or train.save_every is not None or train.save_minutes is not None
     kept = config.train.keep_last + (config.data.eval is not None) if between else 1

@@ -6,6 +6,7 @@ Names and sizes are those of transformers' LlamaForCausalLM and similar models; 
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 from hydraft.config.choices import QuantKind
 from hydraft.config.lora import ALL_LINEAR, LoraMethod
@@ -19,6 +20,8 @@ from hydraft.plan.decoder_layer import Attention, DeltaNets, Tensor, decoder_lay
 BLOCK, NESTED_BLOCK = 64, 256
 """Weights per constant in NF4, and constants per constant with double quantisation (``quantize_4bit`` and
 ``quantize_blockwise`` of bitsandbytes; QLoRA, arXiv:2305.14314, section 3)."""
+
+EMBEDDING = "model.embed_tokens"
 
 HEAD = "lm_head"
 """The language-model head."""
@@ -120,6 +123,10 @@ class Trained:
     """Elements of each trained tensor of the base: all of them in full fine-tuning."""
     targets: tuple[str, ...]
     """Names of the modules with an adapter."""
+    shapes: tuple[tuple[int, ...], ...] = ()
+    """Of each tensor, in the order of ``tensors``."""
+    ends: frozenset[int] = frozenset()
+    """Places of the tensors of the embedding and of the language-model head, or of an adapter on it."""
 
     @cached_property
     def count(self) -> int:
@@ -147,20 +154,29 @@ def trained(layout: Layout, lora: LoraConfig) -> Trained:
         ConfigError: no layer matches ``lora.target_modules``.
     """
     if lora.method is LoraMethod.none:
-        return Trained((), tuple(tensor.count for tensor in layout.tensors), ())
+        ends = (place for place, tensor in enumerate(layout.tensors) if tensor.module in (EMBEDDING, HEAD))
+        return Trained(
+            (), tuple(tensor.count for tensor in layout.tensors), (), tuple(tensor.shape for tensor in layout.tensors),
+            frozenset(ends),
+        )  # fmt: skip
     matrices = [tensor for tensor in layout.tensors if len(tensor.shape) == 2]
     if not any(tensor.module == HEAD for tensor in matrices):  # tied: no weight of its own, but a layer
         matrices.append(Tensor(f"{HEAD}.weight", (layout.vocabulary, layout.hidden)))
     on = _targeted(layout, matrices, lora.targets)
     targets = [tensor for tensor in matrices if tensor.module in on]
-    adapter: list[int] = []
+    shapes: list[tuple[int, ...]] = []
+    ends: list[int] = []
     for tensor in targets:
         rows, columns = tensor.shape
-        adapter += [lora.r * columns, rows * lora.r]
-        adapter += [rows] if lora.variant.magnitude else []
+        ends += [len(shapes), len(shapes) + 1] if tensor.module in (EMBEDDING, HEAD) else []
+        shapes += [(lora.r, columns), (rows, lora.r)]
+        shapes += [(rows,)] if lora.variant.magnitude else []
     biases = [tensor for tensor in layout.tensors if tensor.name.endswith(".bias")]
     learns = {"all": biases, "lora_only": [bias for bias in biases if bias.module in on]}.get(lora.bias, [])
-    return Trained(tuple(adapter), tuple(bias.count for bias in learns), tuple(tensor.module for tensor in targets))
+    return Trained(
+        tuple(map(prod, shapes)), tuple(bias.count for bias in learns), tuple(tensor.module for tensor in targets),
+        (*shapes, *(bias.shape for bias in learns)), frozenset(ends),
+    )  # fmt: skip
 
 
 def _targeted(layout: Layout, matrices: list[Tensor], requested: list[str] | str) -> set[str]:

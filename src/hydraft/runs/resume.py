@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from hydraft.config import foreign, printed, text
+from hydraft.config import foreign, moved, printed, text
 from hydraft.config.choices import Launcher
 from hydraft.config.schema import Config, load_config
 from hydraft.config.train import AUTO
@@ -48,6 +48,7 @@ def merged(composed: DictConfig, overrides: list[str]) -> tuple[Config, Config, 
         base.cluster.launcher = Launcher.auto
     given = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(given, dict)
+    given = moved.composed(given)
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0].partition("@")[0]
         with suppress(KeyError):  # a group without a section (experiment), or Hydra's own

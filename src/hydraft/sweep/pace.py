@@ -18,7 +18,8 @@ from hydraft.system.hardware import Hardware
 
 NO_MATTER = (
     "seed", "tracker", "train.max_steps", "train.epochs", "train.eval_every", "train.learning_rate", "train.scheduler",
-    "train.warmup_ratio", "train.weight_decay", "train.betas", "train.eps", "train.log_every",
+    "train.warmup_ratio", "train.warmup_steps", "train.min_learning_rate", "train.decay_ratio", "train.decay_power", "optimizer.weight_decay", "optimizer.betas", "optimizer.eps", "optimizer.momentum", "optimizer.lora_plus",
+    "train.log_every",
 )  # fmt: skip
 """Settings on which the time of a step does not depend, or hardly."""
 

@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from hydraft.config.choices import Init, Kernels, Launcher, Offload, Precision, TrackerKind
 from hydraft.config.lora import LoraMethod
 from hydraft.config.objective import ObjectiveKind
+from hydraft.config.optimizer import OptimizerKind
 from hydraft.config.schema import Config, saved
 from hydraft.plan import preflight
 from hydraft.plan.memory_parts import size
@@ -25,7 +26,8 @@ from hydraft.training.pack import scheduler
 FREE = (
     "resume", "lora", "tracker", "sweep",
     "train.epochs", "train.max_steps", "train.micro_batch_size", "train.gradient_accumulation_steps",
-    "train.learning_rate", "train.scheduler", "train.warmup_ratio", "train.weight_decay", "train.betas", "train.eps",
+    "train.learning_rate", "train.scheduler", "train.warmup_ratio", "train.warmup_steps",
+    "train.min_learning_rate", "train.decay_ratio", "train.decay_power", "optimizer",
     "train.max_grad_norm", "train.log_every", "train.eval_every", "train.eval_loss_only", "train.show_answers", "train.patience",
     "train.min_delta", "train.best_by", "train.keep", "train.save", "train.save_every", "train.save_minutes", "train.grace",
     "train.keep_last", "train.on_divergence", "train.loss_spike",
@@ -69,6 +71,10 @@ def why_alone(config: Config) -> str | None:
         return f"kernels.kind={config.kernels.kind.value} computes the base together with one adapter"
     if config.objective.kind is not ObjectiveKind.sft:
         return f"objective={config.objective.kind.value} has a loss of several answers, and the passes of a pack have that of sft"
+    if config.optimizer.kind is not OptimizerKind.adamw:
+        return f"optimizer.kind={config.optimizer.kind.value} is stepped by DeepSpeed's engine"
+    if train.neftune_alpha is not None or train.label_smoothing:
+        return "train.neftune_alpha and train.label_smoothing change the pass of one job"
     if lora.method is LoraMethod.none:
         return "lora.method=none trains the base itself"
     if lora.variant.changes_base:

@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 
 from hydraft.config.choices import Precision
 from hydraft.config.schema import Config
-from hydraft.training import process_group
+from hydraft.training import process_group, schedule
 from hydraft.training.rendezvous import Rendezvous
 from hydraft.training.zero import deepspeed_config
 
@@ -39,12 +39,14 @@ def training_arguments(config: Config, folder: Path, rendezvous: Rendezvous | No
         per_device_train_batch_size=train.micro_batch_size,
         gradient_accumulation_steps=train.gradient_accumulation_steps,
         learning_rate=train.learning_rate,
-        lr_scheduler_type=train.scheduler.value,
-        warmup_steps=train.warmup_ratio,  # a value below 1 is a share of all steps
-        weight_decay=train.weight_decay,
-        adam_beta1=train.betas[0],
-        adam_beta2=train.betas[1],
-        adam_epsilon=train.eps,
+        lr_scheduler_type=schedule.scheduler_type(train),
+        warmup_steps=train.warmup_steps or train.warmup_ratio,  # a value below 1 is a share of all steps
+        weight_decay=config.optimizer.weight_decay,
+        adam_beta1=config.optimizer.betas[0],
+        adam_beta2=config.optimizer.betas[1],
+        adam_epsilon=config.optimizer.eps,
+        neftune_noise_alpha=train.neftune_alpha,
+        label_smoothing_factor=train.label_smoothing,
         max_grad_norm=train.max_grad_norm,
         optim="adamw_torch_fused",  # bench/optimizer.py
         gradient_checkpointing=train.recomputes,

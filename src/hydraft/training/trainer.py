@@ -16,12 +16,11 @@ from transformers.trainer_utils import TrainOutput
 
 from hydraft.checkpoint import optimizer_state, random_state
 from hydraft.checkpoint.training_state import TrainingState
-from hydraft.config.choices import Offload
 from hydraft.config.schema import Config
 from hydraft.data.batch import EpochOrder
 from hydraft.models.load import trainable
 from hydraft.system import temporary
-from hydraft.training import schedule
+from hydraft.training import muon, optimizer, schedule, smoothed
 from hydraft.training.objectives.base import Objective
 
 SCALE_AT_FLOOR = "loss scale already at minimum"
@@ -55,7 +54,7 @@ def _keep_norm(engine: Any) -> None:
 
 
 class RunTrainer(Trainer):
-    """The Trainer with an objective, the order of ``EpochOrder``, DeepSpeed's CPU Adam for offloaded states, and a token count."""
+    """The Trainer with an objective, the order of ``EpochOrder``, the optimizer of ``config.optimizer``, and a token count."""
 
     def __init__(
         self,
@@ -117,27 +116,18 @@ class RunTrainer(Trainer):
         return self._operations_per_token * int(inputs["input_ids"].numel())
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """torch's AdamW, or DeepSpeed's CPU Adam with the same parameter groups."""
-        if self.config.zero.offload_optimizer is Offload.none:
+        """That of ``config.optimizer``."""
+        if optimizer.is_trainers(self.config):
             return super().create_optimizer(model)
-        from deepspeed.ops.adam import DeepSpeedCPUAdam
-
-        train = self.config.train
         assert self.model is not None
-        decayed = set(self.get_decay_parameter_names(self.model))
-        trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for name, p in trained if name in decayed], "weight_decay": train.weight_decay},
-            {"params": [p for name, p in trained if name not in decayed], "weight_decay": 0.0},
-        ]
-        self.optimizer = DeepSpeedCPUAdam(
-            [group for group in groups if group["params"]],
-            lr=train.learning_rate,
-            betas=tuple(train.betas),
-            eps=train.eps,
-            adamw_mode=True,
-        )
+        self.optimizer = optimizer.build(self.config, self.model, set(self.get_decay_parameter_names(self.model)))
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """That of ``train.scheduler``."""
+        warmup = self.args.get_warmup_steps(num_training_steps)
+        self.args.lr_scheduler_kwargs = schedule.scheduler_kwargs(self.config.train, num_training_steps, warmup)
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def run(self) -> TrainOutput:
         """Train from the beginning or from the checkpoint."""
@@ -176,6 +166,8 @@ class RunTrainer(Trainer):
     def _prepare_engine(self, max_steps: int, loader: Any) -> tuple[Any, Any]:
         engine, loader = super()._prepare_for_training(max_steps, loader, None)  # type: ignore[no-untyped-call]
         optimizer_state.undo_initial_step(engine)
+        if isinstance(engine.basic_optimizer, muon.Muon):
+            engine.basic_optimizer.shard(engine)
         _keep_norm(engine)
         return engine, loader
 
@@ -211,7 +203,10 @@ class RunTrainer(Trainer):
     ) -> torch.Tensor:
         """The objective's loss, multiplied by the number of ranks, over which DeepSpeed averages gradients."""
         assert not return_outputs, "evaluation/ evaluates"
-        found = self.objective.loss(model, inputs, num_items_in_batch)
+        if self.label_smoother is None:
+            found = self.objective.loss(model, inputs, num_items_in_batch)
+        else:
+            found = smoothed.loss(self.label_smoother, model, inputs, num_items_in_batch)
         if found.sums is not None:
             self.measured = self.measured.to(found.sums.device) + found.sums.detach()
         loss = found.value

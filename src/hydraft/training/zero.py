@@ -23,6 +23,8 @@ def deepspeed_config(config: Config) -> dict[str, Any]:
         "bf16": {"enabled": train.precision is Precision.bf16},
         "fp16": {"enabled": train.precision is Precision.fp16},
         "zero_optimization": _zero(config),
+        "zero_allow_untested_optimizer": True,  # training/muon.py; those of bitsandbytes step each element by itself
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**31,  # metrics.jsonl has more
         "wall_clock_breakdown": False,
     }

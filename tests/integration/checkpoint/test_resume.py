@@ -35,6 +35,10 @@ SAME = [  # those with code of their own; `make resume-matrix` has every topolog
     "zero=stage3 lora=none quant=none cluster=1x2",
     "zero=stage2 lora=none quant=none",
     "zero=stage2 data.packing=true data.max_length=64 model.dtype=bf16",
+    "optimizer=muon zero=stage2 cluster=1x2 train.neftune_alpha=5 data.batching=padded train.scheduler=wsd train.decay_ratio=0.5",
+    "optimizer=adamw_8bit zero=stage3 cluster=1x2 lora=none quant=none train.label_smoothing=0.1 train.scheduler=polynomial",
+    "optimizer=adafactor zero=stage0 lora=dora quant=none train.precision=bf16 train.min_learning_rate=1e-4",
+    "optimizer=lion zero=stage3_offload quant=none optimizer.lora_plus=4 train.warmup_ratio=0 train.warmup_steps=5",
 ]
 
 
@@ -58,7 +62,7 @@ PLACES = (  # each with a global batch of 8
 
 def test_another_topology_resumes_with_the_same_samples(records: Path, tmp_path: Path) -> None:
     """fp32, to 1e-6 in any element of the adapter at the end (AdamW moves one by up to 3e-4 x 7 steps)."""
-    steady = (SHORT, "train.learning_rate=3e-4", "train.eps=1e-5", "lora.dropout=0", "quant=nf4")
+    steady = (SHORT, "train.learning_rate=3e-4", "optimizer.eps=1e-5", "lora.dropout=0", "quant=nf4")
     written = "cluster=1x2 zero=stage3 train.micro_batch_size=2 train.gradient_accumulation_steps=2"
     train(compose_run(settings(records, *written.split(), *steady)), tmp_path / "whole")
     for number, place in enumerate(PLACES):

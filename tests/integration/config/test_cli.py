@@ -115,7 +115,7 @@ def test_a_template_may_be_typed_as_the_readme_has_it(typed: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "argument", ["lora.r=8,16", "train.betas=[0.9,0.95]", "--help", "-m", "+x.y=1", "data.eval=null"]
+    "argument", ["lora.r=8,16", "optimizer.betas=[0.9,0.95]", "--help", "-m", "+x.y=1", "data.eval=null"]
 )
 def test_arguments_that_hydra_can_parse_are_unchanged(argument: str) -> None:
     assert quote(argument) == argument

@@ -70,9 +70,9 @@ LLAMA3: dict[str, Any] = {
     "train.epochs": 3,
     "train.precision": "auto",  # the setup's fp16 on a GPU without bf16, bf16 on one with it
     "train.max_grad_norm": 1.0,
-    "train.betas": [0.9, 0.999],
-    "train.eps": 1e-8,
-    "train.weight_decay": 0.01,
+    "optimizer.betas": [0.9, 0.999],
+    "optimizer.eps": 1e-8,
+    "optimizer.weight_decay": 0.01,
     "train.log_every": 10,
     "train.save": "epoch",
 }

@@ -22,7 +22,7 @@ from warm_python import WarmPython
 SECRET = "not-for-anyones-eyes-4711"
 TINY_CHATGLM2 = (
     "model=chatglm2", "model.init=random", "model.scale=tiny", "quant=nf4", "zero=stage3", "lora.dropout=0", "data.eval=null",
-    "train.max_steps=4", "train.log_every=1", "train.micro_batch_size=1", "train.learning_rate=1e-2", "train.eps=1e-5",
+    "train.max_steps=4", "train.log_every=1", "train.micro_batch_size=1", "train.learning_rate=1e-2", "optimizer.eps=1e-5",
 )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ def test_a_family_trains_sharded_and_unsharded_with_equal_results(
         overrides = [
             *FAMILIES[family].split(), "model.init=random", "model.scale=tiny", f"quant={quant}", f"zero={stage}",
             "cluster=1x2", "data.eval=null", f"data.train={data}", "train.max_steps=3", "train.log_every=1",
-            "train.micro_batch_size=2", "train.learning_rate=1e-3", "train.eps=1e-5",
+            "train.micro_batch_size=2", "train.learning_rate=1e-3", "optimizer.eps=1e-5",
         ]  # fmt: skip
         return train(overrides, tmp_path / stage)
 

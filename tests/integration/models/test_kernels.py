@@ -95,7 +95,7 @@ def test_a_run_with_liger_gives_the_same_result_as_with_torch(tmp_path: Path) ->
     records.write_text(json.dumps(RECORDS[:8], ensure_ascii=False))
     common = [
         "model=chatglm2", "model.init=random", "model.scale=tiny", "zero=stage3", "cluster=1x2", "lora.dropout=0", f"data.train={records}",
-        "data.eval=null", "train.max_steps=2", "train.micro_batch_size=1", "train.log_every=1", "train.learning_rate=1e-3", "train.eps=1e-5",
+        "data.eval=null", "train.max_steps=2", "train.micro_batch_size=1", "train.log_every=1", "train.learning_rate=1e-3", "optimizer.eps=1e-5",
     ]  # fmt: skip
     interpreter = {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT / "tests/support/interpreter")}
     losses, adapters = [], []

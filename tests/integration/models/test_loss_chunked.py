@@ -152,7 +152,7 @@ def test_a_sharded_head_is_gathered_for_the_chunks(records: Path, tmp_path: Path
     """Two steps under ZeRO-3 on two ranks with different numbers of trained tokens."""
     run = [
         "model=tiny", "quant=none", "zero=stage3", "zero.stage3_param_persistence_threshold=0", "cluster=1x2", "data.eval=null",
-        f"data.train={records}", "train.max_steps=2", "train.log_every=1", "train.micro_batch_size=2", "train.eps=1e-5",
+        f"data.train={records}", "train.max_steps=2", "train.log_every=1", "train.micro_batch_size=2", "optimizer.eps=1e-5",
         "train.gradient_accumulation_steps=2",
     ]  # fmt: skip
     assert len(RECORDS) >= 24

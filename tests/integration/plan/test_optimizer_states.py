@@ -12,7 +12,16 @@ CASES = [
     f"zero={stage} train.precision={precision} train.micro_batch_size=1 train.gradient_accumulation_steps=2"
     for stage in ("stage0", "stage1", "stage2", "stage3", "stage2_offload", "stage3_offload")
     for precision in ("fp32", "bf16")
-]
+] + [
+    f"optimizer={optimizer} zero={stage} train.precision={precision} train.micro_batch_size=1"
+    for optimizer, stage, precision in (
+        ("adamw_8bit", "stage0", "fp32"), ("adamw_8bit", "stage2", "bf16"), ("adamw_8bit", "stage3 lora=none quant=none", "bf16"),
+        ("lion", "stage0", "bf16"), ("lion", "stage2_offload", "fp32"), ("lion", "stage3", "fp32"),
+        ("adafactor", "stage0 lora=dora", "fp32"), ("adafactor", "stage0 lora=none quant=none", "bf16"),
+        ("muon", "stage0 lora=dora", "bf16"), ("muon", "stage2 lora=none quant=none", "fp32"),
+        ("muon optimizer.lora_plus=4", "stage3 lora.target_modules=[v_proj,lm_head] quant=none", "bf16"),
+    )
+]  # fmt: skip
 
 
 def engines(ranks: int) -> list[dict[str, int]]:

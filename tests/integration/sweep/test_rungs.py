@@ -25,7 +25,7 @@ def settings(records: Path) -> list[str]:
     return [
         f"data.train={records}", f"data.eval={records}", "data.eval_limit=8", "data.eval_max_new_tokens=1", "quant=none",
         "lora.r=2", "train.warmup_ratio=0", f"train.max_steps={STEPS}", "train.eval_every=2", "train.eval_loss_only=true",
-        "train.log_every=1", "train.micro_batch_size=8", "train.gradient_checkpointing=false", "train.eps=1e-3",
+        "train.log_every=1", "train.micro_batch_size=8", "train.gradient_checkpointing=false", "optimizer.eps=1e-3",
     ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ TOLERANCE = 1e-5
 COMMON = [
     "quant=none", "data.eval=null", "data.max_length=128", "train.learning_rate=1e-3", "train.log_every=1",
     "train.warmup_ratio=0", "lora.dropout=0",
-    "train.eps=1e-5",  # with 1e-8, an element whose gradient is all rounding moves by a whole step, this way or that
+    "optimizer.eps=1e-5",  # with 1e-8, an element whose gradient is all rounding moves by a whole step, this way or that
 ]  # fmt: skip
 
 

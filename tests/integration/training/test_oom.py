@@ -40,7 +40,7 @@ def test_the_micro_batch_is_halved_and_every_step_stays_what_it_was(tmp_path: Pa
     records.write_text(json.dumps(asked, ensure_ascii=False), encoding="utf-8")
     overrides = [
         f"data.train={records}", "data.eval=null", "data.shuffle=false", "data.batching=padded", "quant=none", "cluster=1x2",
-        "train.micro_batch_size=16", "train.max_steps=3", "train.save_every=2", "train.log_every=1", "train.eps=1e-5",
+        "train.micro_batch_size=16", "train.max_steps=3", "train.save_every=2", "train.log_every=1", "optimizer.eps=1e-5",
         "zero.reduce_bucket_size=1000000", "zero.allgather_bucket_size=1000000",
     ]  # fmt: skip
     (tmp_path / "hook").mkdir()

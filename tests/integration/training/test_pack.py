@@ -60,7 +60,13 @@ def test_a_member_that_diverges_ends_alone(alone: Alone, tmp_path: Path) -> None
     names = ["lora r 4, batch 4", "lora r 1, decay"]
     common = [*packs.COMMON, "quant=none", f"data.train={data}"]
     seats = [packs.prepare([*common, *packs.MEMBERS[name].split()], tmp_path / str(n)) for n, name in enumerate(names)]
-    hot = ["train.learning_rate=90", "train.eps=1e-8", "train.max_grad_norm=0", "lora.r=2", "train.micro_batch_size=2"]
+    hot = [
+        "train.learning_rate=90",
+        "optimizer.eps=1e-8",
+        "train.max_grad_norm=0",
+        "lora.r=2",
+        "train.micro_batch_size=2",
+    ]
     seats.insert(1, packs.prepare([*common, *hot, "train.max_steps=60"], tmp_path / "hot"))
     first, diverged, second = _run(seats)
     assert diverged.startswith("Diverged("), diverged

@@ -84,8 +84,8 @@ def test_ten_steps_are_those_of_a_plain_loop(
         f"cluster=1x{ranks}", f"train.micro_batch_size={micro}", f"train.gradient_accumulation_steps={accumulation}",
         f"data.train={file}", "data.eval=null", "data.shuffle=false", "data.max_length=512", "quant=none", "zero=stage2",
         f"train.max_steps={STEPS}", f"train.learning_rate={RATE}", "train.scheduler=constant", "train.log_every=1",
-        "train.weight_decay=0", "train.warmup_ratio=0", "lora.r=8", "lora.alpha=16", "lora.dropout=0",
-        f"train.eps={EPS}",
+        "optimizer.weight_decay=0", "train.warmup_ratio=0", "lora.r=8", "lora.alpha=16", "lora.dropout=0",
+        f"optimizer.eps={EPS}",
     ]  # fmt: skip
     losses, adapter = expected
     curve = run_hydraft(overrides, tmp_path / "run")

@@ -28,7 +28,7 @@ def test_the_command_line_of_a_form() -> None:
     ("override", "several"),
     [
         ("lora.r=4,8", True), ("train.learning_rate=interval(1e-4, 1e-3)", True), ("lora=dora,default", True), ("seed=range(1,4)", True),
-        ("lora.r=4", False), ("train.betas=[0.9,0.95]", False), ("data.train=a,b.json", False), ("data.only=[qa,summary]", False),
+        ("lora.r=4", False), ("optimizer.betas=[0.9,0.95]", False), ("data.train=a,b.json", False), ("data.only=[qa,summary]", False),
     ],
 )  # fmt: skip
 def test_several_values_are_a_sweep(override: str, several: bool) -> None:

@@ -21,8 +21,9 @@ DATA = {
     "thinking columns labels on_bad_record eval_seed benchmark_shots benchmark_limit benchmark_chat",
     "tracker": "tags",
     "objective": "kind beta label_smoothing length_normalized gamma sft_weight desirable_weight undesirable_weight",
-    "train": "epochs max_steps micro_batch_size gradient_accumulation_steps learning_rate scheduler warmup_ratio weight_decay betas eps "
-    "max_grad_norm precision gradient_checkpointing compile profile log_every eval_every eval_loss_only patience min_delta best_by keep save save_every "
+    "optimizer": "kind weight_decay betas eps momentum lora_plus",
+    "train": "epochs max_steps micro_batch_size gradient_accumulation_steps learning_rate scheduler min_learning_rate warmup_ratio "
+    "warmup_steps decay_ratio decay_power neftune_alpha label_smoothing max_grad_norm precision gradient_checkpointing compile profile log_every eval_every eval_loss_only patience min_delta best_by keep save save_every "
     "save_minutes grace keep_last on_divergence loss_spike zero_grad_steps max_rewinds pass_over auto_micro_batch show_answers",
     "sweep": "name resume retry_failed skip_invalid objective replicas decide max_replicas budget stop_at",
     "debug": "kind cpu learned_loss",

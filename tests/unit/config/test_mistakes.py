@@ -66,8 +66,11 @@ WRONG = {
         "-m model=Qwen/a,Qwen/b": "model=auto model.path=Qwen/a,Qwen/b?",
         "--model Qwen/a": "model=auto model.path=Qwen/a",
         "--config my.yaml": "put it there and give experiment=my",
-        "warmup_steps=100": "train.warmup_ratio=0.03",
-        "--optim adamw_torch": "--optim adamw_torch: no such option: the optimizer is AdamW",
+        "warmup_steps=100": "train.warmup_steps=100?",
+        "--optim adamw_torch": "a setting is typed without dashes: optimizer=adamw",
+        "optimizer=paged_adamw_32bit": "optimizer=paged_adamw_8bit?",
+        "optim=adamw_bnb_8bit": "optimizer=adamw_8bit?",
+        "train.scheduler=warmup_stable_decay": "train.scheduler=wsd?",
     },
     "infer": {
         "prompt=hello world": "text with spaces is quoted: prompt='hello world'",

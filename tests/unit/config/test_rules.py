@@ -26,7 +26,7 @@ VIOLATIONS = [  # overrides that are refused
     "cluster.link_timeout=1", "cluster.hang_timeout=0", "cluster.max_restarts=-1", "cluster.slurm.cpus_per_rank=0", "+cluster.slurm.options.mem_=1", "data.max_length=8",
     "data.packing=true data.batching=padded", "data.eval_limit=0", "data.eval_seed=-1", "sweep.replicas=0", "sweep.max_replicas=1", "sweep.budget=soon", "sweep.stop_at=0", "data.eval_max_new_tokens=0", "data.template=question", "data.columns={question:instruction}", "train.epochs=0", "train.max_steps=0",
     "train.micro_batch_size=0", "train.gradient_accumulation_steps=0", "train.learning_rate=0", "train.warmup_ratio=1",
-    "train.weight_decay=-1", "train.betas=[0.9]", "train.eps=0", "train.max_grad_norm=-1", "train.log_every=0",
+    "optimizer.weight_decay=-1", "optimizer.betas=[0.9]", "optimizer.eps=0", "train.max_grad_norm=-1", "train.log_every=0",
     "train.gradient_checkpointing=maybe", "train.compile=true zero=stage3", "train.compile=true", "train.save_every=0", "train.save_minutes=0", "train.keep_last=0", "train.grace=-1", "train.loss_spike=1", "train.zero_grad_steps=0", "train.max_rewinds=0",
     "train.pass_over=[0]", "cluster.launcher=joined train.on_divergence=rewind", "cluster.launcher=joined train.auto_micro_batch=true",
     "train.eval_every=0", "train.eval_every=often", "train.eval_every=epoch data.eval=null", "train.show_answers=-1", "train.show_answers=3 data.eval=null", "train.eval_loss_only=true",
@@ -46,6 +46,13 @@ VIOLATIONS = [  # overrides that are refused
     "debug.learned_loss=1", "debug.learned_loss=0", "train.profile=[3,5] train.max_steps=4", "train.profile=[3]", "train.profile=[4,3]", "train.profile=[0,3]", "train.profile=[1,60]", "debug=cpu cluster=slurm_1x4",
     "debug.cpu=true cluster.launcher=joined", "cluster=2x1 cluster.hosts=[localhost,localhost]",
     "objective=simpo objective.gamma=-1", "objective=dpo objective.sft_weight=-1", "objective=kto objective.undesirable_weight=0", "objective=dpo objective.beta=0",
+    "optimizer=lion optimizer.eps=1e-5", "optimizer=adafactor", "optimizer=paged_adamw_8bit", "optimizer=paged_adamw_8bit zero=stage2_offload",
+    "optimizer.lora_plus=16 lora=none quant=none", "optimizer.lora_plus=0.5", "optimizer=muon optimizer.momentum=1",
+    "train.warmup_steps=10", "train.warmup_steps=0", "train.warmup_steps=10 train.warmup_ratio=0 train.max_steps=10",
+    "train.min_learning_rate=1e-5 train.scheduler=constant", "train.min_learning_rate=1", "train.min_learning_rate=-1", "train.decay_ratio=0.5",
+    "train.decay_ratio=0", "train.scheduler=wsd train.decay_ratio=0.99", "train.decay_power=3", "train.decay_power=0",
+    "train.neftune_alpha=5", "train.neftune_alpha=0", "kernels=unsloth data.batching=padded train.neftune_alpha=5",
+    "train.label_smoothing=0.1 objective=dpo", "kernels=liger train.label_smoothing=0.1", "train.label_smoothing=1",
 ]  # fmt: skip
 
 

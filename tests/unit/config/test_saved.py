@@ -12,7 +12,7 @@ from hydraft.config.schema import Config, saved
 
 VALUES = [
     (),
-    ("quant=none", "lora.method=dora", "train.betas=[0.8,0.9]", "train.save_minutes=2"),
+    ("quant=none", "lora.method=dora", "optimizer.betas=[0.8,0.9]", "train.save_minutes=2"),
     ("zero=stage3", "cluster=2x4", "tracker=wandb", "data.eval=null"),
     ("model=chatglm2", "lora.target_modules=[query_key_value]", "train.learning_rate=3e-5", "lora.alpha=8"),
 ]
@@ -38,7 +38,8 @@ def test_text_that_has_a_meaning_to_omegaconf_or_yaml(value: str) -> None:
 
 def test_whole_numbers_in_settings_of_floats() -> None:
     config = config_of()
-    config = replace(config, train=replace(config.train, epochs=3, betas=[0, 1], save_minutes=1, max_steps=4))
+    config = replace(config, train=replace(config.train, epochs=3, save_minutes=1, max_steps=4))
+    config.optimizer.betas = [0, 1]
     assert saved(config).count("  epochs: 3.0\n  max_steps: 4\n") == 1
     assert saved(config, leave_out=["model"]) == "".join(_without(by_omegaconf(config), "model"))
 
@@ -57,7 +58,7 @@ def test_a_config_of_equal_values_is_an_object_of_its_own() -> None:
     values = text.plain(config_of())
     first, second = text.to_object(Config, values), text.to_object(Config, values)
     assert first == second == config_of()
-    first.train.betas.append(0.5)
+    first.optimizer.betas.append(0.5)
     first.lora.r = 3
     assert text.to_object(Config, values) == second
     wrong = {**values, "lora": {**values["lora"], "rr": 8}}

@@ -19,6 +19,8 @@ NEEDS = {  # settings that an option needs
     "lora=pissa": ["quant=none"],
     "lora=none": ["quant=none"],
     "model=auto": ["model.path=owner/name"],
+    "optimizer=adafactor": ["zero=stage0"],
+    "optimizer=paged_adamw_8bit": ["mode=plan"],  # a GPU
     "kernels=liger": ["mode=plan"],  # a GPU
     "kernels=unsloth": ["mode=plan"],
 }
@@ -41,7 +43,7 @@ def test_each_file_describes_its_use_and_is_short(file: Path) -> None:
 
 
 def test_a_config_round_trips(tmp_path: Path) -> None:
-    config = config_of("lora=dora", "train.betas=[0.8,0.99]", "data.eval=null", "train.max_steps=7")
+    config = config_of("lora=dora", "optimizer.betas=[0.8,0.99]", "data.eval=null", "train.max_steps=7")
     save_config(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
 

@@ -119,7 +119,7 @@ MEANINGS = {
     "run=multirun/a/lr=1e-4,r=8": "multirun/a/lr=1e-4,r=8",
     "hydra.run.dir=2024_10_05": "2024_10_05",
     "lora.r=8": 8,
-    "train.betas=[0.9,0.95]": [0.9, 0.95],
+    "optimizer.betas=[0.9,0.95]": [0.9, 0.95],
 }
 
 

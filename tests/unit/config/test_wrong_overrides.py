@@ -87,7 +87,7 @@ def test_every_option_is_taken() -> None:
 COMPOSED = (
     "lora.r=[]", "lora.r=8'", "lora.r=${seed", "lora.r=${oc.env:NO_SUCH}", "lora.r=???", "lora.r=" + "9" * 5000, "seed=1e400", "lora..r=8",
     "lora/r=8", "+nope=3", "+=3", "🦙=3", "hydra=3", "hydra/launcher=[1]", "+hydra.callbacks.x._target_=os.system", "mode=[plan]",
-    "train=3", "train.betas=[[1],2]",
+    "train=3", "optimizer.betas=[[1],2]",
 )  # fmt: skip
 """Of settings: what Hydra's grammar, its composition or OmegaConf refuse, or do not expect."""
 

@@ -66,7 +66,7 @@ def test_nothing_that_hides_a_difference_is_left() -> None:
     assert (
         made.lora.dropout == 0
         and made.train.warmup_ratio == 0
-        and made.train.eps == 1e-5
+        and made.optimizer.eps == 1e-5
         and made.train.pass_over == []
     )
     assert (
@@ -76,7 +76,7 @@ def test_nothing_that_hides_a_difference_is_left() -> None:
     )
     assert made.data.eval is None and made.train.eval_every is None and made.train.max_steps == configs.STEPS
     assert [line.partition("=")[0] for line in configs.held_fixed(given)] == [
-        "lora.dropout", "train.eps", "train.warmup_ratio", "train.pass_over",
+        "lora.dropout", "optimizer.eps", "train.warmup_ratio", "train.pass_over",
     ]  # fmt: skip
     assert configs.comparable(config("data.eval=5%")).data.eval == "5%"  # it decides which records are trained
 

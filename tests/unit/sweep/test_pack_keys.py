@@ -21,7 +21,7 @@ PRECISION = "train.precision=fp32"
 MAY_RUN_ALONE = {
     "cluster.nodes", "cluster.ranks_per_node", "cluster.launcher", "cluster.hosts", "cluster.hostfile", "zero.stage",
     "zero.offload_optimizer", "zero.offload_param", "train.compile", "train.profile", "kernels.kind", "lora.bias", "lora.method",
-    "train.precision", "tracker.kind", "objective.kind",
+    "train.precision", "tracker.kind", "objective.kind", "optimizer.kind", "train.neftune_alpha", "train.label_smoothing",
 }  # fmt: skip
 """Settings with values for which a job runs alone."""
 

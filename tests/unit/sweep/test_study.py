@@ -39,13 +39,13 @@ def run(search: Search, stop_after: int = 99) -> int:
 
 
 def test_overrides_become_distributions() -> None:
-    space = space_of(*WIDE, "lora.alpha=range(8,33,8)", "train.weight_decay=range(0,0.31,0.1)", "train.epochs=2")
+    space = space_of(*WIDE, "lora.alpha=range(8,33,8)", "optimizer.weight_decay=range(0,0.31,0.1)", "train.epochs=2")
     assert space.axes == {
         "zero": CategoricalDistribution(["stage2", "stage3"]),
         "lora.r": IntDistribution(4, 64),  # an integer in the schema
         "train.learning_rate": FloatDistribution(1e-5, 1e-3, log=True),
         "lora.alpha": IntDistribution(8, 32, step=8),
-        "train.weight_decay": FloatDistribution(0, 0.3, step=0.1),
+        "optimizer.weight_decay": FloatDistribution(0, 0.3, step=0.1),
     }
     assert space.fixed == ["train.epochs=2"]
     assert space.overrides({"zero": "stage3", "train.learning_rate": 0.000123456789}) == [

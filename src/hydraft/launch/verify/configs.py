@@ -6,6 +6,7 @@ from typing import Any
 
 from hydraft.config.choices import Batching, Kernels, Launcher, Loss, Mode, OnDivergence, Precision, Save
 from hydraft.config.cluster import ClusterConfig
+from hydraft.config.optimizer import OptimizerConfig
 from hydraft.config.schema import Config, KernelsConfig, TrackerConfig, ZeroConfig
 from hydraft.config.train import AUTO
 from hydraft.data import held_out
@@ -14,7 +15,7 @@ from hydraft.system.hardware import Hardware
 STEPS = 8
 """Optimizer steps of each run."""
 EPS = 1e-5
-"""The least ``train.eps``. With 1e-8, an element whose gradient is only rounding error moves by a full step in either direction."""
+"""The least ``optimizer.eps``. With 1e-8, an element whose gradient is only rounding error moves by a full step in either direction."""
 
 
 def comparable(config: Config) -> Config:
@@ -27,7 +28,8 @@ def comparable(config: Config) -> Config:
         config.train,
         max_steps=STEPS,
         warmup_ratio=0.0,
-        eps=max(config.train.eps, EPS),
+        warmup_steps=None,
+        neftune_alpha=None,
         compile=False,
         log_every=1,
         eval_every=None,
@@ -42,9 +44,17 @@ def comparable(config: Config) -> Config:
     share = held_out.share(config.data) is not None  # decides which records are trained
     data = dataclasses.replace(config.data, eval=config.data.eval if share else None, eval_limit=1 if share else None)
     return dataclasses.replace(
-        config, mode=Mode.train, train=train, data=data, tracker=TrackerConfig(),
+        config, mode=Mode.train, train=train, data=data, tracker=TrackerConfig(), optimizer=_optimizer(config),
         lora=dataclasses.replace(config.lora, dropout=0.0),
     )  # fmt: skip
+
+
+def _optimizer(config: Config) -> OptimizerConfig:
+    """The optimizer of both runs, with at least ``EPS`` if its kind reads that."""
+    optimizer = config.optimizer
+    if "eps" not in optimizer.algorithm.settings:
+        return optimizer
+    return dataclasses.replace(optimizer, eps=max(optimizer.eps, EPS))
 
 
 def held_fixed(config: Config) -> list[str]:
@@ -54,14 +64,20 @@ def held_fixed(config: Config) -> list[str]:
         lines.append(
             f"lora.dropout=0 in both runs (in the config {config.lora.dropout:g}): ranks draw other masks than one rank"
         )
-    if config.train.eps < EPS:
+    if _optimizer(config) != config.optimizer:
         lines.append(
-            f"train.eps={EPS:g} in both runs (in the config {config.train.eps:g}): with less, elements whose gradient is only "
+            f"optimizer.eps={EPS:g} in both runs (in the config {config.optimizer.eps:g}): with less, elements whose gradient is only "
             "rounding error move by a full step"
         )
     if config.train.warmup_ratio:
         lines.append(
             f"train.warmup_ratio=0 in both runs (in the config {config.train.warmup_ratio:g}): the rate would be almost 0"
+        )
+    if config.train.warmup_steps:
+        lines.append(f"train.warmup_steps=null in both runs (in the config {config.train.warmup_steps})")
+    if config.train.neftune_alpha:
+        lines.append(
+            f"train.neftune_alpha=null in both runs (in the config {config.train.neftune_alpha:g}): ranks draw other noise than one rank"
         )
     if config.train.pass_over:
         lines.append(f"train.pass_over=[] in both runs (in the config {config.train.pass_over}): no step is skipped")

@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from hydraft.config import moved
 from hydraft.config.setting_kind import Kind, kind_of
 from hydraft.config.split_text import unquoted
 
@@ -116,6 +117,7 @@ def _ordered(values: Iterable[Any]) -> tuple[Any, ...]:
 def split(override: str) -> tuple[str, Any]:
     """``key=value`` as the key and the value that YAML reads; None for a deletion."""
     key, _, text = override.lstrip("+~").partition("=")
+    key = moved.name(key)
     if (quoted := unquoted(text)) is not None:
         return key, quoted
     if text != "null" and kind_of(key) is Kind.text:

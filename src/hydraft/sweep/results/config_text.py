@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from hydraft.config import moved
 from hydraft.sweep.results.axes import flat
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -27,11 +28,11 @@ def settings(text: str) -> dict[str, Any]:
     """
     head, *sections = SECTION.split(text)
     if head.strip():  # not as hydraft writes it
-        return dict(_section(text))
+        return {moved.name(name): value for name, value in _section(text).items()}
     found: dict[str, Any] = {}
     for section in sections:
         found.update(_section(section))
-    return found
+    return {moved.name(name): value for name, value in found.items()}
 
 
 @functools.lru_cache(maxsize=4096)

@@ -40,6 +40,8 @@ ADDED = (
     "lora.start", "train.patience", "train.min_delta", "train.best_by", "train.keep", "train.show_answers", "tracker.name", "tracker.notes",
     "debug", "data.benchmark", "data.benchmark_shots", "data.benchmark_limit", "data.benchmark_chat",
     "train.profile",
+    "optimizer.kind", "optimizer.momentum", "optimizer.lora_plus",
+    "train.min_learning_rate", "train.warmup_steps", "train.decay_ratio", "train.decay_power", "train.neftune_alpha", "train.label_smoothing",
 )  # fmt: skip
 """Sections and settings that earlier versions did not have. At their default they are not part of a job's identity, so that the jobs of
 an older sweep keep theirs."""
@@ -91,7 +93,7 @@ def key_of(config: Config) -> str:
     config = replace(config, resume=None, sweep=SweepConfig())
     default = Config()
     unused = [name for name in ADDED if attrgetter(name)(config) == attrgetter(name)(default)]
-    text = portable(saved(config, leave_out=unused))
+    text = portable(saved(config, leave_out=unused, earlier=True))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

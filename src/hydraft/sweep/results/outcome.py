@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hydraft.config import printed
+from hydraft.config import moved, printed
 from hydraft.errors import ConfigError
 from hydraft.sweep.results import axes as axes_of
 from hydraft.sweep.results import config_text, ledger
@@ -188,7 +188,7 @@ def read(folder: Path) -> Sweep:
         if not outcomes:
             raise ConfigError(f"{folder}: no sweep and no run is in it")
     chosen = [redact(dict(map(axes_of.split, outcome.job.overrides))) for outcome in outcomes]
-    keys = about.get("axes") or list(dict.fromkeys(key for job in chosen for key in job))
+    keys = list(dict.fromkeys(map(moved.name, about.get("axes") or [key for job in chosen for key in job])))
     axes = axes_of.of_overrides([key for key in keys if not key.startswith(("hydra.", "sweep."))], chosen)
     if not axes and any(outcome.config for outcome in outcomes):
         chosen = [outcome.config for outcome in outcomes]

@@ -157,7 +157,7 @@ class CheckpointCallback(TrainerCallback):
 
     def write(self, trainer: RunTrainer, target: Path, more: Any = None) -> None:
         """Write the current adapter or model."""
-        updated = schedule_step(trainer.lr_scheduler) > (self.config.train.warmup_ratio > 0)
+        updated = schedule_step(trainer.lr_scheduler) > self.config.train.warms_up
         tokenizer: Any = trainer.processing_class
         with self.logging.screen.heartbeat.while_working():
             weights.save(trainer.model, tokenizer, target, updated, self.origin, more)  # type: ignore[arg-type]

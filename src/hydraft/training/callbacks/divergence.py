@@ -262,7 +262,7 @@ def _advice(config: Config, cause: Cause, updated: bool) -> str:
     if not updated:
         return ", ".join([*precision, "mode=preview", "another model.path (its weights have not been changed yet)"])
     tries = [f"train.learning_rate={train.learning_rate / 10:g}"]
-    tries += ["train.warmup_ratio=0.05"] if train.warmup_ratio == 0 else []
+    tries += ["train.warmup_ratio=0.05"] if not train.warms_up else []
     if train.max_grad_norm == 0 or train.max_grad_norm > 0.3:
         tries.append(f"train.max_grad_norm={0.3 if train.max_grad_norm else 1}")
     skips = ["train.on_divergence=rewind (skips these records)"]
