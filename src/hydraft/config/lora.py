@@ -1,4 +1,4 @@
-"""The variants of LoRA: one entry each, read by the rules, the plan, the adapter and the checkpoint alike. No torch."""
+"""The lora section, and the variants of LoRA: one entry each, read by the rules, the plan, the adapter and the checkpoint alike. No torch."""
 
 import re
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from enum import Enum
 from pathlib import PurePath
 from typing import Any
 
+from hydraft.config.bounds import Effect, setting
 from hydraft.errors import ConfigError
 
 
@@ -16,6 +17,12 @@ class LoraMethod(Enum):
     rslora = "rslora"
     dora = "dora"
     pissa = "pissa"
+    olora = "olora"
+    eva = "eva"
+    loftq = "loftq"
+    orthogonal = "orthogonal"
+    lora_fa = "lora_fa"
+    vera = "vera"
 
 
 @dataclass(frozen=True)
@@ -27,15 +34,35 @@ class Variant:
     magnitude: bool = False
     """Whether a magnitude for each output feature is trained as well, which scales the layer's output."""
     changes_base: bool = False
-    """Whether the base weights change when the adapter is initialised. They must then be neither quantised nor sharded, and the
-    adapter is saved as plain LoRA of twice the rank, which fits the original base."""
+    """Whether the adapter starts from a part of each base weight, which is subtracted from it: from the weight itself, or, if that is
+    quantised, by a second, frozen adapter. The adapter is saved as plain LoRA of twice the rank, which fits the original base."""
     reads_base: bool = False
-    """Whether a pass reads the base weight itself; a quantised one must then not be sharded."""
+    """Whether a pass reads the base weight itself."""
+    reads_records: bool = False
+    """Whether the first weights come from a forward pass over training records."""
+    reads_error: bool = False
+    """Whether the first weights are the error of quantising the base."""
+    exact: bool = True
+    """Whether an update that is zero is zero to the bit before training."""
+    frozen_down: bool = False
+    """Whether A keeps its first weights, and only B is trained."""
+    shared: bool = False
+    """Whether all layers share one frozen A and one frozen B, of which each trains two scaling vectors."""
 
     @property
     def starts_as_base(self) -> bool:
         """Whether a new adapter changes no bit of the model's outputs: its update is zero, and nothing is scaled."""
-        return not self.magnitude and not self.changes_base
+        return self.exact and not (self.magnitude or self.changes_base or self.reads_error)
+
+    @property
+    def alone(self) -> bool:
+        """Whether members of a pack cannot have it: they add adapters of trained A and B, drawn at random, to one base."""
+        return self.computed or self.frozen_down or self.shared
+
+    @property
+    def computed(self) -> bool:
+        """Whether the first weights are computed from the base or the records, and not only drawn."""
+        return self.changes_base or self.reads_records or self.reads_error
 
 
 VARIANTS = {
@@ -44,6 +71,16 @@ VARIANTS = {
     LoraMethod.dora: Variant({"use_dora": True}, magnitude=True, reads_base=True),  # arXiv:2402.09353
     # Principal singular vectors and values, arXiv:2404.02948.
     LoraMethod.pissa: Variant({"init_lora_weights": "pissa"}, changes_base=True),
+    # The first columns and rows of a QR decomposition, arXiv:2406.01775.
+    LoraMethod.olora: Variant({"init_lora_weights": "olora"}, changes_base=True),
+    # Principal directions of the layers' inputs, arXiv:2410.07170; every layer keeps the rank lora.r.
+    LoraMethod.eva: Variant({"init_lora_weights": "eva"}, reads_records=True),
+    # Principal part of what NF4 loses, arXiv:2310.08659; the base is not quantised again.
+    LoraMethod.loftq: Variant(reads_error=True),
+    # A and B from disjoint rows of an orthogonal matrix, so that B·A is zero up to rounding.
+    LoraMethod.orthogonal: Variant({"init_lora_weights": "orthogonal"}, exact=False),
+    LoraMethod.lora_fa: Variant(frozen_down=True),  # arXiv:2308.03303
+    LoraMethod.vera: Variant(shared=True),  # arXiv:2310.11454
 }
 """By ``lora.method``; ``none`` is full fine-tuning and has no entry."""
 
@@ -84,6 +121,50 @@ def has_head(targets: list[str] | str) -> bool:
     if isinstance(targets, str):
         return bool(re.fullmatch(targets, "lm_head"))
     return any(target.rpartition(".")[2] == "lm_head" for target in targets)
+
+
+@dataclass
+class LoraConfig:
+    """The LoRA adapter, or full fine-tuning."""
+
+    method: LoraMethod = LoraMethod.lora
+    """Variant of LoRA. ``none``: train every weight (full fine-tuning)."""
+    r: int = setting(
+        8, at_least=1, refusal="the rank of a LoRA update is at least 1; for full fine-tuning use lora=none"
+    )
+    """Rank of the update B·A."""
+    alpha: float = setting(16, above=0)
+    """The update is scaled by alpha / r; with rslora by alpha / sqrt(r)."""
+    dropout: float = setting(0.0, at_least=0, below=1)
+    """Dropout probability of the adapter's input in training."""
+    bias: str = setting("none", one_of=("none", "all", "lora_only"))
+    """Which biases are trained."""
+    target_modules: Any = setting(factory=lambda: [ALL_LINEAR], valid=is_targets, allowed=TARGETS)
+    """Names of the linear layers that get an adapter, each with or without the names before it. ``all-linear``: all except the
+    language-model head. A text with other characters than those of a name is a regular expression for whole names, as in peft."""
+    start: str | None = setting(None, effect=Effect.reads)
+    """The adapter that training starts from instead of a new one: a run's folder, ``last``, the folder of an adapter in PEFT format, or
+    its name on the Hugging Face hub. ``r``, ``alpha``, ``bias``, ``target_modules`` and ``method`` are its own."""
+
+    @property
+    def variant(self) -> Variant:
+        """The entry of ``method``; full fine-tuning has the plain one."""
+        return VARIANTS.get(self.method, Variant())
+
+    @property
+    def starts_as_base(self) -> bool:
+        """Whether the model's outputs before training are those of its base, to the bit."""
+        return self.start is None and self.variant.starts_as_base
+
+    @property
+    def on_head(self) -> bool:
+        """Whether the language-model head gets an adapter."""
+        return has_head(self.targets)
+
+    @property
+    def targets(self) -> list[str] | str:
+        """``target_modules`` as names, or as a regular expression."""
+        return as_targets(self.target_modules)
 
 
 def start_name(start: str) -> str:

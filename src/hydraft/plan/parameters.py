@@ -9,7 +9,7 @@ from functools import cached_property
 
 from hydraft.config.choices import QuantKind
 from hydraft.config.lora import ALL_LINEAR, LoraMethod
-from hydraft.config.schema import LoraConfig
+from hydraft.config.lora import LoraConfig
 from hydraft.errors import ConfigError
 from hydraft.models import lora_targets
 from hydraft.models.families.base import ALIBI_FEATURES, Native

@@ -1,0 +1,38 @@
+"""Combinations of settings of the lora section that a run cannot have. No torch."""
+
+from hydraft.config.choices import QuantKind
+from hydraft.config.lora import LoraMethod
+from hydraft.config.rule import value
+
+LORA = [
+    value(
+        lambda c: c.lora.variant.reads_error and c.quant.kind is not QuantKind.nf4,
+        "lora={c.lora.method.value} starts from what NF4 loses: use quant=nf4, or lora=default",
+        source="LoftQ, arXiv:2310.08659",
+    ),
+    # Its number of passes depends on the numbers, which may differ in their last bits between ranks that gather weights together.
+    value(
+        lambda c: c.lora.variant.reads_records and c.zero.stage == 3,
+        "lora={c.lora.method.value} reads training records before ZeRO-3 can gather weights: use zero=stage2, or lora=default",
+        source="peft, tuners/lora/eva.py, _get_eva_state_dict: until all layers have converged",
+    ),
+    value(
+        lambda c: c.lora.method is LoraMethod.orthogonal and c.lora.r % 2 == 1,
+        "lora.r={c.lora.r}: lora=orthogonal gives A and B half of the rows each: use an even rank",
+        source="peft, tuners/lora/layer.py, orthogonal_init",
+    ),
+    value(
+        lambda c: c.lora.method is LoraMethod.orthogonal and c.quant.kind is QuantKind.int8,
+        "lora=orthogonal is made in the type of the base's weights, which quant=int8 has none for: use quant=nf4, or lora=default",
+        source="peft, tuners/lora/layer.py, orthogonal_init",
+    ),
+    value(
+        lambda c: c.lora.variant.shared and c.lora.alpha != 1,
+        "lora.alpha={c.lora.alpha:g}: the update of lora={c.lora.method.value} is not scaled: leave lora.alpha out, or use lora.alpha=1",
+        source="peft, tuners/vera/layer.py, forward",
+    ),
+    value(
+        lambda c: c.lora.variant.shared and c.lora.bias != "none",
+        "lora.bias={c.lora.bias}: lora={c.lora.method.value} trains no biases: leave lora.bias out, or use lora=default",
+    ),
+]
