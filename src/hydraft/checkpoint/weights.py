@@ -99,11 +99,15 @@ def _write_adapter(
     settings: Any = model.peft_config["default"]
     state: Tensors = peft.get_peft_model_state_dict(model, state_dict=tensors)
     changes: dict[str, Any] = {"inference_mode": True}
-    if isinstance(settings, peft.LoraConfig):  # its first weights are in the past: another model must not compute them again
+    if isinstance(
+        settings, peft.LoraConfig
+    ):  # its first weights are in the past: another model must not compute them again
         changes |= {"init_lora_weights": True, "eva_config": None}
     if initial is not None:
         state = _plain_lora(state, peft.get_peft_model_state_dict(model, state_dict=initial))
-        changes |= {name: _twice(getattr(settings, name)) for name in ("r", "lora_alpha", "rank_pattern", "alpha_pattern")}
+        changes |= {
+            name: _twice(getattr(settings, name)) for name in ("r", "lora_alpha", "rank_pattern", "alpha_pattern")
+        }
     save_file(state, folder / ADAPTER_FILE, metadata={"format": "pt"})
     kept = {name: getattr(settings, name) for name in changes}
     for name, value in changes.items():

@@ -151,6 +151,19 @@ class LoraConfig:
         """The entry of ``method``; full fine-tuning has the plain one."""
         return VARIANTS.get(self.method, Variant())
 
+    def check_rank(self, r: int, rows: int, columns: int) -> None:
+        """Refuse a rank ``r`` above that of a weight (rows, columns), if the first weights are parts of it or of its inputs.
+
+        Raises:
+            ConfigError: the message has the largest rank.
+        """
+        most = columns if self.variant.reads_records else min(rows, columns)
+        if self.variant.computed and r > most:
+            raise ConfigError(
+                f"lora.r={r}: lora={self.method.value} computes its first weights, and of a layer with the shape ({rows}, {columns}) "
+                f"there are no more than {most}: use lora.r={most} or less"
+            )
+
     @property
     def starts_as_base(self) -> bool:
         """Whether the model's outputs before training are those of its base, to the bit."""

@@ -7,7 +7,6 @@ The root is ``Config``; that of infer.py is in ``infer.py``. Combinations of set
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 

@@ -18,6 +18,8 @@ import torch
 from bitsandbytes import matmul_4bit
 from bitsandbytes.functional import QuantState, dequantize_4bit
 from bitsandbytes.nn import Linear4bit
+from peft.tuners.lora import dora
+from peft.utils.integrations import dequantize_module_weight
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from hydraft.models.nf4 import Payload
@@ -83,3 +85,13 @@ def hold(layer: Linear4bit, payload: Payload, constants: QuantState, dtype: torc
     layer.quant_state = None
     layer.quant_storage = layer.compute_dtype = dtype
     layer.compute_type_is_set = True
+
+
+def dequantised(layer: Any) -> torch.Tensor:
+    """The weight (O, I) that a layer computes with: peft's ``dequantize_module_weight``, which knows no gathered constants."""
+    if isinstance(layer, ShardedLinear4bit):
+        return dequantize_4bit(*layer.gathered())  # type: ignore[no-any-return]
+    return dequantize_module_weight(layer)
+
+
+dora.dequantize_module_weight = dequantised  # DoRA's layer reads the weight beside the layer that has it

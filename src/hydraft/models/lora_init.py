@@ -15,14 +15,12 @@ from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import Linear
-from peft.utils.integrations import dequantize_module_weight
 from peft.utils.loftq_utils import _low_rank_decomposition
 from transformers import PreTrainedModel
 
 from hydraft.config.lora import LoraConfig
 from hydraft.errors import ConfigError
-from hydraft.models import lora, nf4
-from hydraft.models.linear_4bit import ShardedLinear4bit
+from hydraft.models import linear_4bit, lora, nf4
 
 NAME, FIRST = "default", "first"
 """The adapter that is trained; and the frozen one whose update is subtracted, with the first weights of the other."""
@@ -41,19 +39,9 @@ def check_rank(model: torch.nn.Module, section: LoraConfig) -> None:
     Raises:
         ConfigError: the message has the sizes.
     """
-    if not (section.variant.changes_base or section.variant.reads_error):
-        return
-    for layer in layers(model):
-        refuse_rank(section, layer.r[NAME], layer.out_features, layer.in_features)
-
-
-def refuse_rank(section: LoraConfig, r: int, rows: int, columns: int) -> None:
-    """Refuse a rank ``r`` above that of a weight (rows, columns) from which the first weights are taken."""
-    if r > min(rows, columns):
-        raise ConfigError(
-            f"lora.r={r}: lora={section.method.value} takes its first weights from the base's, and one has the shape "
-            f"({rows}, {columns}): use lora.r={min(rows, columns)} or less"
-        )
+    if section.variant.computed:
+        for layer in layers(model):
+            section.check_rank(layer.r[NAME], layer.out_features, layer.in_features)
 
 
 def adapted(base: PreTrainedModel, section: LoraConfig, quantised: bool, in_fp32: bool) -> peft.PeftModel:
@@ -162,9 +150,7 @@ def _gathered(weight: torch.nn.Parameter) -> Iterator[None]:
 def dequantised(base: Any) -> torch.Tensor:
     """The weight (O, I) that a layer of the base computes with, in fp32."""
     with _gathered(base.weight):
-        if isinstance(base, ShardedLinear4bit):
-            return dequantize_4bit(*base.gathered()).float()  # type: ignore[no-any-return]
-        return dequantize_module_weight(base).detach().float().clone()
+        return linear_4bit.dequantised(base).detach().to(torch.float32, copy=True)
 
 
 def _subtract(model: peft.PeftModel, section: LoraConfig) -> None:

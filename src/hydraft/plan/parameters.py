@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from hydraft.config.choices import QuantKind
-from hydraft.config.lora import ALL_LINEAR, LoraMethod
-from hydraft.config.lora import LoraConfig
+from hydraft.config.lora import ALL_LINEAR, LoraConfig, LoraMethod
+from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
 from hydraft.models import lora_targets
 from hydraft.models.families.base import ALIBI_FEATURES, Native
@@ -120,6 +120,10 @@ class Trained:
     """Elements of each trained tensor of the base: all of them in full fine-tuning."""
     targets: tuple[str, ...]
     """Names of the modules with an adapter."""
+    frozen: tuple[int, ...] = ()
+    """Elements of each frozen tensor of the adapter: as many for each target."""
+    shared: int = 0
+    """Elements of the buffers that all targets share."""
 
     @cached_property
     def count(self) -> int:
@@ -137,14 +141,17 @@ class Trained:
         return self.adapter + self.base
 
 
-def trained(layout: Layout, lora: LoraConfig) -> Trained:
-    """The tensors that ``lora`` trains.
+def trained(layout: Layout, lora: LoraConfig, quantised: bool = False) -> Trained:
+    """The tensors that ``lora`` trains, and those that it has besides.
 
     A (r, in) and B (out, r) on each target (LoRA, arXiv:2106.09685, section 4.1); DoRA adds a magnitude per row
-    (arXiv:2402.09353, equation 5).
+    (arXiv:2402.09353, equation 5). VeRA trains vectors (out) and (r), and has one A and B for the largest sizes (arXiv:2310.11454).
+
+    Args:
+        quantised: whether the base is; PiSSA and OLoRA then have a second, frozen adapter.
 
     Raises:
-        ConfigError: no layer matches ``lora.target_modules``.
+        ConfigError: no layer matches ``lora.target_modules``, or a layer has no such rank.
     """
     if lora.method is LoraMethod.none:
         return Trained((), tuple(tensor.count for tensor in layout.tensors), ())
@@ -154,13 +161,38 @@ def trained(layout: Layout, lora: LoraConfig) -> Trained:
     on = _targeted(layout, matrices, lora.targets)
     targets = [tensor for tensor in matrices if tensor.module in on]
     adapter: list[int] = []
+    frozen: list[int] = []
     for tensor in targets:
-        rows, columns = tensor.shape
-        adapter += [lora.r * columns, rows * lora.r]
-        adapter += [rows] if lora.variant.magnitude else []
+        own, fixed = _matrices(lora, *tensor.shape, quantised)
+        adapter += own
+        frozen += fixed
+    shared = lora.r * sum(max(sizes) for sizes in zip(*(tensor.shape for tensor in targets), strict=True))
     biases = [tensor for tensor in layout.tensors if tensor.name.endswith(".bias")]
     learns = {"all": biases, "lora_only": [bias for bias in biases if bias.module in on]}.get(lora.bias, [])
-    return Trained(tuple(adapter), tuple(bias.count for bias in learns), tuple(tensor.module for tensor in targets))
+    return Trained(
+        tuple(adapter),
+        tuple(bias.count for bias in learns),
+        tuple(tensor.module for tensor in targets),
+        tuple(frozen),
+        shared if lora.variant.shared else 0,
+    )
+
+
+def trained_in(layout: Layout, config: Config) -> Trained:
+    """``trained`` by a run."""
+    return trained(layout, config.lora, config.quant.kind is not QuantKind.none)
+
+
+def _matrices(lora: LoraConfig, rows: int, columns: int, quantised: bool) -> tuple[list[int], list[int]]:
+    """Elements of the trained and of the frozen tensors of the adapter on a weight (rows, columns)."""
+    lora.check_rank(lora.r, rows, columns)
+    variant, down, up = lora.variant, lora.r * columns, rows * lora.r
+    if variant.shared:
+        return [rows, lora.r], []
+    if variant.frozen_down:
+        return [up], [down]
+    first = [down, up] if variant.changes_base and quantised else []
+    return [down, up] + ([rows] if variant.magnitude else []), first
 
 
 def _targeted(layout: Layout, matrices: list[Tensor], requested: list[str] | str) -> set[str]:

@@ -28,7 +28,9 @@ def initialise(model: Any, encoded: Encoded, config: Config, device: torch.devic
     size = max(config.train.micro_batch_size, 2)
     batches = [_batch(encoded, chosen[start : start + size]) for start in range(0, len(chosen), size)]
     model.to(device)
-    initialize_lora_eva_weights(model, batches, forward_fn=_forward(device), gather_distributed_inputs=False, show_progress_bar=False)
+    initialize_lora_eva_weights(
+        model, batches, forward_fn=_forward(device), gather_distributed_inputs=False, show_progress_bar=False
+    )
     lora_init.share(model)
 
 
