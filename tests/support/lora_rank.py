@@ -3,7 +3,6 @@
 python lora_rank.py OVERRIDES OVERRIDES … with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set.
 """
 
-import copy
 import dataclasses
 import json
 import os
@@ -25,8 +24,8 @@ from conftest import config_of  # noqa: E402
 from hydraft.checkpoint import weights  # noqa: E402
 from hydraft.models import lora_init  # noqa: E402
 from hydraft.models.load import load_base, load_tokenizer, load_trainable, trainable  # noqa: E402
-from hydraft.plan.parameters import layout, trained_in  # noqa: E402
 from hydraft.models.shapes import planned_config  # noqa: E402
+from hydraft.plan.parameters import layout, trained_in  # noqa: E402
 from hydraft.system import hardware  # noqa: E402
 from hydraft.training import deepspeed_ops  # noqa: E402
 from hydraft.training.zero import deepspeed_config  # noqa: E402
@@ -47,9 +46,15 @@ def trained(overrides: str) -> dict[str, Any]:
     folds = config.lora.variant.changes_base and lora_init.first(model) is None
     initial = weights.gather(model, trainable(model)) if folds else None
     parameters = list(trainable(model).values())
-    frozen = sum(getattr(value, "ds_numel", value.numel()) for name, value in lora_init.saved(model).items() if not value.requires_grad)
+    frozen = sum(
+        getattr(value, "ds_numel", value.numel())
+        for name, value in lora_init.saved(model).items()
+        if not value.requires_grad
+    )
     frozen += sum(getattr(value, "ds_numel", value.numel()) for value in (lora_init.first(model) or {}).values())
-    engine, *_ = deepspeed.initialize(model=model, optimizer=torch.optim.AdamW(parameters, lr=1e-3, eps=1e-5), config=settings)
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=torch.optim.AdamW(parameters, lr=1e-3, eps=1e-5), config=settings
+    )
     losses = []
     generator = torch.Generator().manual_seed(5)
     rows = torch.randint(9, 99, (STEPS, 2, 24), generator=generator)
@@ -76,7 +81,11 @@ def trained(overrides: str) -> dict[str, Any]:
         apart = far(config, place, rows[0], ours)
     engine.destroy()
     if config.zero.stage == 3:
-        apart = far(dataclasses.replace(config, zero=dataclasses.replace(config.zero, stage=2)), place, rows[0], ours) if dist.get_rank() == 0 else 0
+        apart = (
+            far(dataclasses.replace(config, zero=dataclasses.replace(config.zero, stage=2)), place, rows[0], ours)
+            if dist.get_rank() == 0
+            else 0
+        )
     dist.barrier()
     return {
         "losses": losses, "apart": apart, "trained": sum(getattr(p, "ds_numel", p.numel()) for p in parameters), "frozen": frozen,
@@ -100,7 +109,9 @@ if __name__ == "__main__":
         try:
             results.append(trained(one))
         except Exception as e:
-            import traceback; traceback.print_exc()
+            import traceback
+
+            traceback.print_exc()
             results.append({"error": f"{type(e).__name__}: {e}"[:300]})
     if dist.get_rank() == 0:
         print(json.dumps(results))

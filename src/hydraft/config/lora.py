@@ -1,7 +1,7 @@
 """The lora section, and the variants of LoRA: one entry each, read by the rules, the plan, the adapter and the checkpoint alike. No torch."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import PurePath
@@ -123,6 +123,54 @@ def has_head(targets: list[str] | str) -> bool:
     return any(target.rpartition(".")[2] == "lm_head" for target in targets)
 
 
+EXCLUDED = "a list of layer names, or a regular expression for whole names"
+RANKS = "a dict from names of layers to ranks of at least 1, such as {{down_proj: 16}}"
+ALPHAS = "a dict from names of layers to numbers above 0, such as {{down_proj: 32}}"
+
+
+def is_excluded(value: Any) -> bool:
+    """Whether ``value`` can be ``lora.exclude_modules``."""
+    return value == [] or is_targets(value)
+
+
+def are_layers(value: Any) -> bool:
+    """Whether ``value`` can be ``lora.layers``."""
+    return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
+
+
+def are_ranks(value: Any) -> bool:
+    """Whether ``value`` can be ``lora.rank_pattern``."""
+    return _is_pattern(value) and all(type(rank) is int and rank >= 1 for rank in value.values())
+
+
+def are_alphas(value: Any) -> bool:
+    """Whether ``value`` can be ``lora.alpha_pattern``."""
+    return _is_pattern(value) and all(isinstance(alpha, int | float) and alpha > 0 for alpha in value.values())
+
+
+def _is_pattern(value: Any) -> bool:
+    return isinstance(value, dict) and all(is_targets(name) for name in value)
+
+
+def pattern(names: Iterable[str], layer: str) -> str | None:
+    """The first of ``names`` that is a layer's, as in peft's ``get_pattern_key``."""
+    return next((name for name in names if re.fullmatch(rf"(.*\.)?({name})", layer)), None)
+
+
+def start_name(start: str) -> str:
+    """A short name for ``lora.start`` without this machine's folders: the run, its checkpoint, or the name on the hub."""
+    if hub := re.search(r"models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{7})", start):
+        return f"{hub[1]}/{hub[2]}@{hub[3]}"
+    parts = list(PurePath(start).parts)
+    if parts[-1:] == ["adapter"]:
+        parts.pop()
+    for root in ("outputs", "multirun"):
+        if root in parts[:-1]:
+            return "/".join(parts[len(parts) - 1 - parts[-2::-1].index(root) :])
+    kept = 3 if parts[-2:-1] == ["checkpoints"] else 1
+    return "/".join(parts[-kept:])
+
+
 @dataclass
 class LoraConfig:
     """The LoRA adapter, or full fine-tuning."""
@@ -142,9 +190,18 @@ class LoraConfig:
     target_modules: Any = setting(factory=lambda: [ALL_LINEAR], valid=is_targets, allowed=TARGETS)
     """Names of the linear layers that get an adapter, each with or without the names before it. ``all-linear``: all except the
     language-model head. A text with other characters than those of a name is a regular expression for whole names, as in peft."""
+    exclude_modules: Any = setting(factory=list, valid=is_excluded, allowed=EXCLUDED)
+    """Layers that get no adapter although ``target_modules`` names them: names or a regular expression, as there."""
+    layers: list[int] = setting(factory=list, valid=are_layers, allowed="numbers of decoder layers, from 0")
+    """The decoder layers that get an adapter, by their numbers from 0. ``[]``: all of them."""
+    rank_pattern: dict[str, int] = setting(factory=dict, valid=are_ranks, allowed=RANKS)
+    """Other ranks for some layers, ``{down_proj: 16}``: each name is one of a layer, with or without the names before it, or a regular
+    expression for the end of its name, as in peft."""
+    alpha_pattern: dict[str, float] = setting(factory=dict, valid=are_alphas, allowed=ALPHAS)
+    """Other values of ``alpha`` for some layers, as ``rank_pattern``."""
     start: str | None = setting(None, effect=Effect.reads)
     """The adapter that training starts from instead of a new one: a run's folder, ``last``, the folder of an adapter in PEFT format, or
-    its name on the Hugging Face hub. ``r``, ``alpha``, ``bias``, ``target_modules`` and ``method`` are its own."""
+    its name on the Hugging Face hub. ``r``, ``alpha``, ``bias``, ``target_modules``, ``method`` and the patterns are its own."""
 
     @property
     def variant(self) -> Variant:
@@ -172,23 +229,23 @@ class LoraConfig:
     @property
     def on_head(self) -> bool:
         """Whether the language-model head gets an adapter."""
-        return has_head(self.targets)
+        return has_head(self.targets) and not self.layers and not has_head(self.excluded)
+
+    @property
+    def excluded(self) -> list[str] | str:
+        """``exclude_modules`` as names, or as a regular expression."""
+        return as_targets(self.exclude_modules) if self.exclude_modules else []
+
+    @property
+    def ranks(self) -> list[int]:
+        """Every rank that a layer may have."""
+        return [self.r, *self.rank_pattern.values()]
+
+    def rank(self, name: str) -> int:
+        """The rank of the adapter on the layer ``name``."""
+        return self.rank_pattern.get(str(pattern(self.rank_pattern, name)), self.r)
 
     @property
     def targets(self) -> list[str] | str:
         """``target_modules`` as names, or as a regular expression."""
         return as_targets(self.target_modules)
-
-
-def start_name(start: str) -> str:
-    """A short name for ``lora.start`` without this machine's folders: the run, its checkpoint, or the name on the hub."""
-    if hub := re.search(r"models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{7})", start):
-        return f"{hub[1]}/{hub[2]}@{hub[3]}"
-    parts = list(PurePath(start).parts)
-    if parts[-1:] == ["adapter"]:
-        parts.pop()
-    for root in ("outputs", "multirun"):
-        if root in parts[:-1]:
-            return "/".join(parts[len(parts) - 1 - parts[-2::-1].index(root) :])
-    kept = 3 if parts[-2:-1] == ["checkpoints"] else 1
-    return "/".join(parts[-kept:])

@@ -1,8 +1,15 @@
 """Combinations of settings of the lora section that a run cannot have. No torch."""
 
-from hydraft.config.choices import QuantKind
+from hydraft.config.choices import Kernels, QuantKind
 from hydraft.config.lora import LoraMethod
 from hydraft.config.rule import value
+from hydraft.config.schema import Config
+
+
+def _narrows(config: Config) -> bool:
+    lora = config.lora
+    return bool(lora.layers or lora.exclude_modules or lora.rank_pattern or lora.alpha_pattern)
+
 
 LORA = [
     value(
@@ -17,8 +24,8 @@ LORA = [
         source="peft, tuners/lora/eva.py, _get_eva_state_dict: until all layers have converged",
     ),
     value(
-        lambda c: c.lora.method is LoraMethod.orthogonal and c.lora.r % 2 == 1,
-        "lora.r={c.lora.r}: lora=orthogonal gives A and B half of the rows each: use an even rank",
+        lambda c: c.lora.method is LoraMethod.orthogonal and any(r % 2 for r in c.lora.ranks),
+        "lora.r={c.lora.r}, lora.rank_pattern={c.lora.rank_pattern}: lora=orthogonal gives A and B half of the rows each: use an even rank",
         source="peft, tuners/lora/layer.py, orthogonal_init",
     ),
     value(
@@ -34,5 +41,23 @@ LORA = [
     value(
         lambda c: c.lora.variant.shared and c.lora.bias != "none",
         "lora.bias={c.lora.bias}: lora={c.lora.method.value} trains no biases: leave lora.bias out, or use lora=default",
+    ),
+    value(
+        lambda c: c.lora.variant.shared and bool(c.lora.rank_pattern or c.lora.alpha_pattern),
+        "lora.rank_pattern and lora.alpha_pattern: all layers share the matrices of lora={c.lora.method.value}: leave them out",
+    ),
+    value(
+        lambda c: c.lora.start is not None and bool(c.lora.layers or c.lora.exclude_modules),
+        "lora.layers and lora.exclude_modules: the adapter of lora.start decides its layers: leave them out, or lora.start",
+    ),
+    value(
+        lambda c: c.lora.method is LoraMethod.none and _narrows(c),
+        "lora.layers, lora.exclude_modules, lora.rank_pattern and lora.alpha_pattern are for adapters, and lora=none trains all weights: leave "
+        "them out, or use lora=default",
+    ),
+    value(
+        lambda c: c.kernels.kind is Kernels.unsloth and _narrows(c),
+        "lora.layers, lora.exclude_modules, lora.rank_pattern and lora.alpha_pattern are not read by kernels=unsloth: leave them out, or use "
+        "kernels=torch",
     ),
 ]

@@ -20,7 +20,7 @@ def targets(lora: LoraConfig, model: torch.nn.Module) -> list[str] | str:
     linear = [
         name for name, module in modules.items() if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
     ]
-    return lora_targets.resolve(lora.targets, modules, linear)
+    return lora_targets.resolve(lora, modules, linear)
 
 
 def adapter(lora: LoraConfig, targets: list[str] | str, quantised: bool = False) -> peft.PeftConfig | None:
@@ -47,5 +47,7 @@ def adapter(lora: LoraConfig, targets: list[str] | str, quantised: bool = False)
         lora_dropout=lora.dropout,
         bias=lora.bias,
         target_modules=targets,
+        rank_pattern=dict(lora.rank_pattern),
+        alpha_pattern=dict(lora.alpha_pattern),
         **further,
     )

@@ -132,7 +132,7 @@ def _inputs(config: Config, layout: Layout, on: frozenset[str], net: bool, width
             kept += width * columns
             seen.add(source)
         if name in on:
-            kept += width * lora.r + (width * rows if lora.variant.shared else 0)
+            kept += width * max(lora.ranks) + (width * rows if lora.variant.shared else 0)
             # each adapter drops other elements; the mask has a byte per element
             kept += (width * reads + 1) * columns if lora.dropout else 0
             kept += 2 * width * rows if lora.variant.magnitude else 0  # the outputs that the magnitude scales

@@ -158,12 +158,12 @@ def trained(layout: Layout, lora: LoraConfig, quantised: bool = False) -> Traine
     matrices = [tensor for tensor in layout.tensors if len(tensor.shape) == 2]
     if not any(tensor.module == HEAD for tensor in matrices):  # tied: no weight of its own, but a layer
         matrices.append(Tensor(f"{HEAD}.weight", (layout.vocabulary, layout.hidden)))
-    on = _targeted(layout, matrices, lora.targets)
+    on = _targeted(layout, matrices, lora)
     targets = [tensor for tensor in matrices if tensor.module in on]
     adapter: list[int] = []
     frozen: list[int] = []
     for tensor in targets:
-        own, fixed = _matrices(lora, *tensor.shape, quantised)
+        own, fixed = _matrices(lora, tensor, quantised)
         adapter += own
         frozen += fixed
     shared = lora.r * sum(max(sizes) for sizes in zip(*(tensor.shape for tensor in targets), strict=True))
@@ -183,30 +183,31 @@ def trained_in(layout: Layout, config: Config) -> Trained:
     return trained(layout, config.lora, config.quant.kind is not QuantKind.none)
 
 
-def _matrices(lora: LoraConfig, rows: int, columns: int, quantised: bool) -> tuple[list[int], list[int]]:
+def _matrices(lora: LoraConfig, tensor: Tensor, quantised: bool) -> tuple[list[int], list[int]]:
     """Elements of the trained and of the frozen tensors of the adapter on a weight (rows, columns)."""
-    lora.check_rank(lora.r, rows, columns)
-    variant, down, up = lora.variant, lora.r * columns, rows * lora.r
+    (rows, columns), r = tensor.shape, lora.rank(tensor.module)
+    lora.check_rank(r, rows, columns)
+    variant, down, up = lora.variant, r * columns, rows * r
     if variant.shared:
-        return [rows, lora.r], []
+        return [rows, r], []
     if variant.frozen_down:
         return [up], [down]
     first = [down, up] if variant.changes_base and quantised else []
     return [down, up] + ([rows] if variant.magnitude else []), first
 
 
-def _targeted(layout: Layout, matrices: list[Tensor], requested: list[str] | str) -> set[str]:
+def _targeted(layout: Layout, matrices: list[Tensor], lora: LoraConfig) -> set[str]:
     """The modules that ``lora.target_modules`` matches, by peft's rules."""
     linear = [tensor.module for tensor in matrices if tensor.linear]
     modules = _modules(layout)
-    targets = lora_targets.resolve(requested, modules, linear)
+    targets = lora_targets.resolve(lora, modules, linear)
     if targets == ALL_LINEAR:
         return set(linear)
     found = lora_targets.matching(targets, modules)
     if other := sorted(found - {tensor.module for tensor in matrices}):
         known = ", ".join(dict.fromkeys([*layout.linears(), *layout.linears(net=True)]))
         raise ConfigError(
-            f"lora.target_modules={requested}: matches {other[0]}, which is no linear layer (linear layers are: {known}, {HEAD})"
+            f"lora.target_modules={lora.targets}: matches {other[0]}, which is no linear layer (linear layers are: {known}, {HEAD})"
         )
     return found
 

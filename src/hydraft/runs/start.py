@@ -20,7 +20,7 @@ from hydraft.models.adapter_files import AdapterFiles
 from hydraft.runs import claim, run_folder
 
 SETTING = "lora.start"
-OWN = ("method", "r", "alpha", "bias", "target_modules")
+OWN = ("method", "r", "alpha", "bias", "target_modules", "rank_pattern", "alpha_pattern")
 """Settings of the lora section that the adapter decides."""
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
