@@ -124,8 +124,8 @@ def has_head(targets: list[str] | str) -> bool:
 
 
 EXCLUDED = "a list of layer names, or a regular expression for whole names"
-RANKS = "a dict from names of layers to ranks of at least 1, such as {{down_proj: 16}}"
-ALPHAS = "a dict from names of layers to numbers above 0, such as {{down_proj: 32}}"
+RANKS = "a dict from names of layers to ranks of at least 1, such as {down_proj: 16}"
+ALPHAS = "a dict from names of layers to numbers above 0, such as {down_proj: 32}"
 
 
 def is_excluded(value: Any) -> bool:
