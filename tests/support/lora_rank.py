@@ -104,15 +104,7 @@ def far(config: Any, place: Path, ids: torch.Tensor, ours: torch.Tensor) -> floa
 if __name__ == "__main__":
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
-    results = []
-    for one in sys.argv[1:]:
-        try:
-            results.append(trained(one))
-        except Exception as e:
-            import traceback
-
-            traceback.print_exc()
-            results.append({"error": f"{type(e).__name__}: {e}"[:300]})
+    results = [trained(one) for one in sys.argv[1:]]
     if dist.get_rank() == 0:
         print(json.dumps(results))
     dist.destroy_process_group()

@@ -44,11 +44,11 @@ LORA = [
     ),
     value(
         lambda c: c.lora.variant.shared and bool(c.lora.rank_pattern or c.lora.alpha_pattern),
-        "lora.rank_pattern and lora.alpha_pattern: all layers share the matrices of lora={c.lora.method.value}: leave them out",
+        "lora.rank_pattern, lora.alpha_pattern: lora={c.lora.method.value} has one pair of matrices for all layers: leave them out",
     ),
     value(
         lambda c: c.lora.start is not None and bool(c.lora.layers or c.lora.exclude_modules),
-        "lora.layers and lora.exclude_modules: the adapter of lora.start decides its layers: leave them out, or lora.start",
+        "lora.layers, lora.exclude_modules: the adapter of lora.start has its own layers: leave them out, or lora.start",
     ),
     value(
         lambda c: c.lora.method is LoraMethod.none and _narrows(c),
