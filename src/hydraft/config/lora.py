@@ -57,7 +57,7 @@ class Variant:
     @property
     def alone(self) -> bool:
         """Whether members of a pack cannot have it: they add adapters of trained A and B, drawn at random, to one base."""
-        return self.computed or self.frozen_down or self.shared
+        return self.computed or self.frozen_down or self.shared or not self.exact
 
     @property
     def computed(self) -> bool:

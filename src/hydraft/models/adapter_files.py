@@ -18,7 +18,7 @@ IN_ANY_RUN = frozenset(
     {
         "auto_mapping", "base_model_name_or_path", "bias", "fan_in_fan_out", "inference_mode", "init_lora_weights", "lora_alpha",
         "lora_dropout", "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "revision", "target_modules",
-        "task_type", "use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "eva_config", "exclude_modules",
+        "task_type", "use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "eva_config",
     }
 )  # fmt: skip
 """Keys of adapter_config.json that a run has too, or that change nothing by themselves. Another one that is set is a feature of peft

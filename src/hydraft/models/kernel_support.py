@@ -82,7 +82,7 @@ LIMITS = [
     ),
     Limit(
         Kernels.unsloth, "lora=olora, eva, loftq, orthogonal, lora_fa, vera",
-        lambda c, _: (c.lora.variant.alone or not c.lora.variant.exact) and c.lora.method is not LoraMethod.pissa,
+        lambda c, _: c.lora.variant.alone and c.lora.method is not LoraMethod.pissa,
         "its own loader makes adapters of trained A and B, drawn at random", "kernels=liger, or lora=rslora",
         "unsloth 2026.10.7, models/llama.py, get_peft_model",
     ),
