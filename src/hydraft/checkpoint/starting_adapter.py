@@ -11,7 +11,7 @@ import torch.distributed as dist
 from safetensors import safe_open
 
 from hydraft.errors import ConfigError
-from hydraft.models import adapter_files, base_identity, exchange
+from hydraft.models import adapter_files, base_identity, exchange, lora_init
 
 Parameters = dict[str, torch.nn.Parameter]
 
@@ -39,17 +39,41 @@ def load(model: peft.PeftModel, start: str, base_sha256: str | None = None) -> N
     fault = _fault(parameters, folder, base_sha256) if dist.get_rank() == 0 else None
     if (fault := exchange.broadcast(fault)) is not None:
         raise ConfigError(f"lora.start={start}: {fault}")
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     file: Any = safe_open(folder / adapter_files.WEIGHTS, framework="pt") if dist.get_rank() == 0 else None
     for name, parameter in parameters.items():
-        sharded = hasattr(parameter, "ds_id")
         shape = getattr(parameter, "ds_shape", parameter.shape)
         value = torch.empty(shape, dtype=torch.float32) if file is None else file.get_tensor(name).float()
-        value = value.to(device)
-        dist.broadcast(value, 0)
-        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=sharded):
-            if not sharded or dist.get_rank() == 0:
-                parameter.copy_(value)
+        _place(parameter, value)
+
+
+def _place(parameter: torch.nn.Parameter, value: torch.Tensor) -> None:
+    """Give ``parameter`` the ``value`` of rank 0 on every rank."""
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    sharded = hasattr(parameter, "ds_id")
+    value = value.to(device).contiguous()
+    dist.broadcast(value, 0)
+    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=sharded):
+        if not sharded or dist.get_rank() == 0:
+            parameter.copy_(value)
+
+
+@torch.no_grad()
+def load_frozen(model: Any, folder: Path) -> None:
+    """Restore what an adapter needs and no step changes from the checkpoint ``folder``. Rank 0 reads and broadcasts."""
+    if not isinstance(model, peft.PeftModel):
+        return
+    kept = lora_init.saved(model)
+    fixed = {name: (value, 0) for name, value in kept.items() if ".lora_A." in name and not value.requires_grad}
+    for name, value in (lora_init.first(model) or {}).items():  # it is saved behind the trained one
+        fixed[name] = value, getattr(kept[name], "ds_shape", kept[name].shape)[0 if ".lora_A." in name else 1]
+    file: Any = safe_open(folder / adapter_files.WEIGHTS, framework="pt") if dist.get_rank() == 0 else None
+    for name, (parameter, start) in fixed.items():
+        shape = getattr(parameter, "ds_shape", parameter.shape)
+        value = torch.empty(shape, dtype=torch.float32)
+        if file is not None:
+            whole = file.get_tensor(name.replace(f".{lora_init.NAME}", "")).float()
+            value = whole[start:] if ".lora_A." in name else -whole[:, start:] if start else whole
+        _place(parameter, value)
 
 
 def _fault(parameters: Parameters, folder: Path, base_sha256: str | None) -> str | None:

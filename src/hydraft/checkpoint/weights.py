@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hydraft.checkpoint import manifest
-from hydraft.models import base_identity
-from hydraft.models.load import trainable
+from hydraft.models import base_identity, lora_init
 from hydraft.system import files
 
 Tensors = dict[str, torch.Tensor]
@@ -39,7 +38,7 @@ class Origin:
     """Where the saved weights come from; the same for every save of a run."""
 
     initial: Tensors | None = None
-    """The initial weights of a PiSSA adapter, on rank 0."""
+    """The initial weights of an adapter that changed the base's weights (PiSSA, OLoRA), on rank 0."""
     base: dict[str, Any] | None = None
     """The base model and the settings (``models/base_identity.py``), on rank 0."""
 
@@ -66,7 +65,9 @@ def save(
         OSError: the folder could not be written; ``target`` is unchanged.
     """
     adapted, origin = isinstance(model, peft.PeftModel), origin or Origin()
-    tensors = gather(model, trainable(model) if adapted else dict(model.named_parameters()))
+    tensors = gather(model, lora_init.saved(model) if adapted else dict(model.named_parameters()))
+    subtracted = lora_init.first(model) if adapted else None
+    initial = origin.initial if subtracted is None else gather(model, subtracted)
     if dist.get_rank() != 0:
         if more is not None:
             more(None)
@@ -78,7 +79,7 @@ def save(
     with files.staged_folder(target, manifest.listed) as staging:  # a person's own files in it are kept
         if adapted:
             assert isinstance(model, peft.PeftModel)
-            _write_adapter(model, tensors, staging, updated, origin.initial)
+            _write_adapter(model, tensors, staging, updated, initial)
         else:
             assert isinstance(model, PreTrainedModel)
             model.config.use_cache = True  # off only in training
@@ -95,12 +96,18 @@ def save(
 def _write_adapter(
     model: peft.PeftModel, tensors: Tensors, folder: Path, updated: bool, initial: Tensors | None
 ) -> None:
-    settings = model.peft_config["default"]
+    settings: Any = model.peft_config["default"]
     state: Tensors = peft.get_peft_model_state_dict(model, state_dict=tensors)
     changes: dict[str, Any] = {"inference_mode": True}
+    if isinstance(
+        settings, peft.LoraConfig
+    ):  # its first weights are in the past: another model must not compute them again
+        changes |= {"init_lora_weights": True, "eva_config": None}
     if initial is not None:
         state = _plain_lora(state, peft.get_peft_model_state_dict(model, state_dict=initial))
-        changes |= {"init_lora_weights": True, "r": 2 * settings.r, "lora_alpha": 2 * settings.lora_alpha}
+        changes |= {
+            name: _twice(getattr(settings, name)) for name in ("r", "lora_alpha", "rank_pattern", "alpha_pattern")
+        }
     save_file(state, folder / ADAPTER_FILE, metadata={"format": "pt"})
     kept = {name: getattr(settings, name) for name in changes}
     for name, value in changes.items():
@@ -113,15 +120,21 @@ def _write_adapter(
     verify_adapter(folder / ADAPTER_FILE, {name: tuple(tensor.shape) for name, tensor in state.items()}, updated)
 
 
-def _plain_lora(trained: Tensors, initial: Tensors) -> Tensors:
-    """A PiSSA adapter as a LoRA adapter of rank 2r on the original weights.
+def _twice(value: Any) -> Any:
+    return {name: 2 * one for name, one in value.items()} if isinstance(value, dict) else 2 * value
 
-    PiSSA trains W - B0 A0 + B A (arXiv:2404.02948); so the update of W is B A - B0 A0 = [B, -B0] [A; A0].
+
+def _plain_lora(trained: Tensors, initial: Tensors) -> Tensors:
+    """An adapter of PiSSA or OLoRA as a LoRA adapter of rank 2r on the original weights.
+
+    They train W - B0 A0 + B A (arXiv:2404.02948); so the update of W is B A - B0 A0 = [B, -B0] [A; A0].
     """
     state = {}
     for name, tensor in trained.items():
         if "lora_A" in name:
             state[name] = torch.cat([tensor, initial[name]], dim=0)  # (2r, in)
+        elif "lora_B" not in name:  # a bias
+            state[name] = tensor
         else:
             state[name] = torch.cat([tensor, -initial[name]], dim=1)  # (out, 2r)
     return state
@@ -141,7 +154,7 @@ def verify_adapter(file: Path, expected: dict[str, tuple[int, ...]], updated: bo
             raise RuntimeError(f"{file.name}: {name} has shape {tuple(tensor.shape)}, but {expected[name]} was trained")
         if not torch.isfinite(tensor).all():
             raise RuntimeError(f"{file.name}: {name} is not finite")
-    if updated and not any(tensor.any() for name, tensor in found.items() if "lora_B" in name):
+    if updated and not any(tensor.any() for name, tensor in found.items() if "lora_B" in name or "lambda_b" in name):
         raise RuntimeError(f"{file.name}: every B is zero, so the adapter has no effect")
 
 

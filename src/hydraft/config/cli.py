@@ -53,15 +53,16 @@ NO_HOME = "Could not determine home directory."
 """The message of pathlib, Path.expanduser and Path.home."""
 
 
-def _schema(section: type[Any], open_dict: str) -> DictConfig:
-    """A schema whose ``open_dict`` takes keys from the command line, which Hydra refuses by default."""
+def _schema(section: type[Any], *open_dicts: str) -> DictConfig:
+    """A schema whose ``open_dicts`` take keys from the command line, which Hydra refuses by default."""
     schema = OmegaConf.structured(section)
     assert isinstance(schema, DictConfig)
-    OmegaConf.set_struct(OmegaConf.select(schema, open_dict), False)
+    for name in open_dicts:
+        OmegaConf.set_struct(OmegaConf.select(schema, name), False)
     return schema
 
 
-ConfigStore.instance().store("train_schema", _schema(EarlierConfig, "data.columns"))
+ConfigStore.instance().store("train_schema", _schema(EarlierConfig, "data.columns", "lora.rank_pattern", "lora.alpha_pattern"))
 ConfigStore.instance().store("infer_schema", _schema(InferConfig, "columns"))
 OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
 OmegaConf.register_new_resolver("tiny", lambda: str(TINY), replace=True)

@@ -28,6 +28,7 @@ from hydraft.config.choices import (
 from hydraft.config.debug_rules import DEBUG
 from hydraft.config.kernel_packages import PACKAGES
 from hydraft.config.lora import LoraMethod
+from hydraft.config.lora_rules import LORA
 from hydraft.config.machine_rules import MACHINE
 from hydraft.config.optimizer_rules import OPTIMIZER
 from hydraft.config.rule import Rule, value
@@ -154,28 +155,12 @@ COMBINATIONS = [
         "model.dtype={c.model.dtype.value}: zero=stage3 shards all weights in train.precision: use model.dtype=auto, or zero=stage2",
         source="DeepSpeed, runtime/zero/partition_parameters.py, Init",
     ),
-    # PiSSA decomposes the weight itself (peft: "under float32, float16 or bfloat16").
-    value(
-        lambda c: c.lora.variant.changes_base and c.quant.kind is not QuantKind.none,
-        "lora={c.lora.method.value} needs unquantised weights: use quant=none, or lora=default",
-        source="PiSSA, arXiv:2404.02948; peft, tuners/lora/layer.py, pissa_init",
-    ),
-    value(
-        lambda c: c.lora.variant.changes_base and c.zero.stage == 3,
-        "lora={c.lora.method.value} needs whole weights on each rank: use zero=stage2, or lora=default",
-        source="peft, tuners/lora/layer.py, pissa_init: svd of the weight",
-    ),
+    *LORA,
     # ZeRO-3 flattens weights into buffers of the compute dtype, which int8 weights with scales per row cannot be.
     value(
         lambda c: c.quant.kind is QuantKind.int8 and c.zero.stage == 3,
         "quant=int8 cannot be sharded by zero=stage3: use quant=nf4, or zero=stage2",
         source="DeepSpeed, runtime/zero/stage3.py: one flat buffer of one type; LLM.int8(), arXiv:2208.07339",
-    ),
-    # DoRA reads the quantised weight inside the layer, where ZeRO-3 has not gathered it.
-    value(
-        lambda c: c.lora.variant.reads_base and c.quant.kind is not QuantKind.none and c.zero.stage == 3,
-        "lora={c.lora.method.value} with quant={c.quant.kind.value} cannot be sharded by zero=stage3: use zero=stage2, or quant=none",
-        source="peft, tuners/lora/dora.py, dequantise_module_weight",
     ),
     value(
         lambda c: c.zero.offload_optimizer is not Offload.none and c.zero.stage == 0,

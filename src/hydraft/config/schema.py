@@ -7,7 +7,6 @@ The root is ``Config``; that of infer.py is in ``infer.py``. Combinations of set
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -24,7 +23,7 @@ from hydraft.config.choices import (
 from hydraft.config.cluster import ClusterConfig
 from hydraft.config.data import DataConfig
 from hydraft.config.debug import DebugConfig
-from hydraft.config.lora import ALL_LINEAR, TARGETS, VARIANTS, LoraMethod, Variant, as_targets, has_head, is_targets
+from hydraft.config.lora import LoraConfig
 from hydraft.config.model import ModelConfig
 from hydraft.config.objective import ObjectiveConfig
 from hydraft.config.optimizer import OptimizerConfig
@@ -41,50 +40,6 @@ class QuantConfig:
     """How the frozen weights are stored: ``none`` (not quantised), ``nf4`` (4 bits, QLoRA) or ``int8`` (LLM.int8())."""
     double_quant: bool = True
     """nf4: quantise the constants of each block as well, which saves about 0.37 bits per weight."""
-
-
-@dataclass
-class LoraConfig:
-    """The LoRA adapter, or full fine-tuning."""
-
-    method: LoraMethod = LoraMethod.lora
-    """Variant of LoRA. ``none``: train every weight (full fine-tuning)."""
-    r: int = setting(
-        8, at_least=1, refusal="the rank of a LoRA update is at least 1; for full fine-tuning use lora=none"
-    )
-    """Rank of the update B·A."""
-    alpha: float = setting(16, above=0)
-    """The update is scaled by alpha / r; with rslora by alpha / sqrt(r)."""
-    dropout: float = setting(0.0, at_least=0, below=1)
-    """Dropout probability of the adapter's input in training."""
-    bias: str = setting("none", one_of=("none", "all", "lora_only"))
-    """Which biases are trained."""
-    target_modules: Any = setting(factory=lambda: [ALL_LINEAR], valid=is_targets, allowed=TARGETS)
-    """Names of the linear layers that get an adapter, each with or without the names before it. ``all-linear``: all except the
-    language-model head. A text with other characters than those of a name is a regular expression for whole names, as in peft."""
-    start: str | None = setting(None, effect=Effect.reads)
-    """The adapter that training starts from instead of a new one: a run's folder, ``last``, the folder of an adapter in PEFT format, or
-    its name on the Hugging Face hub. ``r``, ``alpha``, ``bias``, ``target_modules`` and ``method`` are its own."""
-
-    @property
-    def variant(self) -> Variant:
-        """The entry of ``method``; full fine-tuning has the plain one."""
-        return VARIANTS.get(self.method, Variant())
-
-    @property
-    def starts_as_base(self) -> bool:
-        """Whether the model's outputs before training are those of its base, to the bit."""
-        return self.start is None and self.variant.starts_as_base
-
-    @property
-    def on_head(self) -> bool:
-        """Whether the language-model head gets an adapter."""
-        return has_head(self.targets)
-
-    @property
-    def targets(self) -> list[str] | str:
-        """``target_modules`` as names, or as a regular expression."""
-        return as_targets(self.target_modules)
 
 
 @dataclass

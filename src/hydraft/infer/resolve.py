@@ -122,8 +122,10 @@ def _adapter(folder: Path, run: Path | None) -> Source:
         base, method = str(settings.get("base_model_name_or_path") or ""), settings.get("peft_type")
     except (OSError, ValueError, AttributeError, RecursionError):
         raise ConfigError(f"run={folder}: its {ADAPTER_CONFIG} is not that of an adapter") from None
-    if method != "LORA":  # others of peft load further models and adapters that their config names
-        raise ConfigError(f"run={folder}: its {ADAPTER_CONFIG} has peft_type {method}; only LoRA adapters can be used")
+    if method not in ("LORA", "VERA"):  # others of peft load further models and adapters that their config names
+        raise ConfigError(
+            f"run={folder}: its {ADAPTER_CONFIG} has peft_type {method}; only LoRA and VeRA adapters can be used"
+        )
     known = _origin(folder, run)
     if known is not None:
         return _described(Kind.adapter, folder, run, known)

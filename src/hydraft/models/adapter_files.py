@@ -18,7 +18,7 @@ IN_ANY_RUN = frozenset(
     {
         "auto_mapping", "base_model_name_or_path", "bias", "fan_in_fan_out", "inference_mode", "init_lora_weights", "lora_alpha",
         "lora_dropout", "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "revision", "target_modules",
-        "task_type", "use_dora", "use_rslora",
+        "task_type", "use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "eva_config",
     }
 )  # fmt: skip
 """Keys of adapter_config.json that a run has too, or that change nothing by themselves. Another one that is set is a feature of peft
@@ -38,6 +38,8 @@ class AdapterFiles:
     alpha: float
     bias: str
     target_modules: list[str] | str
+    rank_pattern: dict[str, int]
+    alpha_pattern: dict[str, float]
     base: str
     """``base_model_name_or_path``; empty if it is not recorded."""
     shapes: Mapping[str, tuple[int, ...]] | None
@@ -66,6 +68,7 @@ def read(folder: Path, said: str, with_weights: bool = True) -> AdapterFiles:
     try:
         r, alpha, bias = int(settings["r"]), float(settings["lora_alpha"]), str(settings.get("bias", "none"))
         targets = settings["target_modules"]
+        ranks, alphas = dict(settings.get("rank_pattern") or {}), dict(settings.get("alpha_pattern") or {})
     except (KeyError, TypeError, ValueError):
         raise ConfigError(f"{said}: its {SETTINGS} has no r, lora_alpha or target_modules of LoRA") from None
     targets = [targets] if targets == ALL_LINEAR else targets
@@ -75,7 +78,7 @@ def read(folder: Path, said: str, with_weights: bool = True) -> AdapterFiles:
         )
     targets = sorted(targets) if isinstance(targets, list) else targets
     base = str(settings.get("base_model_name_or_path") or "")
-    return AdapterFiles(folder, method, r, alpha, bias, targets, base, shapes)
+    return AdapterFiles(folder, method, r, alpha, bias, targets, ranks, alphas, base, shapes)
 
 
 def _settings(folder: Path, said: str) -> dict[str, Any]:

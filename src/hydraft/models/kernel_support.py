@@ -81,6 +81,12 @@ LIMITS = [
         "unsloth 2026.10.7, models/_utils.py, fast_lora_init",
     ),
     Limit(
+        Kernels.unsloth, "lora=olora, eva, loftq, orthogonal, lora_fa, vera",
+        lambda c, _: c.lora.variant.alone and c.lora.method is not LoraMethod.pissa,
+        "its own loader makes adapters of trained A and B, drawn at random", "kernels=liger, or lora=rslora",
+        "unsloth 2026.10.7, models/llama.py, get_peft_model",
+    ),
+    Limit(
         Kernels.unsloth, "quant=int8", lambda c, _: c.quant.kind is QuantKind.int8,
         "int8 does not take its fast path", "quant=nf4, or kernels=liger",
         "unsloth 2026.10.7, models/loader.py, from_pretrained: FastModel",

@@ -16,8 +16,10 @@ from typing import Any
 
 import torch
 from bitsandbytes import matmul_4bit
-from bitsandbytes.functional import QuantState, dequantize_4bit
-from bitsandbytes.nn import Linear4bit
+from bitsandbytes.functional import QuantState, dequantize_4bit, int8_vectorwise_dequant
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from peft.tuners.lora import dora
+from peft.utils.integrations import dequantize_module_weight
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from hydraft.models.nf4 import Payload
@@ -83,3 +85,19 @@ def hold(layer: Linear4bit, payload: Payload, constants: QuantState, dtype: torc
     layer.quant_state = None
     layer.quant_storage = layer.compute_dtype = dtype
     layer.compute_type_is_set = True
+
+
+def dequantised(layer: Any) -> torch.Tensor:
+    """The weight (O, I) that a layer computes with.
+
+    peft's ``dequantize_module_weight`` knows no gathered constants, and on a CPU it makes a new 8-bit weight, which has no scales.
+    """
+    if isinstance(layer, ShardedLinear4bit):
+        return dequantize_4bit(*layer.gathered())  # type: ignore[no-any-return]
+    if isinstance(layer, Linear8bitLt):
+        scales = layer.weight.SCB if layer.state.SCB is None else layer.state.SCB
+        return int8_vectorwise_dequant(layer.weight.data, scales)  # type: ignore[no-any-return]
+    return dequantize_module_weight(layer)
+
+
+dora.dequantize_module_weight = dequantised  # DoRA's layer reads the weight beside the layer that has it

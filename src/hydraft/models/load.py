@@ -4,6 +4,7 @@ Under ZeRO-3 the TrainingArguments must exist before a model is loaded here: tra
 be sharded while loading.
 """
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from hydraft.models import (
     attention,
     batching,
     liger,
+    lora_init,
     quantised_copy,
     row_documents,
     stored_quant,
@@ -40,7 +42,7 @@ from hydraft.models import (
     vocabulary,
 )
 from hydraft.models.architectures.register import register
-from hydraft.models.lora import adapter, targets
+from hydraft.models.lora import targets
 from hydraft.models.loss import chunked
 from hydraft.models.loss_chunked import use_chunked_loss
 from hydraft.models.quant import DTYPES, adopt, bits_and_bytes
@@ -83,9 +85,15 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def load_base(
-    model: ModelConfig, quant: QuantConfig, precision: Precision, device: torch.device | None = None
+    model: ModelConfig,
+    quant: QuantConfig,
+    precision: Precision,
+    device: torch.device | None = None,
+    error_rank: int = 0,
 ) -> PreTrainedModel:
     """The prepared model without an adapter, with weights in ``model.dtype``, on ``device`` if given.
+
+    With ``error_rank``, 4-bit layers keep what NF4 loses, for an adapter of that rank (``lora_init.py``).
 
     Only safetensors are read: a pickle may contain code. The weights of a checkpoint that is stored quantised stay as they are.
 
@@ -104,7 +112,10 @@ def load_base(
     placed = {} if device is None or (device.type == "cpu" and not torch.cuda.is_available()) else {"": device}
     # transformers itself shards only unquantised weights while it reads them
     sharding = Sharding(DTYPES[kept]) if is_deepspeed_zero3_enabled() and quant.kind is QuantKind.nf4 else None
-    with each_parameter() if sharding is None else each_parameter(sharding.visit, sharding.quantise):
+    lora_init.refuse_stored(bool(stored and stored.quant), error_rank)
+    after = functools.partial(lora_init.remember_error, r=error_rank) if error_rank else None
+    ours = (None, None) if sharding is None else (sharding.visit, sharding.quantise)
+    with each_parameter(*ours, after):
         loaded, info = _read(
             AutoModelForCausalLM.from_pretrained,
             model,
@@ -220,7 +231,8 @@ def load_trainable(config: Config) -> PreTrainedModel | peft.PeftModel:
     if config.kernels.kind is Kernels.unsloth:
         return unsloth.load(config)
     _check_targets(config)
-    return trainable_over(config, load_base(config.model, config.quant, config.train.precision))
+    rank = config.lora.r if config.lora.variant.reads_error else 0
+    return trainable_over(config, load_base(config.model, config.quant, config.train.precision, error_rank=rank))
 
 
 def trainable_over(config: Config, base: PreTrainedModel) -> PreTrainedModel | peft.PeftModel:
@@ -235,16 +247,10 @@ def trainable_over(config: Config, base: PreTrainedModel) -> PreTrainedModel | p
         use_chunked_loss(base)
     if config.train.recomputes:
         base.enable_input_require_grads()  # otherwise the inputs need no gradient, and recomputed layers get none
-    lora = adapter(config.lora, targets(config.lora, base))
-    if lora is None:
+    if config.lora.method is LoraMethod.none:
         return base
     set_seed(config.seed)  # the same initial adapter on every rank, whatever random numbers loading used
-    try:
-        adapted = peft.get_peft_model(base, lora, autocast_adapter_dtype=adapter_in_fp32(config))
-    except ValueError as error:
-        raise ConfigError(f"lora.target_modules={config.lora.target_modules}: {error}") from error
-    assert isinstance(adapted, peft.PeftModel)
-    return adapted
+    return lora_init.adapted(base, config.lora, config.quant.kind is not QuantKind.none, adapter_in_fp32(config))
 
 
 def has_chunked_loss(config: Config, model: torch.nn.Module) -> bool:

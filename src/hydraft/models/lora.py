@@ -1,12 +1,11 @@
-"""Maps the lora section to a peft LoraConfig."""
+"""Maps the lora section to a config of peft."""
 
 import peft
 import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hydraft.config.lora import LoraMethod
-from hydraft.config.schema import LoraConfig
+from hydraft.config.lora import LoraConfig, LoraMethod
 from hydraft.models import lora_targets
 
 
@@ -21,13 +20,26 @@ def targets(lora: LoraConfig, model: torch.nn.Module) -> list[str] | str:
     linear = [
         name for name, module in modules.items() if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
     ]
-    return lora_targets.resolve(lora.targets, modules, linear)
+    return lora_targets.resolve(lora, modules, linear)
 
 
-def adapter(lora: LoraConfig, targets: list[str] | str) -> peft.LoraConfig | None:
-    """The adapter config for the layers ``targets``, of the variant in ``config/lora.py``; None for full fine-tuning."""
+def adapter(lora: LoraConfig, targets: list[str] | str, quantised: bool = False) -> peft.PeftConfig | None:
+    """The adapter config for the layers ``targets``, of the variant in ``config/lora.py``; None for full fine-tuning.
+
+    Args:
+        quantised: whether the base is. What a variant takes from the weights is then made by ``lora_init.py``.
+    """
     if lora.method is LoraMethod.none:
         return None
+    if lora.variant.shared:
+        return peft.VeraConfig(
+            task_type="CAUSAL_LM", r=lora.r, vera_dropout=lora.dropout, target_modules=targets, save_projection=True
+        )
+    further = dict(lora.variant.peft)
+    if quantised and lora.variant.changes_base:
+        further = {}
+    if lora.variant.reads_records:
+        further["eva_config"] = peft.EvaConfig(rho=1.0)  # every layer keeps its rank
     return peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.r,
@@ -35,5 +47,7 @@ def adapter(lora: LoraConfig, targets: list[str] | str) -> peft.LoraConfig | Non
         lora_dropout=lora.dropout,
         bias=lora.bias,
         target_modules=targets,
-        **lora.variant.peft,
+        rank_pattern=dict(lora.rank_pattern),
+        alpha_pattern=dict(lora.alpha_pattern),
+        **further,
     )

@@ -7,26 +7,80 @@ names. Unlike in peft, each name must match: a misspelt one would leave layers w
 import difflib
 import re
 from collections.abc import Collection, Iterable
+from typing import Any
 
-from hydraft.config.lora import ALL_LINEAR
+from hydraft.config.lora import ALL_LINEAR, LoraConfig, pattern
 from hydraft.errors import ConfigError
 from hydraft.models.families.registry import lora_names, native_targets
 
 
-def resolve(requested: list[str] | str, modules: Collection[str], linear: Iterable[str]) -> list[str] | str:
-    """The ``target_modules`` of peft that ``requested`` (``LoraConfig.targets``) means in a model.
+def resolve(lora: LoraConfig, modules: Collection[str], linear: Collection[str]) -> list[str] | str:
+    """The ``target_modules`` of peft that the lora section means in a model.
 
     Args:
-        requested: names, or a regular expression.
+        lora: with names or a regular expression, and what narrows them (``exclude_modules``, ``layers``).
         modules: the name of every module of the model.
         linear: the names of its linear layers without the language-model head.
 
     Returns:
-        ``all-linear``, names of the model, or a regular expression with names of the model.
+        ``all-linear``, names of the model, or a regular expression with names of the model. If something narrows them, whole names.
 
     Raises:
-        ConfigError: one of them is in no layer's name.
+        ConfigError: one of them is in no layer's name, or a pattern of ranks or alphas is in none with an adapter.
     """
+    targets = _resolved(lora.targets, modules, linear)
+    if not (lora.excluded or lora.layers or lora.rank_pattern or lora.alpha_pattern):
+        return targets
+    found = set(linear) if targets == ALL_LINEAR else matching(targets, modules)
+    kept = _narrowed(lora, found)
+    for name in ("rank_pattern", "alpha_pattern"):
+        for key in getattr(lora, name):
+            if not any(pattern([key], layer) for layer in kept):
+                raise ConfigError(
+                    f"lora.{name}: {key} is the name of no layer with an adapter (they are: {', '.join(_leaves(kept))})"
+                )
+    return targets if kept == found else sorted(kept)
+
+
+def _narrowed(lora: LoraConfig, found: set[str]) -> set[str]:
+    """Of the layers ``found``, those that ``exclude_modules`` and ``layers`` leave."""
+    names = lora.excluded if isinstance(lora.excluded, str) else native_targets(lora.excluded, found)
+    for name in [names] if isinstance(names, str) else names:
+        if not matching(name if isinstance(names, str) else [name], found):
+            raise ConfigError(
+                f"lora.exclude_modules={_typed(lora.exclude_modules)}: {name} matches no layer that lora.target_modules names "
+                f"(they are: {', '.join(_leaves(found))})"
+            )
+    kept = found - matching(names, found)
+    numbers = {name: _number(name) for name in kept}
+    if lora.layers:
+        known = sorted({number for number in numbers.values() if number is not None})
+        if missing := sorted(set(lora.layers) - set(known)):
+            last = f"numbers {known[0]} to {known[-1]}" if known else "none"
+            raise ConfigError(
+                f"lora.layers={_typed(lora.layers)}: no layer {missing[0]} gets an adapter (there are: {last})"
+            )
+        kept = {name for name in kept if numbers[name] in lora.layers}
+    if not kept:
+        raise ConfigError(f"lora.exclude_modules={_typed(lora.exclude_modules)}: no layer is left that gets an adapter")
+    return kept
+
+
+def _number(name: str) -> int | None:
+    """The number of a layer's decoder layer; None outside of them."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+def _leaves(names: Iterable[str]) -> list[str]:
+    return sorted({name.rpartition(".")[2] for name in names})
+
+
+def _typed(value: Any) -> str:
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
+
+
+def _resolved(requested: list[str] | str, modules: Collection[str], linear: Iterable[str]) -> list[str] | str:
+    """What the names or the regular expression ``requested`` mean, before they are narrowed."""
     if requested == [ALL_LINEAR]:
         return ALL_LINEAR
     if isinstance(requested, str):

@@ -87,8 +87,9 @@ class NotMadeError(Exception):
 
 def of_run(config: Config) -> Storage | None:
     """The copy that a training run uses; None if it uses none."""
-    unsloth = config.kernels.kind is Kernels.unsloth  # it has its own loader
-    return None if unsloth else storage(config.model, config.quant, config.train.precision)
+    # Unsloth has its own loader; LoftQ needs the unquantised weights.
+    alone = config.kernels.kind is Kernels.unsloth or config.lora.variant.reads_error
+    return None if alone else storage(config.model, config.quant, config.train.precision)
 
 
 def storage(model: ModelConfig, quant: QuantConfig, precision: Precision) -> Storage | None:

@@ -26,19 +26,24 @@ device."""
 Quantise = Callable[[Linear4bit, torch.Tensor], torch.nn.Parameter]
 """Takes a 4-bit layer and its weight (O, I), on the CPU a view of the mapped file; returns the layer's parameter."""
 
+After = Callable[[Linear4bit, torch.Tensor], None]
+
 
 class _Aborted(BaseException):
     """Passes an error through transformers' loader, which would go on with the next tensor: ranks that wait for each other must not."""
 
 
 @contextmanager
-def each_parameter(visit: Visit | None = None, quantise: Quantise | None = None) -> Iterator[None]:
+def each_parameter(
+    visit: Visit | None = None, quantise: Quantise | None = None, after: After | None = None
+) -> Iterator[None]:
     """Within, ``from_pretrained`` reads one tensor at a time, and places what ``visit`` returns for it.
 
     Args:
         visit: by default, every value is placed as it is.
         quantise: makes the parameter of a 4-bit layer. Then all tensors are read on the CPU, as views of the mapped files, and it and
             ``visit`` move them. By default that is ``nf4.quantise_whole``, on the device that the model is placed on.
+        after: called with each 4-bit layer that was quantised here, and its weight.
     """
     place = core_model_loading.set_param_for_module
 
@@ -53,7 +58,7 @@ def each_parameter(visit: Visit | None = None, quantise: Quantise | None = None)
     class Quantised(integration.Bnb4bitQuantize):
         def convert(self, input_dict: Any, *_: Any, model: Any = None, **named: Any) -> Any:
             try:
-                return {name: _parameter(model, name, value, quantise) for name, value in input_dict.items()}
+                return {name: _parameter(model, name, value, quantise, after) for name, value in input_dict.items()}
             except Exception as error:
                 raise _Aborted from error
 
@@ -97,13 +102,17 @@ def _in_order() -> Iterator[None]:
             os.environ[name] = before
 
 
-def _parameter(model: PreTrainedModel, name: str, value: Any, quantise: Quantise | None) -> torch.nn.Parameter:
+def _parameter(
+    model: PreTrainedModel, name: str, value: Any, quantise: Quantise | None, after: After | None
+) -> torch.nn.Parameter:
     layer: Any = model.get_submodule(name.rpartition(".")[0])
     weight = value[0] if isinstance(value, list) else value
     if issubclass(layer.source_cls, Conv1D):  # (I, O), as in GPT-2
         weight = weight.T
     made: torch.nn.Parameter = (quantise or _whole)(layer, weight)
     layer._is_hf_initialized = True
+    if after is not None:
+        after(layer, weight)
     return made
 
 

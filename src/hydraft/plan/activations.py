@@ -127,13 +127,13 @@ def _inputs(config: Config, layout: Layout, on: frozenset[str], net: bool, width
     seen: set[str] = set()
     for name, (rows, columns) in layout.linears(net).items():
         source = SOURCES.get(name, name)
-        if source not in seen and (all_inputs or (name in on and not lora.dropout)):
+        reads = name in on and not (lora.variant.frozen_down or lora.variant.shared)  # a frozen A keeps no input
+        if source not in seen and (all_inputs or (reads and not lora.dropout)):
             kept += width * columns
             seen.add(source)
         if name in on:
-            kept += width * lora.r
-            kept += (
-                (width + 1) * columns if lora.dropout else 0
-            )  # each adapter drops other elements; the mask has a byte per element
+            kept += width * max(lora.ranks) + (width * rows if lora.variant.shared else 0)
+            # each adapter drops other elements; the mask has a byte per element
+            kept += (width * reads + 1) * columns if lora.dropout else 0
             kept += 2 * width * rows if lora.variant.magnitude else 0  # the outputs that the magnitude scales
     return kept

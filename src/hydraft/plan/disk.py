@@ -37,8 +37,8 @@ class Disk:
 def disk(config: Config, layout: Layout, learns: Trained) -> Disk:
     """Estimate the disk space of a resolved ``config``."""
     width = WIDTH[config.train.precision]
-    tensors = layout.count if learns.full else sum(learns.adapter)
-    if config.lora.variant.changes_base:
+    tensors = layout.count if learns.full else sum(learns.adapter) + sum(learns.frozen) + learns.shared
+    if config.lora.variant.changes_base and not learns.frozen:
         tensors *= 2  # saved as plain LoRA of twice the rank
     state = 4 * learns.count + moments.saved(config.optimizer, learns)
     train = config.train

@@ -111,9 +111,15 @@ def _modules(
     for number, tensor in enumerate(layout.tensors):
         modules.setdefault(tensor.module, []).append(number)
     modules.setdefault(HEAD, [0])  # tied
-    adapters, elements = dict[str, list[int]](), iter(learns.adapter)
-    for target in learns.targets:
-        own = [next(elements) for _ in range(len(learns.adapter) // len(learns.targets))]
+    adapters = dict[str, list[int]]()
+    for number, target in enumerate(learns.targets):
+        own = [
+            size
+            for each in (learns.adapter, learns.frozen)
+            for size in each[
+                number * len(each) // len(learns.targets) : (number + 1) * len(each) // len(learns.targets)
+            ]
+        ]
         adapters[target] = list(range(len(every), len(every) + len(own)))
         every += own
     parts: dict[str, list[tuple[int, ...]]] = {}

@@ -104,16 +104,17 @@ class _Frozen:
 
 def _frozen(config: Config, layout: Layout, learns: Trained, on_gpu: bool) -> _Frozen:
     """The frozen weights; in full fine-tuning only those that stage 3 gathers."""
-    width = storage_width(config)
+    width, own = storage_width(config), WIDTH[config.train.precision]
     if config.zero.stage < 3:
-        whole = model_bytes(config, layout.tensors, width)
+        whole = model_bytes(config, layout.tensors, width) + (sum(learns.frozen) + learns.shared) * own
         return _Frozen(whole - sum(learns.base) * width, 0, Gathered())
     ranks, offloads = config.world_size, config.zero.offload_param is not Offload.none
-    device, host = whole_bytes(config, layout.tensors), 0
-    for tensor in layout.tensors:
-        size, shard = sharded_bytes(config, tensor, width, ranks), share_bytes(config, tensor, width)
-        if learns.full:
-            continue
+    device, host = whole_bytes(config, layout.tensors) + learns.shared * own, 0
+    sizes = [
+        (sharded_bytes(config, tensor, width, ranks), share_bytes(config, tensor, width)) for tensor in layout.tensors
+    ]
+    sizes += [(count * own, -(-count // ranks) * own) for count in learns.frozen]
+    for size, shard in () if learns.full else sizes:
         if size <= config.zero.stage3_param_persistence_threshold * width:
             device += shard + (size if ranks > 1 else 0)
         elif offloads:

@@ -11,7 +11,7 @@ from hydraft.config.schema import Config
 from hydraft.plan.memory import DRIVER, HEAP, SLACK, memory
 from hydraft.plan.memory_parts import Parts
 from hydraft.plan.model_size import ModelSize
-from hydraft.plan.parameters import trained
+from hydraft.plan.parameters import trained_in
 from hydraft.plan.plan import known_layout
 
 
@@ -64,7 +64,7 @@ def pack_memory(config: Config, labelled: int, on_gpu: bool) -> PackMemory | Non
     if known is None:
         return None
     whole = replace(config, zero=replace(config.zero, stage=0))  # nothing is sharded, and there are no buffers for it
-    cost = memory(whole, ModelSize(known, trained(known, config.lora), labelled, stored), on_gpu)
+    cost = memory(whole, ModelSize(known, trained_in(known, config), labelled, stored), on_gpu)
     if on_gpu:
         return _shared(cost.training, cost.scoring, cost.loading.total, SLACK)
     heap = round(HEAP * cost.host_training.activations)

@@ -9,8 +9,8 @@ from functools import cached_property
 from math import prod
 
 from hydraft.config.choices import QuantKind
-from hydraft.config.lora import ALL_LINEAR, LoraMethod
-from hydraft.config.schema import LoraConfig
+from hydraft.config.lora import ALL_LINEAR, LoraConfig, LoraMethod
+from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
 from hydraft.models import lora_targets
 from hydraft.models.families.base import ALIBI_FEATURES, Native
@@ -127,6 +127,10 @@ class Trained:
     """Of each tensor, in the order of ``tensors``."""
     ends: frozenset[int] = frozenset()
     """Places of the tensors of the embedding and of the language-model head, or of an adapter on it."""
+    frozen: tuple[int, ...] = ()
+    """Elements of each frozen tensor of the adapter: as many for each target."""
+    shared: int = 0
+    """Elements of the buffers that all targets share."""
 
     @cached_property
     def count(self) -> int:
@@ -144,14 +148,17 @@ class Trained:
         return self.adapter + self.base
 
 
-def trained(layout: Layout, lora: LoraConfig) -> Trained:
-    """The tensors that ``lora`` trains.
+def trained(layout: Layout, lora: LoraConfig, quantised: bool = False) -> Trained:
+    """The tensors that ``lora`` trains, and those that it has besides.
 
     A (r, in) and B (out, r) on each target (LoRA, arXiv:2106.09685, section 4.1); DoRA adds a magnitude per row
-    (arXiv:2402.09353, equation 5).
+    (arXiv:2402.09353, equation 5). VeRA trains vectors (out) and (r), and has one A and B for the largest sizes (arXiv:2310.11454).
+
+    Args:
+        quantised: whether the base is; PiSSA and OLoRA then have a second, frozen adapter.
 
     Raises:
-        ConfigError: no layer matches ``lora.target_modules``.
+        ConfigError: no layer matches ``lora.target_modules``, or a layer has no such rank.
     """
     if lora.method is LoraMethod.none:
         ends = (place for place, tensor in enumerate(layout.tensors) if tensor.module in (EMBEDDING, HEAD))
@@ -162,35 +169,55 @@ def trained(layout: Layout, lora: LoraConfig) -> Trained:
     matrices = [tensor for tensor in layout.tensors if len(tensor.shape) == 2]
     if not any(tensor.module == HEAD for tensor in matrices):  # tied: no weight of its own, but a layer
         matrices.append(Tensor(f"{HEAD}.weight", (layout.vocabulary, layout.hidden)))
-    on = _targeted(layout, matrices, lora.targets)
+    on = _targeted(layout, matrices, lora)
     targets = [tensor for tensor in matrices if tensor.module in on]
     shapes: list[tuple[int, ...]] = []
     ends: list[int] = []
+    frozen: list[int] = []
     for tensor in targets:
-        rows, columns = tensor.shape
-        ends += [len(shapes), len(shapes) + 1] if tensor.module in (EMBEDDING, HEAD) else []
-        shapes += [(lora.r, columns), (rows, lora.r)]
-        shapes += [(rows,)] if lora.variant.magnitude else []
+        own, fixed = _matrices(lora, tensor, quantised)
+        ends += range(len(shapes), len(shapes) + len(own)) if tensor.module in (EMBEDDING, HEAD) else []
+        shapes += own
+        frozen += fixed
+    shared = lora.r * sum(max(sizes) for sizes in zip(*(tensor.shape for tensor in targets), strict=True))
     biases = [tensor for tensor in layout.tensors if tensor.name.endswith(".bias")]
     learns = {"all": biases, "lora_only": [bias for bias in biases if bias.module in on]}.get(lora.bias, [])
     return Trained(
         tuple(map(prod, shapes)), tuple(bias.count for bias in learns), tuple(tensor.module for tensor in targets),
-        (*shapes, *(bias.shape for bias in learns)), frozenset(ends),
+        (*shapes, *(bias.shape for bias in learns)), frozenset(ends), tuple(frozen), shared if lora.variant.shared else 0,
     )  # fmt: skip
 
 
-def _targeted(layout: Layout, matrices: list[Tensor], requested: list[str] | str) -> set[str]:
+def trained_in(layout: Layout, config: Config) -> Trained:
+    """``trained`` by a run."""
+    return trained(layout, config.lora, config.quant.kind is not QuantKind.none)
+
+
+def _matrices(lora: LoraConfig, tensor: Tensor, quantised: bool) -> tuple[list[tuple[int, ...]], list[int]]:
+    """Shapes of the trained tensors of the adapter on a weight (rows, columns), and elements of the frozen ones."""
+    (rows, columns), r = tensor.shape, lora.rank(tensor.module)
+    lora.check_rank(r, rows, columns)
+    variant, down, up = lora.variant, (r, columns), (rows, r)
+    if variant.shared:
+        return [(rows,), (r,)], []
+    if variant.frozen_down:
+        return [up], [prod(down)]
+    first = [prod(down), prod(up)] if variant.changes_base and quantised else []
+    return [down, up, *([(rows,)] if variant.magnitude else [])], first
+
+
+def _targeted(layout: Layout, matrices: list[Tensor], lora: LoraConfig) -> set[str]:
     """The modules that ``lora.target_modules`` matches, by peft's rules."""
     linear = [tensor.module for tensor in matrices if tensor.linear]
     modules = _modules(layout)
-    targets = lora_targets.resolve(requested, modules, linear)
+    targets = lora_targets.resolve(lora, modules, linear)
     if targets == ALL_LINEAR:
         return set(linear)
     found = lora_targets.matching(targets, modules)
     if other := sorted(found - {tensor.module for tensor in matrices}):
         known = ", ".join(dict.fromkeys([*layout.linears(), *layout.linears(net=True)]))
         raise ConfigError(
-            f"lora.target_modules={requested}: matches {other[0]}, which is no linear layer (linear layers are: {known}, {HEAD})"
+            f"lora.target_modules={lora.targets}: matches {other[0]}, which is no linear layer (linear layers are: {known}, {HEAD})"
         )
     return found
 

@@ -26,7 +26,7 @@ from hydraft.plan.flops import Tokens, operations
 from hydraft.plan.memory import Memory, memory
 from hydraft.plan.model_size import ModelSize
 from hydraft.plan.network import Network, network
-from hydraft.plan.parameters import Layout, layout, trained
+from hydraft.plan.parameters import Layout, layout, trained_in
 from hydraft.plan.startup import Startup, startup
 from hydraft.plan.suggest import Change, apply, cheapest
 from hydraft.plan.token_count import Text
@@ -113,7 +113,7 @@ def make_plan(config: Config, records: int, machine: Hardware | None = None, tex
     cost, without, fits, change = None, None, None, None
     labelled = text.longest_answer if text else config.data.max_length
     if known is not None:
-        subject = ModelSize(known, trained(known, config.lora), labelled, stored)
+        subject = ModelSize(known, trained_in(known, config), labelled, stored)
         cost = price(config, subject, machine)
         fits = fits_memory(config, cost.memory, machine)
         if config.train.recomputes:
@@ -188,7 +188,7 @@ def generation_memory(config: Config) -> scoring.GenerationMemory | None:
     """The memory for generating answers to held-out records; None for an architecture without a ``Family``."""
     known, _ = known_layout(config)
     width = WIDTH[config.train.precision]
-    return None if known is None else scoring.generation_memory(config, known, trained(known, config.lora), width)
+    return None if known is None else scoring.generation_memory(config, known, trained_in(known, config), width)
 
 
 def planned_for(config: Config, here: Hardware | None) -> Hardware:
@@ -241,7 +241,7 @@ def settle(config: Config, hardware: Hardware | None, labelled: int) -> Config:
     known, stored = known_layout(config)
     if known is None:
         return off
-    subject = ModelSize(known, trained(known, config.lora), labelled, stored)
+    subject = ModelSize(known, trained_in(known, config), labelled, stored)
     fits = [fits_memory(one, memory(one, subject, bool(hardware.gpus)), hardware) for one in (off, on)]
     return on if fits == [False, True] else off
 

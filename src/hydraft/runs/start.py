@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from hydraft.config.choices import Hub, Init, Mode
-from hydraft.config.lora import ALL_LINEAR, LoraMethod, as_targets, start_name
-from hydraft.config.schema import Config, LoraConfig, load_config
+from hydraft.config.lora import ALL_LINEAR, LoraConfig, LoraMethod, as_targets, start_name
+from hydraft.config.schema import Config, load_config
 from hydraft.errors import ConfigError
 from hydraft.models import adapter_files, base_identity, hugging_face_hub, lora_targets
 from hydraft.models.adapter_files import AdapterFiles
 from hydraft.runs import claim, run_folder
 
 SETTING = "lora.start"
-OWN = ("method", "r", "alpha", "bias", "target_modules")
+OWN = ("method", "r", "alpha", "bias", "target_modules", "rank_pattern", "alpha_pattern")
 """Settings of the lora section that the adapter decides."""
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -74,9 +74,11 @@ def _check_method(lora: LoraConfig, said: str) -> None:
         raise ConfigError(
             f"{said}: lora=none trains all weights and has no adapter: use lora=default, or leave lora.start out"
         )
-    if lora.variant.changes_base:
+    if lora.variant.shared:
+        raise ConfigError(f"{said}: lora={lora.method.value} trains no A and B: leave lora out, or lora.start")
+    if lora.variant.computed or not lora.variant.exact:
         raise ConfigError(
-            f"{said}: lora={lora.method.value} makes its first adapter from the base's weights; one that was saved is plain LoRA: "
+            f"{said}: lora={lora.method.value} computes its first weights; an adapter that was saved is plain LoRA: "
             "leave lora out, or lora.start"
         )
 

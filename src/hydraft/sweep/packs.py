@@ -79,6 +79,8 @@ def why_alone(config: Config) -> str | None:
         return "lora.method=none trains the base itself"
     if lora.variant.changes_base:
         return f"lora.method={lora.method.value} changes the base"
+    if lora.variant.alone:
+        return f"lora.method={lora.method.value} has weights, or a start, of its own that a pack does not make"
     if lora.bias != "none":
         return f"lora.bias={lora.bias} trains biases of the base"
     if config.tracker.kind is TrackerKind.swanlab:

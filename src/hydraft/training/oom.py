@@ -20,7 +20,7 @@ from hydraft.plan import plan
 from hydraft.plan.memory import DRIVER, Memory, memory
 from hydraft.plan.memory_parts import size
 from hydraft.plan.model_size import ModelSize
-from hydraft.plan.parameters import trained
+from hydraft.plan.parameters import trained_in
 from hydraft.plan.suggest import cheapest
 from hydraft.system import hardware
 
@@ -147,7 +147,7 @@ class OutOfMemoryHandler:
         config, error = self.config, max(0, found.needed - planned)
         layout, stored = plan.known_layout(config)
         assert layout is not None
-        subject = ModelSize(layout, trained(layout, config.lora), known.get("labelled", config.data.max_length), stored)
+        subject = ModelSize(layout, trained_in(layout, config), known.get("labelled", config.data.max_length), stored)
 
         def fits(changed: Config, cost: Memory) -> bool:
             if changed == config or (not on_gpu and changed.cluster != config.cluster):

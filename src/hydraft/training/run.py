@@ -21,14 +21,14 @@ from hydraft.data.records import Record
 from hydraft.data.template_default import with_default
 from hydraft.evaluation.batches import BatchSizes
 from hydraft.evaluation.evaluator import Evaluated, Evaluator
-from hydraft.models import base_identity
+from hydraft.models import base_identity, lora_init
 from hydraft.models.load import check_vocabulary, has_chunked_loss, load_tokenizer, settle_batching, trainable
 from hydraft.plan import plan
 from hydraft.system.console import Screen
 from hydraft.system.heartbeat import Heartbeat
 from hydraft.system.signals import EarlyExit, SignalListener
 from hydraft.tracking.factory import make_tracker
-from hydraft.training import debugging, flop_rate, native_model, report, targets
+from hydraft.training import debugging, eva, flop_rate, native_model, report, targets
 from hydraft.training.benchmarks import Benchmarks
 from hydraft.training.callbacks import best
 from hydraft.training.callbacks.checkpoint import CheckpointCallback, find_start
@@ -147,7 +147,8 @@ def _load(requested: Config, rank: Rank) -> _Parts:
     objective.prepare(model, has_chunked_loss(config, model))
     _beat_in_forward(model, screen.heartbeat)
     targets.report(model, config, screen)
-    initial = weights.gather(model, trainable(model)) if config.lora.variant.changes_base else None
+    folds = config.lora.variant.changes_base and lora_init.first(model) is None
+    initial = weights.gather(model, trainable(model)) if folds else None
     known = dataclasses.replace(requested, data=dataclasses.replace(requested.data, thinking=data.encoded.thinking))
     origin = weights.Origin(initial, base_identity.of(known) if dist.get_rank() == 0 else None)
     return _Parts(config, objective, tokenizer, data, held_out, model, origin)
@@ -160,6 +161,9 @@ def _make_run(parts: _Parts, rank: Rank, early_stop: EarlyStopCallback) -> _Run:
     start = find_start(folder, screen)
     if start is not None:
         optimizer_state.load_weights(trainable(model), start.folder)
+        starting_adapter.load_frozen(model, start.folder)
+    elif config.lora.variant.reads_records:
+        eva.initialise(model, parts.data.encoded, config, device)
     elif config.lora.start is not None:
         known = (parts.origin.base or {}).get("base", {})
         starting_adapter.load(model, config.lora.start, known.get("sha256"))

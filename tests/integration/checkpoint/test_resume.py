@@ -28,13 +28,13 @@ def settings(records: Path, *more: str) -> list[str]:
 
 
 SAME = [  # those with code of their own; `make resume-matrix` has every topology
-    "zero=stage0 cluster=1x2 train.precision=bf16",
+    "zero=stage0 cluster=1x2 train.precision=bf16 lora=olora",
     "zero=stage1 quant=none lora=pissa",
-    "zero=stage2 cluster=1x2 lora.dropout=0.1 data.group_by_length=true",
+    "zero=stage2 cluster=1x2 lora.dropout=0.1 data.group_by_length=true lora=lora_fa",
     "zero=stage3_offload quant=none cluster=1x2 lora.dropout=0.1 train.gradient_accumulation_steps=2 train.micro_batch_size=2",
     "zero=stage3 lora=none quant=none cluster=1x2",
     "zero=stage2 lora=none quant=none",
-    "zero=stage2 data.packing=true data.max_length=64 model.dtype=bf16",
+    "zero=stage2 data.packing=true data.max_length=64 model.dtype=bf16 lora=eva",
     "optimizer=muon zero=stage2 cluster=1x2 train.neftune_alpha=5 data.batching=padded train.scheduler=wsd train.decay_ratio=0.5",
     "optimizer=adamw_8bit zero=stage3 cluster=1x2 lora=none quant=none train.label_smoothing=0.1 train.scheduler=polynomial",
     "optimizer=adafactor zero=stage0 lora=dora quant=none train.precision=bf16 train.min_learning_rate=1e-4",

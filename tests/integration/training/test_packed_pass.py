@@ -20,7 +20,7 @@ from hydraft.training.pack.passes import Answer, Request
 
 MEMBERS = (
     "lora.r=4",
-    "lora=rslora lora.r=7 lora.target_modules=[q_proj,v_proj]",
+    "lora=rslora lora.r=7 lora.target_modules=[q_proj,v_proj] lora.rank_pattern={v_proj:3} lora.layers=[1,3]",
     "lora=dora lora.r=2",
     "lora.r=3 lora.dropout=0.2",
     "lora=dora lora.r=3 lora.dropout=0.1",

@@ -20,7 +20,8 @@ CPU = Hardware(cpus=2)
 T4 = Hardware(gpus=(Gpu("Tesla T4", 16 * 2**30, 7.5),), cpus=8)
 
 VIOLATIONS = [  # overrides that are refused
-    "seed=-1", "lora.r=0", "lora.alpha=0", "lora.dropout=1", "lora.bias=some", "lora.target_modules=[]", "zero.stage=4",
+    "seed=-1", "lora.r=0", "lora.alpha=0", "lora.dropout=1", "lora.bias=some", "lora.target_modules=[]", "lora.exclude_modules=[1]",
+    "lora.layers=[-1]", "lora.rank_pattern={q_proj:0}", "lora.alpha_pattern={q_proj:0}", "zero.stage=4",
     "zero.reduce_bucket_size=0", "zero.allgather_bucket_size=0", "zero.stage3_prefetch_bucket_size=-1",
     "zero.stage3_param_persistence_threshold=-1", "cluster.nodes=0", "cluster.ranks_per_node=0", "cluster.port=0",
     "cluster.link_timeout=1", "cluster.hang_timeout=0", "cluster.max_restarts=-1", "cluster.slurm.cpus_per_rank=0", "+cluster.slurm.options.mem_=1", "data.max_length=8",
@@ -37,8 +38,9 @@ VIOLATIONS = [  # overrides that are refused
     "kernels.loss=chunked lora.target_modules=[q_proj,lm_head]", "model.scale=tiny", "cluster.gpu_memory=24GiB", "lora=none",
     "model.dtype=bf16 lora=none quant=none train.precision=fp32", "model.dtype=fp32 train.precision=bf16",
     "model.dtype=bf16 train.precision=fp32 zero=stage3",
-    "model.path=owner/name", "lora=pissa", "lora=pissa quant=none zero=stage3", "quant=int8 zero=stage3", "zero.stage=0 zero.offload_optimizer=cpu",
-    "lora=dora zero=stage3", "tracker.upload=true", "tracker.tags=[a]", "tracker=swanlab", "zero.offload_param=cpu", "train.precision=fp16", "train.precision=fp16 zero=stage0", "train.precision=bf16", "cluster=1x2",
+    "model.path=owner/name", "lora=loftq quant=none", "lora=eva zero=stage3", "lora=orthogonal lora.r=3", "lora=orthogonal quant=int8", "lora=vera lora.alpha=2",
+    "lora=vera lora.bias=all", "lora=vera lora.rank_pattern={q_proj:2}", "lora.start=x lora.layers=[0]", "lora=none quant=none lora.layers=[0]", "kernels=unsloth lora.layers=[0]", "quant=int8 zero=stage3", "zero.stage=0 zero.offload_optimizer=cpu",
+    "tracker.upload=true", "tracker.tags=[a]", "tracker=swanlab", "zero.offload_param=cpu", "train.precision=fp16", "train.precision=fp16 zero=stage0", "train.precision=bf16", "cluster=1x2",
     "kernels=liger data.max_length=64", "train.epochs=1", "model=qwen model.hub=modelscope", "model.cache_quantised=maybe",
     "objective=dpo objective.gamma=1", "objective.beta=0.2", "objective=dpo objective.label_smoothing=0.5", "objective=kto objective.desirable_weight=0",
     "data.benchmark=[cmmlu]", "data.benchmark_limit=0", "data.benchmark_shots=-1", "data.benchmark_chat=true", "sweep.objective=[loss,benchmark/cmmlu]",

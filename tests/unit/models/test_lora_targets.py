@@ -10,8 +10,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Llam
 
 from conftest import config_of
 from hydraft.config import bounds
-from hydraft.config.lora import as_targets
-from hydraft.config.schema import LoraConfig
+from hydraft.config.lora import LoraConfig, as_targets
 from hydraft.errors import ConfigError
 from hydraft.models import lora
 from hydraft.models.shapes import native_config

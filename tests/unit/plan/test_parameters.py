@@ -15,7 +15,7 @@ from hydraft.errors import ConfigError
 from hydraft.models import prepare, shapes
 from hydraft.models.load import load_trainable
 from hydraft.models.shapes import planned_config
-from hydraft.plan.parameters import Layout, layout, trained
+from hydraft.plan.parameters import Layout, layout, trained, trained_in
 from hydraft.plan.weights import WIDTH, model_bytes
 
 QUANTS = {
@@ -34,6 +34,15 @@ ADAPTERS = {
     "dora": ["lora=dora"],
     "rslora": ["lora=rslora"],
     "pissa": ["lora=pissa", "quant=none"],
+    "pissa over 4-bit weights": ["lora=pissa", "lora.r=4"],
+    "lora_fa": ["lora=lora_fa"],
+    "vera": ["lora=vera"],
+    "patterns": [
+        "lora.layers=[1]",
+        "lora.rank_pattern={q_proj:3}",
+        "lora.target_modules=[q_proj,v_proj]",
+        "lora.exclude_modules=[v_proj]",
+    ],
     "full": ["lora=none", "quant=none"],
 }
 
@@ -98,14 +107,19 @@ def test_bytes_equal_those_of_the_real_modules(family: str, quant: str, precisio
 @pytest.mark.parametrize("family", FAMILIES)
 def test_trained_parameters_equal_those_of_peft(family: str, adapter: str) -> None:
     config, model = real(*FAMILIES[family].split(), *ADAPTERS[adapter])
-    trainable_parameters = trained(counted(config), config.lora)
+    trainable_parameters = trained_in(counted(config), config)
     sizes = sorted(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert sorted(trainable_parameters.tensors) == sizes
     if isinstance(model, peft.PeftModel):
+        adapters = [*model.named_parameters(), *model.named_buffers()]
+        frozen = [
+            one.numel() for name, one in adapters if ("lora_" in name or "vera_" in name) and not one.requires_grad
+        ]
+        assert sum(frozen) == sum(trainable_parameters.frozen) + trainable_parameters.shared
         real_targets = {
             name.removeprefix("base_model.model.")
             for name, module in model.named_modules()
-            if hasattr(module, "lora_A")
+            if hasattr(module, "lora_A") or hasattr(module, "vera_lambda_b")
         }
         assert set(trainable_parameters.targets) == real_targets
 

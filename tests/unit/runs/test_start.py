@@ -76,7 +76,7 @@ def test_the_adapter_decides_what_is_not_typed(made: Path) -> None:
         (["lora.bias=all"], "lora.bias=all: the adapter of lora.start has bias=none"),
         (["lora.target_modules=[q_proj]"], "lora.target_modules=[q_proj]: the adapter of lora.start has"),
         (["lora=dora"], "lora.method=dora: the adapter of lora.start has method=lora"),
-        (["lora=pissa", "quant=none"], "lora=pissa makes its first adapter from the base's weights"),
+        (["lora=pissa", "quant=none"], "lora=pissa computes its first weights"),
         (["lora=none", "quant=none"], "lora=none trains all weights"),
         (["model=qwen"], f"was trained on {TINY}, and model.path="),
         (["model.init=random"], "is another model"),
@@ -91,7 +91,7 @@ def test_what_is_typed_must_be_the_adapters_own(made: Path, overrides: list[str]
     [
         ({"init_lora_weights": "pissa"}, "init_lora_weights=pissa"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save=['lm_head']"),
-        ({"rank_pattern": {"q_proj": 2}}, "rank_pattern="),
+        ({"exclude_modules": ["q_proj"]}, "exclude_modules="),
         ({"a_later_feature": {"on": 1}}, "a_later_feature="),
         ({"peft_type": "IA3"}, "only LoRA"),
         ({"task_type": "SEQ_CLS"}, "SEQ_CLS"),

@@ -29,6 +29,11 @@ def check(sources: list[Source], options: InferConfig) -> None:
         )
     settings = [files.read_object(source.folder / ADAPTER_CONFIG) for source in sources]
     for source, each in zip(sources, settings, strict=True):
+        if each.get("peft_type") != "LORA":
+            raise ConfigError(
+                f"export.combine={method.value}: the adapter {source.name} has peft_type={each.get('peft_type')}, and no A and B of its "
+                "own: leave it out of run, or merge it alone"
+            )
         for name, value in each.items():
             if name not in COMBINED and value and value != "none":
                 raise ConfigError(

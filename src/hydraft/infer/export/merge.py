@@ -17,6 +17,7 @@ from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.vera.layer import VeraLayer
 from peft.utils.integrations import dequantize_module_weight
 from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 from safetensors import safe_open
@@ -203,6 +204,8 @@ def _tuner(layer: Any, leaf: str) -> Any:
         layer = layer.base_layer
     if isinstance(layer, TrainableTokensWrapper):
         return layer.token_adapter if leaf == "weight" else None
+    if isinstance(layer, VeraLayer):
+        return layer if leaf == "weight" else None
     if not isinstance(layer, LoraLayer):
         return None
     changed = isinstance(layer, ParamWrapper) or leaf == "weight" or any(layer.lora_bias.values())

@@ -42,7 +42,8 @@ def check(model: PreTrainedModel | peft.PeftModel) -> None:
     for name, config in model.peft_config.items():
         if config.peft_type != peft.PeftType.LORA:
             raise ConfigError(
-                f"run: the adapter {name} has the type {config.peft_type.value}, and mode=serve supports LoRA only"
+                f"run: the adapter {name} has the type {config.peft_type.value}, and mode=serve supports LoRA only: "
+                "merge it with mode=export and serve the merged model"
             )
         if config.bias != "none" or config.modules_to_save or config.trainable_token_indices:
             raise ConfigError(
