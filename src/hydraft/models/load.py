@@ -31,6 +31,7 @@ from hydraft.errors import ConfigError
 from hydraft.models import (
     attention,
     batching,
+    experts,
     liger,
     quantised_copy,
     row_documents,
@@ -103,8 +104,11 @@ def load_base(
     storing = {} if stored or wanted is None else {"quantization_config": wanted}
     placed = {} if device is None or (device.type == "cpu" and not torch.cuda.is_available()) else {"": device}
     # transformers itself shards only unquantised weights while it reads them
-    sharding = Sharding(DTYPES[kept]) if is_deepspeed_zero3_enabled() and quant.kind is QuantKind.nf4 else None
-    with each_parameter() if sharding is None else each_parameter(sharding.visit, sharding.quantise):
+    in_4_bits, sharding = quant.kind is QuantKind.nf4, None
+    if in_4_bits and is_deepspeed_zero3_enabled():
+        sharding = Sharding(DTYPES[kept], quant.double_quant)
+    visit = experts.quantise_read(quant.double_quant, DTYPES[kept]) if in_4_bits else None
+    with each_parameter(visit) if sharding is None else each_parameter(sharding.visit, sharding.quantise):
         loaded, info = _read(
             AutoModelForCausalLM.from_pretrained,
             model,
@@ -125,6 +129,7 @@ def load_base(
     elif stored:
         adopt(loaded, kept)
     _keep_gradients(loaded)
+    experts.use(loaded)
     if row_documents.reason(loaded) is None:  # otherwise the attention stays the model's own
         attention.use(loaded)
     if (source := quantised_copy.made_from(known)) is not None:  # peft records it as the base of an adapter
