@@ -11,21 +11,28 @@ dequantised, or that ZeRO-3 has gathered, the view would keep all of it in memor
 Shapes: E experts, O output features, I input features, N tokens, K experts of a token, S = N * K, sorted by expert.
 """
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from bitsandbytes.functional import QuantState, dequantize_4bit
 from bitsandbytes.nn import Params4bit
+from safetensors import safe_open
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _grouped_mm, grouped_mm_experts_forward
 
-from hydraft.models.nf4 import BLOCK, Payload, quantise_whole
+from hydraft.models.convert import shards
+from hydraft.models.nf4 import BLOCK, Payload, quantise_whole, share_tables
 from hydraft.models.streaming import Visit
 
 NAME = "frozen"
 """The value of ``experts_implementation``."""
+
+STORED = re.compile(r"(?<=_proj)\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.bitsandbytes__nf4)$")
+"""What the names of the constants of quantised experts have behind the name of the parameter."""
 
 PROJECTIONS = ("gate_up_proj", "up_proj", "down_proj")
 
@@ -59,22 +66,57 @@ def use(model: PreTrainedModel) -> None:
 
 def quantised(value: torch.Tensor, double: bool, storage: torch.dtype) -> Params4bit:
     """The NF4 parameter of a ``value`` (E, O, I), whose codes are stored in elements of ``storage``."""
-    codes, state = quantise_whole(value, double, storage)
+    return _parameter(*quantise_whole(value, double, storage))
+
+
+def _parameter(codes: torch.Tensor, state: QuantState) -> Params4bit:
     return Params4bit(
-        codes, requires_grad=False, quant_state=state, bnb_quantized=True, compress_statistics=double, blocksize=BLOCK,
+        codes, requires_grad=False, quant_state=state, bnb_quantized=True, compress_statistics=state.nested, blocksize=BLOCK,
         quant_type="nf4", quant_storage=codes.dtype,
     )  # fmt: skip
 
 
-def quantise_read(double: bool, storage: torch.dtype) -> Visit:
-    """Has transformers' loader place experts quantised, and everything else as it is."""
+def quantise_read(folder: Path, double: bool, storage: torch.dtype) -> Visit:
+    """Has transformers' loader place experts quantised, and everything else as it is.
+
+    Args:
+        folder: the checkpoint, which may have them quantised.
+        double: whether to quantise the constants of those that it has not.
+        storage: the type of the elements in which codes are stored.
+    """
 
     def visit(model: PreTrainedModel, name: str, value: torch.Tensor) -> torch.Tensor:
         module, _, last = name.rpartition(".")
-        stays = not is_stacked(model.get_submodule(module), last)
-        return value if stays else quantised(value, double, storage)
+        if not is_stacked(model.get_submodule(module), last):
+            return value
+        if value.is_floating_point():
+            return quantised(value, double, storage)
+        expect_constants(model)
+        return _parameter(
+            value.view(-1).view(storage).unsqueeze(1), stored_constants(folder, name, value.device, storage)
+        )
 
     return visit
+
+
+def expect_constants(model: PreTrainedModel) -> None:
+    """Keep transformers from warning, at the end of loading, that the constants of quantised experts have no place."""
+    model._keys_to_ignore_on_load_unexpected = {*(model._keys_to_ignore_on_load_unexpected or ()), STORED.pattern}
+
+
+def stored_constants(folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> QuantState:
+    """The constants of experts that a checkpoint stores in 4 bits (``quantise.py``); ``dtype``: to which they are dequantised."""
+    names, places = shards.files(folder)
+    with safe_open(folder / (names[0] if places is None else places[name]), framework="pt") as first:
+        own = [key for key in (first.keys() if places is None else places) if STORED.sub("", key) == name != key]
+    parts: dict[str, torch.Tensor] = {}
+    for key in own:
+        with safe_open(folder / (names[0] if places is None else places[key]), framework="pt") as file:
+            parts[key.removeprefix(f"{name}.")] = file.get_tensor(key)
+    state: QuantState = QuantState.from_dict(parts, device=device)
+    state.dtype = dtype
+    share_tables(state, device)
+    return state
 
 
 def hold(module: torch.nn.Module, name: str, payload: Payload, constants: QuantState) -> None:
@@ -144,8 +186,6 @@ def frozen_experts(
     return out[back].view(-1, count, out.shape[-1]).sum(dim=1).to(hidden_states.dtype)
 
 
-def _projected(
-    module: Any, name: str, x: torch.Tensor, ends: torch.Tensor, expert: torch.Tensor
-) -> torch.Tensor:
+def _projected(module: Any, name: str, x: torch.Tensor, ends: torch.Tensor, expert: torch.Tensor) -> torch.Tensor:
     out: torch.Tensor = _Frozen.apply(x, ends, module, name)  # type: ignore[no-untyped-call]
     return out + getattr(module, f"{name}_bias")[expert] if module.has_bias else out

@@ -106,8 +106,10 @@ def load_base(
     # transformers itself shards only unquantised weights while it reads them
     in_4_bits, sharding = quant.kind is QuantKind.nf4, None
     if in_4_bits and is_deepspeed_zero3_enabled():
-        sharding = Sharding(DTYPES[kept], quant.double_quant)
-    visit = experts.quantise_read(quant.double_quant, DTYPES[kept]) if in_4_bits else None
+        sharding = Sharding(DTYPES[kept], quant.double_quant, Path(model.path).expanduser())
+    visit = (
+        experts.quantise_read(Path(model.path).expanduser(), quant.double_quant, DTYPES[kept]) if in_4_bits else None
+    )
     with each_parameter(visit) if sharding is None else each_parameter(sharding.visit, sharding.quantise):
         loaded, info = _read(
             AutoModelForCausalLM.from_pretrained,

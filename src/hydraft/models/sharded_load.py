@@ -7,6 +7,7 @@ quantisation needs all scales of a weight, the ranks gather them. Of a checkpoin
 Shapes: O output features, I input features.
 """
 
+from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -24,13 +25,13 @@ from hydraft.models.nf4 import Payload
 
 class Sharding:
     """Shards what transformers' loader places. ``dtype``: of unquantised weights, and in which 4-bit weights are stored and computed with;
-    ``double``: whether the constants of the experts of a mixture are quantised too.
+    ``double``: whether the constants of experts are quantised too; ``folder``: of the checkpoint.
 
     The TrainingArguments must exist: their DeepSpeed config says how ZeRO-3 shards.
     """
 
-    def __init__(self, dtype: torch.dtype, double: bool) -> None:
-        self.dtype, self.double = dtype, double
+    def __init__(self, dtype: torch.dtype, double: bool, folder: Path) -> None:
+        self.dtype, self.double, self.folder = dtype, double, folder
         # It converts the parameters of a module, of which there are none yet; and it replaces F.linear, which would keep gathered weights.
         self.zero: Any = deepspeed.zero.Init(module=torch.nn.Module(), config_dict_or_path=deepspeed_config())
         self.device: torch.device = self.zero.local_device
@@ -46,7 +47,12 @@ class Sharding:
             # Those that were quantised here are sharded.
             return self._stored(layer, value) if isinstance(value, Params4bit) and value.quant_state else value
         if experts.is_stacked(layer, last):
-            payload, share, state = self._quantised(value.to(self.dtype), self.double)
+            if value.is_floating_point():
+                payload, share, state = self._quantised(value.to(self.dtype), self.double)
+            else:
+                experts.expect_constants(model)
+                state = experts.stored_constants(self.folder, name, self.device, self.dtype)
+                payload, share = self._share(value, state)
             experts.hold(layer, last, payload, kept_constants(state))
             return self._packed(payload, share, blocksize=payload.block, quant_type="nf4")
         floats = value.is_floating_point()
@@ -72,13 +78,17 @@ class Sharding:
     def _stored(self, layer: Linear4bit, weight: Params4bit) -> torch.nn.Parameter:
         """The sharded parameter of a layer that the checkpoint stores in 4 bits."""
         state: QuantState = weight.quant_state
-        payload = Payload(state.shape, state.nested, self.ranks, state.blocksize)
-        share = payload.packed(weight.data, state, self.rank).to(self.device)
+        payload, share = self._share(weight.data, state)
         state.dtype = self.dtype
         nf4.share_tables(state, self.device)
         if state.nested:
             state.offset = state.offset.to(self.device)
         return self._held(layer, payload, share, state)
+
+    def _share(self, codes: torch.Tensor, state: QuantState) -> tuple[Payload, torch.Tensor]:
+        """The payload of a weight that the checkpoint stores in 4 bits, and this rank's share of it."""
+        payload = Payload(state.shape, state.nested, self.ranks, state.blocksize)
+        return payload, payload.packed(codes, state, self.rank).to(self.device)
 
     def _held(self, layer: Any, payload: Payload, share: torch.Tensor, state: QuantState) -> torch.nn.Parameter:
         """The parameter of a layer that has this rank's ``share`` of its payload."""
