@@ -47,6 +47,13 @@ def is_stacked(module: torch.nn.Module, name: str) -> bool:
     return name in PROJECTIONS and is_experts(module)
 
 
+def is_quantised(module: torch.nn.Module) -> bool:
+    """Whether a module has experts in 4 bits."""
+    return is_experts(module) and any(
+        getattr(module._parameters.get(name), "quant_state", None) is not None for name in PROJECTIONS
+    )
+
+
 def stacked(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module, str]]:
     """The parameters with a projection of all experts of a layer: full name, module, name in it."""
     for path, module in model.named_modules():
@@ -117,6 +124,14 @@ def stored_constants(folder: Path, name: str, device: torch.device, dtype: torch
     state.dtype = dtype
     share_tables(state, device)
     return state
+
+
+def unquantised(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Have zeros, which take no memory, for the weights of quantised experts."""
+    for name in PROJECTIONS:
+        if (state := getattr(module._parameters.get(name), "quant_state", None)) is not None:
+            zeros = torch.zeros((), dtype=dtype).expand(state.shape)
+            module._parameters[name] = torch.nn.Parameter(zeros, requires_grad=False)
 
 
 def hold(module: torch.nn.Module, name: str, payload: Payload, constants: QuantState) -> None:

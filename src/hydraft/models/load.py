@@ -31,6 +31,7 @@ from hydraft.errors import ConfigError
 from hydraft.models import (
     attention,
     batching,
+    expert_targets,
     experts,
     liger,
     quantised_copy,
@@ -157,6 +158,7 @@ def load_for_merging(model: ModelConfig, precision: Precision) -> PreTrainedMode
             zeros = torch.zeros((), dtype=DTYPES[precision]).expand(module.out_features, module.in_features)
             layer.weight, layer.bias = torch.nn.Parameter(zeros, requires_grad=False), module.bias
             base.set_submodule(name, layer)
+        experts.unquantised(module, DTYPES[precision])
     quantizer: Any = base.hf_quantizer
     quantizer.remove_quantization_config(base)
     # transformers would apply these, in reverse, to the weights that it saves.
@@ -271,6 +273,7 @@ def _check_targets(config: Config) -> None:
         return
     empty = _without_weights(_config(model))
     if empty is not None:
+        expert_targets.check(empty, config.quant.kind)
         targets(config.lora, empty)
 
 

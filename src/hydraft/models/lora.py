@@ -7,7 +7,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hydraft.config.lora import LoraMethod
 from hydraft.config.schema import LoraConfig
-from hydraft.models import lora_targets
+from hydraft.models import expert_targets, lora_targets
 
 
 def targets(lora: LoraConfig, model: torch.nn.Module) -> list[str] | str:
@@ -21,7 +21,8 @@ def targets(lora: LoraConfig, model: torch.nn.Module) -> list[str] | str:
     linear = [
         name for name, module in modules.items() if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
     ]
-    return lora_targets.resolve(lora.targets, modules, linear)
+    linear = expert_targets.adaptable(model, linear)
+    return expert_targets.named(model, lora_targets.resolve(lora.targets, modules, linear), linear)
 
 
 def adapter(lora: LoraConfig, targets: list[str] | str) -> peft.LoraConfig | None:
