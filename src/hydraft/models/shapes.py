@@ -47,8 +47,12 @@ def tiny(shape: Native, vocabulary: int) -> Native:
     if "linear_num_value_heads" in shape:  # one gated delta net, one layer of attention
         small |= {"layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 2}
         small |= {"linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16}
-    if "num_experts" in shape:
-        small |= {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    if "num_experts" in shape or "num_local_experts" in shape:
+        small |= {
+            "num_experts" if "num_experts" in shape else "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+        }
     return shape | small | {"num_key_value_heads": 2 if shared else 4, "vocab_size": vocabulary}
 
 

@@ -112,8 +112,8 @@ def _mixture(config: Config, layout: Layout, width: int) -> int:
         return 0
     # The output of each active expert, which is scaled with its weight; the routing in fp32; and where its row is among the sorted ones.
     saved = mixture.active * width * layout.hidden + 4 * mixture.count + 40 * mixture.active
-    if config.lora.method is LoraMethod.none:  # the inputs of both projections
-        saved += width * (mixture.active * layout.hidden + layout.inner)
+    if config.lora.method is LoraMethod.none:  # the inputs of the router and of both projections
+        saved += width * (layout.hidden + mixture.active * layout.hidden + layout.inner)
     return saved
 
 

@@ -81,16 +81,11 @@ class Experts:
 
 
 def experts(native: Native, family: Family) -> Experts | None:
-    """The experts of a native config; None without any.
-
-    Raises:
-        KeyError: some layers of the model have none, which ``decoder_layer`` does not count.
-    """
+    """The experts of a native config; None without any."""
     if not family.experts:
         return None
-    if native.get("mlp_only_layers") or native.get("decoder_sparse_step", 1) != 1:
-        raise KeyError("mlp_only_layers")
-    return Experts(native["num_experts"], native["num_experts_per_tok"], native["moe_intermediate_size"])
+    count = native.get("num_experts") or native["num_local_experts"]  # as published, and as transformers 5 writes it
+    return Experts(count, native["num_experts_per_tok"], native["moe_intermediate_size"])
 
 
 def delta_nets(native: Native, family: Family) -> DeltaNets | None:

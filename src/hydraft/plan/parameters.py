@@ -101,15 +101,12 @@ class Layout:
 def layout(native: Native) -> Layout | None:
     """The parameters of a native config; None for an architecture without a ``Family``."""
     family = native_family(str(native.get("model_type")))
-    if family is None:
-        return None
+    if family is None or native.get("mlp_only_layers") or native.get("decoder_sparse_step", 1) != 1:
+        return None  # or some of its layers are a mixture, and others are not
     hidden, heads = native["hidden_size"], native["num_attention_heads"]
     size = native.get("head_dim") or hidden // heads
     keys = native.get("num_key_value_heads") or heads
-    try:
-        mixture = experts(native, family)
-    except KeyError:
-        return None
+    mixture = experts(native, family)
     inner = native["intermediate_size"] if mixture is None else mixture.active * mixture.inner
     vocabulary, nets = native["vocab_size"], delta_nets(native, family)
     tensors = [Tensor("model.embed_tokens.weight", (vocabulary, hidden))]
