@@ -62,7 +62,13 @@ def stacked(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module, str]
 
 
 def use(model: PreTrainedModel) -> None:
-    """Have a model compute frozen experts as here; a model without experts stays as it is."""
+    """Have a model compute frozen experts as here; a model without experts stays as it is.
+
+    The router's auxiliary loss, which transformers adds to the loss if config.json asks for the router's logits, is left out: it balances
+    experts that are trained.
+    """
+    if getattr(model.config, "output_router_logits", False):
+        model.config.output_router_logits = False
     if any(True for _ in stacked(model)):
         ALL_EXPERTS_FUNCTIONS.register(NAME, frozen_experts)
         model.config._experts_implementation = NAME
