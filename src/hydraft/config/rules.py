@@ -29,6 +29,7 @@ from hydraft.config.debug_rules import DEBUG
 from hydraft.config.kernel_packages import PACKAGES
 from hydraft.config.lora import LoraMethod
 from hydraft.config.machine_rules import MACHINE
+from hydraft.config.model_rules import MODEL
 from hydraft.config.rule import Rule, value
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
@@ -43,6 +44,7 @@ COMBINATIONS = [
     *BEST,
     *BENCHMARKS,
     *DEBUG,
+    *MODEL,
     value(
         lambda c: bool(c.objective.unread),
         "objective.{c.objective.unread[0]} is not read by objective={c.objective.kind.value}: leave it out, or use objective={c.objective.readers}",

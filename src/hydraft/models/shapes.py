@@ -11,7 +11,7 @@ from typing import Any
 from hydraft.config.choices import Hub, Scale
 from hydraft.config.model import ModelConfig, ShapeConfig
 from hydraft.errors import ConfigError
-from hydraft.models import modelscope_hub
+from hydraft.models import modelscope_hub, rope
 from hydraft.models.families.base import Native
 from hydraft.models.families.registry import (
     family_of_architecture,
@@ -85,8 +85,8 @@ def planned_config(model: ModelConfig) -> Native | None:
     if known is not None and model.scale is Scale.tiny:
         folder = Path(model.path).expanduser()
         own = (folder / "tokenizer.json").is_file() and published_family(folder) is None
-        return tiny(known, _vocabulary(folder if own else TINY))
-    return known
+        known = tiny(known, _vocabulary(folder if own else TINY))
+    return None if known is None else known | rope.changes(model, known)
 
 
 def folder_of(model: ModelConfig) -> Path | None:

@@ -29,7 +29,7 @@ from hydraft.infer.load import own_precision
 from hydraft.infer.source import ADAPTER, Kind, Source
 from hydraft.models import experts, fp32_weights
 from hydraft.models.convert import shards
-from hydraft.models.load import load_for_merging
+from hydraft.models.merging_base import load_for_merging
 from hydraft.models.quant import DTYPES
 
 
