@@ -6,7 +6,7 @@ from hydraft.config.rule import value
 MODEL = [
     value(
         lambda c: c.model.rope is not Rope.none and c.model.rope_factor == 1,
-        "model.rope={c.model.rope.value} needs a factor: give model.rope_factor=4, for example, for four times the original length",
+        "model.rope={c.model.rope.value} must have a factor: use model.rope_factor=4, for example, for four times the original length",
     ),
     value(
         lambda c: c.model.rope is Rope.none and c.model.rope_factor != 1,

@@ -5,6 +5,7 @@ change every record. dynamic changes the base of the frequencies once a batch ha
 depends on that record.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,7 +63,22 @@ def parameters(known: Mapping[str, Any]) -> dict[str, Any] | None:
     return own | ({} if theta is None else {"rope_theta": theta})
 
 
-def limit(model: ModelConfig, known: Mapping[str, Any]) -> int | None:
-    """The tokens of a record that a model with these positions is for; None if its config does not say."""
+def notes(model: ModelConfig, longest: int, known: Mapping[str, Any]) -> list[str]:
+    """A line about records of up to ``longest`` tokens that are longer than a model, with its rotary positions scaled or not, is for."""
     length = known.get("max_position_embeddings")
-    return None if length is None else round(length * (model.rope_factor if model.rope is Rope.dynamic else 1))
+    if length is None:
+        return []
+    trained = round(length / model.rope_factor) if model.rope in (Rope.yarn, Rope.linear) else length
+    limit = round(trained * model.rope_factor)
+    if longest <= limit:
+        return []
+    scaled = (
+        model.rope is not Rope.none
+        or (parameters(known) or {"rope_type": None}).get("rope_type", "default") == "default"
+    )
+    how = f", or model.rope={_named(model)} model.rope_factor={math.ceil(longest / trained)}" if scaled else ""
+    return [f"data.max_length={longest}: the model is for records of up to {limit:,} tokens: give at most that{how}"]
+
+
+def _named(model: ModelConfig) -> str:
+    return (Rope.yarn if model.rope is Rope.none else model.rope).value

@@ -19,7 +19,14 @@ from hydraft.infer.load import load
 from hydraft.infer.resolve import find
 from hydraft.models import experts, prepare
 
-MODEL = [*MIXTURE.split(), "model.init=random", "model.scale=tiny", "train.max_steps=4"]
+MODEL = [
+    *MIXTURE.split(),
+    "model.init=random",
+    "model.scale=tiny",
+    "train.max_steps=4",
+    "model.rope=yarn",
+    "model.rope_factor=4",
+]
 RUNS = {
     "none": [("stage2", 2), ("stage3", 2)],
     "nf4": [("stage3", 2)],
@@ -64,6 +71,8 @@ def test_an_export_of_quantised_experts_is_the_trained_model(run: Any, tmp_path:
     )
     plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     assert compare.difference(compare.logits(trained, PROMPTS), compare.logits(plain, PROMPTS))["logit_max"] <= 1e-4
+    assert plain.config.rope_parameters["rope_type"] == "yarn" and plain.config.rope_parameters["factor"] == 4
+    assert plain.config.max_position_embeddings == 4 * 40960
     # An adapter on the published weights would be another model.
     base = AutoModelForCausalLM.from_pretrained(section.path, dtype=torch.float32)
     other = peft.PeftModel.from_pretrained(base, str(source.folder)).eval()
