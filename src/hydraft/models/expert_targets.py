@@ -10,6 +10,7 @@ import torch
 from peft.utils import transformers_weight_conversion as conversion
 
 from hydraft.config.choices import QuantKind
+from hydraft.config.lora import ALL_LINEAR
 from hydraft.errors import ConfigError
 from hydraft.models import experts, lora_targets
 
@@ -31,6 +32,24 @@ def check(model: torch.nn.Module, quant: QuantKind) -> None:
         )
 
 
+def in_16_bits(model: torch.nn.Module) -> str | None:
+    """Which weights ``quant=nf4`` has left in 16 bits, if they are a tenth of a model: experts of a kind that ``experts.py`` does not know."""
+    left, every, largest = 0, 0, ("", 0)
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            state = getattr(parameter, "quant_state", None)
+            count = int(getattr(parameter, "ds_numel", parameter.numel()) if state is None else state.shape.numel())
+            every += count
+            if state is None and len(getattr(parameter, "ds_shape", parameter.shape)) == 3 and "conv" not in path:
+                left += 0 if name in vars(module).get("payloads", {}) else count
+                largest = max(
+                    largest, (f"{path}.{name}".removeprefix("base_model.model."), count), key=lambda one: one[1]
+                )
+    if 10 * left < every:
+        return None
+    return f"{left:,} weights have no 4-bit form here and stay in 16 bits, such as {largest[0]}"
+
+
 def adaptable(model: torch.nn.Module, linear: Iterable[str]) -> list[str]:
     """The layers among ``linear`` that ``all-linear`` means: neither routers nor what peft takes for experts."""
     if not has_experts(model):
@@ -50,7 +69,7 @@ def named(model: torch.nn.Module, found: list[str] | str, linear: list[str]) -> 
     """
     if not has_experts(model):
         return found
-    if found == lora_targets.ALL_LINEAR:
+    if found == ALL_LINEAR:
         return list(dict.fromkeys(_shortest(name, linear, dict(model.named_modules())) for name in linear))
     matched = lora_targets.matching(found, dict(model.named_modules()))
     if wrong := sorted({name.rpartition(".")[2] for name in matched} & _taken_for_experts(model)):

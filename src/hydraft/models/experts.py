@@ -72,9 +72,9 @@ def use(model: PreTrainedModel) -> None:
     if any(True for _ in stacked(model)):
         ALL_EXPERTS_FUNCTIONS.register(NAME, frozen_experts)
         model.config._experts_implementation = NAME
-        for module in model.modules():
-            if is_experts(module):
-                module.config._experts_implementation = NAME
+        for _, module, _ in stacked(model):
+            config: Any = module.config  # that of the text model
+            config._experts_implementation = NAME
 
 
 def quantised(value: torch.Tensor, double: bool, storage: torch.dtype) -> Params4bit:
@@ -150,10 +150,12 @@ def weight(module: torch.nn.Module, name: str) -> torch.Tensor:
     parameter = module._parameters[name]
     assert parameter is not None and parameter.numel(), "the weight has not been gathered"
     if name in vars(module).get("payloads", {}):
-        payload, constants = module.payloads[name]  # type: ignore[index]
-        return dequantize_4bit(*payload.unpacked(parameter.data, constants))  # type: ignore[no-any-return]
-    state = getattr(parameter, "quant_state", None)
-    return parameter.data if state is None else dequantize_4bit(parameter.data, state)  # type: ignore[no-any-return]
+        payload, constants = vars(module)["payloads"][name]
+        codes, state = payload.unpacked(parameter.data, constants)
+    else:
+        codes, state = parameter.detach(), getattr(parameter, "quant_state", None)
+    whole: torch.Tensor = codes if state is None else dequantize_4bit(codes, state)
+    return whole
 
 
 class _Frozen(torch.autograd.Function):

@@ -81,4 +81,4 @@ def notes(model: ModelConfig, longest: int, known: Mapping[str, Any]) -> list[st
 
 
 def _named(model: ModelConfig) -> str:
-    return (Rope.yarn if model.rope is Rope.none else model.rope).value
+    return str((Rope.yarn if model.rope is Rope.none else model.rope).value)
