@@ -77,16 +77,17 @@ def use(model: PreTrainedModel) -> None:
             config._experts_implementation = NAME
 
 
-def quantised(value: torch.Tensor, double: bool, storage: torch.dtype) -> Params4bit:
+def quantised(value: torch.Tensor, double: bool, storage: torch.dtype) -> torch.nn.Parameter:
     """The NF4 parameter of a ``value`` (E, O, I), whose codes are stored in elements of ``storage``."""
     return _parameter(*quantise_whole(value, double, storage))
 
 
-def _parameter(codes: torch.Tensor, state: QuantState) -> Params4bit:
-    return Params4bit(
+def _parameter(codes: torch.Tensor, state: QuantState) -> torch.nn.Parameter:
+    made: torch.nn.Parameter = Params4bit(
         codes, requires_grad=False, quant_state=state, bnb_quantized=True, compress_statistics=state.nested, blocksize=BLOCK,
         quant_type="nf4", quant_storage=codes.dtype,
     )  # fmt: skip
+    return made
 
 
 def quantise_read(folder: Path, double: bool, storage: torch.dtype) -> Visit:
@@ -105,9 +106,8 @@ def quantise_read(folder: Path, double: bool, storage: torch.dtype) -> Visit:
         if value.is_floating_point():
             return quantised(value, double, storage)
         expect_constants(model)
-        return _parameter(
-            value.view(-1).view(storage).unsqueeze(1), stored_constants(folder, name, value.device, storage)
-        )
+        codes = value.view(-1).view(storage).unsqueeze(1)
+        return _parameter(codes, stored_constants(folder, name, value.device, storage))
 
     return visit
 
