@@ -11,6 +11,9 @@ FAMILIES = {  # one of each architecture
 WITH_ALIBI = FAMILIES | {"alibi": "model=baichuan2 model.size=13b-chat"}
 """Its layers are those of baichuan2, but for the positions: for the few tests of what ALiBi needs."""
 
+MIXTURE = "model=qwen model.size=3-30b-a3b"
+"""A mixture of experts, for the few tests of what they need."""
+
 PUBLISHED = {  # parameters in all, as the hub counts them in each checkpoint's safetensors
     ("llama3", "3.2-1b"): 1_235_814_400,
     ("llama3", "3.2-3b"): 3_212_749_824,
@@ -29,6 +32,8 @@ PUBLISHED = {  # parameters in all, as the hub counts them in each checkpoint's 
     ("qwen", "3-8b"): 8_190_735_360,
     ("qwen", "3-14b"): 14_768_307_200,
     ("qwen", "3-32b"): 32_762_123_264,
+    ("qwen", "3-30b-a3b"): 30_532_122_624,
+    ("qwen", "3-235b-a22b"): 235_093_634_560,
     ("qwen", "3.5-0.8b"): 752_393_024,  # and on the hub, with vision and MTP, 873_438_784
     ("qwen", "3.5-2b"): 1_881_825_088,  # and on the hub, with vision and MTP, 2_274_069_824
     ("qwen", "3.5-4b"): 4_205_751_296,  # and on the hub, with vision and MTP, 4_659_865_088

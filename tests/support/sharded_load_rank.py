@@ -16,6 +16,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT), str(ROOT / "tests"), str(ROOT / "t
 import deepspeed  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit  # noqa: E402
 from bitsandbytes.nn import Linear4bit  # noqa: E402
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig  # noqa: E402
 from transformers.integrations.deepspeed import HfDeepSpeedConfig  # noqa: E402
@@ -23,6 +24,7 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig  # noqa: E402
 from hydraft.config.choices import Precision, QuantKind  # noqa: E402
 from hydraft.config.model import ModelConfig  # noqa: E402
 from hydraft.config.schema import QuantConfig  # noqa: E402
+from hydraft.models import experts  # noqa: E402
 from hydraft.models.load import load_base  # noqa: E402
 from hydraft.models.quant import DTYPES  # noqa: E402
 
@@ -75,6 +77,12 @@ def compared(case: str) -> dict[str, Any]:
             if isinstance(layer, Linear4bit) and name.endswith(".weight"):
                 quantised += 1
                 equal = same(layer, reference.get_submodule(name.rpartition(".")[0]))
+            elif experts.is_stacked(layer, last := name.rpartition(".")[2]):
+                quantised += 1
+                codes = quantize_4bit(
+                    theirs[name].to(dtype), blocksize=64, compress_statistics=quant.double_quant, quant_type="nf4"
+                )
+                equal = torch.equal(experts.weight(layer, last), dequantize_4bit(*codes))
             else:
                 others += 1
                 equal = torch.equal(parameter, theirs[name].to(dtype))

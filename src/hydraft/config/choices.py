@@ -20,6 +20,15 @@ class Scale(Enum):
     tiny = "tiny"
 
 
+class Rope(Enum):
+    """How rotary positions are scaled for longer records: ``rope_type`` of transformers."""
+
+    none = "none"
+    yarn = "yarn"
+    linear = "linear"
+    dynamic = "dynamic"
+
+
 class QuantKind(Enum):
     none = "none"
     nf4 = "nf4"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from hydraft.config.bounds import Effect, setting
-from hydraft.config.choices import Hub, Init, Precision, Scale
+from hydraft.config.choices import Hub, Init, Precision, Rope, Scale
 from hydraft.config.train import AUTO
 
 
@@ -61,6 +61,11 @@ class ModelConfig:
     hub: Hub = setting(Hub.huggingface, effect=Effect.names_code)
     """Where a ``path`` that is no folder is downloaded from. ``modelscope`` needs the package of that name."""
 
+    rope: Rope = Rope.none
+    """Scaling of the rotary positions, for records that are longer than the model was trained for: ``yarn`` (arXiv:2309.00071), ``linear``
+    (arXiv:2306.15595) or ``dynamic`` (only where a batch has longer records). ``none``: as in the model's config.json."""
+    rope_factor: float = setting(1.0, at_least=1)
+    """Times its original length that a model with ``rope`` is for."""
     cache_quantised: bool | str = setting(AUTO, one_of=(AUTO, True, False), allowed="auto, true or false")
     """With ``quant=nf4``: quantise the weights once, into the cache, instead of at each start. ``auto``: if the unquantised weights have
     1 GiB or more."""

@@ -30,6 +30,7 @@ from hydraft.config.kernel_packages import PACKAGES
 from hydraft.config.lora import LoraMethod
 from hydraft.config.lora_rules import LORA
 from hydraft.config.machine_rules import MACHINE
+from hydraft.config.model_rules import MODEL
 from hydraft.config.optimizer_rules import OPTIMIZER
 from hydraft.config.rule import Rule, value
 from hydraft.config.schedule_rules import SCHEDULE
@@ -46,6 +47,7 @@ COMBINATIONS = [
     *BEST,
     *BENCHMARKS,
     *DEBUG,
+    *MODEL,
     *OPTIMIZER,
     *SCHEDULE,
     value(

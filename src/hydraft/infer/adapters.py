@@ -46,6 +46,11 @@ def check_same_base(sources: "list[Source]") -> None:
             raise ConfigError(
                 f"run: {first.name} is for {first.model.path} and {other.name} for {other.model.path}; adapters that are loaded together need the same base"
             )
+        if (first.model.rope, first.model.rope_factor) != (other.model.rope, other.model.rope_factor):
+            raise ConfigError(
+                f"run: {first.name} was trained with model.rope={first.model.rope.value}, {other.name} with "
+                f"model.rope={other.model.rope.value}; adapters that are loaded together need the same positions"
+            )
         if first.base_sha256 and other.base_sha256 and first.base_sha256 != other.base_sha256:
             raise ConfigError(
                 f"run: {first.name} and {other.name} were trained on different weights, both called {first.model.path}"

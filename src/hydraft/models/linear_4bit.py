@@ -76,12 +76,17 @@ class ShardedLinear4bit(Linear4bit):  # type: ignore[misc]
         return passed
 
 
-def hold(layer: Linear4bit, payload: Payload, constants: QuantState, dtype: torch.dtype) -> None:
-    """Make a layer one whose parameter is ``payload``; ``dtype``: in which it is stored and computed with."""
+def kept_constants(constants: QuantState) -> QuantState:
+    """What of ``constants`` is not in a payload: shape, type and tables."""
     nested = constants.state2 and QuantState(None, code=constants.state2.code, dtype=constants.state2.dtype)
     kept = {name: getattr(constants, name) for name in ("shape", "code", "blocksize", "quant_type", "dtype", "offset")}
+    return QuantState(None, state2=nested, **kept)
+
+
+def hold(layer: Linear4bit, payload: Payload, constants: QuantState, dtype: torch.dtype) -> None:
+    """Make a layer one whose parameter is ``payload``; ``dtype``: in which it is stored and computed with."""
     layer.__class__ = ShardedLinear4bit
-    layer.payload, layer.constants = payload, QuantState(None, state2=nested, **kept)
+    layer.payload, layer.constants = payload, kept_constants(constants)
     layer.quant_state = None
     layer.quant_storage = layer.compute_dtype = dtype
     layer.compute_type_is_set = True

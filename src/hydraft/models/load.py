@@ -10,7 +10,7 @@ from typing import Any
 
 import peft
 import torch
-from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from bitsandbytes.nn import Linear4bit
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,7 +20,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     set_seed,
 )
-from transformers.integrations.bitsandbytes import Bnb4bitDeserialize, Bnb8bitDeserialize
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -32,9 +31,12 @@ from hydraft.errors import ConfigError
 from hydraft.models import (
     attention,
     batching,
+    expert_targets,
+    experts,
     liger,
     lora_init,
     quantised_copy,
+    rope,
     row_documents,
     stored_quant,
     unsloth,
@@ -48,9 +50,6 @@ from hydraft.models.loss_chunked import use_chunked_loss
 from hydraft.models.quant import DTYPES, adopt, bits_and_bytes
 from hydraft.models.sharded_load import Sharding
 from hydraft.models.streaming import each_parameter
-
-BNB = (Bnb4bitDeserialize, Bnb8bitDeserialize)
-"""What transformers does to weights that bitsandbytes stored, as it loads them."""
 
 register()
 
@@ -66,7 +65,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: ModelConfig, fol
     used = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
     if backend is not None and getattr(backend.model, "unk_token", None) is None and tokenizer.unk_token not in used:
         known.pop(str(tokenizer.unk_token), None)  # added by its class, but in no text
-    vocabulary.compare(known, vocabulary.rows(_config(model).to_dict()), model, folder)
+    vocabulary.compare(known, vocabulary.rows(config_of(model).to_dict()), model, folder)
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
@@ -103,7 +102,8 @@ def load_base(
     """
     vector_math.resolve()
     kept = model.kept_in(precision)
-    known = _config(model).to_dict()
+    config = config_of(model)
+    known = config.to_dict()
     stored = stored_quant.recorded(known)
     stored_quant.agree(model, quant, stored)
     # Given as None, it would replace that of the checkpoint: stored 8-bit codes would be read as the weights themselves.
@@ -111,14 +111,19 @@ def load_base(
     storing = {} if stored or wanted is None else {"quantization_config": wanted}
     placed = {} if device is None or (device.type == "cpu" and not torch.cuda.is_available()) else {"": device}
     # transformers itself shards only unquantised weights while it reads them
-    sharding = Sharding(DTYPES[kept]) if is_deepspeed_zero3_enabled() and quant.kind is QuantKind.nf4 else None
     lora_init.refuse_stored(bool(stored and stored.quant), error_rank)
     after = functools.partial(lora_init.remember_error, r=error_rank) if error_rank else None
-    ours = (None, None) if sharding is None else (sharding.visit, sharding.quantise)
-    with each_parameter(*ours, after):
+    in_4_bits, sharding = quant.kind is QuantKind.nf4, None
+    if in_4_bits and is_deepspeed_zero3_enabled():
+        sharding = Sharding(DTYPES[kept], quant.double_quant, Path(model.path).expanduser())
+    visit = (
+        experts.quantise_read(Path(model.path).expanduser(), quant.double_quant, DTYPES[kept]) if in_4_bits else None
+    )
+    with each_parameter(*((visit, None) if sharding is None else (sharding.visit, sharding.quantise)), after):
         loaded, info = _read(
             AutoModelForCausalLM.from_pretrained,
             model,
+            config=config,
             dtype=DTYPES[kept],
             use_safetensors=True,
             device_map=placed or None,
@@ -136,38 +141,13 @@ def load_base(
     elif stored:
         adopt(loaded, kept)
     _keep_gradients(loaded)
+    experts.use(loaded)
     if row_documents.reason(loaded) is None:  # otherwise the attention stays the model's own
         attention.use(loaded)
     if (source := quantised_copy.made_from(known)) is not None:  # peft records it as the base of an adapter
         loaded.name_or_path = loaded.config.name_or_path = source
     loaded.config.use_cache = False  # not needed in training; generation enables it
     return loaded
-
-
-def load_for_merging(model: ModelConfig, precision: Precision) -> PreTrainedModel:
-    """``load_base`` with unquantised layers, on the CPU. In the data type of the checkpoint, weights stay pages of its mapped files.
-
-    Of a checkpoint that is stored quantised, quantised layers have zeros for weights, which take no memory: these are read from the
-    trained model.
-    """
-    stored = stored_quant.recorded(_config(model).to_dict())
-    if stored is None or stored.quant is None:
-        return load_base(model, QuantConfig(), precision)
-    base = load_base(model, stored.quant, precision)
-    for name, module in list(base.named_modules()):
-        if isinstance(module, (Linear4bit, Linear8bitLt)):
-            with torch.device("meta"):
-                layer = torch.nn.Linear(module.in_features, module.out_features, bias=False)
-            zeros = torch.zeros((), dtype=DTYPES[precision]).expand(module.out_features, module.in_features)
-            layer.weight, layer.bias = torch.nn.Parameter(zeros, requires_grad=False), module.bias
-            base.set_submodule(name, layer)
-    quantizer: Any = base.hf_quantizer
-    quantizer.remove_quantization_config(base)
-    # transformers would apply these, in reverse, to the weights that it saves.
-    conversions: list[Any] = getattr(base, "_weight_conversions", None) or []
-    kept = [one for one in conversions if not any(isinstance(step, BNB) for step in getattr(one, "operations", ()))]
-    vars(base)["_weight_conversions"] = kept
-    return base
 
 
 def settle_batching(config: Config) -> tuple[Config, list[str]]:
@@ -185,7 +165,7 @@ def settle_batching(config: Config) -> tuple[Config, list[str]]:
 
 def _row_reason(model: ModelConfig) -> str | None:
     """Why a model does not keep the documents of a row apart; None if it does."""
-    config = _config(model)
+    config = config_of(model)
     key = type(config), config.to_json_string(use_diff=False)
     if key not in _row_reasons:
         empty = _without_weights(config)
@@ -268,8 +248,9 @@ def _check_targets(config: Config) -> None:
     model = config.model
     if config.lora.method is LoraMethod.none or model.trust_remote_code:
         return
-    empty = _without_weights(_config(model))
+    empty = _without_weights(config_of(model))
     if empty is not None:
+        expert_targets.check(empty, config.quant.kind)
         targets(config.lora, empty)
 
 
@@ -278,10 +259,16 @@ def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def _config(model: ModelConfig) -> PreTrainedConfig:
-    """The config of the prepared model, without its weights."""
+def config_of(model: ModelConfig) -> PreTrainedConfig:
+    """The config of the prepared model, with ``model.rope``, without its weights.
+
+    Raises:
+        ConfigError: it cannot be read, or its rotary positions cannot be scaled so.
+    """
     config = _read(AutoConfig.from_pretrained, model)
     assert isinstance(config, PreTrainedConfig)
+    for key, value in rope.changes(model, config.get_text_config().to_dict()).items():
+        setattr(config.get_text_config(), key, value)
     return config
 
 

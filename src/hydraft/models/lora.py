@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hydraft.config.lora import LoraConfig, LoraMethod
-from hydraft.models import lora_targets
+from hydraft.models import expert_targets, lora_targets
 
 
 def targets(lora: LoraConfig, model: torch.nn.Module) -> list[str] | str:
@@ -20,7 +20,8 @@ def targets(lora: LoraConfig, model: torch.nn.Module) -> list[str] | str:
     linear = [
         name for name, module in modules.items() if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
     ]
-    return lora_targets.resolve(lora, modules, linear)
+    linear = expert_targets.adaptable(model, linear)
+    return expert_targets.named(model, lora_targets.resolve(lora, modules, linear), linear)
 
 
 def adapter(lora: LoraConfig, targets: list[str] | str, quantised: bool = False) -> peft.PeftConfig | None:

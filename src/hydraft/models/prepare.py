@@ -38,6 +38,7 @@ def check(model: ModelConfig) -> None:
     if folder.exists() and not (folder / "config.json").is_file():
         raise ConfigError(f"model.path={model.path}: not a model folder (no config.json in it)")
     shapes.check_size(model)
+    shapes.planned_config(model)  # refuses model.rope
     vocabulary.check(model)
     if model.init is Init.random:
         if not folder.exists() and model.shape is None:

@@ -23,6 +23,7 @@ from hydraft.config.choices import Precision
 from hydraft.models import nf4
 from hydraft.models.architectures.register import register
 from hydraft.models.convert import shards
+from hydraft.models.experts import STORED, is_stacked, quantised
 from hydraft.models.families.registry import published_config
 from hydraft.models.quant import DTYPES
 from hydraft.models.quantised_copy import SOURCE, Job, small_files
@@ -95,6 +96,9 @@ class _Copying:
         if not self.total:
             self.total = _elements(model)
             _check_space(model, self.job)
+        module, _, last = name.rpartition(".")
+        if is_stacked(model.get_submodule(module), last):
+            value = quantised(value.to(self.device), self.job.double_quant, torch.uint8)
         self.shards.add(name, value.data)
         state = getattr(value, "quant_state", None)
         for part, tensor in ({} if state is None else state.as_dict(packed=True)).items():
@@ -114,7 +118,7 @@ def _check_space(model: PreTrainedModel, job: Job) -> None:
     needed = 0
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if isinstance(module, Linear4bit) and name == "weight":
+            if (isinstance(module, Linear4bit) and name == "weight") or is_stacked(module, name):
                 payload = nf4.Payload(parameter.shape, job.double_quant, 1)
                 needed += payload.bytes + CONSTANTS
             else:
@@ -179,7 +183,7 @@ def _load(folder: str, **options: Any) -> list[str]:
     info = loaded[1]
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{missing[0]} is in none of its weight files ({len(missing)} tensors are missing)")
-    return sorted(info["unexpected_keys"])
+    return sorted(name for name in info["unexpected_keys"] if not STORED.search(name))
 
 
 def _write_the_rest(job: Job, stored: BitsAndBytesConfig) -> None:

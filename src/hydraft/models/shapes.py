@@ -11,7 +11,7 @@ from typing import Any
 from hydraft.config.choices import Hub, Scale
 from hydraft.config.model import ModelConfig, ShapeConfig
 from hydraft.errors import ConfigError
-from hydraft.models import modelscope_hub
+from hydraft.models import modelscope_hub, rope
 from hydraft.models.families.base import Native
 from hydraft.models.families.registry import (
     family_of_architecture,
@@ -47,6 +47,12 @@ def tiny(shape: Native, vocabulary: int) -> Native:
     if "linear_num_value_heads" in shape:  # one gated delta net, one layer of attention
         small |= {"layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 2}
         small |= {"linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16}
+    if "num_experts" in shape or "num_local_experts" in shape:
+        small |= {
+            "num_experts" if "num_experts" in shape else "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+        }
     return shape | small | {"num_key_value_heads": 2 if shared else 4, "vocab_size": vocabulary}
 
 
@@ -79,8 +85,8 @@ def planned_config(model: ModelConfig) -> Native | None:
     if known is not None and model.scale is Scale.tiny:
         folder = Path(model.path).expanduser()
         own = (folder / "tokenizer.json").is_file() and published_family(folder) is None
-        return tiny(known, _vocabulary(folder if own else TINY))
-    return known
+        known = tiny(known, _vocabulary(folder if own else TINY))
+    return None if known is None else known | rope.changes(model, known)
 
 
 def folder_of(model: ModelConfig) -> Path | None:

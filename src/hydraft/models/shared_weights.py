@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 from bitsandbytes.nn import Linear4bit
 from transformers import PreTrainedModel
 
+from hydraft.models import experts
+
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 
@@ -18,4 +20,5 @@ def over_same_weights(model: Model) -> Model:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             kept += [getattr(module, "quant_state", None), getattr(module.weight, "quant_state", None)]
+    kept += [getattr(module._parameters[name], "quant_state", None) for _, module, name in experts.stacked(model)]
     return copy.deepcopy(model, {id(each): each for each in kept if each is not None})

@@ -65,8 +65,13 @@ def activations(config: Config, layout: Layout, learns: Trained, width: int, tok
     elif chunked(config, layout.architecture, layout.vocabulary):
         # A chunk's logits and log-probabilities in fp32; of all trained tokens, their hidden states and the gradients of these.
         logits = min(labelled, ROWS) * layout.vocabulary * 8 + labelled * layout.hidden * 2 * width
-    working = tokens * (3 * width * layout.inner + 12 * layout.hidden)
+    working = tokens * (3 * width * layout.inner + 12 * layout.hidden + 2 * width * _routed(layout))
     return Activations(kept, at_layer, logits, working)
+
+
+def _routed(layout: Layout) -> int:
+    """Features of the rows that a token has at the experts of a layer."""
+    return 0 if layout.mixture is None else layout.mixture.active * layout.hidden
 
 
 @lru_cache
@@ -98,7 +103,18 @@ def _layer(config: Config, layout: Layout, on: frozenset[str], net: bool, width:
         attention += 2 * width * (query - key)
         attention += 0 if layout.bias(width, 1) else width * config.data.max_length
     swiglu = 3 * width * inner  # gate, silu(gate), up
-    return norms + attention + swiglu + _inputs(config, layout, on, net, width)
+    return norms + attention + swiglu + _mixture(config, layout, width) + _inputs(config, layout, on, net, width)
+
+
+def _mixture(config: Config, layout: Layout, width: int) -> int:
+    """Bytes per token that a mixture of experts saves besides what is between the projections of the active ones (``models/experts.py``)."""
+    if (mixture := layout.mixture) is None:
+        return 0
+    # The output of each active expert, which is scaled with its weight; the routing in fp32; and where its row is among the sorted ones.
+    saved = mixture.active * width * layout.hidden + 4 * mixture.count + 40 * mixture.active
+    if config.lora.method is LoraMethod.none:  # the inputs of the router and of both projections
+        saved += width * (layout.hidden + mixture.active * layout.hidden + layout.inner)
+    return saved
 
 
 def _delta_net(layout: Layout, width: int) -> int:

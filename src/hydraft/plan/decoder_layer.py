@@ -19,11 +19,18 @@ class Tensor:
     shape: tuple[int, ...]
     linear: bool = False
     """Whether it is the weight of a linear layer other than the head: these are quantised, and are peft's all-linear."""
+    stacked: bool = False
+    """Whether it has a projection of all experts of a layer, which is quantised to NF4 too, and is no layer of its own."""
 
     @property
     def count(self) -> int:
         """The number of its elements."""
         return prod(self.shape)
+
+    @property
+    def packs(self) -> bool:
+        """Whether ``quant=nf4`` quantises it."""
+        return self.linear or self.stacked
 
     @property
     def module(self) -> str:
@@ -61,6 +68,26 @@ class DeltaNets:
     """Tokens that the convolution sees."""
 
 
+@dataclass(frozen=True)
+class Experts:
+    """The mixtures of experts of a model (arXiv:2101.03961), one in each layer."""
+
+    count: int
+    """Experts of a layer."""
+    active: int
+    """Experts that compute a token."""
+    inner: int
+    """The feed-forward size of one."""
+
+
+def experts(native: Native, family: Family) -> Experts | None:
+    """The experts of a native config; None without any."""
+    if not family.experts:
+        return None
+    count = native.get("num_experts") or native["num_local_experts"]  # as published, and as transformers 5 writes it
+    return Experts(count, native["num_experts_per_tok"], native["moe_intermediate_size"])
+
+
 def delta_nets(native: Native, family: Family) -> DeltaNets | None:
     """The gated delta nets of a native config: those in ``layer_types``, else all layers but each ``full_attention_interval``-th."""
     if not family.hybrid:
@@ -88,11 +115,21 @@ def decoder_layer(
     else:
         yield from _attention(f"{prefix}.self_attn", native, family, sizes)
     yield Tensor(f"{prefix}.post_attention_layernorm.weight", (hidden,))
+    if (mixture := experts(native, family)) is not None:
+        yield from _mixture(f"{prefix}.mlp", hidden, mixture)
+        return
     for name, rows in gates.items():
         yield from _linear(f"{prefix}.mlp.{name}", rows, hidden, inner_bias)
     yield from _linear(f"{prefix}.mlp.down_proj", hidden, inner, inner_bias)
     for name in family.more_norms:
         yield Tensor(f"{prefix}.{name}.weight", (hidden,))
+
+
+def _mixture(prefix: str, hidden: int, mixture: Experts) -> Iterator[Tensor]:
+    count, inner = mixture.count, mixture.inner
+    yield Tensor(f"{prefix}.gate.weight", (count, hidden))
+    yield Tensor(f"{prefix}.experts.gate_up_proj", (count, 2 * inner, hidden), stacked=True)
+    yield Tensor(f"{prefix}.experts.down_proj", (count, hidden, inner), stacked=True)
 
 
 def _attention(prefix: str, native: Native, family: Family, sizes: Attention) -> Iterator[Tensor]:

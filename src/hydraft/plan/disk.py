@@ -71,7 +71,7 @@ def _quantised(config: Config, layout: Layout) -> int:
     if model.cache_quantised == AUTO and (plain or layout.count * CHECKPOINT_WIDTH) < quantised_copy.LEAST:
         return 0
     return sum(
-        codes(tensor, QuantKind.nf4, 1 if tensor.linear else WIDTH[kept.precision])
+        codes(tensor, QuantKind.nf4, 1 if tensor.packs else WIDTH[kept.precision])
         + constants(tensor, QuantKind.nf4, kept.double_quant)
         for tensor in layout.tensors
     )

@@ -61,7 +61,7 @@ def quantising(config: Config, layout: Layout, on_gpu: bool) -> int:
     constants, and the whole payload, which DeepSpeed takes a share of (``models/sharded_load.py``).
     """
     whole = payload(
-        max(layout.tensors, key=lambda tensor: tensor.count * tensor.linear),
+        max(layout.tensors, key=lambda tensor: tensor.count * tensor.packs),
         config.quant.double_quant,
         config.world_size,
     )

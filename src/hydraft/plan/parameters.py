@@ -15,7 +15,7 @@ from hydraft.errors import ConfigError
 from hydraft.models import lora_targets
 from hydraft.models.families.base import ALIBI_FEATURES, Native
 from hydraft.models.families.registry import native_family
-from hydraft.plan.decoder_layer import Attention, DeltaNets, Tensor, decoder_layer, delta_nets
+from hydraft.plan.decoder_layer import Attention, DeltaNets, Experts, Tensor, decoder_layer, delta_nets, experts
 
 BLOCK, NESTED_BLOCK = 64, 256
 """Weights per constant in NF4, and constants per constant with double quantisation (``quantize_4bit`` and
@@ -39,7 +39,7 @@ class Layout:
     layers: int
     hidden: int
     inner: int
-    """The intermediate size of the feed-forward block."""
+    """The intermediate size of the feed-forward block; of a mixture, that of all experts that compute a token."""
     heads: int
     query: int
     """Features of all query heads."""
@@ -56,11 +56,21 @@ class Layout:
     """RMSNorms of a decoder layer over the hidden states."""
     nets: DeltaNets | None = None
     """The gated delta nets of a hybrid model."""
+    mixture: Experts | None = None
+    """The experts of a mixture."""
 
     @cached_property
     def count(self) -> int:
         """The number of parameters."""
         return sum(tensor.count for tensor in self.tensors)
+
+    @property
+    def active(self) -> int:
+        """The number of parameters that compute a token: of a mixture, those of the experts that it is routed to."""
+        if self.mixture is None:
+            return self.count
+        stacked = sum(tensor.count for tensor in self.tensors if tensor.stacked)
+        return self.count - stacked + stacked * self.mixture.active // self.mixture.count
 
     @property
     def attention_layers(self) -> int:
@@ -88,17 +98,19 @@ class Layout:
     @cached_property
     def largest_linear(self) -> int:
         """Elements of the largest weight that can be quantised."""
-        return max(tensor.count for tensor in self.tensors if tensor.linear)
+        return max(tensor.count for tensor in self.tensors if tensor.packs)
 
 
 def layout(native: Native) -> Layout | None:
     """The parameters of a native config; None for an architecture without a ``Family``."""
     family = native_family(str(native.get("model_type")))
-    if family is None:
-        return None
+    if family is None or native.get("mlp_only_layers") or native.get("decoder_sparse_step", 1) != 1:
+        return None  # or some of its layers are a mixture, and others are not
     hidden, heads = native["hidden_size"], native["num_attention_heads"]
     size = native.get("head_dim") or hidden // heads
     keys = native.get("num_key_value_heads") or heads
+    mixture = experts(native, family)
+    inner = native["intermediate_size"] if mixture is None else mixture.active * mixture.inner
     vocabulary, nets = native["vocab_size"], delta_nets(native, family)
     tensors = [Tensor("model.embed_tokens.weight", (vocabulary, hidden))]
     for index in range(native["num_hidden_layers"]):
@@ -107,9 +119,10 @@ def layout(native: Native) -> Layout | None:
     if not native.get("tie_word_embeddings", family.tied):
         tensors.append(Tensor("lm_head.weight", (vocabulary, hidden)))
     return Layout(
-        tuple(tensors), native["num_hidden_layers"], hidden, native["intermediate_size"], heads, heads * size,
+        tuple(tensors), native["num_hidden_layers"], hidden, inner, heads, heads * size,
         keys * size,
         vocabulary, family.head_norms, family.alibi, native["model_type"], 2 + len(family.more_norms), nets,
+        mixture,
     )  # fmt: skip
 
 
@@ -231,12 +244,17 @@ def _modules(layout: Layout) -> list[str]:
     return list(found)
 
 
+def is_quantised(tensor: Tensor, quant: QuantKind) -> bool:
+    """Whether ``quant`` changes how ``tensor`` is stored."""
+    return {QuantKind.none: False, QuantKind.int8: tensor.linear, QuantKind.nf4: tensor.packs}[quant]
+
+
 def constants(tensor: Tensor, quant: QuantKind, double: bool) -> int:
     """Bytes of the quantisation constants of ``tensor``.
 
     NF4: an fp32 per block of 64; with ``double``, a byte per block, an fp32 per 256 blocks, and their fp32 mean. int8: an fp32 per row (LLM.int8(), arXiv:2208.07339, section 2.1).
     """
-    if not tensor.linear or quant is QuantKind.none:
+    if not is_quantised(tensor, quant):
         return 0
     if quant is QuantKind.int8:
         return 4 * tensor.shape[0]
@@ -248,7 +266,7 @@ def constants(tensor: Tensor, quant: QuantKind, double: bool) -> int:
 
 def codes(tensor: Tensor, quant: QuantKind, width: int) -> int:
     """Bytes of ``tensor`` without its constants; unquantised weights have ``width`` bytes, NF4 packs two weights in a byte."""
-    if not tensor.linear or quant is QuantKind.none:
+    if not is_quantised(tensor, quant):
         return width * tensor.count
     if quant is QuantKind.int8:
         return tensor.count

@@ -45,6 +45,8 @@ class Cost:
     """The cost of a run whose architecture has a ``Family``."""
 
     parameters: int
+    active: int
+    """Parameters that compute a token: of a mixture of experts, those that it is routed to."""
     trained: int
     targets: tuple[str, ...]
     """Names of the layers with an adapter, the last part of each; empty for full fine-tuning."""
@@ -142,7 +144,7 @@ def price(config: Config, subject: ModelSize, machine: Hardware) -> Cost:
     names = tuple(dict.fromkeys(target.rpartition(".")[2] for target in learns.targets))
     written, cpus = disk(config, layout, learns), None if machine.gpus else machine.cpus
     return Cost(
-        layout.count, learns.count, names, memory(config, subject, bool(machine.gpus)),
+        layout.count, layout.active, learns.count, names, memory(config, subject, bool(machine.gpus)),
         network(config, layout, learns), written, startup(config, subject, cpus, written.quantised > 0),
     )  # fmt: skip
 

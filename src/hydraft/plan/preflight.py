@@ -9,7 +9,7 @@ from hydraft.config.schema import Config
 from hydraft.data import held_out, mixture
 from hydraft.data.records import Read
 from hydraft.errors import ConfigError
-from hydraft.models import batching, kernel_support, prepare, row_documents, shapes, stored_quant
+from hydraft.models import batching, kernel_support, prepare, rope, row_documents, shapes, stored_quant
 from hydraft.plan import micro_batch, plan, token_count
 from hydraft.system import files
 from hydraft.system.hardware import Hardware
@@ -109,6 +109,7 @@ def admit(resolved: Resolved, read: Read | None = None, known: Measured | None =
             *template.notes(config.data.template),
             *notes,
             *batching.shared_positions(config, native),
+            *rope.notes(config.model, config.data.max_length, native),
             *_notes(records.mixture, config.mode),
         ],
     )

@@ -90,7 +90,8 @@ def batch(config: Config, plan: Plan) -> str:
 
 def parameters(cost: Cost) -> str:
     """The numbers of all and of trained parameters."""
-    return f"{cost.trained:,} of {cost.parameters:,} parameters trained, {cost.trained / cost.parameters:.2%}"
+    routed = f" ({cost.active:,} compute a token)" if cost.active < cost.parameters else ""
+    return f"{cost.trained:,} of {cost.parameters:,} parameters{routed} trained, {cost.trained / cost.parameters:.2%}"
 
 
 def verdict(plan: Plan) -> str:

@@ -50,12 +50,12 @@ def startup(config: Config, subject: ModelSize, cpus: int | None, copied: bool) 
     known = stored_quant.stored(config.model)
     if known is not None and known.quant is not None:
         return Startup(quantised, quantised, 0, quantised / READ, quantised / READ)
-    weights = sum(tensor.count for tensor in subject.layout.tensors if tensor.linear)
+    weights = sum(tensor.count for tensor in subject.layout.tensors if tensor.packs)
     computed = 0.0 if cpus is None else weights / (QUANTISED * cpus)
     if copied:  # a process of its own quantises them, and all ranks read what it has written
         return Startup(unquantised, quantised, 0, unquantised / READ + computed, quantised / READ)
     read = round(unquantised * share)
     seconds = read / READ + computed * (share if config.zero.stage == 3 else per_machine)
-    scales = sum(-(-tensor.count // BLOCK) for tensor in subject.layout.tensors if tensor.linear)
+    scales = sum(-(-tensor.count // BLOCK) for tensor in subject.layout.tensors if tensor.packs)
     sent = 4 * scales * (ranks - 1) // ranks if config.zero.stage == 3 else 0
     return Startup(read, read, sent, seconds, seconds)

@@ -53,4 +53,4 @@ def whole_bytes(config: Config, tensors: tuple[Tensor, ...]) -> int:
 
 
 def _packed(config: Config, tensor: Tensor) -> bool:
-    return tensor.linear and config.quant.kind is QuantKind.nf4
+    return tensor.packs and config.quant.kind is QuantKind.nf4

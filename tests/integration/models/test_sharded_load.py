@@ -23,7 +23,7 @@ MIXTURES = {
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "head_dim": 32},
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32},
 }
-"""transformers merges their experts while it loads them, and bitsandbytes does not quantise those."""
+"""transformers merges their experts while it loads them, and they are quantised as one weight."""
 
 
 def mixture(kind: str, folder: Path) -> Path:

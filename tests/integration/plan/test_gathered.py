@@ -3,6 +3,7 @@
 import pytest
 
 from conftest import config_of, run_ranks
+from families import MIXTURE
 from hydraft.models.shapes import planned_config
 from hydraft.plan.gathered import Limits, simulated
 from hydraft.plan.parameters import layout, trained
@@ -15,6 +16,7 @@ CASES = {
     f"{LLAMA} {RECOMPUTES}": (1, 5000, 3000),
     f"{LLAMA} {RECOMPUTES} quant=none": (3000, 9000, 9000),
     f"{TIED} {RECOMPUTES}": (3000, 9000, 9000),
+    f"{MIXTURE} {SHARDS_ALL}": (1, 10**9, 1),
     LLAMA: (1, 10**9, 1),
     TIED: (0, 10**9, 10**9),
 }

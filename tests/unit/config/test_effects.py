@@ -10,7 +10,7 @@ from hydraft.config.schema import Config
 DATA = {
     "": "mode resume seed",
     "kernels": "loss",
-    "model": "name size sizes init scale dtype cache_quantised",
+    "model": "name size sizes init scale dtype cache_quantised rope rope_factor",
     "quant": "kind double_quant",
     "lora": "method r alpha dropout bias target_modules exclude_modules layers rank_pattern alpha_pattern",
     "zero": "stage offload_optimizer offload_param pin_memory overlap_comm contiguous_gradients reduce_scatter reduce_bucket_size "

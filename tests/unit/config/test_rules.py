@@ -42,6 +42,7 @@ VIOLATIONS = [  # overrides that are refused
     "lora=vera lora.bias=all", "lora=vera lora.rank_pattern={q_proj:2}", "lora.start=x lora.layers=[0]", "lora=none quant=none lora.layers=[0]", "kernels=unsloth lora.layers=[0]", "quant=int8 zero=stage3", "zero.stage=0 zero.offload_optimizer=cpu",
     "tracker.upload=true", "tracker.tags=[a]", "tracker=swanlab", "zero.offload_param=cpu", "train.precision=fp16", "train.precision=fp16 zero=stage0", "train.precision=bf16", "cluster=1x2",
     "kernels=liger data.max_length=64", "train.epochs=1", "model=qwen model.hub=modelscope", "model.cache_quantised=maybe",
+    "model.rope=yarn", "model.rope_factor=2", "model.rope_factor=0.5", "kernels=unsloth model.rope=yarn model.rope_factor=2",
     "objective=dpo objective.gamma=1", "objective.beta=0.2", "objective=dpo objective.label_smoothing=0.5", "objective=kto objective.desirable_weight=0",
     "data.benchmark=[cmmlu]", "data.benchmark_limit=0", "data.benchmark_shots=-1", "data.benchmark_chat=true", "sweep.objective=[loss,benchmark/cmmlu]",
     "data.benchmark=[cmmlu] train.keep=best train.eval_every=5", "kernels=unsloth data.benchmark=[cmmlu]",

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoTokenizer
 
 from conftest import ROOT, config_of
-from families import FAMILIES, WITH_ALIBI
+from families import FAMILIES, MIXTURE, WITH_ALIBI
 from hydraft.config.schema import Config
 from hydraft.data.batch import Padded, PaddingFree
 from hydraft.models import log_probs, loss_chunked, prepare
@@ -99,10 +99,16 @@ def saved_by_a_layer(config: Config, layer: int = 1) -> int:
 
 @pytest.mark.parametrize(
     ("family", "case"),
-    [*product(FAMILIES, CASES), *product(["alibi"], ["fp32", "bf16", "padded"])],
+    [
+        *product(FAMILIES, CASES),
+        *product(["alibi"], ["fp32", "bf16", "padded"]),
+        *product(["mixture"], ["fp32", "bf16", "nf4", "full"]),
+    ],
 )
 def test_a_layer_saves_what_the_formula_gives(family: str, case: str) -> None:
-    config = config_of(*WITH_ALIBI[family].split(), "model.init=random", "model.scale=tiny", *CASES[case])
+    config = config_of(
+        *(WITH_ALIBI | {"mixture": MIXTURE})[family].split(), "model.init=random", "model.scale=tiny", *CASES[case]
+    )
     native = planned_config(config.model)
     assert native is not None
     known = layout(native)

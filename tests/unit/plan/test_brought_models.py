@@ -15,13 +15,14 @@ SMALL: dict[str, Any] = {
     "num_key_value_heads": 2, "head_dim": 16, "pad_token_id": 0,
 }  # fmt: skip
 OWN: dict[str, dict[str, Any]] = {
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
     "qwen3_5_text": {
         "num_hidden_layers": 4, "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 16,
         "linear_value_head_dim": 16,
     },
 }  # fmt: skip
 UNKNOWN = (
-    "qwen3_moe",
+    "qwen2_moe",
     "mixtral",
     "deepseek_v3",
     "gpt_oss",

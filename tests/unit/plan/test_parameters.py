@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from itertools import product
 
 import peft
 import pytest
@@ -9,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from conftest import config_of
-from families import FAMILIES, PUBLISHED
+from families import FAMILIES, MIXTURE, PUBLISHED
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
 from hydraft.models import prepare, shapes
@@ -90,11 +91,13 @@ KINDS = [
     for other, quant in enumerate(QUANTS)
 ]
 """Each family with each quantisation, and either with both precisions."""
+KINDS += [("mixture", "none", "fp32"), ("mixture", "nf4", "bf16"), ("mixture", "nf4, constants in fp32", "bf16")]
+MODELS = FAMILIES | {"mixture": MIXTURE}
 
 
 @pytest.mark.parametrize(("family", "quant", "precision"), KINDS)
 def test_bytes_equal_those_of_the_real_modules(family: str, quant: str, precision: str) -> None:
-    config, model = real(*FAMILIES[family].split(), *QUANTS[quant], f"train.precision={precision}")
+    config, model = real(*MODELS[family].split(), *QUANTS[quant], f"train.precision={precision}")
     known = counted(config)
     base, adapter = bytes_of(model)
     width = WIDTH[config.model.dtype]
@@ -103,10 +106,11 @@ def test_bytes_equal_those_of_the_real_modules(family: str, quant: str, precisio
     assert sum(trained(known, config.lora).adapter) * made == adapter
 
 
-@pytest.mark.parametrize("adapter", ADAPTERS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "adapter"), [*product(FAMILIES, ADAPTERS), *product(["mixture"], ["all-linear", "full"])]
+)
 def test_trained_parameters_equal_those_of_peft(family: str, adapter: str) -> None:
-    config, model = real(*FAMILIES[family].split(), *ADAPTERS[adapter])
+    config, model = real(*MODELS[family].split(), *ADAPTERS[adapter])
     trainable_parameters = trained_in(counted(config), config)
     sizes = sorted(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert sorted(trainable_parameters.tensors) == sizes

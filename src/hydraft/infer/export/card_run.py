@@ -1,14 +1,17 @@
 """What a run did, for the card of its model: data, config, scores, benchmarks, plan and its own command. No torch."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
+from hydraft.config.choices import Rope
 from hydraft.config.lora import LoraMethod, start_name
 from hydraft.config.objective import ObjectiveKind
 from hydraft.config.schema import Config, load_config
 from hydraft.evaluation.benchmarks import scores as benchmarks
 from hydraft.infer.export import portable
+from hydraft.models.shapes import planned_config
 from hydraft.sweep.results.command import of_job
 from hydraft.sweep.results.ledger import Ledger
 from hydraft.system import files, program
@@ -64,6 +67,7 @@ def _config(config: Config) -> str:
         ("trained", method),
         *([("objective", config.objective.described)] if preference else []),
         *([("started from", start_name(lora.start))] if lora.start else []),
+        *([("rotary positions", _rope(config))] if config.model.rope is not Rope.none else []),
         ("base weights", config.quant.kind.value if config.quant.kind.value != "none" else "unquantised"),
         ("learning rate", f"{train.learning_rate:g}, {train.scheduler.value}"),
         ("global batch", f"{config.global_batch_size} records"),
@@ -73,6 +77,13 @@ def _config(config: Config) -> str:
         ("seed", str(config.seed)),
     ]
     return "## Config\n\n| | |\n|---|---|\n" + "\n".join(f"| {name} | {_cell(value)} |" for name, value in rows)
+
+
+def _rope(config: Config) -> str:
+    """What a base needs that is loaded without hydraft: an adapter's own files have no place for it."""
+    native = planned_config(config.model) or {}
+    wanted = {name: native[name] for name in ("rope_parameters", "max_position_embeddings") if name in native}
+    return f"scaled ({config.model.rope.value}, {config.model.rope_factor:g} times); config.json of the model: `{json.dumps(wanted)}`"
 
 
 def _cell(text: str) -> str:

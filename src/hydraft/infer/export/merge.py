@@ -28,9 +28,9 @@ from hydraft.config.model import ModelConfig
 from hydraft.errors import ConfigError
 from hydraft.infer.load import own_precision
 from hydraft.infer.source import ADAPTER, Kind, Source
-from hydraft.models import fp32_weights
+from hydraft.models import experts, fp32_weights
 from hydraft.models.convert import shards
-from hydraft.models.load import load_for_merging
+from hydraft.models.merging_base import load_for_merging
 from hydraft.models.quant import DTYPES
 
 
@@ -69,7 +69,7 @@ def merged(trained: torch.nn.Module, source: Source, section: ModelConfig, preci
     quantised = {
         model.get_submodule(name): layer
         for name, layer in trained.named_modules()
-        if isinstance(layer, (Linear4bit, Linear8bitLt))
+        if isinstance(layer, (Linear4bit, Linear8bitLt)) or experts.is_quantised(layer)
     }
     made = _Weights(base, quantised, frozenset(exact), DTYPES[precision], DTYPES[stored], str(source.folder))
     if tied is not None:
@@ -123,7 +123,7 @@ class _Weights:
     """Makes the merged weights of ``base``, in which peft has put its layers."""
 
     base: PreTrainedModel
-    quantised: Mapping[torch.nn.Module, Linear4bit | Linear8bitLt]
+    quantised: Mapping[torch.nn.Module, torch.nn.Module]
     """The trained layers of layers of ``base``."""
     exact: frozenset[str]
     """Names of weights that stay in fp32."""
@@ -169,7 +169,10 @@ class _Weights:
         return module, leaf
 
     def _unmerged(self, layer: torch.nn.Module, leaf: str) -> torch.Tensor:
-        trained = self.quantised.get(layer) if leaf == "weight" else None
+        trained = self.quantised.get(layer)
+        if trained is not None and experts.is_quantised(trained):
+            return experts.weight(trained, leaf).cpu() if experts.is_stacked(trained, leaf) else getattr(layer, leaf)
+        trained = trained if leaf == "weight" else None
         value: torch.Tensor = getattr(layer, leaf) if trained is None else dequantize_module_weight(trained).data.cpu()
         return value
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from hydraft.config.choices import Rope
 from hydraft.config.schema import load_config
 from hydraft.errors import ConfigError
 from hydraft.infer.source import Kind, Source
@@ -23,6 +24,10 @@ def published_source(source: Source) -> Path:
             scales was trained.
     """
     model = source.origin or source.model
+    if source.model.rope is not Rope.none:
+        raise ConfigError(
+            f"export.layout=published: the published code has no place for model.rope={source.model.rope.value}: leave it out"
+        )
     folder = Path(model.path).expanduser()
     if not folder.is_dir():
         raise ConfigError(

@@ -41,6 +41,8 @@ class Family:
     """Whether q_proj also computes a gate of the attention's output, with as many rows again."""
     hybrid: bool = False
     """Whether layers that ``layer_types`` (or ``full_attention_interval``) names are gated delta nets instead of attention."""
+    experts: bool = False
+    """Whether every layer's feed-forward block is a mixture of experts, each projection of all of them in one parameter."""
     joined_query: bool = False
     """Whether query, key and value are one matrix, ``qkv_proj``."""
     more_norms: tuple[str, ...] = ()

@@ -28,6 +28,19 @@ def _qwen(model_type: str, positions: int) -> Native:
     }
 
 
+def _qwen3_moe(inner: int) -> Native:
+    """Qwen3's mixtures of experts (arXiv:2505.09388), by their config.json; ``inner``: the feed-forward size of an expert."""
+    return _qwen("qwen3_moe", 40960) | {
+        "moe_intermediate_size": inner,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "router_aux_loss_coef": 0.001,
+    }
+
+
 def _qwen35(value_heads: int) -> Native:
     """Qwen3.5's text model, by the ``text_config`` of its config.json: three gated delta nets to one layer of attention."""
     return {
@@ -75,6 +88,13 @@ FAMILIES = {
         kernels={Kernels.liger: "qwen3", Kernels.unsloth: "qwen3"},
         plain_head=True,
         head_norms=True,
+    ),
+    "qwen3_moe": Family(
+        "Qwen3-MoE",
+        architectures={"qwen3-30b-a3b": _qwen3_moe(768), "qwen3-235b-a22b": _qwen3_moe(1536)},
+        plain_head=True,
+        head_norms=True,
+        experts=True,
     ),
     "baichuan_alibi": Family("Baichuan-13B, Baichuan2-13B", plain_head=True, alibi=True),
     "qwen3_5_text": Family(

@@ -36,7 +36,7 @@ FORMAT = 1
 
 ADDED = (
     "objective", "model.hub", "data.thinking", "data.columns", "data.labels", "data.on_bad_record",
-    "model.cache_quantised", "data.eval_seed", "sweep.replicas", "sweep.decide", "sweep.max_replicas", "sweep.budget", "sweep.stop_at",
+    "model.cache_quantised", "model.rope", "model.rope_factor", "data.eval_seed", "sweep.replicas", "sweep.decide", "sweep.max_replicas", "sweep.budget", "sweep.stop_at",
     "lora.start", "train.patience", "train.min_delta", "train.best_by", "train.keep", "train.show_answers", "tracker.name", "tracker.notes",
     "debug", "data.benchmark", "data.benchmark_shots", "data.benchmark_limit", "data.benchmark_chat",
     "train.profile",
