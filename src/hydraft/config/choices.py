@@ -29,6 +29,7 @@ class QuantKind(Enum):
 class Offload(Enum):
     none = "none"
     cpu = "cpu"
+    nvme = "nvme"
 
 
 class Precision(Enum):

@@ -7,7 +7,7 @@ from hydraft.config.schema import Config
 from hydraft.plan import gathered
 
 
-def deepspeed_config(config: Config) -> dict[str, Any]:
+def deepspeed_config(config: Config, swap=None) -> dict[str, Any]:
     """The config for ``deepspeed.initialize``.
 
     It only has keys that the chosen stage reads. These blocks are left out: ``activation_checkpointing``, since the Trainer does not
@@ -22,13 +22,13 @@ def deepspeed_config(config: Config) -> dict[str, Any]:
         "gradient_clipping": train.max_grad_norm,
         "bf16": {"enabled": train.precision is Precision.bf16},
         "fp16": {"enabled": train.precision is Precision.fp16},
-        "zero_optimization": _zero(config),
+        "zero_optimization": _zero(config, swap),
         "steps_per_print": 2**31,  # metrics.jsonl has more
         "wall_clock_breakdown": False,
     }
 
 
-def _zero(config: Config) -> dict[str, Any]:
+def _zero(config: Config, swap) -> dict[str, Any]:
     zero = config.zero
     built: dict[str, Any] = {"stage": zero.stage}
     if zero.stage == 0:
@@ -52,8 +52,13 @@ def _zero(config: Config) -> dict[str, Any]:
             "stage3_max_live_parameters": limits.live,
             "stage3_max_reuse_distance": limits.reuse,
         }
-    if zero.offload_optimizer is Offload.cpu:
-        built["offload_optimizer"] = {"device": "cpu", "pin_memory": zero.pin_memory}
-    if zero.offload_param is Offload.cpu:
-        built["offload_param"] = {"device": "cpu", "pin_memory": zero.pin_memory}
+    if zero.offload_optimizer is not Offload.none:
+        built["offload_optimizer"] = _place(zero.offload_optimizer, zero.pin_memory, swap)
+    if zero.offload_param is not Offload.none:
+        built["offload_param"] = _place(zero.offload_param, zero.pin_memory, swap)
+    if zero.offload_param is Offload.nvme:
+        built["offload_param"] |= {"buffer_size": 20_000_000, "max_in_cpu": 0}
     return built
+
+def _place(where, pin, swap):
+    return {"device": where.value, "pin_memory": pin, **({"nvme_path": str(swap)} if where is Offload.nvme else {})}
