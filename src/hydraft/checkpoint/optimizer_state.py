@@ -20,7 +20,7 @@ from deepspeed.utils import (
 )
 from safetensors import safe_open
 
-from hydraft.checkpoint import manifest
+from hydraft.checkpoint import manifest, swapped_state
 from hydraft.models.convert import shards
 
 FILE = manifest.OPTIMIZER
@@ -32,6 +32,7 @@ Parameters = dict[str, torch.nn.Parameter]
 
 
 @torch.no_grad()
+@swapped_state.released
 def save_optimizer(engine: Any, parameters: Parameters, folder: Path | None) -> dict[str, str]:
     """Write Adam's state and its fp32 weights. Every rank must call it; the one with a ``folder`` writes.
 
@@ -53,6 +54,7 @@ def save_optimizer(engine: Any, parameters: Parameters, folder: Path | None) -> 
 
 
 @torch.no_grad()
+@swapped_state.released
 def load_optimizer(engine: Any, parameters: Parameters, folder: Path, step: int) -> None:
     """Restore what ``save_optimizer`` wrote. Rank 0 reads and broadcasts; the other ranks need no access to ``folder``.
 
@@ -142,9 +144,11 @@ def _make_states(engine: Any) -> list[dict[str, Any]]:
         ),
         [parameter for group in adam.param_groups for parameter in group["params"]],
     )
-    for tensor in flat:
+    for number, tensor in enumerate(flat):
         state = adam.state[tensor]
-        if not state:
+        if state:
+            continue
+        with swapped_state.in_memory(zero, number):
             on_host = type(adam).__name__ == "DeepSpeedCPUAdam"
             counts_on = (
                 tensor.device if adam.param_groups[0].get("fused") else "cpu"
@@ -174,8 +178,10 @@ def _whole(engine: Any, parameter: torch.nn.Parameter) -> torch.Tensor | None:
 
 
 def _get(engine: Any, parameter: torch.nn.Parameter, kind: str) -> torch.Tensor:
-    whole = _whole(engine, parameter)
-    if whole is not None:
+    whole, swapped = _whole(engine, parameter), swapped_state.gathered(parameter, kind)
+    if swapped is not None:
+        value = swapped
+    elif whole is not None:
         value = whole.detach() if kind == "param" else engine.basic_optimizer.state[whole][kind]
     elif kind == "param":
         value = safe_get_full_fp32_param(parameter)
@@ -200,8 +206,8 @@ def _set(engine: Any, parameter: torch.nn.Parameter, kind: str, value: torch.Ten
 def _set_shard(parameter: Any, kind: str, value: torch.Tensor) -> None:
     """Set this rank's shard under ZeRO-3. DeepSpeed's setter fails for sizes that the number of ranks does not divide."""
     zero = parameter._z3_optimizer
-    key = None if kind == "param" else kind
-    part, _ = zero._get_fp32_opt_state_partition(parameter, release_swap_buffers=False, optim_state_key=key)
+    key, swapped = None if kind == "param" else kind, swapped_state.share(parameter, kind)
+    part = swapped if swapped is not None else zero._get_fp32_opt_state_partition(parameter, False, key)[0]
     start = part.numel() * zero._get_param_partition_rank(parameter)
     mine = value.flatten()[start : start + part.numel()]
     part.zero_()  # the last shard is padded
