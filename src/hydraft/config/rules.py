@@ -18,7 +18,6 @@ from hydraft.config.choices import (
     Launcher,
     Loss,
     Mode,
-    Offload,
     OnDivergence,
     Precision,
     QuantKind,
@@ -31,6 +30,7 @@ from hydraft.config.lora import LoraMethod
 from hydraft.config.machine_rules import MACHINE
 from hydraft.config.rule import Rule, value
 from hydraft.config.schema import Config
+from hydraft.config.zero_rules import ZERO
 from hydraft.errors import ConfigError
 from hydraft.system import program
 from hydraft.system.hardware import Gpu, Hardware
@@ -43,6 +43,7 @@ COMBINATIONS = [
     *BEST,
     *BENCHMARKS,
     *DEBUG,
+    *ZERO,
     value(
         lambda c: bool(c.objective.unread),
         "objective.{c.objective.unread[0]} is not read by objective={c.objective.kind.value}: leave it out, or use objective={c.objective.readers}",
@@ -172,16 +173,6 @@ COMBINATIONS = [
         lambda c: c.lora.variant.reads_base and c.quant.kind is not QuantKind.none and c.zero.stage == 3,
         "lora={c.lora.method.value} with quant={c.quant.kind.value} cannot be sharded by zero=stage3: use zero=stage2, or quant=none",
         source="peft, tuners/lora/dora.py, dequantise_module_weight",
-    ),
-    value(
-        lambda c: c.zero.offload_optimizer is not Offload.none and c.zero.stage == 0,
-        "zero.offload_optimizer=cpu needs sharded optimizer state: use zero.stage=1, 2 or 3",
-        source="ZeRO-Offload, arXiv:2101.06840; DeepSpeed, runtime/zero/config.py",
-    ),
-    value(
-        lambda c: c.zero.offload_param is not Offload.none and c.zero.stage != 3,
-        "zero.offload_param=cpu needs sharded weights: use zero.stage=3",
-        source="ZeRO-Infinity, arXiv:2104.07857; DeepSpeed, runtime/zero/config.py",
     ),
     # At stage 0 the loss is not multiplied by the scale that the gradients are divided by, so AdamW's eps dominates them.
     value(

@@ -27,7 +27,7 @@ from hydraft.config.lora import ALL_LINEAR, TARGETS, VARIANTS, LoraMethod, Varia
 from hydraft.config.model import ModelConfig
 from hydraft.config.objective import ObjectiveConfig
 from hydraft.config.sweep import SweepConfig
-from hydraft.config.train import TrainConfig
+from hydraft.config.train import AUTO, TrainConfig
 from hydraft.config.zero import ZeroConfig
 from hydraft.errors import ConfigError
 
@@ -146,6 +146,12 @@ class Config:
     def world_size(self) -> int:
         """Number of ranks."""
         return self.cluster.nodes * self.cluster.ranks_per_node
+
+    @property
+    def hpz_group(self) -> int:
+        """Ranks that ZeRO++ hpZ gathers weights from in the backward pass; 1 without hpZ."""
+        size = self.zero.hpz_partition_size
+        return self.cluster.ranks_per_node if size == AUTO else int(size)
 
     @property
     def global_batch_size(self) -> int:

@@ -73,7 +73,10 @@ class Sharding:
     def _held(self, layer: Any, payload: Payload, share: torch.Tensor, state: QuantState) -> torch.nn.Parameter:
         """The parameter of a layer that has this rank's ``share`` of its payload."""
         whole = torch.empty(payload.bytes, dtype=torch.uint8, device=self.device)
-        whole[self.rank * payload.share :][: payload.share] = share
+        if self.zero.zero_param_process_group is None:
+            whole[self.rank * payload.share :][: payload.share] = share
+        else:  # hpZ makes a second copy, of which this rank's share is that of several ranks
+            dist.all_gather_into_tensor(whole, share.contiguous())
         hold(layer, payload, state, self.dtype)
         known = {name: getattr(layer.weight, name) for name in ("blocksize", "quant_type", "module")}
         return self._sharded(

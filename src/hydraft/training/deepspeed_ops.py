@@ -30,7 +30,7 @@ from hydraft.system.hardware import environment as cards
 from hydraft.system.source_tree import own_code_first
 from hydraft.system.toolchain import has_headers
 from hydraft.training import op_build, op_locks, op_marker
-from hydraft.training.op_build import ASYNC_IO, CPU_ADAM, PIN_MEMORY, SHARED_MEMORY
+from hydraft.training.op_build import ASYNC_IO, CPU_ADAM, PIN_MEMORY, QUANTIZER, SHARED_MEMORY
 
 
 def folder() -> Path:
@@ -62,6 +62,8 @@ def needed(config: Config, hardware: Hardware) -> list[str]:
         names.append(CPU_ADAM)
     if config.zero.swaps:
         names += [PIN_MEMORY, ASYNC_IO]
+    if config.zero.quantized_weights or config.zero.quantized_gradients:
+        names.append(QUANTIZER)
     return names
 
 

@@ -15,8 +15,10 @@ SHARED_MEMORY = "deepspeed_shm_comm"
 CPU_ADAM = "cpu_adam"
 PIN_MEMORY = "pin_memory"
 ASYNC_IO = "async_io"
+QUANTIZER = "quantizer"
 
 _INSTEAD = {
+    QUANTIZER: "; or use zero.quantized_weights=false zero.quantized_gradients=false",
     CPU_ADAM: "; or use zero.offload_optimizer=none, which does not need it",
     **dict.fromkeys(
         (PIN_MEMORY, ASYNC_IO), "; or use zero=stage3_offload, which keeps weights and optimizer in main memory"
@@ -36,6 +38,7 @@ def load(name: str) -> None:
         CPU_ADAM: op_builder.CPUAdamBuilder,
         PIN_MEMORY: op_builder.PinMemoryBuilder,
         ASYNC_IO: op_builder.AsyncIOBuilder,
+        QUANTIZER: op_builder.QuantizerBuilder,
     }
     builders[name]().load(verbose=True)
 
