@@ -1,5 +1,7 @@
 """Combinations of the ``zero`` section that train.py refuses. No torch."""
 
+from pathlib import Path
+
 from hydraft.config.choices import Offload, Precision, QuantKind
 from hydraft.config.rule import Rule, value
 from hydraft.config.schema import Config
@@ -37,6 +39,10 @@ ZERO = [
     value(
         lambda c: c.zero.nvme_path is not None and not c.zero.swaps,
         "zero.nvme_path={c.zero.nvme_path}: nothing is kept on a disk: use zero=stage3_nvme, or leave it out",
+    ),
+    value(
+        lambda c: c.zero.nvme_path is not None and not Path(c.zero.nvme_path).expanduser().is_absolute(),
+        "zero.nvme_path={c.zero.nvme_path}: the ranks of all machines use it: give the whole path, from /",
     ),
     # DeepSpeed would read the block, and nothing would use it.
     value(

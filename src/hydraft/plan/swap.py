@@ -6,11 +6,13 @@ each large enough sub-group of parameters, the fp32 weights and the two moments,
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hydraft.config.choices import Offload
 from hydraft.config.schema import Config
 from hydraft.config.zero import AioConfig
+from hydraft.plan.memory_parts import Parts
+from hydraft.plan.optimizer_states import States, pinned
 from hydraft.plan.parameters import Layout, Trained
 from hydraft.plan.weights import share_bytes, storage_width
 
@@ -56,7 +58,10 @@ class Swap:
 def aio(zero_aio: AioConfig) -> AioConfig:
     """The values, with DeepSpeed's in place of null."""
     return AioConfig(
-        **{name: default if (own := getattr(zero_aio, name)) is None else own for name, default in vars(DEFAULTS).items()}
+        **{
+            name: default if (own := getattr(zero_aio, name)) is None else own
+            for name, default in vars(DEFAULTS).items()
+        }
     )
 
 
@@ -66,10 +71,12 @@ def swap(config: Config, layout: Layout, learns: Trained) -> Swap:
     weights = optimizer = buffers = trained = 0
     groups = list(_sub_groups(config, layout, learns))
     if zero.offload_param is Offload.nvme:
-        weights = sum(_aligned(config, size) for size in _shares(config, layout, learns) if size >= _least(config))
+        weights = sum(_aligned(config, size) for size in _shares(config, layout, learns) if on_disk(config, size))
         buffers += WEIGHT_BUFFERS * _aligned(config, weight_buffer(config, layout, learns) * width)
         largest = max(groups, key=lambda group: sum(map(_of_ranks(config), group)))
-        buffers += sum(_aligned(config, count * width) for count in largest)  # where the updated weights are written from
+        buffers += sum(
+            _aligned(config, count * width) for count in largest
+        )  # where the updated weights are written from
     if zero.offload_optimizer is Offload.nvme:
         share = _of_ranks(config)
         counts = [sum(map(share, group)) for group in groups]
@@ -82,6 +89,24 @@ def swap(config: Config, layout: Layout, learns: Trained) -> Swap:
     return Swap(weights, optimizer, buffers, trained)
 
 
+def in_memory(config: Config, layout: Layout, learns: Trained, kept: States, on_gpu: bool) -> States:
+    """The memory of the trained tensors without what is on the disk, and with the buffers that it is read to."""
+    found, share, width = swap(config, layout, learns), _of_ranks(config), storage_width(config)
+    host, own = kept.host, sum(map(share, learns.tensors))
+    if config.zero.offload_param is Offload.nvme:
+        shares = [share(count) * width for count in learns.tensors]
+        host = replace(host, adapter=sum(pinned(one, config, on_gpu) for one in shares if not on_disk(config, one)))
+    if config.zero.offload_optimizer is Offload.nvme:
+        gradients = host.gradients - pinned(4 * own, config, on_gpu) + pinned(4 * (own - found.trained), config, on_gpu)
+        host = replace(host, optimizer=host.optimizer - 12 * found.trained, gradients=gradients)
+    return replace(kept, host=host + Parts(buffers=found.buffers))
+
+
+def on_disk(config: Config, size: int) -> bool:
+    """Whether a rank's share of a weight, of ``size`` bytes, is on the disk between uses."""
+    return config.zero.offload_param is Offload.nvme and size >= _least(config)
+
+
 def weight_buffer(config: Config, layout: Layout | None, learns: Trained | None) -> int:
     """Elements of a buffer for weights: those of the largest share of a parameter."""
     if layout is None or learns is None:
@@ -92,7 +117,9 @@ def weight_buffer(config: Config, layout: Layout | None, learns: Trained | None)
 def _shares(config: Config, layout: Layout, learns: Trained) -> list[int]:
     """Bytes of a rank's share of each parameter, trained or not."""
     width, share = storage_width(config), _of_ranks(config)
-    return [share_bytes(config, tensor, width) for tensor in layout.tensors] + [share(n) * width for n in learns.adapter]
+    return [share_bytes(config, tensor, width) for tensor in layout.tensors] + [
+        share(n) * width for n in learns.adapter
+    ]
 
 
 def _sub_groups(config: Config, layout: Layout, learns: Trained) -> Iterator[list[int]]:

@@ -193,7 +193,9 @@ def _build(name: str, hardware: Hardware) -> None:
             check=False,
         )
     if done.returncode != 0:
-        raise ConfigError(f"DeepSpeed's {name} does not compile here: {op_build.cause(log)}; the log is {log}{op_build.instead(name)}")
+        raise ConfigError(
+            f"DeepSpeed's {name} does not compile here: {op_build.cause(log)}; the log is {log}{op_build.instead(name)}"
+        )
     op_marker.write(op)
 
 
