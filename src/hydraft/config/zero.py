@@ -33,7 +33,7 @@ class ZeroConfig:
     """Where the optimizer state is kept. ``cpu``: main memory, where the optimizer then steps; needs stage 1, 2 or 3. ``nvme``: a disk (``nvme_path``),
     from where it is read and written at each step; needs stage 3."""
     offload_param: Offload = Offload.none
-    """Where sharded weights are kept between uses. ``cpu`` and ``nvme`` need stage 3; ``nvme`` also an offloaded optimizer."""
+    """Where sharded weights are kept between uses. ``cpu``: main memory; ``nvme``: a disk (``nvme_path``). Both need stage 3."""
     nvme_path: str | None = setting(None, effect=Effect.acts)
     """Folder on a local disk of each machine that ``nvme`` swaps to. Each rank has a folder of its own in it, which is removed when the
     run ends; those of killed runs are removed by the next run."""

@@ -9,7 +9,7 @@ from hydraft.config.zero import AioConfig
 
 
 def _zeropp(config: Config) -> bool:
-    return config.hpz_group > 1 or _quantises(config)
+    return config.zero.hpz_partition_size != 1 or _quantises(config)
 
 
 def _quantises(config: Config) -> bool:
@@ -66,8 +66,8 @@ ZERO = [
         source="DeepSpeed, utils/groups.py, _create_zero_param_parallel_group",
     ),
     value(
-        lambda c: c.hpz_group > 1 and c.hpz_group >= c.world_size,
-        "zero.hpz_partition_size={c.zero.hpz_partition_size}: a second copy over all {c.world_size} ranks is the first one again: use zero=stage3, or several machines (cluster=2x4)",
+        lambda c: c.zero.hpz_partition_size != 1 and (c.hpz_group == 1 or c.hpz_group >= c.world_size),
+        "zero.hpz_partition_size={c.zero.hpz_partition_size}: a second copy is for machines of several ranks each, and these are {c.cluster.nodes} of {c.cluster.ranks_per_node}: use zero=stage3, or several (cluster=2x4)",
     ),
     value(
         lambda c: c.hpz_group > 1 and c.zero.offload_param is not Offload.none,

@@ -35,7 +35,7 @@ class Disk:
     """The base in the cache, which is written once: converted or of random weights."""
     quantised: int
     """Its quantised copy in the cache, which is written once."""
-    swap: Swap = Swap()
+    swap: Swap
     """What each rank keeps in ``zero.nvme_path`` while the run goes on."""
 
 
@@ -51,6 +51,7 @@ def disk(config: Config, layout: Layout, learns: Trained) -> Disk:
     kept = config.train.keep_last + (config.data.eval is not None) if between else 1
     weights = tensors * width
     best = weights * (kept + 1) if train.keep is Keep.best else 0
+    swapped = swap(config, layout, learns) if config.zero.swaps else Swap()
     return Disk(
         weights,
         weights + state,
@@ -58,7 +59,7 @@ def disk(config: Config, layout: Layout, learns: Trained) -> Disk:
         best,
         _base(config, layout),
         _quantised(config, layout),
-        swap(config, layout, learns),
+        swapped,
     )
 
 

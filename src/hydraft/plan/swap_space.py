@@ -67,4 +67,4 @@ def _write_directly(folder: Path, name: str) -> None:
             f"{name}: its file system does not support direct writes ({error.strerror}): give a folder on a local disk, such as ext4 or xfs"
         ) from None
     finally:
-        os.unlink(file)
+        Path(file).unlink()

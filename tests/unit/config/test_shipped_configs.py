@@ -19,6 +19,8 @@ NEEDS = {  # settings that an option needs
     "lora=pissa": ["quant=none"],
     "lora=none": ["quant=none"],
     "model=auto": ["model.path=owner/name"],
+    "zero=stage3_nvme": ["zero.nvme_path=/var/tmp"],
+    "zero=stage3_hpz": ["cluster=2x4", "cluster.hosts=[a,b]"],
     "kernels=liger": ["mode=plan"],  # a GPU
     "kernels=unsloth": ["mode=plan"],
 }
