@@ -97,7 +97,7 @@ ZERO = [
     ),
     Rule(
         lambda c, h: _quantises(c) and not h.gpus,
-        "zero.quantized_weights and zero.quantized_gradients need a GPU, whose kernels quantise, and none was found: leave them out",
+        "zero.quantized_weights and zero.quantized_gradients need a GPU, whose kernels quantise, and none was found: use neither",
         source="DeepSpeed, op_builder/quantizer.py",
         here=True,
     ),
