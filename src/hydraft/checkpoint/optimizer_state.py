@@ -23,7 +23,7 @@ from deepspeed.utils import (
 )
 from safetensors import safe_open
 
-from hydraft.checkpoint import manifest, moments
+from hydraft.checkpoint import manifest, moments, swapped_state
 from hydraft.models.convert import shards
 
 FILE = manifest.OPTIMIZER
@@ -35,6 +35,7 @@ Entry = tuple[str, str, tuple[int, ...]]
 
 
 @torch.no_grad()
+@swapped_state.released
 def save_optimizer(engine: Any, parameters: Parameters, folder: Path | None) -> dict[str, str]:
     """Write the optimizer's state and its fp32 weights. Every rank must call it; the one with a ``folder`` writes.
 
@@ -53,6 +54,7 @@ def save_optimizer(engine: Any, parameters: Parameters, folder: Path | None) -> 
 
 
 @torch.no_grad()
+@swapped_state.released
 def load_optimizer(engine: Any, parameters: Parameters, folder: Path, step: int) -> None:
     """Restore what ``save_optimizer`` wrote. Rank 0 reads and broadcasts; the other ranks need no access to ``folder``.
 
@@ -159,7 +161,13 @@ def _states(engine: Any, write: bool) -> Iterator[list[dict[str, Any]]]:
 
 def _make_states(engine: Any) -> list[dict[str, Any]]:
     """The optimizer's states on this rank. Before the first step they are created as the optimizer creates them."""
-    return [moments.create(engine.basic_optimizer, tensor) for tensor in moments.shards(engine)[0]]
+    optimizer, made = engine.basic_optimizer, []
+    for number, tensor in enumerate(moments.shards(engine)[0]):
+        if not optimizer.state[tensor]:
+            with swapped_state.in_memory(engine.optimizer, number):
+                moments.create(optimizer, tensor)
+        made.append(optimizer.state[tensor])
+    return made
 
 
 def _link(engine: Any) -> None:
@@ -185,8 +193,10 @@ def _whole(engine: Any, parameter: torch.nn.Parameter) -> torch.Tensor | None:
 
 
 def _get(engine: Any, parameter: torch.nn.Parameter, kind: str) -> torch.Tensor:
-    whole = _whole(engine, parameter)
-    if whole is not None:
+    whole, swapped = _whole(engine, parameter), swapped_state.gathered(parameter, kind)
+    if swapped is not None:
+        value = swapped
+    elif whole is not None:
         value = whole.detach() if kind == "param" else engine.basic_optimizer.state[whole][kind]
     elif kind == "param":
         value = safe_get_full_fp32_param(parameter)
@@ -211,8 +221,8 @@ def _set(engine: Any, parameter: torch.nn.Parameter, kind: str, value: torch.Ten
 def _set_shard(parameter: Any, kind: str, value: torch.Tensor) -> None:
     """Set this rank's shard under ZeRO-3. DeepSpeed's setter fails for sizes that the number of ranks does not divide."""
     zero = parameter._z3_optimizer
-    key = None if kind == "param" else kind
-    part, _ = zero._get_fp32_opt_state_partition(parameter, release_swap_buffers=False, optim_state_key=key)
+    key, swapped = None if kind == "param" else kind, swapped_state.share(parameter, kind)
+    part = swapped if swapped is not None else zero._get_fp32_opt_state_partition(parameter, False, key)[0]
     start = part.numel() * zero._get_param_partition_rank(parameter)
     mine = value.flatten()[start : start + part.numel()]
     part.zero_()  # the last shard is padded

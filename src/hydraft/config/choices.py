@@ -38,6 +38,7 @@ class QuantKind(Enum):
 class Offload(Enum):
     none = "none"
     cpu = "cpu"
+    nvme = "nvme"
 
 
 class Precision(Enum):

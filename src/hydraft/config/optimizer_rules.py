@@ -2,9 +2,15 @@
 
 from hydraft.config.choices import Offload
 from hydraft.config.lora import LoraMethod
+from hydraft.config.optimizer import OptimizerKind
 from hydraft.config.rule import Rule, value
 
 OPTIMIZER = [
+    value(
+        lambda c: c.zero.offload_optimizer is Offload.nvme and c.optimizer.kind is not OptimizerKind.adamw,
+        "optimizer={c.optimizer.kind.value}: zero.offload_optimizer=nvme keeps AdamW's state on a disk: use optimizer=adamw, or zero=stage3",
+        source="DeepSpeed, runtime/swap_tensor/optimizer_utils.py: states of the size of their parameter",
+    ),
     value(
         lambda c: bool(c.optimizer.unread),
         "optimizer.{c.optimizer.unread[0]} is not read by optimizer={c.optimizer.kind.value}: leave it out, or use optimizer=adamw",

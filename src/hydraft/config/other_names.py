@@ -84,6 +84,15 @@ TRAIN_NAMES = {
     "lora={}": "adapter peft peft_type train_type tuner_type sft_type finetuning_type",
     "zero={}": "zero_stage deepspeed deepspeed_config",
     "zero=stage2_offload": "offload",
+    "zero.nvme_path={}": "nvme_path offload_path",
+    "zero.aio.block_size={}": "aio.block_size",
+    "zero.aio.queue_depth={}": "aio.queue_depth",
+    "zero.aio.single_submit={}": "aio.single_submit",
+    "zero.aio.overlap_events={}": "aio.overlap_events",
+    "zero.aio.thread_count={}": "aio.thread_count aio.intra_op_parallelism intra_op_parallelism",
+    "zero.hpz_partition_size={}": "zero_hpz_partition_size",
+    "zero.quantized_weights={}": "zero_quantized_weights",
+    "zero.quantized_gradients={}": "zero_quantized_gradients",
     "kernels=unsloth": "use_unsloth",
     "kernels=liger": "use_liger use_liger_kernel enable_liger_kernel liger_kernel",
     "cluster.nodes={}": "nnodes num_nodes num_machines",
@@ -243,6 +252,8 @@ def option(group: str, value: str) -> str | None:
         return None
     plain = value.lower().replace("-", "_")
     if group == "zero" and (stage := re.fullmatch(r"(?:|.*(?:zero|z|stage|s)_?)([0-3])(?:\D.*)?", plain)):
+        if "nvme" in plain and stage[1] == "3":
+            return "zero=stage3_nvme zero.nvme_path=…"
         offload = "_offload" if "offload" in plain and stage[1] in "23" else ""
         return f"zero=stage{stage[1]}{offload}"
     if group == "cluster" and (shape := re.fullmatch(r"(?:(\d+)[x*_])?(\d+)", plain)):

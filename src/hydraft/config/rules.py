@@ -18,7 +18,6 @@ from hydraft.config.choices import (
     Launcher,
     Loss,
     Mode,
-    Offload,
     OnDivergence,
     Precision,
     QuantKind,
@@ -35,6 +34,7 @@ from hydraft.config.optimizer_rules import OPTIMIZER
 from hydraft.config.rule import Rule, value
 from hydraft.config.schedule_rules import SCHEDULE
 from hydraft.config.schema import Config
+from hydraft.config.zero_rules import ZERO
 from hydraft.errors import ConfigError
 from hydraft.system import program
 from hydraft.system.hardware import Gpu, Hardware
@@ -50,6 +50,7 @@ COMBINATIONS = [
     *MODEL,
     *OPTIMIZER,
     *SCHEDULE,
+    *ZERO,
     value(
         lambda c: bool(c.objective.unread),
         "objective.{c.objective.unread[0]} is not read by objective={c.objective.kind.value}: leave it out, or use objective={c.objective.readers}",
@@ -163,16 +164,6 @@ COMBINATIONS = [
         lambda c: c.quant.kind is QuantKind.int8 and c.zero.stage == 3,
         "quant=int8 cannot be sharded by zero=stage3: use quant=nf4, or zero=stage2",
         source="DeepSpeed, runtime/zero/stage3.py: one flat buffer of one type; LLM.int8(), arXiv:2208.07339",
-    ),
-    value(
-        lambda c: c.zero.offload_optimizer is not Offload.none and c.zero.stage == 0,
-        "zero.offload_optimizer=cpu needs sharded optimizer state: use zero.stage=1, 2 or 3",
-        source="ZeRO-Offload, arXiv:2101.06840; DeepSpeed, runtime/zero/config.py",
-    ),
-    value(
-        lambda c: c.zero.offload_param is not Offload.none and c.zero.stage != 3,
-        "zero.offload_param=cpu needs sharded weights: use zero.stage=3",
-        source="ZeRO-Infinity, arXiv:2104.07857; DeepSpeed, runtime/zero/config.py",
     ),
     # At stage 0 the loss is not multiplied by the scale that the gradients are divided by, so AdamW's eps dominates them.
     value(

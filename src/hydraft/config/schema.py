@@ -16,7 +16,6 @@ from hydraft.config.choices import (
     Kernels,
     Loss,
     Mode,
-    Offload,
     QuantKind,
     TrackerKind,
 )
@@ -28,7 +27,8 @@ from hydraft.config.model import ModelConfig
 from hydraft.config.objective import ObjectiveConfig
 from hydraft.config.optimizer import OptimizerConfig
 from hydraft.config.sweep import SweepConfig
-from hydraft.config.train import TrainConfig
+from hydraft.config.train import AUTO, TrainConfig
+from hydraft.config.zero import ZeroConfig
 from hydraft.errors import ConfigError
 
 
@@ -51,36 +51,6 @@ class KernelsConfig:
     loss: Loss = Loss.auto
     """With ``kind=torch``: ``whole`` computes the loss of all trained tokens at once; ``chunked`` of 512 tokens at a time, so that not
     all logits are in memory together (the language-model head must be frozen). ``auto`` chooses by the size of the vocabulary."""
-
-
-@dataclass
-class ZeroConfig:
-    """ZeRO, DeepSpeed's sharding over ranks, and offloading to main memory."""
-
-    stage: int = setting(2, one_of=(0, 1, 2, 3), refusal="ZeRO has the stages 0, 1, 2 and 3")
-    """What is sharded over the ranks: 0 nothing, 1 the optimizer state, 2 also the gradients, 3 also the weights."""
-    offload_optimizer: Offload = Offload.none
-    """Where the optimizer state is kept and the optimizer steps. ``cpu`` needs stage 1, 2 or 3."""
-    offload_param: Offload = Offload.none
-    """Where sharded weights are kept between uses. ``cpu`` needs stage 3."""
-    pin_memory: bool = True
-    """Keep offloaded tensors in page-locked main memory: copies are faster, but the memory cannot be swapped out."""
-    overlap_comm: bool = True
-    """Reduce gradients during the backward pass."""
-    contiguous_gradients: bool = True
-    """Copy gradients into one contiguous buffer as they are computed, which avoids fragmentation."""
-    reduce_scatter: bool = True
-    """Reduce gradients with reduce-scatter instead of all-reduce."""
-    reduce_bucket_size: int = setting(50_000_000, at_least=1, unit="elements")
-    """Gradient elements that are reduced together."""
-    allgather_partitions: bool = True
-    """Stages 1 and 2: collect the updated weights with all-gather instead of broadcasts."""
-    allgather_bucket_size: int = setting(50_000_000, at_least=1, unit="elements")
-    """Stages 1 and 2: elements that are gathered together."""
-    stage3_prefetch_bucket_size: int = setting(50_000_000, at_least=0, unit="elements")
-    """Stage 3: elements that are prefetched together. Quantised weights are prefetched one at a time, or not at all with 0."""
-    stage3_param_persistence_threshold: int = setting(100_000, at_least=0, unit="elements")
-    """Stage 3: a weight with fewer elements is not sharded."""
 
 
 @dataclass
@@ -133,6 +103,12 @@ class Config:
     def world_size(self) -> int:
         """Number of ranks."""
         return self.cluster.nodes * self.cluster.ranks_per_node
+
+    @property
+    def hpz_group(self) -> int:
+        """Ranks that ZeRO++ hpZ gathers weights from in the backward pass; 1 without hpZ."""
+        size = self.zero.hpz_partition_size
+        return self.cluster.ranks_per_node if size == AUTO else int(size)
 
     @property
     def global_batch_size(self) -> int:

@@ -99,7 +99,10 @@ class Sharding:
     def _packed(self, payload: Payload, share: torch.Tensor, **known: Any) -> torch.nn.Parameter:
         """The sharded parameter that has this rank's ``share`` of a payload."""
         whole = torch.empty(payload.bytes, dtype=torch.uint8, device=self.device)
-        whole[self.rank * payload.share :][: payload.share] = share
+        if self.zero.zero_param_process_group is None:
+            whole[self.rank * payload.share :][: payload.share] = share
+        else:  # hpZ makes a second copy, of which this rank's share is that of several ranks
+            dist.all_gather_into_tensor(whole, share.contiguous())
         return self._sharded(
             Params4bit(
                 whole.view(self.dtype).unsqueeze(1),

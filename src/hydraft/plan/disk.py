@@ -10,6 +10,7 @@ from hydraft.models import fp32_weights, quantised_copy, shapes, stored_quant
 from hydraft.models.families.registry import is_published_architecture, published_config, published_family
 from hydraft.plan import moments
 from hydraft.plan.parameters import Layout, Trained, codes, constants
+from hydraft.plan.swap import Swap, swap
 from hydraft.plan.weights import WIDTH
 
 CHECKPOINT_WIDTH, FP32_WIDTH = 2, 4
@@ -32,6 +33,8 @@ class Disk:
     """The base in the cache, which is written once: converted or of random weights."""
     quantised: int
     """Its quantised copy in the cache, which is written once."""
+    swap: Swap
+    """What each rank keeps in ``zero.nvme_path`` while the run goes on."""
 
 
 def disk(config: Config, layout: Layout, learns: Trained) -> Disk:
@@ -46,7 +49,16 @@ def disk(config: Config, layout: Layout, learns: Trained) -> Disk:
     kept = config.train.keep_last + (config.data.eval is not None) if between else 1
     weights = tensors * width
     best = weights * (kept + 1) if train.keep is Keep.best else 0
-    return Disk(weights, weights + state, kept, best, _base(config, layout), _quantised(config, layout))
+    swapped = swap(config, layout, learns) if config.zero.swaps else Swap()
+    return Disk(
+        weights,
+        weights + state,
+        kept,
+        best,
+        _base(config, layout),
+        _quantised(config, layout),
+        swapped,
+    )
 
 
 def _base(config: Config, layout: Layout) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from hydraft.config.choices import QuantKind
+from hydraft.config.choices import Offload, QuantKind
 from hydraft.config.schema import Config
 from hydraft.plan.parameters import HEAD, Layout, Trained
 from hydraft.plan.weights import sharded_bytes, storage_width
@@ -78,7 +78,9 @@ def limits(config: Config) -> Limits:
     zero, quantised = config.zero, config.quant.kind is not QuantKind.none
     most = MOST // (2 * storage_width(config)) if quantised else MOST
     prefetch = min(1, zero.stage3_prefetch_bucket_size) if quantised else zero.stage3_prefetch_bucket_size
-    return Limits(zero.stage3_param_persistence_threshold, prefetch, most, most)
+    # A weight that stays gathered keeps the buffer that it was read from the disk to, of which there are few.
+    reuse = 0 if zero.offload_param is Offload.nvme else most
+    return Limits(zero.stage3_param_persistence_threshold, prefetch, most, reuse)
 
 
 def gathered(config: Config, layout: Layout, learns: Trained) -> Gathered:

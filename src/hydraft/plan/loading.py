@@ -3,6 +3,7 @@
 from hydraft.config.choices import Init, Offload, QuantKind
 from hydraft.config.schema import Config
 from hydraft.models import fp32_weights
+from hydraft.plan import hpz, swap
 from hydraft.plan.memory_parts import Parts
 from hydraft.plan.model_size import ModelSize
 from hydraft.plan.optimizer_states import pinned
@@ -48,10 +49,10 @@ def loading(config: Config, subject: ModelSize, on_gpu: bool) -> tuple[Parts, Pa
 def sharded_weights(config: Config, layout: Layout, width: int, on_gpu: bool) -> tuple[int, int]:
     """Bytes of a rank's shares of the weights under stage 3 with what is whole on each rank, on its device; and in main memory."""
     shares = [share_bytes(config, tensor, width) for tensor in layout.tensors]
-    whole = whole_bytes(config, layout.tensors)
+    whole = whole_bytes(config, layout.tensors) + hpz.second_copy(config, layout)
     if config.zero.offload_param is Offload.none:
         return sum(shares) + whole, 0
-    return whole, sum(pinned(share, config, on_gpu) for share in shares)
+    return whole, sum(pinned(share, config, on_gpu) for share in shares if not swap.on_disk(config, share))
 
 
 def quantising(config: Config, layout: Layout, on_gpu: bool) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hydraft.config.choices import Batching, Offload, QuantKind
 from hydraft.config.schema import Config
-from hydraft.plan import scoring
+from hydraft.plan import hpz, scoring, swap
 from hydraft.plan.activations import activations
 from hydraft.plan.gathered import Gathered, gathered
 from hydraft.plan.loading import loading as while_loading
@@ -61,6 +61,8 @@ def memory(config: Config, subject: ModelSize, on_gpu: bool) -> Memory:
     layout, learns = subject.layout, subject.learns
     width = WIDTH[config.train.precision]
     kept = states(config, learns, width, on_gpu)
+    if config.zero.swaps:
+        kept = swap.in_memory(config, layout, learns, kept, on_gpu)
     frozen = _frozen(config, layout, learns, on_gpu)
     training = _training(config, subject, kept, frozen, width)
     scored = _scoring(config, subject, kept, frozen, width)
@@ -118,9 +120,10 @@ def _frozen(config: Config, layout: Layout, learns: Trained, on_gpu: bool) -> _F
         if size <= config.zero.stage3_param_persistence_threshold * width:
             device += shard + (size if ranks > 1 else 0)
         elif offloads:
-            host += pinned(shard, config, on_gpu)
+            host += 0 if swap.on_disk(config, shard) else pinned(shard, config, on_gpu)
         else:
             device += shard
+    device += hpz.second_copy(config, layout, learns.adapter)
     moves = ranks > 1 or offloads
     return _Frozen(device, host, gathered(config, layout, learns).times(width) if moves else Gathered())
 

@@ -10,7 +10,7 @@ from hydraft.data import held_out, mixture
 from hydraft.data.records import Read
 from hydraft.errors import ConfigError
 from hydraft.models import batching, kernel_support, prepare, rope, row_documents, shapes, stored_quant
-from hydraft.plan import micro_batch, plan, token_count
+from hydraft.plan import micro_batch, plan, swap_space, token_count
 from hydraft.system import files
 from hydraft.system.hardware import Hardware
 
@@ -93,6 +93,7 @@ def admit(resolved: Resolved, read: Read | None = None, known: Measured | None =
         prepare.check(config.model)
         if config.mode is Mode.train:
             files.check_cache()
+            swap_space.check(config)
     records, text = _measured(config, read, {} if known is None else known)
     micro_batch.check(config.train.micro_batch_size, text.examples, estimated=True)
     config = plan.settle(config, resolved.target, text.longest_answer)

@@ -68,6 +68,8 @@ def report(config: Config, plan: Plan, refused: list[str], console: PlainConsole
             _say(console, f"computation: at most about {plan.flops / 1e12:,.2g} TFLOP per step")
         _say(console, _network(config, plan.cost))
         _say(console, _disk(plan.cost))
+        if config.zero.swaps:
+            _say(console, _swap(config, plan.cost))
         if plan.without is not None:
             _say(console, recomputation(plan))
         if shows_other_processes(plan):
@@ -216,7 +218,11 @@ def _network(config: Config, cost: Cost) -> str:
     if config.world_size == 1:
         return "network: a single rank sends nothing"
     parts = f"gradients {size(cost.network.gradients)}, weights {size(cost.network.weights)}"
-    return f"network: each rank sends {size(cost.network.total)} per step ({parts})"
+    line = f"network: each rank sends {size(cost.network.total)} per step ({parts})"
+    if config.cluster.nodes == 1:
+        return line
+    between = f"gradients {size(cost.network.between_gradients)}, weights {size(cost.network.between_weights)}"
+    return f"{line}; each machine sends {size(cost.network.between)} to others ({between})"
 
 
 def _disk(cost: Cost) -> str:
@@ -227,6 +233,15 @@ def _disk(cost: Cost) -> str:
     base = f"; the base in the cache, once, {size(disk.base)}" if disk.base else ""
     base += f"; its quantised copy, once, {size(disk.quantised)}" if disk.quantised else ""
     return f"disk: {size(disk.weights)} of weights, {many}{base}"
+
+
+def _swap(config: Config, cost: Cost) -> str:
+    found, ranks = cost.disk.swap, config.cluster.ranks_here
+    parts = f"weights {size(found.weights * ranks)}, optimizer {size(found.optimizer * ranks)}"
+    return (
+        f"swap files: {size(found.total * ranks)} in {config.zero.nvme_path} of each machine ({parts}), {size(found.total)} for each of its "
+        f"{ranks} ranks, with buffers of {size(found.buffers)} in main memory"
+    )
 
 
 def _rounded(count: int) -> str:

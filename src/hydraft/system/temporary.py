@@ -25,15 +25,16 @@ UNKNOWN_SECONDS = 86400
 _locks: dict[Path, int] = {}
 
 
-def make(kind: str, kept: bool = False) -> Path:
+def make(kind: str, kept: bool = False, within: Path | None = None) -> Path:
     """Make a private temporary folder for this process, and remove those of ended ones; ``remove`` ends it.
 
     Args:
         kind: a part of its name.
         kept: whether it holds logs that a user is told about, and so stays for two weeks if its process is killed.
+        within: the folder to make it in, instead of the system's for temporary files.
     """
-    sweep()
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-"))
+    sweep(within)
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-", dir=within))
     lock = os.open(folder / f"{OWNER}.new", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     _locks[folder] = lock
     with suppress(OSError):  # a file system without locks: nothing there is swept
@@ -53,20 +54,20 @@ def remove(folder: Path) -> None:
 
 
 @contextmanager
-def folder(kind: str) -> Iterator[Path]:
+def folder(kind: str, within: Path | None = None) -> Iterator[Path]:
     """A temporary folder for the length of the block."""
-    made = make(kind)
+    made = make(kind, within=within)
     try:
         yield made
     finally:
         remove(made)
 
 
-def sweep() -> list[Path]:
+def sweep(within: Path | None = None) -> list[Path]:
     """Remove and return the temporary folders of this user's commands on this machine that have ended."""
     removed = []
     with suppress(OSError):
-        for entry in os.scandir(tempfile.gettempdir()):
+        for entry in os.scandir(within or tempfile.gettempdir()):
             with suppress(OSError):
                 about = entry.stat(follow_symlinks=False)
                 own = entry.name.startswith(PREFIX) and entry.is_dir(follow_symlinks=False)

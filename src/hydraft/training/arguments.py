@@ -17,10 +17,13 @@ GPU_BACKENDS = "cpu:gloo,cuda:nccl"
 DeepSpeed moves the model), and for objects and barriers, which then do not wait for a GPU."""
 
 
-def training_arguments(config: Config, folder: Path, rendezvous: Rendezvous | None = None) -> TrainingArguments:
+def training_arguments(
+    config: Config, folder: Path, rendezvous: Rendezvous | None = None, swap: Path | None = None
+) -> TrainingArguments:
     """The Trainer's settings. Creating them starts the process group, and must happen before the model is loaded.
 
-    ``rendezvous``: where the ranks find each other; None if this process is in a process group already.
+    ``rendezvous``: where the ranks find each other; None if this process is in a process group already. ``swap``: this rank's folder for
+    what is kept on a disk.
     """
     train = config.train
     on_cpu = not torch.cuda.is_available()
@@ -30,7 +33,7 @@ def training_arguments(config: Config, folder: Path, rendezvous: Rendezvous | No
     )
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
-        deepspeed=deepspeed_config(config),
+        deepspeed=deepspeed_config(config, swap),
         use_cpu=on_cpu,
         bf16=train.precision is Precision.bf16,
         fp16=train.precision is Precision.fp16,

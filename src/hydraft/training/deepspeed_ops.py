@@ -7,7 +7,6 @@ what they were built from, and ``op_locks.py`` which of torch's locks are held.
 import functools
 import hashlib
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -28,13 +27,10 @@ from hydraft.errors import ConfigError
 from hydraft.system import files, program
 from hydraft.system.hardware import Hardware, detect
 from hydraft.system.hardware import environment as cards
-from hydraft.system.parent_death import die_with_parent
 from hydraft.system.source_tree import own_code_first
 from hydraft.system.toolchain import has_headers
-from hydraft.training import op_locks, op_marker
-
-SHARED_MEMORY = "deepspeed_shm_comm"
-CPU_ADAM = "cpu_adam"
+from hydraft.training import op_build, op_locks, op_marker
+from hydraft.training.op_build import ASYNC_IO, CPU_ADAM, PIN_MEMORY, QUANTIZER, SHARED_MEMORY
 
 
 def folder() -> Path:
@@ -62,8 +58,12 @@ def needed(config: Config, hardware: Hardware) -> list[str]:
     names = []
     if not hardware.gpus:
         names.append(SHARED_MEMORY)  # DeepSpeed's communication loads it even for one rank
-    if config.zero.offload_optimizer is Offload.cpu:
+    if config.zero.offload_optimizer is not Offload.none:
         names.append(CPU_ADAM)
+    if config.zero.swaps:
+        names += [PIN_MEMORY, ASYNC_IO]
+    if config.zero.quantized_weights or config.zero.quantized_gradients:
+        names.append(QUANTIZER)
     return names
 
 
@@ -170,12 +170,14 @@ def _build(name: str, hardware: Hardware) -> None:
     if which(compiler) is None:
         raise ConfigError(
             f"DeepSpeed's {name} needs a C++ compiler, and {compiler} was not found: install one (Debian: apt-get install g++)"
-            f"{_instead(name)}"
+            f"{op_build.instead(name)}"
         )
+    if (lacking := op_build.lacking(name)) is not None:
+        raise ConfigError(f"{lacking}{op_build.instead(name)}")
     if not has_headers():
         raise ConfigError(
             f"DeepSpeed's {name} compiles against Python.h, which was not found: install it (Debian: apt-get install python3-dev)"
-            f"{_instead(name)}"
+            f"{op_build.instead(name)}"
         )
     op = folder() / name
     if op.exists() and not (op / "lock").exists():
@@ -191,23 +193,10 @@ def _build(name: str, hardware: Hardware) -> None:
             check=False,
         )
     if done.returncode != 0:
-        raise ConfigError(f"DeepSpeed's {name} does not compile here: {_cause(log)}; the log is {log}{_instead(name)}")
+        raise ConfigError(
+            f"DeepSpeed's {name} does not compile here: {op_build.cause(log)}; the log is {log}{op_build.instead(name)}"
+        )
     op_marker.write(op)
-
-
-def _instead(name: str) -> str:
-    """A setting that does not need the op."""
-    return "; or use zero.offload_optimizer=none, which does not need it" if name == CPU_ADAM else ""
-
-
-def _cause(log: Path) -> str:
-    """The most informative line of a build's log: the compiler's first error, or else the last exception."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if re.search(r"\b(?:error|undefined reference)\b:? ", line)]
-    named = [
-        line for line in lines if re.match(r"\w+(?:Error|Exception)\b", line) and "Error building extension" not in line
-    ]
-    return next(iter([*errors[:1], *named[-1:], *lines[-1:]]), "it printed nothing")
 
 
 def ready_device() -> None:
@@ -260,26 +249,12 @@ def clear_locks() -> list[Path]:
     return [lock for lock in folder().glob("*/lock") if op_locks.clear(lock)]
 
 
-def load(name: str) -> None:
-    """Compile and load ``name`` in this process, with DeepSpeed's builder."""
-    die_with_parent()
-    op_locks.install(functools.partial(print, flush=True))
-    if name == CPU_ADAM:
-        from deepspeed.ops.op_builder import CPUAdamBuilder
-
-        CPUAdamBuilder().load(verbose=True)
-    else:
-        from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
-
-        ShareMemCommBuilder().load(verbose=True)
-
-
 def main(arguments: list[str]) -> int:
     """``python -m hydraft.training.deepspeed_ops``: build all ops for this machine; with a name: compile that op in this process."""
     from hydraft.system import hardware
 
     if arguments:
-        load(arguments[0])
+        op_build.load(arguments[0])
         return 0
     machine = hardware.detect()
     names = [CPU_ADAM] if machine.gpus else [CPU_ADAM, SHARED_MEMORY]

@@ -15,14 +15,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from hydraft.system import mounts
 from hydraft.system.processes import ProcessId
 
 SAY_SECONDS = 15.0
 """How often a wait is told."""
-NETWORK = ("nfs", "lustre", "gpfs", "beegfs", "cifs", "smb", "ceph", "glusterfs", "afs", "ocfs", "gfs", "fuse.")
-"""File systems, by the beginning of their names, that other machines may write to at the same time."""
 
 Say = Callable[[str], object]
 
@@ -71,7 +68,7 @@ def _has_ended(lock: Path, handle: int) -> bool:
         known is None
     ):  # made by torch alone: only this machine's processes can be asked, and only by their user or by root
         ours = os.geteuid() in (0, os.fstat(handle).st_uid)
-        return ours and not _is_shared(lock) and not _is_used(lock, handle)
+        return ours and not mounts.is_network(lock) and not _is_used(lock, handle)
     if known.get("host") != socket.gethostname():
         return False
     return not _runs_here(known) and not _is_used(lock, handle)
@@ -108,15 +105,6 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return str(os.geteuid())
-
-
-def _is_shared(file: Path) -> bool:
-    """Whether processes of other machines may hold a lock there."""
-    target, best, kind = file.resolve(), -1, ""
-    for mount in psutil.disk_partitions(all=True):
-        if target.is_relative_to(mount.mountpoint) and len(mount.mountpoint) > best:
-            best, kind = len(mount.mountpoint), mount.fstype
-    return kind.startswith(NETWORK)
 
 
 def _is_used(lock: Path, handle: int) -> bool:

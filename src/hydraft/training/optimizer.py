@@ -35,7 +35,7 @@ def build(config: Config, model: torch.nn.Module, decayed: set[str]) -> torch.op
     if section.kind is OptimizerKind.muon:
         groups = list(_with_matrices(groups, hidden_matrices(model)))
     groups = [group for group in groups if group["params"]]
-    return _create(section, groups, rate, config.zero.offload_optimizer is Offload.cpu)
+    return _create(section, groups, rate, config.zero.offload_optimizer is not Offload.none)
 
 
 def _create(section: OptimizerConfig, groups: list[Group], rate: float, offloaded: bool) -> torch.optim.Optimizer:

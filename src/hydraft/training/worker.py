@@ -14,7 +14,7 @@ from hydraft.runs import consistency
 from hydraft.system.console import Screen
 from hydraft.system.heartbeat import Heartbeat
 from hydraft.system.signals import SignalListener
-from hydraft.training import deepspeed_ops, op_locks, process_group, run, threads
+from hydraft.training import deepspeed_ops, op_locks, process_group, run, swap_files, threads
 from hydraft.training.arguments import training_arguments
 from hydraft.training.oom import OutOfMemoryHandler
 from hydraft.training.rendezvous import Rendezvous
@@ -46,11 +46,15 @@ def main(
     rank = int(os.environ["RANK"])
     threads.use_share()
     transformers.logging.disable_progress_bar()
-    with OutOfMemoryHandler(config, folder) as memory, Screen(terminal, rank == 0, heartbeat) as screen:
+    with (
+        OutOfMemoryHandler(config, folder) as memory,
+        Screen(terminal, rank == 0, heartbeat) as screen,
+        swap_files.folder(config.zero) as swap,
+    ):
         screen.phase("starting")
         op_locks.install(screen.phase)  # DeepSpeed loads its ops with the arguments
         arguments = training_arguments(
-            config, folder, rendezvous
+            config, folder, rendezvous, swap
         )  # before the model: ZeRO-3 shards it while it is loaded
         threads.use_share()
         if config.cluster.launcher is Launcher.joined and int(os.environ["LOCAL_RANK"]) == 0:

@@ -14,7 +14,9 @@ DATA = {
     "quant": "kind double_quant",
     "lora": "method r alpha dropout bias target_modules exclude_modules layers rank_pattern alpha_pattern",
     "zero": "stage offload_optimizer offload_param pin_memory overlap_comm contiguous_gradients reduce_scatter reduce_bucket_size "
-    "allgather_partitions allgather_bucket_size stage3_prefetch_bucket_size stage3_param_persistence_threshold",
+    "allgather_partitions allgather_bucket_size stage3_prefetch_bucket_size stage3_param_persistence_threshold hpz_partition_size "
+    "quantized_weights quantized_gradients",
+    "zero.aio": "block_size queue_depth single_submit overlap_events thread_count",
     "cluster": "nodes ranks_per_node gpu_memory port link_timeout hang_timeout max_restarts",
     "cluster.slurm": "cpus_per_rank",
     "data": "name only format train_on template max_length batching packing group_by_length shuffle eval_limit task eval_max_new_tokens "

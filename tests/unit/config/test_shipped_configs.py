@@ -21,6 +21,8 @@ NEEDS = {  # settings that an option needs
     "model=auto": ["model.path=owner/name"],
     "optimizer=adafactor": ["zero=stage0"],
     "optimizer=paged_adamw_8bit": ["mode=plan"],  # a GPU
+    "zero=stage3_nvme": ["zero.nvme_path=/var/tmp"],
+    "zero=stage3_hpz": ["cluster=2x4", "cluster.hosts=[a,b]"],
     "kernels=liger": ["mode=plan"],  # a GPU
     "kernels=unsloth": ["mode=plan"],
 }

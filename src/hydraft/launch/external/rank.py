@@ -17,6 +17,7 @@ from hydraft.launch.external.store import DONE, FAILED, STOPPED, RendezvousStore
 from hydraft.launch.local import hang, interface
 from hydraft.launch.local.rank import exit_failure, read_failures
 from hydraft.launch.local.shutdown import REPEAT_SECONDS
+from hydraft.plan import swap_space
 from hydraft.runs import consistency
 from hydraft.system import hardware, signals, temporary
 from hydraft.system.source_tree import own_code_first
@@ -149,8 +150,11 @@ def _environment(world: World, folder: Path) -> dict[str, str]:
         ConfigError: DeepSpeed's ops cannot be compiled on this machine.
     """
     machine = hardware.detect()
-    needed = deepspeed_ops.needed(load_config(folder / "config.yaml"), machine)
-    deepspeed_ops.prepare(needed, machine)  # on each machine the first rank builds, and the others wait
+    config = load_config(folder / "config.yaml")
+    swap_space.check(config)
+    deepspeed_ops.prepare(
+        deepspeed_ops.needed(config, machine), machine
+    )  # on each machine the first rank builds, and the others wait
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "FSDP_"))}
     own = {
         **_interface(world),

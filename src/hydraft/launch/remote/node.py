@@ -20,6 +20,7 @@ from hydraft.launch.local import elastic
 from hydraft.launch.local.shutdown import Preempted, ShutdownHandler, Stopped
 from hydraft.launch.remote.protocol import LaunchSpec, failed, line
 from hydraft.models import prepare, quantised_copy
+from hydraft.plan import swap_space
 from hydraft.runs.consistency import canonical
 from hydraft.system import files, hardware, limits, temporary
 from hydraft.system.plain_console import PlainConsole
@@ -134,6 +135,7 @@ def _prepare(node: NodeRun, events: int) -> None:
     screen = EventStream(events)
     files.check_cache()
     prepare.check(config.model)
+    swap_space.check(config)
     console = PlainConsole(file=cast(IO[str], screen), width=200)
     prepare.native(config.model, config.seed, console, storage=quantised_copy.of_run(config))
     for built in deepspeed_ops.prepare(deepspeed_ops.needed(config, machine), machine):

@@ -7,8 +7,9 @@ from typing import Any
 from hydraft.config.choices import Batching, Kernels, Launcher, Loss, Mode, OnDivergence, Precision, Save
 from hydraft.config.cluster import ClusterConfig
 from hydraft.config.optimizer import OptimizerConfig
-from hydraft.config.schema import Config, KernelsConfig, TrackerConfig, ZeroConfig
+from hydraft.config.schema import Config, KernelsConfig, TrackerConfig
 from hydraft.config.train import AUTO
+from hydraft.config.zero import ZeroConfig
 from hydraft.data import held_out
 from hydraft.system.hardware import Hardware
 
