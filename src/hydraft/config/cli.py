@@ -62,7 +62,9 @@ def _schema(section: type[Any], *open_dicts: str) -> DictConfig:
     return schema
 
 
-ConfigStore.instance().store("train_schema", _schema(EarlierConfig, "data.columns", "lora.rank_pattern", "lora.alpha_pattern"))
+ConfigStore.instance().store(
+    "train_schema", _schema(EarlierConfig, "data.columns", "lora.rank_pattern", "lora.alpha_pattern")
+)
 ConfigStore.instance().store("infer_schema", _schema(InferConfig, "columns"))
 OmegaConf.register_new_resolver("root", lambda: str(ROOT), replace=True)
 OmegaConf.register_new_resolver("tiny", lambda: str(TINY), replace=True)

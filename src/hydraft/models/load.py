@@ -119,7 +119,8 @@ def load_base(
     visit = (
         experts.quantise_read(Path(model.path).expanduser(), quant.double_quant, DTYPES[kept]) if in_4_bits else None
     )
-    with each_parameter(*((visit, None) if sharding is None else (sharding.visit, sharding.quantise)), after):
+    sharded = None if sharding is None else sharding.quantise
+    with each_parameter(visit if sharding is None else sharding.visit, sharded, after):
         loaded, info = _read(
             AutoModelForCausalLM.from_pretrained,
             model,

@@ -9,10 +9,14 @@ layer with an adapter. ``tests/unit/plan/test_flops.py`` compares the sum with w
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from hydraft.config.choices import QuantKind
 from hydraft.config.schema import Config
 from hydraft.plan.activations import SOURCES
 from hydraft.plan.decoder_layer import Tensor
 from hydraft.plan.parameters import HEAD, Layout, Trained
+
+ROUTER = ".mlp.gate"
+"""The end of the name of the layer that routes tokens to experts."""
 
 ATTENTION = "attention"
 """In the order of a forward pass, the products of queries, keys and values."""
@@ -32,7 +36,7 @@ class Tokens:
 
 def operations(config: Config, layout: Layout, learns: Trained, tokens: Tokens) -> float:
     """Of the forward and the backward pass."""
-    rank, on = config.lora.r, set(learns.targets)
+    on = set(learns.targets)
     products = list(_products(layout))
     source = None if learns.full else next((group for group, tensor in products if _module(tensor) in on), None)
     total, reached = 0.0, learns.full
@@ -43,12 +47,29 @@ def operations(config: Config, layout: Layout, learns: Trained, tokens: Tokens) 
             begins = source is not None and source == (group[0], "qkv")
             total += 2 * tokens.squares * layout.query * (2 + (_gradients(on, group[0]) if begins else 4 * reached))
             continue
-        rows, columns = tensor.shape
         rests = tokens.trained if tensor.module == HEAD else tokens.count
-        total += 2 * rows * columns * rests * (1 + (reached and not first) + learns.full)
+        if tensor.stacked and layout.mixture is not None:
+            rests *= layout.mixture.active / layout.mixture.count
+        total += 2 * tensor.count * rests * (1 + (reached and not first) + learns.full)
         if tensor.module in on:
-            total += 2 * rank * (columns * (2 + (not first)) + 3 * rows) * rests
+            total += 2 * rests * _adapter(config, tensor, first)
     return total
+
+
+def _adapter(config: Config, tensor: Tensor, first: bool) -> int:
+    """Elements of the matrices of the adapter on a weight, as often as a pass multiplies with them; ``first``: its input needs no gradient."""
+    lora, variant = config.lora, config.lora.variant
+    rows, columns = tensor.shape
+    rank = lora.rank(tensor.module)
+    down, up = rank * columns, rows * rank
+    passes = down * (1 + (not first)) + 2 * up  # forward, and to the input
+    if variant.shared:
+        return passes
+    if (
+        variant.changes_base and config.quant.kind is not QuantKind.none
+    ):  # and what is subtracted from the base, which is frozen
+        passes += down + up if first else 2 * (down + up)
+    return passes + up + (0 if variant.frozen_down else down)
 
 
 def _gradients(on: set[str], prefix: str) -> int:
@@ -66,7 +87,7 @@ def _module(tensor: Tensor | None) -> str | None:
 def _products(layout: Layout) -> Iterator[tuple[tuple[str, str], Tensor | None]]:
     """Each matrix product of a forward pass, with what its input is; None for that of queries and keys, and of scores and values."""
     for tensor in layout.tensors:
-        if not tensor.linear and tensor.module != HEAD:
+        if not (tensor.packs or tensor.module == HEAD or tensor.module.endswith(ROUTER)):
             continue
         prefix, _, name = tensor.module.rpartition(".")
         if name == "o_proj":

@@ -152,7 +152,7 @@ def price(config: Config, subject: ModelSize, machine: Hardware) -> Cost:
 def step_operations(config: Config, layout: Layout, tokens: float, length: float) -> int:
     """Floating-point operations of a step of ``tokens`` tokens in sequences of ``length``, if each token has a loss."""
     sizes = Tokens(tokens, tokens, tokens * length)
-    return round(operations(config, layout, trained(layout, config.lora), sizes))
+    return round(operations(config, layout, trained_in(layout, config), sizes))
 
 
 def fits_memory(config: Config, cost: Memory, machine: Hardware) -> bool | None:

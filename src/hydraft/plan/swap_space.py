@@ -9,7 +9,7 @@ from pathlib import Path
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
 from hydraft.plan.memory_parts import size
-from hydraft.plan.parameters import trained
+from hydraft.plan.parameters import trained_in
 from hydraft.plan.plan import known_layout
 from hydraft.plan.swap import swap
 from hydraft.system import mounts, temporary
@@ -41,7 +41,7 @@ def check(config: Config) -> None:
     known, _ = known_layout(config)
     if known is None:
         return
-    needed = swap(config, known, trained(known, config.lora)).total * config.cluster.ranks_here
+    needed = swap(config, known, trained_in(known, config)).total * config.cluster.ranks_here
     if (free := shutil.disk_usage(folder).free) < needed:
         raise ConfigError(
             f"{name}: the swap files of this machine's ranks take {size(needed)}, and {size(free)} are free there: give a folder on another disk"

@@ -14,7 +14,7 @@ from hydraft.config.schema import Config
 from hydraft.data.encoded import Encoded
 from hydraft.data.labels import IGNORE
 from hydraft.plan.flops import Tokens, operations
-from hydraft.plan.parameters import trained
+from hydraft.plan.parameters import trained_in
 from hydraft.plan.peak_rate import peak_rate
 from hydraft.plan.plan import known_layout
 
@@ -59,6 +59,6 @@ def of(config: Config, data: Encoded, device: torch.device) -> FlopRate:
     sample = range(0, len(data), max(1, len(data) // SAMPLE))
     labels = [label for index in sample for label in data[index]["labels"]]
     share = sum(label != IGNORE for label in labels) / max(1, len(labels))
-    each = operations(config, layout, trained(layout, config.lora), Tokens(1, share, squares / max(1, count)))
+    each = operations(config, layout, trained_in(layout, config), Tokens(1, share, squares / max(1, count)))
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return FlopRate(each, config.world_size, card, config.train.precision is not Precision.fp32)

@@ -6,7 +6,7 @@ from typing import Any
 from hydraft.config.choices import Offload, Precision
 from hydraft.config.schema import Config
 from hydraft.plan import gathered, swap
-from hydraft.plan.parameters import trained
+from hydraft.plan.parameters import trained_in
 from hydraft.plan.plan import known_layout
 
 
@@ -86,7 +86,7 @@ def _buffers(config: Config, part: str) -> dict[str, int]:
     if part == "offload_optimizer":
         return {"buffer_count": swap.OPTIMIZER_BUFFERS}
     known, _ = known_layout(config)
-    size = swap.weight_buffer(config, known, None if known is None else trained(known, config.lora))
+    size = swap.weight_buffer(config, known, None if known is None else trained_in(known, config))
     return {"buffer_count": swap.WEIGHT_BUFFERS, "buffer_size": size, "max_in_cpu": 0}
 
 
