@@ -83,9 +83,8 @@ def of(config: Config) -> list[str]:
     if size is not None and size != groups.values("model", options.get("model", "tiny")).get("model.size"):
         lines["model.size"] = f"model.size={written(size)}"  # it decides the name and the path
     if config.lora.start is not None:  # else the adapter would decide what is not typed
-        lines |= {
-            f"lora.{name}": f"lora.{name}={written(wanted[f'lora.{name}'])}" for name in start.OWN if name != "method"
-        }
+        own = {name: _values(getattr(config.lora, name)) for name in start.OWN if name != "method"}
+        lines |= {f"lora.{name}": f"lora.{name}={written(value)}" for name, value in own.items()}
     for _ in range(ROUNDS):
         composed = composition.composed_of(list(lines.values()), "train")
         found = _compared(composition.without_hydra(composed, Config), size)

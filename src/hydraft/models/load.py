@@ -5,6 +5,7 @@ be sharded while loading.
 """
 
 import functools
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -110,17 +111,9 @@ def load_base(
     wanted = bits_and_bytes(quant, kept)
     storing = {} if stored or wanted is None else {"quantization_config": wanted}
     placed = {} if device is None or (device.type == "cpu" and not torch.cuda.is_available()) else {"": device}
-    # transformers itself shards only unquantised weights while it reads them
     lora_init.refuse_stored(bool(stored and stored.quant), error_rank)
-    after = functools.partial(lora_init.remember_error, r=error_rank) if error_rank else None
-    in_4_bits, sharding = quant.kind is QuantKind.nf4, None
-    if in_4_bits and is_deepspeed_zero3_enabled():
-        sharding = Sharding(DTYPES[kept], quant.double_quant, Path(model.path).expanduser())
-    visit = (
-        experts.quantise_read(Path(model.path).expanduser(), quant.double_quant, DTYPES[kept]) if in_4_bits else None
-    )
-    sharded = None if sharding is None else sharding.quantise
-    with each_parameter(visit if sharding is None else sharding.visit, sharded, after):
+    sharding, reading = _reading(model, quant, kept, error_rank)
+    with reading:
         loaded, info = _read(
             AutoModelForCausalLM.from_pretrained,
             model,
@@ -149,6 +142,20 @@ def load_base(
         loaded.name_or_path = loaded.config.name_or_path = source
     loaded.config.use_cache = False  # not needed in training; generation enables it
     return loaded
+
+
+def _reading(
+    model: ModelConfig, quant: QuantConfig, kept: Precision, error_rank: int
+) -> tuple[Sharding | None, AbstractContextManager[None]]:
+    """How tensors are placed while they are read: 4-bit ones sharded, and experts in 4 bits."""
+    after = functools.partial(lora_init.remember_error, r=error_rank) if error_rank else None
+    if quant.kind is not QuantKind.nf4:
+        return None, each_parameter(None, None, after)
+    folder = Path(model.path).expanduser()
+    if is_deepspeed_zero3_enabled():  # transformers itself shards only unquantised weights while it reads them
+        sharding = Sharding(DTYPES[kept], quant.double_quant, folder)
+        return sharding, each_parameter(sharding.visit, sharding.quantise, after)
+    return None, each_parameter(experts.quantise_read(folder, quant.double_quant, DTYPES[kept]), None, after)
 
 
 def settle_batching(config: Config) -> tuple[Config, list[str]]:

@@ -62,6 +62,8 @@ def _adapter(config: Config, tensor: Tensor, first: bool) -> int:
     rows, columns = tensor.shape
     rank = lora.rank(tensor.module)
     down, up = rank * columns, rows * rank
+    if variant.frozen_down and first:
+        return down + 2 * up  # nothing before B has a gradient
     passes = down * (1 + (not first)) + 2 * up  # forward, and to the input
     if variant.shared:
         return passes

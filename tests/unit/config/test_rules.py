@@ -55,7 +55,7 @@ VIOLATIONS = [  # overrides that are refused
     "debug.learned_loss=1", "debug.learned_loss=0", "train.profile=[3,5] train.max_steps=4", "train.profile=[3]", "train.profile=[4,3]", "train.profile=[0,3]", "train.profile=[1,60]", "debug=cpu cluster=slurm_1x4",
     "debug.cpu=true cluster.launcher=joined", "cluster=2x1 cluster.hosts=[localhost,localhost]",
     "objective=simpo objective.gamma=-1", "objective=dpo objective.sft_weight=-1", "objective=kto objective.undesirable_weight=0", "objective=dpo objective.beta=0",
-    "optimizer=lion optimizer.eps=1e-5", "optimizer=adafactor", "optimizer=paged_adamw_8bit", "optimizer=paged_adamw_8bit zero=stage2_offload",
+    "optimizer=lion optimizer.eps=1e-5", "optimizer=lion zero=stage3_nvme zero.nvme_path=/var/tmp", "optimizer=adafactor", "optimizer=paged_adamw_8bit", "optimizer=paged_adamw_8bit zero=stage2_offload",
     "optimizer.lora_plus=16 lora=none quant=none", "optimizer.lora_plus=0.5", "optimizer=muon optimizer.momentum=1",
     "train.warmup_steps=10", "train.warmup_steps=0", "train.warmup_steps=10 train.warmup_ratio=0 train.max_steps=10",
     "train.min_learning_rate=1e-5 train.scheduler=constant", "train.min_learning_rate=1", "train.min_learning_rate=-1", "train.decay_ratio=0.5",

@@ -73,4 +73,5 @@ def test_another_evaluation_has_its_own_scores(other: Evaluator) -> None:
 
 
 def test_only_adapters_that_begin_as_the_base_share_them() -> None:
-    assert {method.value for method, variant in VARIANTS.items() if variant.starts_as_base} == {"lora", "rslora"}
+    exact = {method.value for method, variant in VARIANTS.items() if variant.starts_as_base}
+    assert exact == {"lora", "rslora", "eva", "lora_fa", "vera"}

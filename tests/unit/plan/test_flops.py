@@ -1,10 +1,14 @@
 """The plan's operations are those that torch counts in a forward and a backward pass."""
 
+import itertools
+
 import pytest
 import torch
 from test_parameters import counted, real
 from torch.utils.flop_counter import FlopCounterMode
 
+from families import MIXTURE
+from hydraft.models import experts
 from hydraft.plan.flops import Tokens, operations
 from hydraft.plan.parameters import trained_in
 
@@ -24,12 +28,26 @@ LORA = {
 }
 
 
-@pytest.mark.parametrize("family", ["llama3", "qwen", "internlm2", "qwen model.size=3-30b-a3b"])
-@pytest.mark.parametrize("case", LORA)
-def test_operations_are_those_of_torch(case: str, family: str) -> None:
-    config, model = real(*f"model={family}".split(), "quant=none", "train.precision=fp32", "lora.r=4", *LORA[case])
+CASES = [
+    *itertools.product(["llama3", "qwen", "internlm2"], LORA),
+    *itertools.product([MIXTURE], ["queries only", "full"]),
+]
+
+
+@pytest.mark.parametrize(("family", "case"), CASES)
+def test_operations_are_those_of_torch(family: str, case: str) -> None:
+    config, model = real(
+        *(family if "=" in family else f"model={family}").split(),
+        "quant=none",
+        "train.precision=fp32",
+        "lora.r=4",
+        *LORA[case],
+    )
     inner = getattr(model, "get_base_model", lambda: model)()
     inner.set_attn_implementation("eager")
+    for module in inner.modules():  # torch does not count grouped products
+        if experts.is_experts(module):
+            module.config._experts_implementation = "eager"
     ids = torch.randint(0, 30, (ROWS, LENGTH))
     with FlopCounterMode(display=False) as counter:
         model(input_ids=ids, use_cache=False).logits.sum().backward()
