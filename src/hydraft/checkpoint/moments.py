@@ -109,7 +109,10 @@ def _wide(state: State, key: str) -> torch.Tensor:
     from bitsandbytes.functional import dequantize_blockwise
 
     number = key.removeprefix("state")
-    return dequantize_blockwise(value, absmax=state[f"absmax{number}"], code=state[f"qmap{number}"], blocksize=BLOCK)
+    wide: torch.Tensor = dequantize_blockwise(
+        value, absmax=state[f"absmax{number}"], code=state[f"qmap{number}"], blocksize=BLOCK
+    )
+    return wide
 
 
 def _put(state: State, key: str, value: torch.Tensor) -> None:

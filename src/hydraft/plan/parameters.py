@@ -154,10 +154,9 @@ def trained(layout: Layout, lora: LoraConfig) -> Trained:
         ConfigError: no layer matches ``lora.target_modules``.
     """
     if lora.method is LoraMethod.none:
-        ends = (place for place, tensor in enumerate(layout.tensors) if tensor.module in (EMBEDDING, HEAD))
         return Trained(
             (), tuple(tensor.count for tensor in layout.tensors), (), tuple(tensor.shape for tensor in layout.tensors),
-            frozenset(ends),
+            frozenset(place for place, tensor in enumerate(layout.tensors) if tensor.module in (EMBEDDING, HEAD)),
         )  # fmt: skip
     matrices = [tensor for tensor in layout.tensors if len(tensor.shape) == 2]
     if not any(tensor.module == HEAD for tensor in matrices):  # tied: no weight of its own, but a layer
