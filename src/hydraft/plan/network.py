@@ -8,6 +8,7 @@ are reduced and weights gathered: in stage 3 for the forward pass, for the backw
 from dataclasses import dataclass
 
 from hydraft.config.schema import Config
+from hydraft.plan import moments
 from hydraft.plan.gathered import gathered
 from hydraft.plan.parameters import Layout, Trained
 from hydraft.plan.weights import WIDTH, storage_width
@@ -18,6 +19,7 @@ class Network:
     """Bytes that each rank sends per optimizer step."""
 
     gradients: int
+    """And updates, with Muon."""
     weights: int
 
     @property
@@ -32,11 +34,13 @@ def network(config: Config, layout: Layout, learns: Trained) -> Network:
     width = WIDTH[config.train.precision]
     share = (ranks - 1) / ranks
     moved = learns.count * width * share
+    # Muon's updates are summed over the ranks before and after it orthogonalises them.
+    muon = round(2 * 2 * 4 * sum(moments.hidden(config.optimizer, learns)) * share) if stage else 0
     if stage < 2:  # reduced once, at the last micro-batch; stage 1 gathers the weights that each rank updated
-        return Network(round(2 * moved), round(moved) * stage)
+        return Network(round(2 * moved) + muon, round(moved) * stage)
     if stage == 2:  # DeepSpeed all-reduces each micro-batch's gradients (use_multi_rank_bucket_allreduce)
-        return Network(round(2 * moved * passes), round(moved))
+        return Network(round(2 * moved * passes) + muon, round(moved))
     smallest = config.zero.stage3_param_persistence_threshold
     weights = passes * gathered(config, layout, learns).total * storage_width(config)
     stepped = sum(n for n in learns.tensors if n <= smallest) * width  # kept whole on every rank, so sent once
-    return Network(round(moved * passes), round((weights + stepped) * share))
+    return Network(round(moved * passes) + muon, round((weights + stepped) * share))

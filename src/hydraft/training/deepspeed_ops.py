@@ -23,6 +23,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from hydraft.config.choices import Offload
+from hydraft.config.optimizer import OptimizerKind
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
 from hydraft.system import files, program
@@ -62,7 +63,7 @@ def needed(config: Config, hardware: Hardware) -> list[str]:
     names = []
     if not hardware.gpus:
         names.append(SHARED_MEMORY)  # DeepSpeed's communication loads it even for one rank
-    if config.zero.offload_optimizer is Offload.cpu:
+    if config.zero.offload_optimizer is Offload.cpu and config.optimizer.kind is OptimizerKind.adamw:
         names.append(CPU_ADAM)
     return names
 

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-BUCKET = 2**26
-"""Elements of matrices that are gathered at once."""
+from hydraft.config.optimizer import BUCKET
 
 
 @dataclass(frozen=True)
