@@ -54,7 +54,7 @@ def test_the_default_objective_is_not_part_of_a_jobs_identity(monkeypatch: pytes
     import hydraft.sweep.results.ledger as ledger
 
     config = config_of("lora.r=3")
-    monkeypatch.setattr(ledger, "saved", lambda config, leave_out: str(list(leave_out)))
+    monkeypatch.setattr(ledger, "saved", lambda config, leave_out, earlier: str(list(leave_out)))
     default = key_of(config)
     config.objective.kind = None  # type: ignore[assignment]
     assert key_of(config) != default
