@@ -109,7 +109,10 @@ def _wide(state: State, key: str) -> torch.Tensor:
     from bitsandbytes.functional import dequantize_blockwise
 
     number = key.removeprefix("state")
-    return dequantize_blockwise(value, absmax=state[f"absmax{number}"], code=state[f"qmap{number}"], blocksize=BLOCK)
+    wide: torch.Tensor = dequantize_blockwise(
+        value, absmax=state[f"absmax{number}"], code=state[f"qmap{number}"], blocksize=BLOCK
+    )
+    return wide
 
 
 def _put(state: State, key: str, value: torch.Tensor) -> None:
@@ -125,15 +128,29 @@ def _put(state: State, key: str, value: torch.Tensor) -> None:
 
 
 def quantised(value: torch.Tensor, table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The codes (n,) of values (n,) and the scales of their blocks, so that what bitsandbytes has dequantised gets its codes again.
+    """The codes (n,) of values (n,) and the scales of their blocks, so that what bitsandbytes has dequantised gets the same ones again.
 
     The most negative code of a signed table is above -1, and the scale of a block whose largest value has it is larger accordingly:
-    ``quantize_blockwise`` would scale such a block by less each time that a checkpoint is resumed.
+    ``quantize_blockwise`` would scale such a block by less each time that a checkpoint is resumed. The quotient is that scale but for
+    its last bits, and of the scales next to it, the one is taken that gives every value of the block again.
     """
     blocks = torch.nn.functional.pad(value, (0, -len(value) % BLOCK)).view(-1, BLOCK)  # (blocks, BLOCK)
     scale = blocks.amax(1) / table[-1]
     if table[0] < 0:
         scale = torch.maximum(scale, blocks.amin(1) / table[0])
     ratio = blocks / torch.where(scale > 0, scale, 1.0)[:, None]
-    codes = torch.bucketize(ratio, (table[1:] + table[:-1]) / 2, out_int32=True).to(torch.uint8)
-    return codes.view(-1)[: len(value)], scale
+    codes = torch.bucketize(ratio, (table[1:] + table[:-1]) / 2, out_int32=True)
+    units, found = table[codes], scale.clone()
+    for candidate in _near(scale):
+        exact = (units * candidate[:, None] == blocks).all(1)
+        found = torch.where(exact, candidate, found)
+    return codes.to(torch.uint8).view(-1)[: len(value)], found
+
+
+def _near(scale: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The numbers up to two steps below and above each scale, and the scale itself last."""
+    for end in (0.0, torch.inf):
+        once = torch.nextafter(scale, torch.full_like(scale, end))
+        yield torch.nextafter(once, torch.full_like(scale, end))
+        yield once
+    yield scale

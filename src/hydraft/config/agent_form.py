@@ -2,7 +2,7 @@
 
 import re
 
-from hydraft.config import groups, reference
+from hydraft.config import groups, moved, reference
 from hydraft.config.setting_kind import is_optional
 
 DASHED = re.compile(r"--([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
@@ -14,7 +14,10 @@ def plain(argument: str, command: str) -> str:
     ``None``, Python's spelling, is ``null`` where a setting may be null.
     """
     match = DASHED.fullmatch(argument)
-    if match and (match[1] in reference.names(command) or match[1] in groups.defaults(command)):
+    known = match is not None and (
+        match[1] in reference.names(command) or match[1] in groups.defaults(command) or match[1] in moved.MOVED
+    )
+    if match and known:
         argument = f"{match[1]}={match[2]}"
     key, equals, value = argument.partition("=")
     return f"{key}=null" if equals and value == "None" and is_optional(key.lstrip("+")) else argument

@@ -15,7 +15,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf, flag_override
 
-from hydraft.config import groups, reference
+from hydraft.config import groups, moved, reference
 from hydraft.config.other_names import meant
 from hydraft.config.own_options import CONF
 from hydraft.config.reference import Section, Setting
@@ -57,7 +57,7 @@ def print_help(command: str, arguments: list[str]) -> int:
     if not names:
         print(overview(command, overrides))
         return 0
-    texts = {name: explain(command, name) for name in names}
+    texts = {name: explain(command, moved.name(name)) for name in names}
     for name, text in texts.items():
         if text is None:
             hint = did_you_mean(name, command)

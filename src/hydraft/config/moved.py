@@ -37,7 +37,7 @@ def name(setting: str) -> str:
     return MOVED.get(setting, setting)
 
 
-def composed(values: dict[str, Any]) -> dict[str, Any]:
+def composed(values: dict[Any, Any]) -> dict[str, Any]:
     """The composed values without the earlier names. A file's value counts where the present name has its default."""
     return _changed(values, say=True)
 

@@ -12,6 +12,9 @@ BLOCK, SMALLEST = 256, 4096
 PAGED = 100_000
 """Elements of a tensor from which on its moments are in paged memory (``get_state_buffer``)."""
 
+BUCKET = 2**26
+"""Elements of hidden matrices that Muon gathers at once; a larger matrix is gathered alone."""
+
 
 class OptimizerKind(Enum):
     adamw = "adamw"

@@ -14,7 +14,9 @@ SCHEDULE = [
     ),
     value(
         lambda c: (
-            None not in (c.train.warmup_steps, c.train.max_steps) and (c.train.warmup_steps or 0) >= c.train.max_steps
+            c.train.warmup_steps is not None
+            and c.train.max_steps is not None
+            and c.train.warmup_steps >= c.train.max_steps
         ),
         "train.warmup_steps={c.train.warmup_steps}: the run ends before, with train.max_steps={c.train.max_steps}: use fewer",
     ),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import prod
 
-from hydraft.config.optimizer import BLOCK, PAGED, SMALLEST, OptimizerConfig, OptimizerKind
+from hydraft.config.optimizer import BLOCK, BUCKET, PAGED, SMALLEST, OptimizerConfig, OptimizerKind
 from hydraft.plan.parameters import Trained
 
 TABLES = 2 * 256 * 4
@@ -65,6 +65,17 @@ def flat(section: OptimizerConfig, sizes: list[tuple[int, bool]], on_gpu: bool) 
             kept += codes
     tables = TABLES if algorithm.bits == 8 and any(size >= SMALLEST for size, _ in sizes) else 0
     return Moments(kept + tables, paged)
+
+
+def hidden(section: OptimizerConfig, learns: Trained) -> list[int]:
+    """Elements of each matrix that Muon orthogonalises."""
+    return [count for group in groups(section, learns) if group.hidden for count in group.tensors]
+
+
+def gathered(section: OptimizerConfig, learns: Trained) -> int:
+    """Bytes of the buffer in which Muon gathers hidden matrices from the shards (``training/muon.py``); 0 for other kinds."""
+    counts = hidden(section, learns)
+    return 4 * min(sum(counts), max(BUCKET, *counts)) if counts else 0
 
 
 def saved(section: OptimizerConfig, learns: Trained) -> int:

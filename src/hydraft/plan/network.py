@@ -9,6 +9,7 @@ pass, for the backward pass, and to recompute activations (``gathered.py``). ZeR
 from dataclasses import dataclass
 
 from hydraft.config.schema import Config
+from hydraft.plan import moments
 from hydraft.plan.gathered import gathered
 from hydraft.plan.parameters import Layout, Trained
 from hydraft.plan.weights import WIDTH, storage_width
@@ -22,7 +23,7 @@ class Network:
     """Bytes per optimizer step."""
 
     gradients: int
-    """That each rank sends."""
+    """That each rank sends, with Muon also updates."""
     weights: int
     """That each rank sends."""
     between_gradients: int = 0
@@ -46,15 +47,21 @@ def network(config: Config, layout: Layout, learns: Trained) -> Network:
     ranks, passes, stage = config.world_size, config.train.gradient_accumulation_steps, config.zero.stage
     share = (ranks - 1) / ranks
     moved = learns.count * WIDTH[config.train.precision] * share
+    # Muon's updates are summed over the ranks before and after it orthogonalises them.
+    muon = 2 * 2 * 4 * sum(moments.hidden(config.optimizer, learns)) * share if stage else 0
     if stage < 2:  # reduced once, at the last micro-batch; stage 1 gathers the weights that each rank updated
-        return _ring(config, 2 * moved, moved * stage)
+        return _ring(config, 2 * moved + muon, moved * stage)
     if stage == 2:  # DeepSpeed all-reduces each micro-batch's gradients (use_multi_rank_bucket_allreduce)
-        return _ring(config, 2 * moved * passes, moved)
+        return _ring(config, 2 * moved * passes + muon, moved)
     sent, between = _weights(config, layout, learns)
     if not config.zero.quantized_gradients:
-        return Network(round(moved * passes), round(sent), *_between(config, moved * passes, between))
+        return Network(round(moved * passes + muon), round(sent), *_between(config, moved * passes + muon, between))
     gradients, between_gradients = _quantised_gradients(config, layout, learns)
-    return Network(round(passes * gradients), round(sent), *_between(config, passes * between_gradients, between))
+    return Network(
+        round(passes * gradients + muon),
+        round(sent),
+        *_between(config, passes * between_gradients + muon, between),
+    )
 
 
 def _ring(config: Config, gradients: float, weights: float) -> Network:

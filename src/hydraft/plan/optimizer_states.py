@@ -25,7 +25,7 @@ class States:
     host: Parts
     """Offloaded to main memory."""
     step: int
-    """Gradients in fp32 on the device during the optimizer step."""
+    """Gradients in fp32 on the device during the optimizer step, and matrices that Muon gathers."""
 
 
 def states(config: Config, learns: Trained, width: int, on_gpu: bool) -> States:
@@ -64,6 +64,7 @@ def _stage12(config: Config, learns: Trained, width: int, on_gpu: bool) -> State
         (-(-sum(group.tensors) // (2 * ranks)) * 2, group.hidden) for group in moments.groups(config.optimizer, learns)
     ]
     own, made = sum(size for size, _ in flat), moments.flat(config.optimizer, flat, on_gpu)
+    gathers = moments.gathered(config.optimizer, learns)
     bucket = zero.reduce_bucket_size * width * (2 if zero.overlap_comm else 1) if zero.contiguous_gradients else 0
     bucket = bucket if on_gpu else min(bucket, count * width)  # a CPU allocates only pages that are written
     accumulates = config.train.gradient_accumulation_steps > 1
@@ -72,7 +73,7 @@ def _stage12(config: Config, learns: Trained, width: int, on_gpu: bool) -> State
         if zero.stage == 1:
             gradients += count * width
         device = Parts(adapter=count * width, gradients=gradients, optimizer=4 * own + made.kept, buffers=bucket)
-        return States(device, Parts(optimizer=made.paged), step=4 * own)
+        return States(device, Parts(optimizer=made.paged), step=4 * own + gathers)
     largest = max(learns.tensors) * width
     device = Parts(adapter=count * width, buffers=bucket + largest)
     kept = sum(pinned(-(-n // ranks) * width, config, on_gpu) for n in learns.tensors) if accumulates else 0
@@ -81,7 +82,7 @@ def _stage12(config: Config, learns: Trained, width: int, on_gpu: bool) -> State
         gradients=pinned(4 * own, config, on_gpu) + kept,
         buffers=pinned(own * width, config, on_gpu) + pinned(largest, config, on_gpu),
     )
-    return States(device, host, step=0)
+    return States(device, host, step=gathers)
 
 
 def _stage3(config: Config, learns: Trained, width: int, on_gpu: bool) -> States:
@@ -107,4 +108,4 @@ def _stage3(config: Config, learns: Trained, width: int, on_gpu: bool) -> States
         gradients=pinned(own * width, config, on_gpu) + pinned(4 * own, config, on_gpu) if offloads else 0,
         optimizer=4 * own + made.kept if offloads else made.paged,
     )
-    return States(device, host, step=0 if offloads else 4 * own)
+    return States(device, host, step=(0 if offloads else 4 * own) + moments.gathered(config.optimizer, learns))

@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from hydraft.config import cli, mistakes, rules
+from hydraft.config import cli, mistakes, moved, rules
 from hydraft.config.choices import TrackerKind
 from hydraft.config.explain import explain
 from hydraft.config.schema import Config
@@ -55,6 +55,7 @@ def definition(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     Raises:
         ConfigError: names the override that a sweep of wandb cannot have.
     """
+    arguments = moved.overrides(arguments)
     mistakes.refuse(arguments, "train")
     typed = _typed(arguments)
     config, sweeper = _composed(typed.fixed)

@@ -22,6 +22,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from hydraft.config.choices import Offload
+from hydraft.config.optimizer import OptimizerKind
 from hydraft.config.schema import Config
 from hydraft.errors import ConfigError
 from hydraft.system import files, program
@@ -58,7 +59,7 @@ def needed(config: Config, hardware: Hardware) -> list[str]:
     names = []
     if not hardware.gpus:
         names.append(SHARED_MEMORY)  # DeepSpeed's communication loads it even for one rank
-    if config.zero.offload_optimizer is not Offload.none:
+    if config.zero.offload_optimizer is not Offload.none and config.optimizer.kind is OptimizerKind.adamw:
         names.append(CPU_ADAM)
     if config.zero.swaps:
         names += [PIN_MEMORY, ASYNC_IO]

@@ -1,9 +1,10 @@
 """Muon for hidden matrices and AdamW for the other tensors, in one optimizer that ZeRO can shard.
 
-Muon: https://kellerjordan.github.io/posts/muon/, with the rate of arXiv:2502.16982, section 2.2, so that both parts have AdamW's learning
-rate. A matrix's momentum is a number for each element, and is kept for the flat shard of a rank as Adam's moments are. Its update needs
-the whole matrix: the ranks sum their pieces of it, one of them has torch's own Muon orthogonalise it, and each takes its piece of the
-result. So gradients are clipped before, as with any other optimizer; DeepSpeed's Muon (runtime/zero/muon) clips the updates instead.
+Muon: https://kellerjordan.github.io/posts/muon/, with the scale of arXiv:2502.16982, section 2.2, which gives an update the root mean
+square of AdamW's: both parts have one learning rate. A matrix's momentum is a number for each element, and is kept for the flat shard of
+a rank as Adam's moments are. Its update needs the whole matrix: the ranks sum their pieces of it, one of them has torch's own Muon
+orthogonalise it, and each takes its piece of the result. So gradients are clipped before, as with any other optimizer; DeepSpeed's Muon
+(runtime/zero/muon) clips the updates instead.
 
 With LoRA, the matrices are A (r, D) and B (F, r), each by itself: every singular value of A's update, and of B's, is about the same, but
 not those of the update of B·A. A's gradient is 0 in the first step, in which B is 0, and so is its update.
@@ -16,8 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-BUCKET = 2**26
-"""Elements of matrices that are gathered at once."""
+from hydraft.config.optimizer import BUCKET
 
 
 @dataclass(frozen=True)

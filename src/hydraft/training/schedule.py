@@ -28,7 +28,7 @@ def scheduler_kwargs(train: TrainConfig, steps: int, warmup: int) -> dict[str, A
         case "polynomial":
             return {"lr_end": floor, "power": train.decay_power if train.scheduler is Scheduler.polynomial else 1.0}
         case "cosine_with_min_lr":
-            return {"min_lr": floor}
+            return {"min_lr_rate": floor / train.learning_rate}
         case "warmup_stable_decay":
             decay = min(max(1, round(train.decay_ratio * steps)), max(1, steps - warmup))
             return {"num_decay_steps": decay, "decay_type": "linear", "min_lr_ratio": floor / train.learning_rate}

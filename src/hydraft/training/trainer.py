@@ -126,6 +126,9 @@ class RunTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """That of ``train.scheduler``."""
         warmup = self.args.get_warmup_steps(num_training_steps)
+        inner: Any = getattr(self.optimizer, "optimizer", self.optimizer)
+        if not hasattr(inner, "defaults"):  # DeepSpeed's; transformers' polynomial schedule reads the rate there
+            inner.defaults = {"lr": self.config.train.learning_rate}
         self.args.lr_scheduler_kwargs = schedule.scheduler_kwargs(self.config.train, num_training_steps, warmup)
         return super().create_scheduler(num_training_steps, optimizer)
 

@@ -24,7 +24,12 @@ def test_it_is_that_of_torch(shifted: bool) -> None:
     ids = torch.randint(50, (3, 8))
     labels = ids.masked_fill(torch.rand(3, 8) < 0.3, IGNORE)
     following = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORE)
-    batch = {"input_ids": ids, **({"shift_labels": following} if shifted else {"labels": labels})}
+    if shifted:  # as a padding-free batch
+        ids, labels, following = ids.view(1, -1), labels.view(1, -1), following.view(1, -1)
+        kept = (following[0] != IGNORE).nonzero()[:, 0]
+        batch = {"input_ids": ids, "labels": labels, "shift_labels": following[0, kept], "logits_to_keep": kept}
+    else:
+        batch = {"input_ids": ids, "labels": labels}
     count = torch.tensor(17)
     found = smoothed.loss(LabelSmoother(0.1), model, batch, count).value
     summed = cross_entropy(

@@ -8,6 +8,7 @@ from typing import Any
 from hydraft.config.choices import Rope
 from hydraft.config.lora import LoraMethod, start_name
 from hydraft.config.objective import ObjectiveKind
+from hydraft.config.optimizer import OptimizerKind
 from hydraft.config.schema import Config, load_config
 from hydraft.evaluation.benchmarks import scores as benchmarks
 from hydraft.infer.export import portable
@@ -69,6 +70,7 @@ def _config(config: Config) -> str:
         *([("started from", start_name(lora.start))] if lora.start else []),
         *([("rotary positions", _rope(config))] if config.model.rope is not Rope.none else []),
         ("base weights", config.quant.kind.value if config.quant.kind.value != "none" else "unquantised"),
+        *([("optimizer", config.optimizer.kind.value)] if config.optimizer.kind is not OptimizerKind.adamw else []),
         ("learning rate", f"{train.learning_rate:g}, {train.scheduler.value}"),
         ("global batch", f"{config.global_batch_size} records"),
         ("length", f"{train.max_steps} steps" if train.max_steps else f"{train.epochs:g} epochs"),
