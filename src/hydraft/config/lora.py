@@ -1,7 +1,7 @@
 """The lora section, and the variants of LoRA: one entry each, read by the rules, the plan, the adapter and the checkpoint alike. No torch."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import PurePath
@@ -207,6 +207,18 @@ class LoraConfig:
     def variant(self) -> Variant:
         """The entry of ``method``; full fine-tuning has the plain one."""
         return VARIANTS.get(self.method, Variant())
+
+    def check_linear(self, embeddings: Collection[str]) -> None:
+        """Refuse ``embeddings`` among the layers with an adapter, which only methods have whose A and B are drawn and trained.
+
+        Raises:
+            ConfigError: names the first.
+        """
+        if embeddings and self.variant.alone:
+            raise ConfigError(
+                f"lora.target_modules: lora={self.method.value} is for linear layers, and {min(embeddings)} is an embedding: leave it out, or "
+                "use lora=default"
+            )
 
     def check_rank(self, r: int, rows: int, columns: int) -> None:
         """Refuse a rank ``r`` above that of a weight (rows, columns), if the first weights are parts of it or of its inputs.

@@ -115,7 +115,7 @@ def load_base(
     lora_init.refuse_stored(bool(stored and stored.quant), error_rank)
     after = functools.partial(lora_init.remember_error, r=error_rank) if error_rank else None
     ours = (None, None) if sharding is None else (sharding.visit, sharding.quantise)
-    with each_parameter(*ours, after):
+    with each_parameter(*ours, after=after):
         loaded, info = _read(
             AutoModelForCausalLM.from_pretrained,
             model,

@@ -5,7 +5,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hydraft.config.lora import LoraConfig, LoraMethod
+from hydraft.config.lora import ALL_LINEAR, LoraConfig, LoraMethod
 from hydraft.models import lora_targets
 
 
@@ -20,7 +20,11 @@ def targets(lora: LoraConfig, model: torch.nn.Module) -> list[str] | str:
     linear = [
         name for name, module in modules.items() if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
     ]
-    return lora_targets.resolve(lora, modules, linear)
+    found = lora_targets.resolve(lora, modules, linear)
+    if found != ALL_LINEAR:
+        embeddings = {name for name, module in modules.items() if isinstance(module, torch.nn.Embedding)}
+        lora.check_linear(lora_targets.matching(found, embeddings))
+    return found
 
 
 def adapter(lora: LoraConfig, targets: list[str] | str, quantised: bool = False) -> peft.PeftConfig | None:

@@ -160,6 +160,7 @@ def trained(layout: Layout, lora: LoraConfig, quantised: bool = False) -> Traine
         matrices.append(Tensor(f"{HEAD}.weight", (layout.vocabulary, layout.hidden)))
     on = _targeted(layout, matrices, lora)
     targets = [tensor for tensor in matrices if tensor.module in on]
+    lora.check_linear([tensor.module for tensor in targets if not (tensor.linear or tensor.module == HEAD)])
     adapter: list[int] = []
     frozen: list[int] = []
     for tensor in targets:
