@@ -42,7 +42,7 @@ from hydraft.models import (
     vocabulary,
 )
 from hydraft.models.architectures.register import register
-from hydraft.models.lora import targets
+from hydraft.models.lora import copied, targets
 from hydraft.models.loss import chunked
 from hydraft.models.loss_chunked import use_chunked_loss
 from hydraft.models.quant import DTYPES, adopt, bits_and_bytes
@@ -270,7 +270,7 @@ def _check_targets(config: Config) -> None:
         return
     empty = _without_weights(_config(model))
     if empty is not None:
-        targets(config.lora, empty)
+        copied(config.lora, empty, targets(config.lora, empty))
 
 
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

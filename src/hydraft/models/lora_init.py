@@ -54,7 +54,8 @@ def adapted(base: PreTrainedModel, section: LoraConfig, quantised: bool, in_fp32
     Raises:
         ConfigError: the adapter does not fit the model.
     """
-    settings = lora.adapter(section, lora.targets(section, base), quantised)
+    targets = lora.targets(section, base)
+    settings = lora.adapter(section, targets, quantised, lora.copied(section, base, targets))
     assert settings is not None
     try:
         model = peft.get_peft_model(base, settings, autocast_adapter_dtype=in_fp32)

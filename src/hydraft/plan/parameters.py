@@ -124,11 +124,13 @@ class Trained:
     """Elements of each frozen tensor of the adapter: as many for each target."""
     shared: int = 0
     """Elements of the buffers that all targets share."""
+    copies: tuple[int, ...] = ()
+    """Elements of each trained copy of a tensor of the base, which is there too."""
 
     @cached_property
     def count(self) -> int:
         """The number of parameters."""
-        return sum(self.adapter) + sum(self.base)
+        return sum(self.tensors)
 
     @property
     def full(self) -> bool:
@@ -138,7 +140,7 @@ class Trained:
     @cached_property
     def tensors(self) -> tuple[int, ...]:
         """Elements of each trained tensor."""
-        return self.adapter + self.base
+        return self.adapter + self.base + self.copies
 
 
 def trained(layout: Layout, lora: LoraConfig, quantised: bool = False) -> Trained:
@@ -176,7 +178,18 @@ def trained(layout: Layout, lora: LoraConfig, quantised: bool = False) -> Traine
         tuple(tensor.module for tensor in targets),
         tuple(frozen),
         shared if lora.variant.shared else 0,
+        _copies(layout, matrices, lora, on, quantised),
     )
+
+
+def _copies(layout: Layout, matrices: list[Tensor], lora: LoraConfig, on: set[str], quantised: bool) -> tuple[int, ...]:
+    """Elements of the tensors that ``lora.modules_to_save`` copies."""
+    if not lora.modules_to_save:
+        return ()
+    tensors = {tensor.name: tensor for tensor in (*layout.tensors, *matrices)}.values()
+    own = {tensor.module for tensor in tensors} - {tensor.module for tensor in tensors if quantised and tensor.linear}
+    found = lora_targets.copied(lora, own, on)
+    return tuple(tensor.count for tensor in tensors if tensor.module in found)
 
 
 def trained_in(layout: Layout, config: Config) -> Trained:

@@ -20,7 +20,7 @@ CPU = Hardware(cpus=2)
 T4 = Hardware(gpus=(Gpu("Tesla T4", 16 * 2**30, 7.5),), cpus=8)
 
 VIOLATIONS = [  # overrides that are refused
-    "seed=-1", "lora.r=0", "lora.alpha=0", "lora.dropout=1", "lora.bias=some", "lora.target_modules=[]", "lora.exclude_modules=[1]",
+    "seed=-1", "lora.r=0", "lora.alpha=0", "lora.dropout=1", "lora.bias=some", "lora.target_modules=[]", "lora.exclude_modules=[1]", 'lora.modules_to_save=[""]',
     "lora.layers=[-1]", "lora.rank_pattern={q_proj:0}", "lora.alpha_pattern={q_proj:0}", "zero.stage=4",
     "zero.reduce_bucket_size=0", "zero.allgather_bucket_size=0", "zero.stage3_prefetch_bucket_size=-1",
     "zero.stage3_param_persistence_threshold=-1", "cluster.nodes=0", "cluster.ranks_per_node=0", "cluster.port=0",
@@ -39,7 +39,7 @@ VIOLATIONS = [  # overrides that are refused
     "model.dtype=bf16 lora=none quant=none train.precision=fp32", "model.dtype=fp32 train.precision=bf16",
     "model.dtype=bf16 train.precision=fp32 zero=stage3",
     "model.path=owner/name", "lora=loftq quant=none", "lora=eva zero=stage3", "lora=orthogonal lora.r=3", "lora=orthogonal quant=int8", "lora=vera lora.alpha=2",
-    "lora=vera lora.bias=all", "lora=vera lora.rank_pattern={q_proj:2}", "lora.start=x lora.layers=[0]", "lora=none quant=none lora.layers=[0]", "kernels=unsloth lora.layers=[0]", "quant=int8 zero=stage3", "zero.stage=0 zero.offload_optimizer=cpu",
+    "lora=vera lora.bias=all", "lora.modules_to_save=[norm] zero=stage3", "lora=olora lora.modules_to_save=[norm]", "lora=vera lora.rank_pattern={q_proj:2}", "lora.start=x lora.layers=[0]", "lora=none quant=none lora.layers=[0]", "kernels=unsloth lora.layers=[0]", "quant=int8 zero=stage3", "zero.stage=0 zero.offload_optimizer=cpu",
     "tracker.upload=true", "tracker.tags=[a]", "tracker=swanlab", "zero.offload_param=cpu", "train.precision=fp16", "train.precision=fp16 zero=stage0", "train.precision=bf16", "cluster=1x2",
     "kernels=liger data.max_length=64", "train.epochs=1", "model=qwen model.hub=modelscope", "model.cache_quantised=maybe",
     "objective=dpo objective.gamma=1", "objective.beta=0.2", "objective=dpo objective.label_smoothing=0.5", "objective=kto objective.desirable_weight=0",

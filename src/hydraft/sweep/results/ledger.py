@@ -39,7 +39,7 @@ ADDED = (
     "model.cache_quantised", "data.eval_seed", "sweep.replicas", "sweep.decide", "sweep.max_replicas", "sweep.budget", "sweep.stop_at",
     "lora.start", "train.patience", "train.min_delta", "train.best_by", "train.keep", "train.show_answers", "tracker.name", "tracker.notes",
     "debug", "data.benchmark", "data.benchmark_shots", "data.benchmark_limit", "data.benchmark_chat",
-    "lora.exclude_modules", "lora.layers", "lora.rank_pattern", "lora.alpha_pattern",
+    "lora.exclude_modules", "lora.layers", "lora.rank_pattern", "lora.alpha_pattern", "lora.modules_to_save",
 )  # fmt: skip
 """Sections and settings that earlier versions did not have. At their default they are not part of a job's identity, so that the jobs of
 an older sweep keep theirs."""
