@@ -114,8 +114,8 @@ def load_base(
     sharding = Sharding(DTYPES[kept]) if is_deepspeed_zero3_enabled() and quant.kind is QuantKind.nf4 else None
     lora_init.refuse_stored(bool(stored and stored.quant), error_rank)
     after = functools.partial(lora_init.remember_error, r=error_rank) if error_rank else None
-    ours = (None, None) if sharding is None else (sharding.visit, sharding.quantise)
-    with each_parameter(*ours, after=after):
+    visit, quantise = (None, None) if sharding is None else (sharding.visit, sharding.quantise)
+    with each_parameter(visit, quantise, after):
         loaded, info = _read(
             AutoModelForCausalLM.from_pretrained,
             model,
