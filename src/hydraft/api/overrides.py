@@ -84,7 +84,9 @@ def of(config: Config) -> list[str]:
         lines["model.size"] = f"model.size={written(size)}"  # it decides the name and the path
     if config.lora.start is not None:  # else the adapter would decide what is not typed
         lines |= {
-            f"lora.{name}": f"lora.{name}={written(wanted[f'lora.{name}'])}" for name in start.OWN if name != "method"
+            f"lora.{name}": f"lora.{name}={written(wanted[f'lora.{name}'])}"
+            for name in start.OWN
+            if name != "method" and f"lora.{name}" in wanted  # of a dict, only its items are
         }
     for _ in range(ROUNDS):
         composed = composition.composed_of(list(lines.values()), "train")
