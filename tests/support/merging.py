@@ -9,6 +9,7 @@ import peft
 import torch
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from peft.tuners.lora import LoraLayer
+from peft.tuners.vera.layer import VeraLayer
 from peft.utils.integrations import dequantize_module_weight
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -27,11 +28,18 @@ from hydraft.system.source_tree import TINY
 def trained(folder: Path, over: Path, **lora: Any) -> Path:
     """An adapter as peft saves it, with random numbers in every trained tensor, and the tokenizer beside it."""
     model = AutoModelForCausalLM.from_pretrained(over, dtype=torch.float32)
-    settings = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM"} | lora
-    peft.get_peft_model(model, peft.LoraConfig(**settings)).save_pretrained(folder)
+    settings = {"r": 4, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM"} | lora
+    vera = settings.pop("vera", False)
+    made: Any = peft.VeraConfig(**settings) if vera else peft.LoraConfig(**{"lora_alpha": 16} | settings)
+    peft.get_peft_model(model, made).save_pretrained(folder)
     tensors = load_file(folder / ADAPTER)
     generator = torch.Generator().manual_seed(1)
-    learned = ["lora_", "trainable_tokens", *lora.get("modules_to_save", ())]  # head and embedding are saved frozen too
+    learned = [
+        "lora_",
+        "vera_lambda",
+        "trainable_tokens",
+        *lora.get("modules_to_save", ()),
+    ]  # head and embedding are saved frozen too
     for name, tensor in tensors.items():
         if any(part in name for part in learned):
             tensors[name] = tensor + 0.1 * torch.randn(tensor.shape, generator=generator)
@@ -71,7 +79,9 @@ def merged_whole(trained: torch.nn.Module, source: Source, section: ModelConfig,
     for name, weight in dequantised.items():
         model.get_submodule(name).weight.data = weight
     for layer in list(model.modules()):
-        if isinstance(layer, LoraLayer) and isinstance(getattr(layer.get_base_layer(), "weight", None), torch.Tensor):
+        if isinstance(layer, (LoraLayer, VeraLayer)) and isinstance(
+            getattr(layer.get_base_layer(), "weight", None), torch.Tensor
+        ):
             layer.get_base_layer().weight.data = layer.get_base_layer().weight.data.float()
     if tied:
         base.config.tie_word_embeddings = False

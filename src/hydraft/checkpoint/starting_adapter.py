@@ -68,12 +68,11 @@ def load_frozen(model: Any, folder: Path) -> None:
         fixed[name] = value, getattr(kept[name], "ds_shape", kept[name].shape)[0 if ".lora_A." in name else 1]
     file: Any = safe_open(folder / adapter_files.WEIGHTS, framework="pt") if dist.get_rank() == 0 else None
     for name, (parameter, start) in fixed.items():
-        shape = getattr(parameter, "ds_shape", parameter.shape)
-        value = torch.empty(shape, dtype=torch.float32)
+        read = torch.empty(getattr(parameter, "ds_shape", parameter.shape), dtype=torch.float32)
         if file is not None:
             whole = file.get_tensor(name.replace(f".{lora_init.NAME}", "")).float()
-            value = whole[start:] if ".lora_A." in name else -whole[:, start:] if start else whole
-        _place(parameter, value)
+            read = whole[start:] if ".lora_A." in name else -whole[:, start:]
+        _place(parameter, read)
 
 
 def _fault(parameters: Parameters, folder: Path, base_sha256: str | None) -> str | None:

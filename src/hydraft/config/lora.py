@@ -1,7 +1,7 @@
 """The lora section, and the variants of LoRA: one entry each, read by the rules, the plan, the adapter and the checkpoint alike. No torch."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import PurePath
@@ -199,6 +199,9 @@ class LoraConfig:
     expression for the end of its name, as in peft."""
     alpha_pattern: dict[str, float] = setting(factory=dict, valid=are_alphas, allowed=ALPHAS)
     """Other values of ``alpha`` for some layers, as ``rank_pattern``."""
+    modules_to_save: list[str] = setting(factory=list, valid=is_excluded, allowed="a list of names of modules")
+    """Modules of which a whole copy is trained and saved with the adapter, such as ``embed_tokens`` and ``lm_head``: embeddings, norms, the
+    head, and unquantised linear layers without an adapter. A head that shares its weights with the embedding no longer does."""
     start: str | None = setting(None, effect=Effect.reads)
     """The adapter that training starts from instead of a new one: a run's folder, ``last``, the folder of an adapter in PEFT format, or
     its name on the Hugging Face hub. ``r``, ``alpha``, ``bias``, ``target_modules``, ``method`` and the patterns are its own."""
@@ -207,6 +210,18 @@ class LoraConfig:
     def variant(self) -> Variant:
         """The entry of ``method``; full fine-tuning has the plain one."""
         return VARIANTS.get(self.method, Variant())
+
+    def check_linear(self, embeddings: Collection[str]) -> None:
+        """Refuse ``embeddings`` among the layers with an adapter, which only methods have whose A and B are drawn and trained.
+
+        Raises:
+            ConfigError: names the first.
+        """
+        if embeddings and self.variant.alone:
+            raise ConfigError(
+                f"lora.target_modules: lora={self.method.value} is for linear layers, and {min(embeddings)} is an embedding: leave it out, or "
+                "use lora=default"
+            )
 
     def check_rank(self, r: int, rows: int, columns: int) -> None:
         """Refuse a rank ``r`` above that of a weight (rows, columns), if the first weights are parts of it or of its inputs.
@@ -228,8 +243,9 @@ class LoraConfig:
 
     @property
     def on_head(self) -> bool:
-        """Whether the language-model head gets an adapter."""
-        return has_head(self.targets) and not self.layers and not has_head(self.excluded)
+        """Whether the language-model head gets an adapter, or a whole copy of it is trained."""
+        adapted = has_head(self.targets) and not self.layers and not has_head(self.excluded)
+        return adapted or has_head(self.modules_to_save)
 
     @property
     def excluded(self) -> list[str] | str:

@@ -8,7 +8,7 @@ from hydraft.config.schema import Config
 
 def _narrows(config: Config) -> bool:
     lora = config.lora
-    return bool(lora.layers or lora.exclude_modules or lora.rank_pattern or lora.alpha_pattern)
+    return bool(lora.layers or lora.exclude_modules or lora.rank_pattern or lora.alpha_pattern or lora.modules_to_save)
 
 
 LORA = [
@@ -47,17 +47,28 @@ LORA = [
         "lora.rank_pattern, lora.alpha_pattern: lora={c.lora.method.value} has one pair of matrices for all layers: leave them out",
     ),
     value(
-        lambda c: c.lora.start is not None and bool(c.lora.layers or c.lora.exclude_modules),
-        "lora.layers, lora.exclude_modules: the adapter of lora.start has its own layers: leave them out, or lora.start",
+        lambda c: c.lora.start is not None and bool(c.lora.layers or c.lora.exclude_modules or c.lora.modules_to_save),
+        "lora.layers, lora.exclude_modules, lora.modules_to_save: the adapter of lora.start has its own layers: leave them out, or lora.start",
     ),
     value(
         lambda c: c.lora.method is LoraMethod.none and _narrows(c),
-        "lora.layers, lora.exclude_modules, lora.rank_pattern and lora.alpha_pattern are for adapters, and lora=none trains all weights: leave "
+        "lora.layers, exclude_modules, modules_to_save, rank_pattern and alpha_pattern are for adapters, and lora=none trains all weights: leave "
         "them out, or use lora=default",
     ),
     value(
         lambda c: c.kernels.kind is Kernels.unsloth and _narrows(c),
-        "lora.layers, lora.exclude_modules, lora.rank_pattern and lora.alpha_pattern are not read by kernels=unsloth: leave them out, or use "
+        "lora.layers, exclude_modules, modules_to_save, rank_pattern and alpha_pattern are not read by kernels=unsloth: leave them out, or use "
         "kernels=torch",
+    ),
+    value(
+        lambda c: bool(c.lora.modules_to_save) and c.zero.stage == 3,
+        "lora.modules_to_save={c.lora.modules_to_save}: whole modules are copied before ZeRO-3 shards the copies: use zero=stage2, or leave it "
+        "out",
+        source="peft, utils/other.py, ModulesToSaveWrapper.update: deepcopy of a gathered module",
+    ),
+    value(
+        lambda c: bool(c.lora.modules_to_save) and c.quant.kind is not QuantKind.none and c.lora.variant.changes_base,
+        "lora.modules_to_save={c.lora.modules_to_save}: lora={c.lora.method.value} has a second adapter over quantised weights, and peft would "
+        "copy the modules for both: use quant=none, or lora=default",
     ),
 ]

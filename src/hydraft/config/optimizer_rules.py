@@ -35,5 +35,10 @@ OPTIMIZER = [
         lambda c: c.optimizer.lora_plus is not None and c.lora.method is LoraMethod.none,
         "optimizer.lora_plus={c.optimizer.lora_plus:g} is a rate of the adapter's matrices B, and lora=none has no adapter: use lora=default, or leave it out",
     ),
+    value(
+        lambda c: c.optimizer.lora_plus is not None and (c.lora.variant.frozen_down or c.lora.variant.shared),
+        "optimizer.lora_plus={c.optimizer.lora_plus:g}: lora={c.lora.method.value} does not train A and B: use lora=default, or leave it out",
+        source="LoRA+, arXiv:2402.12354",
+    ),
 ]
 """Joined to the table in ``rules.py``."""

@@ -99,7 +99,7 @@ COMBINATIONS = [
     ),
     value(
         lambda c: c.kernels.loss is Loss.chunked and c.lora.on_head,
-        "kernels.loss=chunked needs a frozen language-model head, and lora.target_modules has lm_head: use kernels.loss=whole",
+        "kernels.loss=chunked needs a frozen language-model head, and lora.target_modules or lora.modules_to_save has lm_head: use kernels.loss=whole",
     ),
     Rule(
         lambda c, h: c.cluster.gpu_memory is not None and c.mode is not Mode.plan and not h.gpus,

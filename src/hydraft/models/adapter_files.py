@@ -104,7 +104,7 @@ def _method(settings: Mapping[str, Any], said: str) -> LoraMethod:
         )
     if more := next((key for key, value in settings.items() if value and key not in IN_ANY_RUN), None):
         raise ConfigError(
-            f"{said}: it has {more}={settings[more]}, which runs do not train; merge it into its base instead"
+            f"{said}: it has {more}={settings[more]}, which no run starts from; merge it into its base instead"
         )
     dora, rslora = bool(settings.get("use_dora")), bool(settings.get("use_rslora"))
     if dora and rslora:

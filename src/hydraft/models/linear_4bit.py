@@ -102,7 +102,8 @@ def dequantised(layer: Any) -> torch.Tensor:
     if isinstance(layer, Linear8bitLt):
         scales = layer.weight.SCB if layer.state.SCB is None else layer.state.SCB
         return int8_vectorwise_dequant(layer.weight.data, scales)  # type: ignore[no-any-return]
-    return dequantize_module_weight(layer)
+    weight: torch.Tensor = dequantize_module_weight(layer)
+    return weight
 
 
 dora.dequantize_module_weight = dequantised  # DoRA's layer reads the weight beside the layer that has it

@@ -45,7 +45,7 @@ from hydraft.models import (
     vocabulary,
 )
 from hydraft.models.architectures.register import register
-from hydraft.models.lora import targets
+from hydraft.models.lora import copied, targets
 from hydraft.models.loss import chunked
 from hydraft.models.loss_chunked import use_chunked_loss
 from hydraft.models.quant import DTYPES, adopt, bits_and_bytes
@@ -259,7 +259,7 @@ def _check_targets(config: Config) -> None:
     empty = _without_weights(config_of(model))
     if empty is not None:
         expert_targets.check(empty, config.quant.kind)
-        targets(config.lora, empty)
+        copied(config.lora, empty, targets(config.lora, empty))
 
 
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

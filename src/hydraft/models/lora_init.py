@@ -54,7 +54,8 @@ def adapted(base: PreTrainedModel, section: LoraConfig, quantised: bool, in_fp32
     Raises:
         ConfigError: the adapter does not fit the model.
     """
-    settings = lora.adapter(section, lora.targets(section, base), quantised)
+    targets = lora.targets(section, base)
+    settings = lora.adapter(section, targets, quantised, lora.copied(section, base, targets))
     assert settings is not None
     try:
         model = peft.get_peft_model(base, settings, autocast_adapter_dtype=in_fp32)
@@ -160,7 +161,7 @@ def _subtract(model: peft.PeftModel, section: LoraConfig) -> None:
     original quantised base and an adapter, so that the trained adapter would fit no other copy of the base.
     """
     settings: Any = lora.adapter(section, model.peft_config[NAME].target_modules, quantised=True)
-    settings.lora_dropout = 0.0
+    settings.lora_dropout, settings.bias = 0.0, "none"
     kept = next(layers(model)).lora_A[NAME].weight.dtype
     model.add_adapter(FIRST, settings, autocast_adapter_dtype=kept is torch.float32)
     wanted: Any = lora.adapter(section, "all-linear")
@@ -189,6 +190,8 @@ def _correct(model: peft.PeftModel) -> None:
     """Start from the error of quantisation: W is near Q + B A scaled as the adapter is."""
     for layer in layers(model):
         base = layer.get_base_layer()
+        if not hasattr(base, ERROR):  # it is not quantised, and has lost nothing
+            continue
         up, down = getattr(base, ERROR)
         root = layer.scaling[NAME] ** 0.5
         layer.lora_A[NAME].weight.copy_(down / root)

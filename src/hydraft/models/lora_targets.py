@@ -42,6 +42,32 @@ def resolve(lora: LoraConfig, modules: Collection[str], linear: Collection[str])
     return targets if kept == found else sorted(kept)
 
 
+def copied(lora: LoraConfig, own: Collection[str], targets: Collection[str]) -> list[str]:
+    """The modules that ``lora.modules_to_save`` means, by whole names.
+
+    Args:
+        own: the modules with parameters of their own that are not quantised.
+        targets: the layers with an adapter.
+
+    Raises:
+        ConfigError: a name matches none, or one with an adapter.
+    """
+    names = native_targets(lora.modules_to_save, own)
+    for name in names:
+        if not matching([name], own):
+            raise ConfigError(
+                f"lora.modules_to_save={_typed(lora.modules_to_save)}: {name} is the name of no unquantised module with weights of its own "
+                f"(there are: {', '.join(_leaves(own))})"
+            )
+    found = matching(names, own)
+    if both := sorted(found & set(targets)):
+        raise ConfigError(
+            f"lora.modules_to_save={_typed(lora.modules_to_save)}: {both[0]} gets an adapter too: add it to lora.exclude_modules, or leave it "
+            "out"
+        )
+    return sorted(found)
+
+
 def _narrowed(lora: LoraConfig, found: set[str]) -> set[str]:
     """Of the layers ``found``, those that ``exclude_modules`` and ``layers`` leave."""
     names = lora.excluded if isinstance(lora.excluded, str) else native_targets(lora.excluded, found)

@@ -40,9 +40,9 @@ class Disk:
 def disk(config: Config, layout: Layout, learns: Trained) -> Disk:
     """Estimate the disk space of a resolved ``config``."""
     width = WIDTH[config.train.precision]
-    tensors = layout.count if learns.full else sum(learns.adapter) + sum(learns.frozen) + learns.shared
+    tensors = layout.count if learns.full else sum((*learns.adapter, *learns.frozen, *learns.copies)) + learns.shared
     if config.lora.variant.changes_base and not learns.frozen:
-        tensors *= 2  # saved as plain LoRA of twice the rank
+        tensors += sum(learns.adapter)  # saved as plain LoRA of twice the rank
     state = 4 * learns.count + moments.saved(config.optimizer, learns)
     train = config.train
     between = train.save is Save.epoch or train.save_every is not None or train.save_minutes is not None

@@ -21,7 +21,9 @@ def loading(config: Config, subject: ModelSize, on_gpu: bool) -> tuple[Parts, Pa
     keep their type stay pages of the mapped file; quantised ones are moved to the GPU one by one.
     """
     layout, dtype = subject.layout, WIDTH[config.model.dtype]
-    adapter = sum(subject.learns.adapter) * dtype
+    adapter = (
+        sum((*subject.learns.adapter, *subject.learns.frozen, *subject.learns.copies)) + subject.learns.shared
+    ) * dtype
     if config.zero.stage == 3 and config.quant.kind is not QuantKind.int8:
         shares, host = sharded_weights(config, layout, dtype, on_gpu)
         if config.quant.kind is QuantKind.none:

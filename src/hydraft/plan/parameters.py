@@ -144,11 +144,13 @@ class Trained:
     """Elements of each frozen tensor of the adapter: as many for each target."""
     shared: int = 0
     """Elements of the buffers that all targets share."""
+    copies: tuple[int, ...] = ()
+    """Elements of each trained copy of a tensor of the base, which is there too."""
 
     @cached_property
     def count(self) -> int:
         """The number of parameters."""
-        return sum(self.adapter) + sum(self.base)
+        return sum(self.tensors)
 
     @property
     def full(self) -> bool:
@@ -158,7 +160,7 @@ class Trained:
     @cached_property
     def tensors(self) -> tuple[int, ...]:
         """Elements of each trained tensor."""
-        return self.adapter + self.base
+        return self.adapter + self.base + self.copies
 
 
 def trained(layout: Layout, lora: LoraConfig, quantised: bool = False) -> Trained:
@@ -183,6 +185,7 @@ def trained(layout: Layout, lora: LoraConfig, quantised: bool = False) -> Traine
         matrices.append(Tensor(f"{HEAD}.weight", (layout.vocabulary, layout.hidden)))
     on = _targeted(layout, matrices, lora)
     targets = [tensor for tensor in matrices if tensor.module in on]
+    lora.check_linear([tensor.module for tensor in targets if not (tensor.linear or tensor.module == HEAD)])
     shapes: list[tuple[int, ...]] = []
     ends: list[int] = []
     frozen: list[int] = []
@@ -194,10 +197,25 @@ def trained(layout: Layout, lora: LoraConfig, quantised: bool = False) -> Traine
     shared = lora.r * sum(max(sizes) for sizes in zip(*(tensor.shape for tensor in targets), strict=True))
     biases = [tensor for tensor in layout.tensors if tensor.name.endswith(".bias")]
     learns = {"all": biases, "lora_only": [bias for bias in biases if bias.module in on]}.get(lora.bias, [])
+    copies = _copies(layout, matrices, lora, on, quantised)
+    before = len(shapes) + len(learns)
+    ends += [before + place for place, copy in enumerate(copies) if copy.module in (EMBEDDING, HEAD)]
     return Trained(
         tuple(map(prod, shapes)), tuple(bias.count for bias in learns), tuple(tensor.module for tensor in targets),
-        (*shapes, *(bias.shape for bias in learns)), frozenset(ends), tuple(frozen), shared if lora.variant.shared else 0,
+        (*shapes, *(bias.shape for bias in learns), *(copy.shape for copy in copies)),
+        frozenset(ends), tuple(frozen), shared if lora.variant.shared else 0,
+        tuple(copy.count for copy in copies),
     )  # fmt: skip
+
+
+def _copies(layout: Layout, matrices: list[Tensor], lora: LoraConfig, on: set[str], quantised: bool) -> list[Tensor]:
+    """The tensors that ``lora.modules_to_save`` copies."""
+    if not lora.modules_to_save:
+        return []
+    tensors = {tensor.name: tensor for tensor in (*layout.tensors, *matrices)}.values()
+    own = {tensor.module for tensor in tensors} - {tensor.module for tensor in tensors if quantised and tensor.linear}
+    found = lora_targets.copied(lora, own, on)
+    return [tensor for tensor in tensors if tensor.module in found]
 
 
 def trained_in(layout: Layout, config: Config) -> Trained:

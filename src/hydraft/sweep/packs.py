@@ -81,6 +81,8 @@ def why_alone(config: Config) -> str | None:
         return f"lora.method={lora.method.value} changes the base"
     if lora.variant.alone:
         return f"lora.method={lora.method.value} has weights, or a start, of its own that a pack does not make"
+    if lora.modules_to_save:
+        return "lora.modules_to_save trains copies of the base's modules"
     if lora.bias != "none":
         return f"lora.bias={lora.bias} trains biases of the base"
     if config.tracker.kind is TrackerKind.swanlab:

@@ -163,7 +163,9 @@ def _make_run(parts: _Parts, rank: Rank, early_stop: EarlyStopCallback) -> _Run:
         optimizer_state.load_weights(trainable(model), start.folder)
         starting_adapter.load_frozen(model, start.folder)
     elif config.lora.variant.reads_records:
-        eva.initialise(model, parts.data.encoded, config, device)
+        screen.phase("reading records for the adapter's first weights")
+        with screen.heartbeat.while_working():
+            eva.initialise(model, parts.data.encoded, config, device)
     elif config.lora.start is not None:
         known = (parts.origin.base or {}).get("base", {})
         starting_adapter.load(model, config.lora.start, known.get("sha256"))

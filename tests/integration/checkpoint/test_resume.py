@@ -29,7 +29,7 @@ def settings(records: Path, *more: str) -> list[str]:
 
 SAME = [  # those with code of their own; `make resume-matrix` has every topology
     "zero=stage0 cluster=1x2 train.precision=bf16 lora=olora",
-    "zero=stage1 quant=none lora=pissa",
+    "zero=stage1 quant=none lora=pissa lora.modules_to_save=[embed_tokens]",
     "zero=stage2 cluster=1x2 lora.dropout=0.1 data.group_by_length=true lora=lora_fa",
     "zero=stage3_offload quant=none cluster=1x2 lora.dropout=0.1 train.gradient_accumulation_steps=2 train.micro_batch_size=2",
     "zero=stage3 lora=none quant=none cluster=1x2",

@@ -28,6 +28,9 @@ CASES: dict[str, dict[str, Any]] = {
     f"lora=lora_fa quant=none {SHARDED}": {"r": 16, "lora_alpha": 32},
     f"lora=vera quant=nf4 {SHARDED}": {},
     f"lora=dora quant=nf4 {SHARDED}": {"use_dora": True},
+    "lora.modules_to_save=[embed_tokens,lm_head,norm] quant=nf4 zero=stage2": {
+        "modules_to_save": ["embed_tokens", "lm_head", "model.norm"]
+    },
     f"{NARROW} quant=nf4 {SHARDED}": {
         "layers_to_transform": [0, 2],
         "exclude_modules": ["k_proj"],

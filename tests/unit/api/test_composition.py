@@ -111,7 +111,7 @@ def test_a_text_in_place_of_an_enumeration_is_converted() -> None:
 @pytest.mark.parametrize(
     "typed",
     [
-        ["lora.q=1"], ["lr=1e-3"], ["lora.r=0"], ["model=nope"], ["lora=eva", "zero=stage3"], ["train.epochs=many"], ["data.template=x"],
+        ["lora.q=1"], ["lr=1e-3"], ["lora.r=0"], ["model=nope"], ["lora=loftq", "quant=none"], ["train.epochs=many"], ["data.template=x"],
         ["model.trust=true"], ["lora.start=nowhere"], ["objective.beta=0.5"], ["zero=stage3", "quant=int8"], ["data.only=a,b"],
     ],
     ids=" ".join,

@@ -12,7 +12,7 @@ DATA = {
     "kernels": "loss",
     "model": "name size sizes init scale dtype cache_quantised rope rope_factor",
     "quant": "kind double_quant",
-    "lora": "method r alpha dropout bias target_modules exclude_modules layers rank_pattern alpha_pattern",
+    "lora": "method r alpha dropout bias target_modules exclude_modules layers rank_pattern alpha_pattern modules_to_save",
     "zero": "stage offload_optimizer offload_param pin_memory overlap_comm contiguous_gradients reduce_scatter reduce_bucket_size "
     "allgather_partitions allgather_bucket_size stage3_prefetch_bucket_size stage3_param_persistence_threshold hpz_partition_size "
     "quantized_weights quantized_gradients",

@@ -20,7 +20,7 @@ CPU = Hardware(cpus=2)
 T4 = Hardware(gpus=(Gpu("Tesla T4", 16 * 2**30, 7.5),), cpus=8)
 
 VIOLATIONS = [  # overrides that are refused
-    "seed=-1", "lora.r=0", "lora.alpha=0", "lora.dropout=1", "lora.bias=some", "lora.target_modules=[]", "lora.exclude_modules=[1]",
+    "seed=-1", "lora.r=0", "lora.alpha=0", "lora.dropout=1", "lora.bias=some", "lora.target_modules=[]", "lora.exclude_modules=[1]", 'lora.modules_to_save=[""]',
     "lora.layers=[-1]", "lora.rank_pattern={q_proj:0}", "lora.alpha_pattern={q_proj:0}", "zero.stage=4",
     "zero.reduce_bucket_size=0", "zero.allgather_bucket_size=0", "zero.stage3_prefetch_bucket_size=-1",
     "zero.stage3_param_persistence_threshold=-1", "zero.aio.block_size=1024 zero.stage=3", "zero.aio.queue_depth=0", "zero.aio.thread_count=0",
@@ -45,7 +45,7 @@ VIOLATIONS = [  # overrides that are refused
     "model.dtype=bf16 lora=none quant=none train.precision=fp32", "model.dtype=fp32 train.precision=bf16",
     "model.dtype=bf16 train.precision=fp32 zero=stage3",
     "model.path=owner/name", "lora=loftq quant=none", "lora=eva zero=stage3", "lora=orthogonal lora.r=3", "lora=orthogonal quant=int8", "lora=vera lora.alpha=2",
-    "lora=vera lora.bias=all", "lora=vera lora.rank_pattern={q_proj:2}", "lora.start=x lora.layers=[0]", "lora=none quant=none lora.layers=[0]", "kernels=unsloth lora.layers=[0]", "quant=int8 zero=stage3", "zero.stage=0 zero.offload_optimizer=cpu",
+    "lora=vera lora.bias=all", "lora.modules_to_save=[norm] zero=stage3", "lora=olora lora.modules_to_save=[norm]", "lora=vera lora.rank_pattern={q_proj:2}", "lora.start=x lora.layers=[0]", "lora=none quant=none lora.layers=[0]", "kernels=unsloth lora.layers=[0]", "quant=int8 zero=stage3", "zero.stage=0 zero.offload_optimizer=cpu",
     "tracker.upload=true", "tracker.tags=[a]", "tracker=swanlab", "zero.offload_param=cpu", "train.precision=fp16", "train.precision=fp16 zero=stage0", "train.precision=bf16", "cluster=1x2",
     "kernels=liger data.max_length=64", "train.epochs=1", "model=qwen model.hub=modelscope", "model.cache_quantised=maybe",
     "model.rope=yarn", "model.rope_factor=2", "model.rope_factor=0.5", "kernels=unsloth model.rope=yarn model.rope_factor=2",
@@ -56,7 +56,7 @@ VIOLATIONS = [  # overrides that are refused
     "debug.cpu=true cluster.launcher=joined", "cluster=2x1 cluster.hosts=[localhost,localhost]",
     "objective=simpo objective.gamma=-1", "objective=dpo objective.sft_weight=-1", "objective=kto objective.undesirable_weight=0", "objective=dpo objective.beta=0",
     "optimizer=lion optimizer.eps=1e-5", "optimizer=lion zero=stage3_nvme zero.nvme_path=/var/tmp", "optimizer=adafactor", "optimizer=paged_adamw_8bit", "optimizer=paged_adamw_8bit zero=stage2_offload",
-    "optimizer.lora_plus=16 lora=none quant=none", "optimizer.lora_plus=0.5", "optimizer=muon optimizer.momentum=1",
+    "optimizer.lora_plus=16 lora=none quant=none", "optimizer.lora_plus=0.5", "optimizer.lora_plus=4 lora=lora_fa", "optimizer=muon optimizer.momentum=1",
     "train.warmup_steps=10", "train.warmup_steps=0", "train.warmup_steps=10 train.warmup_ratio=0 train.max_steps=10",
     "train.min_learning_rate=1e-5 train.scheduler=constant", "train.min_learning_rate=1", "train.min_learning_rate=-1", "train.decay_ratio=0.5",
     "train.decay_ratio=0", "train.scheduler=wsd train.decay_ratio=0.99", "train.decay_power=3", "train.decay_power=0",

@@ -107,6 +107,7 @@ def test_every_variant_is_merged_as_by_peft_and_rounded_once(kind: str, tmp_path
         {"use_rslora": True, "rank_pattern": {"down_proj": 2}, "alpha_pattern": {"q_proj": 3}, "bias": "all"},
         {"use_dora": True, "target_modules": ["v_proj", "lm_head", "embed_tokens"]},
         {"lora_bias": True, "target_modules": ["k_proj", "o_proj"], "trainable_token_indices": [5, 9]},
+        {"vera": True, "target_modules": ["k_proj", "down_proj"]},
     ):
         adapter = trained(tmp_path / "adapter", over, **lora)
         given = InferConfig(run=str(adapter), dtype=Precision.bf16)

@@ -36,6 +36,9 @@ CASES = {
     "attention alone": ["quant=nf4", "lora.target_modules=[q_proj,k_proj,v_proj]"],
     "dropout": ["quant=none", "lora.dropout=0.1"],
     "dora": ["quant=none", "lora=dora"],
+    "lora_fa": ["quant=nf4", "lora=lora_fa", "lora.dropout=0.1"],
+    "vera": ["quant=nf4", "lora=vera", "lora.r=16"],
+    "pissa": ["quant=nf4", "lora=pissa", "train.precision=bf16"],
     "padded": ["quant=none", "data.batching=padded", f"data.max_length={max(LENGTHS)}"],
     "full": ["quant=none", "lora=none"],
 }

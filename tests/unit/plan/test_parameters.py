@@ -38,6 +38,7 @@ ADAPTERS = {
     "pissa over 4-bit weights": ["lora=pissa", "lora.r=4"],
     "lora_fa": ["lora=lora_fa"],
     "vera": ["lora=vera"],
+    "copies": ["lora.modules_to_save=[embed_tokens,lm_head,norm]"],
     "patterns": [
         "lora.layers=[1]",
         "lora.rank_pattern={q_proj:3}",

@@ -20,7 +20,7 @@ PRECISION = "train.precision=fp32"
 
 MAY_RUN_ALONE = {
     "cluster.nodes", "cluster.ranks_per_node", "cluster.launcher", "cluster.hosts", "cluster.hostfile", "zero.stage",
-    "zero.offload_optimizer", "zero.offload_param", "train.compile", "train.profile", "kernels.kind", "lora.bias", "lora.method",
+    "zero.offload_optimizer", "zero.offload_param", "train.compile", "train.profile", "kernels.kind", "lora.bias", "lora.modules_to_save", "lora.method",
     "train.precision", "tracker.kind", "objective.kind", "optimizer.kind", "train.neftune_alpha", "train.label_smoothing",
 }  # fmt: skip
 """Settings with values for which a job runs alone."""
@@ -108,6 +108,8 @@ ALONE = [
     ("kernels.kind", Kernels.liger, "kernels.kind=liger"),
     ("lora.method", LoraMethod.none, "lora.method=none"),
     ("lora.method", LoraMethod.pissa, "lora.method=pissa"),
+    ("lora.method", LoraMethod.vera, "lora.method=vera"),
+    ("lora.modules_to_save", ["norm"], "lora.modules_to_save"),
     ("lora.bias", "all", "lora.bias=all"),
     ("tracker.kind", TrackerKind.swanlab, "tracker=swanlab"),
     ("objective.kind", ObjectiveKind.dpo, "objective=dpo"),

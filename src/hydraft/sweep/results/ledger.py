@@ -42,7 +42,7 @@ ADDED = (
     "train.profile",
     "optimizer.kind", "optimizer.momentum", "optimizer.lora_plus",
     "train.min_learning_rate", "train.warmup_steps", "train.decay_ratio", "train.decay_power", "train.neftune_alpha", "train.label_smoothing",
-    "lora.exclude_modules", "lora.layers", "lora.rank_pattern", "lora.alpha_pattern",
+    "lora.exclude_modules", "lora.layers", "lora.rank_pattern", "lora.alpha_pattern", "lora.modules_to_save",
     "zero.nvme_path", "zero.aio", "zero.hpz_partition_size", "zero.quantized_weights", "zero.quantized_gradients",
 )  # fmt: skip
 """Sections and settings that earlier versions did not have. At their default they are not part of a job's identity, so that the jobs of
