@@ -12,7 +12,7 @@ from rich.console import Console
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, logging
 
-from hydraft.config.choices import InferMode, Precision, Thinking
+from hydraft.config.choices import InferMode, Precision, QuantKind, Thinking
 from hydraft.config.data import DataConfig
 from hydraft.config.infer import InferConfig
 from hydraft.config.model import ModelConfig
@@ -21,7 +21,7 @@ from hydraft.data.tokenize import prompt_ids
 from hydraft.errors import ConfigError
 from hydraft.infer.resolve import check_base
 from hydraft.infer.source import ADAPTER, Kind, Source
-from hydraft.models import generation, prepare, quantised_copy
+from hydraft.models import experts, generation, prepare, quantised_copy
 from hydraft.models.families.registry import published_config
 from hydraft.models.load import check_vocabulary, load_base, load_tokenizer
 from hydraft.system.plain_console import PlainConsole
@@ -244,6 +244,10 @@ def check_fit(source: Source, section: ModelConfig) -> None:
         layer = layers.get(match[1].replace(".base_layer", ""))  # of peft's layers inside each other, for experts
         if layer is None:
             raise ConfigError(f"{where}: the base has no {match[1]}")
+        if source.quant.kind is QuantKind.nf4 and experts.is_experts(layer):
+            raise ConfigError(
+                f"run={source.folder}: it adapts experts ({match[1]}), and quant=nf4 keeps those in 4 bits, where peft cannot: use quant=none"
+            )
         width = getattr(layer, "in_features" if match[2] == "A" else "out_features", None)
         found = shape[1] if match[2] == "A" else shape[0]
         if width is not None and width != found:

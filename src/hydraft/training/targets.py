@@ -22,7 +22,7 @@ def report(model: Any, config: Config, screen: Screen) -> None:
         return
     if expert_targets.has_experts(model):
         covered = ", ".join(sorted({name.rpartition(".")[2] for name in model.targeted_module_names}))
-        screen.say(f"adapters on {covered}; the experts that are not among them are frozen, and so is the router")
+        screen.say(f"of this mixture of experts, adapters are on {covered}; all else is frozen")
     native, requested = model.peft_config["default"].target_modules, config.lora.targets
     if isinstance(native, str) and native != requested:
         screen.say(f"lora.target_modules: {requested} of the published checkpoint is {native} in the native model")

@@ -27,7 +27,7 @@ from hydraft.errors import ConfigError, RunFailed
 from hydraft.infer.export import calibration
 from hydraft.infer.export.calibration import RunRecords
 from hydraft.infer.source import Source
-from hydraft.models import loss_scored
+from hydraft.models import expert_targets, loss_scored
 from hydraft.models.families.registry import native_family
 from hydraft.system import files
 from hydraft.system.console import Screen
@@ -112,10 +112,15 @@ def request(source: Source, options: InferConfig, section: ModelConfig) -> Reque
         raise ConfigError(
             f"export.quant={kind.value}: the class of {section.path} is not one of transformers: leave it out"
         )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    if expert_targets.has_experts(model):
+        raise ConfigError(
+            f"export.quant={kind.value}: llm-compressor quantises linear layers, and the experts of this model, nearly all of its weights, "
+            "would stay in 16 bits: leave it out"
+        )
     size = None
     if kind.calibrated:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
         size = _group_size(model, kind)
     return Requested(kind, size, calibration.read(source, options))
 
