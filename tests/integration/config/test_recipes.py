@@ -136,7 +136,8 @@ def test_the_aio_block_of_the_first_setup_has_a_meaning_with_a_disk() -> None:
     for part in ("offload_optimizer", "offload_param"):
         expected = {"device": "nvme", "nvme_path": "/var/tmp/rank", "pin_memory": True}
         assert made["zero_optimization"][part] | expected == made["zero_optimization"][part]
-    DeepSpeedConfig(made)
+    read = DeepSpeedConfig({**made, "train_batch_size": 8})  # this process is one rank
+    assert read.aio_config | made["aio"] == read.aio_config
 
 
 def test_the_second_setups_precision_depends_on_the_gpu() -> None:

@@ -43,7 +43,7 @@ def planned(case: str) -> dict[str, int]:
     learns = trained(known, config.lora)
     files = swap(config, known, learns)
     found = {name: value for name, value in dataclasses.asdict(files).items() if name != "trained"}
-    return {**found, "second": second_copy(config, known, learns.adapter)}
+    return {**found, "second": second_copy(config, known, learns)}
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -42,7 +42,7 @@ def test_what_does_not_fit_is_refused_with_both_numbers(disk: Path, monkeypatch:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**40, 0, 2**20))
     said = refusal(disk, "cluster=1x2")
-    assert "the swap files of this machine's ranks take 4.5 MiB, and 1.0 MiB are free there" in said
+    assert "the swap files of this machine's ranks take 2.2 MiB, and 1.0 MiB are free there" in said
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**40, 0, 2**30))
     swap_space.check(config_of("zero=stage3_nvme", f"zero.nvme_path={disk}", "cluster=1x2"))
     assert list(disk.iterdir()) == []  # of what was tried

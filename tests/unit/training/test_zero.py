@@ -33,5 +33,6 @@ def test_deepspeed_reads_what_zeropp_quantises_and_where_it_gathers() -> None:
         "zero=stage3_hpz", "zero.quantized_weights=true", "zero.quantized_gradients=true", "mode=plan", "quant=none",
         "train.precision=bf16", "cluster=2x4", "cluster.hosts=[a,b]",
     )  # fmt: skip
-    read = DeepSpeedConfig(deepspeed_config(config)).zero_config
+    made = {**deepspeed_config(config), "train_batch_size": config.train.micro_batch_size}  # this process is one rank
+    read = DeepSpeedConfig(made).zero_config
     assert (read.zero_hpz_partition_size, read.zero_quantized_weights, read.zero_quantized_gradients) == (4, True, True)
