@@ -7,10 +7,10 @@ FROM ${BASE}
 
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 
-# A compiler, since DeepSpeed's ops are compiled; ssh for runs on several hosts.
+# A compiler and libaio, since DeepSpeed's ops are compiled; ssh for runs on several hosts.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends g++ make openssh-client python3-dev python3-venv \
+    && apt-get install -y --no-install-recommends g++ libaio-dev make openssh-client python3-dev python3-venv \
     && rm -rf /var/lib/apt/lists/*
 
 RUN useradd --create-home --uid 10001 --shell /bin/bash hydraft && install -d -o hydraft /opt/hydraft /opt/hydraft/source /work

@@ -38,8 +38,14 @@ from hydraft.system import hardware
 from hydraft.system.hardware import Hardware
 from hydraft.system.source_tree import ROOT
 
-STAGES = ("stage0", "stage1", "stage2", "stage3", "stage2_offload", "stage3_offload")
+STAGES = ("stage0", "stage1", "stage2", "stage3", "stage2_offload", "stage3_offload", "stage3_nvme")
 RANKS = (1, 2)
+TOPOLOGIES = [*((stage, ranks) for stage in STAGES for ranks in RANKS), ("stage3_hpz", 4)]
+"""The ZeRO option and the number of ranks; of hpZ, in groups of two."""
+
+OWN = {"stage3_nvme": ["zero.nvme_path=/var/tmp"], "stage3_hpz": ["zero.hpz_partition_size=2"]}
+"""Settings that an option needs."""
+
 QUANTS = ("none", "nf4")
 
 
@@ -106,6 +112,7 @@ def overrides_for(
     return [
         f"optimizer={optimizer}",
         f"zero={stage}",
+        *OWN.get(stage, []),
         f"cluster=1x{ranks}",
         f"quant={quant}",
         f"train.precision={precision}",
@@ -193,21 +200,23 @@ def main() -> int:
         objective = f"objective={arguments.objective}"
         for quant in QUANTS:
             reference = None
-            for stage in STAGES:
-                for ranks in RANKS:
-                    if reason := too_few_gpus(ranks, hardware.detect()):
-                        print(f"| {quant} | {stage} | {ranks} | – | – | – | skipped: {reason} |", flush=True)
-                        continue
-                    run = folder / f"{quant}-{stage}-{ranks}"
-                    settings = overrides_for(stage, ranks, quant, precision, data, arguments.optimizer)
-                    curve = train([*settings, objective, *arguments.overrides], run)
-                    reference = reference or curve
-                    cells = apart(curve, reference)
-                    accepted = max(cells) <= tolerance
-                    all_accepted &= accepted
-                    numbers = " | ".join(f"{cell:.1e}" for cell in cells)
-                    mark = "reference" if curve is reference else "yes" if accepted else "NO"
-                    print(f"| {quant} | {stage} | {ranks} | {numbers} | {mark} |", flush=True)
+            for stage, ranks in TOPOLOGIES:
+                if reason := too_few_gpus(ranks, hardware.detect()):
+                    print(f"| {quant} | {stage} | {ranks} | – | – | – | skipped: {reason} |", flush=True)
+                    continue
+                if "nvme" in stage and arguments.optimizer != "adamw":
+                    print(f"| {quant} | {stage} | {ranks} | – | – | – | skipped: AdamW only |", flush=True)
+                    continue
+                run = folder / f"{quant}-{stage}-{ranks}"
+                settings = overrides_for(stage, ranks, quant, precision, data, arguments.optimizer)
+                curve = train([*settings, objective, *arguments.overrides], run)
+                reference = reference or curve
+                cells = apart(curve, reference)
+                accepted = max(cells) <= tolerance
+                all_accepted &= accepted
+                numbers = " | ".join(f"{cell:.1e}" for cell in cells)
+                mark = "reference" if curve is reference else "yes" if accepted else "NO"
+                print(f"| {quant} | {stage} | {ranks} | {numbers} | {mark} |", flush=True)
     print(f"\n{measured_on(hardware.detect())}")
     return 0 if all_accepted else 1
 

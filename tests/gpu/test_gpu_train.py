@@ -22,7 +22,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize("quant", ["nf4", "none"])
-@pytest.mark.parametrize("zero", ["stage0", "stage1", "stage2", "stage2_offload", "stage3", "stage3_offload"])
+@pytest.mark.parametrize(
+    "zero", ["stage0", "stage1", "stage2", "stage2_offload", "stage3", "stage3_offload", "stage3_nvme"]
+)
 def test_every_stage_trains_like_stage_0(
     zero: str, quant: str, plain: dict[str, list[float]], records: Path, tmp_path: Path
 ) -> None:
@@ -30,7 +32,8 @@ def test_every_stage_trains_like_stage_0(
     if quant not in plain:
         train(tmp_path / "plain", records, "zero=stage0", *common)
         plain[quant] = losses(tmp_path / "plain")
-    train(tmp_path / "run", records, f"zero={zero}", *common)
+    disk = ("zero.nvme_path=/var/tmp",) if zero == "stage3_nvme" else ()
+    train(tmp_path / "run", records, f"zero={zero}", *disk, *common)
     found = losses(tmp_path / "run")
     assert len(found) == 4 and found == pytest.approx(plain[quant], rel=TOLERANCE)
     assert found[-1] < found[0], "the loss does not decrease"

@@ -11,6 +11,7 @@ PACKAGES=(
   pdsh             # deepspeed --hostfile
   slurm-wlm        # slurmctld, slurmd, sbatch, srun
   golang-go        # text/template, which Ollama renders prompts with
+  libaio-dev       # zero=stage3_nvme
   chromium         # opens a sweep's report
   chromium-driver  # controls chromium
   fonts-wqy-zenhei # Chinese fonts for screenshots

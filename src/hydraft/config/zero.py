@@ -12,7 +12,7 @@ class AioConfig:
     """How ``nvme`` reads and writes its files: DeepSpeed's ``aio`` block, on Linux's libaio."""
 
     block_size: int | None = setting(None, at_least=4096, at_most=2**30, unit="bytes")
-    """Bytes of a request to the disk. Tensors with fewer bytes on a rank (and at least with less than 1 MiB) are not swapped. null: 1 MiB."""
+    """Bytes of a request to the disk. Tensors with fewer bytes on a rank, or fewer than 1 MiB, are not swapped. null: 1 MiB."""
     queue_depth: int | None = setting(None, at_least=1, at_most=4096, unit="requests")
     """Requests in flight at once. null: 8."""
     single_submit: bool | None = None

@@ -123,7 +123,7 @@ def _frozen(config: Config, layout: Layout, learns: Trained, on_gpu: bool) -> _F
             host += 0 if swap.on_disk(config, shard) else pinned(shard, config, on_gpu)
         else:
             device += shard
-    device += hpz.second_copy(config, layout, learns.adapter)
+    device += hpz.second_copy(config, layout, learns)
     moves = ranks > 1 or offloads
     return _Frozen(device, host, gathered(config, layout, learns).times(width) if moves else Gathered())
 

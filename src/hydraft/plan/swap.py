@@ -8,12 +8,12 @@ each large enough sub-group of parameters, the fp32 weights and the two moments,
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from hydraft.config.choices import Offload
+from hydraft.config.choices import Offload, QuantKind
 from hydraft.config.schema import Config
 from hydraft.config.zero import AioConfig
 from hydraft.plan.memory_parts import Parts
 from hydraft.plan.optimizer_states import States, pinned
-from hydraft.plan.parameters import Layout, Trained
+from hydraft.plan.parameters import HEAD, Layout, Trained
 from hydraft.plan.weights import share_bytes, storage_width
 
 SMALLEST = 1 << 20
@@ -71,7 +71,8 @@ def swap(config: Config, layout: Layout, learns: Trained) -> Swap:
     weights = optimizer = buffers = trained = 0
     groups = list(_sub_groups(config, layout, learns))
     if zero.offload_param is Offload.nvme:
-        weights = sum(_aligned(config, size) for size in _shares(config, layout, learns) if on_disk(config, size))
+        shares = _shares(config, layout, learns) + _untied(config, layout)
+        weights = sum(_aligned(config, size) for size in shares if on_disk(config, size))
         buffers += WEIGHT_BUFFERS * _aligned(config, weight_buffer(config, layout, learns) * width)
         largest = max(groups, key=lambda group: sum(map(_of_ranks(config), group)))
         buffers += sum(
@@ -120,6 +121,13 @@ def _shares(config: Config, layout: Layout, learns: Trained) -> list[int]:
     return [share_bytes(config, tensor, width) for tensor in layout.tensors] + [
         share(n) * width for n in learns.adapter
     ]
+
+
+def _untied(config: Config, layout: Layout) -> list[int]:
+    """Bytes of a rank's share of a head that is the embedding: transformers shards it before it ties the two, and its file stays."""
+    if config.quant.kind is not QuantKind.none or any(tensor.module == HEAD for tensor in layout.tensors):
+        return []
+    return [_of_ranks(config)(layout.vocabulary * layout.hidden) * storage_width(config)]
 
 
 def _sub_groups(config: Config, layout: Layout, learns: Trained) -> Iterator[list[int]]:

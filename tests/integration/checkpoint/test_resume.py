@@ -33,6 +33,7 @@ SAME = [  # those with code of their own; `make resume-matrix` has every topolog
     "zero=stage2 cluster=1x2 lora.dropout=0.1 data.group_by_length=true lora=lora_fa",
     "zero=stage3_offload quant=none cluster=1x2 lora.dropout=0.1 train.gradient_accumulation_steps=2 train.micro_batch_size=2",
     "zero=stage3 lora=none quant=none cluster=1x2",
+    "zero=stage3_nvme zero.nvme_path=/var/tmp lora=none quant=none cluster=1x2",
     "zero=stage2 lora=none quant=none",
     "zero=stage2 data.packing=true data.max_length=64 model.dtype=bf16 lora=eva",
     "optimizer=muon zero=stage2 cluster=1x2 train.neftune_alpha=5 data.batching=padded train.scheduler=wsd train.decay_ratio=0.5",

@@ -1,13 +1,16 @@
 """Both tutorial setups as experiments: each of their settings is kept, or is replaced for a documented reason."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from deepspeed.runtime.config import DeepSpeedConfig
 from hydra import compose, initialize_config_dir
 
 from conftest import ROOT
-from hydraft.config import cli
+from hydraft.config import cli, rules
 from hydraft.config.schema import Config
+from hydraft.errors import ConfigError
 from hydraft.plan.plan import resolve
 from hydraft.system.hardware import Gpu, Hardware
 from hydraft.training.zero import deepspeed_config
@@ -78,9 +81,12 @@ LLAMA3: dict[str, Any] = {
 }
 
 
-def composed(experiment: str) -> Config:
+GPU = Hardware(gpus=(Gpu("card", 24 * 2**30, 8.6),) * 4)
+
+
+def composed(experiment: str, *overrides: str) -> Config:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return cli.typed(compose("train", [f"experiment={experiment}"]), Config)
+        return cli.typed(compose("train", [f"experiment={experiment}", *overrides]), Config)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +116,28 @@ def test_the_flaws_of_the_deepspeed_configs_are_fixed() -> None:
     llama3 = composed("llama3_unsloth_zero2")
     llama3.cluster.ranks_per_node = 2
     assert deepspeed_config(llama3)["train_batch_size"] == 1 * 4 * 2
+
+
+def test_the_aio_block_of_the_first_setup_has_a_meaning_with_a_disk() -> None:
+    """Its five values, by their names in the setup. DeepSpeed itself ignores ``thread_count``, which has another name there now."""
+    block = {"block_size": 1048576, "queue_depth": 8, "single_submit": False, "overlap_events": True, "thread_count": 1}
+    values = [f"zero.aio.{name}={str(value).lower()}" for name, value in block.items()]
+    alone = composed("chatglm2_qlora_zero3", *values)
+    with pytest.raises(
+        ConfigError, match=r"zero\.aio: nothing is read from or written to a disk: use zero=stage3_nvme"
+    ):
+        rules.check(alone, GPU)
+    on_disk = [f"zero.offload_{part}=nvme" for part in ("optimizer", "param")]
+    config = composed("chatglm2_qlora_zero3", *on_disk, "zero.nvme_path=/var/tmp", "cluster.hosts=[a,b]", *values)
+    rules.check(config, GPU)
+    made = deepspeed_config(config, Path("/var/tmp/rank"))
+    thread_count = block.pop("thread_count")
+    assert made["aio"] == {**block, "intra_op_parallelism": thread_count}
+    for part in ("offload_optimizer", "offload_param"):
+        expected = {"device": "nvme", "nvme_path": "/var/tmp/rank", "pin_memory": True}
+        assert made["zero_optimization"][part] | expected == made["zero_optimization"][part]
+    read = DeepSpeedConfig({**made, "train_batch_size": 8})  # this process is one rank
+    assert read.aio_config | made["aio"] == read.aio_config
 
 
 def test_the_second_setups_precision_depends_on_the_gpu() -> None:

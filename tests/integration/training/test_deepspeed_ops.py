@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, config_of, run_script
 from hydraft.errors import ConfigError
 from hydraft.system.hardware import Gpu, Hardware
-from hydraft.training import deepspeed_ops
+from hydraft.training import deepspeed_ops, op_build
 
 
 @pytest.fixture
@@ -59,6 +59,11 @@ def test_the_ops_that_a_run_needs() -> None:
     assert deepspeed_ops.needed(config_of("zero=stage3_offload"), cpu) == [
         deepspeed_ops.SHARED_MEMORY,
         deepspeed_ops.CPU_ADAM,
+    ]
+    assert deepspeed_ops.needed(config_of("zero=stage3_nvme", "zero.nvme_path=/var/tmp"), card) == [
+        deepspeed_ops.CPU_ADAM,
+        deepspeed_ops.PIN_MEMORY,
+        deepspeed_ops.ASYNC_IO,
     ]
     assert deepspeed_ops.needed(config_of(), card) == []
     assert deepspeed_ops.needed(config_of("zero=stage2_offload"), card) == [deepspeed_ops.CPU_ADAM]
@@ -120,13 +125,13 @@ LOGS = [
 def test_the_most_informative_line_is_reported(log: str, cause: str, tmp_path: Path) -> None:
     file = tmp_path / "log"
     file.write_text(log)
-    assert deepspeed_ops._cause(file) == cause
+    assert op_build.cause(file) == cause
 
 
 @pytest.mark.parametrize("name", [deepspeed_ops.CPU_ADAM, deepspeed_ops.SHARED_MEMORY])
 def test_what_is_missing_is_named_before_a_build(name: str, extensions: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only for CPU Adam another setting is suggested: runs on CPUs always need the op for shared memory."""
-    monkeypatch.setattr(deepspeed_ops, "_cause", lambda log: pytest.fail("a build was tried"))
+    monkeypatch.setattr(op_build, "cause", lambda log: pytest.fail("a build was tried"))
     monkeypatch.setattr(deepspeed_ops, "has_headers", lambda: False)
     with pytest.raises(
         ConfigError, match=r"Python\.h, which was not found: install it \(Debian: apt-get install python3-dev\)"
@@ -138,6 +143,20 @@ def test_what_is_missing_is_named_before_a_build(name: str, extensions: Path, mo
     for refusal in (headers, compiler):
         assert ("zero.offload_optimizer=none" in str(refusal.value)) is (name == deepspeed_ops.CPU_ADAM)
         assert "cluster=1x1" not in str(refusal.value)
+
+
+def test_a_missing_libaio_is_named_with_its_packages(
+    extensions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "c++"  # for which there is no libaio
+    compiler.write_text('#!/bin/sh\ncase "$*" in *-laio*) exit 1;; esac\nexec c++ "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setattr(op_build, "cause", lambda log: pytest.fail("a build was tried"))
+    with pytest.raises(
+        ConfigError, match=r"apt-get install libaio-dev; RHEL: dnf install libaio-devel\); or use zero=stage3_offload"
+    ):
+        deepspeed_ops.prepare([deepspeed_ops.ASYNC_IO], Hardware())
 
 
 def test_a_stale_lock_does_not_stop_a_run(tmp_path: Path, records: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.equivalence import RANKS, STAGES, TOLERANCE, Curve, apart, overrides_for, train, write_data
+from bench.equivalence import TOLERANCE, TOPOLOGIES, Curve, apart, overrides_for, train, write_data
 
 _references: dict[str, Curve] = {}
 
@@ -16,9 +16,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 STEPS = "train.max_steps=4"
 QUANTISED = {
-    (stage, ranks): "none" if number % 2 == ranks % 2 else "nf4"
-    for number, stage in enumerate(STAGES)
-    for ranks in RANKS
+    (stage, ranks): "none" if number // 2 % 2 == ranks % 2 else "nf4"
+    for number, (stage, ranks) in enumerate(TOPOLOGIES)
     if (stage, ranks) != ("stage0", 1)
 }
 """The quantisation of each topology but the reference: each stage and each number of ranks has both. ``bench/equivalence.py`` has the
