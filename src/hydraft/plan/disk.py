@@ -9,7 +9,8 @@ from hydraft.config.train import AUTO
 from hydraft.models import fp32_weights, quantised_copy, shapes, stored_quant
 from hydraft.models.families.registry import is_published_architecture, published_config, published_family
 from hydraft.plan import moments
-from hydraft.plan.parameters import Layout, Trained, codes, constants
+from hydraft.plan.parameters import Layout, Trained
+from hydraft.plan.quantised_size import codes, constants
 from hydraft.plan.swap import Swap, swap
 from hydraft.plan.weights import WIDTH
 

@@ -7,7 +7,8 @@ from hydraft.plan import hpz, swap
 from hydraft.plan.memory_parts import Parts
 from hydraft.plan.model_size import ModelSize
 from hydraft.plan.optimizer_states import pinned
-from hydraft.plan.parameters import BLOCK, Layout, payload
+from hydraft.plan.parameters import Layout
+from hydraft.plan.quantised_size import BLOCK, payload
 from hydraft.plan.weights import WIDTH, model_bytes, share_bytes, whole_bytes
 
 PIECE, PIECE_WIDTH = 1 << 22, 24

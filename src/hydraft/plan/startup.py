@@ -6,7 +6,7 @@ from hydraft.config.choices import QuantKind
 from hydraft.config.schema import Config
 from hydraft.models import stored_quant
 from hydraft.plan.model_size import ModelSize
-from hydraft.plan.parameters import BLOCK
+from hydraft.plan.quantised_size import BLOCK
 from hydraft.plan.weights import WIDTH, model_bytes
 
 READ = 700e6

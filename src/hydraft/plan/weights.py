@@ -3,7 +3,7 @@
 from hydraft.config.choices import Precision, QuantKind
 from hydraft.config.schema import Config
 from hydraft.plan.decoder_layer import Tensor
-from hydraft.plan.parameters import BYTE_TABLE, NF4_TABLE, codes, constants, payload
+from hydraft.plan.quantised_size import BYTE_TABLE, NF4_TABLE, codes, constants, payload
 
 WIDTH = {Precision.fp32: 4, Precision.bf16: 2, Precision.fp16: 2}
 """Bytes per element."""

@@ -17,8 +17,9 @@ from hydraft.plan.loading import quantising
 from hydraft.plan.memory import DRIVER, SLACK, Memory, memory
 from hydraft.plan.model_size import ModelSize
 from hydraft.plan.network import network
-from hydraft.plan.parameters import layout, payload, trained
+from hydraft.plan.parameters import layout, trained
 from hydraft.plan.plan import make_plan, planned_for
+from hydraft.plan.quantised_size import payload
 from hydraft.plan.suggest import apply
 from hydraft.system.hardware import Gpu, Hardware, parse_memory
 
