@@ -4,6 +4,7 @@
     python bench/equivalence.py --precision bf16
     python bench/equivalence.py --objective dpo      # or kto: preference pairs, or single answers of them
     python bench/equivalence.py --optimizer muon     # or another kind
+    python bench/equivalence.py --variants           # each optimizer, each adapter and a mixture of experts, on two ranks under stages 2 and 3
 
 Loss and gradient norm are the largest relative differences over all steps. The adapter column is the largest absolute
 difference of any element after the last step (AdamW at this learning rate changes an element by up to 8e-3). The last
@@ -27,6 +28,7 @@ from hydraft.config import cli, rules
 from hydraft.config.optimizer import ALGORITHMS, OptimizerKind
 from hydraft.config.schema import Config
 from hydraft.config.train import AUTO
+from hydraft.errors import ConfigError
 from hydraft.launch import run as launch
 from hydraft.launch.verify.configs import EPS, STEPS
 from hydraft.launch.verify.curves import TOLERANCE as TOLERANCE  # for each of the three columns
@@ -47,6 +49,22 @@ OWN = {"stage3_nvme": ["zero.nvme_path=/var/tmp"], "stage3_hpz": ["zero.hpz_part
 """Settings that an option needs."""
 
 QUANTS = ("none", "nf4")
+
+SHARDED = ("stage2", "stage3")
+VARIANTS = {
+    **{f"optimizer={kind.value}": [] for kind in OptimizerKind if kind is not OptimizerKind.adamw},
+    "optimizer.lora_plus=4": [],
+    **{f"lora={name}": [] for name in ("rslora", "dora", "pissa", "olora", "eva", "loftq", "orthogonal", "lora_fa")},
+    "lora=vera": ["lora.r=16"],
+    "lora.rank_pattern={down_proj:4}": ["lora.layers=[0,2]"],
+    "lora.modules_to_save=[norm,lm_head]": [],
+    "model.size=3-30b-a3b": ["model=qwen", "model.init=random", "model.scale=tiny"],
+    "model.rope=yarn": ["model.rope_factor=2"],
+}
+"""Of ``--variants``: what a row is about, and what else it needs."""
+
+ROUNDED = {"optimizer=muon": 2e-4, "optimizer=adamw_8bit": 5e-2}
+"""Muon computes updates in bf16; 8-bit moments share a scale in blocks of 256 elements, which are others in a shard than in a tensor."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +197,36 @@ def measured_on(machine: Hardware) -> str:
     )
 
 
+def variants(data: Path, folder: Path, precision: str, more: list[str]) -> bool:
+    """Print the table of ``--variants``; whether every cell is within its bound."""
+    print(
+        "| what | quant | zero | loss | gradient norm | adapter | within |\n|---|---|---|---|---|---|---|", flush=True
+    )
+    all_accepted = True
+    for number, (name, needs) in enumerate(VARIANTS.items()):
+        bound = ROUNDED.get(name, TOLERANCE[precision])
+        for quant in QUANTS:
+            reference = None
+            for stage, ranks in (("stage0", 1), *((stage, 2) for stage in SHARDED)):
+                settings = [*overrides_for(stage, ranks, quant, precision, data), *needs, name, *more]
+                if name in ("optimizer=lion", "optimizer=adafactor"):  # they have no eps
+                    settings.remove(f"optimizer.eps={EPS:g}")
+                try:
+                    curve = train(settings, folder / f"{number}-{quant}-{stage}")
+                except ConfigError as error:
+                    print(f"| {name} | {quant} | {stage} | – | – | – | refused: {error} |", flush=True)
+                    continue
+                if reference is None:
+                    reference = curve
+                    continue
+                cells = apart(curve, reference)
+                all_accepted &= max(cells) <= bound
+                numbers = " | ".join(f"{cell:.1e}" for cell in cells)
+                mark = f"{bound:g}: {'yes' if max(cells) <= bound else 'NO'}"
+                print(f"| {name} | {quant} | {stage} | {numbers} | {mark} |", flush=True)
+    return all_accepted
+
+
 def main() -> int:
     """Run the matrix and print it as a Markdown table; return 1 if a cell exceeds the tolerance."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -186,8 +234,16 @@ def main() -> int:
     parser.add_argument("--objective", choices=("sft", "dpo", "kto"), default="sft")
     parser.add_argument("--optimizer", choices=[kind.value for kind in OptimizerKind], default="adamw")
     parser.add_argument("overrides", nargs="*", help="overrides for every run, such as model.path=…")
+    parser.add_argument(
+        "--variants", action="store_true", help="a row for each optimizer and adapter instead of each topology"
+    )
     arguments = parser.parse_args()
     precision = arguments.precision
+    if arguments.variants:
+        with tempfile.TemporaryDirectory() as name:
+            accepted = variants(write_data(Path(name)), Path(name), precision, arguments.overrides)
+        print(f"\n{measured_on(hardware.detect())}")
+        return 0 if accepted else 1
     tolerance = TOLERANCE[precision]
     all_accepted = True
     print(
