@@ -73,7 +73,7 @@ if asked["fp16"]:
     get_accelerator().__class__.is_fp16_supported = lambda self: True
     made = arguments.deepspeed_config
     scale = {"enabled": True, "initial_scale_power": 24, "loss_scale_window": 2}
-    arguments.deepspeed_config = lambda config: {**made(config), "fp16": scale}
+    arguments.deepspeed_config = lambda *given: {**made(*given), "fp16": scale}
 worker.main(Path(asked["folder"]), os.open(os.devnull, os.O_WRONLY))
 os._exit(0)
 """
