@@ -32,6 +32,7 @@ train: setup ## Fine-tune the embedded model with NF4 QLoRA; more with ARGS="lor
 	@$(PY) train.py $(ARGS)
 
 test: setup ## All tests, on two workers
+	@$(PY) -m hydraft ops nvme || true
 	@$(PYTEST) -n 2 --durations=40 $(ARGS)
 
 test-tools: ## Debian packages for the tests of many machines and of the report (needs root; without them, those tests are skipped)

@@ -41,7 +41,7 @@ COMMANDS = {
         "a local page of all runs and sweeps, live: [FOLDER…] [--port N] [--api-key-file FILE]",
     ),
     "hardware": ("hydraft.system.hardware", "GPUs, cores and memory of this machine, as JSON"),
-    "ops": ("hydraft.training.deepspeed_ops", "build the DeepSpeed ops that this machine can use"),
+    "ops": ("hydraft.training.deepspeed_ops", "build the DeepSpeed ops that this machine can use: [nvme]"),
 }
 """By name: the module whose ``main`` takes the arguments and returns the exit code, and a line of help."""
 

@@ -33,6 +33,9 @@ from hydraft.system.toolchain import has_headers
 from hydraft.training import op_build, op_locks, op_marker
 from hydraft.training.op_build import ASYNC_IO, CPU_ADAM, PIN_MEMORY, QUANTIZER, SHARED_MEMORY
 
+NVME = "nvme"
+"""The argument of ``hydraft ops`` for the ops of ``zero=stage3_nvme``."""
+
 
 def folder() -> Path:
     """The folder of this environment's ops: its own, or one in the user's cache if its own is read-only."""
@@ -251,20 +254,27 @@ def clear_locks() -> list[Path]:
 
 
 def main(arguments: list[str]) -> int:
-    """``python -m hydraft.training.deepspeed_ops``: build all ops for this machine; with a name: compile that op in this process."""
+    """``hydraft ops [nvme]``: build the ops for this machine, or those of ``zero=stage3_nvme``; with an op's name: compile it in this process."""
     from hydraft.system import hardware
 
-    if arguments:
+    if arguments and arguments[0] in op_build.NAMES:
         op_build.load(arguments[0])
         return 0
+    if arguments not in ([], [NVME]):
+        print(f"hydraft ops: {' '.join(arguments)}: takes nothing, or {NVME}", file=sys.stderr)
+        return 2
     machine = hardware.detect()
     names = [CPU_ADAM] if machine.gpus else [CPU_ADAM, SHARED_MEMORY]
+    if arguments:
+        names = [PIN_MEMORY, ASYNC_IO]
     try:
         for line in prepare(names, machine) or ["DeepSpeed's ops are built"]:
             print(line)
     except ConfigError as error:
         print(error, file=sys.stderr)
-        return 0 if machine.gpus else 2  # with a GPU, only offloading needs an op, and is refused then
+        return (
+            0 if machine.gpus and not arguments else 2
+        )  # with a GPU, only offloading needs an op, and is refused then
     return 0
 
 

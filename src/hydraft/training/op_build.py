@@ -16,6 +16,7 @@ CPU_ADAM = "cpu_adam"
 PIN_MEMORY = "pin_memory"
 ASYNC_IO = "async_io"
 QUANTIZER = "quantizer"
+NAMES = (SHARED_MEMORY, CPU_ADAM, PIN_MEMORY, ASYNC_IO, QUANTIZER)
 
 _INSTEAD = {
     QUANTIZER: "; or use zero.quantized_weights=false zero.quantized_gradients=false",

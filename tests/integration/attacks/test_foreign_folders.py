@@ -246,7 +246,7 @@ def test_the_code_of_a_base_is_named_on_the_command_line(tmp_path: Path, refused
     line = refused(f"run={folder}", "prompt=x", "trust_remote_code=true", command="infer")
     assert f"base={base}" in line and not canary.exists()
     for name, content, reason in (
-        ("adapter_config.json", {**written, "peft_type": "XLORA"}, "only LoRA adapters can be used"),
+        ("adapter_config.json", {**written, "peft_type": "XLORA"}, "only LoRA and VeRA adapters can be used"),
         (base_identity.NAME, "[" * 100_000, "is damaged"),
     ):
         (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
