@@ -5,7 +5,7 @@ each large enough sub-group of parameters, the fp32 weights and the two moments,
 ``tests/integration/plan/test_swap.py`` compares this with the files.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from hydraft.config.choices import Offload, QuantKind
@@ -119,7 +119,7 @@ def _shares(config: Config, layout: Layout, learns: Trained) -> list[int]:
     """Bytes of a rank's share of each parameter, trained or not."""
     width, share = storage_width(config), _of_ranks(config)
     return [share_bytes(config, tensor, width) for tensor in layout.tensors] + [
-        share(n) * width for n in learns.adapter
+        share(n) * width for n in (*learns.adapter, *learns.frozen)
     ]
 
 
@@ -146,7 +146,7 @@ def _sub_groups(config: Config, layout: Layout, learns: Trained) -> Iterator[lis
             yield group
 
 
-def _of_ranks(config: Config):  # type: ignore[no-untyped-def]
+def _of_ranks(config: Config) -> Callable[[int], int]:
     """A function from a parameter's elements to those of a rank's share."""
     return lambda count: -(-count // config.world_size)
 
