@@ -31,6 +31,9 @@ ACTIVE = (
 )  # fmt: skip
 """States of a job that has not ended."""
 
+LOG = "slurm.log"
+"""The job's output, in the run's folder."""
+
 
 class SlurmJob:
     """A job that this command has submitted."""
@@ -45,6 +48,8 @@ class SlurmJob:
         self.state = self.printed_state = ""
         self.last_known = time.monotonic()
         """When Slurm last reported its state."""
+        self.log_before = _changed(folder / LOG)
+        """When an earlier attempt last wrote its output, which stays until this job starts."""
         self.before = _read(folder / "result.json")
         """Result of an earlier attempt."""
         self.signal_to_send = 0
@@ -66,7 +71,7 @@ class SlurmJob:
     def request_exit(self, number: int) -> bool:
         """Have the job save and exit; False if it is not running yet."""
         self.signal_to_send = number
-        return self.state == "RUNNING"
+        return self.state == "RUNNING" or (self.shown > 0 and not self.ended())  # it may run since the last query
 
     def forward_signal(self) -> None:
         """Send the signal to the process on the job's first machine, which forwards it to the ranks."""
@@ -103,8 +108,10 @@ class SlurmJob:
 
     def show(self) -> None:
         """Print what the job has written since the last call."""
+        if _changed(self.folder / LOG) == self.log_before:
+            return
         try:
-            with (self.folder / "slurm.log").open("rb") as log:
+            with (self.folder / LOG).open("rb") as log:
                 log.seek(self.shown)
                 new = log.read()
         except FileNotFoundError:
@@ -142,7 +149,7 @@ class SlurmJob:
             raise Stopped(number, f"job {self.number} was stopped by {number.name}")
         if status in ("failed", "diverged"):
             raise RankFailed(self._failure(result))
-        message, log = f"Slurm ended it: {self.state}", self.folder / "slurm.log"
+        message, log = f"Slurm ended it: {self.state}", self.folder / LOG
         raise RankFailed(Failure(FailureReason.host_lost, message, host=f"job {self.number}", log=log))
 
     def _failure(self, result: dict[str, Any]) -> Failure:
@@ -155,7 +162,7 @@ class SlurmJob:
         else:
             file.unlink(missing_ok=True)
             failure = Failure.from_dict(json.loads(text))
-        log = failure.log or self.folder / (error.get("log") or "slurm.log")
+        log = failure.log or self.folder / (error.get("log") or LOG)
         return replace(failure, rank=error.get("rank"), host=error.get("host"), log=log)
 
 
@@ -179,6 +186,14 @@ def start(config: Config, folder: Path, quiet: bool, shutdown: ShutdownHandler) 
         job.cancel()
         raise
     job.check_result()
+
+
+def _changed(file: Path) -> int | None:
+    """When a file was last written, in nanoseconds; None if there is none."""
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def _read(file: Path) -> str | None:
