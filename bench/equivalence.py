@@ -70,11 +70,12 @@ VARIANTS = {
 ROUNDED = {
     "optimizer=muon": 2e-4,
     "optimizer=adamw_8bit": 5e-2,
+    "lora=pissa": 1e-4,
     "lora=loftq": 1e-4,
     "lora.modules_to_save=[norm,lm_head]": 1e-4,
 }
-"""Muon computes updates in bf16. 8-bit moments share a scale in blocks of 256 elements, which are others in a shard than in a tensor. The
-errors that LoftQ decomposes have singular values close to each other, so that another number of threads turns their vectors by 3e-5. And
+"""Muon computes updates in bf16. 8-bit moments share a scale in blocks of 256 elements, which are others in a shard than in a tensor. PiSSA
+and LoftQ start from singular vectors, of values that are close to each other: another number of threads turns them by up to 1e-4. And
 torch's norm of the half million gradients of a head is rounded by 3e-5 in fp32, by stage 0 in other places than by the others."""
 
 
