@@ -112,11 +112,13 @@ def make_plan(config: Config, records: int, machine: Hardware | None = None, tex
     steps_per_epoch = math.ceil(examples / config.global_batch_size)
     steps = config.train.max_steps or math.ceil(steps_per_epoch * config.train.epochs)
     known, stored = known_layout(config)
-    cost, without, fits, change = None, None, None, None
+    cost, without, fits, change, flops = None, None, None, None, None
     labelled = text.longest_answer if text else config.data.max_length
     if known is not None:
         subject = ModelSize(known, trained_in(known, config), labelled, stored)
         cost = price(config, subject, machine)
+        if tokens:
+            flops = step_operations(config, subject, tokens / steps_per_epoch, tokens / examples)
         fits = fits_memory(config, cost.memory, machine)
         if config.train.recomputes:
             kept = memory(apply(config, [(RECOMPUTES, False)]), subject, bool(machine.gpus))
@@ -134,7 +136,7 @@ def make_plan(config: Config, records: int, machine: Hardware | None = None, tex
         tokens, labelled, None if gpu is None else gpu.available, machine.memory, cost,
         without, fits,
         change, 0 if gpu is None else gpu.taken,
-        None if known is None or not tokens else step_operations(config, known, tokens / steps_per_epoch, tokens / examples),
+        flops,
     )  # fmt: skip
 
 
@@ -149,10 +151,10 @@ def price(config: Config, subject: ModelSize, machine: Hardware) -> Cost:
     )  # fmt: skip
 
 
-def step_operations(config: Config, layout: Layout, tokens: float, length: float) -> int:
+def step_operations(config: Config, subject: ModelSize, tokens: float, length: float) -> int:
     """Floating-point operations of a step of ``tokens`` tokens in sequences of ``length``, if each token has a loss."""
     sizes = Tokens(tokens, tokens, tokens * length)
-    return round(operations(config, layout, trained_in(layout, config), sizes))
+    return round(operations(config, subject.layout, subject.learns, sizes))
 
 
 def fits_memory(config: Config, cost: Memory, machine: Hardware) -> bool | None:
